@@ -99,7 +99,7 @@ pub enum Kind {
         /// Attempts made; 0 if it was skipped or blocked.
         attempt: u32,
         /// Milliseconds from its first start.
-        elapsed_ms: u64,
+        took_ms: u64,
     },
     /// The last event of a run that ended in order.
     RunFinished {
@@ -192,7 +192,7 @@ mod tests {
                 step: "worker/start".into(),
                 outcome: Outcome::Failed(Failure { cause: "wrong token".into(), ..Failure::default() }),
                 attempt: 2,
-                elapsed_ms: 900,
+                took_ms: 900,
             },
         };
         let line = serde_json::to_string(&event).unwrap();
