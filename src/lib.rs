@@ -5,4 +5,6 @@
 pub mod event;
 pub mod explain;
 pub mod os;
+pub mod render;
 pub mod spec;
+pub mod vagrant;
