@@ -5,4 +5,5 @@
 pub mod event;
 pub mod explain;
 pub mod os;
+pub mod providers;
 pub mod spec;
