@@ -4,8 +4,11 @@
 
 pub mod event;
 pub mod explain;
+pub mod facts;
+pub mod journal;
 pub mod os;
 pub mod providers;
 pub mod render;
 pub mod spec;
+pub mod state;
 pub mod vagrant;
