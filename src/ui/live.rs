@@ -11,7 +11,7 @@ use super::board::Board;
 use super::frame::Frame;
 use super::rows::{Look, rows};
 use super::style::{Line, Paint, Tone};
-use super::{Out, Renderer};
+use super::{Out, Renderer, text};
 use crate::event::{Event, Kind, Outcome};
 
 /// See the module.
@@ -22,7 +22,7 @@ pub struct Live {
     paint: Paint,
     fixed: Option<u16>,
     /// What is to be printed above the rows, for good.
-    above: Vec<String>,
+    above: Vec<(Tone, &'static str, String, String)>,
     /// The widths of the rows as they were drawn last, and of the screen they were drawn on.
     drawn: (Vec<usize>, usize),
 }
@@ -39,14 +39,26 @@ impl Live {
         Self { out, frame, bar, paint, fixed: width, above: Vec::new(), drawn: (Vec::new(), 0) }
     }
 
-    fn say(&mut self, tone: Tone, sign: &str, place: &str, text: &str) {
-        let line = Line::new().with(tone, sign).with(Tone::Plain, " ");
+    fn say(&mut self, tone: Tone, sign: &'static str, place: &str, text: &str) {
         let place = if place.is_empty() { String::new() } else { format!("{place}  ") };
-        let line = line.with(Tone::Plain, &place).with(tone, text);
-        self.above.push(line.paint(self.paint));
+        self.above.push((tone, sign, place, text.to_owned()));
     }
 
-    fn of_step(&mut self, board: &Board, id: &str, tone: Tone, sign: &str, text: &str) {
+    /// What is to be printed above the rows, as lines of the screen.
+    fn take_above(&mut self, width: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (tone, sign, place, text) in std::mem::take(&mut self.above) {
+            let mut start = Line::new().with(tone, sign).with(Tone::Plain, " ").with(Tone::Plain, &place);
+            let indent = " ".repeat(start.width());
+            for part in text::wrap(&text, width.saturating_sub(indent.len() + 1)) {
+                lines.push(start.with(tone, &part).paint(self.paint));
+                start = Line::new().with(Tone::Plain, &indent);
+            }
+        }
+        lines
+    }
+
+    fn of_step(&mut self, board: &Board, id: &str, tone: Tone, sign: &'static str, text: &str) {
         if let Some(step) = board.step(id) {
             let text = format!("{}: {text}", step.info.title);
             self.say(tone, sign, step.place(), &text);
@@ -70,7 +82,7 @@ impl Live {
 
     fn draw(&mut self, rows: &[String], width: usize) {
         self.after_resize(width);
-        let above = std::mem::take(&mut self.above);
+        let above = self.take_above(width);
         if !above.is_empty() {
             self.bar.suspend(|| above.iter().for_each(|line| self.frame.line(line)));
         }

@@ -47,21 +47,20 @@ fn failure_lines(
 ) {
     let signs = options.paint().signs();
     let title = format!("{}: {}", step.place(), step.info.title);
-    lines.push(
-        Line::new()
-            .with(Tone::Bad, signs.bad)
-            .with(Tone::Plain, " ")
-            .with(Tone::Bold, &title)
-            .with(Tone::Dim, &format!("  ({})", wording::failed_where(step))),
-    );
+    let title = Line::new().with(Tone::Bad, signs.bad).with(Tone::Plain, " ").with(Tone::Bold, &title);
+    let which = Line::new().with(Tone::Dim, &format!("  ({})", wording::failed_where(step)));
+    if title.width() + which.width() <= columns {
+        lines.push(title.join(which));
+    } else {
+        lines.extend([title, which]);
+    }
     let room = columns.saturating_sub(LABELS).max(20);
     let mut part = |label: &str, tone: Tone, text: Vec<String>| lines.extend(labelled(label, tone, &text));
     part(wording::label::CAUSE, Tone::Bad, text::wrap(&failure.cause, room));
     if let Some(message) = step.message.as_deref().filter(|message| !message.is_empty()) {
         part(wording::label::DOING, Tone::Plain, text::wrap(message, room));
     }
-    // Evidence is quoted as it is: breaking it would make it hard to search for.
-    part(wording::label::EVIDENCE, Tone::Plain, failure.evidence.clone());
+    part(wording::label::EVIDENCE, Tone::Plain, quote(&failure.evidence, options.terminal.then_some(room)));
     if let Some(log) = &failure.log {
         part(wording::label::LOG, Tone::Hint, vec![log.display().to_string()]);
     }
@@ -78,6 +77,23 @@ fn failure_lines(
         lines.push(Line::new());
         lines.extend(labelled(wording::label::HINT, Tone::Hint, &text::wrap(hint, room)));
     }
+}
+
+/// Evidence as it is, so that it can be searched for; on a terminal, which would break long lines
+/// anywhere, broken between words.
+fn quote(evidence: &[String], room: Option<usize>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in evidence {
+        match room {
+            Some(room) if text::width(line) > room => {
+                let mut parts = text::wrap(line, room.saturating_sub(2)).into_iter();
+                lines.extend(parts.next());
+                lines.extend(parts.map(|part| format!("  {part}")));
+            }
+            _ => lines.push(line.clone()),
+        }
+    }
+    lines
 }
 
 /// Lines of text behind a label that is said once.

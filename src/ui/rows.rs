@@ -14,10 +14,10 @@ const NODES: usize = 8;
 const CLUSTER: usize = 3;
 /// Eyes lose the line where its two ends are further apart.
 const WIDEST: usize = 100;
-/// A full bar, and one for narrow screens.
-const BARS: [usize; 2] = [20, 10];
-/// What a row keeps for its words before its bar gives way.
-const WORDS: usize = 30;
+/// Shorter bars say nothing.
+const BAR: usize = 8;
+/// Without so many columns there is no rate.
+const RATE: usize = 72;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ fn heading(board: &Board, now: Duration, look: Look) -> Line {
         .with(Tone::Plain, &wording::steps_of(&counts))
         .with(Tone::Plain, &text::pad_left(&text::clock(now), 7));
     let room = look.width.saturating_sub(left.width() + right.width() + 4);
-    let middle = if room >= BARS[1] { bar(share(&counts), room, look.paint) } else { Line::new() };
+    let middle = if room >= BAR { bar(share(&counts), room, look.paint) } else { Line::new() };
     let left = left.with(Tone::Plain, "  ").join(middle);
     Line::between(left, right, look.width, signs.ellipsis)
 }
@@ -155,7 +155,7 @@ impl Row<'_> {
             }
             Doing::Blocked(_, by) => {
                 let left = self.left(name, Tone::Bad, signs.blocked);
-                self.row(left.with(Tone::Dim, &wording::blocked_by(by)), took())
+                self.row(left.with(Tone::Dim, &wording::blocked_by(by)), Line::new())
             }
             Doing::Waiting(next, before) => {
                 let left = self.left(name, Tone::Dim, signs.idle);
@@ -194,34 +194,30 @@ impl Row<'_> {
             left = left.with(Tone::Dim, &format!(" {} {message}", signs.dot));
         }
         let right = match &step.transfer {
-            Some(transfer) => self.transfer(left.width(), transfer, &time),
+            Some(transfer) => self.transfer(transfer).join(time),
             None => time,
         };
         self.row(left, right)
     }
 
-    /// As much of a transfer as there is room for: a bar, sizes, a rate, and always the time.
-    fn transfer(&self, left: usize, transfer: &Transfer, time: &Line) -> Line {
+    /// As much of a transfer as there is room for, alike in all rows: a bar, sizes, a rate, the time.
+    fn transfer(&self, transfer: &Transfer) -> Line {
         let sizes = match transfer.total {
             Some(total) => text::bytes_of(transfer.done, total),
             None => text::bytes(transfer.done),
         };
-        let rate = transfer.rate(self.now).map(|rate| format!("{}/s", text::bytes(rate))).unwrap_or_default();
-        let rate = text::pad_left(&rate, 13);
-        let numbers = |line: Line| line.with(Tone::Plain, &sizes);
-        let mut ways = Vec::new();
-        if let Some(total) = transfer.total {
-            let share = (transfer.done as f64 / total.max(1) as f64).min(1.0);
-            for columns in BARS {
-                let bar = bar(share, columns, self.look.paint).with(Tone::Plain, "  ");
-                ways.push(numbers(bar).with(Tone::Dim, &rate));
-            }
+        let columns = self.look.width.saturating_sub(60) * 2 / 5;
+        let share = transfer.done as f64 / transfer.total.unwrap_or(1).max(1) as f64;
+        let line = match transfer.total {
+            Some(_) if columns >= BAR => bar(share, columns, self.look.paint).with(Tone::Plain, "  "),
+            _ => Line::new(),
+        };
+        let line = line.with(Tone::Plain, &sizes);
+        if self.look.width < RATE {
+            return line;
         }
-        ways.push(numbers(Line::new()).with(Tone::Dim, &rate));
-        ways.push(numbers(Line::new()));
-        let wanted = left.min(self.names + 4 + WORDS);
-        let fits = |line: &Line| wanted + 2 + line.width() + time.width() <= self.look.width;
-        ways.into_iter().find(fits).unwrap_or_default().join(time.clone())
+        let rate = transfer.rate(self.now).map(|rate| format!("{}/s", text::bytes(rate))).unwrap_or_default();
+        line.with(Tone::Dim, &text::pad_left(&rate, 13))
     }
 
     fn left(&self, name: &str, tone: Tone, sign: &str) -> Line {

@@ -5,7 +5,6 @@ use super::style::{Line, Tone};
 use super::table::{Cell, Layout, table, width};
 use super::{Options, text, wording};
 use crate::event::Outcome;
-use crate::explain::seconds;
 
 /// The summary: the banner, the outcome in one line, a table with a row per node and a column per phase,
 /// the cluster's own steps, and the counts. Where the table is too wide there is a list per node.
@@ -13,12 +12,15 @@ pub fn summary(board: &Board, options: &Options) -> String {
     let paint = options.paint();
     let signs = paint.signs();
     let mut out = String::new();
-    let mut line = |line: Line| {
-        out.push_str(line.paint(paint).trim_end());
-        out.push('\n');
+    let mut say = |tone: Tone, sign: &str, text_tone: Tone, said: &str| {
+        let mut sign = paint.tone(tone, sign);
+        for part in text::wrap(said, options.columns() - 2) {
+            out.push_str(&format!("{sign} {}\n", paint.tone(text_tone, &part)));
+            sign = " ".to_owned();
+        }
     };
     if let Some(banner) = board.head.as_ref().and_then(|head| head.banner.as_ref()) {
-        line(Line::new().with(Tone::Warn, signs.warn).with(Tone::Plain, " ").with(Tone::Warn, banner));
+        say(Tone::Warn, signs.warn, Tone::Warn, &text::clean(banner));
     }
     let took = board.latest;
     let counts = board.counts();
@@ -28,14 +30,16 @@ pub fn summary(board: &Board, options: &Options) -> String {
         false if counts.failed == 0 => (Tone::Warn, signs.stopped, wording::unfinished(board, took)),
         false => (Tone::Bad, signs.bad, wording::unfinished(board, took)),
     };
-    line(Line::new().with(tone, sign).with(Tone::Plain, " ").with(Tone::Bold, &said));
+    say(tone, sign, Tone::Bold, &text::clean(&said));
     if counts.done + counts.failed + counts.interrupted + counts.blocked == 0 {
         return out;
     }
     out.push('\n');
     out.push_str(&phases(board, options));
-    out.push_str(&paint.tone(Tone::Dim, &wording::tally(board)));
-    out.push('\n');
+    for part in text::wrap(&wording::tally(board), options.columns()) {
+        out.push_str(&paint.tone(Tone::Dim, &part));
+        out.push('\n');
+    }
     out
 }
 
@@ -88,14 +92,14 @@ fn row(board: &Board, lane: &Lane, columns: &[&str]) -> Vec<Cell> {
         let step = board.of_lane(lane).find(|step| step.phase() == *column);
         cells.push(step.map_or_else(|| Cell::new(Tone::Plain, ""), cell));
     }
-    let total = board.span(lane).map(seconds).unwrap_or_default();
+    let total = board.span(lane).map(text::took).unwrap_or_default();
     cells.push(Cell::new(Tone::Bold, total));
     cells
 }
 
 fn cell(step: &Step) -> Cell {
     match &step.state {
-        State::Over(Outcome::Done { .. }) => Cell::new(Tone::Plain, seconds(step.took)),
+        State::Over(Outcome::Done { .. }) => Cell::new(Tone::Plain, text::took(step.took)),
         State::Over(Outcome::Skipped { .. }) => Cell::new(Tone::Dim, wording::SKIPPED_CELL),
         State::Over(Outcome::Failed(_)) => Cell::new(Tone::Bad, wording::FAILED_CELL),
         State::Over(Outcome::Interrupted) => Cell::new(Tone::Warn, wording::STOPPED_CELL),

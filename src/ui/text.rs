@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::explain::seconds;
+
 /// The columns a text takes on a terminal. Expects text without escape sequences (see [`clean`]).
 pub fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.chars().map(char_width).sum() }
@@ -75,6 +77,11 @@ pub fn pad(text: &str, columns: usize) -> String {
 /// The text with spaces before it up to a number of columns.
 pub fn pad_left(text: &str, columns: usize) -> String {
     format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// How long something took, to be read below others: `0.4s`, `4.0s`, `12s`, `3m05s`.
+pub fn took(time: Duration) -> String {
+    if time < Duration::from_secs(10) { format!("{:.1}s", time.as_secs_f64()) } else { seconds(time) }
 }
 
 /// A running clock: `0:42`, `12:05`, `1:02:03`.
