@@ -296,8 +296,9 @@ fn terminal(bytes: &str) -> String {
                     }
                 };
                 match order {
-                    'A' => row = row.checked_sub(code.parse().unwrap()).unwrap(),
-                    'B' => row += code.parse::<usize>().unwrap(),
+                    // Terminals take 0 for 1.
+                    'A' => row = row.checked_sub(code.parse::<usize>().unwrap().max(1)).unwrap(),
+                    'B' => row += code.parse::<usize>().unwrap().max(1),
                     'K' if code == "2" => lines[row] = Vec::new(),
                     'K' => lines[row].truncate(column),
                     other => panic!("{other}"),
