@@ -13,4 +13,5 @@ pub mod providers;
 pub mod render;
 pub mod spec;
 pub mod state;
+pub mod ui;
 pub mod vagrant;
