@@ -6,4 +6,6 @@ pub mod event;
 pub mod explain;
 pub mod os;
 pub mod providers;
+pub mod render;
 pub mod spec;
+pub mod vagrant;

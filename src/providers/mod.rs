@@ -8,15 +8,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::explain::Explain;
 use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
+pub mod libvirt;
 pub mod virtualbox;
 
 /// A provider that p1 knows.
@@ -83,6 +85,13 @@ pub struct BoxInfo {
     pub version: String,
     /// The disk image inside Vagrant's copy of the box.
     pub image: PathBuf,
+}
+
+impl BoxInfo {
+    /// The name of its folder in VAGRANT_HOME (`lib/vagrant/box_collection.rb`).
+    pub fn folder(&self) -> String {
+        self.name.replace('/', "-VAGRANTSLASH-")
+    }
 }
 
 /// How a machine is.
@@ -300,6 +309,13 @@ pub fn machine_name(cluster: &str, node: &str) -> String {
 /// What the names of a cluster's machines begin with.
 pub fn machine_prefix(cluster: &str) -> String {
     format!("p1-{cluster}-")
+}
+
+/// A node's MAC address: made from cluster, node and address, so that it is known beforehand and
+/// stays. 52:54:00 is QEMU's prefix.
+pub fn node_mac(cluster: &str, node: &str, ip: Ipv4Addr) -> String {
+    let hash = Sha256::digest(format!("{cluster}/{node}/{ip}"));
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", hash[0], hash[1], hash[2])
 }
 
 /// The name of a cluster's network.
