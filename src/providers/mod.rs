@@ -295,8 +295,8 @@ pub trait Provider: Send + Sync {
 /// The provider of that kind.
 pub fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Provider> {
     match kind {
-        // The provider for libvirt takes its place here.
-        Kind::Libvirt | Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),
+        Kind::Libvirt => Box::new(libvirt::Libvirt::new(tools.clone())),
+        Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),
     }
 }
 
