@@ -4,6 +4,7 @@
 
 pub mod event;
 pub mod explain;
+pub mod host;
 pub mod os;
 pub mod providers;
 pub mod render;
