@@ -209,8 +209,9 @@ fn apt(host: &Host, mut packages: BTreeSet<String>) -> Vec<Row> {
                 line,
             ));
         }
-        Origin::Downgrade(pinned) => {
-            let line = format!("{install} --allow-downgrades {} {}", pinned.join(" "), list(&of_qemu));
+        Origin::Downgrade { package, version } => {
+            let others = of_qemu.into_iter().filter(|p| p != package).collect();
+            let line = format!("{install} --allow-downgrades {package}={version} {}", list(&others));
             qemu = Some((
                 "install QEMU, taking its newer installed packages back to the same version".to_owned(),
                 line,
@@ -230,8 +231,8 @@ enum Origin {
     Usual,
     /// A suite that must be named.
     Suite { suite: String, configured: bool },
-    /// No suite has the installed version: these packages, with versions, must go back.
-    Downgrade(Vec<String>),
+    /// No suite has the installed version: this package must go back to that one.
+    Downgrade { package: &'static str, version: String },
 }
 
 /// All packages of QEMU must be of one version. Where one of them was installed from backports (as
@@ -257,7 +258,7 @@ fn origin(host: &Host, wanted: &BTreeSet<String>) -> Origin {
         return Origin::Suite { configured: host.apt.suites.contains(&suite), suite };
     }
     match candidate {
-        Some(candidate) => Origin::Downgrade(vec![format!("{there}={candidate}")]),
+        Some(candidate) => Origin::Downgrade { package: there, version: candidate.to_owned() },
         // Its lists were never fetched; most likely the installed one is what they offer.
         None => Origin::Usual,
     }

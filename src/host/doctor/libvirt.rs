@@ -2,6 +2,7 @@
 
 use semver::Version;
 
+use super::tools::apt_has_vagrant;
 use super::{Finding, Status};
 use crate::host::facts::Host;
 use crate::host::fix::{Stage, Step};
@@ -33,7 +34,7 @@ fn plugin(host: &Host) -> Finding {
         }
         Plugin::Installed(Some(v)) => finding(Status::Ok, v.to_string()),
         Plugin::Installed(None) => finding(Status::Ok, "installed".to_owned()),
-        Plugin::Absent if host.vagrant.vendor || !host.distro.is_debian_like() => {
+        Plugin::Absent if !apt_plugin_will_do(host) => {
             let mut detail = "not installed".to_owned();
             if host.vagrant.plugin_elsewhere {
                 detail += " for p1, which keeps a Vagrant home of its own (it is in ~/.vagrant.d)";
@@ -42,7 +43,7 @@ fn plugin(host: &Host) -> Finding {
                 format!(
                     "Run `VAGRANT_HOME={} vagrant plugin install vagrant-libvirt`. It builds against libvirt and \
                      needs a compiler and libvirt's headers (packages build-essential and libvirt-dev). Where it \
-                     does not build with the newest Vagrant, Vagrant 2.4.1 is known to work.",
+                     does not build with the newest Vagrant, 2.4.1 is a version that others use it with.",
                     crate::os::process::quote(&host.vagrant_home.to_string_lossy())
                 ),
                 [],
@@ -50,6 +51,14 @@ fn plugin(host: &Host) -> Finding {
         }
         Plugin::Absent => finding(Status::Problem, "not installed".to_owned())
             .remedy("Install the package vagrant-libvirt.", [Step::install("vagrant-libvirt")]),
+    }
+}
+
+/// Debian's package of the plugin serves Debian's Vagrant only.
+fn apt_plugin_will_do(host: &Host) -> bool {
+    match host.vagrant.program {
+        Some(_) => host.distro.is_debian_like() && !host.vagrant.vendor,
+        None => apt_has_vagrant(host),
     }
 }
 

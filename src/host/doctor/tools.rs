@@ -39,14 +39,18 @@ pub(super) fn vagrant(host: &Host) -> Finding {
     }
 }
 
-/// Says where a good Vagrant comes from.
-fn lacking(host: &Host, finding: Finding) -> Finding {
-    let from_apt = match host.apt.candidate("vagrant") {
+/// Whether the distribution's own Vagrant will do.
+pub(super) fn apt_has_vagrant(host: &Host) -> bool {
+    match host.apt.candidate("vagrant") {
         Some(candidate) => version(candidate).is_some_and(|v| v >= OLDEST),
         // Ubuntu's is too old until 22.04, and there is none since 24.04.
         None => host.distro.id == "debian",
-    };
-    if from_apt {
+    }
+}
+
+/// Says where a good Vagrant comes from.
+fn lacking(host: &Host, finding: Finding) -> Finding {
+    if apt_has_vagrant(host) {
         return finding.remedy("Install the package vagrant.", [Step::install("vagrant")]);
     }
     let system = if host.distro.pretty.is_empty() { "this system" } else { &host.distro.pretty };
