@@ -6,6 +6,7 @@ pub mod engine;
 pub mod event;
 pub mod explain;
 pub mod facts;
+pub mod host;
 pub mod journal;
 pub mod os;
 pub mod plan;

@@ -4,7 +4,7 @@
 //! all: it looks at the machines without starting Ruby, makes the network and the base image ready
 //! under one owner, and clears away what a half-made machine left behind.
 //!
-//! A new provider is a file here, a [`Kind`], and a line in `by_kind`.
+//! A new provider is a file here, a [`Kind`], and a line in [`by_kind`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -292,6 +292,14 @@ pub trait Provider: Send + Sync {
     ) -> Result<Vec<String>, Error>;
 }
 
+/// The provider of that kind.
+pub fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Provider> {
+    match kind {
+        Kind::Libvirt => Box::new(libvirt::Libvirt::new(tools.clone())),
+        Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),
+    }
+}
+
 /// The name of the machine of `node` in the cluster of that name; what Vagrantfiles call
 /// `default_prefix` + name (libvirt) or `vb.name` (VirtualBox).
 pub fn machine_name(cluster: &str, node: &str) -> String {
@@ -313,4 +321,42 @@ pub fn node_mac(cluster: &str, node: &str, ip: Ipv4Addr) -> String {
 /// The name of a cluster's network.
 pub fn network_name(cluster: &str) -> String {
     format!("p1-{cluster}")
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A cluster to test providers with.
+
+    use crate::spec::*;
+
+    /// A cluster with those nodes, the first of them the server, at .110 and on.
+    pub(crate) fn cluster(name: &str, cidr: &str, nodes: &[&str]) -> Cluster {
+        let cidr: ipnet::Ipv4Net = cidr.parse().unwrap();
+        let ip = |n: usize| (u32::from(cidr.network()) + 110 + n as u32).into();
+        let node = |(n, name): (usize, &&str)| Node {
+            name: (*name).to_owned(),
+            role: if n == 0 { Role::Server } else { Role::Worker },
+            ip: ip(n),
+            cpus: 1,
+            memory: 1024,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            config: Yaml::new(),
+        };
+        Cluster {
+            name: name.to_owned(),
+            provider: ProviderChoice::Auto,
+            image: BoxRef::Definition("debian-12".to_owned()),
+            network: Network { cidr, nics: 1 },
+            nodes: nodes.iter().enumerate().map(node).collect(),
+            k3s: K3s {
+                release: Release::Channel("stable".to_owned()),
+                registries: Yaml::new(),
+                artifacts: Artifacts::default(),
+            },
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+            base: "/nowhere".into(),
+        }
+    }
 }

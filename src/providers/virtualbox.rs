@@ -1,4 +1,366 @@
 //! VirtualBox, through `VBoxManage`.
+//!
+//! Written from Vagrant's own driver (vagrant 2.3.4, `plugins/providers/virtualbox/`), which reads
+//! the same commands' output, and tested against a script that answers as `VBoxManage` does. None
+//! of it was seen on a real VirtualBox, in particular not: how long a session stays locked after
+//! `poweroff`, and what `unregistervm --delete` says about a machine whose disks are gone.
+//!
+//! Host-only adapters are shared by all machines of the host and Vagrant makes the one it needs, so
+//! nothing here creates or removes one.
 
-/// VirtualBox' list of allowed host-only ranges.
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+
+use super::{BoxInfo, Error, Kind, Leftovers, Machine, Provider, State, Tools, machine_name};
+use crate::os::cancel::Level;
+use crate::os::process::{self, Cmd, Finished};
+use crate::os::{Cancel, files};
+use crate::spec::Cluster;
+
+/// VirtualBox' list of allowed host-only ranges (since 6.1.28, on Linux).
 pub const NETWORKS_CONF: &str = "/etc/vbox/networks.conf";
+
+/// What is allowed without that file (vagrant, `HOSTONLY_DEFAULT_RANGE`).
+const DEFAULT_RANGE: &str = "192.168.56.0/21";
+/// A command that only asks. `VBoxSVC` may have to start first.
+const ASK: Duration = Duration::from_secs(30);
+/// A command that changes something; deleting disks takes a while.
+const CHANGE: Duration = Duration::from_secs(120);
+/// How long a machine may stay locked by its ended session.
+const UNLOCK: Duration = Duration::from_secs(20);
+
+/// A machine whose settings file cannot be read.
+const INACCESSIBLE: &str = "inaccessible";
+
+/// The provider.
+#[derive(Clone, Debug)]
+pub struct VirtualBox {
+    program: PathBuf,
+    networks: PathBuf,
+}
+
+impl VirtualBox {
+    /// With these tools.
+    pub fn new(tools: &Tools) -> Self {
+        Self { program: tools.vboxmanage.clone(), networks: tools.vbox_networks.clone() }
+    }
+
+    /// Asks or does something; a failure is an error.
+    fn run(&self, args: &[&str], bound: Duration, doing: &str, cancel: &Cancel) -> Result<Finished, Error> {
+        self.try_run(args, bound, cancel).and_then(Finished::ok).map_err(Error::doing(doing))
+    }
+
+    fn try_run(&self, args: &[&str], bound: Duration, cancel: &Cancel) -> Result<Finished, process::Error> {
+        // Messages are translated where the host's language is not English (VirtualBox 7).
+        process::run(&Cmd::new(&self.program).args(args).env("LC_ALL", "C"), bound, cancel)
+    }
+
+    /// All machines of this user, id by name.
+    fn list(&self, cancel: &Cancel) -> Result<Vec<Listed>, Error> {
+        let done = self.run(&["list", "vms"], ASK, "list VirtualBox' machines", cancel)?;
+        Ok(machines_listed(&done.stdout))
+    }
+
+    /// `showvminfo` of a machine; `None` if there is no such machine.
+    fn info(&self, id: &str, cancel: &Cancel) -> Result<Option<String>, Error> {
+        let doing = || Error::doing(format!("look at VirtualBox' machine {id}"));
+        let args = ["showvminfo", id, "--machinereadable"];
+        let done = self.try_run(&args, ASK, cancel).map_err(doing())?;
+        if !done.success() && not_found(&done.stderr) {
+            return Ok(None);
+        }
+        done.ok().map(|d| Some(d.stdout)).map_err(doing())
+    }
+
+    fn state(&self, id: &str, cancel: &Cancel) -> Result<State, Error> {
+        Ok(self.info(id, cancel)?.map_or(State::Absent, |info| state_of(&info)))
+    }
+
+    fn switch_off(&self, id: &str, cancel: &Cancel) -> Result<bool, Error> {
+        match self.state(id, cancel)? {
+            State::Off | State::Saved | State::Absent => return Ok(false),
+            State::Other(word) if word == INACCESSIBLE => return Ok(false),
+            _ => {}
+        }
+        let doing = || Error::doing(format!("switch off VirtualBox' machine {id}"));
+        let done = self.try_run(&["controlvm", id, "poweroff"], CHANGE, cancel).map_err(doing())?;
+        // It may have ended by itself in between.
+        if !done.success() && !matches!(self.state(id, cancel)?, State::Off | State::Saved | State::Absent) {
+            done.ok().map_err(doing())?;
+        }
+        Ok(true)
+    }
+
+    /// Unregisters a machine and deletes its disks, waiting for the lock of its ended session.
+    fn delete(&self, id: &str, cancel: &Cancel) -> Result<(), Error> {
+        let end = Instant::now() + UNLOCK;
+        loop {
+            let args = ["unregistervm", id, "--delete"];
+            let doing = || Error::doing(format!("delete VirtualBox' machine {id}"));
+            let done = self.try_run(&args, CHANGE, cancel).map_err(doing())?;
+            // An inaccessible machine is unregistered although deleting its files then fails.
+            if done.success() || self.state(id, cancel)? == State::Absent {
+                return Ok(());
+            }
+            let locked = done.stderr.contains("while it is locked");
+            if !locked || Instant::now() > end || cancel.sleep(Duration::from_millis(250), Level::Abort) {
+                return done.ok().map(|_| ()).map_err(doing());
+            }
+        }
+    }
+
+    /// What keeps Vagrant from making the cluster's host-only network.
+    fn obstacle(&self, cluster: &Cluster, cancel: &Cancel) -> Result<Option<(String, String)>, Error> {
+        let cidr = cluster.network.cidr;
+        let allowed = allowed_ranges(files::read_if_there(&self.networks)?.as_deref());
+        if !is_allowed(cidr, &allowed) {
+            let file = self.networks.display();
+            return Ok(Some((
+                format!("VirtualBox does not allow host-only networks in {cidr}"),
+                format!(
+                    "Add the line `{}` to {file}, or choose a network in {}.",
+                    conf_line(cidr),
+                    list_of(&allowed)
+                ),
+            )));
+        }
+        let adapters = self.run(&["list", "hostonlyifs"], ASK, "list host-only adapters", cancel)?;
+        for adapter in adapters_listed(&adapters.stdout) {
+            let other = adapter.network;
+            let remedy = format!(
+                "Choose another network in the spec, or remove the adapter if nothing uses it: VBoxManage hostonlyif remove {}",
+                adapter.name
+            );
+            // Vagrant takes an adapter over when its network is the same, by address and mask.
+            if other.trunc() != cidr.trunc()
+                && (other.contains(&cidr.network()) || cidr.contains(&other.addr()))
+            {
+                return Ok(Some((
+                    format!("the host-only adapter {} has {other}, which overlaps {cidr}", adapter.name),
+                    remedy,
+                )));
+            }
+            if let Some(node) = cluster.nodes.iter().find(|n| n.ip == other.addr()) {
+                return Ok(Some((
+                    format!(
+                        "the host-only adapter {} has the address of node {}, {}",
+                        adapter.name, node.name, node.ip
+                    ),
+                    remedy,
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Provider for VirtualBox {
+    fn kind(&self) -> Kind {
+        Kind::Virtualbox
+    }
+
+    fn parallel(&self) -> bool {
+        false
+    }
+
+    /// One command for the list, and one for each of ours that exists.
+    fn machines(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Machine>, Error> {
+        let listed = self.list(cancel)?;
+        let nodes = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys());
+        let mut machines = BTreeMap::new();
+        for node in nodes {
+            if machines.contains_key(node) {
+                continue;
+            }
+            let known = ids.get(node).and_then(|id| listed.iter().find(|l| l.id == *id));
+            let name = machine_name(&cluster.name, node);
+            let found = known.or_else(|| listed.iter().find(|l| l.name == name));
+            let machine = match found {
+                None => Machine::absent(),
+                Some(l) => match self.state(&l.id, cancel)? {
+                    State::Absent => Machine::absent(),
+                    state => Machine { id: Some(l.id.clone()), state, foreign: known.is_none() },
+                },
+            };
+            machines.insert(node.clone(), machine);
+        }
+        Ok(machines)
+    }
+
+    /// Looks for obstacles only: the host-only adapter and the base machine are Vagrant's work.
+    fn prepared(&self, cluster: &Cluster, _: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error> {
+        Ok(self.obstacle(cluster, cancel)?.map(|(what, _)| what))
+    }
+
+    fn prepare(
+        &self,
+        cluster: &Cluster,
+        _: &BoxInfo,
+        _: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        match self.obstacle(cluster, cancel)? {
+            Some((what, remedy)) => Err(Error::Conflict { what, remedy }),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn endpoint(&self, _: &Cluster, node: &str, id: &str, cancel: &Cancel) -> Result<SocketAddr, Error> {
+        let info = self.info(id, cancel)?.unwrap_or_default();
+        ssh_forwarded(&info).ok_or_else(|| Error::Answer {
+            program: "VBoxManage",
+            what: format!("forwarded SSH port of node {node}"),
+            lines: info
+                .lines()
+                .filter(|l| l.starts_with("VMState=") || l.starts_with("Forw"))
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+
+    fn power_off(&self, _: &Cluster, _: &str, id: &str, cancel: &Cancel) -> Result<(), Error> {
+        self.switch_off(id, cancel).map(|_| ())
+    }
+
+    /// The hidden machine that linked clones start from stays with its box.
+    fn clean(
+        &self,
+        cluster: &Cluster,
+        what: &Leftovers<'_>,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for machine in self.list(cancel)? {
+            let ours = what.nodes.iter().any(|node| {
+                what.ids.get(node) == Some(&machine.id) || machine.name == machine_name(&cluster.name, node)
+            });
+            if !ours {
+                continue;
+            }
+            report(&format!("deleting machine {}", machine.name));
+            self.switch_off(&machine.id, cancel)?;
+            self.delete(&machine.id, cancel)?;
+            removed.push(format!("machine {} ({})", machine.name, machine.id));
+        }
+        Ok(removed)
+    }
+}
+
+/// A line of `VBoxManage list vms`.
+#[derive(Debug, PartialEq)]
+struct Listed {
+    name: String,
+    id: String,
+}
+
+fn machines_listed(text: &str) -> Vec<Listed> {
+    let line = |line: &str| {
+        let (name, id) = line.trim().strip_suffix('}')?.rsplit_once(" {")?;
+        Some(Listed { name: name.trim_matches('"').to_owned(), id: id.to_owned() })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn not_found(stderr: &str) -> bool {
+    stderr.contains("VBOX_E_OBJECT_NOT_FOUND") || stderr.contains("Could not find a registered machine")
+}
+
+/// The value of `key="value"` in machine-readable output.
+fn value<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+    info.lines().find_map(|l| Some(l.strip_prefix(key)?.strip_prefix('=')?.trim().trim_matches('"')))
+}
+
+fn state_of(info: &str) -> State {
+    if value(info, "name") == Some("<inaccessible>") {
+        return State::Other(INACCESSIBLE.to_owned());
+    }
+    match value(info, "VMState") {
+        Some("running") => State::Running,
+        Some("poweroff" | "aborted") => State::Off,
+        Some("paused") => State::Paused,
+        Some("saved" | "aborted-saved") => State::Saved,
+        Some(other) => State::Other(other.to_owned()),
+        None => State::Other("unknown".to_owned()),
+    }
+}
+
+/// From `Forwarding(0)="ssh,tcp,127.0.0.1,2222,,22"`: rule, protocol, host address and port, guest
+/// address and port. Vagrant names its rule `ssh`.
+fn ssh_forwarded(info: &str) -> Option<SocketAddr> {
+    let rules: Vec<Vec<&str>> = info
+        .lines()
+        .filter(|l| l.starts_with("Forwarding"))
+        .filter_map(|l| Some(l.split_once('=')?.1.trim().trim_matches('"').split(',').collect()))
+        .filter(|fields: &Vec<&str>| fields.len() == 6)
+        .collect();
+    let rule = rules.iter().find(|r| r[0] == "ssh").or_else(|| rules.iter().find(|r| r[5] == "22"))?;
+    let host: Ipv4Addr = rule[2].parse().unwrap_or(Ipv4Addr::LOCALHOST);
+    let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST } else { host };
+    Some(SocketAddr::from((host, rule[3].parse::<u16>().ok()?)))
+}
+
+/// A host-only adapter that has an address.
+struct Adapter {
+    name: String,
+    network: Ipv4Net,
+}
+
+fn adapters_listed(text: &str) -> Vec<Adapter> {
+    let field = |block: &str, key: &str| {
+        block.lines().find_map(|l| Some(l.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
+    };
+    let adapter = |block: &str| {
+        let mask: Ipv4Addr = field(block, "NetworkMask")?.parse().ok()?;
+        let address: Ipv4Addr = field(block, "IPAddress")?.parse().ok()?;
+        Some(Adapter {
+            name: field(block, "Name")?,
+            network: Ipv4Net::with_netmask(address, mask).ok().filter(|_| !address.is_unspecified())?,
+        })
+    };
+    text.split("\n\n").filter_map(adapter).collect()
+}
+
+/// The ranges that VirtualBox allows for host-only networks; `conf` is the text of its
+/// `networks.conf`, if there is one, which replaces the default. Only lines that begin with `*`
+/// count (vagrant, `load_net_conf`); IPv6 ranges are passed over.
+pub fn allowed_ranges(conf: Option<&str>) -> Vec<Ipv4Net> {
+    let Some(text) = conf else {
+        return vec![DEFAULT_RANGE.parse().expect("a network")];
+    };
+    text.lines()
+        .filter_map(|l| l.trim().strip_prefix('*'))
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+/// Whether VirtualBox lets a host-only network have these addresses.
+pub fn is_allowed(cidr: Ipv4Net, allowed: &[Ipv4Net]) -> bool {
+    allowed.iter().any(|range| range.contains(&cidr))
+}
+
+/// The line of `networks.conf` that allows a network.
+pub fn conf_line(cidr: Ipv4Net) -> String {
+    format!("* {}", cidr.trunc())
+}
+
+fn list_of(ranges: &[Ipv4Net]) -> String {
+    match ranges {
+        [] => "no range at all, as the file allows none".to_owned(),
+        _ => ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+#[cfg(test)]
+#[path = "virtualbox_tests.rs"]
+mod tests;

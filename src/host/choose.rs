@@ -1,0 +1,156 @@
+//! What `provider: auto` means on this host, and how QEMU is to run its guests.
+
+use serde::Serialize;
+
+use super::facts::Host;
+use super::kvm::Kvm;
+use super::libvirt::Link;
+use super::vagrant::Plugin;
+use crate::explain::Explain;
+use crate::providers::Kind;
+use crate::spec::ProviderChoice;
+
+/// Why no provider can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no provider works on this host: {}", list(reasons))]
+pub struct NoProvider {
+    /// Each provider with what keeps it from working.
+    pub reasons: Vec<(Kind, String)>,
+}
+
+fn list(reasons: &[(Kind, String)]) -> String {
+    reasons.iter().map(|(kind, why)| format!("{kind}: {why}")).collect::<Vec<_>>().join("; ")
+}
+
+impl Explain for NoProvider {
+    fn hint(&self) -> Option<String> {
+        Some(
+            "`p1 doctor --fix` shows what to install and start for libvirt, and does it when you agree."
+                .to_owned(),
+        )
+    }
+}
+
+/// The provider to use: the wished one without further questions, otherwise the first that works,
+/// libvirt before VirtualBox as it brings machines up in parallel.
+///
+/// A cluster that exists keeps the provider it was made with; asking here is for new ones.
+pub fn choose(wish: ProviderChoice, host: &Host) -> Result<Kind, NoProvider> {
+    match wish {
+        ProviderChoice::Libvirt => Ok(Kind::Libvirt),
+        ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
+        ProviderChoice::Auto => {
+            let mut reasons = Vec::new();
+            for kind in [Kind::Libvirt, Kind::Virtualbox] {
+                match obstacle(kind, host) {
+                    None => return Ok(kind),
+                    Some(why) => reasons.push((kind, why)),
+                }
+            }
+            Err(NoProvider { reasons })
+        }
+    }
+}
+
+/// [`choose`], and libvirt where nothing works: the one that `doctor` asks about and sets up.
+pub fn prefer(wish: ProviderChoice, host: &Host) -> Kind {
+    choose(wish, host).unwrap_or(Kind::Libvirt)
+}
+
+/// What keeps a provider from working here, as a fragment.
+pub fn obstacle(kind: Kind, host: &Host) -> Option<String> {
+    match kind {
+        Kind::Libvirt => match &host.libvirt.link {
+            Link::Absent => Some("virsh is not installed".to_owned()),
+            Link::Down(why) => Some(format!("its daemon does not answer ({why})")),
+            Link::Denied(why) => Some(format!("its daemon does not let this user in ({why})")),
+            Link::Up if host.qemu().is_none() => Some("QEMU is not installed".to_owned()),
+            Link::Up if host.vagrant.program.is_some() && host.vagrant.plugin == Plugin::Absent => {
+                Some("Vagrant's plugin vagrant-libvirt is not installed".to_owned())
+            }
+            Link::Up => None,
+        },
+        Kind::Virtualbox => match &host.virtualbox {
+            None => Some("it is not installed".to_owned()),
+            Some(vbox) => vbox.trouble.clone(),
+        },
+    }
+}
+
+/// How QEMU runs its guests: values for vagrant-libvirt's `driver`, `cpu_mode` and `cpu_model`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Virtualization {
+    /// `kvm`, or `qemu` for emulation.
+    pub driver: &'static str,
+    /// `host-passthrough`, which only KVM can do, or `custom`.
+    pub cpu_mode: &'static str,
+    /// With `custom`.
+    pub cpu_model: Option<&'static str>,
+}
+
+impl Virtualization {
+    /// What this host can do. Under emulation the processor is the plainest one, on which Debian
+    /// boots (seen); guests built for x86-64-v2, such as those of EL 9, need
+    /// [`Virtualization::newer`].
+    pub fn of(host: &Host) -> Self {
+        match host.kvm.verdict() {
+            Kvm::Usable => Self { driver: "kvm", cpu_mode: "host-passthrough", cpu_model: None },
+            _ => Self {
+                driver: "qemu",
+                cpu_mode: "custom",
+                // Only the first was seen to work.
+                cpu_model: Some(if host.arch == "aarch64" { "cortex-a57" } else { "qemu64" }),
+            },
+        }
+    }
+
+    /// The same, with an emulated processor of the level x86-64-v2 (not seen to work).
+    #[must_use]
+    pub fn newer(self) -> Self {
+        match self.cpu_model {
+            Some("qemu64") => Self { cpu_model: Some("Nehalem"), ..self },
+            _ => self,
+        }
+    }
+
+    /// True without hardware virtualisation: about ten times slower.
+    pub fn emulated(&self) -> bool {
+        self.driver != "kvm"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::doctor::testing::{bare, ready};
+    use crate::host::facts::VirtualBox;
+
+    #[test]
+    fn auto_takes_what_works_and_says_why_nothing_does() {
+        assert_eq!(choose(ProviderChoice::Auto, &ready()), Ok(Kind::Libvirt));
+        assert_eq!(choose(ProviderChoice::Virtualbox, &ready()), Ok(Kind::Virtualbox));
+
+        let mut host = ready();
+        host.libvirt.link = Link::Down("No such file or directory".into());
+        let error = choose(ProviderChoice::Auto, &host).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no provider works on this host: libvirt: its daemon does not answer (No such file or \
+             directory); virtualbox: it is not installed"
+        );
+        assert_eq!(prefer(ProviderChoice::Auto, &host), Kind::Libvirt);
+        host.virtualbox = Some(VirtualBox::default());
+        assert_eq!(choose(ProviderChoice::Auto, &host), Ok(Kind::Virtualbox));
+        assert!(choose(ProviderChoice::Auto, &bare()).is_err());
+    }
+
+    #[test]
+    fn the_driver_follows_what_kvm_can_really_do() {
+        let mut host = ready();
+        assert_eq!(Virtualization::of(&host).driver, "kvm");
+        host.kvm.flags = false;
+        let emulated = Virtualization::of(&host);
+        assert_eq!((emulated.cpu_mode, emulated.cpu_model), ("custom", Some("qemu64")));
+        assert_eq!(emulated.newer().cpu_model, Some("Nehalem"));
+    }
+}
