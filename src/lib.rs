@@ -1,1 +1,10 @@
-//! p1.
+//! p1: one YAML spec to a running k3s cluster of real virtual machines.
+//!
+//! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
+
+pub mod event;
+pub mod explain;
+pub mod os;
+pub mod render;
+pub mod spec;
+pub mod vagrant;

@@ -1,0 +1,208 @@
+//! What happens in a run, as data: the one contract between engine, journal and user interface.
+//!
+//! Events are written as JSON, one object a line, in the journal and by `-o json`. A reader of an
+//! older version must survive a newer writer, so an unknown kind reads as [`Kind::Unknown`] and
+//! unknown fields are ignored.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this format; a reader refuses to *write* into a journal of a newer one.
+pub const VERSION: u32 = 1;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// [`VERSION`] of the writer.
+    pub v: u32,
+    /// The number of this event in its run, from 0; progress has the number of the event before.
+    pub seq: u64,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// Milliseconds since the run began.
+    pub elapsed_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Kind {
+    /// The first event of every run: the whole plan, so that a reader knows what is to come.
+    RunStarted {
+        /// The run's id, which sorts by time.
+        run: String,
+        /// The cluster's name.
+        cluster: String,
+        /// The verb: `up`, `destroy`; a retry has the verb of the run it goes on with.
+        verb: String,
+        /// The id of the run that is gone on with.
+        retry_of: Option<String>,
+        /// The nodes named on the command line; empty for all.
+        targets: Vec<String>,
+        /// The digest of the spec.
+        spec_digest: String,
+        /// A line to be said before anything else, such as that a stand-in is in use.
+        banner: Option<String>,
+        /// Every step, in an order in which they could run one after the other.
+        steps: Vec<StepInfo>,
+    },
+    /// A step begins, or begins again.
+    StepStarted {
+        /// Which.
+        step: String,
+        /// From 1.
+        attempt: u32,
+        /// At most so many.
+        attempts: u32,
+    },
+    /// How a running step gets on. Never in the journal; may be dropped.
+    StepProgress {
+        /// Which.
+        step: String,
+        /// What it does just now, e.g. `waiting for an address`.
+        message: String,
+        /// Bytes moved, where it moves bytes.
+        done: Option<u64>,
+        /// Of how many, where that is known.
+        total: Option<u64>,
+    },
+    /// Something to know that does not fail the step.
+    StepWarning {
+        /// Which.
+        step: String,
+        /// What, as a sentence.
+        message: String,
+    },
+    /// An attempt failed and another will follow.
+    StepRetrying {
+        /// Which.
+        step: String,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// At most so many.
+        attempts: u32,
+        /// Milliseconds until the next.
+        wait_ms: u64,
+        /// Why it failed, in one sentence.
+        cause: String,
+    },
+    /// The step is over, whatever came of it. Synced to disk before the next step may begin.
+    StepFinished {
+        /// Which.
+        step: String,
+        /// What came of it.
+        outcome: Outcome,
+        /// Attempts made; 0 if it was skipped or blocked.
+        attempt: u32,
+        /// Milliseconds from its first start.
+        took_ms: u64,
+    },
+    /// The last event of a run that ended in order.
+    RunFinished {
+        /// True if nothing is outstanding.
+        success: bool,
+        /// True if the user ended it.
+        interrupted: bool,
+    },
+    /// Written by a newer p1.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A step as the plan has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepInfo {
+    /// Stable, e.g. `worker-1/start` or `cluster/network`.
+    pub id: String,
+    /// The node it works on; none for the cluster's own.
+    pub node: Option<String>,
+    /// What it does, for people, e.g. `start k3s`.
+    pub title: String,
+    /// The digest of its inputs.
+    pub digest: String,
+    /// Ids of the steps that must be done before.
+    pub after: Vec<String>,
+    /// Why it has to run, or why not.
+    pub reason: String,
+    /// False if it is known to be done already.
+    pub needed: bool,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did its work.
+    Done {
+        /// What to remember or to show, e.g. a VM's id or `pushed 73 MB`.
+        detail: Option<String>,
+    },
+    /// There was nothing to do.
+    Skipped {
+        /// Why not.
+        reason: String,
+    },
+    /// It failed, after all attempts.
+    Failed(Failure),
+    /// The user ended it; it has to run again.
+    Interrupted,
+    /// A step before it failed or was interrupted.
+    Blocked {
+        /// The id of that step.
+        by: String,
+    },
+}
+
+impl Outcome {
+    /// True if steps behind it may run, and if it need not run again.
+    pub fn passed(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Skipped { .. })
+    }
+}
+
+/// A failure, told so that it can be acted on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The cause in one sentence (a lower-case fragment).
+    pub cause: String,
+    /// What to do about it, as full sentences.
+    pub hint: Option<String>,
+    /// The last lines that show it.
+    pub evidence: Vec<String>,
+    /// Where everything was written down.
+    pub log: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_object_and_reads_back() {
+        let event = Event {
+            v: VERSION,
+            seq: 3,
+            at: "2026-11-22T06:00:00Z".parse().unwrap(),
+            elapsed_ms: 1500,
+            kind: Kind::StepFinished {
+                step: "worker/start".into(),
+                outcome: Outcome::Failed(Failure { cause: "wrong token".into(), ..Failure::default() }),
+                attempt: 2,
+                took_ms: 900,
+            },
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(line.starts_with(r#"{"v":1,"seq":3,"at":"2026-11-22T06:00:00Z","#), "{line}");
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+
+    #[test]
+    fn a_newer_kind_and_newer_fields_are_survived() {
+        let line = r#"{"v":9,"seq":1,"at":"2026-11-22T06:00:00Z","elapsed_ms":1,"event":"sang","song":"x"}"#;
+        assert_eq!(serde_json::from_str::<Event>(line).unwrap().kind, Kind::Unknown);
+    }
+}

@@ -1,0 +1,75 @@
+//! How an error of any room says what to do about it.
+
+/// Every room's error type implements this beside [`std::error::Error`]. The error's own text is a
+/// lower-case fragment that reads well after "failed:"; the hint is a full sentence.
+pub trait Explain: std::error::Error {
+    /// What the user can do, as full sentences.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// Lines that show the cause: a journal's tail, a program's last words.
+    fn evidence(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether the same thing may work when tried again soon.
+    fn transient(&self) -> bool {
+        false
+    }
+
+    /// Whether it ended because the user asked to stop.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// An error and its sources on one line, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl Explain for crate::os::files::Error {
+    fn hint(&self) -> Option<String> {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        match self.source.kind() {
+            PermissionDenied | ReadOnlyFilesystem => {
+                Some(format!("Make {} writable for this user.", self.path.display()))
+            }
+            StorageFull => Some(format!("Free some space where {} lies.", self.path.display())),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for crate::os::lock::Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Held { .. } => Some("Wait for it, or give `--wait 5m`.".to_owned()),
+            Self::File(e) => e.hint(),
+        }
+    }
+}
+
+/// A duration as people write it: `0.4s`, `12s`, `3m05s`, `1h02m`.
+pub fn seconds(time: std::time::Duration) -> String {
+    let whole = time.as_secs();
+    match whole {
+        0..10 => {
+            let text = format!("{:.1}s", time.as_secs_f64());
+            text.replace(".0s", "s")
+        }
+        10..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
+    }
+}

@@ -1,0 +1,9 @@
+//! What every room needs from the operating system: processes with bounds, cancellation, atomic
+//! and private files, and locks that die with their owner.
+
+pub mod cancel;
+pub mod files;
+pub mod lock;
+pub mod process;
+
+pub use cancel::Cancel;

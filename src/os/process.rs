@@ -1,0 +1,458 @@
+//! Running other programs: in a process group of their own, bounded, cancellable, line by line.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::cancel::Cancel;
+use crate::explain::Explain;
+
+/// How long a program gets between the signals INT, TERM and KILL when it has to end.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long a pipe may stay open after its program ended: a grandchild may hold it for ever.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// A command line to be.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    cwd: Option<PathBuf>,
+    stdin: Vec<u8>,
+    grace: Duration,
+}
+
+impl Cmd {
+    /// `program` is a path, or a name to be found on PATH.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            stdin: Vec::new(),
+            grace: GRACE,
+        }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of the program's environment.
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Takes a variable away from the program's environment.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// The folder to run in.
+    #[must_use]
+    pub fn cwd(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(dir.into());
+        self
+    }
+
+    /// What the program reads; without this it reads nothing (never the terminal: a program in
+    /// another process group that reads it is stopped by SIGTTIN).
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// How long the program gets after INT, and again after TERM, before it is killed.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The command line as a shell would take it, for people to read and repeat.
+    pub fn line(&self) -> String {
+        let mut words = Vec::new();
+        for (key, value) in &self.env {
+            if let Some(value) = value {
+                words.push(format!("{}={}", key.to_string_lossy(), quote(&value.to_string_lossy())));
+            }
+        }
+        words.push(quote(&self.program.to_string_lossy()));
+        words.extend(self.args.iter().map(|a| quote(&a.to_string_lossy())));
+        words.join(" ")
+    }
+
+    fn name(&self) -> String {
+        Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).process_group(0);
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(dir) = &self.cwd {
+            command.current_dir(dir);
+        }
+        command
+    }
+}
+
+/// Quotes `word` for a POSIX shell where it needs it.
+pub fn quote(word: &str) -> String {
+    shlex::try_quote(word).map_or_else(|_| "''".to_owned(), |w| w.into_owned())
+}
+
+/// Which pipe a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// A program that ended by itself.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The name of the program.
+    pub program: String,
+    /// Its command line.
+    pub line: String,
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All it wrote to standard output.
+    pub stdout: String,
+    /// All it wrote to standard error.
+    pub stderr: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+impl Finished {
+    /// True if it exited with 0.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Itself when it succeeded, an error with its last words otherwise.
+    pub fn ok(self) -> Result<Self, Error> {
+        if self.success() {
+            return Ok(self);
+        }
+        let words = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        Err(Error::Failed {
+            how: match (self.status.code(), self.status.signal()) {
+                (Some(code), _) => format!("exited with {code}"),
+                (None, Some(signal)) => format!("was killed by signal {signal}"),
+                (None, None) => "ended".to_owned(),
+            },
+            tail: tail(words, 12),
+            program: self.program,
+            line: self.line,
+        })
+    }
+}
+
+/// The last `n` lines of `text` that say something.
+pub fn tail(text: &str, n: usize) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(n)..].iter().map(|l| (*l).to_owned()).collect()
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not there.
+    #[error("`{program}` is not installed, or not on PATH")]
+    Missing {
+        /// Its name.
+        program: String,
+    },
+    /// It could not be started.
+    #[error("cannot start `{program}`: {source}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It exited with another status than 0.
+    #[error("`{program}` {how}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// `exited with 1`, `was killed by signal 9`.
+        how: String,
+        /// Its whole command line.
+        line: String,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// It ran longer than it may.
+    #[error("`{program}` did not end within {}", crate::explain::seconds(*bound))]
+    Deadline {
+        /// Its name.
+        program: String,
+        /// What it was given.
+        bound: Duration,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// The user ended it.
+    #[error("`{program}` was interrupted")]
+    Cancelled {
+        /// Its name.
+        program: String,
+    },
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => {
+                Some("`p1 doctor` says what this host lacks and how to get it.".to_owned())
+            }
+            Self::Failed { line, .. } => Some(format!("The command was: {line}")),
+            _ => None,
+        }
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        match self {
+            Self::Failed { tail, .. } | Self::Deadline { tail, .. } => tail.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled { .. })
+    }
+}
+
+/// Runs `cmd` to its end, at most for `bound`, and keeps what it wrote.
+pub fn run(cmd: &Cmd, bound: Duration, cancel: &Cancel) -> Result<Finished, Error> {
+    watch(cmd, bound, cancel, &mut |_, _| {})
+}
+
+/// [`run()`], handing over each line when it is complete. An abort, or the bound, ends the
+/// program's whole process group by INT, TERM and KILL.
+pub fn watch(
+    cmd: &Cmd,
+    bound: Duration,
+    cancel: &Cancel,
+    on_line: &mut dyn FnMut(Stream, &str),
+) -> Result<Finished, Error> {
+    let program = cmd.name();
+    let mut command = cmd.command();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if cmd.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
+    let start = Instant::now();
+    let mut child = command.spawn().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { program: program.clone() },
+        _ => Error::Start { program: program.clone(), source },
+    })?;
+    if let Some(mut pipe) = child.stdin.take() {
+        let bytes = cmd.stdin.clone();
+        // On a thread: a program that does not read must not block us. It may close early, too.
+        thread::spawn(move || pipe.write_all(&bytes));
+    }
+    let (lines, received) = mpsc::channel();
+    pump(child.stdout.take().expect("piped"), Stream::Out, lines.clone());
+    pump(child.stderr.take().expect("piped"), Stream::Err, lines);
+
+    let mut running = Running { child, ending: None, grace: cmd.grace };
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    let mut take = |stream: Stream, text: &str| {
+        let all = if stream == Stream::Out { &mut stdout } else { &mut stderr };
+        all.push_str(text);
+        all.push('\n');
+        on_line(stream, text);
+    };
+    let mut why: Option<Error> = None;
+    let mut pause = Duration::from_millis(1);
+    let status = loop {
+        match received.recv_timeout(pause) {
+            Ok((stream, text)) => {
+                take(stream, &text);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // Both pipes are closed: it is about to end, or it closed them on purpose.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
+        }
+        pause = (pause * 2).min(Duration::from_millis(25));
+        let ended = running.child.try_wait();
+        match ended {
+            Ok(Some(status)) => break status,
+            Ok(None) => {}
+            Err(source) => return Err(Error::Start { program, source }),
+        }
+        if why.is_none() {
+            if cancel.aborted() {
+                why = Some(Error::Cancelled { program: program.clone() });
+            } else if start.elapsed() > bound {
+                why = Some(Error::Deadline { program: program.clone(), bound, tail: Vec::new() });
+            }
+        }
+        if why.is_some() {
+            running.end();
+        }
+    };
+    let end = Instant::now() + DRAIN;
+    while let Ok((stream, text)) = received.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        take(stream, &text);
+    }
+    match why {
+        Some(Error::Deadline { program, bound, .. }) => {
+            let words = if stderr.trim().is_empty() { &stdout } else { &stderr };
+            Err(Error::Deadline { program, bound, tail: tail(words, 12) })
+        }
+        Some(error) => Err(error),
+        None => Ok(Finished { program, line: cmd.line(), status, stdout, stderr, elapsed: start.elapsed() }),
+    }
+}
+
+/// Gives the program our terminal and waits for it: for `ssh` and the like, where a person types.
+/// It stays in our process group, so that Ctrl-C reaches it.
+pub fn hand_over(cmd: &Cmd) -> Result<ExitStatus, Error> {
+    let mut command = Command::new(&cmd.program);
+    command.args(&cmd.args);
+    for (key, value) in &cmd.env {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    let program = cmd.name();
+    command.status().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { program },
+        _ => Error::Start { program, source },
+    })
+}
+
+struct Running {
+    child: Child,
+    ending: Option<(Signal, Instant)>,
+    grace: Duration,
+}
+
+impl Running {
+    /// The next signal, when its time has come.
+    fn end(&mut self) {
+        let next = match self.ending {
+            None => Signal::SIGINT,
+            Some((_, since)) if since.elapsed() < self.grace => return,
+            Some((Signal::SIGINT, _)) => Signal::SIGTERM,
+            Some(_) => Signal::SIGKILL,
+        };
+        let group = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits"));
+        // It may have ended in this very moment.
+        let _ = killpg(group, next);
+        self.ending = Some((next, Instant::now()));
+    }
+}
+
+fn pump(pipe: impl Read + Send + 'static, stream: Stream, lines: Sender<(Stream, String)>) {
+    thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
+            if lines.send((stream, text)).is_err() {
+                break;
+            }
+            bytes.clear();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::cancel::Level;
+
+    fn sh(script: &str) -> Cmd {
+        Cmd::new("sh").arg("-c").arg(script)
+    }
+
+    #[test]
+    fn keeps_both_pipes_and_the_status() {
+        let cancel = Cancel::new();
+        let cmd = sh("cat; echo bad >&2; exit 3").stdin("in\n");
+        let done = run(&cmd, Duration::from_secs(10), &cancel).unwrap();
+        assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("in\n", "bad\n"));
+        let error = done.ok().unwrap_err();
+        assert_eq!(error.to_string(), "`sh` exited with 3");
+        assert_eq!(error.evidence(), ["bad"]);
+    }
+
+    #[test]
+    fn a_deadline_ends_the_whole_group_even_if_it_ignores_int() {
+        let cancel = Cancel::new();
+        let cmd = sh("trap '' INT TERM; echo begun; sleep 1000 & wait").grace(Duration::from_millis(50));
+        let start = Instant::now();
+        let error = run(&cmd, Duration::from_millis(200), &cancel).unwrap_err();
+        assert!(matches!(&error, Error::Deadline { tail, .. } if tail == &["begun"]), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn an_abort_ends_it_and_a_left_behind_grandchild_does_not_hold_us() {
+        let cancel = Cancel::new();
+        let mut lines = 0;
+        let cmd = sh("echo ready; sleep 1000").grace(Duration::from_millis(50));
+        let error = watch(&cmd, Duration::from_secs(60), &cancel, &mut |_, _| {
+            lines += 1;
+            cancel.raise(Level::Abort);
+        });
+        assert!(error.unwrap_err().cancelled());
+        assert_eq!(lines, 1);
+
+        let start = Instant::now();
+        let left = run(&sh("sleep 5 & echo done"), Duration::from_secs(60), &Cancel::new()).unwrap();
+        assert_eq!(left.stdout, "done\n");
+        assert!(start.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = run(&Cmd::new("no-such-program"), GRACE, &Cancel::new()).unwrap_err();
+        assert_eq!(error.to_string(), "`no-such-program` is not installed, or not on PATH");
+    }
+
+    #[test]
+    fn the_line_can_be_pasted_into_a_shell() {
+        let cmd = Cmd::new("virsh").env("A", "b c").args(["-c", "qemu:///system", "it's"]);
+        assert_eq!(cmd.line(), "A='b c' virsh -c qemu:///system \"it's\"");
+    }
+}

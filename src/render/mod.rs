@@ -1,0 +1,128 @@
+//! Templates: the only place that knows tera.
+//!
+//! Every value in a template passes through a filter that quotes it for the language it lands in
+//! (`rb`, `sh`, `xml`); a test holds the templates to that.
+
+use serde::Serialize;
+use tera::{Context, Kwargs, State, Tera, Value};
+
+use crate::explain::{Explain, chain};
+
+/// The templates, compiled in: the binary needs no files beside it.
+pub const TEMPLATES: &[(&str, &str)] = &[
+    ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
+    ("network.xml", include_str!("../../templates/network.xml.tera")),
+    ("system.sh", include_str!("../../templates/system.sh.tera")),
+    ("install.sh", include_str!("../../templates/install.sh.tera")),
+];
+
+/// A template or its values are wrong; both are ours, so this is a defect of p1.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot render {template}: {message}")]
+pub struct Error {
+    template: &'static str,
+    message: String,
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        Some("This is a defect of p1; please report it with the spec that leads to it.".to_owned())
+    }
+}
+
+/// Renders the template of that name with `values`, an object.
+pub fn render(template: &'static str, values: &impl Serialize) -> Result<String, Error> {
+    let fail = |e: tera::Error| Error { template, message: chain(&e) };
+    let mut tera = Tera::new();
+    tera.autoescape_on(Vec::<&str>::new());
+    tera.register_filter("rb", |v: &Value, _: Kwargs, _: &State| json(v).map(|v| ruby(&v)));
+    tera.register_filter("sh", |v: &Value, _: Kwargs, _: &State| json(v).map(|v| shell(&v)));
+    tera.register_filter("xml", |v: &Value, _: Kwargs, _: &State| json(v).map(|v| xml(&v)));
+    let source = TEMPLATES.iter().find(|(name, _)| *name == template).map_or("", |(_, text)| text);
+    tera.add_raw_template(template, source).map_err(fail)?;
+    let context = Context::from_serialize(values).map_err(fail)?;
+    tera.render(template, &context).map_err(fail)
+}
+
+fn json(value: &Value) -> Result<serde_json::Value, tera::Error> {
+    serde_json::to_value(value).map_err(|e| tera::Error::message(e.to_string()))
+}
+
+/// A Ruby literal. Single quotes: inside them Ruby reads only `\\` and `\'`.
+pub fn ruby(value: &serde_json::Value) -> String {
+    use serde_json::Value as V;
+    match value {
+        V::Null => "nil".to_owned(),
+        V::Bool(_) | V::Number(_) => value.to_string(),
+        V::String(s) => format!("'{}'", s.replace('\\', "\\\\").replace('\'', "\\'")),
+        V::Array(all) => format!("[{}]", all.iter().map(ruby).collect::<Vec<_>>().join(", ")),
+        V::Object(map) => {
+            let pair = |(k, v): (&String, _)| format!("{} => {}", ruby(&V::String(k.clone())), ruby(v));
+            format!("{{{}}}", map.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// One word for a POSIX shell; a list becomes several.
+pub fn shell(value: &serde_json::Value) -> String {
+    use serde_json::Value as V;
+    match value {
+        V::Null => "''".to_owned(),
+        V::String(s) => format!("'{}'", s.replace('\'', "'\\''")),
+        V::Array(all) => all.iter().map(shell).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// Text for an XML element or attribute.
+fn xml(value: &serde_json::Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::{Cancel, process};
+    use std::time::Duration;
+
+    #[test]
+    fn every_value_in_a_template_passes_a_quoting_filter() {
+        for (name, text) in TEMPLATES {
+            for part in text.split("{{").skip(1) {
+                let value = part.split("}}").next().unwrap().trim().trim_matches('-').trim();
+                let filter = value.rsplit('|').next().unwrap().trim();
+                assert!(["rb", "sh", "xml"].contains(&filter), "{name}: {{{{ {value} }}}} is not quoted");
+            }
+        }
+    }
+
+    /// Runs the words through the real languages: what comes out must be what went in.
+    #[test]
+    fn hostile_values_arrive_unharmed() {
+        let evil = "a'b\"c `id` $(id) #{1+1} \\ \\' \n-x %q{} <&> ../";
+        let value = serde_json::Value::String(evil.to_owned());
+        for (cmd, script) in [
+            (vec!["sh", "-c"], format!("printf %s {}", shell(&value))),
+            (vec!["ruby", "-e"], format!("print {}", ruby(&value))),
+        ] {
+            if cmd[0] == "ruby" && which::which("ruby").is_err() {
+                continue;
+            }
+            let run = process::Cmd::new(cmd[0]).args(&cmd[1..]).arg(&script);
+            let done = process::run(&run, Duration::from_secs(20), &Cancel::new()).unwrap();
+            assert_eq!(done.stdout.trim_end_matches('\n'), evil, "{script}");
+        }
+    }
+}

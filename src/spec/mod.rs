@@ -1,0 +1,255 @@
+//! The spec: which machines make a cluster.
+//!
+//! [`Cluster`] is the spec as everybody else uses it: parsed, valid, every default filled in, every
+//! shorthand spelled out.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A map that goes into one of k3s' own YAML files as it is.
+pub type Yaml = serde_yaml::Mapping;
+
+/// A whole cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cluster {
+    /// A DNS label.
+    pub name: String,
+    /// What makes the machines.
+    pub provider: ProviderChoice,
+    /// What the machines start from.
+    #[serde(rename = "box")]
+    pub image: BoxRef,
+    /// Where they meet.
+    pub network: Network,
+    /// The server first, then the workers in the order of the file.
+    pub nodes: Vec<Node>,
+    /// What they run.
+    pub k3s: K3s,
+    /// Bounds of the waits.
+    pub timeouts: Timeouts,
+    /// How often a step is tried.
+    pub retry: Retry,
+    /// The folder of the spec file; relative paths of the spec were resolved against it.
+    #[serde(skip)]
+    pub base: PathBuf,
+}
+
+/// What makes the machines, as asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderChoice {
+    /// Whichever works on this host; libvirt if both do.
+    #[default]
+    Auto,
+    /// QEMU/KVM through libvirt.
+    Libvirt,
+    /// Oracle VirtualBox.
+    Virtualbox,
+}
+
+/// What the machines start from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxRef {
+    /// A definition in `boxes/`, built here when it is missing.
+    Definition(String),
+    /// A box file on this host.
+    Path(PathBuf),
+    /// A box file somewhere else.
+    Url {
+        /// Where.
+        url: String,
+        /// Its checksum, 64 hex digits.
+        sha256: String,
+    },
+}
+
+/// The nodes' private network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// Addresses; the first host address is the gateway's (the host's).
+    pub cidr: Ipv4Net,
+    /// How many network cards a VM gets on libvirt: one, on this network with NAT (the default),
+    /// or two, the first one Vagrant's own. VirtualBox always has two.
+    pub nics: u8,
+}
+
+impl Network {
+    /// The host's address in the network.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.cidr.hosts().next().unwrap_or(self.cidr.network())
+    }
+}
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Runs the control plane (and workloads).
+    Server,
+    /// Runs workloads; k3s calls it an agent.
+    Worker,
+}
+
+impl Role {
+    /// The systemd unit that k3s' installer makes (`install.sh`, `SYSTEM_NAME`).
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Server => "k3s",
+            Self::Worker => "k3s-agent",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Worker => "worker",
+        })
+    }
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Node {
+    /// A DNS label, also its hostname and its Node object's name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its address in [`Network::cidr`].
+    pub ip: Ipv4Addr,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// MiB.
+    pub memory: u32,
+    /// k3s' `node-label`: `key=value`.
+    pub labels: Vec<String>,
+    /// k3s' `node-taint`: `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// k3s' config for this node: the spec's `config`, then its role's, then its own; later wins.
+    /// Without the keys that p1 itself sets.
+    pub config: Yaml,
+}
+
+/// What runs on the nodes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct K3s {
+    /// A channel to be resolved, or a version.
+    pub release: Release,
+    /// `/etc/rancher/k3s/registries.yaml`, as it is.
+    pub registries: Yaml,
+    /// Where the files come from, if not from k3s' releases.
+    pub artifacts: Artifacts,
+}
+
+/// Which k3s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Release {
+    /// `stable`, `latest`, `v1.34`.
+    Channel(String),
+    /// `v1.34.1+k3s1`.
+    Version(String),
+}
+
+/// Files given by the spec; what is `None` comes from the release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Artifacts {
+    /// The k3s binary.
+    pub binary: Option<Source>,
+    /// The installer script.
+    pub installer: Option<Source>,
+    /// Image archives for every node; empty: nodes pull from registries.
+    pub images: Vec<Source>,
+}
+
+/// Where a file comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A file on this host, absolute.
+    Path(PathBuf),
+    /// A file somewhere else.
+    Url {
+        /// Where.
+        url: String,
+        /// Its checksum, 64 hex digits; required, as nothing else vouches for the file.
+        sha256: String,
+    },
+}
+
+/// Bounds of the long waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// From power-on to an address. Default 5 min.
+    pub boot: Duration,
+    /// From an address to a login. Default 2 min.
+    pub ssh: Duration,
+    /// The installer. Default 5 min.
+    pub install: Duration,
+    /// From the start of a server's unit to an answering API. Default 5 min.
+    pub server_ready: Duration,
+    /// From the start of a worker's unit, or a server's API, to a Ready node. Default 3 min.
+    pub node_ready: Duration,
+    /// One download. Default 10 min.
+    pub download: Duration,
+}
+
+/// How often a step is tried when its error may pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Retry {
+    /// In all. Default 3.
+    pub attempts: u32,
+    /// Before the second; doubled each time. Default 2 s.
+    pub backoff: Duration,
+    /// At most. Default 30 s.
+    pub max_backoff: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        Self {
+            boot: minutes(5),
+            ssh: minutes(2),
+            install: minutes(5),
+            server_ready: minutes(5),
+            node_ready: minutes(3),
+            download: minutes(10),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, backoff: Duration::from_secs(2), max_backoff: Duration::from_secs(30) }
+    }
+}
+
+impl Cluster {
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// The servers.
+    pub fn servers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.role == Role::Server)
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.role == Role::Worker)
+    }
+
+    /// The server that starts first and that workers join.
+    pub fn first_server(&self) -> &Node {
+        self.servers().next().expect("a valid spec has a server")
+    }
+}
