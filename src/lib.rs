@@ -2,9 +2,15 @@
 //!
 //! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
 
+pub mod engine;
 pub mod event;
 pub mod explain;
+pub mod facts;
+pub mod journal;
 pub mod os;
+pub mod plan;
+pub mod providers;
 pub mod render;
 pub mod spec;
+pub mod state;
 pub mod vagrant;

@@ -17,9 +17,10 @@ use std::time::Duration;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files::Error as FileError};
+use crate::providers::BoxInfo;
 
 pub use error::Error;
-pub use file::{BoxInfo, Libvirt, domain, mac, network_name, vagrantfile, values};
+pub use file::{Libvirt, vagrantfile};
 pub use machine_readable::{Line, parse};
 pub use up::{Progress, Up};
 
@@ -139,10 +140,16 @@ impl Vagrant {
         arches.flatten().map(|e| e.path().join(self.provider)).find(|p| p.join("metadata.json").is_file())
     }
 
-    /// The disk image of a libvirt box in the home.
-    pub fn box_image(&self, info: &BoxInfo) -> Option<PathBuf> {
-        let image = self.box_dir(info)?.join("box.img");
-        image.is_file().then_some(image)
+    /// The box made of the file with this checksum. Its name carries the checksum, so another file is
+    /// another box and nothing is replaced under running machines; so one version is enough.
+    /// `label` is for people.
+    pub fn box_info(&self, label: &str, sha256: &str) -> BoxInfo {
+        let name = format!("p1/{label}-{}", &sha256[..sha256.len().min(12)]);
+        let mut info = BoxInfo { name, version: "1.0.0".to_owned(), image: PathBuf::new() };
+        if let Some(dir) = self.box_dir(&info) {
+            info.image = dir.join("box.img");
+        }
+        info
     }
 
     /// Adds a box file under a name and a version. A box given as a plain file always has version

@@ -1,0 +1,491 @@
+//! libvirt, through `virsh`: one process for a question about all machines, no Ruby.
+//!
+//! p1 makes the network and the base image itself, under a lock of the host: two vagrant processes
+//! that do it at once take the same bridge or clone from a half-uploaded image (vagrant-libvirt
+//! #1229, #1863; `@@lock` there is per process).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::{
+    BoxInfo, Error, Kind, Leftovers, Machine, Provider, State, Tools, machine_name, network_name, node_mac,
+};
+use crate::os::Cancel;
+use crate::os::files::At;
+use crate::os::process::{self, Cmd, Finished};
+use crate::render;
+use crate::spec::Cluster;
+
+/// A question to libvirtd takes 30 ms; two minutes is for a host that swaps.
+const SHORT: Duration = Duration::from_secs(120);
+/// Sending a base image of some GiB to the pool.
+const UPLOAD: Duration = Duration::from_secs(1800);
+/// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
+pub const POOL: &str = "default";
+
+/// libvirt on this host.
+pub struct Libvirt {
+    tools: Tools,
+}
+
+impl Libvirt {
+    /// With these programs.
+    pub fn new(tools: Tools) -> Self {
+        Self { tools }
+    }
+
+    fn virsh<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
+        let mut cmd = Cmd::new(&self.tools.virsh).env("LC_ALL", "C").arg("-c").arg(&self.tools.libvirt_uri);
+        for arg in args {
+            cmd = cmd.arg(arg.as_ref());
+        }
+        cmd
+    }
+
+    fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
+        done.ok().map_err(Error::doing(doing))
+    }
+
+    /// Standard output, or `None` if virsh says no: the thing is not there.
+    fn look(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Option<String>, Error> {
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
+        if done.success() {
+            return Ok(Some(done.stdout));
+        }
+        // Absent is an answer; a daemon that does not is a failure.
+        let absent = ["not found", "no domain with", "no storage vol", "no network with"];
+        if absent.iter().any(|w| done.stderr.to_lowercase().contains(w)) {
+            return Ok(None);
+        }
+        done.ok().map(|_| None).map_err(Error::doing(doing))
+    }
+
+    fn network(&self, name: &str, cancel: &Cancel) -> Result<Option<Network>, Error> {
+        let doing = "look at the network";
+        let Some(xml) = self.look(doing, &["net-dumpxml", name], cancel)? else { return Ok(None) };
+        let info = self.ask(doing, &["net-info", name], cancel)?.stdout;
+        Ok(Some(Network::read(&xml, info.lines().any(|l| l.starts_with("Active:") && l.ends_with("yes")))))
+    }
+
+    /// What the network lacks.
+    fn network_wants(&self, cluster: &Cluster, found: Option<&Network>) -> Result<Want, Error> {
+        let Some(found) = found else { return Ok(Want::Define) };
+        let name = network_name(&cluster.name);
+        if found.cidr != Some(cluster.network.cidr) {
+            let is = found.cidr.map_or("no IPv4 addresses".to_owned(), |c| c.to_string());
+            return Err(Error::Conflict {
+                what: format!("the libvirt network `{name}` has {is}, the spec {}", cluster.network.cidr),
+                remedy: format!(
+                    "`p1 destroy` removes the cluster with its network; or give the spec another name. To remove \
+                     only the network: virsh -c {uri} net-destroy {name}; virsh -c {uri} net-undefine {name}.",
+                    uri = self.tools.libvirt_uri
+                ),
+            });
+        }
+        let missing: Vec<Host> = if cluster.network.nics == 1 {
+            hosts(cluster).into_iter().filter(|h| !found.hosts.contains(h)).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Want::Mend { start: !found.active, missing })
+    }
+
+    /// Bytes of the volume in the pool.
+    fn volume_size(&self, volume: &str, cancel: &Cancel) -> Result<Option<u64>, Error> {
+        let args = ["vol-info", "--pool", POOL, "--bytes", "--physical", volume];
+        let Some(text) = self.look("look at the base image", &args, cancel)? else { return Ok(None) };
+        let physical = text.lines().find_map(|l| l.strip_prefix("Physical:"));
+        Ok(physical.and_then(|l| l.split_whitespace().next()?.parse().ok()))
+    }
+
+    fn image_ready(&self, image: &BoxInfo, cancel: &Cancel) -> Result<bool, Error> {
+        let want = fs::metadata(&image.image).at("read", &image.image)?.len();
+        Ok(self.volume_size(&volume(image), cancel)?.is_some_and(|have| have >= want))
+    }
+
+    fn upload(&self, image: &BoxInfo, report: &mut dyn FnMut(&str), cancel: &Cancel) -> Result<(), Error> {
+        let name = volume(image);
+        report("sending the base image to libvirt");
+        if self.volume_size(&name, cancel)?.is_some() {
+            // Cut off in the middle of an upload. vagrant-libvirt would clone from it for ever.
+            self.ask("remove a broken base image", &["vol-delete", "--pool", POOL, &name], cancel)?;
+        }
+        let capacity = self.capacity(image, cancel)?;
+        let create = ["vol-create-as", POOL, &name, &capacity, "--format", "qcow2"];
+        self.ask("make the base image", &create, cancel)?;
+        let path = image.image.to_string_lossy();
+        let cmd = self.virsh(["vol-upload", "--pool", POOL, &name, &path]);
+        let doing = "send the base image";
+        process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+        self.ask("read the pool again", &["pool-refresh", POOL], cancel)?;
+        if self.image_ready(image, cancel)? {
+            return Ok(());
+        }
+        Err(Error::Answer {
+            program: "virsh",
+            what: "whole base image after sending it".into(),
+            lines: vec![],
+        })
+    }
+
+    fn capacity(&self, image: &BoxInfo, cancel: &Cancel) -> Result<String, Error> {
+        let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "--output=json"]).arg(&image.image);
+        let doing = "read the box' disk image";
+        let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+        let info: Option<serde_json::Value> = serde_json::from_str(&done.stdout).ok();
+        let size = info.and_then(|i| i["virtual-size"].as_u64());
+        size.map(|s| format!("{s}b")).ok_or_else(|| Error::Answer {
+            program: "qemu-img",
+            what: "virtual size".into(),
+            lines: process::tail(&done.stdout, 8),
+        })
+    }
+
+    /// Every domain: its name, its UUID.
+    fn domains(&self, cancel: &Cancel) -> Result<BTreeMap<String, String>, Error> {
+        let done = self.ask("list the machines", &["list", "--all", "--uuid", "--name"], cancel)?;
+        Ok(pairs(&done.stdout))
+    }
+
+    fn volumes(&self, cancel: &Cancel) -> Result<BTreeSet<String>, Error> {
+        let list = self.look("list the volumes", &["vol-list", POOL], cancel)?.unwrap_or_default();
+        Ok(list.lines().skip(2).filter_map(|l| Some(l.split_whitespace().next()?.to_owned())).collect())
+    }
+
+    /// True if a volume of the pool has this one behind it.
+    fn backing(&self, base: &str, cancel: &Cancel) -> Result<bool, Error> {
+        for volume in self.volumes(cancel)? {
+            let args = ["vol-dumpxml", "--pool", POOL, &volume];
+            let xml = self.look("look at a volume", &args, cancel)?.unwrap_or_default();
+            if xml.split("<backingStore>").nth(1).is_some_and(|behind| behind.contains(&format!("/{base}<")))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The volume that vagrant-libvirt clones its machines' disks from
+/// (`lib/vagrant-libvirt/action/handle_box_image.rb`).
+fn volume(image: &BoxInfo) -> String {
+    format!("{}_vagrant_box_image_{}_box.img", image.folder(), image.version)
+}
+
+fn pairs(text: &str) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(uuid), Some(name)) = (words.next(), words.next()) {
+            map.insert(name.to_owned(), uuid.to_owned());
+        }
+    }
+    map
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Host {
+    mac: String,
+    name: String,
+    ip: String,
+}
+
+fn hosts(cluster: &Cluster) -> Vec<Host> {
+    let host = |n: &crate::spec::Node| Host {
+        mac: node_mac(&cluster.name, &n.name, n.ip),
+        name: n.name.clone(),
+        ip: n.ip.to_string(),
+    };
+    cluster.nodes.iter().map(host).collect()
+}
+
+#[derive(Debug)]
+struct Network {
+    active: bool,
+    cidr: Option<Ipv4Net>,
+    hosts: Vec<Host>,
+}
+
+enum Want {
+    Define,
+    Mend { start: bool, missing: Vec<Host> },
+}
+
+impl Network {
+    /// From `virsh net-dumpxml`, which writes one element a line and attributes in single quotes.
+    fn read(xml: &str, active: bool) -> Self {
+        let value = |line: &str, key: &str| {
+            let rest = line.split(&format!(" {key}='")).nth(1)?;
+            Some(rest.split('\'').next()?.to_owned())
+        };
+        let mut network = Self { active, cidr: None, hosts: Vec::new() };
+        for line in xml.lines().map(str::trim) {
+            if line.starts_with("<ip ") && network.cidr.is_none() {
+                let address = value(line, "address").and_then(|a| a.parse().ok());
+                let mask = value(line, "netmask").and_then(|m| m.parse().ok());
+                let prefix = value(line, "prefix").and_then(|p| p.parse().ok());
+                network.cidr = match (address, mask, prefix) {
+                    (Some(a), Some(m), _) => Ipv4Net::with_netmask(a, m).ok().map(|n| n.trunc()),
+                    (Some(a), None, Some(p)) => Ipv4Net::new(a, p).ok().map(|n| n.trunc()),
+                    _ => None,
+                };
+            }
+            if line.starts_with("<host ")
+                && let (Some(mac), Some(ip)) = (value(line, "mac"), value(line, "ip"))
+            {
+                network.hosts.push(Host { mac, name: value(line, "name").unwrap_or_default(), ip });
+            }
+        }
+        network
+    }
+}
+
+impl Provider for Libvirt {
+    fn kind(&self) -> Kind {
+        Kind::Libvirt
+    }
+
+    fn parallel(&self) -> bool {
+        true
+    }
+
+    fn machines(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Machine>, Error> {
+        let both = ["list --all --uuid --name; list --all"];
+        let text = self.ask("list the machines", &both, cancel)?.stdout;
+        let (uuids, table) = text.split_once(" Id ").unwrap_or((&text, ""));
+        let uuids = pairs(uuids);
+        let mut states = BTreeMap::new();
+        for line in table.lines().skip(2) {
+            let mut words = line.split_whitespace().skip(1);
+            if let Some(name) = words.next() {
+                states.insert(name.to_owned(), state(&words.collect::<Vec<_>>().join(" ")));
+            }
+        }
+        let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
+        Ok(names
+            .into_iter()
+            .map(|node| {
+                let domain = machine_name(&cluster.name, node);
+                let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
+                    id: Some(uuid.clone()),
+                    state: states.get(&domain).cloned().unwrap_or(State::Other("unknown".into())),
+                    foreign: ids.get(node) != Some(uuid),
+                });
+                (node.clone(), machine)
+            })
+            .collect())
+    }
+
+    fn prepared(&self, cluster: &Cluster, image: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error> {
+        let found = self.network(&network_name(&cluster.name), cancel)?;
+        Ok(match self.network_wants(cluster, found.as_ref())? {
+            Want::Define => Some("the network is not there".into()),
+            Want::Mend { start: true, .. } => Some("the network is not started".into()),
+            Want::Mend { missing, .. } if !missing.is_empty() => {
+                Some(format!("the network has no address reserved for {}", missing[0].name))
+            }
+            Want::Mend { .. } if !self.image_ready(image, cancel)? => {
+                Some("the base image is not there".into())
+            }
+            Want::Mend { .. } => None,
+        })
+    }
+
+    fn prepare(
+        &self,
+        cluster: &Cluster,
+        image: &BoxInfo,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        let name = network_name(&cluster.name);
+        let mut did = Vec::new();
+        let found = self.network(&name, cancel)?;
+        let start = match self.network_wants(cluster, found.as_ref())? {
+            Want::Define => {
+                report("making the network");
+                let xml = network_xml(cluster).map_err(|e| Error::Conflict {
+                    what: e.to_string(),
+                    remedy: crate::explain::Explain::hint(&e).unwrap_or_default(),
+                })?;
+                let cmd = self.virsh(["net-define", "/dev/stdin"]).stdin(xml);
+                let doing = "make the network";
+                process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+                did.push(format!("made the network {name} ({})", cluster.network.cidr));
+                true
+            }
+            Want::Mend { start, missing } => {
+                for host in missing {
+                    self.reserve(&name, &host, !start, cancel)?;
+                    did.push(format!("reserved {} for {}", host.ip, host.name));
+                }
+                start
+            }
+        };
+        if start {
+            self.ask("start the network", &["net-start", &name], cancel)?;
+            did.push(format!("started the network {name}"));
+        }
+        if !self.image_ready(image, cancel)? {
+            self.upload(image, report, cancel)?;
+            did.push(format!("sent the base image of {}", image.name));
+        }
+        Ok(did)
+    }
+
+    fn endpoint(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        _machine_id: &str,
+        cancel: &Cancel,
+    ) -> Result<SocketAddr, Error> {
+        let spec = cluster.node(node);
+        if cluster.network.nics == 1
+            && let Some(spec) = spec
+        {
+            return Ok((spec.ip, 22).into());
+        }
+        let domain = machine_name(&cluster.name, node);
+        let text = self.ask("ask for the machine's address", &["domifaddr", &domain], cancel)?.stdout;
+        let other = |ip: &IpAddr| spec.is_none_or(|n| IpAddr::V4(n.ip) != *ip);
+        let addresses =
+            text.lines().filter_map(|l| l.split_whitespace().nth(3)?.split('/').next()?.parse().ok());
+        addresses.filter(IpAddr::is_ipv4).find(other).map(|ip| (ip, 22).into()).ok_or_else(|| Error::Answer {
+            program: "virsh",
+            what: format!("address of {domain}"),
+            lines: process::tail(&text, 5),
+        })
+    }
+
+    fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
+        let domain = machine_name(&cluster.name, node);
+        let doing = "switch the machine off";
+        let done =
+            process::run(&self.virsh(["destroy", &domain]), SHORT, cancel).map_err(Error::doing(doing))?;
+        if done.stderr.contains("not running") || done.stderr.contains("failed to get domain") {
+            return Ok(());
+        }
+        done.ok().map(|_| ()).map_err(Error::doing(doing))
+    }
+
+    fn clean(
+        &self,
+        cluster: &Cluster,
+        what: &Leftovers<'_>,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        let mut did = Vec::new();
+        let domains = self.domains(cancel)?;
+        let volumes = self.volumes(cancel)?;
+        for node in what.nodes {
+            let domain = machine_name(&cluster.name, node);
+            let by_id = |uuid: &String| what.ids.get(node) == Some(uuid);
+            for (name, _) in domains.iter().filter(|(name, uuid)| **name == domain || by_id(uuid)) {
+                report(&format!("removing the machine {name}"));
+                let _ = self.look("switch the machine off", &["destroy", name], cancel);
+                let mut args = vec!["undefine", name, "--managed-save", "--snapshots-metadata"];
+                args.extend(["--checkpoints-metadata", "--nvram"]);
+                self.ask("remove the machine", &args, cancel)?;
+                did.push(format!("removed the machine {name}"));
+            }
+            // vagrant-libvirt's name for a root disk (`create_domain_volume.rb`).
+            let disk = format!("{domain}.img");
+            if volumes.contains(&disk) {
+                self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
+                did.push(format!("removed the disk {disk}"));
+            }
+        }
+        let name = network_name(&cluster.name);
+        if what.whole
+            && let Some(network) = self.network(&name, cancel)?
+        {
+            if network.active {
+                self.ask("stop the network", &["net-destroy", &name], cancel)?;
+            }
+            self.ask("remove the network", &["net-undefine", &name], cancel)?;
+            did.push(format!("removed the network {name}"));
+        }
+        if let Some(image) = what.image {
+            let volume = volume(image);
+            if volumes.contains(&volume) && !self.backing(&volume, cancel)? {
+                self.ask("remove the base image", &["vol-delete", "--pool", POOL, &volume], cancel)?;
+                did.push(format!("removed the base image of {}", image.name));
+            }
+        }
+        Ok(did)
+    }
+}
+
+impl Libvirt {
+    /// Adds a reservation to a network; a stale one for the same name or address goes first.
+    fn reserve(&self, network: &str, host: &Host, live: bool, cancel: &Cancel) -> Result<(), Error> {
+        let xml = self.look("look at the network", &["net-dumpxml", network], cancel)?.unwrap_or_default();
+        let at: &[&str] = if live { &["--live", "--config"] } else { &["--config"] };
+        let update = |command: &str, host: &Host| {
+            let xml = format!("<host mac='{}' name='{}' ip='{}'/>", host.mac, host.name, host.ip);
+            let mut args = vec!["net-update", network, command, "ip-dhcp-host", xml.as_str()];
+            args.extend(at);
+            self.ask("reserve an address", &args, cancel)
+        };
+        let stale = |h: &&Host| h.mac == host.mac || h.name == host.name || h.ip == host.ip;
+        for old in Network::read(&xml, live).hosts.iter().filter(stale) {
+            update("delete", old)?;
+        }
+        update("add-last", host).map(|_| ())
+    }
+}
+
+/// The definition of the cluster's network.
+pub fn network_xml(cluster: &Cluster) -> Result<String, render::Error> {
+    let node = |n: &crate::spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(&cluster.name, &n.name, n.ip)});
+    render::render(
+        "network.xml",
+        &serde_json::json!({
+            "nics": cluster.network.nics,
+            "network": {
+                "name": network_name(&cluster.name),
+                "gateway": cluster.network.gateway(),
+                "netmask": cluster.network.cidr.netmask(),
+            },
+            "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),
+        }),
+    )
+}
+
+fn state(word: &str) -> State {
+    match word {
+        "running" | "idle" | "in shutdown" => State::Running,
+        "shut off" | "crashed" => State::Off,
+        "paused" | "pmsuspended" => State::Paused,
+        other => State::Other(other.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_read_back_from_what_libvirt_says() {
+        let xml = "<network>\n  <name>p1-iot</name>\n  <forward mode='nat'>\n    <nat/>\n  </forward>\n  \
+            <ip address='192.168.56.1' netmask='255.255.255.0'>\n    <dhcp>\n      \
+            <host mac='52:54:00:0a:0b:0c' name='server' ip='192.168.56.110'/>\n    </dhcp>\n  </ip>\n</network>";
+        let network = Network::read(xml, true);
+        assert_eq!(network.cidr, Some("192.168.56.0/24".parse().unwrap()));
+        let host =
+            Host { mac: "52:54:00:0a:0b:0c".into(), name: "server".into(), ip: "192.168.56.110".into() };
+        assert_eq!(network.hosts, [host]);
+    }
+}

@@ -1,0 +1,316 @@
+//! What makes the machines: one file per provider, beside the parts that all of them share.
+//!
+//! Vagrant creates, boots and destroys; a provider does what Vagrant does slowly, wrongly or not at
+//! all: it looks at the machines without starting Ruby, makes the network and the base image ready
+//! under one owner, and clears away what a half-made machine left behind.
+//!
+//! A new provider is a file here, a [`Kind`], and a line in `by_kind`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::explain::Explain;
+use crate::os::{Cancel, files, process};
+use crate::spec::Cluster;
+
+pub mod libvirt;
+pub mod virtualbox;
+
+/// A provider that p1 knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// QEMU, with or without KVM, through libvirt and the plugin vagrant-libvirt.
+    Libvirt,
+    /// Oracle VirtualBox.
+    Virtualbox,
+}
+
+impl Kind {
+    /// The name that Vagrant, the spec and people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Libvirt => "libvirt",
+            Self::Virtualbox => "virtualbox",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The programs a provider uses and where they connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    /// `virsh`.
+    pub virsh: PathBuf,
+    /// `qemu-img`.
+    pub qemu_img: PathBuf,
+    /// The libvirt daemon, e.g. `qemu:///system`. The same for p1 and for Vagrant: Vagrant forgets
+    /// machines that it does not find at another URI (vagrant, `Machine#initialize`).
+    pub libvirt_uri: String,
+    /// `VBoxManage`.
+    pub vboxmanage: PathBuf,
+    /// VirtualBox' list of allowed host-only ranges.
+    pub vbox_networks: PathBuf,
+}
+
+impl Default for Tools {
+    /// Whatever is on PATH, the system's libvirt.
+    fn default() -> Self {
+        Self {
+            virsh: "virsh".into(),
+            qemu_img: "qemu-img".into(),
+            libvirt_uri: "qemu:///system".to_owned(),
+            vboxmanage: "VBoxManage".into(),
+            vbox_networks: virtualbox::NETWORKS_CONF.into(),
+        }
+    }
+}
+
+/// The box that a cluster's machines start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoxInfo {
+    /// As Vagrant knows it, e.g. `p1/debian-12`.
+    pub name: String,
+    /// As Vagrant knows it, e.g. `1.0.0`; `0` for a box that was added without a catalog.
+    pub version: String,
+    /// The disk image inside Vagrant's copy of the box.
+    pub image: PathBuf,
+}
+
+impl BoxInfo {
+    /// The name of its folder in VAGRANT_HOME (`lib/vagrant/box_collection.rb`).
+    pub fn folder(&self) -> String {
+        self.name.replace('/', "-VAGRANTSLASH-")
+    }
+}
+
+/// How a machine is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its CPU runs.
+    Running,
+    /// It exists and is off.
+    Off,
+    /// It exists and its CPU is halted, its memory kept.
+    Paused,
+    /// It is off and its memory lies on disk.
+    Saved,
+    /// Something else, in the provider's own word.
+    Other(String),
+    /// There is none.
+    Absent,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Off => "off",
+            Self::Paused => "paused",
+            Self::Saved => "saved",
+            Self::Other(word) => word,
+            Self::Absent => "absent",
+        })
+    }
+}
+
+/// A machine as the provider sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// The provider's id of it (a UUID on both), which is Vagrant's machine id as well.
+    pub id: Option<String>,
+    /// How it is.
+    pub state: State,
+    /// True if it has our name but not the id that Vagrant knows: left over from an interrupted
+    /// `up`, or somebody else's. Vagrant would stop at its name.
+    pub foreign: bool,
+}
+
+impl Machine {
+    /// No machine at all.
+    pub fn absent() -> Self {
+        Self { id: None, state: State::Absent, foreign: false }
+    }
+}
+
+/// What to clear away.
+#[derive(Clone, Copy, Debug)]
+pub struct Leftovers<'a> {
+    /// Nodes by their exact names, those that left the spec included. Never a prefix: the machines
+    /// of a cluster `a-b` begin with the prefix of a cluster `a`.
+    pub nodes: &'a [String],
+    /// Machine ids as far as Vagrant knew them; a half-made machine may not have its name yet.
+    pub ids: &'a BTreeMap<String, String>,
+    /// True to take away also what the whole cluster shares: its network.
+    pub whole: bool,
+    /// The base image, if that may go too; it stays while another machine uses it.
+    pub image: Option<&'a BoxInfo>,
+}
+
+/// Why a provider could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its program failed.
+    #[error("cannot {doing}: {source}")]
+    Program {
+        /// What was being done, as a verb: `list the machines`.
+        doing: String,
+        /// How it failed.
+        #[source]
+        source: process::Error,
+    },
+    /// Its program answered something that was not understood.
+    #[error("`{program}` gave no {what}")]
+    Answer {
+        /// Which.
+        program: &'static str,
+        /// What was looked for, e.g. `forwarded SSH port`.
+        what: String,
+        /// What it said instead.
+        lines: Vec<String>,
+    },
+    /// Something on this host is in the way.
+    #[error("{what}")]
+    Conflict {
+        /// What, as a fragment.
+        what: String,
+        /// How to get it out of the way, as full sentences.
+        remedy: String,
+    },
+    /// A file could not be used.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}
+
+impl Error {
+    /// For `map_err`: adds what was being done to a program's failure.
+    pub fn doing(doing: impl Into<String>) -> impl FnOnce(process::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Program { doing, source }
+    }
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Program { source, .. } => source.hint(),
+            Self::Conflict { remedy, .. } => Some(remedy.clone()),
+            Self::File(e) => e.hint(),
+            Self::Answer { .. } => None,
+        }
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        match self {
+            Self::Program { source, .. } => source.evidence(),
+            Self::Answer { lines, .. } => lines.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        matches!(self, Self::Program { source, .. } if source.cancelled())
+    }
+}
+
+/// A provider. Every call is bounded and none of them starts Ruby.
+pub trait Provider: Send + Sync {
+    /// Which.
+    fn kind(&self) -> Kind;
+
+    /// Vagrant's name of it.
+    fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// Whether Vagrant brings several of its machines up at once (`parallel` in the provider's
+    /// `plugin.rb`: libvirt yes, virtualbox no).
+    fn parallel(&self) -> bool;
+
+    /// How every node's machine is, by one or two cheap commands for all of them. `ids` holds the
+    /// machine ids that Vagrant knows, by node. The answer has every node of the cluster and every
+    /// key of `ids`.
+    fn machines(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Machine>, Error>;
+
+    /// What [`Provider::prepare`] would still have to do, as a fragment; `None` if nothing.
+    fn prepared(&self, cluster: &Cluster, image: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error>;
+
+    /// Makes ready what the machines share, their network and their base image. Answers what was
+    /// done, a line each, empty if it was all there. The caller holds a lock of the host.
+    fn prepare(
+        &self,
+        cluster: &Cluster,
+        image: &BoxInfo,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error>;
+
+    /// Where a node's SSH is reached from this host; asked anew after every start, as VirtualBox'
+    /// forwarded ports change.
+    fn endpoint(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        machine_id: &str,
+        cancel: &Cancel,
+    ) -> Result<SocketAddr, Error>;
+
+    /// Switches a machine off as by its plug. Fine if it is off already.
+    fn power_off(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        machine_id: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
+    /// Takes away what is left after `vagrant destroy`, or in its place: machines, their disks, the
+    /// network, the base image. Works on half-made and on vanished machines. Answers what was
+    /// removed, a line each.
+    fn clean(
+        &self,
+        cluster: &Cluster,
+        what: &Leftovers<'_>,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error>;
+}
+
+/// The name of the machine of `node` in the cluster of that name; what Vagrantfiles call
+/// `default_prefix` + name (libvirt) or `vb.name` (VirtualBox).
+pub fn machine_name(cluster: &str, node: &str) -> String {
+    format!("{}{node}", machine_prefix(cluster))
+}
+
+/// What the names of a cluster's machines begin with.
+pub fn machine_prefix(cluster: &str) -> String {
+    format!("p1-{cluster}-")
+}
+
+/// A node's MAC address: made from cluster, node and address, so that it is known beforehand and
+/// stays. 52:54:00 is QEMU's prefix.
+pub fn node_mac(cluster: &str, node: &str, ip: Ipv4Addr) -> String {
+    let hash = Sha256::digest(format!("{cluster}/{node}/{ip}"));
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", hash[0], hash[1], hash[2])
+}
+
+/// The name of a cluster's network.
+pub fn network_name(cluster: &str) -> String {
+    format!("p1-{cluster}")
+}
