@@ -2,6 +2,7 @@
 //!
 //! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
 
+pub mod boxes;
 pub mod engine;
 pub mod event;
 pub mod explain;
