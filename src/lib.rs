@@ -6,3 +6,4 @@ pub mod event;
 pub mod explain;
 pub mod os;
 pub mod spec;
+pub mod ssh;
