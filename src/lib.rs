@@ -14,6 +14,7 @@ pub mod plan;
 pub mod providers;
 pub mod render;
 pub mod spec;
+pub mod ssh;
 pub mod state;
 pub mod ui;
 pub mod vagrant;
