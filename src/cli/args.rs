@@ -1,0 +1,283 @@
+//! The command line as people type it; the doc comments here are the help texts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// One YAML spec to a running k3s cluster of real virtual machines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "p1",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done · 1 steps failed, `p1 retry` continues · 2 bad usage or spec · 3 host not \
+                  ready, see `p1 doctor` · 4 locked by another p1 · 10 `plan` has changes · 130 interrupted"
+)]
+pub struct Cli {
+    /// What applies to every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The spec
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "cluster.yaml", env = "P1_FILE")]
+    pub file: PathBuf,
+    /// How to print: `human` is live on a terminal and plain elsewhere
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
+    pub output: Output,
+    /// Say more; shows what the steps print
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// At most so many steps at a time
+    #[arg(short, long, global = true, default_value_t = 16, value_name = "N")]
+    pub jobs: usize,
+    /// Answer every question with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// No colours (NO_COLOR does the same)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Wait so long for another p1 that works on this cluster, e.g. `5m`
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "0s")]
+    pub wait: Duration,
+}
+
+/// See [`Global::output`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Human,
+    /// Plain lines
+    Plain,
+    /// One JSON object a line
+    Json,
+}
+
+/// Which nodes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Nodes {
+    /// Only these nodes; all without any
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write a commented spec to start from
+    Init(Init),
+    /// Check the spec
+    Validate,
+    /// Print the spec's JSON Schema, for editors
+    Schema,
+    /// Write the Vagrantfile and everything else made from the spec, to look at
+    Render(Render),
+    /// Say what `up` would do and why; touches nothing
+    Plan(Nodes),
+    /// Make the cluster as the spec says: do what is missing
+    Up(Up),
+    /// Do what the last run left outstanding
+    Retry,
+    /// Show machines, k3s and nodes, and where they differ from the spec
+    Status(Nodes),
+    /// Open a shell on a node, or run a command there
+    Ssh(Ssh),
+    /// Run a command on nodes, all of them at once
+    Exec(Exec),
+    /// Show a node's k3s log, or the log of a step
+    Logs(Logs),
+    /// Print where the cluster's kubeconfig is, or merge it into yours
+    Kubeconfig(Kubeconfig),
+    /// Run kubectl against the cluster
+    Kubectl(Kubectl),
+    /// Shut the machines down
+    Stop(Nodes),
+    /// Start the machines again
+    Start(Nodes),
+    /// Stop k3s and everything it runs at once, with k3s' own script; data stays
+    Killall(Nodes),
+    /// Remove k3s with its own script; the machines stay
+    Uninstall(Nodes),
+    /// Remove the machines and all that belongs to them
+    Destroy(Nodes),
+    /// Build, list, add and remove boxes
+    #[command(subcommand)]
+    Box(BoxVerb),
+    /// Say what this host lacks, and mend it with --fix
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them into a folder
+    Man {
+        /// Where to write one page for each verb
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Options of `init`.
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The cluster's name [default: the folder's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How many servers
+    #[arg(long, default_value_t = 1)]
+    pub servers: u32,
+    /// How many workers
+    #[arg(long, default_value_t = 1)]
+    pub workers: u32,
+    /// What makes the machines: auto, libvirt, virtualbox
+    #[arg(long, default_value = "auto")]
+    pub provider: String,
+    /// The nodes' network
+    #[arg(long, default_value = "192.168.56.0/24")]
+    pub cidr: String,
+    /// Overwrite the file
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `render`.
+#[derive(Args, Debug)]
+pub struct Render {
+    /// Where to [default: .p1/NAME/rendered]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Options of `up`.
+#[derive(Args, Debug)]
+pub struct Up {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// Install and start first what this host lacks; shows the commands and asks
+    #[arg(long)]
+    pub setup: bool,
+}
+
+/// Options of `ssh`.
+#[derive(Args, Debug)]
+pub struct Ssh {
+    /// The node [default: the first server]
+    pub node: Option<String>,
+    /// What to run instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of `exec`.
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// Run it as root
+    #[arg(long)]
+    pub root: bool,
+    /// At most so long
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
+    pub timeout: Duration,
+    /// What to run
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Options of `logs`.
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// A node: the log of its k3s. Without one: what the last run's failed steps wrote
+    pub node: Option<String>,
+    /// The log of a step of the last run, e.g. `worker-1/install`
+    #[arg(long, conflicts_with_all = ["node", "follow"])]
+    pub step: Option<String>,
+    /// The last lines
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub lines: u32,
+    /// Go on as it is written
+    #[arg(long, requires = "node")]
+    pub follow: bool,
+}
+
+/// Options of `kubeconfig`.
+#[derive(Args, Debug)]
+pub struct Kubeconfig {
+    /// Merge it into your kubeconfig, keeping all else that is in there and a backup of it
+    #[arg(long)]
+    pub merge: bool,
+    /// Which file to merge into [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "merge")]
+    pub into: Option<PathBuf>,
+    /// Make it the current context as well
+    #[arg(long, requires = "merge")]
+    pub switch: bool,
+    /// Take the cluster out of your kubeconfig again
+    #[arg(long, conflicts_with = "merge")]
+    pub unmerge: bool,
+}
+
+/// Options of `kubectl`.
+#[derive(Args, Debug)]
+pub struct Kubectl {
+    /// What kubectl gets
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+}
+
+/// The verbs of `box`.
+#[derive(Debug, Subcommand)]
+pub enum BoxVerb {
+    /// Build a box from its definition (needs root for mounting nothing but for Debian's tools)
+    Build {
+        /// The definition, e.g. `debian-12`
+        #[arg(default_value = "debian-12")]
+        name: String,
+        /// Build it even if it is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the boxes of this host and the definitions
+    List,
+    /// Add a box file, or download one
+    Add {
+        /// A file or an URL
+        source: String,
+        /// The checksum; needed for an URL
+        #[arg(long)]
+        sha256: Option<String>,
+        /// What to call it [default: the file's name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Remove a box
+    Remove {
+        /// Which, as `list` shows it
+        name: String,
+    },
+}
+
+/// Options of `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Install and start what is missing; shows the commands and asks
+    #[arg(long)]
+    pub fix: bool,
+}
+
+/// `90s`, `5m`, `1h30m`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::explain::parse_seconds(text).ok_or_else(|| "a time such as 90s, 5m or 1h30m".to_owned())
+}

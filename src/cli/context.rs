@@ -1,0 +1,206 @@
+//! What a verb works with: the command line, the environment, the spec, and the world made of them.
+//! Only here (and in `host`) is the environment read.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use super::args::{Global, Output};
+use super::fail::{Fail, code};
+use crate::artifacts::Cache;
+use crate::boxes::Library;
+use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
+use crate::os::Cancel;
+use crate::os::lock::Lock;
+use crate::providers::{self, Kind, libvirt};
+use crate::spec::{self, Cluster, Parsed};
+use crate::state::State;
+use crate::steps::{Parts, World};
+use crate::ui::{Format, Options, Paint};
+use crate::vagrant::{Libvirt, Vagrant};
+use crate::{journal, k3s};
+
+/// Everything a verb needs to begin.
+pub struct Context {
+    /// Options of every verb.
+    pub global: Global,
+    /// The environment.
+    pub env: Env,
+    /// How to talk.
+    pub ui: Options,
+    /// The user's wish.
+    pub cancel: Cancel,
+}
+
+impl Context {
+    /// Decides how to talk.
+    pub fn new(global: Global, cancel: Cancel) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let term = std::env::var("TERM").unwrap_or_default();
+        let terminal = std::io::stderr().is_terminal() && term != "dumb";
+        let format = match global.output {
+            Output::Human => Format::Human,
+            Output::Plain => Format::Plain,
+            Output::Json => Format::Json,
+        };
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|v| std::env::var(v).ok().filter(|s| !s.is_empty()));
+        let ui = Options {
+            format,
+            color: terminal && !global.no_color && !set("NO_COLOR"),
+            unicode: locale.is_some_and(|l| l.to_lowercase().replace('-', "").contains("utf8")),
+            width: None,
+            verbose: global.verbose,
+            terminal,
+        };
+        Self { global, env: Env::of_process(), ui, cancel }
+    }
+
+    /// Colours and signs.
+    pub fn paint(&self) -> Paint {
+        self.ui.paint()
+    }
+
+    /// True if a question can be asked.
+    pub fn can_ask(&self) -> bool {
+        std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    }
+
+    /// Where p1 keeps things on this host.
+    pub fn dirs(&self) -> Dirs {
+        self.env.dirs()
+    }
+
+    /// The spec, with its warnings said.
+    pub fn spec(&self) -> Result<Cluster, Fail> {
+        let Parsed { cluster, warnings } = self.parse()?;
+        if self.ui.format != Format::Json {
+            for warning in &warnings {
+                eprintln!("{warning}");
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// The spec with its warnings.
+    pub fn parse(&self) -> Result<Parsed, Fail> {
+        spec::load(&self.global.file).map_err(|e| Fail::of(code::USAGE, &e))
+    }
+
+    /// Looks at this host.
+    pub fn host(&self, cluster: Option<&Cluster>, thorough: bool) -> Host {
+        let here = std::env::current_dir().unwrap_or_default();
+        let state = cluster.map_or(here.as_path(), |c| c.base.as_path());
+        let tools: Vec<&str> = crate::boxes::requirements().iter().map(|t| t.program).collect();
+        Host::look(&self.env, &Look { thorough, programs: &tools, state }, &self.cancel)
+    }
+
+    /// Which provider a cluster has, or gets.
+    pub fn kind(&self, cluster: &Cluster, state: &State) -> Result<Kind, Fail> {
+        if let Some(kind) = state.facts().map_err(|e| Fail::of(code::FAILED, &e))?.provider {
+            return Ok(kind);
+        }
+        match cluster.provider {
+            spec::ProviderChoice::Libvirt => Ok(Kind::Libvirt),
+            spec::ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
+            spec::ProviderChoice::Auto => {
+                let host = self.host(Some(cluster), false);
+                host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))
+            }
+        }
+    }
+
+    /// The world of a cluster. Cheap: nothing is looked at yet.
+    pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
+        let state = State::of(&cluster.base, &cluster.name);
+        let dirs = self.dirs();
+        let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
+        let usual = providers::Tools::default();
+        let tools = providers::Tools {
+            virsh: find("virsh"),
+            qemu_img: find("qemu-img"),
+            vboxmanage: find("VBoxManage"),
+            ..usual
+        };
+        let libvirt = (kind == Kind::Libvirt).then(|| {
+            let how = Virtualization::of_env(&self.env);
+            Libvirt {
+                uri: tools.libvirt_uri.clone(),
+                driver: how.driver.to_owned(),
+                cpu_mode: how.cpu_mode.to_owned(),
+                cpu_model: how.cpu_model.map(str::to_owned),
+                pool: libvirt::POOL.to_owned(),
+            }
+        });
+        let provider = providers::by_kind(kind, &tools);
+        let vagrant = Vagrant {
+            program: find("vagrant"),
+            home: dirs.vagrant_home(),
+            dir: state.dir().to_owned(),
+            provider: provider.name(),
+        };
+        World::new(Parts {
+            state,
+            provider,
+            libvirt,
+            vagrant,
+            cache: Cache::new(dirs.cache.join("artifacts")),
+            origins: self.origins(),
+            library: Library::new(dirs.data.join("boxes")),
+            host_lock: dirs.host_lock(),
+            users_vagrant_home: Some(self.env.home.join(".vagrant.d")),
+            run: journal::new_run_id(),
+            cancel: self.cancel.clone(),
+            cluster,
+        })
+    }
+
+    /// Where releases come from; a mirror can be named in the environment.
+    fn origins(&self) -> k3s::Origins {
+        let mut origins = k3s::Origins::default();
+        let from = |name: &str, to: &mut String| {
+            if let Ok(value) = std::env::var(name) {
+                *to = value.trim_end_matches('/').to_owned();
+            }
+        };
+        from("P1_K3S_RELEASES", &mut origins.releases);
+        from("P1_K3S_INSTALLER", &mut origins.installer);
+        from("P1_K3S_CHANNELS", &mut origins.channels);
+        origins
+    }
+
+    /// The lock of a cluster; its folder is made for it.
+    pub fn lock(&self, state: &State, verb: &str) -> Result<Lock, Fail> {
+        state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
+        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel).map_err(|e| Fail::of(code::LOCKED, &e))
+    }
+
+    /// Names on the command line have to be nodes of the spec.
+    pub fn targets(&self, cluster: &Cluster, names: &[String]) -> Result<Vec<String>, Fail> {
+        for name in names {
+            if cluster.node(name).is_none() {
+                let known: Vec<&str> = cluster.nodes.iter().map(|n| n.name.as_str()).collect();
+                return Err(Fail::new(
+                    code::USAGE,
+                    format!("the spec has no node `{name}`"),
+                    format!("Its nodes are: {}.", known.join(", ")),
+                ));
+            }
+        }
+        Ok(names.to_vec())
+    }
+
+    /// Asks, unless `--yes`. Without a terminal and without `--yes` the answer is no, with the word
+    /// that it takes.
+    pub fn agree(&self, question: &str) -> Result<(), Fail> {
+        if self.global.yes {
+            return Ok(());
+        }
+        if !self.can_ask() {
+            return Err(Fail::new(code::USAGE, "nobody is there to be asked", "Add `--yes` to agree beforehand."));
+        }
+        let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());
+        match crate::ui::confirm(question, &mut input, &mut output) {
+            Ok(true) => Ok(()),
+            _ => Err(Fail::new(code::USAGE, "nothing was done", "")),
+        }
+    }
+}

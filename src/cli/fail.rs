@@ -1,0 +1,87 @@
+//! Why a verb ends, with the exit code and what to do about it.
+
+use crate::engine::Trouble;
+use crate::explain::{Explain, chain};
+use crate::ui::{Paint, Tone};
+
+/// Exit codes, as `p1 --help` lists them.
+pub mod code {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Steps failed; `p1 retry` continues.
+    pub const FAILED: u8 = 1;
+    /// Bad usage or spec.
+    pub const USAGE: u8 = 2;
+    /// The host is not ready.
+    pub const HOST: u8 = 3;
+    /// Another p1 has the cluster.
+    pub const LOCKED: u8 = 4;
+    /// `plan`: something would change.
+    pub const CHANGES: u8 = 10;
+    /// The user ended it; the state is kept.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// The end of a verb that did not go as asked.
+#[derive(Debug)]
+pub struct Fail {
+    /// The exit code.
+    pub code: u8,
+    /// What went wrong, a lower-case fragment; empty if it was said already.
+    pub message: String,
+    /// Lines that show it.
+    pub evidence: Vec<String>,
+    /// What to do, full sentences.
+    pub hint: Option<String>,
+}
+
+impl Fail {
+    /// With a message and a hint.
+    pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = Some(hint.into()).filter(|h| !h.is_empty());
+        Self { code, message: message.into(), evidence: Vec::new(), hint }
+    }
+
+    /// All was said already.
+    pub fn quiet(code: u8) -> Self {
+        Self::new(code, "", "")
+    }
+
+    /// From an error that knows its hint.
+    pub fn of(code: u8, error: &dyn Explain) -> Self {
+        let code = if error.cancelled() { code::INTERRUPTED } else { code };
+        Self { code, message: chain(&error), evidence: error.evidence(), hint: error.hint() }
+    }
+
+    /// As it is shown on standard error.
+    pub fn show(&self, paint: Paint) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
+        let mut text = format!("{} {}\n", paint.tone(Tone::Bad, "error:"), self.message);
+        for line in &self.evidence {
+            text.push_str(&format!("  | {line}\n"));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\n{} {hint}\n", paint.tone(Tone::Hint, "hint:")));
+        }
+        text
+    }
+}
+
+impl From<Trouble> for Fail {
+    fn from(trouble: Trouble) -> Self {
+        Self {
+            code: if trouble.cancelled { code::INTERRUPTED } else { code::FAILED },
+            message: trouble.failure.cause,
+            evidence: trouble.failure.evidence,
+            hint: trouble.failure.hint,
+        }
+    }
+}
+
+impl<E: Explain> From<E> for Fail {
+    fn from(error: E) -> Self {
+        Self::of(code::FAILED, &error)
+    }
+}

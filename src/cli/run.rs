@@ -1,0 +1,160 @@
+//! Verbs that run steps: look, plan, run, tell.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use crate::engine::{self, Report, Run};
+use crate::event::Kind;
+use crate::journal::{self, Record, Writer};
+use crate::plan::{Check, Plan, id};
+use crate::providers;
+use crate::spec::{self, Cluster};
+use crate::state::State;
+use crate::steps::{Depth, Steps, Verb, View, World, observe};
+use crate::ui;
+
+/// A run to be.
+pub struct Job {
+    /// What is run.
+    pub verb: &'static Verb,
+    /// For which nodes; empty for all.
+    pub targets: Vec<String>,
+    /// The run that is gone on with.
+    pub retry_of: Option<Record>,
+}
+
+/// Runs steps from the lock to the last line on the screen. `ready` is asked, with the plan, whether
+/// it may go ahead; it may ask the user, or look at the host.
+pub fn run(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
+) -> Result<Report, Fail> {
+    let state = State::of(&cluster.base, &cluster.name);
+    let kind = context.kind(&cluster, &state)?;
+    let existed = state.exists();
+    let lock = context.lock(&state, job.verb.name)?;
+    let world = context.world(cluster, kind);
+    let result = locked(context, &world, &job, ready);
+    if !existed && journal::runs(&state.runs()).is_empty() {
+        // Nothing was begun: leave no folder behind that would look like a cluster.
+        let _ = state.remove();
+    }
+    drop(lock);
+    result
+}
+
+fn locked(
+    context: &Context,
+    world: &Arc<World>,
+    job: &Job,
+    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
+) -> Result<Report, Fail> {
+    let verb = job.verb;
+    world.note(|seen| {
+        seen.whole = job.targets.is_empty();
+        let all = world.cluster.nodes.iter().map(|n| n.name.clone());
+        seen.doomed = if seen.whole { all.collect() } else { job.targets.clone() };
+    });
+    let plan = match &job.retry_of {
+        Some(record) => outstanding(world, verb, record)?,
+        None => {
+            let seen = observe(world, verb.depth)?;
+            let view = View { cluster: &world.cluster, seen: &seen };
+            verb.plan(&view, &job.targets)
+        }
+    };
+    ready(world, &plan)?;
+    if matches!(verb.name, "up" | "start") {
+        world.tokens()?;
+    }
+    world.batch.plan(plan.nodes_for("vm"));
+
+    let screen = ui::start(context.ui, Box::new(std::io::stdout()), Box::new(std::io::stderr()));
+    let _signals = super::signals::watch(context.cancel.clone(), screen.sender());
+    let mut writer = Writer::create(&world.state.runs(), &world.run)?;
+    let started = Kind::RunStarted {
+        run: world.run.clone(),
+        cluster: world.cluster.name.clone(),
+        verb: verb.name.to_owned(),
+        retry_of: job.retry_of.as_ref().map(|r| r.run.clone()),
+        targets: job.targets.clone(),
+        spec_digest: spec::digest(&world.cluster),
+        banner: world.banner(),
+        steps: Vec::new(),
+    };
+    let logs = world.state.logs().join(&world.run);
+    let run = Run {
+        id: &world.run,
+        started,
+        jobs: context.global.jobs,
+        retry: &world.cluster.retry,
+        logs: &logs,
+        cancel: &context.cancel,
+    };
+    let steps = Steps { verb, world: Arc::clone(world) };
+    let sender = screen.sender();
+    let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
+    for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
+        if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
+            sender.note(&format!("vagrant ended badly for {node} after it was up: {}", trouble.failure.cause));
+        }
+    }
+    let board = screen.finish();
+    let report = report?;
+    let retry = format!("p1{} retry", file_option(context));
+    eprint!("{}", ui::closing(&board, &context.ui, &retry));
+    Ok(report)
+}
+
+/// ` -f FILE`, if it is not the usual one.
+fn file_option(context: &Context) -> String {
+    let file = &context.global.file;
+    if file.as_os_str() == "cluster.yaml" {
+        return String::new();
+    }
+    format!(" -f {}", crate::os::process::quote(&file.to_string_lossy()))
+}
+
+/// The plan of a retry: what passed with the same inputs on the same machine counts as done without
+/// another look; the rest is looked at when its turn comes.
+fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Fail> {
+    observe(world, Depth::Machines)?;
+    let seen = world.seen();
+    let view = View { cluster: &world.cluster, seen: &seen };
+    // Digests of now, to compare with those of then.
+    let now = verb.plan_with(&world.cluster, &record.targets, &|_, _| Check::Unknown(String::new()));
+    let same = |step: &str| {
+        let then = record.steps.iter().find(|s| s.id == step);
+        let now = now.steps.iter().find(|s| s.info.id == step);
+        matches!((then, now), (Some(a), Some(b)) if a.digest == b.info.digest)
+    };
+    let alive = |node: &str| {
+        seen.machines.get(node).is_some_and(|m| m.state == providers::State::Running && !m.foreign)
+    };
+    let look = |name: &str, node: Option<&spec::Node>| {
+        let step = id(name, node);
+        let machine = name == "vm";
+        if machine && let Some(node) = node {
+            // The provider's word is at hand, and it outweighs the journal's.
+            return verb.condition(name, &view, Some(node));
+        }
+        let there = node.is_none_or(|n| alive(&n.name) || !verb.boots());
+        match record.passed(&step) && same(&step) && there {
+            true => Check::Done("done in the run before".into()),
+            false => Check::Unknown("outstanding".into()),
+        }
+    };
+    Ok(verb.plan_with(&world.cluster, &record.targets, &look))
+}
+
+/// The exit code of a run.
+pub fn verdict(report: &Report) -> Result<(), Fail> {
+    match report {
+        Report { success: true, .. } => Ok(()),
+        Report { interrupted: true, .. } => Err(Fail::quiet(code::INTERRUPTED)),
+        _ => Err(Fail::quiet(code::FAILED)),
+    }
+}

@@ -1,0 +1,150 @@
+//! One `vagrant up` that several nodes' steps wait for.
+//!
+//! Vagrant must not be asked twice at once about one machine (its locks fail either process), and one
+//! process for all machines is much faster than one each. So the first step that wants its machine
+//! starts Vagrant for all that the plan has, and every step hears of its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use super::World;
+use crate::engine::{Control, Trouble};
+use crate::vagrant::{Progress, Up};
+
+/// The machines that are being brought up.
+#[derive(Default)]
+pub struct Batch {
+    state: Mutex<Inner>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Nodes that the plan wants up.
+    planned: Vec<String>,
+    running: bool,
+    nodes: BTreeMap<String, Heard>,
+    /// Nodes of the running process.
+    current: Vec<String>,
+}
+
+/// What is known of a node's machine.
+#[derive(Clone, Default)]
+pub struct Heard {
+    /// Vagrant's last words that were not heard yet.
+    pub says: Option<String>,
+    /// It was switched on.
+    pub booting: bool,
+    /// Vagrant is through with it.
+    pub result: Option<Result<(), Trouble>>,
+}
+
+impl Batch {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What the first `vagrant up` of this run is for.
+    pub fn plan(&self, nodes: Vec<String>) {
+        self.lock().planned = nodes;
+    }
+
+    /// Has the node's machine brought up: by the running process if it is in there, else by the
+    /// next one.
+    pub fn join(&self, world: &Arc<World>, node: &str, control: &Control) {
+        let mut inner = self.lock();
+        if inner.running && inner.current.iter().any(|n| n == node) && inner.nodes[node].result.is_none() {
+            return;
+        }
+        while inner.running {
+            control.says("waiting for Vagrant");
+            let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
+            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            if control.cancel().aborted() {
+                return;
+            }
+        }
+        let mut nodes = std::mem::take(&mut inner.planned);
+        if !nodes.iter().any(|n| n == node) {
+            nodes.push(node.to_owned());
+        }
+        for node in &nodes {
+            inner.nodes.insert(node.clone(), Heard::default());
+        }
+        inner.running = true;
+        inner.current.clone_from(&nodes);
+        drop(inner);
+        let world = Arc::clone(world);
+        thread::spawn(move || world.batch.run(&world, &nodes));
+    }
+
+    fn run(&self, world: &World, nodes: &[String]) {
+        let results = match world.write_vagrantfile() {
+            Err(trouble) => nodes.iter().map(|n| (n.clone(), Err(trouble.clone()))).collect(),
+            Ok(()) => self.vagrant(world, nodes),
+        };
+        let mut inner = self.lock();
+        for (node, result) in results {
+            inner.nodes.entry(node).or_default().result = Some(result);
+        }
+        inner.running = false;
+        self.news.notify_all();
+    }
+
+    fn vagrant(&self, world: &World, nodes: &[String]) -> BTreeMap<String, Result<(), Trouble>> {
+        let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let turns = if world.provider.parallel() { 1 } else { count };
+        // Making a machine comes before booting it.
+        let bound = world.cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
+        let log = Control::silent(world.run_log("vagrant"), world.cancel.clone());
+        let up = Up { vagrant: &world.vagrant, nodes, bound };
+        let heard = &mut |node: &str, progress: Progress| {
+            let mut inner = self.lock();
+            let Some(entry) = inner.nodes.get_mut(node) else { return };
+            match progress {
+                Progress::Says(text) => entry.says = Some(text),
+                Progress::Booting => entry.booting = true,
+                Progress::Up => entry.result = Some(Ok(())),
+                // Its cause comes with the end of the process.
+                Progress::Failed => entry.booting = false,
+            }
+            self.news.notify_all();
+        };
+        let results = up.run(&world.cancel, heard, &mut |line| log.log(line));
+        let evidence = |trouble: Trouble| {
+            let mut trouble = trouble;
+            trouble.failure.log = Some(world.run_log("vagrant"));
+            trouble
+        };
+        results.into_iter().map(|(n, r)| (n, r.map_err(|e| evidence(Trouble::from(e))))).collect()
+    }
+
+    /// What became known of the node, waiting up to `patience` for news.
+    pub fn heard(&self, node: &str, patience: Duration) -> Heard {
+        let mut inner = self.lock();
+        let news = |i: &Inner| i.nodes.get(node).is_some_and(|h| h.says.is_some() || h.result.is_some());
+        if !news(&inner) {
+            let waited = self.news.wait_timeout(inner, patience);
+            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+        let Some(entry) = inner.nodes.get_mut(node) else { return Heard::default() };
+        let heard = entry.clone();
+        entry.says = None;
+        heard
+    }
+
+    /// Waits until no vagrant runs any more: p1 went ahead of it where it could. Its failures after
+    /// that point are answered, by node; they matter to nobody but should be known.
+    pub fn finish(&self, tell: &mut dyn FnMut()) -> Vec<(String, Trouble)> {
+        let mut inner = self.lock();
+        while inner.running {
+            tell();
+            let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
+            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+        let failed = |(n, h): (&String, &Heard)| Some((n.clone(), h.result.clone()?.err()?));
+        inner.nodes.iter().filter_map(failed).collect()
+    }
+}

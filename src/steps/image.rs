@@ -1,0 +1,140 @@
+//! The box is in Vagrant's home: taken from this host's library, a file or a download, or built.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View, World};
+use crate::boxes::{self, Origin};
+use crate::engine::Trouble;
+use crate::os::files::At;
+use crate::os::lock::Lock;
+use crate::plan::{Check, Scope, Shape};
+use crate::providers::{BoxInfo, Kind};
+use crate::spec::{BoxRef, Cluster, Node};
+use crate::state::ImageFact;
+
+pub const STEP: Definition = Definition {
+    shape: Shape { name: "box", title: "get the box", scope: Scope::Cluster, after: &[], serves: true },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// Another p1 may be building the same box.
+const OTHERS: Duration = Duration::from_secs(1800);
+
+fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+    match view.seen.box_ready {
+        true => Check::Done("Vagrant has it".into()),
+        false => Check::Needed("Vagrant does not have it".into()),
+    }
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+    json!(cluster.image)
+}
+
+/// What the spec's box stands for just now: another text, another box.
+pub fn wanted(world: &World) -> Result<String, Trouble> {
+    Ok(match &world.cluster.image {
+        BoxRef::Definition(name) => {
+            let definition = boxes::load(name, Some(&world.cluster.base.join("boxes")))?;
+            format!("{name} {}", boxes::digest(&definition))
+        }
+        BoxRef::Path(path) => {
+            let meta = fs::metadata(path).at("read", path)?;
+            let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+            format!("{} {} {}", path.display(), meta.len(), time.map_or(0, |t| t.as_nanos()))
+        }
+        BoxRef::Url { url, sha256 } => format!("{url} {sha256}"),
+    })
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, control) = (ctx.world, ctx.control);
+    let cancel = control.cancel();
+    let wanted = wanted(world)?;
+    let _lock = Lock::take(&world.host_lock, "box", OTHERS, cancel)?;
+    let (label, sha256, file) = match &world.cluster.image {
+        BoxRef::Definition(name) => {
+            let manifest = built(world, name, &mut |m| control.says(m))?;
+            (name.clone(), manifest.sha256, world.library.path(name))
+        }
+        BoxRef::Path(path) => {
+            control.says("reading the box file");
+            (stem(path), boxes::sha256(path)?, path.clone())
+        }
+        BoxRef::Url { url, sha256 } => {
+            let mut progress = |name: &str, done, total| control.moved(name, done, total);
+            let bounds = world.bounds();
+            let file = world.cache.get(url, sha256, &bounds, &mut progress, cancel)?;
+            (stem(Path::new(url)), sha256.clone(), file.path)
+        }
+    };
+    let info = world.vagrant.box_info(&label, &sha256);
+    if !world.vagrant.has_box(&info) {
+        control.says("giving it to Vagrant");
+        world.vagrant.prepare_home(None)?;
+        world.vagrant.add_box(&info, &file, cancel)?;
+    }
+    let mut facts = world.state.facts()?;
+    facts.image = Some(ImageFact { wanted, label, sha256 });
+    facts.provider = Some(world.provider.kind());
+    world.state.keep(&facts)?;
+    world.note(|seen| seen.box_ready = true);
+    Ok(Some(info.name))
+}
+
+/// The box of a definition, as the library has it; built now if it has none of this definition.
+pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<boxes::Manifest, Trouble> {
+    if world.provider.kind() == Kind::Virtualbox {
+        return Err(Trouble::new(
+            format!("the box `{name}` can be built for libvirt only"),
+            "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox.",
+        ));
+    }
+    let definition = boxes::load(name, Some(&world.cluster.base.join("boxes")))?;
+    let digest = boxes::digest(&definition);
+    if let Some(manifest) = world.library.get(name)?
+        && matches!(&manifest.origin, Origin::Built { digest: d, .. } if *d == digest)
+    {
+        return Ok(manifest);
+    }
+    build(&world.library, &definition, report, &world.cancel)
+}
+
+/// Builds a box into the library.
+pub fn build(
+    library: &boxes::Library,
+    definition: &boxes::Definition,
+    report: &mut dyn FnMut(&str),
+    cancel: &crate::os::Cancel,
+) -> Result<boxes::Manifest, Trouble> {
+    let work = library.dir().join(".building");
+    crate::os::files::dir(&work)?;
+    let built = boxes::build(definition, &work, report, cancel)?;
+    report("keeping it");
+    let origin = Origin::Built { digest: boxes::digest(definition), version: definition.version.clone() };
+    let manifest = library.add(&definition.name, &built.path, Some(&built.sha256), origin, built.packages)?;
+    let _ = fs::remove_dir_all(&work);
+    Ok(manifest)
+}
+
+/// A name for people, of characters that Vagrant takes.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let kept: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect();
+    if kept.is_empty() { "box".to_owned() } else { kept }
+}
+
+impl World {
+    /// The box that the machines were made from, even if Vagrant no longer has it.
+    pub(super) fn known_box(&self) -> Result<Option<BoxInfo>, Trouble> {
+        let fact = self.state.facts()?.image;
+        Ok(fact.map(|f| self.vagrant.box_info(&f.label, &f.sha256)))
+    }
+}

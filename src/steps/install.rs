@@ -1,0 +1,102 @@
+//! k3s is installed by its own installer, which is kept from starting it.
+
+use serde_json::json;
+
+use super::view::holds;
+use super::world::INSTALLER;
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::facts::NodeFacts;
+use crate::k3s;
+use crate::os::process::{self, quote};
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+use crate::ssh::Job;
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "install",
+        title: "install k3s",
+        scope: Scope::Nodes,
+        after: &[After::Node("stage"), After::Node("config")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// What the installation came from: the installer, the binary and the call. The installer compares
+/// the same things to tell whether anything changed (install.sh, `get_installed_hashes`).
+fn digest(facts: &NodeFacts, node: &Node) -> String {
+    let sum = |path: &str| facts.staged.get(path).map_or("?", String::as_str).to_owned();
+    let call = k3s::install(node.role, INSTALLER, true).line();
+    let binary = sum(&format!("{}/k3s", k3s::BIN_DIR));
+    super::short_digest(&[&sum(INSTALLER), &binary, &call])
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    // Not the binary: an installer that was interrupted has removed the unit and left the binary.
+    let unit = node.role.unit();
+    let uninstall = k3s::uninstall_script(node.role);
+    let wrong = if !facts.unit(unit).loaded {
+        Some(format!("there is no unit {unit}"))
+    } else if !facts.scripts.contains(&uninstall) {
+        Some(format!("{uninstall} is not there"))
+    } else if facts.stamps.get("install") != Some(&digest(facts, node)) {
+        Some("it was not installed from these files".to_owned())
+    } else {
+        None
+    };
+    holds("it is installed", wrong)
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.k3s.release, cluster.k3s.artifacts, node.map(|n| n.role)])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let facts = world.facts(node)?;
+    let line = k3s::install(node.role, INSTALLER, true).line();
+    let digest = digest(&facts, node);
+    // One job per run and inputs: a retry within the run after a failure must not be handed the
+    // result of the attempt before, which is why the job's result is taken when it ends.
+    let id = format!("{}-{digest}", world.run);
+    let job = Job { name: "install", id: &id, script: &line, env: &[] };
+    let mut tail = String::new();
+    let done = world.on(node, |r| {
+        r.detached(&job, world.cluster.timeouts.install, &mut |bytes| {
+            tail.push_str(&String::from_utf8_lossy(bytes));
+            while let Some(end) = tail.find('\n') {
+                let line: String = tail.drain(..=end).collect();
+                let line = line.trim_end();
+                ctx.control.log(line);
+                ctx.control.says(line.trim_start_matches("[INFO]").trim());
+            }
+        })
+    })?;
+    let text = done.text();
+    if done.status != 0 {
+        let why = k3s::complaint(&text).unwrap_or_else(|| format!("it exited with {}", done.status));
+        return Err(Trouble::new(format!("k3s' installer failed: {why}"), "")
+            .evidence(process::tail(&text, 12))
+            .transient());
+    }
+    let stamp = stamp("install", &digest);
+    world.script(node, "noting the installation", &format!("{stamp}rm -f /var/lib/p1/stamps/start\n"))?;
+    world.look_at_node(node)?;
+    Ok(None)
+}
+
+/// A script that notes on the node what a step has brought to an end.
+pub fn stamp(name: &str, value: &str) -> String {
+    let (file, value) = (quote(&format!("/var/lib/p1/stamps/{name}")), quote(value));
+    format!("mkdir -p /var/lib/p1/stamps && echo {value} > {file}.new && mv {file}.new {file} || exit 1\n")
+}

@@ -1,0 +1,60 @@
+//! The cluster's kubeconfig is in the state folder, with the server's address in it.
+
+use serde_json::json;
+
+use super::view::holds;
+use super::world::SHORT;
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::k3s;
+use crate::os::files;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "kubeconfig",
+        title: "fetch the kubeconfig",
+        scope: Scope::Cluster,
+        after: &[After::FirstServer("start")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// Where k3s writes it (docs.k3s.io/cluster-access).
+const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
+
+fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+    let first = view.cluster.first_server();
+    let wrong = if !view.seen.kubeconfig {
+        Some("it is not there".to_owned())
+    } else if view.seen.api.is_none() {
+        match view.facts(first) {
+            Ok(facts) if facts.unit("k3s").active == "active" => Some("the API does not take it".to_owned()),
+            _ => return Check::Unknown("looked at when the server runs".into()),
+        }
+    } else {
+        None
+    };
+    holds("the API takes it", wrong)
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+    json!([cluster.name, k3s::server_url(cluster)])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    let server = world.cluster.first_server();
+    let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let ours = k3s::rewrite(&text, &k3s::server_url(&world.cluster), &world.cluster.name)?;
+    files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
+    world.forget_api();
+    world.note(|seen| seen.kubeconfig = true);
+    Ok(None)
+}

@@ -1,0 +1,66 @@
+//! The node lets p1 in: by the cluster's own key, and by that alone.
+
+use serde_json::json;
+
+use super::world::{INSECURE, SHORT};
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+use crate::ssh;
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "ssh",
+        title: "log in",
+        scope: Scope::Nodes,
+        after: &[After::Node("vm")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    match view.facts(node) {
+        Ok(_) => Check::Done("it lets p1 in".into()),
+        Err(check) => match view.seen.silent.get(&node.name) {
+            Some(why) => Check::Needed(why.clone()),
+            None => check,
+        },
+    }
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.name, node.map(|n| (&n.name, n.ip))])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let key = world.state.key();
+    let public = ssh::generate_key(&key, &format!("p1 {}", world.cluster.name), ctx.control.cancel())?;
+    let replaced = world.on(node, |remote| -> Result<bool, ssh::Error> {
+        let mut last = String::new();
+        let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
+            let text = error.to_string();
+            if text != last {
+                ctx.control.log(&text);
+                ctx.control.says(text.clone());
+                last = text;
+            }
+        })?;
+        if session.key() == key {
+            return Ok(false);
+        }
+        ctx.control.says("replacing Vagrant's insecure key");
+        remote.replace_keys(key.clone(), &public, &[INSECURE], SHORT)?;
+        Ok(true)
+    })?;
+    ctx.control.says("asking the node about itself");
+    world.look_at_node(node)?;
+    world.write_ssh_config()?;
+    Ok(replaced.then(|| "replaced Vagrant's insecure key by the cluster's own".to_owned()))
+}

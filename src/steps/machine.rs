@@ -1,0 +1,133 @@
+//! The machine exists and runs.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::os::cancel::Level;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::{self, Leftovers, State};
+use crate::spec::{Cluster, Node};
+use crate::ssh::KnownHosts;
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "vm",
+        title: "boot the machine",
+        scope: Scope::Nodes,
+        after: &[After::Cluster("network"), After::Cluster("box")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let machine = view.machine(node);
+    match machine.state {
+        State::Absent => Check::Needed("it does not exist".into()),
+        _ if machine.foreign => Check::Needed("a machine of its name exists that this folder does not know".into()),
+        State::Running => Check::Done("it runs".into()),
+        state => Check::Needed(format!("it is {state}")),
+    }
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.image, cluster.network, node.map(|n| (&n.name, n.ip, n.cpus, n.memory))])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let before = world.look_at_machines()?;
+    let machine = before.get(&node.name);
+    if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
+        clear_half_made(ctx)?;
+    }
+    if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
+        // A new machine has a new host key, and nobody's old one may vouch for it.
+        KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
+        world.forget_node(&node.name);
+    }
+    world.batch.join(world, &node.name, ctx.control);
+    wait(ctx)?;
+    let id = world.vagrant.ids().remove(&node.name);
+    Ok(id.map(|id| format!("machine {id}")))
+}
+
+/// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed
+/// between making it and writing its id down. It is taken away only if it says that it was made
+/// from this folder's Vagrantfile; anybody else's stays.
+fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let cancel = ctx.control.cancel();
+    let name = providers::machine_name(&world.cluster.name, &node.name);
+    if !world.provider.made_from(&world.cluster, &node.name, &world.state.vagrantfile(), cancel)? {
+        return Err(Trouble::new(
+            format!("a machine `{name}` exists that was not made from this folder"),
+            "Give the cluster another name in the spec, or remove that machine where it was made.",
+        ));
+    }
+    ctx.control.warn(format!("{name} was left half-made by an interrupted run; it is made anew."));
+    let (nodes, ids) = ([node.name.clone()], Default::default());
+    let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
+    world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
+    world.vagrant.forget(&node.name)?;
+    Ok(())
+}
+
+/// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
+/// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
+fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let known = world.provider.known_address(&world.cluster, &node.name);
+    let mut booting: Option<Instant> = None;
+    loop {
+        let heard = world.batch.heard(&node.name, Duration::from_millis(200));
+        if let Some(text) = heard.says {
+            ctx.control.says(text);
+        }
+        if let Some(result) = heard.result {
+            return result;
+        }
+        if heard.booting {
+            let since = *booting.get_or_insert_with(Instant::now);
+            if known.is_some_and(answers) {
+                return Ok(());
+            }
+            if since.elapsed() > world.cluster.timeouts.boot {
+                return Err(no_address(ctx));
+            }
+        }
+        if ctx.control.cancel().level() >= Level::Abort {
+            return Err(Trouble::interrupted());
+        }
+    }
+}
+
+/// sshd greets first; a port that only accepts may be a forwarder's.
+fn answers(address: SocketAddr) -> bool {
+    use std::io::Read;
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) else { return false };
+    let mut greeting = [0; 4];
+    let patient = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    patient.is_ok() && stream.read_exact(&mut greeting).is_ok() && &greeting == b"SSH-"
+}
+
+fn no_address(ctx: &Ctx<'_>) -> Trouble {
+    let (world, node) = (ctx.world, ctx.node());
+    let bound = crate::explain::seconds(world.cluster.timeouts.boot);
+    Trouble::new(
+        format!("the machine did not answer at {} within {bound}", node.ip),
+        format!(
+            "Look at its screen or its console log. If it is only slow (no hardware virtualisation?), give it \
+             more time with `timeouts: {{boot: ...}}` in the spec. Machine: {}.",
+            providers::machine_name(&world.cluster.name, &node.name)
+        ),
+    )
+}

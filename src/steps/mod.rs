@@ -1,0 +1,201 @@
+//! The steps: one file each, with its condition (`check`, pure), its inputs and its action.
+//!
+//! A new step is a file here and a line in the lists of the verbs that have it.
+
+mod artifacts;
+mod batch;
+mod config;
+mod destroy;
+mod image;
+mod install;
+mod kubeconfig;
+mod login;
+mod machine;
+mod network;
+mod observe;
+mod ready;
+mod stage;
+mod start;
+mod stop;
+mod system;
+mod uninstall;
+mod view;
+mod world;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::engine::{Control, Trouble, Work};
+use crate::plan::{self, Check, Plan, Shape, Step};
+use crate::spec::{Cluster, Node};
+
+pub use observe::{Depth, observe};
+pub use view::{Seen, View, Wanted};
+pub use world::{Parts, World};
+
+/// A step: what planning knows of it, and what it does.
+pub struct Definition {
+    /// For the plan.
+    pub shape: Shape,
+    /// Whether errors that may pass are worth another try.
+    pub retry: bool,
+    /// Whether it is needed, told from what was seen.
+    pub check: fn(&View<'_>, Option<&Node>) -> Check,
+    /// What it is made from: other inputs, another digest, and it is due again.
+    pub inputs: fn(&Cluster, Option<&Node>) -> Value,
+    /// Does it. What it answers is kept in the journal and shown.
+    pub apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
+}
+
+/// What a step has at hand.
+pub struct Ctx<'a> {
+    /// Everything shared.
+    pub world: &'a Arc<World>,
+    /// To be heard by.
+    pub control: &'a Control,
+    /// The node it works on, if it is a node's step.
+    node: Option<&'a Node>,
+}
+
+impl Ctx<'_> {
+    /// The node; only a node's step may ask.
+    pub fn node(&self) -> &Node {
+        self.node.expect("a step of a node")
+    }
+}
+
+/// A verb that runs steps.
+pub struct Verb {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Its steps.
+    pub steps: &'static [&'static Definition],
+    /// How much has to be looked at before it can be planned.
+    pub depth: Depth,
+}
+
+/// Every verb that runs steps.
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: "up",
+        steps: &[
+            &image::STEP,
+            &artifacts::STEP,
+            &network::STEP,
+            &machine::STEP,
+            &login::STEP,
+            &system::STEP,
+            &stage::STEP,
+            &config::STEP,
+            &install::STEP,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "start",
+        steps: &[
+            &network::STEP,
+            &machine::STEP,
+            &login::STEP,
+            &system::STEP,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb { name: "stop", steps: &[&stop::STEP], depth: Depth::Machines },
+    Verb { name: "killall", steps: &[&uninstall::KILLALL], depth: Depth::Machines },
+    Verb { name: "uninstall", steps: &[&uninstall::STEP, &uninstall::FORGET], depth: Depth::Machines },
+    Verb {
+        name: "destroy",
+        steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
+        depth: Depth::Machines,
+    },
+];
+
+impl Verb {
+    /// The verb of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        VERBS.iter().find(|v| v.name == name)
+    }
+
+    fn definition(&self, name: &str) -> &'static Definition {
+        self.steps.iter().find(|d| d.shape.name == name).expect("a step of this verb")
+    }
+
+    /// The plan, with `look` to say whether a step is needed, or the steps' own conditions.
+    pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
+        self.plan_with(view.cluster, targets, &|name, node| (self.definition(name).check)(view, node))
+    }
+
+    /// See [`Verb::plan`].
+    pub fn plan_with(
+        &self,
+        cluster: &Cluster,
+        targets: &[String],
+        look: &dyn Fn(&str, Option<&Node>) -> Check,
+    ) -> Plan {
+        let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
+        let digest = |name: &str, node: Option<&Node>| {
+            let inputs = (self.definition(name).inputs)(cluster, node);
+            let hash = Sha256::digest(serde_json::to_vec(&inputs).expect("plain data"));
+            hash[..8].iter().map(|b| format!("{b:02x}")).collect()
+        };
+        plan::make(&shapes, cluster, targets, look, &digest)
+    }
+}
+
+/// The steps of a verb, for the engine.
+pub struct Steps {
+    /// Which.
+    pub verb: &'static Verb,
+    /// What they share.
+    pub world: Arc<World>,
+}
+
+impl Work for Steps {
+    fn check(&self, step: &Step) -> Check {
+        let seen = self.world.seen();
+        let view = View { cluster: &self.world.cluster, seen: &seen };
+        (self.verb.definition(step.name).check)(&view, self.node(step))
+    }
+
+    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
+        let ctx = Ctx { world: &self.world, control, node: self.node(step) };
+        (self.verb.definition(step.name).apply)(&ctx)
+    }
+
+    fn retries(&self, step: &Step) -> bool {
+        self.verb.definition(step.name).retry
+    }
+}
+
+impl Steps {
+    fn node(&self, step: &Step) -> Option<&Node> {
+        self.world.cluster.node(step.info.node.as_deref()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.
+    #[test]
+    fn every_verb_makes_a_plan() {
+        for verb in VERBS {
+            for workers in [0, 3] {
+                let cluster = plan::tests::cluster(workers);
+                let plan = verb.plan_with(&cluster, &[], &|_, _| Check::Needed("x".into()));
+                let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
+                assert_eq!(ids.len(), plan.steps.len(), "{}", verb.name);
+            }
+        }
+    }
+}

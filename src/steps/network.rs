@@ -1,0 +1,53 @@
+//! What the machines share is there: their network and the image that their disks are cloned from.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::os::lock::Lock;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "network",
+        title: "prepare the network",
+        scope: Scope::Cluster,
+        after: &[After::Cluster("box")],
+        serves: true,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// Another p1 may be sending a base image of its own.
+const OTHERS: Duration = Duration::from_secs(600);
+
+fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+    match &view.seen.unprepared {
+        Some(what) => Check::Needed(what.clone()),
+        None => Check::Unknown("looked at before machines are made".into()),
+    }
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+    let nodes: Vec<_> = cluster.nodes.iter().map(|n| (&n.name, n.ip)).collect();
+    json!([cluster.network, cluster.image, nodes])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    let cancel = ctx.control.cancel();
+    let info = world.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
+    // Two that do this at once take the same bridge, or clone from half an image.
+    let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
+    let did = world.provider.prepare(&world.cluster, &info, &mut |m| ctx.control.says(m), cancel)?;
+    for line in &did {
+        ctx.control.log(line);
+    }
+    Ok((!did.is_empty()).then(|| did.join(", ")))
+}

@@ -1,0 +1,139 @@
+//! The node counts: its Node object is Ready, at its address, at the wanted version.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::start::journal;
+use super::view::holds;
+use super::{Ctx, Definition, View};
+use crate::api::NodeStatus;
+use crate::engine::Trouble;
+use crate::explain::{Explain, seconds};
+use crate::k3s;
+use crate::os::cancel::Level;
+use crate::os::process;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "ready",
+        title: "become Ready",
+        scope: Scope::Nodes,
+        after: &[After::Node("start"), After::Cluster("kubeconfig")],
+        serves: false,
+    },
+    retry: false,
+    check,
+    inputs,
+    apply,
+};
+
+/// What is wrong with a node; none if it counts.
+pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) -> Option<String> {
+    let Some(status) = status else { return Some("the cluster does not know it".into()) };
+    if !status.ready {
+        let why = [status.reason.as_str(), status.message.as_str()].join(": ");
+        return Some(format!("it is not Ready ({})", why.trim_matches([':', ' '])));
+    }
+    let address = status.internal_ip.as_deref().unwrap_or("none");
+    if address != node.ip.to_string() {
+        return Some(format!("its address in the cluster is {address}, not {}", node.ip));
+    }
+    let other = version.filter(|v| !k3s::runs(v, &status.version));
+    other.map(|v| format!("it runs {}, not {v}", status.version))
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    if let Err(check) = view.facts(node) {
+        return check;
+    }
+    if view.seen.api.is_none() {
+        return Check::Unknown("asked when the API answers".into());
+    }
+    holds("it is Ready", wrong(node, view.seen.version.as_deref(), view.status(node)))
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.k3s.release, cluster.k3s.artifacts, node.map(|n| (&n.name, n.ip))])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
+    let version = world.seen().version;
+    let mut last = String::new();
+    loop {
+        let why = match world.api().and_then(|api| api.nodes().map_err(Trouble::from)) {
+            Ok(nodes) => {
+                let status = nodes.iter().find(|n| n.name == node.name);
+                match wrong(node, version.as_deref(), status) {
+                    None => return Ok(Some(status.map(|s| s.version.clone()).unwrap_or_default())),
+                    Some(why) => why,
+                }
+            }
+            Err(trouble) => trouble.failure.cause,
+        };
+        if why != last {
+            ctx.control.log(&why);
+            ctx.control.says(why.clone());
+            last = why;
+        }
+        if start.elapsed() > bound {
+            return Err(late(ctx, &last, bound));
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
+            return Err(Trouble::interrupted());
+        }
+    }
+}
+
+fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
+    let (world, node) = (ctx.world, ctx.node());
+    let mut lines = journal(ctx, "").unwrap_or_default();
+    let found = k3s::diagnose(&lines);
+    let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
+    let mut hint = format!("Its journal: p1 logs {}", node.name);
+    if let Some(found) = found {
+        cause = format!("{cause}; {}", found.cause);
+        hint = found.hint;
+    }
+    if let Ok(api) = world.api() {
+        match api.events(20) {
+            Ok(events) => lines.extend(events.iter().filter(|e| e.object.ends_with(&node.name)).map(ToString::to_string)),
+            Err(error) => lines.extend(error.hint()),
+        }
+    }
+    Trouble::new(cause, hint).evidence(process::tail(&lines.join("\n"), 12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_counts_only_ready_at_its_address_and_version() {
+        let cluster = crate::plan::tests::cluster(0);
+        let node = &cluster.nodes[0];
+        let good = NodeStatus {
+            name: node.name.clone(),
+            ready: true,
+            internal_ip: Some(node.ip.to_string()),
+            version: "v1.34.1+k3s1".into(),
+            ..NodeStatus::default()
+        };
+        assert_eq!(wrong(node, Some("v1.34.1+k3s1"), Some(&good)), None);
+        assert_eq!(wrong(node, None, Some(&good)), None);
+        let says = |change: fn(&mut NodeStatus)| {
+            let mut status = good.clone();
+            change(&mut status);
+            wrong(node, Some("v1.34.1+k3s1"), Some(&status)).unwrap()
+        };
+        assert!(says(|s| s.ready = false).contains("not Ready"));
+        assert!(says(|s| s.internal_ip = Some("10.0.2.15".into())).contains("10.0.2.15"));
+        assert!(says(|s| s.version = "v1.33.0+k3s1".into()).contains("v1.33.0"));
+        assert!(wrong(node, None, None).unwrap().contains("does not know"));
+    }
+}

@@ -1,0 +1,100 @@
+//! k3s' files are on the node: binary, installer, images. Pushed only when the node's copy differs.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::view::holds;
+use super::world::SHORT;
+use super::{Ctx, Definition, View, Wanted};
+use crate::engine::Trouble;
+use crate::os::process::quote;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+use crate::ssh::{Bound, Source, Upload};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "stage",
+        title: "push k3s",
+        scope: Scope::Nodes,
+        after: &[After::Node("system"), After::Cluster("artifacts")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
+const PUSH: Duration = Duration::from_secs(1800);
+const SILENCE: Duration = Duration::from_secs(120);
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    let Some(wanted) = &view.seen.wanted else {
+        return Check::Unknown("looked at when it is known which k3s is wanted".into());
+    };
+    let differs = wanted.iter().find(|w| facts.staged.get(&w.path) != Some(&w.sha256));
+    holds("its files are the wanted ones", differs.map(|w| format!("{} is not there or another one", w.path)))
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+    json!([cluster.k3s.release, cluster.k3s.artifacts])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let files = world.files(&mut |_, _, _| {})?;
+    let wanted = super::world::wanted(&files);
+    let noted = world.facts(node)?.staged;
+    let mut pushed = 0;
+    for file in &wanted {
+        if noted.get(&file.path) == Some(&file.sha256) {
+            continue;
+        }
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        // A box may bring it along without p1's note of it.
+        if world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
+            continue;
+        }
+        let upload = Upload {
+            source: Source::File(&file.source),
+            dest: &file.path,
+            mode: file.mode,
+            sha256: Some(&file.sha256),
+        };
+        let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(file.len));
+        world.on(node, |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
+        pushed += file.len;
+    }
+    world.script(node, "noting what was pushed", &note(&wanted))?;
+    world.look_at_node(node)?;
+    Ok(Some(match pushed {
+        0 => "all there".to_owned(),
+        bytes => format!("pushed {:.1} MB", bytes as f64 / 1e6),
+    }))
+}
+
+/// Notes the files with size and time, so that the next look need not hash them, makes them what
+/// they have to be, and takes away image archives that are no longer wanted.
+fn note(wanted: &[Wanted]) -> String {
+    let mut script = String::from("set -e\nmkdir -p /var/lib/p1\n: > /var/lib/p1/files.new\n");
+    for file in wanted {
+        let path = quote(&file.path);
+        script.push_str(&format!("chmod {:o} {path}\n", file.mode));
+        let stat = format!("$(stat -c '%s %Y %n' {path})");
+        script.push_str(&format!("echo \"{} {stat}\" >> /var/lib/p1/files.new\n", file.sha256));
+    }
+    script.push_str(
+        "if [ -f /var/lib/p1/files ]; then\n  while read -r _ _ _ path; do\n    case $path in\n      \
+         /var/lib/rancher/k3s/agent/images/*) grep -qF \" $path\" /var/lib/p1/files.new || rm -f \"$path\" ;;\n    \
+         esac\n  done < /var/lib/p1/files\nfi\nmv /var/lib/p1/files.new /var/lib/p1/files\n",
+    );
+    script
+}

@@ -1,0 +1,180 @@
+//! k3s runs, with the configuration of now.
+//!
+//! The unit is of type `notify` without a limit on its start (install.sh, `create_systemd_service_file`):
+//! `systemctl start` would wait for ever for a worker with a wrong token. So p1 starts it without
+//! waiting, looks on with a bound, and reads the unit's journal for the cause.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::view::holds;
+use super::world::SHORT;
+use super::{Ctx, Definition, View, config, install};
+use crate::engine::Trouble;
+use crate::k3s;
+use crate::os::cancel::Level;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node, Role};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "start",
+        title: "start k3s",
+        scope: Scope::Nodes,
+        after: &[After::Node("install"), After::Node("config"), After::Node("system"), After::FirstServer("start")],
+        serves: false,
+    },
+    retry: false,
+    check,
+    inputs,
+    apply,
+};
+
+/// Lines of the unit's journal to look for a cause in.
+const LINES: u32 = 60;
+/// A unit that was restarted so often since its start does not get up by itself.
+const CRASHES: u32 = 4;
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
+    let unit = facts.unit(node.role.unit());
+    let wrong = if unit.active != "active" {
+        let state = if unit.active.is_empty() { "not there" } else { &unit.active };
+        Some(format!("its unit is {state}"))
+    } else if facts.stamps.get("start") != Some(&config::digest(view.cluster, node, facts, tokens)) {
+        Some("it runs with another configuration".to_owned())
+    } else {
+        None
+    };
+    holds("it runs with this configuration", wrong)
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([(config::STEP.inputs)(cluster, node), cluster.k3s.release, cluster.k3s.artifacts])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let (facts, tokens) = (world.facts(node)?, world.tokens()?);
+    let unit = node.role.unit();
+    let digest = config::digest(&world.cluster, node, &facts, &tokens);
+    if node.role == Role::Worker && !facts.node_password {
+        forget_former_node(ctx)?;
+    }
+    // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
+    let script = format!(
+        "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
+         journalctl --sync 2>/dev/null; date +%s\nsystemctl restart --no-block {unit}\n"
+    );
+    let since = world.script(node, "starting k3s", &script)?.trim().to_owned();
+    let bound = match node.role {
+        Role::Server => world.cluster.timeouts.server_ready,
+        Role::Worker => world.cluster.timeouts.node_ready,
+    };
+    follow(ctx, &since, bound)?;
+    world.script(node, "noting the start", &install::stamp("start", &digest))?;
+    world.look_at_node(node)?;
+    Ok(None)
+}
+
+/// Looks on until the unit is active.
+fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let unit = node.role.unit();
+    let start = Instant::now();
+    let (mut pause, mut looked) = (Duration::from_millis(250), Instant::now());
+    let waits = match node.role {
+        Role::Server => "waiting for the API",
+        Role::Worker => "waiting for the worker to join",
+    };
+    ctx.control.says(waits);
+    loop {
+        let show = format!("systemctl show -p ActiveState,SubState,NRestarts,Result {unit}");
+        let text = world.script(node, "looking at k3s' unit", &show)?;
+        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
+        let restarts: u32 = value("NRestarts").parse().unwrap_or(0);
+        if value("ActiveState") == "active" {
+            return Ok(());
+        }
+        let gave_up = value("ActiveState") == "failed" || restarts >= CRASHES;
+        let late = start.elapsed() > bound;
+        // Its journal is dearer to ask for than its state.
+        if gave_up || late || looked.elapsed() > Duration::from_secs(5) {
+            looked = Instant::now();
+            let lines = journal(ctx, since)?;
+            for line in lines.iter().rev().take(3).rev() {
+                ctx.control.log(line);
+            }
+            let found = k3s::diagnose(&lines);
+            if let Some(found) = &found {
+                ctx.control.says(format!("{waits} ({})", found.cause));
+            }
+            if gave_up || late || found.as_ref().is_some_and(|f| f.lasting) {
+                return Err(trouble(node, found, lines, late.then_some(bound), restarts));
+            }
+        }
+        if ctx.control.cancel().sleep(pause, Level::Stop) {
+            return Err(Trouble::interrupted());
+        }
+        pause = (pause * 3 / 2).min(Duration::from_secs(2));
+    }
+}
+
+fn trouble(
+    node: &Node,
+    found: Option<k3s::Diagnosis>,
+    lines: Vec<String>,
+    late: Option<Duration>,
+    restarts: u32,
+) -> Trouble {
+    let unit = node.role.unit();
+    let what = match late {
+        Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),
+        None if restarts > 0 => format!("{unit} ends again after each start"),
+        None => format!("{unit} does not start"),
+    };
+    let (cause, hint) = match found {
+        Some(found) => (format!("{what}: {}", found.cause), found.hint),
+        None => (what, format!("Its journal: p1 logs {}", node.name)),
+    };
+    Trouble::new(cause, hint).evidence(crate::os::process::tail(&lines.join("\n"), 12))
+}
+
+/// The unit's journal since it was started, without what names no cause.
+pub fn journal(ctx: &Ctx<'_>, since: &str) -> Result<Vec<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let from = if since.is_empty() { String::new() } else { format!("--since @{since}") };
+    let script = format!("journalctl -u {} -n {LINES} --no-pager -o cat {from}", node.role.unit());
+    let text = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
+    let tokens = world.tokens()?;
+    Ok(text.lines().map(|l| tokens.redact(l)).collect())
+}
+
+/// A new machine with a known hostname: the server knows another password for that node and
+/// would refuse it ("Node password rejected"; docs.k3s.io/architecture, agent node registration).
+fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let Ok(api) = world.api() else { return Ok(()) };
+    let known = api.nodes().is_ok_and(|nodes| nodes.iter().any(|n| n.name == node.name));
+    if !known {
+        return Ok(());
+    }
+    ctx.control.says("taking the former node of this name out of the cluster");
+    world.script(world.cluster.first_server(), "removing the former node", &forget_node(&node.name))?;
+    ctx.control.log("removed the Node object and the password of the machine that had this name before");
+    Ok(())
+}
+
+/// A script for a server: takes a node's object and its password out of the cluster.
+pub fn forget_node(name: &str) -> String {
+    format!(
+        "k3s kubectl delete node {name} --ignore-not-found --timeout=30s\n\
+         k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=30s\n"
+    )
+}

@@ -1,0 +1,72 @@
+//! The machine is shut down: in order, and by its plug if it does not go.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::world::SHORT;
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::os::cancel::Level;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::State;
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "stop",
+        title: "shut the machine down",
+        scope: Scope::Nodes,
+        // Workers first: they leave while somebody hears of it.
+        after: &[After::Workers("stop")],
+        serves: false,
+    },
+    retry: false,
+    check,
+    inputs,
+    apply,
+};
+
+/// A guest with many containers takes its time; under emulation more of it.
+const SHUTDOWN: Duration = Duration::from_secs(120);
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    match view.machine(node).state {
+        State::Absent => Check::Done("it does not exist".into()),
+        State::Off | State::Saved => Check::Done("it is off".into()),
+        state => Check::Needed(format!("it is {state}")),
+    }
+}
+
+fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!(node.map(|n| &n.name))
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    // Its answer may be lost with it. What it could not be told is seen in its state.
+    let told = world.script(node, "shutting down", "systemctl poweroff --no-block");
+    let start = Instant::now();
+    let id = world.vagrant.ids().remove(&node.name).unwrap_or_default();
+    let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
+    let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };
+    ctx.control.says("waiting for it to go off");
+    while start.elapsed() < patience {
+        if world.look_at_machines()?.get(&node.name).is_none_or(|m| gone(&m.state)) {
+            world.forget_node(&node.name);
+            return Ok(None);
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Abort) {
+            return Err(Trouble::interrupted());
+        }
+    }
+    world.provider.power_off(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    world.forget_node(&node.name);
+    ctx.control.warn(match told {
+        Ok(_) => format!("It did not go off within {} and was switched off.", seconds(patience)),
+        Err(t) => format!("It could not be told to shut down ({}) and was switched off.", t.failure.cause),
+    });
+    Ok(Some("switched off".into()))
+}

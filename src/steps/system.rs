@@ -1,0 +1,221 @@
+//! The node's system is ready for k3s: name, address, clock; and nothing is in k3s' way.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::view::holds;
+use super::world::SHORT;
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::facts::NodeFacts;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::node_mac;
+use crate::render;
+use crate::spec::{Cluster, Node, Role};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "system",
+        title: "prepare the system",
+        scope: Scope::Nodes,
+        after: &[After::Node("ssh")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// A node's clock may be off by so many seconds: certificates made on one are used on another.
+const SKEW: i64 = 10;
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    let wrong = if facts.hostname != node.name {
+        Some(format!("its hostname is {}", facts.hostname))
+    } else if facts.interface_of(node.ip).is_none() {
+        Some(format!("it does not have the address {}", node.ip))
+    } else if skew(facts).abs() > SKEW {
+        Some(format!("its clock is {} s off", skew(facts)))
+    } else {
+        obstacles(facts).into_iter().next().map(|o| o.failure.cause)
+    };
+    holds("name, address and clock are right", wrong)
+}
+
+/// Seconds by which the node's clock is ahead. The answer is a moment old; that does not matter here.
+fn skew(facts: &NodeFacts) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    facts.epoch - i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.network, node.map(|n| (&n.name, n.ip))])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let values = json!({
+        "name": node.name,
+        "ip": node.ip,
+        "prefix": world.cluster.network.cidr.prefix_len(),
+        "mac": node_mac(&world.cluster.name, &node.name, node.ip),
+        "now": now,
+    });
+    let script = render::render("system.sh", &values)?;
+    let mut did = Vec::new();
+    let what = "preparing the system";
+    let done = world.on(node, |r| r.script(what, &script, true, SHORT, &mut |line| did.push(line.to_owned())))?;
+    for line in &did {
+        ctx.control.log(line);
+    }
+    if done.status == 20 {
+        return Err(Trouble::new(
+            format!("the machine has no network card for {}", node.ip),
+            "The machine was made with another Vagrantfile. `p1 destroy` and `p1 up` make it anew.",
+        ));
+    }
+    done.ok()?;
+    let facts = world.look_at_node(node)?;
+    if facts.interface_of(node.ip).is_none() {
+        return Err(Trouble::new(
+            format!("the machine does not keep the address {}", node.ip),
+            "Something on the node takes it away again; see `ip addr` and its network configuration there.",
+        )
+        .transient());
+    }
+    if let Some(trouble) = obstacles(&facts).into_iter().next() {
+        return Err(trouble);
+    }
+    for warning in warnings(&facts, node) {
+        ctx.control.warn(warning);
+    }
+    Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+/// What k3s cannot run with.
+fn obstacles(facts: &NodeFacts) -> Vec<Trouble> {
+    let mut all = Vec::new();
+    if !facts.systemd {
+        all.push(Trouble::new("the node does not run systemd", "Use a box whose system runs systemd."));
+    }
+    if facts.default_routes.is_empty() {
+        // docs.k3s.io/installation/airgap: k3s finds its primary interface by the default route.
+        all.push(Trouble::new(
+            "the node has no default route, and k3s does not start without one",
+            "Give it one, even a useless one: `ip route add default via GATEWAY`.",
+        ));
+    }
+    if !facts.cgroup_memory {
+        all.push(Trouble::new(
+            "the node's kernel has the memory cgroup switched off",
+            "Add `cgroup_memory=1 cgroup_enable=memory` to its kernel's command line and restart it.",
+        ));
+    }
+    if facts.disk_free_mib < 256 {
+        all.push(Trouble::new(
+            format!("the node has only {} MiB free below /var/lib", facts.disk_free_mib),
+            "Make room there, or use a box with a larger disk.",
+        ));
+    }
+    all
+}
+
+/// What k3s runs with, but not well.
+fn warnings(facts: &NodeFacts, node: &Node) -> Vec<String> {
+    let mut all = Vec::new();
+    if facts.apparmor && !facts.apparmor_parser {
+        all.push(
+            "The kernel has AppArmor on but there is no apparmor_parser: pods will fail with \
+             CreateContainerError. Install the package `apparmor` in the box."
+                .into(),
+        );
+    }
+    if let Some(firewall) = &facts.firewall {
+        all.push(format!(
+            "The firewall {firewall} is on. k3s needs 6443/tcp, 10250/tcp and 8472/udp between the nodes, and \
+             10.42.0.0/16 and 10.43.0.0/16 let through; the simplest is to switch it off."
+        ));
+    }
+    if facts.selinux {
+        all.push("SELinux is enforced; k3s needs the package k3s-selinux on the node.".into());
+    }
+    if facts.disk_free_mib < 2048 {
+        all.push(format!("Only {} MiB are free below /var/lib; images need more.", facts.disk_free_mib));
+    }
+    // docs.k3s.io/installation/requirements; what the machine has is a little less than it was given.
+    let least = if node.role == Role::Server { 2048 } else { 512 };
+    if facts.memory_mib * 10 < least * 9 {
+        all.push(format!(
+            "{} MiB of memory is less than the {least} MiB that k3s asks for on a {}.",
+            facts.memory_mib, node.role
+        ));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::cluster;
+    use crate::steps::Seen;
+
+    fn good(node: &Node) -> NodeFacts {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        NodeFacts {
+            hostname: node.name.clone(),
+            epoch: i64::try_from(now).unwrap(),
+            addresses: vec![("eth0".into(), node.ip)],
+            default_routes: vec!["eth0".into()],
+            systemd: true,
+            cgroup_memory: true,
+            disk_free_mib: 8000,
+            memory_mib: 2000,
+            ..NodeFacts::default()
+        }
+    }
+
+    #[test]
+    fn each_obstacle_makes_the_step_due_and_says_why() {
+        let cluster = cluster(0);
+        let node = &cluster.nodes[0];
+        let reason = |change: fn(&mut NodeFacts)| {
+            let mut facts = good(node);
+            change(&mut facts);
+            let mut seen = Seen::default();
+            seen.nodes.insert(node.name.clone(), facts);
+            check(&View { cluster: &cluster, seen: &seen }, Some(node))
+        };
+        assert!(matches!(reason(|_| {}), Check::Done(_)));
+        let cases: [(fn(&mut NodeFacts), &str); 6] = [
+            (|f| f.hostname = "debian".into(), "hostname"),
+            (|f| f.addresses.clear(), "address"),
+            (|f| f.epoch += 3600, "clock"),
+            (|f| f.default_routes.clear(), "default route"),
+            (|f| f.cgroup_memory = false, "memory cgroup"),
+            (|f| f.disk_free_mib = 100, "MiB free"),
+        ];
+        for (change, word) in cases {
+            let Check::Needed(why) = reason(change) else { panic!("{word}") };
+            assert!(why.contains(word), "{why}");
+        }
+    }
+
+    #[test]
+    fn warnings_name_what_is_unwise() {
+        let cluster = cluster(0);
+        let mut facts = good(&cluster.nodes[0]);
+        assert!(warnings(&facts, &cluster.nodes[0]).is_empty());
+        facts.apparmor = true;
+        facts.firewall = Some("ufw".into());
+        facts.memory_mib = 1000;
+        assert_eq!(warnings(&facts, &cluster.nodes[0]).len(), 3);
+    }
+}

@@ -1,0 +1,160 @@
+//! k3s is stopped, or taken off the nodes, by the scripts that its installer left.
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::facts::NodeFacts;
+use crate::k3s;
+use crate::os::{files, process};
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::State;
+use crate::spec::{Cluster, Node, Role};
+use crate::ssh::Job;
+
+/// Stops k3s, its containers and its network at once; data stays.
+pub const KILLALL: Definition = Definition {
+    shape: Shape {
+        name: "killall",
+        title: "stop k3s and its containers",
+        scope: Scope::Nodes,
+        after: &[After::Workers("killall")],
+        serves: false,
+    },
+    retry: true,
+    check: reachable,
+    inputs,
+    apply: killall,
+};
+
+/// Takes k3s off a node; the machine stays.
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "uninstall",
+        title: "uninstall k3s",
+        scope: Scope::Nodes,
+        // Workers first, the server last: a worker without its server cannot be told anything.
+        after: &[After::Workers("uninstall")],
+        serves: false,
+    },
+    retry: true,
+    check: reachable,
+    inputs,
+    apply: uninstall,
+};
+
+/// What this host keeps of the k3s that is gone.
+pub const FORGET: Definition = Definition {
+    shape: Shape {
+        name: "forget",
+        title: "forget the kubeconfig",
+        scope: Scope::Cluster,
+        after: &[After::FirstServer("uninstall")],
+        serves: false,
+    },
+    retry: false,
+    check: |view, _| match view.seen.kubeconfig {
+        true => Check::Needed("there is one".into()),
+        false => Check::Done("there is none".into()),
+    },
+    inputs: |cluster, _| json!(cluster.name),
+    apply: forget,
+};
+
+fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!(node.map(|n| &n.name))
+}
+
+fn reachable(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    match view.machine(node).state {
+        State::Absent => Check::Done("the machine does not exist".into()),
+        State::Running => Check::Needed("asked for".into()),
+        // Not silently: what is on its disk stays there.
+        state => Check::Needed(format!("the machine is {state}")),
+    }
+}
+
+fn facts(ctx: &Ctx<'_>) -> Result<NodeFacts, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let state = world.look_at_machines()?.remove(&node.name).map(|m| m.state);
+    if let Some(state) = state.filter(|s| *s != State::Running) {
+        return Err(Trouble::new(format!("the machine is {state}"), "`p1 start` starts it."));
+    }
+    world.look_at_node(node)
+}
+
+/// Runs one of k3s' scripts to its end. They stop containers and unmount, which takes a while.
+fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let job = Job { name, id: &world.run, script, env: &[] };
+    let done = world.on(node, |r| {
+        r.detached(&job, world.cluster.timeouts.install, &mut |bytes| {
+            for line in String::from_utf8_lossy(bytes).lines() {
+                ctx.control.log(line);
+            }
+        })
+    })?;
+    if done.status == 0 {
+        return Ok(());
+    }
+    let text = done.text();
+    Err(Trouble::new(format!("k3s' own {name} script exited with {}", done.status), "")
+        .evidence(process::tail(&text, 12))
+        .transient())
+}
+
+fn killall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let script = k3s::killall_script();
+    if !facts(ctx)?.scripts.contains(&script) {
+        return Ok(Some("k3s is not installed".into()));
+    }
+    run(ctx, "killall", &script)?;
+    Ok(None)
+}
+
+fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let before = facts(ctx)?;
+    let mut did = false;
+    // A node whose role changed has the other script.
+    for role in [Role::Worker, Role::Server] {
+        let script = k3s::uninstall_script(role);
+        if before.scripts.contains(&script) {
+            // Gone already means done: the script removes itself at its end (install.sh).
+            run(ctx, "uninstall", &format!("[ ! -e {script} ] || {script}"))?;
+            did = true;
+        }
+    }
+    world.script(node, "removing what is left", LEFT)?;
+    let after = world.look_at_node(node)?;
+    if after.has_k3s() {
+        return Err(Trouble::new(
+            "k3s is still there after its uninstall script",
+            format!("Look at what is left: p1 ssh {} -- ls /usr/local/bin /etc/systemd/system", node.name),
+        )
+        .evidence(after.scripts));
+    }
+    Ok((!did).then(|| "k3s was not installed".into()))
+}
+
+/// What the script leaves behind: the node's password (measured; install.sh does not touch
+/// /etc/rancher/node), a half-installed binary without scripts, and p1's own notes.
+const LEFT: &str = "\
+for unit in k3s k3s-agent; do
+  if [ -e /etc/systemd/system/$unit.service ]; then
+    systemctl disable --now $unit 2>/dev/null
+    rm -f /etc/systemd/system/$unit.service /etc/systemd/system/$unit.service.env
+    systemctl daemon-reload
+  fi
+  rm -f /etc/systemd/system/$unit.service.env
+done
+rm -f /usr/local/bin/k3s /usr/local/bin/k3s-killall.sh
+rm -rf /etc/rancher /var/lib/rancher /var/lib/kubelet /run/k3s /run/flannel /var/lib/p1
+";
+
+fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    files::remove_if_there(&ctx.world.state.kubeconfig())?;
+    ctx.world.forget_api();
+    Ok(None)
+}

@@ -1,0 +1,87 @@
+//! What was seen of a cluster, and the questions that conditions ask of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::api::NodeStatus;
+use crate::facts::NodeFacts;
+use crate::k3s::Tokens;
+use crate::plan::Check;
+use crate::providers::{Machine, State};
+use crate::spec::{Cluster, Node};
+
+/// Everything that was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// By node: the provider's word.
+    pub machines: BTreeMap<String, Machine>,
+    /// By node: what it said of itself over SSH.
+    pub nodes: BTreeMap<String, NodeFacts>,
+    /// By node: why it did not answer over SSH.
+    pub silent: BTreeMap<String, String>,
+    /// What the cluster's API said of its nodes, if it answered.
+    pub api: Option<BTreeMap<String, NodeStatus>>,
+    /// The box is known and in Vagrant's home.
+    pub box_ready: bool,
+    /// What the provider still has to prepare; none if nothing or if that was not asked.
+    pub unprepared: Option<String>,
+    /// The cluster's secrets, if they are made.
+    pub tokens: Option<Tokens>,
+    /// The files that belong on nodes, if they are known.
+    pub wanted: Option<Vec<Wanted>>,
+    /// The version of k3s that is wanted, if it is known.
+    pub version: Option<String>,
+    /// The kubeconfig is in the state folder.
+    pub kubeconfig: bool,
+}
+
+/// A file that belongs on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// On this host.
+    pub source: PathBuf,
+    /// On the node.
+    pub path: String,
+    /// Its checksum.
+    pub sha256: String,
+    /// Bytes.
+    pub len: u64,
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// What a condition is told from.
+pub struct View<'a> {
+    /// The spec.
+    pub cluster: &'a Cluster,
+    /// What was seen.
+    pub seen: &'a Seen,
+}
+
+impl View<'_> {
+    /// The node's machine.
+    pub fn machine(&self, node: &Node) -> Machine {
+        self.seen.machines.get(&node.name).cloned().unwrap_or_else(Machine::absent)
+    }
+
+    /// What the node said of itself, or what to think of a step inside it until it has.
+    pub fn facts(&self, node: &Node) -> Result<&NodeFacts, Check> {
+        if let Some(facts) = self.seen.nodes.get(&node.name) {
+            return Ok(facts);
+        }
+        Err(match self.machine(node).state {
+            State::Absent => Check::Needed("the machine is new".into()),
+            _ => Check::Unknown("looked at when the machine answers".into()),
+        })
+    }
+
+    /// What the API said of the node.
+    pub fn status(&self, node: &Node) -> Option<&NodeStatus> {
+        self.seen.api.as_ref()?.get(&node.name)
+    }
+}
+
+/// A check over facts: `Done` unless `wrong` finds something.
+pub fn holds(done: &str, wrong: Option<String>) -> Check {
+    wrong.map_or_else(|| Check::Done(done.into()), Check::Needed)
+}

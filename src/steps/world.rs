@@ -1,0 +1,295 @@
+//! What the steps of a run share: the cluster's tools, the ways to its nodes, what was seen of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::batch::Batch;
+use super::view::{Seen, Wanted};
+use crate::api;
+use crate::artifacts::{self, Cache};
+use crate::boxes::Library;
+use crate::engine::Trouble;
+use crate::facts::{self, NodeFacts};
+use crate::k3s::{self, Tokens};
+use crate::os::{Cancel, files};
+use crate::providers::{BoxInfo, Machine, Provider};
+use crate::spec::{Cluster, Node};
+use crate::ssh::{Endpoint, KnownHosts, Login, Options, Remote};
+use crate::state::State;
+use crate::vagrant::{self, Libvirt, Vagrant};
+
+/// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
+pub const SHORT: Duration = Duration::from_secs(60);
+/// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
+pub const INSECURE: &str = "vagrant insecure public key";
+/// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
+const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
+/// The installer on a node.
+pub const INSTALLER: &str = "/var/lib/p1/install.sh";
+
+/// What a [`World`] is made of.
+pub struct Parts {
+    /// The spec.
+    pub cluster: Cluster,
+    /// Its state folder.
+    pub state: State,
+    /// What makes its machines.
+    pub provider: Box<dyn Provider>,
+    /// How libvirt is used, if it is libvirt.
+    pub libvirt: Option<Libvirt>,
+    /// Its Vagrant.
+    pub vagrant: Vagrant,
+    /// This host's downloads.
+    pub cache: Cache,
+    /// Where releases come from.
+    pub origins: k3s::Origins,
+    /// This host's boxes.
+    pub library: Library,
+    /// A lock for what all clusters of this host share.
+    pub host_lock: PathBuf,
+    /// The run's id.
+    pub run: String,
+    /// The user's wish.
+    pub cancel: Cancel,
+}
+
+/// Everything shared.
+pub struct World {
+    parts: Parts,
+    /// The `vagrant up` of this run.
+    pub batch: Batch,
+    seen: Mutex<Seen>,
+    remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
+    files: Mutex<Option<Arc<artifacts::Files>>>,
+    api: Mutex<Option<Arc<api::Client>>>,
+}
+
+impl std::ops::Deref for World {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    /// Nothing is looked at yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            batch: Batch::default(),
+            seen: Mutex::default(),
+            remotes: Mutex::default(),
+            files: Mutex::default(),
+            api: Mutex::default(),
+        })
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+
+    /// Keeps something that was seen.
+    pub fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut lock(&self.seen));
+    }
+
+    /// The log of something that is no single step.
+    pub fn run_log(&self, name: &str) -> PathBuf {
+        self.state.log(&self.run, name)
+    }
+
+    /// How the machines are now.
+    pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
+        let machines = self.provider.machines(&self.cluster, &self.vagrant.ids(), &self.cancel)?;
+        self.note(|seen| seen.machines.clone_from(&machines));
+        Ok(machines)
+    }
+
+    /// A node's machine is gone or new: what was known of it is no longer true.
+    pub fn forget_node(&self, node: &str) {
+        lock(&self.remotes).remove(node);
+        self.note(|seen| {
+            seen.nodes.remove(node);
+            seen.machines.remove(node);
+        });
+    }
+
+    /// The way to a node; does not connect yet.
+    pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, Trouble> {
+        if let Some(remote) = lock(&self.remotes).get(&node.name) {
+            return Ok(Arc::clone(remote));
+        }
+        let login = self.login(node)?;
+        let remote = Arc::new(Mutex::new(Remote::new(login, self.cancel.clone())));
+        lock(&self.remotes).insert(node.name.clone(), Arc::clone(&remote));
+        Ok(remote)
+    }
+
+    /// How to log in to a node.
+    pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
+        let id = self.vagrant.ids().remove(&node.name).unwrap_or_default();
+        let address = self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?;
+        let endpoint = Endpoint {
+            node: node.name.clone(),
+            host: address.ip().to_string(),
+            port: address.port(),
+            user: vagrant::USER.to_owned(),
+        };
+        let mut keys = vec![self.state.key()];
+        keys.extend(self.vagrant.insecure_keys());
+        let known_hosts = KnownHosts::learning(self.state.known_hosts());
+        Ok(Login { endpoint, keys, known_hosts, options: Options::default() })
+    }
+
+    /// Works on a node over SSH.
+    pub fn on<T, E: Into<Trouble>>(
+        &self,
+        node: &Node,
+        work: impl FnOnce(&mut Remote) -> Result<T, E>,
+    ) -> Result<T, Trouble> {
+        let remote = self.remote(node)?;
+        let mut remote = lock(&remote);
+        work(&mut remote).map_err(Into::into)
+    }
+
+    /// Runs a short script of root's on a node; its output, if it exits with 0.
+    pub fn script(&self, node: &Node, what: &str, script: &str) -> Result<String, Trouble> {
+        self.on(node, |r| r.script(what, script, true, SHORT, &mut |_| {})?.ok().map(|o| o.text()))
+    }
+
+    /// Asks a node about itself.
+    pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+        let text = self.script(node, "asking the node about itself", facts::SCRIPT)?;
+        let facts = facts::parse(&text)?;
+        self.note(|seen| {
+            seen.silent.remove(&node.name);
+            seen.nodes.insert(node.name.clone(), facts.clone());
+        });
+        Ok(facts)
+    }
+
+    /// A node's facts: those that were seen, or asked for now.
+    pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+        let seen = lock(&self.seen).nodes.get(&node.name).cloned();
+        seen.map_or_else(|| self.look_at_node(node), Ok)
+    }
+
+    /// The cluster's secrets; the first caller makes them.
+    pub fn tokens(&self) -> Result<Tokens, Trouble> {
+        if let Some(tokens) = self.read_tokens()? {
+            return Ok(tokens);
+        }
+        let tokens = Tokens::from_random(random()?, random()?);
+        files::write(&self.state.token(), tokens.to_text().as_bytes(), 0o600)?;
+        self.note(|seen| seen.tokens = Some(tokens.clone()));
+        Ok(tokens)
+    }
+
+    /// The cluster's secrets, if they were made.
+    pub fn read_tokens(&self) -> Result<Option<Tokens>, Trouble> {
+        let path = self.state.token();
+        let Some(text) = files::read_if_there(&path)? else { return Ok(None) };
+        let tokens = Tokens::parse(&text).ok_or_else(|| {
+            Trouble::new(
+                format!("{} is damaged", path.display()),
+                "It holds the secrets with which nodes join. If the cluster runs, its server has them in \
+                 /etc/rancher/k3s/config.yaml (`token`, `agent-token`); else remove the file, and p1 makes new ones.",
+            )
+        })?;
+        self.note(|seen| seen.tokens = Some(tokens.clone()));
+        Ok(Some(tokens))
+    }
+
+    /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
+    /// verified. `progress` gets a file's name, bytes done and bytes in all.
+    pub fn files(
+        &self,
+        progress: &mut dyn FnMut(&str, u64, Option<u64>),
+    ) -> Result<Arc<artifacts::Files>, Trouble> {
+        // Held while downloading: whoever comes second waits and finds them.
+        let mut held = lock(&self.files);
+        if let Some(files) = &*held {
+            return Ok(Arc::clone(files));
+        }
+        let files = Arc::new(self.fetch(progress)?);
+        self.keep_version(&files)?;
+        self.note(|seen| {
+            seen.wanted = Some(wanted(&files));
+            seen.version.clone_from(&files.version);
+        });
+        *held = Some(Arc::clone(&files));
+        Ok(files)
+    }
+
+    /// The API of the running cluster, by the kubeconfig in the state folder.
+    pub fn api(&self) -> Result<Arc<api::Client>, Trouble> {
+        let mut held = lock(&self.api);
+        if let Some(client) = &*held {
+            return Ok(Arc::clone(client));
+        }
+        let path = self.state.kubeconfig();
+        let text = files::read_if_there(&path)?
+            .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
+        let client = Arc::new(api::Client::new(&text, None, Duration::from_secs(10))?);
+        *held = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Another kubeconfig: the next [`World::api`] reads it.
+    pub fn forget_api(&self) {
+        *lock(&self.api) = None;
+    }
+
+    /// The box the machines are made from, if it is known and in Vagrant's home.
+    pub fn box_info(&self) -> Result<Option<BoxInfo>, Trouble> {
+        let Some(fact) = self.state.facts()?.image else { return Ok(None) };
+        if fact.wanted != super::image::wanted(self)? {
+            return Ok(None);
+        }
+        let info = self.vagrant.box_info(&fact.label, &fact.sha256);
+        Ok(self.vagrant.has_box(&info).then_some(info))
+    }
+
+    /// Writes the Vagrantfile.
+    pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
+        let info = self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
+        let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
+        files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+}
+
+/// Where each file goes on a node.
+pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
+    let one = |file: &artifacts::File, path: String, mode| Wanted {
+        source: file.path.clone(),
+        path,
+        sha256: file.sha256.clone(),
+        len: file.len,
+        mode,
+    };
+    let mut all = vec![
+        one(&files.binary, format!("{}/k3s", k3s::BIN_DIR), 0o755),
+        one(&files.installer, INSTALLER.to_owned(), 0o700),
+    ];
+    for image in &files.images {
+        all.push(one(image, format!("{IMAGES}/{}", image.name), 0o644));
+    }
+    all
+}
+
+fn random() -> Result<[u8; 32], Trouble> {
+    use crate::os::files::At;
+    use std::io::Read;
+    let (path, mut bytes) = (std::path::Path::new("/dev/urandom"), [0; 32]);
+    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut bytes)).at("read", path)?;
+    Ok(bytes)
+}
