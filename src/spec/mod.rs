@@ -1,7 +1,35 @@
 //! The spec: which machines make a cluster.
 //!
 //! [`Cluster`] is the spec as everybody else uses it: parsed, valid, every default filled in, every
-//! shorthand spelled out.
+//! shorthand spelled out. [`load`] makes it from a file, or tells everything that is wrong with the
+//! file at once:
+//!
+//! `node` reads YAML into a tree that knows its places; `file` says which keys there are and `value`
+//! what each may be (`shape` makes both the reader and the JSON Schema from that); `resolve` fills in
+//! what was left out, and `validate` looks at what has to go together. All of them write what they
+//! find into a `report`.
+
+mod digest;
+mod file;
+mod init;
+mod k3s_keys;
+mod load;
+mod node;
+mod problem;
+mod report;
+mod resolve;
+mod schema;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod value;
+
+pub use digest::digest;
+pub use init::{Init, init, name_for};
+pub use load::{Error, MOST_BYTES, Parsed, load, parse};
+pub use problem::{Invalid, Problem, Severity, render};
+pub use schema::{SCHEMA_FILE, schema};
 
 use std::fmt;
 use std::net::Ipv4Addr;

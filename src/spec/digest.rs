@@ -1,0 +1,58 @@
+//! A fingerprint of a cluster, by which a run knows whether the spec changed since the last one.
+
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+use super::{BoxRef, Cluster, Source};
+
+/// SHA-256, in hex, of the resolved cluster as JSON with sorted keys. Comments, the order of keys,
+/// defaults written out and the place of the checkout do not change it.
+pub fn digest(cluster: &Cluster) -> String {
+    let mut moved = cluster.clone();
+    let base = cluster.base.clone();
+    let relative = |path: &mut std::path::PathBuf| {
+        if let Ok(inside) = path.strip_prefix(&base) {
+            *path = inside.to_owned();
+        }
+    };
+    if let BoxRef::Path(path) = &mut moved.image {
+        relative(path);
+    }
+    let artifacts = &mut moved.k3s.artifacts;
+    for source in artifacts.binary.iter_mut().chain(&mut artifacts.installer).chain(&mut artifacts.images) {
+        if let Source::Path(path) = source {
+            relative(path);
+        }
+    }
+    let json = serde_json::to_value(&moved).expect("a resolved cluster has text keys only");
+    let mut hash = Sha256::new();
+    canonical(&json, &mut hash);
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Feeds JSON with sorted keys and no spaces.
+fn canonical(json: &Json, hash: &mut Sha256) {
+    match json {
+        Json::Object(map) => {
+            let mut keys: Vec<_> = map.keys().collect();
+            keys.sort();
+            hash.update("{");
+            for key in keys {
+                hash.update(Json::from(key.as_str()).to_string());
+                hash.update(":");
+                canonical(&map[key], hash);
+                hash.update(",");
+            }
+            hash.update("}");
+        }
+        Json::Array(items) => {
+            hash.update("[");
+            for item in items {
+                canonical(item, hash);
+                hash.update(",");
+            }
+            hash.update("]");
+        }
+        leaf => hash.update(leaf.to_string()),
+    }
+}

@@ -1,0 +1,132 @@
+//! The spec that `p1 init` writes: complete, small, and explained where one would want to change it.
+
+use super::schema::SCHEMA_FILE;
+use super::value::to_label;
+use super::{ProviderChoice, Role};
+
+/// What goes into a new spec. Everything has to be valid on its own; [`name_for`] makes a name.
+#[derive(Clone, Debug)]
+pub struct Init {
+    /// The cluster's name, a DNS label.
+    pub name: String,
+    /// How many servers; this version runs exactly one.
+    pub servers: u32,
+    /// How many workers.
+    pub workers: u32,
+    /// What makes the machines.
+    pub provider: ProviderChoice,
+    /// The nodes' network, e.g. `192.168.56.0/24`.
+    pub cidr: String,
+    /// The name of a box definition.
+    pub image: String,
+    /// A channel of k3s, e.g. `stable`.
+    pub channel: String,
+}
+
+impl Default for Init {
+    fn default() -> Self {
+        Self {
+            name: "demo".to_owned(),
+            servers: 1,
+            workers: 2,
+            provider: ProviderChoice::Auto,
+            cidr: "192.168.56.0/24".to_owned(),
+            image: "debian-12".to_owned(),
+            channel: "stable".to_owned(),
+        }
+    }
+}
+
+/// A cluster's name from any text, such as the name of a folder.
+pub fn name_for(any: &str) -> String {
+    let label = to_label(any);
+    if label.is_empty() { "demo".to_owned() } else { label }
+}
+
+/// A commented spec. It begins with the line by which editors find the schema.
+pub fn init(options: &Init) -> String {
+    let Init { name, servers, workers, cidr, image, channel, .. } = options;
+    let provider = match options.provider {
+        ProviderChoice::Auto => "auto",
+        ProviderChoice::Libvirt => "libvirt",
+        ProviderChoice::Virtualbox => "virtualbox",
+    };
+    // A name of digits alone would be a number.
+    let name = if name.bytes().all(|b| b.is_ascii_digit()) { format!("\"{name}\"") } else { name.clone() };
+    let servers = nodes(Role::Server, *servers, 2, 2048);
+    let workers = nodes(Role::Worker, *workers, 1, 1024);
+    format!(
+        "# yaml-language-server: $schema=./{SCHEMA_FILE}
+#
+# A k3s cluster of virtual machines. `p1 validate` checks this file, `p1 plan` shows what would
+# be done, `p1 up` does it. Lines that are commented out show what else there is.
+
+name: {name}
+
+# What makes the machines: libvirt, virtualbox, or auto for whichever works on this host.
+provider: {provider}
+
+# What they start from: a definition in boxes/, {{path: my.box}}, or {{url: .., sha256: ..}}.
+box: {image}
+
+network:
+  # The nodes' private network. Its first address is this host's.
+  cidr: {cidr}
+
+nodes:
+{servers}{workers}  # An address is chosen unless it is given. A node can also have labels, taints and settings.
+  # - name: storage
+  #   ip: {ip}
+  #   cpus: 2
+  #   memory: 4GiB
+  #   labels: {{example.org/tier: storage}}
+  #   taints: [\"example.org/tier=storage:NoSchedule\"]
+
+k3s:
+  # stable, latest, testing, or a minor version such as v1.34.
+  channel: {channel}
+  # Or one release:
+  # version: v1.34.1+k3s1
+
+  # Any setting of k3s' config.yaml. Those that only servers know go to the servers.
+  # config:
+  #   write-kubeconfig-mode: \"0644\"
+  #   disable: [traefik]
+  # server_config: {{}}
+  # worker_config: {{}}
+
+  # /etc/rancher/k3s/registries.yaml as it is.
+  # registries:
+  #   mirrors:
+  #     docker.io: {{endpoint: [\"https://registry.example.org\"]}}
+
+  # Files to take instead of downloading the release.
+  # artifacts:
+  #   binary: {{path: ./k3s}}
+  #   installer: {{path: ./install.sh}}
+  #   images: [{{path: ./k3s-airgap-images-amd64.tar.zst}}]
+
+# How long to wait for what, and how often a step is tried when its error may pass.
+# timeouts: {{boot: 5m, ssh: 2m, install: 5m, server_ready: 5m, node_ready: 3m, download: 10m}}
+# retry: {{attempts: 3, backoff: 2s, max_backoff: 30s}}
+",
+        ip = example_address(cidr),
+    )
+}
+
+fn nodes(role: Role, count: u32, cpus: u32, memory: u32) -> String {
+    match count {
+        0 => String::new(),
+        1 => format!("  - {{name: {role}, role: {role}, cpus: {cpus}, memory: {memory}}}\n"),
+        n => format!(
+            "  - {{name: {role}, role: {role}, count: {n}, cpus: {cpus}, memory: {memory}}}  # {role}-1 to {role}-{n}\n"
+        ),
+    }
+}
+
+/// An address of the network for the example, near its end.
+fn example_address(cidr: &str) -> String {
+    let net: Option<ipnet::Ipv4Net> = cidr.parse().ok();
+    let last = net.map(|n| u32::from(n.broadcast()).saturating_sub(1));
+    last.map_or("192.168.56.254".to_owned(), |ip| std::net::Ipv4Addr::from(ip).to_string())
+}

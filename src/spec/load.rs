@@ -1,0 +1,129 @@
+//! From a file to a cluster.
+
+use std::fs::File as FsFile;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::file::File;
+use super::node::{self, Value};
+use super::problem::{Invalid, Problem, Severity};
+use super::report::{Report, Span, locate};
+use super::shape::Shape;
+use super::{Cluster, resolve};
+use crate::explain::Explain;
+use crate::os::files::{self, At as _};
+
+/// The largest spec that is read, in bytes.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// A spec that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// What it describes.
+    pub cluster: Cluster,
+    /// What is unwise about it, in the order of the file.
+    pub warnings: Vec<Problem>,
+}
+
+/// Why a file gives no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such file.
+    #[error("there is no {}", .0.display())]
+    Missing(PathBuf),
+    /// It is a directory, a pipe or a device.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] files::Error),
+    /// It has mistakes.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing(_) => Some("`p1 init` writes one to start from; `-f` names another.".to_owned()),
+            Self::NotAFile(_) => {
+                Some("State is kept beside the spec, so it has to be a file in a folder.".to_owned())
+            }
+            Self::Read(e) => {
+                Some(format!("Make {} readable for this user, or name another with `-f`.", e.path.display()))
+            }
+            Self::Invalid(e) => e.hint(),
+        }
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(e) => e.evidence(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Reads a spec. At most [`MOST_BYTES`] are read, and nothing that could block.
+pub fn load(path: &Path) -> Result<Parsed, Error> {
+    let meta = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing(path.to_owned())),
+        meta => meta.at("read", path)?,
+    };
+    if !meta.is_file() {
+        return Err(Error::NotAFile(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let file = FsFile::open(path).at("read", path)?;
+    file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).at("read", path)?;
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        // The last character may have been cut in two.
+        Err(e) if e.as_bytes().len() > MOST_BYTES => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+        Err(e) => {
+            let start = e.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(e.as_bytes());
+            let help = "Save the file as UTF-8.";
+            return Err(single(&text, path, start, "this is not UTF-8", help).into());
+        }
+    };
+    Ok(parse(&text, path)?)
+}
+
+/// Reads the text of a spec. `file` is for messages, and its folder is where relative paths start;
+/// files that the spec names are looked for, nothing else is touched.
+pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.len() > MOST_BYTES {
+        let help = "A spec is a few kilobytes; this is probably another file.";
+        return Err(single(text, file, 0, "the file is larger than 1 MiB", help));
+    }
+    let root = node::read(text).map_err(|(at, message, help)| Invalid {
+        file: file.to_owned(),
+        problems: vec![locate(text, Severity::Error, at, message, help)],
+    })?;
+
+    let base = resolve::base(file);
+    let mut report = Report::new(text, &base);
+    let cluster = match root.value {
+        Value::Null => {
+            let help = "`p1 init` writes a spec to start from. The smallest one is:\nname: demo\nnodes:\n  \
+                        - {name: server, role: server}";
+            report.error(Span::default(), "the file is empty", help);
+            None
+        }
+        _ => File::read(&root, &mut report).and_then(|spec| resolve::cluster(&spec, &mut report)),
+    };
+    let errors = report.errors();
+    let problems = report.finish();
+    match cluster {
+        Some(cluster) if errors == 0 => Ok(Parsed { cluster, warnings: problems }),
+        _ => Err(Invalid { file: file.to_owned(), problems }),
+    }
+}
+
+fn single(text: &str, file: &Path, start: usize, message: &str, help: &str) -> Invalid {
+    let at = Span { start, end: start + 1 };
+    let problem = locate(text, Severity::Error, at, message.to_owned(), help.to_owned());
+    Invalid { file: file.to_owned(), problems: vec![problem] }
+}

@@ -1,0 +1,136 @@
+//! Collects the problems of one file while it is read, so that all of them are told at once.
+
+use std::path::Path;
+
+use super::problem::{Problem, Severity};
+
+/// So many problems are kept; a file with more has one cause, not hundreds.
+const MOST: usize = 100;
+/// Characters of a line that are shown.
+const WIDTH: usize = 100;
+
+/// A range of bytes of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub start: usize,
+    pub end: usize,
+}
+
+/// What the readers of the spec write into.
+pub(super) struct Report<'a> {
+    text: &'a str,
+    /// The spec's folder, absolute; relative paths of the spec start here.
+    pub base: &'a Path,
+    problems: Vec<Problem>,
+    errors: usize,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(text: &'a str, base: &'a Path) -> Self {
+        Self { text, base, problems: Vec::new(), errors: 0 }
+    }
+
+    /// A mistake. `message` is a lower-case fragment, `help` full sentences.
+    pub fn error(&mut self, at: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.errors += 1;
+        self.add(Severity::Error, at, message.into(), help.into());
+    }
+
+    /// Something unwise.
+    pub fn warning(&mut self, at: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Warning, at, message.into(), help.into());
+    }
+
+    /// How many mistakes were reported so far.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// All problems in the order of the file.
+    pub fn finish(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|p| (p.line, p.column));
+        self.problems
+    }
+
+    /// The text at a place, short enough for a message.
+    pub fn excerpt(&self, at: Span) -> String {
+        let text = self.text.get(at.start..at.end).unwrap_or_default();
+        let mut short: String = text.trim_end().chars().take(60).map(visible).collect();
+        if short.len() < text.trim_end().len() {
+            short.push('…');
+        }
+        short
+    }
+
+    /// The line of a place, from 1.
+    pub fn line(&self, at: Span) -> usize {
+        self.text.as_bytes()[..at.start.min(self.text.len())].iter().filter(|b| **b == b'\n').count() + 1
+    }
+
+    fn add(&mut self, severity: Severity, at: Span, message: String, help: String) {
+        // An error must not be lost behind warnings.
+        if self.problems.len() >= MOST && !(severity == Severity::Error && self.errors == 1) {
+            return;
+        }
+        let problem = locate(self.text, severity, at, message, help);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// A problem with line, column and snippet worked out.
+pub(super) fn locate(text: &str, severity: Severity, at: Span, message: String, help: String) -> Problem {
+    let mut start = at.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let line = text[..start].matches('\n').count() + 1;
+    let from = text[..start].rfind('\n').map_or(0, |i| i + 1);
+    let to = text[start..].find('\n').map_or(text.len(), |i| start + i);
+    let whole = text[from..to].trim_end_matches('\r');
+    let column = text[from..start].chars().count();
+
+    let end = at.end.clamp(start, from + whole.len().max(start - from));
+    let marked = text.get(start..end).unwrap_or_default().trim_end().chars().count().max(1);
+
+    // Long lines are shown in part, around the place.
+    let skip = if column + 20 > WIDTH { column - 30 } else { 0 };
+    let lead = if skip > 0 { "…" } else { "" };
+    let mut snippet: String = lead.chars().chain(whole.chars().skip(skip).take(WIDTH).map(visible)).collect();
+    let mark = column - skip + lead.chars().count();
+    let length = marked.min((WIDTH + 1).saturating_sub(mark)).max(1);
+    if whole.chars().count() > skip + WIDTH {
+        snippet.push('…');
+    }
+    Problem { severity, line, column: column + 1, length, message, help, snippet, mark }
+}
+
+/// A character as it may be shown on a terminal: one column wide, and no control character.
+fn visible(c: char) -> char {
+    match c {
+        '\t' | '\n' => ' ',
+        // Bidirectional overrides can make a line read as something else.
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    // Levenshtein's cost grows with the product of the lengths, and no key is that long.
+    let word: String = word.chars().take(64).flat_map(char::to_lowercase).collect();
+    let word = word.replace('_', "-");
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(&word, &c.replace('_', "-")), c))
+        .filter(|(distance, c)| *distance <= (c.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+/// Names in backquotes with commas: `` `a`, `b`, `c` ``.
+pub(super) fn listed<'c>(names: impl IntoIterator<Item = &'c str>) -> String {
+    names.into_iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}

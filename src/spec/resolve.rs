@@ -1,0 +1,303 @@
+//! From the spec as written to the [`Cluster`] that everybody else uses: defaults, shorthand, and
+//! k3s' settings of each node.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use serde_yaml::Value as YamlValue;
+
+use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, TimeoutsFile};
+use super::k3s_keys::{self, Taker};
+use super::report::{Report, Span};
+use super::shape::{At, Field};
+use super::value::{Config, Time};
+use super::{Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, validate};
+
+/// The network of a spec that names none; VirtualBox allows it without being configured
+/// (192.168.56.0/21 since 6.1.28).
+const CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 168, 56, 0), 24);
+/// More machines than this are a slip of the finger.
+pub(super) const MOST_NODES: usize = 250;
+
+/// One machine while it is worked out.
+pub(super) struct Draft<'f> {
+    pub file: &'f NodeFile,
+    /// `None` if the entry's name is bad.
+    pub name: Option<String>,
+    pub name_at: Span,
+    /// `None` if the entry's role is bad.
+    pub role: Option<Role>,
+    pub role_at: Span,
+    pub ip: Option<Ipv4Addr>,
+    /// Where the address was given; `None` if it is chosen here.
+    pub ip_at: Option<Span>,
+    /// The number in a group made by `count`, from 0.
+    pub index: u32,
+}
+
+/// Works everything out and reports what does not go together. `None` if there is any mistake.
+pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
+    let network = network(&file.network);
+    let (mut drafts, whole) = drafts(file, report);
+    validate::nodes(&drafts, whole, report);
+    validate::k3s(file, &drafts, report);
+    validate::limits(file, report);
+    if let Some(network) = &network {
+        let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
+        validate::network(network, at, report);
+        validate::addresses(&drafts, network, report);
+        choose_addresses(&mut drafts, network, report);
+    }
+    let config = |of: fn(&K3sFile) -> &Field<Config>| file.k3s.value().and_then(|k| of(k).value());
+    let common = config(|k| &k.config);
+    let role = |role| match role {
+        Role::Server => config(|k| &k.server_config),
+        Role::Worker => config(|k| &k.worker_config),
+    };
+    if let (Some(network), true) = (&network, whole) {
+        let cidr_at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
+        for draft in drafts.iter().filter(|d| d.role == Some(Role::Server)) {
+            let layers = [common, role(Role::Server), draft.file.config.value()];
+            validate::cluster_networks(network.cidr, cidr_at, &layers, report);
+        }
+    }
+    if report.errors() > 0 {
+        return None;
+    }
+
+    let mut nodes = Vec::with_capacity(drafts.len());
+    for draft in &drafts {
+        let node_role = draft.role?;
+        let layers = [common, role(node_role), draft.file.config.value()];
+        let mut config = layered(&layers, node_role);
+        let (cpus, memory) = match node_role {
+            Role::Server => (2, 2048),
+            Role::Worker => (1, 1024),
+        };
+        let mut labels = taken(&mut config, "node-label");
+        labels.extend(draft.file.labels.value().map(|l| l.0.clone()).unwrap_or_default());
+        let mut taints = taken(&mut config, "node-taint");
+        taints.extend(
+            draft.file.taints.value().into_iter().flatten().flatten().map(|taint| taint.value.0.clone()),
+        );
+        nodes.push(Node {
+            name: draft.name.clone()?,
+            role: node_role,
+            ip: draft.ip?,
+            cpus: draft.file.cpus.value().map_or(cpus, |c| c.0),
+            memory: draft.file.memory.value().map_or(memory, |m| m.0),
+            labels: last_of_each(labels, |label| label.split('=').next().unwrap_or_default()),
+            taints: last_of_each(taints, |taint| taint),
+            config,
+        });
+    }
+    nodes.sort_by_key(|node| node.role);
+    Some(Cluster {
+        name: file.name.value()?.0.clone(),
+        provider: file.provider.value().copied().unwrap_or_default(),
+        image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition("debian-12".to_owned())),
+        network: network?,
+        nodes,
+        k3s: k3s(&file.k3s),
+        timeouts: timeouts(file.timeouts.value()),
+        retry: retry(file.retry.value()),
+        base: report.base.to_owned(),
+    })
+}
+
+/// `None` if a part of it is bad.
+fn network(field: &Field<NetworkFile>) -> Option<Network> {
+    let default = Network { cidr: Ipv4Net::new(CIDR.0, CIDR.1).expect("a valid prefix"), nics: 1 };
+    match field {
+        Field::Missing => Some(default),
+        Field::Bad => None,
+        Field::Good(At { value, .. }) if value.cidr.is_bad() => None,
+        Field::Good(At { value, .. }) => Some(Network {
+            cidr: value.cidr.value().map_or(default.cidr, |c| c.0),
+            nics: if value.nics.value().is_some_and(|n| n.0 == 2) { 2 } else { 1 },
+        }),
+    }
+}
+
+/// The machines, with `count` spelled out; false if some entry could not be read.
+fn drafts<'f>(file: &'f File, report: &mut Report<'_>) -> (Vec<Draft<'f>>, bool) {
+    let Some(entries) = file.nodes.get() else { return (Vec::new(), false) };
+    let mut whole = true;
+    let mut out = Vec::new();
+    for entry in &entries.value {
+        let Some(At { at, value: node }) = entry else {
+            whole = false;
+            continue;
+        };
+        whole &= !node.count.is_bad() && !node.role.is_bad();
+        let name_at = node.name.get().map_or(*at, |n| n.at);
+        let role = match &node.role {
+            Field::Missing => Some(Role::Worker),
+            role => role.value().copied(),
+        };
+        let count = node.count.value().map(|c| c.0);
+        for index in 0..count.unwrap_or(1) {
+            if out.len() == MOST_NODES {
+                let help = "Split them into several clusters.";
+                report.error(name_at, format!("more than {MOST_NODES} machines"), help);
+                return (out, false);
+            }
+            let given = node.ip.get();
+            out.push(Draft {
+                file: node,
+                name: node.name.value().map(|n| match count {
+                    Some(_) => format!("{}-{}", n.0, index + 1),
+                    None => n.0.clone(),
+                }),
+                name_at,
+                role,
+                role_at: node.role.get().map_or(name_at, |r| r.at),
+                ip: given.and_then(|ip| u32::from(ip.value.0).checked_add(index)).map(Ipv4Addr::from),
+                ip_at: given.map(|ip| ip.at),
+                index,
+            });
+        }
+    }
+    (out, whole)
+}
+
+/// Gives the machines without an address the next free one, in the order of the file.
+fn choose_addresses(drafts: &mut [Draft<'_>], network: &Network, report: &mut Report<'_>) {
+    let mut used: std::collections::HashSet<u32> =
+        drafts.iter().filter_map(|d| d.ip).map(u32::from).collect();
+    used.insert(network.gateway().into());
+    let first = u32::from(network.cidr.network()) + 1;
+    let last = u32::from(network.cidr.broadcast()) - 1;
+    // People expect the low addresses to be somebody else's: .11 comes first where there is room.
+    let start = if network.cidr.prefix_len() <= 27 { first + 10 } else { first };
+    let mut free = (start..=last).chain(first..start).filter(|ip| !used.contains(ip));
+    for draft in drafts.iter_mut().filter(|d| d.ip_at.is_none()) {
+        // A bad address was reported and keeps its place free.
+        if draft.file.ip.is_bad() {
+            continue;
+        }
+        let Some(ip) = free.next() else {
+            let name = draft.name.as_deref().unwrap_or("a node");
+            let message = format!("no address is left for `{name}` in {}", network.cidr);
+            let room = last - first;
+            let help = format!(
+                "Beside the host's own address it has room for {room} nodes; take a larger `network: cidr`, \
+                 e.g. one that ends in /24."
+            );
+            report.error(draft.name_at, message, help);
+            return;
+        };
+        draft.ip = Some(ip.into());
+    }
+}
+
+/// The settings of one node, each layer above the one before, as k3s itself would layer files:
+/// `key` replaces, `key+` appends. What only servers know does not reach workers from the common layer.
+fn layered(layers: &[Option<&Config>; 3], role: Role) -> Yaml {
+    let mut out = Yaml::new();
+    for (depth, layer) in layers.iter().enumerate() {
+        for entry in layer.iter().flat_map(|l| &l.0) {
+            let common = depth == 0;
+            if common && role == Role::Worker && k3s_keys::taker(&entry.key) == Taker::Server {
+                continue;
+            }
+            put(&mut out, &entry.key, entry.value.clone());
+        }
+    }
+    out
+}
+
+fn put(out: &mut Yaml, key: &str, value: YamlValue) {
+    let Some(plain) = key.strip_suffix('+') else {
+        out.shift_remove(format!("{key}+"));
+        out.insert(key.into(), value);
+        return;
+    };
+    // Kept as `key+` where nothing is below, so that it also appends to what p1 sets.
+    let target = if out.contains_key(plain) { plain } else { key };
+    let value = match out.get(target) {
+        Some(below) => YamlValue::Sequence([list(below.clone()), list(value)].concat()),
+        None => value,
+    };
+    out.insert(target.into(), value);
+}
+
+fn list(value: YamlValue) -> Vec<YamlValue> {
+    match value {
+        YamlValue::Sequence(items) => items,
+        one => vec![one],
+    }
+}
+
+/// Takes a setting, and what is to be appended to it, out of a node's settings.
+fn taken(config: &mut Yaml, key: &str) -> Vec<String> {
+    [key.to_owned(), format!("{key}+")]
+        .iter()
+        .filter_map(|k| config.shift_remove(k.as_str()))
+        .flat_map(list)
+        .filter_map(|v| v.as_str().map(str::to_owned))
+        .collect()
+}
+
+/// The last item of each key, in the order in which the keys first appear.
+fn last_of_each(items: Vec<String>, key: impl Fn(&str) -> &str) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for item in items {
+        match out.iter_mut().find(|o| key(o) == key(&item)) {
+            Some(old) => *old = item,
+            None => out.push(item),
+        }
+    }
+    out
+}
+
+fn k3s(field: &Field<K3sFile>) -> K3s {
+    let Some(file) = field.value() else {
+        return K3s {
+            release: Release::Channel("stable".to_owned()),
+            registries: Yaml::new(),
+            artifacts: Artifacts::default(),
+        };
+    };
+    let release = match (file.version.value(), file.channel.value()) {
+        (Some(version), _) => Release::Version(version.0.clone()),
+        (None, channel) => Release::Channel(channel.map_or("stable".to_owned(), |c| c.0.clone())),
+    };
+    let artifacts = file.artifacts.value().map_or_else(Artifacts::default, |a| Artifacts {
+        binary: a.binary.value().cloned(),
+        installer: a.installer.value().cloned(),
+        images: a.images.value().into_iter().flatten().flatten().map(|i| i.value.clone()).collect(),
+    });
+    K3s { release, registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(), artifacts }
+}
+
+fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
+    let default = Timeouts::default();
+    let Some(file) = file else { return default };
+    let or = |field: &Field<Time>, default| field.value().map_or(default, |t| t.0);
+    Timeouts {
+        boot: or(&file.boot, default.boot),
+        ssh: or(&file.ssh, default.ssh),
+        install: or(&file.install, default.install),
+        server_ready: or(&file.server_ready, default.server_ready),
+        node_ready: or(&file.node_ready, default.node_ready),
+        download: or(&file.download, default.download),
+    }
+}
+
+pub(super) fn retry(file: Option<&RetryFile>) -> Retry {
+    let default = Retry::default();
+    let Some(file) = file else { return default };
+    Retry {
+        attempts: file.attempts.value().map_or(default.attempts, |a| a.0),
+        backoff: file.backoff.value().map_or(default.backoff, |t| t.0),
+        max_backoff: file.max_backoff.value().map_or(default.max_backoff, |t| t.0),
+    }
+}
+
+/// The spec's folder, absolute, so that its paths mean the same wherever p1 is started.
+pub(super) fn base(file: &Path) -> std::path::PathBuf {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    absolute.parent().map(Path::to_owned).unwrap_or(absolute)
+}

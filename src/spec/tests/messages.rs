@@ -1,0 +1,191 @@
+//! What users see. Kept in a snapshot each, so that a change of wording is looked at.
+
+use insta::assert_snapshot;
+
+use super::{brief, said};
+
+/// Two good nodes, to be put around what is tried.
+const NODES: &str = "name: demo\nnodes: [{name: server, role: server}, {name: worker}]\n";
+
+#[test]
+fn every_mistake_of_a_file_is_told_at_once() {
+    let text = r#"name: My Cluster
+provider: libvrt
+boxx: debian-12
+network:
+  cidr: 192.168.56.0/24
+  cidr: 10.0.0.0/8
+nodes:
+  - {name: server, role: server, ip: 192.168.57.10, memroy: 2048}
+  - name: worker
+    count: "three"
+    cpus: 0
+  - {name: face, ip: 192.168.56.1}
+  - {name: db, role: sever, memory: 2TB}
+  - {name: db, ip: 192.168.56.999}
+k3s:
+  version: 1.34.1
+  channel: stable
+  config:
+    token: secret
+    "tls_san": x
+    disable-helm-controller: yes
+  worker_config:
+    write-kubeconfig-mode: "0644"
+  artifacts:
+    binary: {path: ./nothing-here}
+    images: [{url: https://example.org/i.tar}]
+timeouts: {boot: 5, ssh: 2 minutes}
+retry:
+manifests: [apps/]
+"#;
+    assert_snapshot!(said(text));
+}
+
+#[test]
+fn what_is_unwise_is_a_warning() {
+    assert_snapshot!(said(
+        "name: demo
+network: {cidr: 8.8.8.0/24}
+nodes:
+  - {name: server, role: server, cpus: 1, memory: 1GiB}
+  - {name: worker, count: 60, memory: 256}
+k3s: {config: {tls-sam: x, flannel-backend: none}}
+"
+    ));
+}
+
+#[test]
+fn yaml_itself() {
+    let cases = [
+        ("empty", String::new()),
+        ("only a comment", "# nothing\n".to_owned()),
+        ("a list", "- a\n- b\n".to_owned()),
+        ("text", "hello\n".to_owned()),
+        ("tab", "name: demo\nnodes:\n\t- {name: server}\n".to_owned()),
+        ("indentation", "name: demo\n provider: auto\n".to_owned()),
+        ("bracket", "name: demo\nnodes: [{name: server\n".to_owned()),
+        ("two documents", format!("{NODES}---\n{NODES}")),
+        ("unknown alias", "name: *demo\n".to_owned()),
+        ("tag", "name: !ruby/object:Kernel demo\n".to_owned()),
+        ("recursion", "name: &a [*a]\n".to_owned()),
+        ("deep", "[".repeat(100_000)),
+        ("bomb", bomb()),
+        ("not text", "name: demo\n3: x\n[a]: b\nnodes: {a: b}\n".to_owned()),
+        ("null", "name: ~\nnodes:\n".to_owned()),
+        ("control characters", "name: \"a\\e[31mb\\u202e\"\nnodes: [x\u{7f}]\n".to_owned()),
+        (
+            "long line",
+            format!("name: demo # {}\nnodes: [{}{{name: x, y: 1}}]\n", "x".repeat(200), " ".repeat(300)),
+        ),
+    ];
+    assert_snapshot!(cases.map(|(name, text)| format!("## {name}\n{}", said(&text))).join("\n"));
+}
+
+fn bomb() -> String {
+    let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for i in 1..10 {
+        let refs = vec![format!("*a{}", i - 1); 10].join(",");
+        text.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+    }
+    text
+}
+
+#[test]
+fn nodes_and_addresses() {
+    let nodes = |name: &str, nodes: &str| (name.to_owned(), format!("name: demo\nnodes:\n{nodes}"));
+    let mut cases = vec![
+        nodes("no server", "  - {name: worker}\n"),
+        nodes("no nodes", "  []\n"),
+        nodes("two servers", "  - {name: a-1, role: server}\n  - {name: b-1, role: server}\n"),
+        nodes("many servers", "  - {name: server, role: server, count: 3}\n"),
+        nodes(
+            "taken",
+            "  - {name: w, count: 2, ip: 192.168.56.20}\n  - {name: w-2, ip: 192.168.56.21}\n  - {name: s, role: server}\n",
+        ),
+        nodes(
+            "outside",
+            "  - {name: s, role: server, ip: 192.168.56.0}\n  - {name: w, count: 3, ip: 192.168.56.254}\n  - {name: x, ip: 10.0.0.1/8}\n",
+        ),
+        nodes("too many", "  - {name: s, role: server}\n  - {name: w, count: 250}\n  - {name: x, count: 251}\n"),
+        nodes("long name", &format!("  - {{name: s, role: server}}\n  - {{name: {}, count: 2}}\n", "x".repeat(62))),
+        (
+            "too small".to_owned(),
+            "name: demo\nnetwork: {cidr: 10.9.0.0/29}\nnodes: [{name: s, role: server}, {name: w, count: 5}]\n"
+                .to_owned(),
+        ),
+    ];
+    for cidr in
+        ["10.43.5.0/24", "10.0.0.0/8", "192.168.56.7/24", "10.0.0.0/30", "127.0.0.0/8", "x", "fd00::/64"]
+    {
+        cases.push((cidr.to_owned(), format!("{NODES}network: {{cidr: '{cidr}'}}\n")));
+    }
+    assert_snapshot!(all(cases));
+}
+
+#[test]
+fn k3s_settings() {
+    let k3s = |name: &str, k3s: &str| (name.to_owned(), format!("{NODES}k3s:\n{k3s}"));
+    let labels = "name: demo
+nodes:
+  - {name: s, role: server, labels: {a: b, gpu: true, node-role.kubernetes.io/x: y}, config: {node-label: [z]}}
+  - {name: w, labels: [a, b=c, b=d, -x=y, node.kubernetes.io/x=y], taints: [a, 'a:noschedule', 'a=b:NoExecute', 'a b:NoSchedule']}
+  - {name: v, role: agent, config: {disable: traefik}}
+";
+    assert_snapshot!(all(vec![
+        k3s(
+            "owned",
+            "  config: {node-ip: 1.2.3.4, s: x, data-dir: /x, server+: y}\n  server_config: {t: a}\n"
+        ),
+        k3s("values", "  config: {disable: {a: b}, tls-san: [[x]], --debug: on, selinux: }\n"),
+        k3s("overlap", "  config: {cluster-cidr: 192.168.0.0/16, service-cidr: [nonsense, 'fd00::/112']}\n"),
+        k3s("pods and services", "  config: {cluster-cidr: 10.43.128.0/17}\n"),
+        k3s("release", "  version: v1.34.1-k3s1\n  channel: v1.34.1+k3s1\n"),
+        k3s("channel", "  version: v1.34\n  channel: stabel\n"),
+        ("retry".to_owned(), format!("{NODES}retry: {{backoff: 1m}}\n")),
+        ("labels".to_owned(), labels.to_owned()),
+    ]));
+}
+
+fn all(cases: Vec<(String, String)>) -> String {
+    cases.iter().map(|(name, text)| format!("## {name}\n{}\n", brief(text))).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn values_that_try_to_break_out_are_refused_where_they_are_names() {
+    for hostile in ["a'b", "a\"b", "#{x}", "$(reboot)", "a\\nb", "-rf", "../x", "a b", "`x`", ""] {
+        let yaml = serde_json::to_string(&hostile.replace("\\n", "\n")).unwrap();
+        for spec in [
+            format!("name: {yaml}\nnodes: [{{name: s, role: server}}]\n"),
+            format!("name: demo\nnodes: [{{name: {yaml}, role: server}}]\n"),
+            format!("{NODES}box: {yaml}\n"),
+            format!("{NODES}k3s: {{version: {yaml}}}\n"),
+            format!("{NODES}k3s: {{channel: {yaml}}}\n"),
+            format!("{NODES}k3s: {{config: {{{yaml}: x}}}}\n"),
+            format!("{NODES}box: {{url: {yaml}, sha256: {yaml}}}\n"),
+        ] {
+            assert!(super::read(&spec).is_err(), "{spec}");
+        }
+    }
+}
+
+#[test]
+fn places_of_files() {
+    let hex = "a".repeat(64);
+    let cases = [
+        ("registry", "generic/debian12".to_owned()),
+        ("file", "./my.box".to_owned()),
+        ("url", "https://example.org/my.box".to_owned()),
+        ("nothing", "{}".to_owned()),
+        ("both", format!("{{path: x, url: 'https://x', sha256: {hex}}}")),
+        ("no sum", "{url: 'https://x'}".to_owned()),
+        ("bad sum", "{url: 'https://x', sha256: abc}".to_owned()),
+        ("bad url", format!("{{url: 'ftp://x', sha256: {hex}}}")),
+        ("home", "{path: ~/my.box}".to_owned()),
+        ("absent", "{path: my.box}".to_owned()),
+        ("folder", "{path: ./src}".to_owned()),
+    ];
+    let cases = cases.map(|(name, b)| (name.to_owned(), format!("{NODES}box: {b}\n"))).to_vec();
+    let here = std::env::current_dir().unwrap();
+    assert_snapshot!(all(cases).replace(here.to_str().unwrap(), "/here"));
+}

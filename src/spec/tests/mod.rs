@@ -1,0 +1,40 @@
+//! What users see, what comes of a spec, and that no text whatever makes the reader fall over.
+
+use std::path::Path;
+
+use super::{Cluster, Parsed, parse};
+
+mod any;
+mod messages;
+mod resolved;
+mod schema;
+
+/// Reads a spec as if it lay in the examples folder.
+fn read(text: &str) -> Result<Parsed, super::Invalid> {
+    parse(text, Path::new("cluster.yaml"))
+}
+
+/// The cluster of a spec that has no mistake.
+fn cluster(text: &str) -> Cluster {
+    read(text).unwrap_or_else(|e| panic!("{}", e.render(false))).cluster
+}
+
+/// What is said of a spec: its mistakes, or its warnings.
+fn said(text: &str) -> String {
+    match read(text) {
+        Ok(parsed) => super::render(&parsed.warnings, Path::new("cluster.yaml"), false),
+        Err(invalid) => invalid.render(false),
+    }
+}
+
+/// What is said, one line each: `line:column message / help`.
+fn brief(text: &str) -> String {
+    let problems = match read(text) {
+        Ok(parsed) => parsed.warnings,
+        Err(invalid) => invalid.problems,
+    };
+    let line = |p: &super::Problem| {
+        format!("{}:{}+{} {}: {} / {}", p.line, p.column, p.length, p.severity, p.message, p.help)
+    };
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
+}

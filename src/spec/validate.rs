@@ -1,0 +1,275 @@
+//! What has to go together: names, roles and addresses of the nodes, networks, and k3s' settings
+//! with those that p1 makes.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_yaml::Value as YamlValue;
+
+use super::file::File;
+use super::k3s_keys::{self, Taker};
+use super::report::{Report, Span, nearest};
+use super::resolve::{self, Draft};
+use super::shape::Field;
+use super::value::{Config, LABEL, check_label, check_taint, is_private};
+use super::{Network, Role};
+
+/// Names and roles, and whether the machines are large enough. `whole` is false if an entry could
+/// not be read, so that nothing can be said about what is missing.
+pub(super) fn nodes(drafts: &[Draft<'_>], whole: bool, report: &mut Report<'_>) {
+    let mut names: HashMap<&str, Span> = HashMap::new();
+    for draft in drafts {
+        let Some(name) = &draft.name else { continue };
+        if name.len() > LABEL {
+            let message = format!("`{name}` is longer than {LABEL} characters");
+            report.error(draft.name_at, message, "A host name has at most 63; take a shorter one.");
+        }
+        if name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            // Reference: vagrant, lib/vagrant/machine_index.rb; names are looked up as id prefixes too.
+            let message = format!("`{name}` consists of hex digits only");
+            let help = format!(
+                "Vagrant would take it for the beginning of a machine's id and may act on a VM of another \
+                 project. Add another letter or a `-`: `node-{name}`."
+            );
+            report.error(draft.name_at, message, help);
+        }
+        if let Some(first) = names.get(name.as_str()) {
+            let message = format!("the name `{name}` is taken");
+            let help =
+                format!("Line {} has it too; every node needs a name of its own.", report.line(*first));
+            report.error(draft.name_at, message, help);
+        } else {
+            names.insert(name, draft.name_at);
+        }
+    }
+
+    let mut servers = drafts.iter().filter(|d| d.role == Some(Role::Server));
+    match (servers.next(), servers.next()) {
+        (Some(_), Some(second)) => {
+            let at = second.file.count.get().filter(|_| second.index > 0).map_or(second.role_at, |c| c.at);
+            let help = "Make the others workers: leave `role` out, or write `role: worker`.";
+            report.error(at, "this version of p1 runs exactly one server", help);
+        }
+        (None, _) if whole => {
+            let at = drafts.first().map_or(Span::default(), |d| d.name_at);
+            let help = "Make one of the nodes the server: `{name: server, role: server}`.";
+            report.error(at, "no node is the server", help);
+        }
+        _ => {}
+    }
+    if drafts.len() > 50 {
+        // k3s-io/docs, docs/installation/requirements.md.
+        let message = format!("{} nodes are many for one host", drafts.len());
+        let help = "k3s asks to join at most 50 nodes at a time.";
+        report.warning(drafts[50].name_at, message, help);
+    }
+    for draft in drafts.iter().filter(|d| d.index == 0) {
+        size(draft, report);
+    }
+}
+
+/// k3s' minimum (k3s-io/docs, docs/installation/requirements.md).
+fn size(draft: &Draft<'_>, report: &mut Report<'_>) {
+    let (who, cpus, memory) = match draft.role {
+        Some(Role::Server) => ("server", 2, 2048),
+        Some(Role::Worker) => ("worker", 1, 512),
+        None => return,
+    };
+    if let Some(given) = draft.file.cpus.get().filter(|c| c.value.0 < cpus) {
+        let message = format!("{} CPU is less than k3s asks for", given.value.0);
+        report.warning(given.at, message, format!("A {who} should have {cpus}; it may start slowly."));
+    }
+    if let Some(given) = draft.file.memory.get().filter(|m| m.value.0 < memory) {
+        let message = format!("{} MiB is less than k3s asks for", given.value.0);
+        report.warning(
+            given.at,
+            message,
+            format!("A {who} should have {memory} MiB; it may run out of memory."),
+        );
+    }
+}
+
+/// The nodes' network by itself.
+pub(super) fn network(network: &Network, at: Option<Span>, report: &mut Report<'_>) {
+    let Some(at) = at.filter(|_| !is_private(network.cidr)) else { return };
+    let message = format!("{} is not a private network", network.cidr);
+    let help = "This host will no longer reach whoever has these addresses on the internet. Private ones are in \
+                10.0.0.0/8, 172.16.0.0/12 and 192.168.0.0/16.";
+    report.warning(at, message, help);
+}
+
+/// The addresses that the spec gives.
+pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Report<'_>) {
+    let net = network.cidr;
+    let (first, last) = (u32::from(net.network()) + 2, u32::from(net.broadcast()) - 1);
+    let range = format!("Take one from {} to {}.", Ipv4Addr::from(first), Ipv4Addr::from(last));
+    let mut taken: HashMap<Ipv4Addr, Span> = HashMap::new();
+    for draft in drafts {
+        let Some(at) = draft.ip_at else { continue };
+        let who = match (&draft.name, draft.index) {
+            (Some(name), 1..) => format!(" (`{name}`)"),
+            _ => String::new(),
+        };
+        let Some(ip) = draft.ip else {
+            report.error(at, format!("the addresses end before{who}"), &range);
+            continue;
+        };
+        let wrong = if !net.contains(&ip) {
+            Some(format!("is outside of the network {net}"))
+        } else if ip == network.gateway() {
+            Some("is the host's own address in the network, the gateway".to_owned())
+        } else if ip == net.network() || ip == net.broadcast() {
+            Some(format!(
+                "is the {} address of {net}",
+                if ip == net.network() { "network" } else { "broadcast" }
+            ))
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            report.error(at, format!("{ip}{who} {wrong}"), &range);
+        } else if let Some(other) = taken.get(&ip) {
+            let help = format!(
+                "Line {} has it too. Without `ip` a node gets the next free one.",
+                report.line(*other)
+            );
+            report.error(at, format!("the address {ip}{who} is taken"), help);
+        } else {
+            taken.insert(ip, at);
+        }
+    }
+}
+
+/// k3s' release and settings.
+pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
+    if let Some(k3s) = file.k3s.value() {
+        if let (Some(version), Some(_)) = (k3s.version.get(), k3s.channel.get()) {
+            let help = "A channel names the newest of several versions; keep one of the two.";
+            report.error(version.at, "`version` and `channel` exclude each other", help);
+        }
+        settings(&k3s.config, None, report);
+        settings(&k3s.server_config, Some(Role::Server), report);
+        settings(&k3s.worker_config, Some(Role::Worker), report);
+    }
+    for draft in drafts.iter().filter(|d| d.index == 0) {
+        // Nothing is said of a worker's settings where the role is in doubt.
+        settings(&draft.file.config, draft.role.or(Some(Role::Server)), report);
+    }
+}
+
+/// The settings of one place; `role` is none where they are for all nodes.
+fn settings(config: &Field<Config>, role: Option<Role>, report: &mut Report<'_>) {
+    for entry in config.value().into_iter().flat_map(|c| &c.0) {
+        let key = k3s_keys::long(&entry.key);
+        if let Some(why) = k3s_keys::owned(key) {
+            report.error(entry.key_at, format!("`{key}` is not the spec's to set"), why);
+            continue;
+        }
+        match k3s_keys::taker(key) {
+            Taker::Server if role == Some(Role::Worker) => {
+                let message = format!("only a server knows `{key}`");
+                let help =
+                    "A worker's k3s ends with an error when it finds it; put it under `server_config`.";
+                report.error(entry.key_at, message, help);
+            }
+            Taker::Unknown => {
+                let help = match nearest(key, k3s_keys::all()) {
+                    Some(near) => format!("Did you mean `{near}`?"),
+                    None => "A server skips what it does not know, and a worker does not start.".to_owned(),
+                };
+                report.warning(entry.key_at, format!("p1 knows no k3s setting `{key}`"), help);
+            }
+            _ => {}
+        }
+        let check = match key {
+            "node-label" => check_label,
+            "node-taint" => check_taint,
+            "flannel-backend" if entry.value.as_str() == Some("none") => {
+                let help = "Nodes become Ready only when another network plugin is installed, and `p1 up` waits \
+                            for that.";
+                report.warning(entry.at, "k3s will have no pod network of its own", help);
+                continue;
+            }
+            _ => continue,
+        };
+        for value in texts(&entry.value) {
+            match value {
+                Some(text) => {
+                    check(text, entry.at, report);
+                }
+                None => report.error(entry.at, format!("`{key}` takes text"), "Put quotes around it."),
+            }
+        }
+    }
+}
+
+fn texts(value: &YamlValue) -> Vec<Option<&str>> {
+    match value {
+        YamlValue::Sequence(items) => items.iter().map(YamlValue::as_str).collect(),
+        one => vec![one.as_str()],
+    }
+}
+
+/// Pods' and services' networks against each other and the nodes'. `layers` are a server's settings,
+/// later above earlier.
+pub(super) fn cluster_networks(
+    net: Ipv4Net,
+    net_at: Option<Span>,
+    layers: &[Option<&Config>; 3],
+    report: &mut Report<'_>,
+) {
+    let mut found: Vec<(&str, Ipv4Net, Option<Span>)> = Vec::new();
+    // k3s-io/docs, docs/cli/server.md.
+    for (key, default) in [("cluster-cidr", "10.42.0.0/16"), ("service-cidr", "10.43.0.0/16")] {
+        let entries = layers.iter().flatten().flat_map(|l| &l.0);
+        let Some(entry) = entries.filter(|e| k3s_keys::long(&e.key) == key).last() else {
+            found.extend(default.parse().map(|net| (key, net, None)));
+            continue;
+        };
+        for text in texts(&entry.value).into_iter().flatten().flat_map(|t| t.split(',')).map(str::trim) {
+            match text.parse() {
+                Ok(net) => found.push((key, net, Some(entry.at))),
+                // IPv6 cannot overlap with the nodes' IPv4.
+                Err(_) if text.contains(':') => {}
+                Err(_) => {
+                    let help = "Write address and prefix: `10.42.0.0/16`.";
+                    report.error(entry.at, format!("`{key}` is not a network"), help);
+                }
+            }
+        }
+    }
+    let overlap = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
+    for (key, other, at) in &found {
+        if overlap(net, *other) {
+            let what = if *key == "cluster-cidr" { "pods" } else { "services" };
+            let message = format!("the nodes' network {net} overlaps with {other}, the {what}' network");
+            let help =
+                format!("Change `network: cidr`, or give the {what} another one: `k3s: config: {key}`.");
+            report.error(net_at.or(*at).unwrap_or_default(), message, help);
+        }
+    }
+    if let [(_, pods, pods_at), (_, services, services_at)] = found[..]
+        && overlap(pods, services)
+    {
+        let message = format!("the pods' network {pods} overlaps with {services}, the services' network");
+        let help = "Give one of them another: `cluster-cidr` is the pods', `service-cidr` the services'.";
+        report.error(services_at.or(pods_at).unwrap_or_default(), message, help);
+    }
+}
+
+/// Bounds that depend on each other.
+pub(super) fn limits(file: &File, report: &mut Report<'_>) {
+    let Some(retry) = file.retry.value() else { return };
+    let resolved = resolve::retry(Some(retry));
+    let at = retry.backoff.get().or(retry.max_backoff.get()).map(|t| t.at);
+    if let Some(at) = at.filter(|_| resolved.backoff > resolved.max_backoff) {
+        let message = "`backoff` is longer than `max_backoff`";
+        let help = format!(
+            "The first pause is {}, the longest {}; make the first shorter or the longest longer.",
+            crate::explain::seconds(resolved.backoff),
+            crate::explain::seconds(resolved.max_backoff)
+        );
+        report.error(at, message, help);
+    }
+}

@@ -1,0 +1,89 @@
+//! Addresses and networks.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_json::{Value as Json, json};
+
+use crate::spec::node::Node;
+use crate::spec::report::Report;
+use crate::spec::shape::{Shape, text};
+
+/// An IPv4 address.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::spec) struct Address(pub Ipv4Addr);
+
+impl Shape for Address {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^([0-9]{1,3}\\.){3}[0-9]{1,3}$" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "Write four numbers from 0 to 255: `192.168.56.11`.";
+        let text = text(node, report)?;
+        match text.parse() {
+            Ok(address) => Some(Self(address)),
+            Err(_) => {
+                let message = format!("`{}` is not an IPv4 address", report.excerpt(node.at));
+                let help = match text.split_once('/') {
+                    Some((ip, _)) if ip.parse::<Ipv4Addr>().is_ok() => {
+                        format!("The prefix belongs into `network: cidr`; write `{ip}`.")
+                    }
+                    _ => HELP.to_owned(),
+                };
+                report.error(node.at, message, help);
+                None
+            }
+        }
+    }
+}
+
+/// The nodes' network: IPv4, from /8 to /29, and of addresses that a private network can have.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::spec) struct Cidr(pub Ipv4Net);
+
+impl Shape for Cidr {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^([0-9]{1,3}\\.){3}[0-9]{1,3}/(8|9|1[0-9]|2[0-9])$" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        let Ok(net) = text.parse::<Ipv4Net>() else {
+            let message = format!("`{}` is not an IPv4 network", report.excerpt(node.at));
+            report.error(node.at, message, "Write address and prefix: `192.168.56.0/24`.");
+            return None;
+        };
+        let shown = report.excerpt(node.at);
+        if !(8..=29).contains(&net.prefix_len()) {
+            let message = format!("the prefix of `{shown}` is out of range");
+            report.error(node.at, message, "Take one from /8 to /29; /24 has room for 253 nodes.");
+            return None;
+        }
+        if net != net.trunc() {
+            let message = format!("`{shown}` is an address in a network, not a network");
+            report.error(node.at, message, format!("Its network is `{}`.", net.trunc()));
+            return None;
+        }
+        let ip = net.network();
+        let end = net.broadcast();
+        if ip.is_loopback() || ip.octets()[0] == 0 || ip.is_link_local() || end.octets()[0] >= 224 {
+            let message = format!("`{shown}` is reserved and cannot be a private network");
+            report.error(
+                node.at,
+                message,
+                "Take a network from 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16.",
+            );
+            return None;
+        }
+        Some(Self(net))
+    }
+}
+
+/// Whether all of a network is set aside for private use (RFC 1918) or for carriers (RFC 6598).
+pub(in crate::spec) fn is_private(net: Ipv4Net) -> bool {
+    [(10, 0, 8), (172, 16, 12), (192, 168, 16), (100, 64, 10)]
+        .iter()
+        .filter_map(|&(a, b, prefix)| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), prefix).ok())
+        .any(|private| private.contains(&net))
+}
