@@ -2,11 +2,19 @@
 //!
 //! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
 
+pub mod boxes;
+pub mod engine;
 pub mod event;
 pub mod explain;
+pub mod facts;
 pub mod host;
+pub mod journal;
 pub mod os;
+pub mod plan;
 pub mod providers;
 pub mod render;
 pub mod spec;
+pub mod ssh;
+pub mod state;
+pub mod ui;
 pub mod vagrant;

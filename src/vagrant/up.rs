@@ -89,7 +89,9 @@ impl Seen {
                 self.said.insert(node.clone(), text);
                 heard(&node, Progress::Failed);
             } else {
-                let text = text.trim().trim_start_matches("==> ").to_owned();
+                // Each line opens with `==> NODE: ` or `    NODE: ` (`lib/vagrant/ui.rb`, Prefixed).
+                let text = text.trim_start_matches("==>").trim();
+                let text = text.strip_prefix(&format!("{node}:")).unwrap_or(text).trim();
                 // vagrant-libvirt locales/en.yml `waiting_for_ip`; VirtualBox: core's `vagrant.boot_waiting`.
                 if text.starts_with("Waiting for domain") || text.starts_with("Waiting for machine") {
                     heard(&node, Progress::Booting);

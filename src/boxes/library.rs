@@ -1,0 +1,232 @@
+//! The box files on this host: `<dir>/<name>/box.box` and `<dir>/<name>/manifest.json`.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::definition::hex;
+use super::error::Error;
+use crate::os::files::{self, At};
+
+const FILE: &str = "box.box";
+const MANIFEST: &str = "manifest.json";
+
+/// What is known of a box in the library.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of this file's format.
+    pub v: u32,
+    /// Name in the library.
+    pub name: String,
+    /// Checksum of the file.
+    pub sha256: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Where it came from.
+    pub origin: Origin,
+    /// `package=version`, if it was built here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<String>,
+}
+
+/// Where a box came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Built from a definition.
+    Built {
+        /// [`super::digest()`] of the definition.
+        digest: String,
+        /// The definition's version.
+        version: String,
+    },
+    /// A file on this host.
+    Path(PathBuf),
+    /// Downloaded.
+    Url(String),
+}
+
+/// A folder of boxes.
+#[derive(Clone, Debug)]
+pub struct Library {
+    dir: PathBuf,
+}
+
+impl Library {
+    /// `dir` need not exist yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The file of the box `name`, whether it is there or not.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join(FILE)
+    }
+
+    /// All boxes, by name.
+    pub fn list(&self) -> Result<Vec<Manifest>, Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.at("read", &self.dir)?,
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let name = entry.at("read", &self.dir)?.file_name();
+            if let Some(name) = name.to_str().filter(|n| check(n).is_ok())
+                && let Some(manifest) = self.get(name)?
+            {
+                all.push(manifest);
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// The box `name`; `None` if there is none. A manifest whose file is gone counts as none.
+    pub fn get(&self, name: &str) -> Result<Option<Manifest>, Error> {
+        check(name)?;
+        let path = self.dir.join(name).join(MANIFEST);
+        let Some(text) = files::read_if_there(&path)? else { return Ok(None) };
+        let manifest: Manifest = serde_json::from_str(&text)
+            .map_err(|e| Error::Manifest { path: path.clone(), message: e.to_string() })?;
+        Ok(self.path(name).is_file().then_some(manifest))
+    }
+
+    /// Puts a copy of `file` into the library as `name`, replacing an older one. With `expected`
+    /// (64 hex digits) a file with another checksum is refused. The copy shares its blocks with the
+    /// original where the file system can.
+    pub fn add(
+        &self,
+        name: &str,
+        file: &Path,
+        expected: Option<&str>,
+        origin: Origin,
+        packages: Vec<String>,
+    ) -> Result<Manifest, Error> {
+        check(name)?;
+        let dir = self.dir.join(name);
+        files::dir(&dir)?;
+        let copy = tempfile::Builder::new().prefix(".new-").tempfile_in(&dir).at("create", &dir)?;
+        fs::copy(file, copy.path()).at("read", file)?;
+        // Of the copy: what was checked is what is kept.
+        let found = sha256(copy.path())?;
+        if let Some(expected) = expected.filter(|e| !e.eq_ignore_ascii_case(&found)) {
+            return Err(Error::Checksum { path: file.to_owned(), expected: expected.to_owned(), found });
+        }
+        let size = copy.as_file().metadata().at("read", file)?.len();
+        let manifest = Manifest { v: 1, name: name.to_owned(), sha256: found, size, origin, packages };
+        let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
+        copy.as_file().sync_all().at("write", &dir)?;
+        // The old manifest goes first: between the two there is no box, never a wrong one.
+        files::remove_if_there(&dir.join(MANIFEST))?;
+        copy.persist(dir.join(FILE)).map_err(|e| e.error).at("write", &dir)?;
+        files::write(&dir.join(MANIFEST), format!("{json}\n").as_bytes(), 0o644)?;
+        Ok(manifest)
+    }
+
+    /// Removes the box `name`.
+    pub fn remove(&self, name: &str) -> Result<Manifest, Error> {
+        let manifest = self.get(name)?.ok_or_else(|| Error::NotInLibrary { name: name.to_owned() })?;
+        let dir = self.dir.join(name);
+        fs::remove_dir_all(&dir).at("remove", &dir)?;
+        Ok(manifest)
+    }
+
+    /// Reads the file of `name` and compares its checksum with the manifest's.
+    pub fn verify(&self, name: &str) -> Result<Manifest, Error> {
+        let manifest = self.get(name)?.ok_or_else(|| Error::NotInLibrary { name: name.to_owned() })?;
+        let path = self.path(name);
+        let found = sha256(&path)?;
+        if found == manifest.sha256 {
+            Ok(manifest)
+        } else {
+            Err(Error::Checksum { path, expected: manifest.sha256, found })
+        }
+    }
+}
+
+/// A name is one folder: nothing hidden, nothing that leads elsewhere.
+fn check(name: &str) -> Result<(), Error> {
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
+    if first && rest && name.len() <= 100 { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }
+}
+
+/// The checksum of a file, as 64 hex digits.
+pub fn sha256(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).at("read", path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let n = file.read(&mut buffer).at("read", path)?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library() -> (tempfile::TempDir, Library, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.box");
+        fs::write(&file, "box").unwrap();
+        let library = Library::new(dir.path().join("boxes"));
+        (dir, library, file)
+    }
+
+    #[test]
+    fn add_list_replace_remove() {
+        let (_dir, library, file) = library();
+        assert!(library.list().unwrap().is_empty());
+        let origin = || Origin::Path(file.clone());
+        let added = library.add("debian-12", &file, None, origin(), vec!["a=1".to_owned()]).unwrap();
+        assert_eq!(added.size, 3);
+        assert_eq!(library.list().unwrap(), [added]);
+        fs::write(&file, "newer").unwrap();
+        let newer = library.add("debian-12", &file, None, origin(), Vec::new()).unwrap();
+        assert_eq!(library.verify("debian-12").unwrap(), newer);
+        assert_eq!(fs::read(library.path("debian-12")).unwrap(), b"newer");
+        library.remove("debian-12").unwrap();
+        assert!(library.list().unwrap().is_empty());
+        assert!(matches!(library.remove("debian-12"), Err(Error::NotInLibrary { .. })));
+    }
+
+    #[test]
+    fn a_wrong_checksum_changes_nothing() {
+        let (_dir, library, file) = library();
+        let origin = || Origin::Url("https://example.org/x.box".to_owned());
+        let sum = sha256(&file).unwrap();
+        library.add("x", &file, Some(&sum.to_uppercase()), origin(), Vec::new()).unwrap();
+        fs::write(&file, "evil").unwrap();
+        let error = library.add("x", &file, Some(&sum), origin(), Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Checksum { .. }));
+        library.verify("x").unwrap();
+        assert_eq!(fs::read_dir(library.path("x").parent().unwrap()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_damaged_file_is_noticed() {
+        let (_dir, library, file) = library();
+        library.add("x", &file, None, Origin::Path(file.clone()), Vec::new()).unwrap();
+        fs::write(library.path("x"), "cut").unwrap();
+        assert!(matches!(library.verify("x"), Err(Error::Checksum { .. })));
+        fs::remove_file(library.path("x")).unwrap();
+        assert_eq!(library.get("x").unwrap(), None);
+    }
+
+    #[test]
+    fn names_stay_in_the_folder() {
+        let (_dir, library, file) = library();
+        for name in ["", ".", "..", "a/b", "A", ".x"] {
+            let added = library.add(name, &file, None, Origin::Path(file.clone()), Vec::new());
+            assert!(matches!(added, Err(Error::Name { .. })), "{name}");
+        }
+    }
+}

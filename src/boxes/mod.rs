@@ -1,0 +1,14 @@
+//! Boxes: definitions, the builder, and the library of box files on this host.
+//!
+//! A definition is a YAML file; `boxes/debian-12.yaml` explains every key. [`build()`] turns one into
+//! a `.box` file for Vagrant's libvirt provider out of Debian packages. [`library`] keeps box files.
+
+mod build;
+mod definition;
+mod error;
+mod image;
+pub mod library;
+
+pub use build::{Built, Tool, build, missing_tools, requirements};
+pub use definition::{Cpu, Definition, Disk, FileEntry, Kernel, Systemd, digest, embedded, load, parse};
+pub use error::Error;

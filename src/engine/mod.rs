@@ -1,0 +1,403 @@
+//! The engine: runs a plan. One dispatcher owns all state, writes the journal and speaks to the
+//! user interface; every running step is a thread that only sends messages.
+//!
+//! A step runs when the steps before it have passed. A failed step blocks its dependents and nothing
+//! else. The first wish to stop lets running steps end and starts nothing new.
+
+mod retry;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use crate::event::{Event, Failure, Kind, Outcome};
+use crate::explain::{Explain, chain};
+use crate::journal::{self, Writer};
+use crate::os::Cancel;
+use crate::plan::{Check, Plan, Step};
+use crate::spec::Retry;
+
+pub use retry::delay;
+
+/// Why a step did not do its work.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trouble {
+    /// What to tell.
+    pub failure: Failure,
+    /// The same may work when tried again soon.
+    pub transient: bool,
+    /// The user ended it.
+    pub cancelled: bool,
+}
+
+impl Trouble {
+    /// With this cause, a lower-case fragment, and this remedy, full sentences.
+    pub fn new(cause: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = Some(hint.into()).filter(|h| !h.is_empty());
+        Self { failure: Failure { cause: cause.into(), hint, ..Failure::default() }, ..Self::default() }
+    }
+
+    /// The user ended it.
+    pub fn interrupted() -> Self {
+        Self { cancelled: true, ..Self::new("interrupted", "") }
+    }
+
+    /// With these lines as evidence.
+    #[must_use]
+    pub fn evidence(mut self, lines: Vec<String>) -> Self {
+        self.failure.evidence = lines;
+        self
+    }
+
+    /// Worth another try.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.transient = true;
+        self
+    }
+}
+
+impl<E: Explain> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self {
+            failure: Failure {
+                cause: chain(&error),
+                hint: error.hint(),
+                evidence: error.evidence(),
+                log: None,
+            },
+            transient: error.transient(),
+            cancelled: error.cancelled(),
+        }
+    }
+}
+
+/// What the engine runs: steps by name.
+pub trait Work: Sync {
+    /// Whether the step is needed, told just before it would run.
+    fn check(&self, step: &Step) -> Check;
+
+    /// Does the step's work; what it answers is kept and shown.
+    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble>;
+
+    /// Whether its errors may be tried again at all.
+    fn retries(&self, step: &Step) -> bool;
+}
+
+/// A running step's way to be heard.
+pub struct Control {
+    step: String,
+    sender: Sender<Message>,
+    log: PathBuf,
+    cancel: Cancel,
+}
+
+impl Control {
+    /// For work that runs outside an engine: nobody hears it.
+    pub fn silent(log: PathBuf, cancel: Cancel) -> Self {
+        Self { step: String::new(), sender: mpsc::channel().0, log, cancel }
+    }
+
+    /// Says what it does just now.
+    pub fn says(&self, message: impl Into<String>) {
+        self.send(Kind::StepProgress {
+            step: self.step.clone(),
+            message: message.into(),
+            done: None,
+            total: None,
+        });
+    }
+
+    /// Says how far a transfer is, in bytes.
+    pub fn moved(&self, message: &str, done: u64, total: Option<u64>) {
+        let (step, message) = (self.step.clone(), message.to_owned());
+        self.send(Kind::StepProgress { step, message, done: Some(done), total });
+    }
+
+    /// Says something to know that does not fail the step.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.send(Kind::StepWarning { step: self.step.clone(), message: message.into() });
+    }
+
+    /// Writes a line into the step's log.
+    pub fn log(&self, line: &str) {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        if let Some(dir) = self.log.parent() {
+            // A log that cannot be written must not fail the work.
+            let _ = crate::os::files::private_dir(dir);
+        }
+        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log);
+        let _ = file.and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+    }
+
+    /// The token to hand to everything that blocks.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    fn send(&self, kind: Kind) {
+        // The dispatcher outlives every step; a silent control has none.
+        let _ = self.sender.send(Message::Event(kind));
+    }
+}
+
+enum Message {
+    Event(Kind),
+    Finished { step: usize, outcome: Outcome, attempt: u32, took: Duration },
+}
+
+/// What a run needs besides its plan.
+pub struct Run<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The first event but for its steps, which come from the plan.
+    pub started: Kind,
+    /// At most so many steps at a time.
+    pub jobs: usize,
+    /// How often a step is tried.
+    pub retry: &'a Retry,
+    /// Where the steps' logs go.
+    pub logs: &'a Path,
+    /// The user's wish.
+    pub cancel: &'a Cancel,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// By step id; a step that never began is missing.
+    pub outcomes: BTreeMap<String, Outcome>,
+    /// True if nothing is outstanding.
+    pub success: bool,
+    /// True if the user ended it.
+    pub interrupted: bool,
+}
+
+/// Runs the plan. Every event goes to the journal and to `show`; an error means that the journal
+/// cannot be written, and then nothing new was started after that.
+pub fn run(
+    plan: &Plan,
+    work: &dyn Work,
+    run: Run<'_>,
+    journal: &mut Writer,
+    show: &mut dyn FnMut(&Event),
+) -> Result<Report, journal::Error> {
+    let (sender, receiver) = mpsc::channel();
+    let mut dispatcher = Dispatcher {
+        plan,
+        states: vec![State::Waiting; plan.steps.len()],
+        running: 0,
+        report: Report::default(),
+        start: Instant::now(),
+        seq: 0,
+        journal,
+        show,
+        broken: None,
+    };
+    let mut started = run.started.clone();
+    if let Kind::RunStarted { steps, .. } = &mut started {
+        *steps = plan.steps.iter().map(|s| s.info.clone()).collect();
+    }
+    dispatcher.emit(started);
+    thread::scope(|scope| dispatcher.drive(scope, work, &run, &sender, &receiver));
+    let passed = |s: &Step| dispatcher.report.outcomes.get(&s.info.id).is_some_and(Outcome::passed);
+    let success = plan.steps.iter().all(passed);
+    dispatcher.report.success = success;
+    dispatcher.report.interrupted = !success && run.cancel.stopping();
+    let interrupted = dispatcher.report.interrupted;
+    dispatcher.emit(Kind::RunFinished { success, interrupted });
+    match dispatcher.broken {
+        Some(error) => Err(error),
+        None => Ok(dispatcher.report),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    Over,
+}
+
+struct Dispatcher<'a> {
+    plan: &'a Plan,
+    states: Vec<State>,
+    running: usize,
+    report: Report,
+    start: Instant,
+    seq: u64,
+    journal: &'a mut Writer,
+    show: &'a mut dyn FnMut(&Event),
+    broken: Option<journal::Error>,
+}
+
+impl<'a> Dispatcher<'a> {
+    fn emit(&mut self, kind: Kind) {
+        let progress = matches!(kind, Kind::StepProgress { .. });
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let event = journal::stamp(self.seq, elapsed, kind);
+        if !progress {
+            self.seq += 1;
+        }
+        if self.broken.is_none()
+            && let Err(error) = self.journal.append(&event)
+        {
+            self.broken = Some(error);
+        }
+        (self.show)(&event);
+    }
+
+    fn drive<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        work: &'env dyn Work,
+        run: &'env Run<'_>,
+        sender: &Sender<Message>,
+        receiver: &Receiver<Message>,
+    ) where
+        'a: 'scope,
+    {
+        loop {
+            self.settle();
+            if !run.cancel.stopping() && self.broken.is_none() {
+                self.launch(scope, work, run, sender);
+            }
+            if self.running == 0 {
+                return;
+            }
+            match receiver.recv().expect("a sender is held here") {
+                Message::Event(kind) => self.emit(kind),
+                Message::Finished { step, outcome, attempt, took } => {
+                    self.running -= 1;
+                    self.finish(step, outcome, attempt, took);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, step: usize, outcome: Outcome, attempt: u32, took: Duration) {
+        self.states[step] = State::Over;
+        let id = self.plan.steps[step].info.id.clone();
+        self.report.outcomes.insert(id.clone(), outcome.clone());
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.emit(Kind::StepFinished { step: id, outcome, attempt, took_ms });
+    }
+
+    /// Ends what need not or cannot run: done beforehand, or behind a step that did not pass.
+    fn settle(&mut self) {
+        // In the plan's order, so that one pass reaches the end of every chain.
+        for i in 0..self.states.len() {
+            if self.states[i] != State::Waiting {
+                continue;
+            }
+            let step = &self.plan.steps[i];
+            if let Check::Done(reason) = &step.check {
+                let reason = reason.clone();
+                self.finish(i, Outcome::Skipped { reason }, 0, Duration::ZERO);
+                continue;
+            }
+            let stuck = |a: &&String| self.report.outcomes.get(*a).is_some_and(|o| !o.passed());
+            if let Some(by) = step.info.after.iter().find(stuck) {
+                // The first cause, not the last link of the chain.
+                let by = match self.report.outcomes.get(by) {
+                    Some(Outcome::Blocked { by }) => by.clone(),
+                    _ => by.clone(),
+                };
+                self.finish(i, Outcome::Blocked { by }, 0, Duration::ZERO);
+            }
+        }
+    }
+
+    fn launch<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        work: &'env dyn Work,
+        run: &'env Run<'_>,
+        sender: &Sender<Message>,
+    ) where
+        'a: 'scope,
+    {
+        let plan: &'a Plan = self.plan;
+        for (i, step) in plan.steps.iter().enumerate() {
+            let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
+            if self.running >= run.jobs.max(1) {
+                return;
+            }
+            if self.states[i] != State::Waiting || !step.info.after.iter().all(ready) {
+                continue;
+            }
+            self.states[i] = State::Running;
+            self.running += 1;
+            let sender = sender.clone();
+            let log = run.logs.join(format!("{}.log", step.info.id.replace('/', "-")));
+            let control = Control {
+                step: step.info.id.clone(),
+                sender: sender.clone(),
+                log,
+                cancel: run.cancel.clone(),
+            };
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let (outcome, attempt) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    attempts(step, work, run.retry, &control)
+                }))
+                .unwrap_or_else(|panic| (Outcome::Failed(crashed(&*panic)), 1));
+                let message = Message::Finished { step: i, outcome, attempt, took: begun.elapsed() };
+                let _ = sender.send(message);
+            });
+        }
+    }
+}
+
+/// A panic is a defect of p1; it ends its step and nobody else's.
+fn crashed(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    Failure {
+        cause: format!("p1 itself failed: {text}"),
+        hint: Some("This is a defect of p1; please report it.".into()),
+        ..Failure::default()
+    }
+}
+
+fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (Outcome, u32) {
+    if matches!(step.check, Check::Unknown(_))
+        && let Check::Done(reason) = work.check(step)
+    {
+        return (Outcome::Skipped { reason }, 0);
+    }
+    let attempts = if work.retries(step) { retry.attempts.max(1) } else { 1 };
+    let id = || step.info.id.clone();
+    for attempt in 1.. {
+        control.send(Kind::StepStarted { step: id(), attempt, attempts });
+        let trouble = match work.apply(step, control) {
+            Ok(detail) => return (Outcome::Done { detail }, attempt),
+            Err(trouble) => trouble,
+        };
+        control.log(&format!("attempt {attempt}: {}", trouble.failure.cause));
+        for line in &trouble.failure.evidence {
+            control.log(&format!("  {line}"));
+        }
+        if trouble.cancelled {
+            return (Outcome::Interrupted, attempt);
+        }
+        if !trouble.transient || attempt >= attempts || control.cancel.stopping() {
+            let log = Some(control.log.clone());
+            return (Outcome::Failed(Failure { log, ..trouble.failure }), attempt);
+        }
+        let wait = delay(retry, attempt, &step.info.id);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let cause = trouble.failure.cause;
+        control.send(Kind::StepRetrying { step: id(), attempt, attempts, wait_ms, cause });
+        if control.cancel.sleep(wait, crate::os::cancel::Level::Stop) {
+            return (Outcome::Interrupted, attempt);
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+#[cfg(test)]
+mod tests;

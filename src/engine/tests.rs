@@ -1,0 +1,187 @@
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::StepInfo;
+use crate::os::cancel::Level;
+
+type Act = Box<dyn Fn(&Step, u32, &Control) -> Result<Option<String>, Trouble> + Sync>;
+
+struct Fake {
+    act: Act,
+    calls: Mutex<Vec<String>>,
+    now: Check,
+}
+
+impl Fake {
+    fn new(act: impl Fn(&Step, u32, &Control) -> Result<Option<String>, Trouble> + Sync + 'static) -> Self {
+        Self { act: Box::new(act), calls: Mutex::default(), now: Check::Needed("x".into()) }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Work for Fake {
+    fn check(&self, _: &Step) -> Check {
+        self.now.clone()
+    }
+
+    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
+        let attempt = {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push(step.info.id.clone());
+            calls.iter().filter(|c| **c == step.info.id).count()
+        };
+        (self.act)(step, u32::try_from(attempt).unwrap(), control)
+    }
+
+    fn retries(&self, _: &Step) -> bool {
+        true
+    }
+}
+
+fn plan(edges: &[(&str, &[&str])]) -> Plan {
+    let step = |(id, after): &(&str, &[&str])| Step {
+        info: StepInfo {
+            id: (*id).into(),
+            node: None,
+            title: "t".into(),
+            digest: "d".into(),
+            after: after.iter().map(|a| (*a).to_owned()).collect(),
+            reason: "r".into(),
+            needed: true,
+        },
+        name: "t",
+        check: Check::Needed("r".into()),
+    };
+    Plan { steps: edges.iter().map(step).collect() }
+}
+
+fn go(plan: &Plan, work: &Fake, cancel: &Cancel) -> (Report, Vec<Event>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::create(dir.path(), "r").unwrap();
+    let retry =
+        Retry { attempts: 3, backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(2) };
+    let started = Kind::RunStarted {
+        run: "r".into(),
+        cluster: "c".into(),
+        verb: "up".into(),
+        retry_of: None,
+        targets: vec![],
+        spec_digest: "s".into(),
+        banner: None,
+        steps: vec![],
+    };
+    let mut events = Vec::new();
+    let run = Run { id: "r", started, jobs: 4, retry: &retry, logs: dir.path(), cancel };
+    let report = super::run(plan, work, run, &mut writer, &mut |e| events.push(e.clone())).unwrap();
+    let record = journal::read(&dir.path().join("r.jsonl")).unwrap().unwrap();
+    assert_eq!(record.outcomes, report.outcomes, "the journal tells what the engine tells");
+    assert_eq!(record.success, Some(report.success));
+    (report, events)
+}
+
+#[test]
+fn a_failed_step_blocks_its_dependents_and_nobody_else() {
+    let plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("x", &[]), ("y", &["x"])]);
+    let work = Fake::new(|step, _, _| match step.info.id.as_str() {
+        "a" => Err(Trouble::new("broken", "Mend it.")),
+        _ => Ok(None),
+    });
+    let (report, _) = go(&plan, &work, &Cancel::new());
+    assert!(!report.success && !report.interrupted);
+    assert!(matches!(&report.outcomes["a"], Outcome::Failed(f) if f.cause == "broken" && f.log.is_some()));
+    for id in ["b", "c"] {
+        assert_eq!(report.outcomes[id], Outcome::Blocked { by: "a".into() });
+    }
+    assert!(report.outcomes["y"].passed());
+}
+
+#[test]
+fn transient_errors_are_tried_again_and_others_are_not() {
+    let plan = plan(&[("soft", &[]), ("hard", &[])]);
+    let work = Fake::new(|step, attempt, _| match step.info.id.as_str() {
+        "soft" if attempt < 3 => Err(Trouble::new("busy", "").transient()),
+        "soft" => Ok(Some("third time".into())),
+        _ => Err(Trouble::new("no", "")),
+    });
+    let (report, events) = go(&plan, &work, &Cancel::new());
+    assert_eq!(report.outcomes["soft"], Outcome::Done { detail: Some("third time".into()) });
+    assert_eq!(work.calls().iter().filter(|c| *c == "hard").count(), 1);
+    let retries = events.iter().filter(|e| matches!(e.kind, Kind::StepRetrying { .. })).count();
+    assert_eq!(retries, 2);
+}
+
+#[test]
+fn a_wish_to_stop_lets_running_steps_end_and_starts_nothing() {
+    let plan = plan(&[("a", &[]), ("b", &["a"])]);
+    let cancel = Cancel::new();
+    let work = Fake::new(|_, _, control| {
+        control.cancel().raise(Level::Stop);
+        Ok(None)
+    });
+    let (report, _) = go(&plan, &work, &cancel);
+    assert!(report.interrupted && report.outcomes["a"].passed());
+    assert_eq!(work.calls(), ["a"]);
+}
+
+#[test]
+fn a_panic_ends_its_step_only() {
+    let plan = plan(&[("a", &[]), ("b", &[])]);
+    let work = Fake::new(|step, _, _| if step.info.id == "a" { panic!("oh") } else { Ok(None) });
+    let (report, _) = go(&plan, &work, &Cancel::new());
+    assert!(matches!(&report.outcomes["a"], Outcome::Failed(f) if f.cause.ends_with("oh")));
+    assert!(report.outcomes["b"].passed());
+}
+
+#[test]
+fn what_was_unknown_is_looked_at_when_its_turn_comes() {
+    let mut plan = plan(&[("a", &[])]);
+    plan.steps[0].check = Check::Unknown("off".into());
+    let mut work = Fake::new(|_, _, _| Ok(None));
+    work.now = Check::Done("was there".into());
+    let (report, _) = go(&plan, &work, &Cancel::new());
+    assert_eq!(report.outcomes["a"], Outcome::Skipped { reason: "was there".into() });
+    assert!(work.calls().is_empty());
+}
+
+proptest! {
+    /// Over any plan and any set of failing steps: a step ran if and only if everything before it
+    /// passed, each at most once, and never before what it waits for.
+    #[test]
+    fn steps_run_exactly_when_all_before_them_passed(
+        edges in proptest::collection::vec(proptest::collection::vec(0usize..12, 0..3), 1..12),
+        bad in proptest::collection::btree_set(0usize..12, 0..4),
+    ) {
+        let names: Vec<String> = (0..edges.len()).map(|i| format!("s{i}")).collect();
+        let after: Vec<Vec<&str>> = edges
+            .iter()
+            .enumerate()
+            .map(|(i, e)| e.iter().filter(|j| **j < i).map(|j| names[*j].as_str()).collect())
+            .collect();
+        let list: Vec<(&str, &[&str])> = names.iter().map(String::as_str).zip(after.iter().map(Vec::as_slice)).collect();
+        let bad: BTreeSet<String> = bad.iter().map(|i| format!("s{i}")).collect();
+        let failing = bad.clone();
+        let work = Fake::new(move |step, _, _| {
+            if failing.contains(&step.info.id) { Err(Trouble::new("bad", "")) } else { Ok(None) }
+        });
+        let plan = plan(&list);
+        let (report, _) = go(&plan, &work, &Cancel::new());
+        let calls = work.calls();
+        for step in &plan.steps {
+            let id = &step.info.id;
+            let may = step.info.after.iter().all(|a| report.outcomes[a].passed());
+            prop_assert_eq!(calls.iter().filter(|c| *c == id).count(), usize::from(may));
+            prop_assert_eq!(report.outcomes[id].passed(), may && !bad.contains(id));
+            if let Some(at) = calls.iter().position(|c| c == id) {
+                for a in &step.info.after {
+                    prop_assert!(calls.iter().position(|c| c == a).unwrap() < at);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Facts: what was observed on nodes, read from the answer of `templates/facts.sh`.
+//!
+//! Pure: the script is run by others. Facts are cheap enough (one command over SSH) to be asked for
+//! at every `up`; what would be dear, such as hashing a binary of 70 MB under emulation, is told by
+//! size and time against what p1 noted when it wrote the file.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+/// The script, to be run by root's `sh` on a node.
+pub const SCRIPT: &str = include_str!("../../templates/facts.sh");
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NodeFacts {
+    /// Changes with every boot.
+    pub boot: String,
+    /// The kernel's hostname.
+    pub hostname: String,
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// The node's clock, seconds since 1970.
+    pub epoch: i64,
+    /// `uname -m`.
+    pub arch: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The distribution, as it names itself.
+    pub os: String,
+    /// MiB.
+    pub memory_mib: u64,
+    /// MiB.
+    pub swap_mib: u64,
+    /// MiB free below `/var/lib`.
+    pub disk_free_mib: u64,
+    /// Interface and address, in the kernel's order.
+    pub addresses: Vec<(String, Ipv4Addr)>,
+    /// Network cards: interface and MAC address.
+    pub cards: Vec<(String, String)>,
+    /// Interfaces with a default route.
+    pub default_routes: Vec<String>,
+    /// The kernel has AppArmor on.
+    pub apparmor: bool,
+    /// `apparmor_parser` is there.
+    pub apparmor_parser: bool,
+    /// SELinux enforces.
+    pub selinux: bool,
+    /// The memory controller is there.
+    pub cgroup_memory: bool,
+    /// `ufw`, `firewalld`.
+    pub firewall: Option<String>,
+    /// systemd runs as init.
+    pub systemd: bool,
+    /// k3s' units, by name without `.service`.
+    pub units: BTreeMap<String, Unit>,
+    /// k3s' binary and scripts, full paths.
+    pub scripts: Vec<String>,
+    /// The server's kubeconfig is there.
+    pub kubeconfig: bool,
+    /// The node has a node password from an earlier join.
+    pub node_password: bool,
+    /// p1's own notes of what it brought to an end, by step.
+    pub stamps: BTreeMap<String, String>,
+    /// Checksums of files p1 pushed whose size and time are still those noted, by path.
+    pub staged: BTreeMap<String, String>,
+    /// Checksums of k3s' configuration files, by path.
+    pub written: BTreeMap<String, String>,
+}
+
+/// A systemd unit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Unit {
+    /// There is such a unit file.
+    pub loaded: bool,
+    /// `active`, `activating`, `failed`, `inactive`.
+    pub active: String,
+    /// `running`, `start`, `auto-restart`, `dead`.
+    pub sub: String,
+    /// How often systemd restarted it.
+    pub restarts: u32,
+    /// It starts at boot.
+    pub enabled: bool,
+    /// Changes with every start.
+    pub invocation: String,
+}
+
+/// The answer was not whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the node's answer about itself is not whole")]
+pub struct Incomplete {
+    /// What it said at last.
+    pub tail: Vec<String>,
+}
+
+impl crate::explain::Explain for Incomplete {
+    fn evidence(&self) -> Vec<String> {
+        self.tail.clone()
+    }
+
+    fn transient(&self) -> bool {
+        true
+    }
+}
+
+/// Reads what the script printed. Unknown lines are passed over (a login shell may greet).
+pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
+    let mut facts = NodeFacts::default();
+    let mut noted: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut whole = false;
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let number = || value.trim().parse::<u64>().unwrap_or(0);
+        let words = |n| -> Vec<&str> { value.splitn(n, ' ').collect() };
+        match key {
+            "boot" => facts.boot = value.into(),
+            "hostname" => facts.hostname = value.into(),
+            "machine_id" => facts.machine_id = value.into(),
+            "epoch" => facts.epoch = value.parse().unwrap_or(0),
+            "arch" => facts.arch = value.into(),
+            "kernel" => facts.kernel = value.into(),
+            "os" => facts.os = value.into(),
+            "memory_kib" => facts.memory_mib = number() / 1024,
+            "swap_kib" => facts.swap_mib = number() / 1024,
+            "disk_free_kib" => facts.disk_free_mib = number() / 1024,
+            "address" => {
+                if let [iface, address] = words(2)[..]
+                    && let Ok(ip) = address.split('/').next().unwrap_or_default().parse()
+                {
+                    facts.addresses.push((iface.into(), ip));
+                }
+            }
+            "card" => {
+                if let [iface, mac] = words(2)[..] {
+                    facts.cards.push((iface.into(), mac.into()));
+                }
+            }
+            "default_route" => facts.default_routes.push(value.into()),
+            "apparmor" => facts.apparmor = value == "Y",
+            "apparmor_parser" => facts.apparmor_parser = true,
+            "selinux_enforcing" => facts.selinux = value == "1",
+            "cgroup" => facts.cgroup_memory = value.split(' ').any(|w| w == "memory"),
+            "firewall" => facts.firewall = Some(value.into()),
+            "systemd" => facts.systemd = true,
+            "unit" => {
+                if let [name, key, value] = words(3)[..] {
+                    facts.units.entry(name.into()).or_default().set(key, value);
+                }
+            }
+            "script" => facts.scripts.push(value.into()),
+            "kubeconfig" => facts.kubeconfig = true,
+            "node_password" => facts.node_password = true,
+            "stamp" => {
+                if let [name, text] = words(2)[..] {
+                    facts.stamps.insert(name.into(), text.into());
+                }
+            }
+            "staged" => {
+                if let [sum, size, time, path] = words(4)[..] {
+                    noted.insert(path.into(), (format!("{size} {time}"), sum.into()));
+                }
+            }
+            "stat" => {
+                if let [size, time, path] = words(3)[..]
+                    && let Some((stat, sum)) = noted.get(path)
+                    && *stat == format!("{size} {time}")
+                {
+                    facts.staged.insert(path.into(), sum.clone());
+                }
+            }
+            "sha256" => {
+                if let [sum, path] = words(2)[..] {
+                    facts.written.insert(path.into(), sum.into());
+                }
+            }
+            "end" => whole = value == "ok",
+            _ => {}
+        }
+    }
+    if whole { Ok(facts) } else { Err(Incomplete { tail: crate::os::process::tail(text, 6) }) }
+}
+
+impl Unit {
+    /// Takes one property as `systemctl show` names it.
+    fn set(&mut self, key: &str, value: &str) {
+        match key {
+            "NRestarts" => self.restarts = value.parse().unwrap_or(0),
+            "InvocationID" => self.invocation = value.into(),
+            "LoadState" => self.loaded = value == "loaded",
+            "ActiveState" => self.active = value.into(),
+            "SubState" => self.sub = value.into(),
+            "UnitFileState" => self.enabled = value == "enabled",
+            _ => {}
+        }
+    }
+}
+
+impl NodeFacts {
+    /// The interface that holds this address.
+    pub fn interface_of(&self, ip: Ipv4Addr) -> Option<&str> {
+        self.addresses.iter().find(|(_, a)| *a == ip).map(|(iface, _)| iface.as_str())
+    }
+
+    /// A unit of k3s; one that is not there reads as not loaded.
+    pub fn unit(&self, name: &str) -> Unit {
+        self.units.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Whether any k3s is installed: a unit, or its scripts.
+    pub fn has_k3s(&self) -> bool {
+        self.units.values().any(|u| u.loaded) || self.scripts.iter().any(|s| s.ends_with(".sh"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "Welcome!\nboot=b1\nepoch=1795000000\nmemory_kib=1048576\naddress=lo 127.0.0.1/8\n\
+        address=eth0 192.168.56.110/24\ndefault_route=eth0\ncgroup=v2 cpu memory pids\n\
+        unit=k3s LoadState loaded\nunit=k3s ActiveState active\nunit=k3s NRestarts 2\n\
+        unit=k3s-agent LoadState not-found\nstamp=install abc\n\
+        staged=aa 10 100 /usr/local/bin/k3s\nstaged=bb 20 100 /x\nstat=10 100 /usr/local/bin/k3s\n\
+        stat=21 100 /x\nsha256=cc /etc/rancher/k3s/config.yaml\n";
+
+    #[test]
+    fn an_answer_becomes_facts() {
+        let facts = parse(&format!("{ANSWER}end=ok\n")).unwrap();
+        assert_eq!(facts.memory_mib, 1024);
+        assert_eq!(facts.interface_of("192.168.56.110".parse().unwrap()), Some("eth0"));
+        assert!(
+            facts.unit("k3s").loaded && facts.unit("k3s").restarts == 2 && !facts.unit("k3s-agent").loaded
+        );
+        assert_eq!(facts.stamps["install"], "abc");
+        // A file that changed since p1 wrote it does not count as what p1 wrote.
+        assert_eq!(facts.staged.keys().collect::<Vec<_>>(), ["/usr/local/bin/k3s"]);
+        assert!(facts.cgroup_memory);
+    }
+
+    #[test]
+    fn an_answer_cut_off_is_not_taken_for_facts() {
+        assert!(parse(ANSWER).is_err());
+    }
+
+    #[test]
+    fn the_script_answers_here_as_well() {
+        let cmd = crate::os::process::Cmd::new("sh").stdin(SCRIPT);
+        let bound = std::time::Duration::from_secs(20);
+        let done = crate::os::process::run(&cmd, bound, &crate::os::Cancel::new()).unwrap();
+        assert_eq!(done.stderr, "");
+        let facts = parse(&done.stdout).unwrap();
+        assert!(facts.memory_mib > 0 && !facts.arch.is_empty(), "{facts:?}");
+    }
+}

@@ -1,0 +1,277 @@
+//! The plan: which steps there are, in which order, which of them are needed and why.
+//!
+//! Pure: a function of the steps' definitions, the cluster and what was observed, so that a dry run
+//! is real.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::event::StepInfo;
+use crate::spec::{Cluster, Node, Role};
+
+/// Whether a step has to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "need", content = "reason", rename_all = "snake_case")]
+pub enum Check {
+    /// The wanted state is there.
+    Done(String),
+    /// It is not, and why.
+    Needed(String),
+    /// It cannot be told yet, e.g. because the machine is off; looked at again when its turn comes.
+    Unknown(String),
+}
+
+impl Check {
+    /// The reason.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Done(r) | Self::Needed(r) | Self::Unknown(r) => r,
+        }
+    }
+
+    /// False if there is nothing to do.
+    pub fn may_run(&self) -> bool {
+        !matches!(self, Self::Done(_))
+    }
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Once for the cluster.
+    Cluster,
+    /// Once for every node.
+    Nodes,
+}
+
+/// What has to be done before a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The cluster's step of that name.
+    Cluster(&'static str),
+    /// This node's step of that name (for a step of the cluster: every node's).
+    Node(&'static str),
+    /// For a worker's step: the first server's step of that name.
+    FirstServer(&'static str),
+    /// For a server's step: every worker's step of that name.
+    Workers(&'static str),
+}
+
+/// The shape of a step: what planning knows of it.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The second half of its id.
+    pub name: &'static str,
+    /// For people: what it does, e.g. `start k3s`.
+    pub title: &'static str,
+    /// What it is for.
+    pub scope: Scope,
+    /// What has to be done before. Names that are not in the plan are passed over.
+    pub after: &'static [After],
+    /// True if it serves others only: it is needed when one that comes after it is.
+    pub serves: bool,
+}
+
+/// A step in a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// As events tell it.
+    pub info: StepInfo,
+    /// The name of its shape.
+    pub name: &'static str,
+    /// Whether it has to run.
+    pub check: Check,
+}
+
+/// Steps in an order in which they could run one after the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// True if nothing has to be done.
+    pub fn is_done(&self) -> bool {
+        self.steps.iter().all(|s| !s.check.may_run())
+    }
+
+    /// The nodes for which the step of that name may have to run.
+    pub fn nodes_for(&self, name: &str) -> Vec<String> {
+        let wanted = self.steps.iter().filter(|s| s.name == name && s.check.may_run());
+        wanted.filter_map(|s| s.info.node.clone()).collect()
+    }
+}
+
+/// Makes a plan.
+///
+/// `targets` are node names; empty means all. A step of the cluster is always in. `look` says of a
+/// step whether it is needed, `digest` what its inputs come to.
+pub fn make(
+    shapes: &[Shape],
+    cluster: &Cluster,
+    targets: &[String],
+    look: &dyn Fn(&str, Option<&Node>) -> Check,
+    digest: &dyn Fn(&str, Option<&Node>) -> String,
+) -> Plan {
+    let chosen = |n: &&Node| targets.is_empty() || targets.contains(&n.name);
+    let nodes: Vec<&Node> = cluster.nodes.iter().filter(chosen).collect();
+    let mut steps = Vec::new();
+    for shape in shapes {
+        match shape.scope {
+            Scope::Cluster => steps.push((shape, None)),
+            Scope::Nodes => steps.extend(nodes.iter().map(|n| (shape, Some(*n)))),
+        }
+    }
+    let ids: BTreeSet<String> = steps.iter().map(|(s, n)| id(s.name, *n)).collect();
+    let first = cluster.first_server();
+    let mut plan = Plan::default();
+    for (shape, node) in &steps {
+        let before = shape.after.iter().flat_map(|after| match (*after, node) {
+            (After::Cluster(name), _) => vec![id(name, None)],
+            (After::Node(name), Some(n)) => vec![id(name, Some(n))],
+            (After::Node(name), None) => nodes.iter().map(|n| id(name, Some(n))).collect(),
+            (After::FirstServer(name), Some(n)) if n.name != first.name => vec![id(name, Some(first))],
+            (After::FirstServer(name), None) => vec![id(name, Some(first))],
+            (After::Workers(name), Some(n)) if n.role == Role::Server => {
+                cluster.workers().map(|w| id(name, Some(w))).collect()
+            }
+            (After::FirstServer(_) | After::Workers(_), _) => Vec::new(),
+        });
+        let after: Vec<String> = before.filter(|b| ids.contains(b)).collect();
+        let check = look(shape.name, *node);
+        plan.steps.push(Step {
+            info: StepInfo {
+                id: id(shape.name, *node),
+                node: node.map(|n| n.name.clone()),
+                title: shape.title.to_owned(),
+                digest: digest(shape.name, *node),
+                after,
+                reason: String::new(),
+                needed: false,
+            },
+            name: shape.name,
+            check,
+        });
+    }
+    in_order(&mut plan.steps);
+    only_if_served(&mut plan.steps, shapes);
+    for step in &mut plan.steps {
+        step.info.reason = step.check.reason().to_owned();
+        step.info.needed = step.check.may_run();
+    }
+    plan
+}
+
+/// A step's id.
+pub fn id(name: &str, node: Option<&Node>) -> String {
+    format!("{}/{name}", node.map_or("cluster", |n| n.name.as_str()))
+}
+
+/// Each step behind the steps it comes after; otherwise as they were.
+fn in_order(steps: &mut Vec<Step>) {
+    let mut rest = std::mem::take(steps);
+    let mut placed = BTreeSet::new();
+    while !rest.is_empty() {
+        let at = rest.iter().position(|s| s.info.after.iter().all(|a| placed.contains(a)));
+        // A circle would be a defect in the definitions; a test runs over all of them.
+        let step = rest.remove(at.expect("steps form no circle"));
+        placed.insert(step.info.id.clone());
+        steps.push(step);
+    }
+}
+
+/// A serving step whose dependents are all done is done as well.
+fn only_if_served(steps: &mut [Step], shapes: &[Shape]) {
+    let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
+    for i in (0..steps.len()).rev() {
+        let step = &steps[i];
+        let serves = shapes.iter().any(|s| s.name == step.name && s.serves);
+        if serves && step.check.may_run() && !wanted.get(&step.info.id).copied().unwrap_or(false) {
+            steps[i].check = Check::Done("nothing needs it".into());
+        }
+        if steps[i].check.may_run() {
+            for after in steps[i].info.after.clone() {
+                wanted.insert(after, true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn cluster(workers: usize) -> Cluster {
+        use crate::spec::{K3s, Network, ProviderChoice, Release};
+        let node = |name: String, role, i: u8| Node {
+            name,
+            role,
+            ip: [192, 168, 56, 110 + i].into(),
+            cpus: 1,
+            memory: 1024,
+            labels: vec![],
+            taints: vec![],
+            config: Default::default(),
+        };
+        let mut nodes = vec![node("server".into(), Role::Server, 0)];
+        nodes.extend((1..=workers).map(|i| node(format!("worker-{i}"), Role::Worker, i as u8)));
+        Cluster {
+            name: "iot".into(),
+            provider: ProviderChoice::Libvirt,
+            image: crate::spec::BoxRef::Definition("debian-12".into()),
+            network: Network { cidr: "192.168.56.0/24".parse().unwrap(), nics: 1 },
+            nodes,
+            k3s: K3s {
+                release: Release::Channel("stable".into()),
+                registries: Default::default(),
+                artifacts: Default::default(),
+            },
+            timeouts: Default::default(),
+            retry: Default::default(),
+            base: "/base".into(),
+        }
+    }
+
+    const SHAPES: &[Shape] = &[
+        Shape { name: "files", title: "f", scope: Scope::Cluster, after: &[], serves: true },
+        Shape { name: "vm", title: "v", scope: Scope::Nodes, after: &[], serves: false },
+        Shape {
+            name: "start",
+            title: "s",
+            scope: Scope::Nodes,
+            after: &[After::Node("vm"), After::Cluster("files"), After::FirstServer("start")],
+            serves: false,
+        },
+    ];
+
+    fn planned(look: &dyn Fn(&str, Option<&Node>) -> Check) -> Plan {
+        make(SHAPES, &cluster(2), &[], look, &|_, _| "d".into())
+    }
+
+    #[test]
+    fn workers_wait_for_the_server_and_order_holds() {
+        let plan = planned(&|_, _| Check::Needed("x".into()));
+        let at = |id: &str| plan.steps.iter().position(|s| s.info.id == id).unwrap();
+        assert!(at("server/start") < at("worker-1/start") && at("worker-2/vm") < at("worker-2/start"));
+        let after = &plan.steps[at("worker-2/start")].info.after;
+        assert_eq!(after, &["worker-2/vm", "cluster/files", "server/start"]);
+    }
+
+    #[test]
+    fn what_serves_nobody_is_not_done() {
+        let plan = planned(&|name, node| match (name, node) {
+            ("files", _) => Check::Needed("not there".into()),
+            ("start", Some(n)) if n.name == "worker-1" => Check::Needed("stopped".into()),
+            _ => Check::Done("there".into()),
+        });
+        let run: Vec<_> = plan.steps.iter().filter(|s| s.check.may_run()).map(|s| &s.info.id).collect();
+        assert_eq!(run, ["cluster/files", "worker-1/start"]);
+        let done = planned(&|name, _| match name {
+            "files" => Check::Needed("not there".into()),
+            _ => Check::Done("there".into()),
+        });
+        assert!(done.is_done());
+    }
+}

@@ -1,0 +1,309 @@
+//! From an address to a session: TCP, key exchange, host key, login; once, or until it works.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use libssh2_sys::{LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_TIMEOUT};
+use ssh2::{ErrorCode, MethodType};
+
+use super::session::{Session, Stuck};
+use super::{Error, HostKey, KnownHosts};
+use crate::os::Cancel;
+use crate::os::cancel::Level;
+
+/// Pauses between attempts to log in: a node counts as up the moment it lets us in.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(150), Duration::from_millis(250)];
+/// What libssh2 may spend by itself where it is not polled: on closing a channel that is dropped.
+const DROP: Duration = Duration::from_secs(2);
+/// Cheap for both ends, and what every OpenSSH of the last ten years has.
+const KEX: &str = "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,\
+    diffie-hellman-group14-sha256,diffie-hellman-group16-sha512";
+const HOST_KEYS: &str = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,\
+    rsa-sha2-512,rsa-sha2-256";
+
+/// Where a node's sshd is, and who logs in there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node's name; its host key is pinned under it.
+    pub node: String,
+    /// A name or an address.
+    pub host: String,
+    /// Usually 22; VirtualBox forwards another.
+    pub port: u16,
+    /// The login name.
+    pub user: String,
+}
+
+impl Endpoint {
+    /// `host:port`, with brackets around an IPv6 address.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            return format!("[{}]:{}", self.host, self.port);
+        }
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// All that it takes to get into a node.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// Private key files, tried in this order; those that do not exist are passed over. sshd gives
+    /// up on a login after six refused keys (`MaxAuthTries`).
+    pub keys: Vec<PathBuf>,
+    /// Who may answer.
+    pub known_hosts: KnownHosts,
+    /// Bounds and preferences.
+    pub options: Options,
+}
+
+/// Bounds and preferences of a connection.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For one attempt at a TCP connection. Short: an address that nobody has yet answers late or
+    /// never, and the next attempt may be the one that finds it.
+    pub connect: Duration,
+    /// For greeting, key exchange and login together; an emulated guest takes seconds.
+    pub login: Duration,
+    /// How long [`wait_for`] goes on when all keys are refused: while Debian boots, pam_nologin
+    /// refuses the right key too, until systemd-user-sessions has run.
+    pub refused: Duration,
+    /// For the node to begin with a command; it forks a shell for it.
+    pub answer: Duration,
+    /// Ciphers, the preferred one first, as `ssh -Q cipher` names them.
+    pub ciphers: String,
+    /// Whether root work goes through `sudo -n`; by default unless the login name is `root`.
+    pub sudo: Option<bool>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            login: Duration::from_secs(20),
+            refused: Duration::from_secs(30),
+            answer: Duration::from_secs(30),
+            ciphers: "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,\
+                aes128-ctr,aes192-ctr,aes256-ctr"
+                .to_owned(),
+            sudo: None,
+        }
+    }
+}
+
+/// One attempt to log in, bounded by the [`Options`]. An abort frees it at once, except from the
+/// TCP connection's own short bound.
+pub fn connect(login: &Login, cancel: &Cancel) -> Result<Session, Error> {
+    let at = At { node: login.endpoint.node.clone(), address: login.endpoint.address() };
+    if cancel.aborted() {
+        return Err(Error::Cancelled { node: at.node });
+    }
+    let tcp = at.tcp(login, cancel)?;
+    handshake(login, tcp, cancel, &at).map_err(|error| match error {
+        _ if cancel.aborted() => Error::Cancelled { node: at.node.clone() },
+        error => error,
+    })
+}
+
+/// Tries to log in until it works, at most for `bound`. `on_wait` is told each reason why it does
+/// not work yet. What waiting cannot mend (a changed host key, no usable key of ours) ends it at
+/// once; refused keys end it after [`Options::refused`]; so does [`Level::Stop`].
+pub fn wait_for(
+    login: &Login,
+    bound: Duration,
+    cancel: &Cancel,
+    on_wait: &mut dyn FnMut(&Error),
+) -> Result<Session, Error> {
+    let start = Instant::now();
+    let mut refused: Option<Instant> = None;
+    let mut pauses = PAUSES.iter().chain(std::iter::repeat(&PAUSES[2]));
+    loop {
+        let left = bound.saturating_sub(start.elapsed());
+        let mut now = login.clone();
+        now.options.connect = now.options.connect.min(left.max(PAUSES[0]));
+        now.options.login = now.options.login.min(left.max(PAUSES[0]));
+        let error = match connect(&now, cancel) {
+            Ok(session) => return Ok(session),
+            Err(error) if !error.worth_waiting() => return Err(error),
+            Err(error) => error,
+        };
+        match error {
+            Error::AuthRefused { .. } => {
+                if refused.get_or_insert_with(Instant::now).elapsed() >= login.options.refused {
+                    return Err(error);
+                }
+            }
+            _ => refused = None,
+        }
+        on_wait(&error);
+        let pause = *pauses.next().expect("it repeats");
+        if start.elapsed() + pause >= bound {
+            let (node, last) = (login.endpoint.node.clone(), Box::new(error));
+            return Err(Error::Unreachable { node, waited: start.elapsed(), last });
+        }
+        if cancel.sleep(pause, Level::Stop) {
+            return Err(Error::Cancelled { node: login.endpoint.node.clone() });
+        }
+    }
+}
+
+/// Who is being talked to, for errors.
+struct At {
+    node: String,
+    address: String,
+}
+
+impl At {
+    fn tcp(&self, login: &Login, cancel: &Cancel) -> Result<TcpStream, Error> {
+        let (host, port) = (login.endpoint.host.as_str(), login.endpoint.port);
+        let addresses: Vec<SocketAddr> = (host, port)
+            .to_socket_addrs()
+            .map_err(|source| Error::Resolve { node: self.node.clone(), host: host.to_owned(), source })?
+            .collect();
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, login.options.connect) {
+                Ok(tcp) => return Ok(tcp),
+                Err(_) if cancel.aborted() => return Err(Error::Cancelled { node: self.node.clone() }),
+                Err(error) => last = error,
+            }
+        }
+        Err(self.network(&last, login.options.connect))
+    }
+
+    fn network(&self, error: &io::Error, bound: Duration) -> Error {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+        let (node, address) = (self.node.clone(), self.address.clone());
+        match error.kind() {
+            ConnectionRefused => Error::Refused { node, address },
+            HostUnreachable | NetworkUnreachable => Error::NoRoute { node, address },
+            TimedOut => Error::Timeout { node, address, doing: "connecting", bound },
+            _ => Error::Handshake { node, address, reason: error.to_string() },
+        }
+    }
+
+    fn stuck(&self, stuck: Stuck, doing: &'static str, bound: Duration) -> Error {
+        let (node, address) = (self.node.clone(), self.address.clone());
+        match stuck {
+            Stuck::Cancelled => Error::Cancelled { node },
+            Stuck::Late => Error::Timeout { node, address, doing, bound },
+            Stuck::Ssh(e) if e.code() == ErrorCode::Session(LIBSSH2_ERROR_TIMEOUT) => {
+                Error::Timeout { node, address, doing, bound }
+            }
+            Stuck::Ssh(e) => Error::Handshake { node, address, reason: e.message().to_owned() },
+        }
+    }
+}
+
+fn handshake(login: &Login, tcp: TcpStream, cancel: &Cancel, at: &At) -> Result<Session, Error> {
+    let bound = login.options.login;
+    let end = Instant::now() + bound;
+    let setup =
+        |reason: String| Error::Handshake { node: at.node.clone(), address: at.address.clone(), reason };
+    // Small packets go back and forth; waiting to fill them would cost 40 ms each.
+    tcp.set_nodelay(true).map_err(|e| setup(e.to_string()))?;
+    let mut ssh = ssh2::Session::new().map_err(|e| setup(e.to_string()))?;
+    ssh.set_timeout(u32::try_from(DROP.as_millis()).expect("it is small"));
+    let mine = tcp.try_clone().map_err(|e| setup(e.to_string()))?;
+    ssh.set_tcp_stream(mine);
+    // The pinned kind first: a machine that has it must show it.
+    let pinned = login.known_hosts.keys(&login.endpoint.node)?;
+    let mut kinds: Vec<&str> = pinned.iter().map(HostKey::kind).collect();
+    kinds.retain(|kind| *kind != "ssh-rsa");
+    kinds.push(HOST_KEYS);
+    let host_keys = kinds.join(",");
+    for (method, preference) in [
+        (MethodType::Kex, KEX),
+        (MethodType::HostKey, &host_keys),
+        (MethodType::CryptCs, &login.options.ciphers),
+        (MethodType::CryptSc, &login.options.ciphers),
+    ] {
+        ssh.method_pref(method, preference)
+            .map_err(|e| setup(format!("none of {preference} can be used: {}", e.message())))?;
+    }
+
+    let mut session = Session::new(ssh, tcp, login, cancel).map_err(|e| setup(e.to_string()))?;
+    if let Err(stuck) = session.drive(end, |ssh| ssh.handshake()) {
+        // sshd says `Exceeded MaxStartups` where its greeting would be.
+        let said = session.ssh().banner().unwrap_or_default().to_owned();
+        if said.starts_with("SSH-") {
+            return Err(at.stuck(stuck, "exchanging keys", bound));
+        }
+        return Err(match at.stuck(stuck, "waiting for its SSH greeting", bound) {
+            Error::Handshake { node, address, reason } if said.is_empty() => {
+                Error::Banner { node, address, reason }
+            }
+            Error::Handshake { node, address, .. } => Error::Banner { node, address, reason: said },
+            other => other,
+        });
+    }
+    let offered = session.ssh().host_key().map(|(blob, _)| HostKey::new(blob));
+    let offered = offered.ok_or_else(|| setup("it has no host key".to_owned()))?;
+    login.known_hosts.check(&login.endpoint.node, &offered)?;
+    authenticate(&mut session, login, end, at)?;
+    Ok(session)
+}
+
+fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> Result<(), Error> {
+    let user = &login.endpoint.user;
+    let mut tried = Vec::new();
+    let mut unusable: Option<Error> = None;
+    for key in &login.keys {
+        if let Err(error) = std::fs::File::open(key) {
+            unusable.get_or_insert(Error::Key { path: key.clone(), reason: error.to_string() });
+            continue;
+        }
+        match session.drive(end, |ssh| ssh.userauth_pubkey_file(user, None, key, None)) {
+            Ok(()) => {
+                session.key = key.clone();
+                return Ok(());
+            }
+            Err(Stuck::Ssh(e)) if e.code() == ErrorCode::Session(LIBSSH2_ERROR_FILE) => {
+                unusable.get_or_insert(Error::Key { path: key.clone(), reason: e.message().to_owned() });
+            }
+            Err(Stuck::Ssh(e)) if is_refusal(&e) => tried.push(key.clone()),
+            Err(stuck) => return Err(at.stuck(stuck, "logging in", login.options.login)),
+        }
+    }
+    match unusable {
+        Some(error) if tried.is_empty() => Err(error),
+        _ => Err(Error::AuthRefused {
+            node: at.node.clone(),
+            address: at.address.clone(),
+            user: user.clone(),
+            tried,
+        }),
+    }
+}
+
+fn is_refusal(error: &ssh2::Error) -> bool {
+    use libssh2_sys::{LIBSSH2_ERROR_AUTHENTICATION_FAILED, LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED};
+    matches!(
+        error.code(),
+        ErrorCode::Session(LIBSSH2_ERROR_AUTHENTICATION_FAILED | LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_network_are_told_apart() {
+        let at = At { node: "worker".into(), address: "192.0.2.1:22".into() };
+        let told = |kind: io::ErrorKind| at.network(&kind.into(), Duration::from_secs(1)).to_string();
+        assert_eq!(told(io::ErrorKind::ConnectionRefused), "worker: nothing listens at 192.0.2.1:22");
+        assert_eq!(
+            told(io::ErrorKind::HostUnreachable),
+            "worker: no machine answers at 192.0.2.1:22 (no route to it)"
+        );
+        assert_eq!(
+            told(io::ErrorKind::TimedOut),
+            "worker: no answer from 192.0.2.1:22 within 1s while connecting"
+        );
+    }
+}

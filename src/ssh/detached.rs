@@ -1,0 +1,240 @@
+//! Long work on a node that a lost connection cannot hurt.
+//!
+//! A job runs as a unit of its own (`systemd-run`), or in a session of its own where systemd is
+//! not the init. Its files are in `/run/p1/NAME/` (0700, root): `id`, `work` (the script), `env`
+//! (secrets; removed when read), `pid`, `out` and, in the end, `rc`. Whoever comes with the same
+//! id, after a lost connection or as a later p1, follows the job there is instead of starting
+//! another; when its result has been taken, the directory is removed.
+
+use std::time::{Duration, Instant};
+
+use super::script::{whole, whole_seconds};
+use super::session::{Task, tail};
+use super::upload::nonce;
+use super::{Bound, Error, Output, Remote, Session};
+use crate::explain::Explain;
+use crate::os::process::quote;
+
+/// How long one request follows a job before it answers: the heartbeat by which a frozen node is noticed.
+const WINDOW: u64 = 10;
+/// What a job is given beyond its bound to leave its result.
+const SLACK: Duration = Duration::from_secs(15);
+/// Each answer ends with the state (`run`, `gone`, or an exit status) and the size of `out`.
+const TRAILER: usize = 20;
+/// Of a job's output, so many of the last bytes are kept for the result.
+const KEEP: usize = 1 << 20;
+
+/// A job for [`Remote::detached`].
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// A DNS label that names the job on the node, and its unit `p1-NAME`; one at a time of a name.
+    pub name: &'a str,
+    /// What makes it this job and no other: a digest of its inputs, and of the run it belongs to. A
+    /// job of the same name and another id that still runs is ended.
+    pub id: &'a str,
+    /// What `sh` runs as root.
+    pub script: &'a str,
+    /// Variables of its environment, which may be secrets.
+    pub env: &'a [(&'a str, &'a str)],
+}
+
+impl Job<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || !self.name.chars().all(label) {
+            return Err(Error::Invalid { what: "the job name", value: self.name.to_owned() });
+        }
+        let variable = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        match self.env.iter().find(|(name, _)| !variable(name)) {
+            Some((name, _)) => Err(Error::Invalid { what: "the variable", value: (*name).to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The part that starts the job unless it is there.
+    fn start(&self, bound: Duration) -> String {
+        let env: String = self.env.iter().map(|(k, v)| format!("export {k}={}\n", quote(v))).collect();
+        let run = format!(
+            "cd {dir}\necho $$ >pid.new && mv pid.new pid\n. ./env\nrm -f env\ncd /\n\
+             timeout -k 10 {bound} /bin/sh {dir}/work >{dir}/out 2>&1 </dev/null &\n\
+             trap \"kill $! 2>/dev/null\" TERM\nwait $!\n\
+             echo $? >{dir}/rc.new && mv {dir}/rc.new {dir}/rc\n",
+            dir = self.dir(),
+            bound = whole_seconds(bound),
+        );
+        format!(
+            "if [ -e $d/id ] && [ \"$(cat $d/id)\" != {id} ]; then\n\
+             alive && kill \"$(cat $d/pid)\"\n\
+             i=0; while alive && [ $i -lt 75 ]; do sleep 0.2; i=$((i+1)); done\n\
+             rm -rf $d\nfi\n\
+             if [ ! -e $d/id ]; then\n\
+             rm -rf $d; mkdir -p $d || exit 95\n: >$d/out\n{env}{work}{run}\
+             printf '%s\\n' {id} >$d/id || exit 95\n\
+             if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then\n\
+             systemd-run --quiet --collect --unit=p1-{name} /bin/sh $d/run || {{ rm -rf $d; exit 95; }}\n\
+             else setsid /bin/sh $d/run </dev/null >/dev/null 2>&1 & fi\n\
+             i=0; while [ ! -e $d/pid ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i+1)); done\n\
+             fi\n",
+            id = quote(self.id),
+            name = self.name,
+            env = here("env", &env),
+            work = here("work", self.script),
+            run = here("run", &run),
+        )
+    }
+
+    /// The whole request: output from byte `from` on, as it comes, then the trailer.
+    fn request(&self, from: u64, start: Option<Duration>) -> String {
+        format!(
+            "umask 077\nd={dir}\nalive() {{ [ -s $d/pid ] && kill -0 \"$(cat $d/pid)\" 2>/dev/null; }}\n\
+             {start}\
+             if [ ! -e $d/rc ] && alive; then\n\
+             timeout {WINDOW} tail -c +{next} -f -s 0.1 --pid=\"$(cat $d/pid)\" $d/out\n\
+             elif [ -e $d/out ]; then tail -c +{next} $d/out; fi\n\
+             state=gone; if [ -e $d/rc ]; then state=$(cat $d/rc); elif alive; then state=run\n\
+             elif [ -e $d/rc ]; then state=$(cat $d/rc); fi\n\
+             printf '%5s%15s' \"$state\" \"$(stat -c %s $d/out 2>/dev/null)\"\n",
+            dir = self.dir(),
+            next = from + 1,
+            start = start.map_or_else(String::new, |bound| self.start(bound)),
+        )
+    }
+
+    fn dir(&self) -> String {
+        format!("/run/p1/{}", self.name)
+    }
+}
+
+/// Shell text that writes `text` to the file `name` of the job.
+fn here(name: &str, text: &str) -> String {
+    let mark = format!("P1_{}", nonce());
+    format!("cat >$d/{name} <<'{mark}' || exit 95\n{text}\n{mark}\n")
+}
+
+/// What a request learned.
+enum State {
+    Running,
+    Gone,
+    Done(i32),
+}
+
+impl Session {
+    /// One request. All output but the trailer goes to `on_output`.
+    fn follow(
+        &mut self,
+        job: &Job<'_>,
+        from: u64,
+        start: Option<Duration>,
+        left: Duration,
+        on_output: &mut dyn FnMut(&[u8]),
+    ) -> Result<(State, u64), Error> {
+        let text = whole(&job.request(from, start));
+        let mut held: Vec<u8> = Vec::new();
+        let silence = Duration::from_secs(WINDOW) + self.answer;
+        let output = self.run(Task {
+            what: job.name,
+            command: &self.as_root(true, "sh -s"),
+            input: &mut text.as_bytes(),
+            bound: Bound::new(left.max(silence), silence),
+            on_output: &mut |bytes| {
+                held.extend_from_slice(bytes);
+                let ready = held.len().saturating_sub(TRAILER);
+                if ready > 0 {
+                    on_output(&held[..ready]);
+                    held.drain(..ready);
+                }
+            },
+            on_sent: &mut |_| {},
+        })?;
+        let output = self.check_sudo(true, output)?.ok()?;
+        let trailer = String::from_utf8_lossy(&held);
+        let mut words = trailer.split_whitespace();
+        let (state, size) = (words.next().unwrap_or_default(), words.next());
+        let size = size.and_then(|s| s.parse().ok()).unwrap_or(0);
+        let state = match (state, state.parse()) {
+            ("run", _) => State::Running,
+            (_, Ok(status)) => State::Done(status),
+            ("gone", _) => State::Gone,
+            _ => {
+                let (node, what) = (output.node, format!("following {}", job.name));
+                return Err(Error::Lost { node, what, reason: "the answer is cut".into(), started: true });
+            }
+        };
+        Ok((state, size))
+    }
+
+    fn forget(&mut self, job: &Job<'_>) -> Result<(), Error> {
+        let script = format!("rm -rf {}", job.dir());
+        let bound = self.answer;
+        self.script("taking a job's result", &script, true, bound, &mut |_| {})?.ok().map(drop)
+    }
+}
+
+impl Remote {
+    /// Runs a job on the node, or follows the one of this id that is there, to its end. Survives
+    /// lost connections; an abort leaves the job running, to be followed by the next call.
+    /// `bound` is counted from its start on the node, where `timeout` ends it.
+    ///
+    /// Output is handed over once each time it is followed from the beginning (so a later p1 sees all of it).
+    ///
+    /// # Errors
+    /// As [`Session::script`]; [`Error::Deadline`] if it was ended for its time; [`Error::JobLost`] if
+    /// it ended without a result; an error of the connection if the node does not come back.
+    pub fn detached(
+        &mut self,
+        job: &Job<'_>,
+        bound: Duration,
+        on_output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        job.check()?;
+        let start = Instant::now();
+        let (mut known, mut from, mut kept) = (false, 0, Vec::new());
+        let (node, what) = (self.endpoint().node.clone(), job.name.to_owned());
+        let status = loop {
+            let left = (bound + SLACK).saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(Error::Deadline { node, what, bound, tail: tail(&kept) });
+            }
+            let have = from;
+            let mut take = |bytes: &[u8]| {
+                from += bytes.len() as u64;
+                keep(&mut kept, bytes);
+                on_output(bytes);
+            };
+            let begin = (!known).then_some(bound);
+            let answer = self.session().and_then(|s| s.follow(job, have, begin, left, &mut take));
+            match answer {
+                Ok((State::Gone, _)) => {
+                    let _ = self.session().and_then(|s| s.forget(job));
+                    return Err(Error::JobLost { node, job: what, tail: tail(&kept) });
+                }
+                Ok((State::Done(status), size)) if from >= size => break status,
+                Ok(_) => known = true,
+                Err(error) if error.connection() => {
+                    self.wait_for(left, &mut |_| {})?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        // Its result is here; what is left there must not be taken for another job's.
+        if let Err(error) = self.again(|session| session.forget(job))
+            && error.cancelled()
+        {
+            return Err(error);
+        }
+        if matches!(status, 124 | 137) && start.elapsed() >= bound {
+            return Err(Error::Deadline { node, what, bound, tail: tail(&kept) });
+        }
+        Ok(Output { node, what, status, output: kept, elapsed: start.elapsed() })
+    }
+}
+
+fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(bytes);
+    if kept.len() > 2 * KEEP {
+        kept.drain(..kept.len() - KEEP);
+    }
+}

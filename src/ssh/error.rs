@@ -1,0 +1,396 @@
+//! What can go wrong between here and a node, told apart by type.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::explain::{Explain, seconds};
+use crate::os::{files, process};
+
+/// Why work on a node did not succeed. `node` is the node's name, `address` is `host:port`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host's name has no address.
+    #[error("{node}: cannot find the address of {host}: {source}")]
+    Resolve {
+        /// The node.
+        node: String,
+        /// The name that was looked up.
+        host: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The machine answers, but nothing listens there.
+    #[error("{node}: nothing listens at {address}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+    },
+    /// No machine has the address, or no route leads to it.
+    #[error("{node}: no machine answers at {address} (no route to it)")]
+    NoRoute {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+    },
+    /// The peer is silent.
+    #[error("{node}: no answer from {address} within {} while {doing}", seconds(*bound))]
+    Timeout {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+        /// What was being waited for, e.g. `exchanging keys`.
+        doing: &'static str,
+        /// How long.
+        bound: Duration,
+    },
+    /// The peer closed before it said that it speaks SSH: sshd is just starting, it has too many
+    /// logins under way (its `MaxStartups`), or it is something else.
+    #[error("{node}: {address} closed the connection before its SSH greeting ({reason})")]
+    Banner {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+        /// In libssh2's words.
+        reason: String,
+    },
+    /// Another failure of the network or of the protocol before the login.
+    #[error("{node}: cannot set up SSH with {address}: {reason}")]
+    Handshake {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+        /// In libssh2's or the system's words.
+        reason: String,
+    },
+    /// Another machine answers, or the machine was made anew.
+    #[error("{node}: the host key has changed: {offered} instead of {pinned}, which {} has", file.display())]
+    HostKeyChanged {
+        /// The node.
+        node: String,
+        /// The known_hosts file.
+        file: PathBuf,
+        /// The fingerprints that are pinned.
+        pinned: String,
+        /// The fingerprint that was offered.
+        offered: String,
+    },
+    /// No key is pinned, and learning one was not allowed.
+    #[error("{node}: {} has no host key for it (it offers {offered})", file.display())]
+    HostKeyUnknown {
+        /// The node.
+        node: String,
+        /// The known_hosts file.
+        file: PathBuf,
+        /// The fingerprint that was offered.
+        offered: String,
+    },
+    /// A private key of ours cannot be used.
+    #[error("cannot use the private key {}: {reason}", path.display())]
+    Key {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The node lets none of our keys in.
+    #[error("{node}: {address} refuses to let {user} in with {}", names(tried))]
+    AuthRefused {
+        /// The node.
+        node: String,
+        /// Where.
+        address: String,
+        /// The login name.
+        user: String,
+        /// The private keys that were tried.
+        tried: Vec<PathBuf>,
+    },
+    /// No login worked within the bound.
+    #[error("{node}: not reachable over SSH within {}: {last}", seconds(*waited))]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// Why the last attempt failed.
+        last: Box<Error>,
+    },
+    /// The connection broke while something was under way.
+    #[error("{node}: the connection was lost during {what}: {reason}")]
+    Lost {
+        /// The node.
+        node: String,
+        /// What was under way.
+        what: String,
+        /// In libssh2's words.
+        reason: String,
+        /// False if the node cannot have begun with it, so that it may simply be done again.
+        started: bool,
+    },
+    /// It ran longer than it may.
+    #[error("{node}: {what} did not end within {}", seconds(*bound))]
+    Deadline {
+        /// The node.
+        node: String,
+        /// What.
+        what: String,
+        /// What it was given.
+        bound: Duration,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// It said nothing for longer than it may: it hangs, or the node froze or left the network.
+    #[error("{node}: {what} was silent for {}", seconds(*bound))]
+    Silent {
+        /// The node.
+        node: String,
+        /// What.
+        what: String,
+        /// What it was given.
+        bound: Duration,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// It ended with another status than 0.
+    #[error("{node}: {what} exited with {status}")]
+    Failed {
+        /// The node.
+        node: String,
+        /// What.
+        what: String,
+        /// Its exit status.
+        status: i32,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// A signal ended it.
+    #[error("{node}: {what} was killed by SIG{signal}")]
+    Killed {
+        /// The node.
+        node: String,
+        /// What.
+        what: String,
+        /// The signal's name without `SIG`.
+        signal: String,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// The login user may not become root without a password.
+    #[error("{node}: {user} cannot become root: {reason}")]
+    NoSudo {
+        /// The node.
+        node: String,
+        /// The login name.
+        user: String,
+        /// In sudo's words.
+        reason: String,
+    },
+    /// The node's disk cannot hold the file.
+    #[error("{node}: no space for {path}, which needs {} MB{}", needed.div_ceil(1_000_000), left(*free))]
+    DiskFull {
+        /// The node.
+        node: String,
+        /// Where it was to be.
+        path: String,
+        /// Its size in bytes.
+        needed: u64,
+        /// What the file system had left in bytes, if that is what stopped it.
+        free: Option<u64>,
+    },
+    /// What arrived is not what was to be sent.
+    #[error("{node}: {path} arrived with another SHA-256 than the expected one")]
+    Corrupt {
+        /// The node.
+        node: String,
+        /// Where it was to be.
+        path: String,
+        /// In hex.
+        expected: String,
+        /// In hex.
+        actual: String,
+    },
+    /// There is no such file on the node.
+    #[error("{node}: there is no {path}")]
+    NoFile {
+        /// The node.
+        node: String,
+        /// Which.
+        path: String,
+    },
+    /// A file on the node is larger than was expected of it.
+    #[error("{node}: {path} is larger than {max} bytes")]
+    TooLarge {
+        /// The node.
+        node: String,
+        /// Which.
+        path: String,
+        /// The most that was expected.
+        max: u64,
+    },
+    /// A detached job ended without leaving a result: the node was restarted, or the job was killed.
+    #[error("{node}: {job} ended without a result")]
+    JobLost {
+        /// The node.
+        node: String,
+        /// The job's name.
+        job: String,
+        /// Its last words.
+        tail: Vec<String>,
+    },
+    /// A name or a path that cannot be sent safely.
+    #[error("{what} {value:?} cannot be used on a node")]
+    Invalid {
+        /// What it is, e.g. `the path`.
+        what: &'static str,
+        /// As it was given.
+        value: String,
+    },
+    /// The file to be sent cannot be read.
+    #[error("cannot read what is to be sent to {node}: {source}")]
+    Source {
+        /// The node.
+        node: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program on this host failed.
+    #[error(transparent)]
+    Process(#[from] process::Error),
+    /// A file on this host failed.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// The user ended it.
+    #[error("{node}: interrupted")]
+    Cancelled {
+        /// The node.
+        node: String,
+    },
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    match paths {
+        [] => "no key".to_owned(),
+        [one] => format!("the key {}", one.display()),
+        many => {
+            let names: Vec<_> = many.iter().map(|p| p.display().to_string()).collect();
+            format!("the keys {}", names.join(", "))
+        }
+    }
+}
+
+fn left(free: Option<u64>) -> String {
+    free.map_or_else(String::new, |f| format!(" ({} MB are free)", f / 1_000_000))
+}
+
+impl Error {
+    /// True if another attempt at logging in may go better, which is what [`super::wait_for`] asks.
+    pub fn worth_waiting(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. }
+                | Self::Refused { .. }
+                | Self::NoRoute { .. }
+                | Self::Timeout { .. }
+                | Self::Banner { .. }
+                | Self::Handshake { .. }
+                | Self::AuthRefused { .. }
+                | Self::Lost { .. }
+        )
+    }
+
+    /// True if the connection, not the work, failed: with a new one the same may be done again,
+    /// if doing it twice does no harm.
+    pub fn connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::NoRoute { .. }
+                | Self::Timeout { .. }
+                | Self::Banner { .. }
+                | Self::Handshake { .. }
+                | Self::Lost { .. }
+                | Self::Silent { .. }
+        )
+    }
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Refused { .. } => {
+                "The machine is up but sshd is not; it may still be booting, or the port may be wrong."
+                    .to_owned()
+            }
+            Self::NoRoute { .. } => {
+                "The VM may be off, may still be booting, or may not have got this address.".to_owned()
+            }
+            Self::Banner { .. } => {
+                "sshd may be starting, or refuse because of too many logins at once.".to_owned()
+            }
+            Self::HostKeyChanged { node, file, .. } => format!(
+                "If this VM was re-created outside p1, remove the line that starts with `{node}` from {} \
+                 and run again. Otherwise another machine answers at its address.",
+                file.display()
+            ),
+            Self::HostKeyUnknown { .. } => "Run `p1 up`, which learns it at first contact.".to_owned(),
+            Self::AuthRefused { user, .. } => format!(
+                "The public part of one of these keys must be in ~{user}/.ssh/authorized_keys on the node."
+            ),
+            Self::Unreachable { last, .. } => return last.hint(),
+            Self::NoSudo { user, .. } => format!(
+                "p1 needs passwordless sudo: put `{user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d on the \
+                 node, as Vagrant boxes have it."
+            ),
+            Self::DiskFull { .. } => "Free some space on the node, or give it a larger disk.".to_owned(),
+            Self::Corrupt { expected, actual, .. } => format!(
+                "Expected {expected}, the node has {actual}; nothing was put in place. The file on this host \
+                 may be damaged or may have changed meanwhile."
+            ),
+            Self::Silent { .. } => {
+                "It hangs, or the node froze or left the network; `p1 status` tells which.".to_owned()
+            }
+            Self::JobLost { .. } => {
+                "The node was restarted or the job was killed there; it is safe to run it again.".to_owned()
+            }
+            Self::Process(e) => return e.hint(),
+            Self::File(e) => return e.hint(),
+            _ => return None,
+        })
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        match self {
+            Self::Deadline { tail, .. }
+            | Self::Silent { tail, .. }
+            | Self::Failed { tail, .. }
+            | Self::Killed { tail, .. }
+            | Self::JobLost { tail, .. } => tail.clone(),
+            Self::Unreachable { last, .. } => last.evidence(),
+            Self::Process(e) => e.evidence(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn transient(&self) -> bool {
+        match self {
+            Self::Unreachable { last, .. } => last.transient(),
+            Self::AuthRefused { .. } => false,
+            Self::JobLost { .. } | Self::Deadline { .. } => true,
+            other => other.worth_waiting() || other.connection(),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        match self {
+            Self::Cancelled { .. } => true,
+            Self::Process(e) => e.cancelled(),
+            _ => false,
+        }
+    }
+}

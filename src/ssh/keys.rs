@@ -1,0 +1,91 @@
+//! Keys: the cluster's own pair, and who may log in to a node.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Error, Session};
+use crate::os::Cancel;
+use crate::os::files::{self, At};
+use crate::os::process::{self, Cmd, quote};
+
+/// Making a key is a matter of milliseconds; a machine without entropy may take longer.
+const KEYGEN: Duration = Duration::from_secs(30);
+
+/// An ed25519 key pair at `path` (0600) and `path.pub`, made by ssh-keygen unless it is there.
+/// Returns the public key's line, without its end.
+///
+/// # Errors
+/// [`Error::Process`] if there is no ssh-keygen, or if `path` holds no usable private key.
+pub fn generate_key(path: &Path, comment: &str, cancel: &Cancel) -> Result<String, Error> {
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    let public = std::path::PathBuf::from(public);
+    let keygen = Cmd::new("ssh-keygen");
+    if path.exists() {
+        if let Some(line) = files::read_if_there(&public)? {
+            return Ok(line.trim().to_owned());
+        }
+        // A crash between the two files; the one follows from the other.
+        let derived = process::run(&keygen.arg("-y").arg("-f").arg(path), KEYGEN, cancel)?.ok()?.stdout;
+        files::write(&public, derived.as_bytes(), 0o644)?;
+        return Ok(derived.trim().to_owned());
+    }
+    // In a directory of its own, then moved: the private key never is there by half.
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = tempfile::tempdir_in(parent).at("create a directory in", parent)?;
+    let new = dir.path().join("key");
+    let keygen = keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", comment]).arg("-f").arg(&new);
+    process::run(&keygen, KEYGEN, cancel)?.ok()?;
+    let line = fs::read_to_string(new.with_extension("pub")).at("read", &public)?;
+    fs::rename(new.with_extension("pub"), &public).at("write", &public)?;
+    fs::rename(&new, path).at("write", path)?;
+    Ok(line.trim().to_owned())
+}
+
+/// Writes what comes on standard input to authorized_keys so that it is whole at every instant.
+const REPLACE: &str =
+    "cat >authorized_keys.p1 && chmod 600 authorized_keys.p1 && mv authorized_keys.p1 authorized_keys";
+const HOME: &str = "umask 077\nmkdir -p ~/.ssh && cd ~/.ssh && touch authorized_keys || exit 1\n";
+
+impl Session {
+    /// Lets the holder of `public` (a line of authorized_keys) log in, too.
+    pub(super) fn add_key(&mut self, public: &str, bound: Duration) -> Result<(), Error> {
+        let line = quote(line(public)?);
+        let script = format!(
+            "{HOME}grep -qxF -e {line} authorized_keys && exit\n\
+             {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }}"
+        );
+        self.script("adding a login key", &script, false, bound, &mut |_| {})?.ok().map(drop)
+    }
+
+    /// Takes the lines that hold one of `remove` away; `public` stays in any case.
+    pub(super) fn remove_keys(
+        &mut self,
+        public: &str,
+        remove: &[&str],
+        bound: Duration,
+    ) -> Result<(), Error> {
+        let mine = quote(line(public)?);
+        let mut patterns = String::new();
+        for piece in remove {
+            patterns.push_str(" -e ");
+            patterns.push_str(&quote(line(piece)?));
+        }
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let script = format!(
+            "{HOME}{{ grep -vF {patterns} authorized_keys | grep -vxF -e {mine}; printf '%s\\n' {mine}; }} | {{ {REPLACE}; }}"
+        );
+        self.script("removing login keys", &script, false, bound, &mut |_| {})?.ok().map(drop)
+    }
+}
+
+fn line(text: &str) -> Result<&str, Error> {
+    let text = text.trim();
+    if text.is_empty() || text.contains(['\n', '\r', '\0']) {
+        return Err(Error::Invalid { what: "the key", value: text.to_owned() });
+    }
+    Ok(text)
+}

@@ -1,0 +1,171 @@
+//! A node as the rest of p1 sees it: connected when needed, connected anew when a connection was lost.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Bound, Endpoint, Error, Login, Output, Session, Tunnel, Upload, connect, wait_for};
+use crate::os::Cancel;
+
+/// For a session there is to show that the node is still behind it.
+const ALIVE: Duration = Duration::from_secs(5);
+
+/// The way to a node. Owns the login and at most one session; to be used by one thread at a time.
+pub struct Remote {
+    login: Login,
+    cancel: Cancel,
+    session: Option<Session>,
+}
+
+impl Remote {
+    /// Does not connect yet.
+    pub fn new(login: Login, cancel: Cancel) -> Self {
+        Self { login, cancel, session: None }
+    }
+
+    /// Where the node is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.login.endpoint
+    }
+
+    /// How it is logged in to.
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// Another place or another set of keys: ends the connection.
+    pub fn relocate(&mut self, endpoint: Endpoint, keys: Vec<PathBuf>) {
+        self.disconnect();
+        (self.login.endpoint, self.login.keys) = (endpoint, keys);
+    }
+
+    /// Ends the connection: the node is about to stop, or the work on it is done.
+    pub fn disconnect(&mut self) {
+        self.session = None;
+    }
+
+    /// The session; made by one attempt to log in if there is none that works.
+    pub fn session(&mut self) -> Result<&mut Session, Error> {
+        let session = match self.session.take() {
+            Some(session) if !session.broken() => session,
+            _ => connect(&self.login, &self.cancel)?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    /// [`wait_for`]: tries to log in until it works. A session there is gets tried first, because
+    /// the node may have been restarted under it.
+    pub fn wait_for(
+        &mut self,
+        bound: Duration,
+        on_wait: &mut dyn FnMut(&Error),
+    ) -> Result<&mut Session, Error> {
+        let start = Instant::now();
+        let mut session = self.session.take().filter(|session| !session.broken());
+        if let Some(old) = &mut session
+            && old.exec(":", b"", ALIVE.min(bound), &mut |_| {}).is_err()
+        {
+            session = None;
+        }
+        let session = match session {
+            Some(session) => session,
+            None => wait_for(&self.login, bound.saturating_sub(start.elapsed()), &self.cancel, on_wait)?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    /// Calls `work`; once more if the connection turns out to be lost before the node has begun, as
+    /// it is when the node was restarted since it was last used.
+    fn once<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T, Error>) -> Result<T, Error> {
+        match work(self.session()?) {
+            Err(Error::Lost { started: false, .. }) => work(self.session()?),
+            result => result,
+        }
+    }
+
+    /// Calls `work`, which may be done twice; once more if the connection failed.
+    pub(super) fn again<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Session) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match work(self.session()?) {
+            Err(error) if error.connection() => work(self.session()?),
+            result => result,
+        }
+    }
+
+    /// [`Session::exec`].
+    pub fn exec(
+        &mut self,
+        command: &str,
+        stdin: &[u8],
+        bound: impl Into<Bound>,
+        on_output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        let bound = bound.into();
+        self.once(|session| session.exec(command, stdin, bound, on_output))
+    }
+
+    /// [`Session::script`].
+    pub fn script(
+        &mut self,
+        what: &str,
+        script: &str,
+        root: bool,
+        bound: impl Into<Bound>,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Output, Error> {
+        let bound = bound.into();
+        self.once(|session| session.script(what, script, root, bound, on_line))
+    }
+
+    /// [`Session::upload`], once more from its start if the connection is lost.
+    pub fn upload(
+        &mut self,
+        upload: &Upload<'_>,
+        bound: impl Into<Bound>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Output, Error> {
+        let bound = bound.into();
+        self.again(|session| session.upload(upload, bound, progress))
+    }
+
+    /// [`Session::read_file`], once more if the connection is lost.
+    pub fn read_file(&mut self, path: &str, max: u64, bound: impl Into<Bound>) -> Result<Vec<u8>, Error> {
+        let bound = bound.into();
+        self.again(|session| session.read_file(path, max, bound))
+    }
+
+    /// [`Session::sha256`], once more if the connection is lost.
+    pub fn sha256(&mut self, path: &str, bound: impl Into<Bound>) -> Result<Option<String>, Error> {
+        let bound = bound.into();
+        self.again(|session| session.sha256(path, bound))
+    }
+
+    /// A port of this host that leads to `host:port` as the node sees it, over a session of its own.
+    pub fn tunnel(&self, host: &str, port: u16) -> Result<Tunnel, Error> {
+        Tunnel::open(connect(&self.login, &self.cancel)?, host, port)
+    }
+
+    /// Makes `key` a way in and takes the others in `remove` away, then logs in by `key` alone.
+    /// `public` is the line that goes with `key`; an entry of `remove` is a piece of the line to go,
+    /// such as its base64 or its comment.
+    ///
+    /// The old keys stay until a second login has proven the new one, so that a failure at any
+    /// point leaves a way in. Repeating it does no harm.
+    pub fn replace_keys(
+        &mut self,
+        key: PathBuf,
+        public: &str,
+        remove: &[&str],
+        bound: Duration,
+    ) -> Result<(), Error> {
+        self.again(|session| session.add_key(public, bound))?;
+        let mut login = self.login.clone();
+        login.keys = vec![key];
+        let mut session = connect(&login, &self.cancel)?;
+        session.remove_keys(public, remove, bound)?;
+        self.login = login;
+        self.session = Some(session);
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Shell scripts on a node, piped to `sh -s`, so that nothing of them shows in a list of processes.
+
+use std::time::Duration;
+
+use super::session::Task;
+use super::{Bound, Error, Output, Session};
+use crate::os::process::quote;
+
+/// Messages that can be recognised, and all the places where programs are: sudo's `secure_path` on
+/// Red Hat's systems leaves `/usr/local/bin` out, and Debian's users lack `/usr/sbin`.
+const PRELUDE: &str = "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
+
+/// `script` so that a shell runs all of it or, if the connection breaks while it is sent, nothing:
+/// a compound command is read to its end first. Nor can a program within eat the rest of it.
+pub(super) fn whole(script: &str) -> String {
+    format!("{PRELUDE}{{\n{script}\n}} </dev/null\n")
+}
+
+impl Session {
+    /// Runs `script` by `sh`, as root if `root`, otherwise as the login user, with an empty standard
+    /// input. `what` says for messages what it does. Each complete line of output goes to `on_line`.
+    /// When the total bound passes, `timeout` ends the script on the node, too.
+    ///
+    /// # Errors
+    /// As [`Session::exec`], and [`Error::NoSudo`].
+    pub fn script(
+        &mut self,
+        what: &str,
+        script: &str,
+        root: bool,
+        bound: impl Into<Bound>,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Output, Error> {
+        let bound = bound.into();
+        let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
+        let mut lines = Lines::default();
+        let text = whole(script);
+        let output = self.run(Task {
+            what,
+            command: &self.as_root(root, &shell),
+            input: &mut text.as_bytes(),
+            bound,
+            on_output: &mut |bytes| lines.push(bytes, on_line),
+            on_sent: &mut |_| {},
+        })?;
+        lines.finish(on_line);
+        self.check_sudo(root, output)
+    }
+
+    /// The contents of `path` on the node, read as root; at most `max` bytes.
+    ///
+    /// # Errors
+    /// As [`Session::script`], [`Error::NoFile`], [`Error::TooLarge`].
+    pub fn read_file(&mut self, path: &str, max: u64, bound: impl Into<Bound>) -> Result<Vec<u8>, Error> {
+        let (what, quoted) = (format!("reading {path}"), quote(path));
+        let script = format!("[ -e {quoted} ] || exit 44\nhead -c {} {quoted}", max + 1);
+        let output = self.script(&what, &script, true, bound, &mut |_| {})?;
+        let (node, path) = (output.node.clone(), path.to_owned());
+        if output.status == 44 {
+            return Err(Error::NoFile { node, path });
+        }
+        let bytes = output.ok()?.output;
+        if bytes.len() as u64 > max {
+            return Err(Error::TooLarge { node, path, max });
+        }
+        Ok(bytes)
+    }
+
+    /// The SHA-256 in hex of a file on the node; none if there is no such file.
+    pub fn sha256(&mut self, path: &str, bound: impl Into<Bound>) -> Result<Option<String>, Error> {
+        let (what, quoted) = (format!("reading {path}"), quote(path));
+        let script = format!("[ -f {quoted} ] || exit 44\nsha256sum <{quoted}");
+        let output = self.script(&what, &script, true, bound, &mut |_| {})?;
+        if output.status == 44 {
+            return Ok(None);
+        }
+        let text = output.ok()?.text();
+        Ok(text.split_whitespace().next().map(str::to_owned))
+    }
+
+    /// `command`, through sudo where that is needed. With `-n` it fails rather than asks.
+    pub(super) fn as_root(&self, root: bool, command: &str) -> String {
+        if root && self.sudo { format!("sudo -n {command}") } else { command.to_owned() }
+    }
+
+    /// Tells sudo's refusal from the failure of what it was to run.
+    pub(super) fn check_sudo(&self, root: bool, output: Output) -> Result<Output, Error> {
+        if root && self.sudo && matches!(output.status, 1 | 127) {
+            let text = output.text();
+            let refusal = text.lines().find_map(|line| {
+                // `sudo: a password is required`, and a shell's `sh: 1: sudo: not found`.
+                let (_, words) = line.split_once("sudo: ")?;
+                (line.starts_with("sudo: ") || line.ends_with("not found")).then(|| words.to_owned())
+            });
+            if let Some(reason) = refusal {
+                let user = self.endpoint.user.clone();
+                return Err(Error::NoSudo { node: output.node, user, reason });
+            }
+        }
+        Ok(output)
+    }
+}
+
+/// For `timeout`, which takes whole seconds everywhere; at least one.
+pub(super) fn whole_seconds(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
+}
+
+/// Cuts bytes into lines.
+#[derive(Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub(super) fn push(&mut self, bytes: &[u8], on_line: &mut dyn FnMut(&str)) {
+        self.0.extend_from_slice(bytes);
+        let Some(end) = self.0.iter().rposition(|b| *b == b'\n') else { return };
+        for line in self.0[..end].split(|b| *b == b'\n') {
+            on_line(String::from_utf8_lossy(line).trim_end_matches('\r'));
+        }
+        self.0.drain(..=end);
+    }
+
+    pub(super) fn finish(mut self, on_line: &mut dyn FnMut(&str)) {
+        if !self.0.is_empty() {
+            self.push(b"\n", on_line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_when_they_are_complete() {
+        let mut seen = Vec::new();
+        let mut lines = Lines::default();
+        for bytes in ["a\nb", "c\r\n\n", "d"] {
+            lines.push(bytes.as_bytes(), &mut |l| seen.push(l.to_owned()));
+        }
+        assert_eq!(seen, ["a", "bc", ""]);
+        lines.finish(&mut |l| seen.push(l.to_owned()));
+        assert_eq!(seen[3..], ["d"]);
+    }
+
+    #[test]
+    fn a_cut_script_does_nothing() {
+        let script = whole("echo begun\ncat <<'X'\ntext\nX\necho done");
+        let run = |text: &str| {
+            let cmd = process_sh().stdin(text);
+            crate::os::process::run(&cmd, Duration::from_secs(10), &crate::os::Cancel::new()).unwrap()
+        };
+        assert_eq!(run(&script).stdout, "begun\ntext\ndone\n");
+        for cut in PRELUDE.len()..script.len() - "} </dev/null\n".len() {
+            assert_eq!(run(&script[..cut]).stdout, "", "cut at {cut}");
+        }
+    }
+
+    fn process_sh() -> crate::os::process::Cmd {
+        crate::os::process::Cmd::new("sh").arg("-s")
+    }
+}

@@ -1,0 +1,239 @@
+//! A cluster's state folder, `.p1/<name>/` beside the spec: what lies where, and the few facts that
+//! must outlive a run. Only this room knows the file names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::explain::Explain;
+use crate::os::files::{self, At};
+use crate::providers::Kind;
+
+/// The version of `cluster.json`.
+const VERSION: u32 = 1;
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub struct State {
+    dir: PathBuf,
+}
+
+/// What a cluster is held to once it exists, whatever the spec leaves open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The version of this file.
+    #[serde(default)]
+    pub v: u32,
+    /// What `provider: auto` became.
+    pub provider: Option<Kind>,
+    /// What the channel became: a cluster does not change its version because a channel moved on.
+    pub k3s: Option<Pinned>,
+    /// The box that the machines were made from.
+    pub image: Option<ImageFact>,
+}
+
+/// A resolved channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// As the spec named it: `stable`, or a version.
+    pub wanted: String,
+    /// What it stood for.
+    pub version: Option<String>,
+}
+
+/// A box file that was looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageFact {
+    /// As the spec named it.
+    pub wanted: String,
+    /// A name for people.
+    pub label: String,
+    /// The file's checksum.
+    pub sha256: String,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// It holds something else.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
+    /// A newer p1 wrote it.
+    #[error("{} was written by a newer p1 (format {found}, this one knows {VERSION})", path.display())]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Explain for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(e) => e.hint(),
+            Self::Damaged { path, .. } => Some(format!(
+                "Remove {}; p1 finds out again what it said, except which provider and version were chosen.",
+                path.display()
+            )),
+            Self::Newer { .. } => Some("Use the p1 that made this cluster, or a newer one.".to_owned()),
+        }
+    }
+}
+
+impl State {
+    /// The state of the cluster `name` whose spec lies in `base`. Creates nothing.
+    pub fn of(base: &Path, name: &str) -> Self {
+        Self { dir: base.join(".p1").join(name) }
+    }
+
+    /// Makes the folder, private, with a note for version control that it is not theirs.
+    pub fn create(&self) -> Result<(), Error> {
+        let top = self.dir.parent().unwrap_or(&self.dir);
+        files::private_dir(top)?;
+        files::write_if_changed(&top.join(".gitignore"), b"*\n", 0o644)?;
+        files::private_dir(&self.dir)?;
+        Ok(())
+    }
+
+    /// True if there is anything of this cluster.
+    pub fn exists(&self) -> bool {
+        self.dir.is_dir()
+    }
+
+    /// The folder itself; Vagrant's directory as well.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The Vagrantfile.
+    pub fn vagrantfile(&self) -> PathBuf {
+        self.dir.join("Vagrantfile")
+    }
+
+    /// Where `p1 render` writes what is not needed at this place.
+    pub fn rendered(&self) -> PathBuf {
+        self.dir.join("rendered")
+    }
+
+    /// The cluster's private SSH key; `.pub` beside it.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("id_ed25519")
+    }
+
+    /// The nodes' host keys.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.join("known_hosts")
+    }
+
+    /// For `ssh -F`.
+    pub fn ssh_config(&self) -> PathBuf {
+        self.dir.join("ssh_config")
+    }
+
+    /// The secrets of the cluster.
+    pub fn token(&self) -> PathBuf {
+        self.dir.join("token")
+    }
+
+    /// The kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// The cluster's lock.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// The journals.
+    pub fn runs(&self) -> PathBuf {
+        self.dir.join("runs")
+    }
+
+    /// The log of one step of one run.
+    pub fn log(&self, run: &str, step: &str) -> PathBuf {
+        self.dir.join("logs").join(run).join(format!("{}.log", step.replace('/', "-")))
+    }
+
+    /// All logs.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    fn facts_file(&self) -> PathBuf {
+        self.dir.join("cluster.json")
+    }
+
+    /// What is known of the cluster; empty if there is none.
+    pub fn facts(&self) -> Result<Facts, Error> {
+        let path = self.facts_file();
+        let Some(text) = files::read_if_there(&path)? else { return Ok(Facts::default()) };
+        #[derive(Deserialize)]
+        struct Head {
+            v: u32,
+        }
+        let damaged = |e: serde_json::Error| Error::Damaged { path: path.clone(), reason: e.to_string() };
+        let head: Head = serde_json::from_str(&text).map_err(damaged)?;
+        if head.v > VERSION {
+            return Err(Error::Newer { path, found: head.v });
+        }
+        serde_json::from_str(&text).map_err(damaged)
+    }
+
+    /// Keeps what is known of the cluster.
+    pub fn keep(&self, facts: &Facts) -> Result<(), Error> {
+        let facts = Facts { v: VERSION, ..facts.clone() };
+        let text = serde_json::to_vec_pretty(&facts).expect("facts are plain data");
+        files::write_if_changed(&self.facts_file(), &text, 0o600)?;
+        Ok(())
+    }
+
+    /// Removes everything of the cluster, and `.p1` with the last one.
+    pub fn remove(&self) -> Result<(), Error> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Err::<(), _>(e).at("remove", &self.dir).unwrap_err().into());
+            }
+            _ => {}
+        }
+        if let Some(top) = self.dir.parent() {
+            let others = fs::read_dir(top).map(|all| all.flatten().any(|e| e.file_name() != ".gitignore"));
+            if matches!(others, Ok(false)) {
+                let _ = fs::remove_dir_all(top);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_kept_and_a_newer_format_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let state = State::of(base.path(), "iot");
+        assert_eq!(state.facts().unwrap(), Facts::default());
+        state.create().unwrap();
+        let facts = Facts { v: VERSION, provider: Some(Kind::Libvirt), ..Facts::default() };
+        state.keep(&facts).unwrap();
+        assert_eq!(state.facts().unwrap(), facts);
+        fs::write(state.facts_file(), r#"{"v": 99}"#).unwrap();
+        assert!(matches!(state.facts(), Err(Error::Newer { found: 99, .. })));
+        fs::write(state.facts_file(), "{").unwrap();
+        assert!(matches!(state.facts(), Err(Error::Damaged { .. })));
+        state.remove().unwrap();
+        assert!(!base.path().join(".p1").exists());
+    }
+}
