@@ -109,8 +109,12 @@ fn suites(env: &Env) -> Vec<String> {
     let files = dir.into_iter().flatten().flatten().map(|e| e.path());
     let mut suites = Vec::new();
     for file in files.chain([env.under("/etc/apt/sources.list")]) {
-        let text = fs::read_to_string(&file).unwrap_or_default();
+        // Files of other names are not read by apt either.
         let deb822 = file.extension().is_some_and(|e| e == "sources");
+        if !deb822 && file.extension().is_none_or(|e| e != "list") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap_or_default();
         for line in text.lines() {
             if deb822 {
                 if let Some(names) = line.strip_prefix("Suites:") {
@@ -173,6 +177,7 @@ vagrant:
             "# deb x y\ndeb [signed-by=/k] http://deb.debian.org/debian bookworm-backports main\n",
         )
         .unwrap();
+        fs::write(apt.join("c.list.disabled"), "deb http://example.org/ other main\n").unwrap();
         let env = Env { root: dir.path().into(), ..Env::of_process() };
         assert_eq!(suites(&env), ["bookworm", "bookworm-backports", "bookworm-updates"]);
     }

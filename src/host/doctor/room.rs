@@ -19,7 +19,8 @@ pub(super) fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let images = match (&host.libvirt.link, &host.libvirt.pool) {
         _ if question.kind == Kind::Virtualbox => host.free_state,
-        (Link::Up, Some(pool)) => pool.free.or(host.free_images),
+        // libvirt counts blocks that are reserved for root as well, and QEMU does not run as root.
+        (Link::Up, Some(pool)) => [pool.free, host.free_images].into_iter().flatten().min(),
         _ => host.free_images,
     };
     let mut new = 0;
