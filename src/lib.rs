@@ -4,5 +4,6 @@
 
 pub mod event;
 pub mod explain;
+pub mod k3s;
 pub mod os;
 pub mod spec;
