@@ -9,6 +9,7 @@ pub mod explain;
 pub mod facts;
 pub mod host;
 pub mod journal;
+pub mod k3s;
 pub mod os;
 pub mod plan;
 pub mod providers;

@@ -1,0 +1,325 @@
+//! What the journal of a k3s unit means.
+//!
+//! A table of causes, the surest first. A line that also appears while a healthy node starts (a
+//! server that does not answer yet) stands last, so that it counts only when nothing else does.
+
+/// Why a unit does not come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// In one sentence, a lower-case fragment.
+    pub cause: String,
+    /// What to do, as full sentences.
+    pub hint: String,
+    /// The line that says so, as it was in the journal.
+    pub line: String,
+}
+
+/// Any of `signs` in a line, and every one of `with` too.
+struct Rule {
+    signs: &'static [&'static str],
+    with: &'static [&'static str],
+    /// `{}` stands for the word after `word_after`.
+    cause: &'static str,
+    hint: &'static str,
+    word_after: &'static str,
+}
+
+const fn rule(signs: &'static [&'static str], cause: &'static str, hint: &'static str) -> Rule {
+    Rule { signs, with: &[], cause, hint, word_after: "" }
+}
+
+impl Rule {
+    const fn with(mut self, with: &'static [&'static str]) -> Self {
+        self.with = with;
+        self
+    }
+
+    const fn word_after(mut self, sign: &'static str) -> Self {
+        self.word_after = sign;
+        self
+    }
+
+    fn matches(&self, line: &str) -> bool {
+        self.signs.iter().any(|s| line.contains(s)) && self.with.iter().all(|s| line.contains(s))
+    }
+
+    fn word<'a>(&self, line: &'a str) -> &'a str {
+        let rest = line.split_once(self.word_after).map_or("", |(_, rest)| rest);
+        let end = rest.find(|c: char| c.is_whitespace() || "\"'\\,;".contains(c)).unwrap_or(rest.len());
+        let word = rest[..end].trim_end_matches(':');
+        if word.is_empty() { "?" } else { word }
+    }
+}
+
+/// The most likely cause that the lines of a unit's journal show, oldest line first; `None` when
+/// they show none that p1 knows. `systemd`'s and the kernel's own lines help where they are included.
+pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
+    RULES.iter().find_map(|rule| {
+        let line = lines.iter().rev().find(|l| rule.matches(l))?;
+        Some(Diagnosis {
+            cause: rule.cause.replace("{}", rule.word(line)),
+            hint: rule.hint.to_owned(),
+            line: line.clone(),
+        })
+    })
+}
+
+const CLOCK: &str = "Set the clocks of host and nodes right (`p1 exec -- date -u` shows them), for instance \
+                     with systemd-timesyncd or chrony, then run `p1 retry`.";
+
+const RULES: &[Rule] = &[
+    // The binary does not run at all. systemd.exec(5), "Process Exit Codes": 203 is EXIT_EXEC.
+    rule(
+        &["Exec format error", "cannot execute binary file"],
+        "the k3s binary is for another processor architecture",
+        "Give `k3s.artifacts.binary` a binary for the nodes' architecture, or leave it out.",
+    ),
+    // k3s-io/k3s#4643.
+    rule(
+        &["status=4/ILL", "Illegal instruction", "SIGILL: illegal instruction"],
+        "the k3s binary uses instructions that this processor lacks",
+        "Use another k3s version, or a CPU model for the VMs with more features (`cpu_mode: host-passthrough`).",
+    ),
+    rule(
+        &["status=203/EXEC", "Failed at step EXEC spawning"],
+        "systemd cannot execute the k3s binary",
+        "Look at its mode and at SELinux: `p1 exec -- ls -lZ /usr/local/bin/k3s`.",
+    ),
+    // The configuration. urfave/cli, `flag.ErrHelp` and friends; k3s-io/k3s#9598.
+    rule(
+        &["flag provided but not defined: "],
+        "k3s does not know the configuration key `{}`",
+        "Look at the spelling under `k3s.config`, `server_config` and `worker_config`: workers know fewer keys \
+         than servers, and some keys need a newer k3s.",
+    )
+    .word_after("flag provided but not defined: -"),
+    rule(
+        &["invalid value \""],
+        "k3s does not accept a value in its configuration",
+        "The line says which flag; the key of the same name in the spec's config has to be changed.",
+    )
+    .with(&["for flag"]),
+    // k3s-io/k3s#7932.
+    rule(
+        &["yaml: line ", "yaml: unmarshal errors", "yaml: did not find"],
+        "a YAML file of k3s on the node cannot be read",
+        "Look at /etc/rancher/k3s/ on the node, config.yaml.d and registries.yaml included.",
+    ),
+    rule(
+        &["critical configuration value mismatch"],
+        "this server's configuration differs from the first server's where it must not",
+        "Keep cluster-wide keys under `k3s.config` or `server_config`, not on single nodes.",
+    ),
+    // The machine.
+    rule(
+        &["no space left on device", "No space left on device", "database or disk is full"],
+        "the node's disk is full",
+        "Free some space (`p1 exec -- df -h`), or use a box with a larger disk.",
+    ),
+    // systemd's and the kernel's words, kernel/mm/oom_kill.c.
+    rule(
+        &["oom-kill", "OOM killer", "Out of memory: Killed process", "invoked oom-killer"],
+        "the node ran out of memory",
+        "Give it more `memory`: k3s wants 2048 MiB on a server and 512 MiB on a worker.",
+    ),
+    // pkg/agent/run.go, `validateCgroupsV1` and `V2`; k3s-io/k3s#10755.
+    rule(
+        &["ailed to find memory cgroup", "ailed to find cpu cgroup", "ailed to find cpuset cgroup (v2)"],
+        "the kernel's memory or CPU control groups are off",
+        "Boot the node with `cgroup_memory=1 cgroup_enable=memory` on the kernel's command line.",
+    ),
+    // kubelet with protect-kernel-defaults, kubernetes pkg/kubelet/cm.
+    rule(
+        &["invalid kernel flag"],
+        "kernel settings are not what `protect-kernel-defaults` asks for",
+        "Set vm.panic_on_oom=0, vm.overcommit_memory=1, kernel.panic=10 and kernel.panic_on_oops=1 by a file in \
+         /etc/sysctl.d, or leave the key out.",
+    ),
+    // The installer's unit runs modprobe; k3s-io/k3s#5986.
+    rule(
+        &["Module br_netfilter not found", "Module overlay not found"],
+        "the kernel lacks a module that k3s needs (br_netfilter, overlay)",
+        "Install the kernel's modules package for the running kernel (kernel-modules-extra, linux-modules-extra), \
+         or reboot after a kernel update.",
+    )
+    .with(&["FATAL"]),
+    // pkg/containerd checks before it starts; k3s-io/k3s#5986.
+    rule(
+        &["snapshotter cannot be enabled"],
+        "the node's filesystem cannot hold containers' layers",
+        "Use a box with ext4, or xfs made with ftype=1; or set `snapshotter: native` in the config.",
+    ),
+    // Network cards and addresses. apimachinery `pkg/util/net`, k3s-io/k3s#1103 and #1144.
+    rule(
+        &[
+            "no default routes found",
+            "failed to get default interface",
+            "nable to find default route",
+            "unable to select an IP from default routes",
+        ],
+        "the node has no default route, which k3s needs even without internet",
+        "Give the network a gateway, or the node a dummy interface with a default route \
+         (docs.k3s.io/installation/airgap).",
+    ),
+    // pkg/agent/config/config.go; k3s-io/k3s#8345 for the newer words.
+    rule(
+        &["no such network interface", "does not have a correct global unicast ip", "can't find ip for interface"],
+        "the network interface that flannel is to use does not exist, or has no address",
+        "`p1 up` looks the interface up by the node's address and writes the config anew.",
+    ),
+    rule(
+        &["failed to find IPv4 address for interface"],
+        "the network interface {} has no IPv4 address",
+        "`p1 up` brings the node's address back.",
+    )
+    .word_after("address for interface "),
+    // k3s-io/k3s#5973.
+    rule(
+        &["bind: address already in use"],
+        "an address that k3s listens on ({}) is in use by another program",
+        "`p1 exec -- ss -ltnp` shows which; a k3s that was started by hand is stopped by `p1 killall`.",
+    )
+    .with(&["listen tcp "])
+    .word_after("listen tcp "),
+    // What was there before. pkg/cluster/storage.go; k3s-io/k3s#4640.
+    rule(
+        &["encrypted with different token", "cipher: message authentication failed"],
+        "the server's datastore belongs to a cluster with another token",
+        "It is left over from an earlier cluster: `p1 uninstall` removes it with all its data, `p1 up` begins anew. \
+         To keep the data, put that cluster's token back.",
+    ),
+    // pkg/clientaccess/token.go, `validateCAHash`.
+    rule(
+        &["token CA hash does not match"],
+        "the worker's token belongs to a server with another certificate authority",
+        "The server was made anew since: `p1 up` writes the present token to the worker.",
+    ),
+    // pkg/agent/config/config.go, `getNodeNamedCrt` (HTTP 403) and pkg/nodepassword.
+    rule(
+        &["Node password rejected", "ode password validation failed", "unable to verify password for node"],
+        "the server knows another machine by this node's name",
+        "If the VM was made anew, forget the old one: `p1 kubectl -- delete node NAME` and `p1 kubectl -- -n \
+         kube-system delete secret NAME.node-password.k3s`, then `p1 retry`. Otherwise two machines have one name.",
+    ),
+    // Go's crypto/x509; k3s-io/k3s#6152 (before) and #5163 (after).
+    rule(&["ertificate has expired or is not yet valid"], "the node's clock is behind: a certificate is not valid yet", CLOCK)
+        .with(&[" is before "]),
+    rule(
+        &["ertificate has expired or is not yet valid"],
+        "a certificate has expired, or the node's clock is ahead",
+        "If `p1 exec -- date -u` shows the right time, restart k3s on the servers: it renews what expires within \
+         90 days.",
+    ),
+    // pkg/cli/cmds/log.go, `checkUnixTimestamp`.
+    rule(&["server time isn't set properly"], "the node's clock is not set", CLOCK),
+    // Containers. k3s-io/k3s#3406; `github.com/containerd/containerd/contrib/apparmor`.
+    rule(
+        &["apparmor_parser"],
+        "the kernel has AppArmor enabled but the node lacks apparmor_parser, so no container starts",
+        "Install the package `apparmor` (openSUSE: `apparmor-parser`) on the node.",
+    )
+    .with(&["not found"]),
+    // Who may join. pkg/clientaccess, pkg/server/auth.go.
+    rule(
+        &["/cacerts: 4", "/cacerts: 5"],
+        "what answers at the server's address is not a k3s server, or not one that is ready",
+        "Look for a proxy or another program at that address and port.",
+    ),
+    rule(
+        &["not authorized", "401 Unauthorized", "/config: 403 Forbidden", "failed to validate token", "invalid token"],
+        "the server rejects the token",
+        "The node's token is not this cluster's: `p1 up` writes the present one. If the server was set up by hand, \
+         put its token into the cluster's state.",
+    ),
+    rule(
+        &["certificate signed by unknown authority"],
+        "the node trusts the certificate authority of another cluster",
+        "It was part of an earlier cluster: `p1 uninstall NODE`, then `p1 up NODE`.",
+    ),
+    // github.com/k3s-io/kine; transient under load, see k3s-io/k3s#8234.
+    rule(
+        &["database is locked"],
+        "the server's SQLite datastore is locked, by another process or by a disk too slow",
+        "Make sure that one k3s only runs on the server; `p1 killall` ends them all.",
+    ),
+    // Seen for a while at every start of a worker, hence last. k3s-io/k3s#9343.
+    rule(
+        &["connection refused", "no route to host", "i/o timeout", "deadline exceeded", "connection reset by peer", "EOF"],
+        "the worker cannot reach the server's API",
+        "See whether the server is up (`p1 status`) and whether a firewall on it closes port 6443/tcp.",
+    )
+    .with(&["/cacerts"]),
+    rule(
+        &["network is unreachable", "no route to host"],
+        "the node has no way to another node's address",
+        "See whether its card on the private network has its address: `p1 exec -- ip -br addr`.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One line each, as the sources above have them.
+    const SEEN: &[&str] = &[
+        "k3s.service: Failed to execute /usr/local/bin/k3s: Exec format error",
+        "k3s.service: Main process exited, code=dumped, status=4/ILL",
+        "k3s.service: Main process exited, code=exited, status=203/EXEC",
+        "Incorrect Usage: flag provided but not defined: -system-default-registry",
+        r#"level=fatal msg="flag provided but not defined: -colour""#,
+        r#"level=fatal msg="yaml: line 9: could not find expected ':'""#,
+        r#"level=error msg="write /var/lib/rancher/k3s/x: no space left on device""#,
+        "k3s.service: A process of this unit has been killed by the OOM killer.",
+        r#"level=fatal msg="failed to find memory cgroup (v2)""#,
+        r#"level=fatal msg="no default routes found in \"/proc/net/route\" or \"/proc/net/ipv6_route\"""#,
+        r#"level=info msg="Waiting to retrieve agent configuration; server is not ready: unable to find interface: route ip+net: no such network interface""#,
+        r#"level=fatal msg="flannel exited: failed to find IPv4 address for interface eth1""#,
+        r#"level=fatal msg="starting kubernetes: preparing server: listen tcp :6443: bind: address already in use""#,
+        r#"level=fatal msg="starting kubernetes: preparing server: bootstrap data already found and encrypted with different token""#,
+        r#"level=error msg="token CA hash does not match the Cluster CA certificate hash: f0 != 8e""#,
+        r#"level=error msg="Failed to configure agent: Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry""#,
+        r#"level=error msg="CA cert validation failed: Get \"https://127.0.0.1:6443/cacerts\": x509: certificate has expired or is not yet valid: current time 2022-10-30T00:11:50Z is before 2022-10-31T22:37:33Z""#,
+        r#"x509: certificate has expired or is not yet valid: current time 2024-10-30T00:11:50Z is after 2023-10-31T22:37:33Z"#,
+        r#"err="failed to create containerd container: get apparmor_parser version: exec: \"apparmor_parser\": executable file not found in $PATH""#,
+        "modprobe: FATAL: Module br_netfilter not found in directory /lib/modules/6.1.0",
+        r#"level=info msg="Waiting to retrieve agent configuration; server is not ready: failed to retrieve configuration from server: not authorized""#,
+        r#"level=error msg="Failed to configure agent: failed to retrieve configuration from server: https://127.0.0.1:6444/v1-k3s/config: 401 Unauthorized""#,
+        r#"level=error msg="failed to get CA certs: https://127.0.0.1:6444/cacerts: 401 Unauthorized""#,
+        r#"err="[invalid kernel flag: vm/overcommit_memory, expected value: 1, actual value: 0]""#,
+        r#"level=error msg="tls: failed to verify certificate: x509: certificate signed by unknown authority""#,
+        r#"level=error msg="error in txn: database is locked""#,
+        r#"level=fatal msg="failed to get CA certs: Get \"https://10.0.0.1:6443/cacerts\": dial tcp 10.0.0.1:6443: connect: connection refused""#,
+    ];
+
+    #[test]
+    fn each_known_line_has_its_cause() {
+        let mut out = String::new();
+        for line in SEEN {
+            let found = diagnose(&[(*line).to_owned()]).unwrap_or_else(|| panic!("{line}"));
+            out.push_str(&format!("{line}\n  => {}\n", found.cause));
+        }
+        insta::assert_snapshot!(out);
+    }
+
+    #[test]
+    fn every_hint_is_sentences_and_every_cause_a_fragment() {
+        for rule in RULES {
+            assert!(rule.hint.ends_with('.') && !rule.hint.contains("  "), "{}", rule.hint);
+            assert!(rule.cause.starts_with(|c: char| c.is_lowercase()), "{}", rule.cause);
+            assert_eq!(rule.cause.contains("{}"), !rule.word_after.is_empty(), "{}", rule.cause);
+        }
+    }
+
+    #[test]
+    fn a_sure_sign_beats_a_later_passing_one_and_health_has_none() {
+        let lines: Vec<String> = [SEEN[20], SEEN[26], "anything"].map(str::to_owned).into();
+        assert_eq!(diagnose(&lines).unwrap().line, SEEN[20]);
+        let healthy = [
+            "sh[24464]: + /usr/bin/systemctl is-enabled --quiet nm-cloud-setup.service",
+            r#"level=info msg="Starting k3s v1.28.6+k3s1 (39a00015)""#,
+            r#"level=warning msg="Failed to load kernel module nft-expr-counter with modprobe""#,
+            r#"level=info msg="Waiting for cloud-controller-manager privileges to become available""#,
+        ];
+        assert_eq!(diagnose(&healthy.map(str::to_owned)), None);
+    }
+}

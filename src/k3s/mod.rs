@@ -1,0 +1,18 @@
+//! What p1 knows about k3s: its files, its installer, its versions, its tokens and what its words
+//! mean. Pure functions; nothing here reads, writes or runs anything.
+//!
+//! Checked against k3s v1.21 (source) and the documentation of current versions.
+
+pub mod config;
+pub mod diagnose;
+pub mod install;
+pub mod kubeconfig;
+pub mod release;
+pub mod token;
+pub mod version;
+mod yaml;
+
+pub use diagnose::{Diagnosis, diagnose};
+pub use release::{Arch, Origins};
+pub use token::{Token, Tokens};
+pub use version::Version;
