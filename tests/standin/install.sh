@@ -325,7 +325,9 @@ create_env_file() {
     info "env: Creating environment file $ENVIRONMENT"
     $SUDO mkdir -p "$SYSTEMD_DIR"
     $SUDO sh -c "umask 077; : >'$ENVIRONMENT'; chmod 600 '$ENVIRONMENT'"
-    env | sed -n "/^\(K3S_\|CONTAINERD_\|NO_PROXY=\|HTTP_PROXY=\|HTTPS_PROXY=\|no_proxy=\|http_proxy=\|https_proxy=\)/{s/'/'\\\\\\\\''/g;s/=\(.*\)/='\1'/;p}" |
+    # Double quotes, because systemd and a shell read escapes within them alike.
+    env | grep -E '^(K3S_|CONTAINERD_|(NO|HTTP|HTTPS|no|http|https)_(PROXY|proxy)=)' |
+        sed 's/[\\"$`]/\\&/g; s/=\(.*\)/="\1"/' |
         $SUDO tee -a "$ENVIRONMENT" >/dev/null
 }
 

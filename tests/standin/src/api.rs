@@ -264,7 +264,8 @@ impl Api {
         if let Some(node) = node {
             let own = resource.plural == "nodes"
                 && (request.method == "GET" || request.method == "POST" || name == Some(node));
-            if !own && !(resource.plural == "events" && request.method == "POST") {
+            let reports = resource.plural == "events" && request.method == "POST";
+            if !own && !reports {
                 let verb = request.method.to_lowercase();
                 return Response::failure(
                     403,
