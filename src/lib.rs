@@ -3,6 +3,7 @@
 //! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
 
 pub mod boxes;
+pub mod cli;
 pub mod engine;
 pub mod event;
 pub mod explain;
@@ -17,5 +18,6 @@ pub mod render;
 pub mod spec;
 pub mod ssh;
 pub mod state;
+pub mod steps;
 pub mod ui;
 pub mod vagrant;

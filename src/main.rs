@@ -1,3 +1,5 @@
-//! p1.
+//! p1, the program: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    p1::cli::main()
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::args::{Global, Output};
 use super::fail::{Fail, code};
-use crate::artifacts::Cache;
+use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::os::Cancel;
@@ -142,8 +142,8 @@ impl Context {
             provider,
             libvirt,
             vagrant,
-            cache: Cache::new(dirs.cache.join("artifacts")),
-            origins: self.origins(),
+            cache: Cache { dir: dirs.cache.join("artifacts") },
+            net: self.net(),
             library: Library::new(dirs.data.join("boxes")),
             host_lock: dirs.host_lock(),
             users_vagrant_home: Some(self.env.home.join(".vagrant.d")),
@@ -153,18 +153,27 @@ impl Context {
         })
     }
 
-    /// Where releases come from; a mirror can be named in the environment.
-    fn origins(&self) -> k3s::Origins {
+    /// How to get at what is elsewhere: mirrors and proxies are named in the environment.
+    fn net(&self) -> Net {
+        let get = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let either = |name: &str| get(name).or_else(|| get(&name.to_uppercase()));
         let mut origins = k3s::Origins::default();
         let from = |name: &str, to: &mut String| {
-            if let Ok(value) = std::env::var(name) {
-                *to = value.trim_end_matches('/').to_owned();
+            if let Some(value) = get(name) {
+                value.trim_end_matches('/').clone_into(to);
             }
         };
         from("P1_K3S_RELEASES", &mut origins.releases);
         from("P1_K3S_INSTALLER", &mut origins.installer);
         from("P1_K3S_CHANNELS", &mut origins.channels);
-        origins
+        Net {
+            origins,
+            offline: false,
+            https_proxy: either("https_proxy"),
+            http_proxy: get("http_proxy"),
+            no_proxy: either("no_proxy"),
+            ca_file: get("SSL_CERT_FILE").map(Into::into),
+        }
     }
 
     /// The lock of a cluster; its folder is made for it.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -366,6 +367,24 @@ impl Provider for Libvirt {
             what: format!("address of {domain}"),
             lines: process::tail(&text, 5),
         })
+    }
+
+    fn known_address(&self, cluster: &Cluster, node: &str) -> Option<SocketAddr> {
+        let node = cluster.node(node).filter(|_| cluster.network.nics == 1)?;
+        Some((node.ip, 22).into())
+    }
+
+    /// vagrant-libvirt writes `Source: PATH` into a domain's description (`create_domain.rb`).
+    fn made_from(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        vagrantfile: &Path,
+        cancel: &Cancel,
+    ) -> Result<bool, Error> {
+        let domain = machine_name(&cluster.name, node);
+        let text = self.look("look at the machine", &["desc", &domain], cancel)?.unwrap_or_default();
+        Ok(text.trim().strip_prefix("Source: ").is_some_and(|p| Path::new(p) == vagrantfile))
     }
 
     fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -270,6 +270,22 @@ pub trait Provider: Send + Sync {
         machine_id: &str,
         cancel: &Cancel,
     ) -> Result<SocketAddr, Error>;
+
+    /// Where a node's SSH will answer, if that is known before it boots.
+    fn known_address(&self, _cluster: &Cluster, _node: &str) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Whether the machine of our name says that it was made from this Vagrantfile.
+    fn made_from(
+        &self,
+        _cluster: &Cluster,
+        _node: &str,
+        _vagrantfile: &Path,
+        _cancel: &Cancel,
+    ) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Switches a machine off as by its plug. Fine if it is off already.
     fn power_off(

@@ -1,11 +1,9 @@
 //! The files of k3s are on this host, verified.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
 use super::{Ctx, Definition, View, World};
-use crate::artifacts;
+use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
 use crate::plan::{Check, Scope, Shape};
 use crate::spec::{Cluster, Node, Release};
@@ -31,15 +29,54 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
 }
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let mut done = BTreeMap::new();
-    let files = ctx.world.files(&mut |name, now, total| {
-        done.insert(name.to_owned(), now);
-        ctx.control.moved(name, now, total);
-    })?;
+    let mut progress = |p: Progress<'_>| match p.doing {
+        Doing::Waiting => ctx.control.says(format!("another p1 fetches {}", p.name)),
+        Doing::Downloading => ctx.control.moved(&format!("fetching {}", p.name), p.done, p.total),
+        Doing::Checking => ctx.control.moved(&format!("checking {}", p.name), p.done, p.total),
+    };
+    let files = ctx.world.files(&mut progress, &mut |text| ctx.control.warn(text))?;
     Ok(files.version.clone())
 }
 
+/// What is known without a connection: a cluster that is as it should be needs none.
+pub fn look(world: &World) {
+    let net = Net { offline: true, ..world.net.clone() };
+    if let Ok(files) = world.fetch_with(&net, &mut |_| {}, &mut |_| {}) {
+        world.note(|seen| {
+            seen.wanted = Some(super::world::wanted(&files));
+            seen.version.clone_from(&files.version);
+        });
+    }
+}
+
 impl World {
+    /// Bounds of a download.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::new(&self.cluster.timeouts, &self.cluster.retry)
+    }
+
+    fn fetch_with(
+        &self,
+        net: &Net,
+        progress: &mut dyn FnMut(Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<artifacts::Files, Trouble> {
+        // Nodes are of this host's architecture: neither provider runs another one.
+        let arch = artifacts::arch(std::env::consts::ARCH)?;
+        let (release, given, bounds) = (self.release()?, &self.cluster.k3s.artifacts, self.bounds());
+        let resolved = artifacts::resolve(&release, given, arch, &self.cache, net, &bounds, &self.cancel)?;
+        resolved.warnings.iter().cloned().for_each(&mut *warn);
+        Ok(artifacts::fetch(&resolved, &self.cache, net, &bounds, progress, &self.cancel)?)
+    }
+
+    pub(super) fn fetch(
+        &self,
+        progress: &mut dyn FnMut(Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<artifacts::Files, Trouble> {
+        self.fetch_with(&self.net, progress, warn)
+    }
+
     /// What the spec's channel or version is called.
     fn wanted_release(&self) -> String {
         match &self.cluster.k3s.release {

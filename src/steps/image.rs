@@ -7,13 +7,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::json;
 
 use super::{Ctx, Definition, View, World};
+use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::Trouble;
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::plan::{Check, Scope, Shape};
 use crate::providers::{BoxInfo, Kind};
-use crate::spec::{BoxRef, Cluster, Node};
+use crate::spec::{BoxRef, Cluster, Node, Source};
 use crate::state::ImageFact;
 
 pub const STEP: Definition = Definition {
@@ -69,16 +70,17 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             (stem(path), boxes::sha256(path)?, path.clone())
         }
         BoxRef::Url { url, sha256 } => {
-            let mut progress = |name: &str, done, total| control.moved(name, done, total);
+            let mut progress = |p: Progress<'_>| control.moved("fetching the box", p.done, p.total);
+            let source = Source::Url { url: url.clone(), sha256: sha256.clone() };
             let bounds = world.bounds();
-            let file = world.cache.get(url, sha256, &bounds, &mut progress, cancel)?;
+            let file = artifacts::fetch_one(&source, &world.cache, &world.net, &bounds, &mut progress, cancel)?;
             (stem(Path::new(url)), sha256.clone(), file.path)
         }
     };
     let info = world.vagrant.box_info(&label, &sha256);
     if !world.vagrant.has_box(&info) {
         control.says("giving it to Vagrant");
-        world.vagrant.prepare_home(None)?;
+        world.vagrant.prepare_home(world.users_vagrant_home.as_deref())?;
         world.vagrant.add_box(&info, &file, cancel)?;
     }
     let mut facts = world.state.facts()?;

@@ -125,6 +125,16 @@ impl Verb {
         VERBS.iter().find(|v| v.name == name)
     }
 
+    /// True if it brings machines up.
+    pub fn boots(&self) -> bool {
+        self.steps.iter().any(|d| d.shape.name == "vm")
+    }
+
+    /// Whether the step of that name is needed, by its own condition.
+    pub fn condition(&self, name: &str, view: &View<'_>, node: Option<&Node>) -> Check {
+        (self.definition(name).check)(view, node)
+    }
+
     fn definition(&self, name: &str) -> &'static Definition {
         self.steps.iter().find(|d| d.shape.name == name).expect("a step of this verb")
     }
@@ -144,11 +154,20 @@ impl Verb {
         let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
         let digest = |name: &str, node: Option<&Node>| {
             let inputs = (self.definition(name).inputs)(cluster, node);
-            let hash = Sha256::digest(serde_json::to_vec(&inputs).expect("plain data"));
-            hash[..8].iter().map(|b| format!("{b:02x}")).collect()
+            short_digest(&[&inputs.to_string()])
         };
         plan::make(&shapes, cluster, targets, look, &digest)
     }
+}
+
+/// 16 hex digits that tell one set of texts from another.
+fn short_digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The steps of a verb, for the engine.

@@ -50,7 +50,7 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let files = world.files(&mut |_, _, _| {})?;
+    let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = super::world::wanted(&files);
     let noted = world.facts(node)?.staged;
     let mut pushed = 0;

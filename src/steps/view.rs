@@ -33,6 +33,10 @@ pub struct Seen {
     pub version: Option<String>,
     /// The kubeconfig is in the state folder.
     pub kubeconfig: bool,
+    /// The verb is for the whole cluster.
+    pub whole: bool,
+    /// The nodes that the verb is for.
+    pub doomed: Vec<String>,
 }
 
 /// A file that belongs on every node.

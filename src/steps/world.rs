@@ -16,7 +16,7 @@ use crate::k3s::{self, Tokens};
 use crate::os::{Cancel, files};
 use crate::providers::{BoxInfo, Machine, Provider};
 use crate::spec::{Cluster, Node};
-use crate::ssh::{Endpoint, KnownHosts, Login, Options, Remote};
+use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote};
 use crate::state::State;
 use crate::vagrant::{self, Libvirt, Vagrant};
 
@@ -43,12 +43,14 @@ pub struct Parts {
     pub vagrant: Vagrant,
     /// This host's downloads.
     pub cache: Cache,
-    /// Where releases come from.
-    pub origins: k3s::Origins,
+    /// How to get at what is elsewhere.
+    pub net: artifacts::Net,
     /// This host's boxes.
     pub library: Library,
     /// A lock for what all clusters of this host share.
     pub host_lock: PathBuf,
+    /// The user's own VAGRANT_HOME, for the plugins in it.
+    pub users_vagrant_home: Option<PathBuf>,
     /// The run's id.
     pub run: String,
     /// The user's wish.
@@ -64,6 +66,7 @@ pub struct World {
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
+    destroying: Mutex<()>,
 }
 
 impl std::ops::Deref for World {
@@ -88,6 +91,7 @@ impl World {
             remotes: Mutex::default(),
             files: Mutex::default(),
             api: Mutex::default(),
+            destroying: Mutex::default(),
         })
     }
 
@@ -209,17 +213,18 @@ impl World {
     }
 
     /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
-    /// verified. `progress` gets a file's name, bytes done and bytes in all.
+    /// verified.
     pub fn files(
         &self,
-        progress: &mut dyn FnMut(&str, u64, Option<u64>),
+        progress: &mut dyn FnMut(artifacts::Progress<'_>),
+        warn: &mut dyn FnMut(String),
     ) -> Result<Arc<artifacts::Files>, Trouble> {
         // Held while downloading: whoever comes second waits and finds them.
         let mut held = lock(&self.files);
         if let Some(files) = &*held {
             return Ok(Arc::clone(files));
         }
-        let files = Arc::new(self.fetch(progress)?);
+        let files = Arc::new(self.fetch(progress, warn)?);
         self.keep_version(&files)?;
         self.note(|seen| {
             seen.wanted = Some(wanted(&files));
@@ -246,6 +251,41 @@ impl World {
     /// Another kubeconfig: the next [`World::api`] reads it.
     pub fn forget_api(&self) {
         *lock(&self.api) = None;
+    }
+
+    /// One `vagrant destroy` at a time.
+    pub fn destroying(&self) -> MutexGuard<'_, ()> {
+        lock(&self.destroying)
+    }
+
+    /// A line to be said before anything else, if what is used is not what it is called.
+    pub fn banner(&self) -> Option<String> {
+        let artifacts = &self.cluster.k3s.artifacts;
+        let crate::spec::Source::Path(installer) = artifacts.installer.as_ref()? else { return None };
+        let text = files::read_if_there(installer).ok()??;
+        let mark = text.lines().take(5).find_map(|l| l.strip_prefix("# p1-banner:"))?;
+        Some(mark.trim().to_owned())
+    }
+
+    /// Writes the configuration for `ssh -F`.
+    pub fn write_ssh_config(&self) -> Result<(), Trouble> {
+        let mut hosts = Vec::new();
+        for node in &self.cluster.nodes {
+            if let Ok(host) = self.ssh_host(node) {
+                hosts.push(host);
+            }
+        }
+        files::write_if_changed(&self.state.ssh_config(), ssh::config(&hosts).as_bytes(), 0o600)?;
+        Ok(())
+    }
+
+    /// A node for the system's `ssh`.
+    pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
+        Ok(ssh::Host {
+            endpoint: self.login(node)?.endpoint,
+            key: self.state.key(),
+            known_hosts: self.state.known_hosts(),
+        })
     }
 
     /// The box the machines are made from, if it is known and in Vagrant's home.

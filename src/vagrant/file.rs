@@ -41,7 +41,7 @@ pub fn values(
         "prefix": machine_prefix(&cluster.name),
         "box": {"name": box_info.name, "version": box_info.version},
         "boot_timeout": cluster.timeouts.boot.as_secs(),
-        "ssh_user": "vagrant",
+        "ssh_user": super::USER,
         "libvirt": libvirt,
         "nics": cluster.network.nics,
         "network": {

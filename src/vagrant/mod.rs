@@ -27,6 +27,9 @@ pub use up::{Progress, Up};
 /// Loading Ruby, the plugins and a Vagrantfile takes 1 to 6 s (reference: hashicorp/vagrant #11351).
 const SHORT: Duration = Duration::from_secs(120);
 
+/// The login that every Vagrant box has (developer.hashicorp.com/vagrant/docs/boxes/base).
+pub const USER: &str = "vagrant";
+
 /// One cluster's Vagrant: its program, its home and the folder with the Vagrantfile.
 #[derive(Clone, Debug)]
 pub struct Vagrant {
@@ -92,6 +95,16 @@ impl Vagrant {
             }
         }
         Ok(())
+    }
+
+    /// The well-known private keys that open a fresh box. Vagrant puts them into its home
+    /// (`lib/vagrant/environment.rb`, `copy_insecure_private_keys`); since 2.4 there are several.
+    pub fn insecure_keys(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.home.join("insecure_private_keys")).into_iter().flatten().flatten();
+        let mut keys: Vec<PathBuf> = entries.map(|e| e.path()).collect();
+        keys.sort();
+        keys.insert(0, self.home.join("insecure_private_key"));
+        keys
     }
 
     /// The ids Vagrant knows its machines by, from its own files: no Ruby. A machine without an id

@@ -1,0 +1,120 @@
+//! `p1 box`: the boxes of this host.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::args::BoxVerb;
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use crate::artifacts;
+use crate::boxes::{self, Library, Origin};
+use crate::spec::{Retry, Source, Timeouts};
+use crate::steps;
+use crate::ui::{Cell, Format, Layout, bytes, table};
+
+/// Runs one of them.
+pub fn run(context: &Context, verb: BoxVerb) -> Result<(), Fail> {
+    let library = Library::new(context.dirs().data.join("boxes"));
+    match verb {
+        BoxVerb::Build { name, force } => build(context, &library, &name, force),
+        BoxVerb::List => list(context, &library),
+        BoxVerb::Add { source, sha256, name } => add(context, &library, &source, sha256, name),
+        BoxVerb::Remove { name } => {
+            let gone = library.remove(&name).map_err(|e| Fail::of(code::USAGE, &e))?;
+            eprintln!("removed {} ({})", gone.name, bytes(gone.size));
+            Ok(())
+        }
+    }
+}
+
+/// The user's own definitions lie beside the spec.
+fn definitions(context: &Context) -> PathBuf {
+    context.global.file.parent().unwrap_or(Path::new(".")).join("boxes")
+}
+
+fn build(context: &Context, library: &Library, name: &str, force: bool) -> Result<(), Fail> {
+    let definition = boxes::load(name, Some(&definitions(context))).map_err(|e| Fail::of(code::USAGE, &e))?;
+    let digest = boxes::digest(&definition);
+    let there = library.get(name)?.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest));
+    if let Some(manifest) = there.filter(|_| !force) {
+        eprintln!("{name} is there already ({}); `--force` builds it again", bytes(manifest.size));
+        print(&format!("{}\n", library.path(name).display()));
+        return Ok(());
+    }
+    let _signals = super::signals::watch_plain(context.cancel.clone());
+    let start = std::time::Instant::now();
+    let manifest = steps::build_box(
+        library,
+        &definition,
+        &mut |text| eprintln!("[{:>6.1}s] {text}", start.elapsed().as_secs_f64()),
+        &context.cancel,
+    )?;
+    eprintln!("built {name}: {}, {} packages", bytes(manifest.size), manifest.packages.len());
+    print(&format!("{}\n", library.path(name).display()));
+    Ok(())
+}
+
+fn list(context: &Context, library: &Library) -> Result<(), Fail> {
+    let there = library.list()?;
+    let known = boxes::embedded().iter().map(|(name, _)| *name);
+    let unbuilt: Vec<&str> = known.filter(|n| !there.iter().any(|m| m.name == *n)).collect();
+    if context.ui.format == Format::Json {
+        for manifest in &there {
+            print(&format!("{}\n", json!({"v": 1, "box": manifest, "path": library.path(&manifest.name)})));
+        }
+        for name in unbuilt {
+            print(&format!("{}\n", json!({"v": 1, "definition": name})));
+        }
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for manifest in &there {
+        let origin = match &manifest.origin {
+            Origin::Built { version, .. } => format!("built from its definition {version}"),
+            Origin::Path(path) => path.display().to_string(),
+            Origin::Url(url) => url.clone(),
+        };
+        rows.push([manifest.name.clone(), bytes(manifest.size), manifest.sha256[..12].to_owned(), origin]);
+    }
+    for name in unbuilt {
+        rows.push([name.to_owned(), "-".into(), "-".into(), "a definition, not built yet".into()]);
+    }
+    let rows: Vec<Vec<Cell>> = rows.into_iter().map(|r| r.into_iter().map(Cell::from).collect()).collect();
+    let layout = Layout { paint: context.paint(), right: &[1], indent: 0 };
+    print(&table(&["box", "size", "sha256", "from"], &rows, layout));
+    Ok(())
+}
+
+fn add(
+    context: &Context,
+    library: &Library,
+    source: &str,
+    sha256: Option<String>,
+    name: Option<String>,
+) -> Result<(), Fail> {
+    let url = source.starts_with("http://") || source.starts_with("https://");
+    let usual = Path::new(source).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.unwrap_or(usual);
+    let (file, origin) = if url {
+        let sha256 = sha256.clone().ok_or_else(|| {
+            let hint = "Nothing else vouches for a file from the network: add `--sha256`.";
+            Fail::new(code::USAGE, "the checksum is missing", hint)
+        })?;
+        let cache = artifacts::Cache { dir: context.dirs().cache.join("artifacts") };
+        let bounds = artifacts::Bounds::new(&Timeouts::default(), &Retry::default());
+        let wanted = Source::Url { url: source.to_owned(), sha256 };
+        let _signals = super::signals::watch_plain(context.cancel.clone());
+        let file = artifacts::fetch_one(&wanted, &cache, &context.net(), &bounds, &mut |_| {}, &context.cancel)?;
+        (file.path, Origin::Url(source.to_owned()))
+    } else {
+        let path = std::path::absolute(source).unwrap_or_else(|_| source.into());
+        (path.clone(), Origin::Path(path))
+    };
+    let manifest = library
+        .add(&name, &file, sha256.as_deref(), origin, Vec::new())
+        .map_err(|e| Fail::of(code::USAGE, &e))?;
+    eprintln!("added {} ({})", manifest.name, bytes(manifest.size));
+    Ok(())
+}

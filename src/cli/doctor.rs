@@ -1,0 +1,175 @@
+//! `p1 doctor`, and the same questions before machines are made.
+
+use serde_json::json;
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use crate::boxes;
+use crate::host::{self, Finding, Host, Question, Status, Tool, fix};
+use crate::providers::{Kind, State as Power};
+use crate::spec::{BoxRef, Cluster};
+use crate::state::State;
+use crate::steps::World;
+use crate::ui::{Format, Tone, count};
+
+/// `p1 doctor`: with a spec in reach it is asked for that cluster, without one in general.
+pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
+    let cluster = match context.global.file.exists() {
+        true => Some(context.spec()?),
+        false => None,
+    };
+    if fix {
+        set_up_for(context, cluster.as_ref())?;
+    }
+    let (_, findings) = ask(context, cluster.as_ref(), true);
+    show(context, &findings);
+    if host::worst(&findings) == Status::Problem {
+        return Err(Fail::quiet(code::HOST));
+    }
+    Ok(())
+}
+
+/// `p1 up --setup`.
+pub fn set_up(context: &Context, cluster: &Cluster) -> Result<(), Fail> {
+    set_up_for(context, Some(cluster))
+}
+
+fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> {
+    // A second look after the first round: what a package brought may have to be started.
+    for round in 0..3 {
+        let (host, findings) = ask(context, cluster, true);
+        let plan = fix::plan(&host, &findings);
+        if plan.actions.is_empty() {
+            if round == 0 {
+                eprintln!("this host has all it needs");
+            }
+            for text in &plan.by_hand {
+                eprintln!("to be done by you: {text}");
+            }
+            return Ok(());
+        }
+        let paint = context.paint();
+        eprintln!("{}", paint.tone(Tone::Bold, "This host lacks some things. p1 would run:"));
+        for action in &plan.actions {
+            eprintln!("  {}  {}", action.line, paint.tone(Tone::Dim, &format!("# {}", action.what)));
+        }
+        context.agree("Run these commands?")?;
+        let _signals = super::signals::watch_plain(context.cancel.clone());
+        if plan.wants_sudo() && context.can_ask() {
+            crate::os::process::hand_over(&crate::os::process::Cmd::new("sudo").arg("-v"))?;
+        }
+        for action in &plan.actions {
+            eprintln!("{} {}", paint.tone(Tone::Hint, "$"), action.line);
+            let mut last = Vec::new();
+            action.run(
+                &mut |_, line| {
+                    last.push(line.to_owned());
+                    if context.global.verbose > 0 {
+                        eprintln!("  {line}");
+                    }
+                },
+                &context.cancel,
+            )?;
+        }
+        for note in &plan.notes {
+            eprintln!("{note}");
+        }
+    }
+    Ok(())
+}
+
+/// Before machines are made: problems end it with exit code 3, warnings are said.
+pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result<(), Fail> {
+    let host = context.host(Some(&world.cluster), false);
+    let seen = world.seen();
+    let running: Vec<String> = seen
+        .machines
+        .iter()
+        .filter(|(name, m)| m.state == Power::Running || !new.contains(name))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let needs = needs(world.provider.kind(), Some(&world.cluster), seen.box_ready || !must_build(world));
+    let question = Question { kind: world.provider.kind(), cluster: Some(&world.cluster), running: &running, needs: &needs };
+    let findings = host::checks(&host, &question);
+    if host::worst(&findings) == Status::Problem {
+        show(context, &findings);
+        return Err(Fail::new(
+            code::HOST,
+            "this host is not ready",
+            "`p1 doctor --fix`, or `p1 up --setup`, shows the commands that mend it and runs them when you agree.",
+        ));
+    }
+    if context.ui.format != Format::Json {
+        for finding in findings.iter().filter(|f| f.status == Status::Warning) {
+            eprintln!("{} {}: {}", context.paint().tone(Tone::Warn, "warning:"), finding.title, finding.detail);
+        }
+    }
+    Ok(())
+}
+
+fn must_build(world: &World) -> bool {
+    let BoxRef::Definition(name) = &world.cluster.image else { return false };
+    let there = world.library.get(name).ok().flatten();
+    let dir = world.cluster.base.join("boxes");
+    let digest = boxes::load(name, Some(&dir)).map(|d| boxes::digest(&d)).ok();
+    !matches!(there.map(|m| m.origin), Some(boxes::Origin::Built { digest: d, .. }) if Some(&d) == digest.as_ref())
+}
+
+fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'static>> {
+    let built = cluster.is_none_or(|c| matches!(c.image, BoxRef::Definition(_)));
+    if have_box || !built || kind != Kind::Libvirt {
+        return Vec::new();
+    }
+    boxes::requirements()
+        .iter()
+        .map(|t| Tool { program: t.program, package: t.package, purpose: "build a box" })
+        .collect()
+}
+
+fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Host, Vec<Finding>) {
+    let host = context.host(cluster, thorough);
+    let state = cluster.map(|c| State::of(&c.base, &c.name));
+    let made = state.as_ref().and_then(|s| s.facts().ok()?.provider);
+    let wish = cluster.map(|c| c.provider).unwrap_or_default();
+    let kind = made.unwrap_or_else(|| host::prefer(wish, &host));
+    let running = cluster.filter(|_| made.is_some()).map(|c| running(context, c, kind)).unwrap_or_default();
+    let needs = needs(kind, cluster, false);
+    let question = Question { kind, cluster, running: &running, needs: &needs };
+    let findings = host::checks(&host, &question);
+    (host, findings)
+}
+
+fn running(context: &Context, cluster: &Cluster, kind: Kind) -> Vec<String> {
+    let world = context.world(cluster.clone(), kind);
+    let machines = world.look_at_machines().unwrap_or_default();
+    machines.into_iter().filter(|(_, m)| m.state == Power::Running).map(|(n, _)| n).collect()
+}
+
+fn show(context: &Context, findings: &[Finding]) {
+    if context.ui.format == Format::Json {
+        for finding in findings {
+            print(&format!("{}\n", json!({"v": 1, "finding": finding})));
+        }
+        return;
+    }
+    let paint = context.paint();
+    let width = findings.iter().map(|f| f.title.chars().count()).max().unwrap_or(0);
+    for finding in findings {
+        let (word, tone) = match finding.status {
+            Status::Ok => ("ok", Tone::Good),
+            Status::Note => ("note", Tone::Hint),
+            Status::Warning => ("warning", Tone::Warn),
+            Status::Problem => ("problem", Tone::Bad),
+        };
+        let word = paint.tone(tone, &format!("{word:7}"));
+        print(&format!("{word}  {:width$}  {}\n", finding.title, finding.detail));
+        if let Some(remedy) = finding.remedy.as_ref().filter(|_| finding.status >= Status::Warning) {
+            print(&format!("{:9}{:width$}  {}\n", "", "", paint.tone(Tone::Dim, &remedy.text)));
+        }
+    }
+    let problems = findings.iter().filter(|f| f.status == Status::Problem).count();
+    if problems > 0 {
+        eprintln!("\n{}; `p1 doctor --fix` shows what it would run and asks", count(problems, "problem"));
+    }
+}

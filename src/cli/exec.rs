@@ -1,0 +1,88 @@
+//! `p1 exec`: a command on several nodes at once.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::thread;
+
+use serde_json::json;
+
+use super::args::Exec;
+use super::context::Context;
+use super::fail::{Fail, code};
+use crate::engine::Trouble;
+use crate::os::process::quote;
+use crate::ssh::Output;
+use crate::state::State;
+use crate::ui::{Format, Tone};
+
+/// Runs the command; each line is told with its node. The exit code is the highest of all, or 1.
+pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, &args.nodes.nodes)?;
+    let state = State::of(&cluster.base, &cluster.name);
+    if !state.key().is_file() {
+        let what = format!("the cluster `{}` has not been made yet", cluster.name);
+        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+    }
+    let kind = context.kind(&cluster, &state)?;
+    let world = context.world(cluster, kind);
+    let nodes: Vec<_> =
+        world.cluster.nodes.iter().filter(|n| targets.is_empty() || targets.contains(&n.name)).collect();
+    // One word is a shell's line, several are words, as with ssh and docker exec.
+    let line = match &args.command[..] {
+        [one] => one.clone(),
+        words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
+    };
+    let line = if args.root { format!("sudo -n sh -c {}", quote(&line)) } else { line };
+    let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
+    let (paint, out) = (context.paint(), Mutex::new(std::io::stdout()));
+    let json_out = context.ui.format == Format::Json;
+    let say = |text: String| {
+        let mut out = out.lock().unwrap_or_else(|p| p.into_inner());
+        let _ = writeln!(out, "{text}");
+    };
+    let one = |node: &crate::spec::Node| -> Result<Output, Trouble> {
+        let mut part = Vec::new();
+        let mut take = |bytes: &[u8]| {
+            part.extend_from_slice(bytes);
+            while let Some(end) = part.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = part.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&line[..end]).into_owned();
+                match json_out {
+                    true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
+                    false => say(format!("{} {text}", paint.tone(Tone::Hint, &format!("{:width$} |", node.name)))),
+                }
+            }
+        };
+        let output = world.on(node, |r| r.exec(&line, b"", args.timeout, &mut take))?;
+        if !part.is_empty() {
+            take(b"\n");
+        }
+        Ok(output)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = nodes.iter().map(|n| scope.spawn(move || (n.name.clone(), one(n)))).collect();
+        threads.into_iter().filter_map(|t| t.join().ok()).collect()
+    });
+    let mut worst = 0;
+    for (node, result) in results {
+        let status = match result {
+            Ok(output) => output.status,
+            Err(trouble) => {
+                let fail = Fail::from(trouble);
+                eprint!("{node}: {}", fail.show(paint));
+                1
+            }
+        };
+        if json_out {
+            say(json!({"v": 1, "node": node, "status": status}).to_string());
+        } else if status != 0 {
+            eprintln!("{node}: exit code {status}");
+        }
+        worst = worst.max(status.clamp(0, 255));
+    }
+    match u8::try_from(worst).unwrap_or(1) {
+        0 => Ok(()),
+        code => Err(Fail::quiet(code)),
+    }
+}

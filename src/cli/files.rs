@@ -1,0 +1,158 @@
+//! Verbs about files: `init`, `validate`, `schema`, `render`, `man`.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use serde_json::json;
+
+use super::args::{Cli, Init, Render};
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use crate::facts::NodeFacts;
+use crate::os::files;
+use crate::providers::{Kind, libvirt};
+use crate::spec::{self, ProviderChoice};
+use crate::state::State;
+use crate::ui::{Format, count};
+use crate::{k3s, vagrant};
+
+/// `p1 init`.
+pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
+    let path = &context.global.file;
+    if path.exists() && !args.force {
+        return Err(Fail::new(
+            code::USAGE,
+            format!("{} exists already", path.display()),
+            "Add `--force` to overwrite it, or name another file with `-f`.",
+        ));
+    }
+    let folder = std::path::absolute(path).ok().and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
+    let name = args.name.clone().unwrap_or_else(|| spec::name_for(&folder.unwrap_or_default()));
+    let provider = match args.provider.as_str() {
+        "auto" => ProviderChoice::Auto,
+        "libvirt" => ProviderChoice::Libvirt,
+        "virtualbox" => ProviderChoice::Virtualbox,
+        other => {
+            let what = format!("there is no provider `{other}`");
+            return Err(Fail::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
+        }
+    };
+    let options =
+        spec::Init { name, servers: args.servers, workers: args.workers, provider, cidr: args.cidr.clone() };
+    let text = spec::init(&options);
+    // What is written has to be a spec: wrong options are told in the words of the spec's errors.
+    if let Err(invalid) = spec::parse(&text, path) {
+        return Err(Fail::new(code::USAGE, invalid.to_string(), "These options do not make a cluster."));
+    }
+    files::write(path, text.as_bytes(), 0o644)?;
+    eprintln!("wrote {}; `p1 up` makes the cluster", path.display());
+    Ok(())
+}
+
+/// `p1 validate`.
+pub fn validate(context: &Context) -> Result<(), Fail> {
+    if context.ui.format == Format::Json {
+        return validate_json(context);
+    }
+    let cluster = context.spec()?;
+    eprintln!(
+        "{}: cluster `{}`, {}, {}, network {}",
+        context.global.file.display(),
+        cluster.name,
+        count(cluster.servers().count(), "server"),
+        count(cluster.workers().count(), "worker"),
+        cluster.network.cidr
+    );
+    Ok(())
+}
+
+fn validate_json(context: &Context) -> Result<(), Fail> {
+    let (valid, problems) = match spec::load(&context.global.file) {
+        Ok(parsed) => (true, parsed.warnings),
+        Err(spec::Error::Invalid(invalid)) => (false, invalid.problems),
+        Err(error) => return Err(Fail::of(code::USAGE, &error)),
+    };
+    print(&format!("{}\n", json!({"v": 1, "valid": valid, "problems": problems})));
+    if valid { Ok(()) } else { Err(Fail::quiet(code::USAGE)) }
+}
+
+/// `p1 schema`.
+pub fn schema() -> Result<(), Fail> {
+    let text = serde_json::to_string_pretty(&spec::schema()).expect("a schema is plain data");
+    print(&format!("{text}\n"));
+    Ok(())
+}
+
+/// `p1 render`: everything that is made from the spec alone. Secrets are named, not shown.
+pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
+        // A host without any provider can still look at what would be used with one.
+        ProviderChoice::Auto => Ok(Kind::Libvirt),
+        _ => Err(fail),
+    })?;
+    let dir = args.dir.clone().unwrap_or_else(|| state.rendered());
+    if args.dir.is_none() {
+        state.create()?;
+    }
+    let world = context.world(cluster, kind);
+    let cluster = &world.cluster;
+    // Before the box is there its checksum is not known.
+    let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there-yet"));
+    let mut all = vec![(
+        "Vagrantfile".to_owned(),
+        vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
+    )];
+    if kind == Kind::Libvirt {
+        all.push(("network.xml".to_owned(), libvirt::network_xml(cluster)?));
+    }
+    let tokens = k3s::Tokens::placeholder();
+    for node in &cluster.nodes {
+        let facts = NodeFacts { addresses: vec![("eth0".into(), node.ip)], ..NodeFacts::default() };
+        for (path, text) in crate::steps::config_files(cluster, node, &facts, &tokens) {
+            if let Some(text) = text {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                all.push((format!("{}/{name}", node.name), text));
+            }
+        }
+        all.push((format!("{}/system.sh", node.name), crate::steps::system_script(cluster, node, 0)?));
+        let call = k3s::install(node.role, crate::steps::INSTALLER, true).line();
+        all.push((format!("{}/install.sh", node.name), format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n")));
+    }
+    for (name, text) in all {
+        let path = dir.join(name);
+        files::dir(path.parent().unwrap_or(&dir))?;
+        files::write_if_changed(&path, text.as_bytes(), 0o644)?;
+        print(&format!("{}\n", path.display()));
+    }
+    Ok(())
+}
+
+/// `p1 man`.
+pub fn man(dir: Option<&Path>) -> Result<(), Fail> {
+    let page = |command: clap::Command| {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(command).render(&mut text).expect("memory takes everything");
+        text
+    };
+    let Some(dir) = dir else {
+        print(&String::from_utf8_lossy(&page(Cli::command())));
+        return Ok(());
+    };
+    files::dir(dir)?;
+    let mut root = Cli::command();
+    root.build();
+    let mut pages = vec![("p1".to_owned(), root.clone())];
+    for verb in root.get_subcommands() {
+        let name = format!("p1-{}", verb.get_name());
+        pages.push((name.clone(), verb.clone().name(name)));
+    }
+    for (name, command) in pages {
+        let path = dir.join(format!("{name}.1"));
+        files::write(&path, &page(command), 0o644)?;
+        print(&format!("{}\n", path.display()));
+    }
+    Ok(())
+}

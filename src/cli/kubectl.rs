@@ -1,0 +1,43 @@
+//! `p1 kubectl`: this host's kubectl if there is one, else the server's own through SSH.
+
+use std::io::IsTerminal;
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::ssh as ssh_verb;
+use crate::os::process::{self, Cmd, quote};
+use crate::ssh;
+use crate::state::State;
+
+/// Runs kubectl; its exit code is p1's.
+pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    let kubeconfig = state.kubeconfig();
+    if !kubeconfig.is_file() {
+        let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
+        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+    }
+    if let Some(program) = context.env.find("kubectl") {
+        let cmd = Cmd::new(program).args(args).env("KUBECONFIG", &kubeconfig);
+        return ssh_verb::exit(process::hand_over(&cmd)?);
+    }
+    // `-f FILE` means a file of this host, which the server does not have; standard input passes.
+    let local = args.windows(2).find(|w| matches!(w[0].as_str(), "-f" | "--filename" | "-k") && w[1] != "-" && !w[1].contains("://"));
+    if let Some(pair) = local {
+        return Err(Fail::new(
+            code::USAGE,
+            format!("`{}` is a file of this host, and kubectl runs on the server", pair[1]),
+            format!("Give it by standard input: p1 kubectl ... -f - < {}; or install kubectl here.", pair[1]),
+        ));
+    }
+    let server = cluster.first_server().name.clone();
+    let host = ssh_verb::host(context, cluster, &server)?;
+    let mut line = "sudo -n k3s kubectl".to_owned();
+    for arg in args {
+        line.push(' ');
+        line.push_str(&quote(arg));
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    ssh_verb::exit(process::hand_over(&ssh::interactive(&host, &[line], terminal))?)
+}

@@ -1,0 +1,57 @@
+//! `p1 logs`: a node's k3s, or what the steps of the last run wrote.
+
+use std::fs;
+use std::io::IsTerminal;
+
+use super::args::Logs;
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::{print, ssh as ssh_verb};
+use crate::event::Outcome;
+use crate::journal;
+use crate::os::process::{self, tail};
+use crate::ssh;
+use crate::state::State;
+
+/// Shows a log.
+pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    if let Some(name) = &args.node {
+        context.targets(&cluster, std::slice::from_ref(name))?;
+        let unit = cluster.node(name).expect("looked up").role.unit();
+        let host = ssh_verb::host(context, cluster, name)?;
+        let mut command: Vec<String> = ["sudo", "-n", "journalctl", "--no-pager", "-u", unit, "-n"].map(Into::into).into();
+        command.push(args.lines.to_string());
+        if args.follow {
+            command.push("-f".to_owned());
+        }
+        let terminal = args.follow && std::io::stdout().is_terminal();
+        return ssh_verb::exit(process::hand_over(&ssh::interactive(&host, &command, terminal))?);
+    }
+    let Some(record) = journal::latest(&state.runs())? else {
+        return Err(Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster."));
+    };
+    let failed = |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));
+    let steps: Vec<String> = match &args.step {
+        Some(step) if record.steps.iter().any(|s| s.id == *step) => vec![step.clone()],
+        Some(step) => {
+            let known: Vec<&str> = record.steps.iter().map(|s| s.id.as_str()).collect();
+            let what = format!("the last run (`p1 {}`) had no step `{step}`", record.verb);
+            return Err(Fail::new(code::USAGE, what, format!("It had: {}.", known.join(", "))));
+        }
+        None => record.steps.iter().map(|s| s.id.clone()).filter(failed).collect(),
+    };
+    if steps.is_empty() {
+        eprintln!("no step of the last run (`p1 {}`, {}) failed; name a node or a `--step`", record.verb, record.run);
+    }
+    for step in &steps {
+        let path = state.log(&record.run, step);
+        eprintln!("{}", path.display());
+        match fs::read_to_string(&path) {
+            Ok(text) => print(&(tail(&text, args.lines as usize).join("\n") + "\n")),
+            Err(_) => eprintln!("(the step wrote nothing)"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The command line: one file per verb, arguments first, then a call downwards. anyhow and printing
+//! live here only.
+
+mod args;
+mod boxes;
+mod context;
+mod destroy;
+mod doctor;
+mod exec;
+mod fail;
+mod files;
+mod kubeconfig;
+mod kubectl;
+mod logs;
+mod plan;
+mod power;
+mod retry;
+mod run;
+mod signals;
+mod ssh;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::os::Cancel;
+use args::{Cli, Verb};
+use context::Context;
+use fail::Fail;
+
+/// Runs p1 with the arguments of this process.
+pub fn main() -> ExitCode {
+    let Cli { global, verb } = Cli::parse();
+    let context = Context::new(global, Cancel::new());
+    match dispatch(&context, verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            eprint!("{}", fail.show(context.paint()));
+            ExitCode::from(fail.code)
+        }
+    }
+}
+
+fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
+    match verb {
+        Verb::Init(args) => files::init(context, &args),
+        Verb::Validate => files::validate(context),
+        Verb::Schema => files::schema(),
+        Verb::Render(args) => files::render(context, &args),
+        Verb::Plan(args) => plan::plan(context, &args.nodes),
+        Verb::Up(args) => up::up(context, &args),
+        Verb::Retry => retry::retry(context),
+        Verb::Status(args) => status::status(context, &args.nodes),
+        Verb::Ssh(args) => ssh::ssh(context, &args),
+        Verb::Exec(args) => exec::exec(context, &args),
+        Verb::Logs(args) => logs::logs(context, &args),
+        Verb::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),
+        Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
+        Verb::Stop(args) => power::run(context, "stop", &args.nodes),
+        Verb::Start(args) => power::run(context, "start", &args.nodes),
+        Verb::Killall(args) => power::run(context, "killall", &args.nodes),
+        Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
+        Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
+        Verb::Box(verb) => boxes::run(context, verb),
+        Verb::Doctor(args) => doctor::doctor(context, args.fix),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "p1", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Man { dir } => files::man(dir.as_deref()),
+    }
+}
+
+/// Prints data; a reader that goes away is none of our business.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,49 @@
+//! `p1 plan`: what `up` would do and why. Touches nothing.
+
+use serde_json::json;
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use crate::plan::Check;
+use crate::state::State;
+use crate::steps::{Verb, View, observe};
+use crate::ui::{Format, Tone, count};
+
+/// Shows the plan; exit code 10 if something would be done.
+pub fn plan(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, nodes)?;
+    let state = State::of(&cluster.base, &cluster.name);
+    let kind = context.kind(&cluster, &state)?;
+    let world = context.world(cluster, kind);
+    let verb = Verb::find("up").expect("a verb");
+    let seen = observe(&world, verb.depth)?;
+    let plan = verb.plan(&View { cluster: &world.cluster, seen: &seen }, &targets);
+    if context.ui.format == Format::Json {
+        for step in &plan.steps {
+            print(&format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
+        }
+    } else {
+        let paint = context.paint();
+        let width = plan.steps.iter().map(|s| s.info.id.len()).max().unwrap_or(0);
+        for step in &plan.steps {
+            let (mark, tone) = match step.check {
+                Check::Done(_) if context.global.verbose == 0 => continue,
+                Check::Done(_) => ("=", Tone::Dim),
+                Check::Needed(_) => ("+", Tone::Good),
+                Check::Unknown(_) => ("?", Tone::Warn),
+            };
+            let line = format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
+            print(&format!("{}\n", paint.tone(tone, &line)));
+        }
+        let needed = plan.steps.iter().filter(|s| matches!(s.check, Check::Needed(_))).count();
+        let unknown = plan.steps.iter().filter(|s| matches!(s.check, Check::Unknown(_))).count();
+        if plan.is_done() {
+            eprintln!("nothing to do: cluster `{}` is as the spec says", world.cluster.name);
+        } else {
+            eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);
+        }
+    }
+    if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::CHANGES)) }
+}

@@ -1,0 +1,33 @@
+//! `p1 stop`, `start`, `killall`, `uninstall`: a verb, its nodes, no questions beyond the plan.
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::run::{self, Job};
+use crate::providers::State as Power;
+use crate::steps::Verb;
+
+/// Runs the verb.
+pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, nodes)?;
+    let job = Job { verb: Verb::find(verb).expect("a verb"), targets, retry_of: None };
+    let report = run::run(context, cluster, job, &|world, _| {
+        let seen = world.seen();
+        let chosen = |name: &String| seen.doomed.contains(name);
+        let absent = |(name, m): (&String, &crate::providers::Machine)| {
+            (chosen(name) && m.state == Power::Absent).then(|| name.clone())
+        };
+        let missing: Vec<String> = seen.machines.iter().filter_map(absent).collect();
+        // `start` starts what is there; making it is `up`'s business.
+        if verb == "start" && !missing.is_empty() {
+            let what = format!("there is no machine for {}", missing.join(", "));
+            return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+        }
+        if verb == "uninstall" {
+            let what = "This removes k3s, its data and all that runs on it; the machines stay. Go on?";
+            context.agree(what)?;
+        }
+        Ok(())
+    })?;
+    run::verdict(&report)
+}

@@ -1,0 +1,30 @@
+//! `p1 retry`: what the last run left outstanding, same verb, same nodes.
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::run::{self, Job};
+use super::up::preflight;
+use crate::journal;
+use crate::state::State;
+use crate::steps::Verb;
+
+/// Goes on where the last run ended.
+pub fn retry(context: &Context) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    let Some(record) = journal::latest(&state.runs())? else {
+        return Err(Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster."));
+    };
+    if record.outstanding().next().is_none() {
+        eprintln!("nothing is outstanding: the last run (`p1 {}`, {}) did all it had to", record.verb, record.run);
+        return Ok(());
+    }
+    let verb = Verb::find(&record.verb).ok_or_else(|| {
+        let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
+        Fail::new(code::USAGE, what, "Use the p1 that began it.")
+    })?;
+    let targets = context.targets(&cluster, &record.targets)?;
+    let job = Job { verb, targets, retry_of: Some(record) };
+    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    run::verdict(&report)
+}

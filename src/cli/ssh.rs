@@ -1,0 +1,43 @@
+//! `p1 ssh`: the system's ssh, with the cluster's key and the pinned host keys.
+
+use std::io::IsTerminal;
+
+use super::args::Ssh;
+use super::context::Context;
+use super::fail::{Fail, code};
+use crate::os::process;
+use crate::ssh;
+use crate::state::State;
+
+/// Opens a shell on a node, or runs a command there; its exit code is p1's.
+pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let name = args.node.clone().unwrap_or_else(|| cluster.first_server().name.clone());
+    context.targets(&cluster, std::slice::from_ref(&name))?;
+    let host = host(context, cluster, &name)?;
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let status = process::hand_over(&ssh::interactive(&host, &args.command, terminal))?;
+    exit(status)
+}
+
+/// How a node is reached.
+pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Result<ssh::Host, Fail> {
+    let state = State::of(&cluster.base, &cluster.name);
+    if !state.key().is_file() {
+        let what = format!("the cluster `{}` has not been made yet", cluster.name);
+        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+    }
+    let kind = context.kind(&cluster, &state)?;
+    let world = context.world(cluster, kind);
+    let node = world.cluster.node(name).expect("looked up before");
+    Ok(world.ssh_host(node)?)
+}
+
+/// Another program's exit code as p1's.
+pub fn exit(status: std::process::ExitStatus) -> Result<(), Fail> {
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(Fail::quiet(u8::try_from(code).unwrap_or(1))),
+        None => Err(Fail::quiet(code::INTERRUPTED)),
+    }
+}

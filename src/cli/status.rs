@@ -1,0 +1,86 @@
+//! `p1 status`: machines, k3s, nodes, and where they differ from the spec.
+
+use serde_json::json;
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use crate::journal;
+use crate::plan::Check;
+use crate::providers::State as Power;
+use crate::state::State;
+use crate::steps::{Depth, Verb, View, observe};
+use crate::ui::{Cell, Format, Layout, Tone, count, table};
+
+/// Shows how it is; exit code 1 if it is not as the spec says.
+pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, nodes)?;
+    let state = State::of(&cluster.base, &cluster.name);
+    let kind = context.kind(&cluster, &state)?;
+    let world = context.world(cluster, kind);
+    let seen = observe(&world, Depth::Nodes)?;
+    let view = View { cluster: &world.cluster, seen: &seen };
+    let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
+    let chosen = |name: &String| targets.is_empty() || targets.contains(name);
+    let holder = crate::os::lock::holder(&state.lock());
+    let outstanding = journal::latest(&state.runs()).ok().flatten().map(|r| (r.outstanding().count(), r.verb));
+
+    let mut rows = Vec::new();
+    for node in world.cluster.nodes.iter().filter(|n| chosen(&n.name)) {
+        let machine = view.machine(node);
+        let facts = seen.nodes.get(&node.name);
+        let status = view.status(node);
+        let unit = facts.map(|f| f.unit(node.role.unit()));
+        let drift: Vec<String> = plan
+            .steps
+            .iter()
+            .filter(|s| s.info.node.as_deref() == Some(&node.name))
+            .filter_map(|s| match &s.check {
+                Check::Needed(why) => Some(why.clone()),
+                _ => None,
+            })
+            .collect();
+        let ready = status.map(|s| s.ready && facts.is_some());
+        if context.ui.format == Format::Json {
+            let line = json!({
+                "v": 1, "node": node.name, "role": node.role, "ip": node.ip,
+                "machine": machine.state.to_string(), "machine_id": machine.id,
+                "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
+                "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip.as_ref()),
+                "ssh": seen.silent.get(&node.name), "drift": drift,
+            });
+            print(&format!("{line}\n"));
+            continue;
+        }
+        let (running, unit) = (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
+        let cell = |text: String, good: bool| Cell::new(text, if good { Tone::Good } else { Tone::Bad });
+        rows.push(vec![
+            Cell::from(node.name.clone()),
+            Cell::from(node.role.to_string()),
+            Cell::from(node.ip.to_string()),
+            cell(machine.state.to_string(), running),
+            match unit {
+                Some(active) => cell(active.clone(), active == "active"),
+                None => Cell::new("-", Tone::Dim),
+            },
+            match ready {
+                Some(true) => cell("Ready".into(), true),
+                Some(false) => cell("NotReady".into(), false),
+                None => Cell::new("-", Tone::Dim),
+            },
+            Cell::from(status.map_or("-".to_owned(), |s| s.version.clone())),
+            Cell::new(drift.first().cloned().unwrap_or_default(), Tone::Warn),
+        ]);
+    }
+    if context.ui.format != Format::Json {
+        let layout = Layout { paint: context.paint(), right: &[], indent: 0 };
+        print(&table(&["node", "role", "address", "machine", "k3s", "node is", "version", "differs"], &rows, layout));
+        if let Some(owner) = holder {
+            eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
+        } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {
+            eprintln!("{} of `p1 {verb}` outstanding: `p1 retry` continues", count(n, "step"));
+        }
+    }
+    if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::FAILED)) }
+}

@@ -1,0 +1,30 @@
+//! `p1 up`.
+
+use super::args::Up;
+use super::context::Context;
+use super::doctor;
+use super::fail::Fail;
+use super::run::{self, Job};
+use crate::plan::Plan;
+use crate::steps::{Verb, World};
+
+/// Makes the cluster as the spec says.
+pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, &args.nodes.nodes)?;
+    if args.setup {
+        doctor::set_up(context, &cluster)?;
+    }
+    let job = Job { verb: Verb::find("up").expect("a verb"), targets, retry_of: None };
+    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    run::verdict(&report)
+}
+
+/// Machines can only be made on a host that is ready for it; told before anything is begun.
+pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
+    let new = plan.nodes_for("vm");
+    if new.is_empty() {
+        return Ok(());
+    }
+    doctor::must_be_ready(context, world, &new)
+}
