@@ -60,7 +60,7 @@ fn local(
         Some(known) => known,
         None => {
             let Some(known) = store::look(&item.name, path, progress, cancel)? else {
-                let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
+                let absent = std::io::Error::from(nix::errno::Errno::ENOENT);
                 return Err(files::Error { action: "read", path: path.to_owned(), source: absent }.into());
             };
             store::write_down(&note, &known)?;

@@ -13,7 +13,7 @@ use crate::explain::{chain, seconds};
 use crate::k3s::release::{ChannelError, channel_version, checksum, checksums_name};
 use crate::k3s::{Arch, Origins, Version};
 use crate::os::Cancel;
-use crate::os::files::{self, read_if_there};
+use crate::os::files::{self, At, read_if_there};
 use crate::os::process::{self, Cmd};
 use crate::spec::{Artifacts, Release, Source};
 
@@ -87,7 +87,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// A file of the spec's. One on this host must be there: better said now than after a download.
     fn given(&self, name: &str, source: &Source) -> Result<Item, Error> {
+        let item = self.given_item(name, source)?;
+        if let Place::Local(path) = &item.place {
+            fs::metadata(path).at("read", path)?;
+        }
+        Ok(item)
+    }
+
+    fn given_item(&self, name: &str, source: &Source) -> Result<Item, Error> {
         match source {
             Source::Path(path) => Ok(self.at(name, Place::Local(path.clone()), None)),
             Source::Url { url, sha256 } => {

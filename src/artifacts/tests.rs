@@ -312,29 +312,29 @@ fn given_files_need_no_network_and_a_given_binary_is_asked_once() {
     let (k3s, script) = (lab.dir.path().join("k3s"), lab.dir.path().join("install.sh"));
     program(&k3s, "v1.21.2+k3s1");
     fs::write(&script, SCRIPT).unwrap();
+    let image = lab.dir.path().join("images.tar.zst");
     let artifacts = Artifacts {
         binary: Some(Source::Path(k3s.clone())),
         installer: Some(Source::Url { url: format!("file://{}", script.display()), sha256: sum(SCRIPT) }),
-        images: vec![Source::Path(lab.dir.path().join("images.tar.zst"))],
+        images: vec![Source::Path(image.clone())],
     };
+    let stable = Release::Channel("stable".into());
+    let error = lab.resolve(&stable, &artifacts).unwrap_err();
+    assert!(error.to_string().contains("images.tar.zst: No such file"), "{error}");
+    fs::write(image, "i").unwrap();
     for _ in 0..2 {
-        let resolved = lab.resolve(&Release::Channel("stable".into()), &artifacts).unwrap();
+        let resolved = lab.resolve(&stable, &artifacts).unwrap();
         assert_eq!(resolved.version.as_deref(), Some("v1.21.2+k3s1"));
         assert!(resolved.binary.sha256.is_some());
-        let error = lab.fetch(&resolved).unwrap_err();
-        assert!(error.to_string().contains("images.tar.zst: No such file"), "{error}");
+        let files = lab.fetch(&resolved).unwrap();
+        assert_eq!((files.binary.path, files.images[0].name.as_str()), (k3s.clone(), "images.tar.zst"));
     }
     assert_eq!(fs::read_to_string(lab.dir.path().join("k3s.ran")).unwrap(), "x\n");
     let error = lab.resolve(&Release::Version("v1.34.1+k3s1".into()), &artifacts).unwrap_err();
     assert!(matches!(error, Error::OtherVersion { .. }), "{error}");
 
-    fs::write(lab.dir.path().join("images.tar.zst"), "i").unwrap();
-    let resolved = lab.resolve(&Release::Channel("stable".into()), &artifacts).unwrap();
-    let files = lab.fetch(&resolved).unwrap();
-    assert_eq!((files.binary.path, files.images[0].name.as_str()), (k3s.clone(), "images.tar.zst"));
-
     program(&k3s, "v1.22.0+k3s1");
-    let resolved = lab.resolve(&Release::Channel("stable".into()), &artifacts).unwrap();
+    let resolved = lab.resolve(&stable, &artifacts).unwrap();
     assert_eq!(resolved.version.as_deref(), Some("v1.22.0+k3s1"));
     fs::write(&script, "changed").unwrap();
     assert!(matches!(lab.fetch(&resolved), Err(Error::Checksum { .. })));
