@@ -240,8 +240,9 @@ impl Build<'_> {
         (self.progress)(INSTALLING);
         let progress = &mut *self.progress;
         process::watch(&cmd, INSTALL_BOUND, self.cancel, &mut |_, line| {
-            if let Some(news) = line.strip_prefix("I: ") {
-                progress(news);
+            // "I: " is mmdebstrap's own news; which hook it runs is nobody's.
+            if let Some(news) = line.strip_prefix("I: ").filter(|n| n.ends_with("...") && !n.contains("--")) {
+                progress(news.trim_end_matches('.'));
             }
         })
         .and_then(Finished::ok)
