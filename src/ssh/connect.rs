@@ -16,6 +16,9 @@ use crate::os::cancel::Level;
 /// Pauses between attempts to log in: a node counts as up the moment it lets us in.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(150), Duration::from_millis(250)];
+/// For one TCP connection while waiting. Short: an address that nobody has yet answers late or
+/// never, the kernel repeats its question after 1, 3 and 7 s, and a new one may be answered at once.
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// What libssh2 may spend by itself where it is not polled: on closing a channel that is dropped.
 const DROP: Duration = Duration::from_secs(2);
 /// Cheap for both ends, and what every OpenSSH of the last ten years has.
@@ -64,8 +67,7 @@ pub struct Login {
 /// Bounds and preferences of a connection.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// For one attempt at a TCP connection. Short: an address that nobody has yet answers late or
-    /// never, and the next attempt may be the one that finds it.
+    /// For a TCP connection.
     pub connect: Duration,
     /// For greeting, key exchange and login together; an emulated guest takes seconds.
     pub login: Duration,
@@ -83,7 +85,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(1),
+            connect: Duration::from_secs(5),
             login: Duration::from_secs(20),
             refused: Duration::from_secs(30),
             answer: Duration::from_secs(30),
@@ -124,7 +126,7 @@ pub fn wait_for(
     loop {
         let left = bound.saturating_sub(start.elapsed());
         let mut now = login.clone();
-        now.options.connect = now.options.connect.min(left.max(PAUSES[0]));
+        now.options.connect = now.options.connect.min(ATTEMPT).min(left.max(PAUSES[0]));
         now.options.login = now.options.login.min(left.max(PAUSES[0]));
         let error = match connect(&now, cancel) {
             Ok(session) => return Ok(session),

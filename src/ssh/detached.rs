@@ -2,7 +2,7 @@
 //!
 //! A job runs as a unit of its own (`systemd-run`), or in a session of its own where systemd is
 //! not the init. Its files are in `/run/p1/NAME/` (0700, root): `id`, `work` (the script), `env`
-//! (secrets; removed when read), `pid`, `out` and, in the end, `rc`. Whoever comes with the same
+//! (secrets; removed when read), `lock` (held while it lives), `pid`, `out` and, in the end, `rc`. Whoever comes with the same
 //! id, after a lost connection or as a later p1, follows the job there is instead of starting
 //! another; when its result has been taken, the directory is removed.
 
@@ -19,8 +19,6 @@ use crate::os::process::quote;
 const WINDOW: u64 = 10;
 /// What a job is given beyond its bound to leave its result.
 const SLACK: Duration = Duration::from_secs(15);
-/// Each answer ends with the state (`run`, `gone`, or an exit status) and the size of `out`.
-const TRAILER: usize = 20;
 /// Of a job's output, so many of the last bytes are kept for the result.
 const KEEP: usize = 1 << 20;
 
@@ -58,8 +56,8 @@ impl Job<'_> {
     fn start(&self, bound: Duration) -> String {
         let env: String = self.env.iter().map(|(k, v)| format!("export {k}={}\n", quote(v))).collect();
         let run = format!(
-            "cd {dir}\necho $$ >pid.new && mv pid.new pid\n. ./env\nrm -f env\ncd /\n\
-             timeout -k 10 {bound} /bin/sh {dir}/work >{dir}/out 2>&1 </dev/null &\n\
+            "cd {dir}\nexec 9>lock\nflock 9\necho $$ >pid.new && mv pid.new pid\n. ./env\nrm -f env\ncd /\n\
+             timeout -k 10 {bound} /bin/sh {dir}/work >{dir}/out 2>&1 </dev/null 9>&- &\n\
              trap \"kill $! 2>/dev/null\" TERM\nwait $!\n\
              echo $? >{dir}/rc.new && mv {dir}/rc.new {dir}/rc\n",
             dir = self.dir(),
@@ -74,8 +72,10 @@ impl Job<'_> {
              rm -rf $d; mkdir -p $d || exit 95\n: >$d/out\n{env}{work}{run}\
              printf '%s\\n' {id} >$d/id || exit 95\n\
              if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then\n\
-             systemd-run --quiet --collect --unit=p1-{name} /bin/sh $d/run || {{ rm -rf $d; exit 95; }}\n\
-             else setsid /bin/sh $d/run </dev/null >/dev/null 2>&1 & fi\n\
+             # The unit of a job that has just ended may not be gone yet.\n\
+             i=0; until said=$(systemd-run --quiet --collect --unit=p1-{name} /bin/sh $d/run 2>&1); do\n\
+             i=$((i+1)); [ $i -lt 20 ] || {{ rm -rf $d; echo \"$said\"; exit 95; }}; sleep 0.2; done\n\
+             else (setsid /bin/sh $d/run </dev/null >/dev/null 2>&1 &) fi\n\
              i=0; while [ ! -e $d/pid ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i+1)); done\n\
              fi\n",
             id = quote(self.id),
@@ -86,17 +86,20 @@ impl Job<'_> {
         )
     }
 
-    /// The whole request: output from byte `from` on, as it comes, then the trailer.
-    fn request(&self, from: u64, start: Option<Duration>) -> String {
+    /// The whole request: output from byte `from` on, as it comes, then `mark`, the state (`run`,
+    /// `gone`, or an exit status) and the size of `out`.
+    fn request(&self, from: u64, start: Option<Duration>, mark: &str) -> String {
         format!(
-            "umask 077\nd={dir}\nalive() {{ [ -s $d/pid ] && kill -0 \"$(cat $d/pid)\" 2>/dev/null; }}\n\
+            "umask 077\nd={dir}\nalive() {{ [ -e $d/lock ] && ! flock -n -s $d/lock true; }}\n\
              {start}\
              if [ ! -e $d/rc ] && alive; then\n\
-             timeout {WINDOW} tail -c +{next} -f -s 0.1 --pid=\"$(cat $d/pid)\" $d/out\n\
+             tail -c +{next} -f -s 0.1 $d/out & t=$!\n\
+             # The job holds the lock while it lives; after it, tail has a moment for the last lines.\n\
+             flock -w {WINDOW} -s $d/lock sleep 0.1\nkill $t\nwait $t 2>/dev/null\n\
              elif [ -e $d/out ]; then tail -c +{next} $d/out; fi\n\
              state=gone; if [ -e $d/rc ]; then state=$(cat $d/rc); elif alive; then state=run\n\
              elif [ -e $d/rc ]; then state=$(cat $d/rc); fi\n\
-             printf '%5s%15s' \"$state\" \"$(stat -c %s $d/out 2>/dev/null)\"\n",
+             printf '%s' '{mark}' \"$state $(stat -c %s $d/out 2>/dev/null)\"\n",
             dir = self.dir(),
             next = from + 1,
             start = start.map_or_else(String::new, |bound| self.start(bound)),
@@ -131,7 +134,9 @@ impl Session {
         left: Duration,
         on_output: &mut dyn FnMut(&[u8]),
     ) -> Result<(State, u64), Error> {
-        let text = whole(&job.request(from, start));
+        // Nothing that a job writes by chance; it is held back only from where this begins.
+        let mark = format!("\x1ep1-{}:", nonce());
+        let text = whole(&job.request(from, start, &mark));
         let mut held: Vec<u8> = Vec::new();
         let silence = Duration::from_secs(WINDOW) + self.answer;
         let output = self.run(Task {
@@ -141,7 +146,7 @@ impl Session {
             bound: Bound::new(left.max(silence), silence),
             on_output: &mut |bytes| {
                 held.extend_from_slice(bytes);
-                let ready = held.len().saturating_sub(TRAILER);
+                let ready = before(&held, mark.as_bytes());
                 if ready > 0 {
                     on_output(&held[..ready]);
                     held.drain(..ready);
@@ -151,7 +156,7 @@ impl Session {
         })?;
         let output = self.check_sudo(true, output)?.ok()?;
         let trailer = String::from_utf8_lossy(&held);
-        let mut words = trailer.split_whitespace();
+        let mut words = trailer.strip_prefix(&mark).unwrap_or_default().split_whitespace();
         let (state, size) = (words.next().unwrap_or_default(), words.next());
         let size = size.and_then(|s| s.parse().ok()).unwrap_or(0);
         let state = match (state, state.parse()) {
@@ -236,5 +241,26 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
     kept.extend_from_slice(bytes);
     if kept.len() > 2 * KEEP {
         kept.drain(..kept.len() - KEEP);
+    }
+}
+
+/// How much of `bytes` lies before `mark`, or before what may become one.
+fn before(bytes: &[u8], mark: &[u8]) -> usize {
+    let begins = |at: &usize| mark.starts_with(&bytes[*at..]) || bytes[*at..].starts_with(mark);
+    let possible = (0..bytes.len()).filter(|at| bytes[*at] == mark[0]);
+    possible.into_iter().find(begins).unwrap_or(bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_mark_is_held_back() {
+        let cases: [(&[u8], usize); 5] =
+            [(b"text", 4), (b"te<", 2), (b"te<x", 4), (b"<<ma", 1), (b"a<mark>b<", 1)];
+        for (bytes, ready) in cases {
+            assert_eq!(before(bytes, b"<mark>"), ready, "{}", String::from_utf8_lossy(bytes));
+        }
     }
 }

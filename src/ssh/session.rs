@@ -148,6 +148,11 @@ impl Session {
         &self.key
     }
 
+    /// The cipher in use, as `ssh -Q cipher` names it.
+    pub fn cipher(&self) -> String {
+        self.ssh.methods(ssh2::MethodType::CryptCs).unwrap_or_default().to_owned()
+    }
+
     /// True if nothing more can be done with it.
     pub fn broken(&self) -> bool {
         self.broken

@@ -65,6 +65,11 @@ impl Sshd {
         self.home().join(".ssh/authorized_keys")
     }
 
+    /// A command that says `begun` and does not end before this server's directory is gone.
+    pub fn hang(&self) -> String {
+        format!("echo begun; while [ -d {} ]; do sleep 0.1; done", self.dir.path().display())
+    }
+
     /// A client's key pair; returns its public line.
     pub fn new_key(&self, name: &str) -> String {
         generate_key(&self.path(name), &format!("p1 test {name}"), &Cancel::new()).unwrap()
