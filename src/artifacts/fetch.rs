@@ -12,6 +12,35 @@ use super::{Bounds, Cache, Doing, Error, File, Files, Item, Net, Place, Progress
 use crate::os::files::{self, At};
 use crate::os::lock::{self, Lock};
 use crate::os::{Cancel, cancel::Level};
+use crate::spec::Source;
+
+/// Gets a single file that a spec names, such as a box; otherwise as [`fetch()`].
+pub fn fetch_one(
+    source: &Source,
+    cache: &Cache,
+    net: &Net,
+    bounds: &Bounds,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<File, Error> {
+    let item = resolve::given(source, cache)?;
+    one(&item, cache, &Http::new(net, bounds, cancel), net, bounds, progress, cancel)
+}
+
+fn one(
+    item: &Item,
+    cache: &Cache,
+    http: &Http,
+    net: &Net,
+    bounds: &Bounds,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<File, Error> {
+    match &item.place {
+        Place::Local(path) => local(item, path, cache, progress, cancel),
+        Place::Remote { url, cached } => remote(item, url, cached, http, net, bounds, progress, cancel),
+    }
+}
 
 /// Gets every file of `resolved` onto this host, verified. A file that is there and has not changed
 /// since it was verified costs a `stat`; one that has changed is hashed; a damaged one of the cache
@@ -28,10 +57,7 @@ pub fn fetch(
     cancel: &Cancel,
 ) -> Result<Files, Error> {
     let http = Http::new(net, bounds, cancel);
-    let mut get = |item: &Item| match &item.place {
-        Place::Local(path) => local(item, path, cache, progress, cancel),
-        Place::Remote { url, cached } => remote(item, url, cached, &http, net, bounds, progress, cancel),
-    };
+    let mut get = |item: &Item| one(item, cache, &http, net, bounds, progress, cancel);
     let binary = get(&resolved.binary)?;
     let installer = get(&resolved.installer)?;
     let images = resolved.images.iter().map(&mut get).collect::<Result<_, _>>()?;

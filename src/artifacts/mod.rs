@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::Error;
-pub use fetch::fetch;
+pub use fetch::{fetch, fetch_one};
 pub use resolve::resolve;
 
 use crate::k3s::{Arch, Origins};

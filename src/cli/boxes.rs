@@ -82,7 +82,7 @@ fn list(context: &Context, library: &Library) -> Result<(), Fail> {
         rows.push([name.to_owned(), "-".into(), "-".into(), "a definition, not built yet".into()]);
     }
     let rows: Vec<Vec<Cell>> = rows.into_iter().map(|r| r.into_iter().map(Cell::from).collect()).collect();
-    let layout = Layout { paint: context.paint(), right: &[1], indent: 0 };
+    let layout = Layout { paint: context.paint(), right: false, indent: 0 };
     print(&table(&["box", "size", "sha256", "from"], &rows, layout));
     Ok(())
 }

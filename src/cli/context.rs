@@ -154,7 +154,7 @@ impl Context {
     }
 
     /// How to get at what is elsewhere: mirrors and proxies are named in the environment.
-    fn net(&self) -> Net {
+    pub fn net(&self) -> Net {
         let get = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let either = |name: &str| get(name).or_else(|| get(&name.to_uppercase()));
         let mut origins = k3s::Origins::default();
@@ -164,7 +164,7 @@ impl Context {
             }
         };
         from("P1_K3S_RELEASES", &mut origins.releases);
-        from("P1_K3S_INSTALLER", &mut origins.installer);
+        from("P1_K3S_SOURCE", &mut origins.source);
         from("P1_K3S_CHANNELS", &mut origins.channels);
         Net {
             origins,

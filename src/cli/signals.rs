@@ -7,7 +7,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use crate::os::Cancel;
 use crate::os::cancel::Level;
-use crate::ui::Sender;
+use crate::ui::{Sender, wording};
 
 /// Listens until dropped.
 pub struct Watch {
@@ -17,6 +17,16 @@ pub struct Watch {
 
 /// Starts to listen. Signals reach p1 alone: every program it runs is in a group of its own.
 pub fn watch(cancel: Cancel, screen: Sender) -> Watch {
+    listen(cancel, move |text| screen.note(text))
+}
+
+/// The same for a verb without steps: there is nothing to finish, so the first ends it.
+pub fn watch_plain(cancel: Cancel) -> Watch {
+    let inner = cancel.clone();
+    listen(cancel, move |_| inner.raise(Level::Abort))
+}
+
+fn listen(cancel: Cancel, say: impl Fn(&str) + Send + 'static) -> Watch {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
         return Watch { handle: None, thread: None };
     };
@@ -25,11 +35,11 @@ pub fn watch(cancel: Cancel, screen: Sender) -> Watch {
         for _ in signals.forever() {
             match cancel.level() {
                 Level::Go => {
-                    screen.note("stopping after the running steps; press Ctrl-C again to end them now");
+                    say(wording::STOPPING);
                     cancel.raise(Level::Stop);
                 }
                 _ => {
-                    screen.note("ending what runs");
+                    say(wording::ABORTING);
                     cancel.raise(Level::Abort);
                 }
             }

@@ -54,7 +54,7 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             continue;
         }
         let (running, unit) = (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
-        let cell = |text: String, good: bool| Cell::new(text, if good { Tone::Good } else { Tone::Bad });
+        let cell = |text: String, good: bool| Cell::new(if good { Tone::Good } else { Tone::Bad }, text);
         rows.push(vec![
             Cell::from(node.name.clone()),
             Cell::from(node.role.to_string()),
@@ -62,19 +62,19 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             cell(machine.state.to_string(), running),
             match unit {
                 Some(active) => cell(active.clone(), active == "active"),
-                None => Cell::new("-", Tone::Dim),
+                None => Cell::new(Tone::Dim, "-"),
             },
             match ready {
                 Some(true) => cell("Ready".into(), true),
                 Some(false) => cell("NotReady".into(), false),
-                None => Cell::new("-", Tone::Dim),
+                None => Cell::new(Tone::Dim, "-"),
             },
             Cell::from(status.map_or("-".to_owned(), |s| s.version.clone())),
-            Cell::new(drift.first().cloned().unwrap_or_default(), Tone::Warn),
+            Cell::new(Tone::Warn, drift.first().cloned().unwrap_or_default()),
         ]);
     }
     if context.ui.format != Format::Json {
-        let layout = Layout { paint: context.paint(), right: &[], indent: 0 };
+        let layout = Layout { paint: context.paint(), right: false, indent: 0 };
         print(&table(&["node", "role", "address", "machine", "k3s", "node is", "version", "differs"], &rows, layout));
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);

@@ -66,6 +66,11 @@ impl Tokens {
         Self { server: Token::from_random(server), agent: Token::from_random(agent) }
     }
 
+    /// For showing what is made with them.
+    pub fn placeholder() -> Self {
+        Self { server: Token("THE-SERVER-TOKEN".into()), agent: Token("THE-AGENT-TOKEN".into()) }
+    }
+
     /// What a node of that role has as its `token`.
     pub fn of(&self, role: Role) -> &Token {
         match role {

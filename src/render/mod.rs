@@ -13,7 +13,6 @@ pub const TEMPLATES: &[(&str, &str)] = &[
     ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
     ("network.xml", include_str!("../../templates/network.xml.tera")),
     ("system.sh", include_str!("../../templates/system.sh.tera")),
-    ("install.sh", include_str!("../../templates/install.sh.tera")),
 ];
 
 /// A template or its values are wrong; both are ours, so this is a defect of p1.

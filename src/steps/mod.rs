@@ -32,8 +32,11 @@ use crate::plan::{self, Check, Plan, Shape, Step};
 use crate::spec::{Cluster, Node};
 
 pub use observe::{Depth, observe};
+pub use config::files as config_files;
+pub use image::build as build_box;
+pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
-pub use world::{Parts, World};
+pub use world::{INSTALLER, Parts, World};
 
 /// A step: what planning knows of it, and what it does.
 pub struct Definition {

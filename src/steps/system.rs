@@ -62,14 +62,7 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let values = json!({
-        "name": node.name,
-        "ip": node.ip,
-        "prefix": world.cluster.network.cidr.prefix_len(),
-        "mac": node_mac(&world.cluster.name, &node.name, node.ip),
-        "now": now,
-    });
-    let script = render::render("system.sh", &values)?;
+    let script = script(&world.cluster, node, now)?;
     let mut did = Vec::new();
     let what = "preparing the system";
     let done = world.on(node, |r| r.script(what, &script, true, SHORT, &mut |line| did.push(line.to_owned())))?;
@@ -98,6 +91,18 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.warn(warning);
     }
     Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+/// What is run on the node; `now` is the time, in seconds since 1970.
+pub fn script(cluster: &Cluster, node: &Node, now: u64) -> Result<String, render::Error> {
+    let values = json!({
+        "name": node.name,
+        "ip": node.ip,
+        "prefix": cluster.network.cidr.prefix_len(),
+        "mac": node_mac(&cluster.name, &node.name, node.ip),
+        "now": now,
+    });
+    render::render("system.sh", &values)
 }
 
 /// What k3s cannot run with.

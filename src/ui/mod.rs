@@ -39,7 +39,7 @@ pub use report::failures;
 pub use screen::{Handle, Sender, start};
 pub use style::{Paint, Tone};
 pub use summary::summary;
-pub use table::table;
+pub use table::{Cell, Layout, table};
 pub use text::{bytes, clock, count};
 
 use crate::event::Event;
