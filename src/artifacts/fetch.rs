@@ -23,7 +23,7 @@ pub fn fetch_one(
     progress: &mut dyn FnMut(Progress),
     cancel: &Cancel,
 ) -> Result<File, Error> {
-    let item = resolve::given(source, cache)?;
+    let item = resolve::single(source, cache)?;
     one(&item, cache, &Http::new(net, bounds, cancel), net, bounds, progress, cancel)
 }
 

@@ -97,30 +97,11 @@ impl Run<'_> {
     }
 
     fn given_item(&self, name: &str, source: &Source) -> Result<Item, Error> {
-        match source {
-            Source::Path(path) => Ok(self.at(name, Place::Local(path.clone()), None)),
-            Source::Url { url, sha256 } => {
-                let sha256 = sha256.to_ascii_lowercase();
-                let place = match local_path(url)? {
-                    Some(path) => Place::Local(path),
-                    None => {
-                        let cached = self.cache.dir.join("sha256").join(&sha256).join(file_name(source));
-                        Place::Remote { url: url.clone(), cached }
-                    }
-                };
-                Ok(self.at(name, place, Some(sha256)))
-            }
-        }
+        given(name, source, self.cache)
     }
 
     fn at(&self, name: &str, place: Place, promise: Option<String>) -> Item {
-        let promised = promise.is_some();
-        let known = || match &place {
-            Place::Local(path) => store::recall(path, &store::local(self.cache, path)),
-            Place::Remote { cached, .. } => store::recall(cached, &store::beside(cached, ".json")),
-        };
-        let sha256 = promise.or_else(|| known().map(|k| k.sha256));
-        Item { name: name.to_owned(), place, sha256, promised }
+        at(self.cache, name, place, promise)
     }
 
     /// A version's folder in the cache. A mirror's files are kept apart from k3s' own.
@@ -236,6 +217,39 @@ impl Channels {
     fn age(&self) -> Option<Duration> {
         jiff::Timestamp::now().duration_since(self.at).try_into().ok()
     }
+}
+
+/// A file that a spec names.
+fn given(name: &str, source: &Source, cache: &Cache) -> Result<Item, Error> {
+    match source {
+        Source::Path(path) => Ok(at(cache, name, Place::Local(path.clone()), None)),
+        Source::Url { url, sha256 } => {
+            let sha256 = sha256.to_ascii_lowercase();
+            let place = match local_path(url)? {
+                Some(path) => Place::Local(path),
+                None => {
+                    let cached = cache.dir.join("sha256").join(&sha256).join(file_name(source));
+                    Place::Remote { url: url.clone(), cached }
+                }
+            };
+            Ok(at(cache, name, place, Some(sha256)))
+        }
+    }
+}
+
+/// See [`given`], under the file's own name.
+pub(super) fn single(source: &Source, cache: &Cache) -> Result<Item, Error> {
+    given(&file_name(source), source, cache)
+}
+
+fn at(cache: &Cache, name: &str, place: Place, promise: Option<String>) -> Item {
+    let promised = promise.is_some();
+    let known = || match &place {
+        Place::Local(path) => store::recall(path, &store::local(cache, path)),
+        Place::Remote { cached, .. } => store::recall(cached, &store::beside(cached, ".json")),
+    };
+    let sha256 = promise.or_else(|| known().map(|k| k.sha256));
+    Item { name: name.to_owned(), place, sha256, promised }
 }
 
 /// The last part of the name of a source's file, of harmless characters only.

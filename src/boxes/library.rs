@@ -61,6 +61,11 @@ impl Library {
         Self { dir: dir.into() }
     }
 
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The file of the box `name`, whether it is there or not.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name).join(FILE)

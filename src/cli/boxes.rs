@@ -37,7 +37,8 @@ fn definitions(context: &Context) -> PathBuf {
 fn build(context: &Context, library: &Library, name: &str, force: bool) -> Result<(), Fail> {
     let definition = boxes::load(name, Some(&definitions(context))).map_err(|e| Fail::of(code::USAGE, &e))?;
     let digest = boxes::digest(&definition);
-    let there = library.get(name)?.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest));
+    let there =
+        library.get(name)?.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest));
     if let Some(manifest) = there.filter(|_| !force) {
         eprintln!("{name} is there already ({}); `--force` builds it again", bytes(manifest.size));
         print(&format!("{}\n", library.path(name).display()));
@@ -106,7 +107,8 @@ fn add(
         let bounds = artifacts::Bounds::new(&Timeouts::default(), &Retry::default());
         let wanted = Source::Url { url: source.to_owned(), sha256 };
         let _signals = super::signals::watch_plain(context.cancel.clone());
-        let file = artifacts::fetch_one(&wanted, &cache, &context.net(), &bounds, &mut |_| {}, &context.cancel)?;
+        let file =
+            artifacts::fetch_one(&wanted, &cache, &context.net(), &bounds, &mut |_| {}, &context.cancel)?;
         (file.path, Origin::Url(source.to_owned()))
     } else {
         let path = std::path::absolute(source).unwrap_or_else(|_| source.into());

@@ -42,7 +42,9 @@ impl Context {
             Output::Plain => Format::Plain,
             Output::Json => Format::Json,
         };
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|v| std::env::var(v).ok().filter(|s| !s.is_empty()));
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .find_map(|v| std::env::var(v).ok().filter(|s| !s.is_empty()));
         let ui = Options {
             format,
             color: terminal && !global.no_color && !set("NO_COLOR"),
@@ -74,7 +76,7 @@ impl Context {
         let Parsed { cluster, warnings } = self.parse()?;
         if self.ui.format != Format::Json {
             for warning in &warnings {
-                eprintln!("{warning}");
+                eprintln!("{}", warning.render(&self.global.file, self.ui.color));
             }
         }
         Ok(cluster)
@@ -82,7 +84,14 @@ impl Context {
 
     /// The spec with its warnings.
     pub fn parse(&self) -> Result<Parsed, Fail> {
-        spec::load(&self.global.file).map_err(|e| Fail::of(code::USAGE, &e))
+        spec::load(&self.global.file).map_err(|error| match error {
+            // A spec's mistakes are shown as a compiler would.
+            spec::Error::Invalid(invalid) if self.ui.format != Format::Json => {
+                eprintln!("{}", invalid.render(self.ui.color));
+                Fail::new(code::USAGE, invalid.to_string(), "")
+            }
+            error => Fail::of(code::USAGE, &error),
+        })
     }
 
     /// Looks at this host.
@@ -179,7 +188,8 @@ impl Context {
     /// The lock of a cluster; its folder is made for it.
     pub fn lock(&self, state: &State, verb: &str) -> Result<Lock, Fail> {
         state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
-        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel).map_err(|e| Fail::of(code::LOCKED, &e))
+        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel)
+            .map_err(|e| Fail::of(code::LOCKED, &e))
     }
 
     /// Names on the command line have to be nodes of the spec.
@@ -204,7 +214,11 @@ impl Context {
             return Ok(());
         }
         if !self.can_ask() {
-            return Err(Fail::new(code::USAGE, "nobody is there to be asked", "Add `--yes` to agree beforehand."));
+            return Err(Fail::new(
+                code::USAGE,
+                "nobody is there to be asked",
+                "Add `--yes` to agree beforehand.",
+            ));
         }
         let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());
         match crate::ui::confirm(question, &mut input, &mut output) {

@@ -29,7 +29,11 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         false => targets.iter().map(String::as_str).collect(),
     };
     let question = match whole {
-        true => format!("This destroys the cluster `{}` with its data: {}. Go on?", cluster.name, names.join(", ")),
+        true => format!(
+            "This destroys the cluster `{}` with its data: {}. Go on?",
+            cluster.name,
+            names.join(", ")
+        ),
         false => format!("This destroys {} with their data. Go on?", names.join(", ")),
     };
     let job = Job { verb: Verb::find("destroy").expect("a verb"), targets, retry_of: None };

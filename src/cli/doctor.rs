@@ -90,7 +90,12 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
         .map(|(name, _)| name.clone())
         .collect();
     let needs = needs(world.provider.kind(), Some(&world.cluster), seen.box_ready || !must_build(world));
-    let question = Question { kind: world.provider.kind(), cluster: Some(&world.cluster), running: &running, needs: &needs };
+    let question = Question {
+        kind: world.provider.kind(),
+        cluster: Some(&world.cluster),
+        running: &running,
+        needs: &needs,
+    };
     let findings = host::checks(&host, &question);
     if host::worst(&findings) == Status::Problem {
         show(context, &findings);
@@ -102,7 +107,12 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
     }
     if context.ui.format != Format::Json {
         for finding in findings.iter().filter(|f| f.status == Status::Warning) {
-            eprintln!("{} {}: {}", context.paint().tone(Tone::Warn, "warning:"), finding.title, finding.detail);
+            eprintln!(
+                "{} {}: {}",
+                context.paint().tone(Tone::Warn, "warning:"),
+                finding.title,
+                finding.detail
+            );
         }
     }
     Ok(())

@@ -42,21 +42,26 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         let _ = writeln!(out, "{text}");
     };
     let one = |node: &crate::spec::Node| -> Result<Output, Trouble> {
+        let tell = |line: &[u8]| {
+            let text = String::from_utf8_lossy(line);
+            match json_out {
+                true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
+                false => {
+                    say(format!("{} {text}", paint.tone(Tone::Hint, &format!("{:width$} |", node.name))))
+                }
+            }
+        };
         let mut part = Vec::new();
         let mut take = |bytes: &[u8]| {
             part.extend_from_slice(bytes);
             while let Some(end) = part.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = part.drain(..=end).collect();
-                let text = String::from_utf8_lossy(&line[..end]).into_owned();
-                match json_out {
-                    true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
-                    false => say(format!("{} {text}", paint.tone(Tone::Hint, &format!("{:width$} |", node.name)))),
-                }
+                tell(&line[..end]);
             }
         };
         let output = world.on(node, |r| r.exec(&line, b"", args.timeout, &mut take))?;
         if !part.is_empty() {
-            take(b"\n");
+            tell(&part);
         }
         Ok(output)
     };

@@ -27,7 +27,9 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
             "Add `--force` to overwrite it, or name another file with `-f`.",
         ));
     }
-    let folder = std::path::absolute(path).ok().and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
+    let folder = std::path::absolute(path)
+        .ok()
+        .and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
     let name = args.name.clone().unwrap_or_else(|| spec::name_for(&folder.unwrap_or_default()));
     let provider = match args.provider.as_str() {
         "auto" => ProviderChoice::Auto,
@@ -38,8 +40,14 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
             return Err(Fail::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
         }
     };
-    let options =
-        spec::Init { name, servers: args.servers, workers: args.workers, provider, cidr: args.cidr.clone() };
+    let options = spec::Init {
+        name,
+        servers: args.servers,
+        workers: args.workers,
+        provider,
+        cidr: args.cidr.clone(),
+        ..spec::Init::default()
+    };
     let text = spec::init(&options);
     // What is written has to be a spec: wrong options are told in the words of the spec's errors.
     if let Err(invalid) = spec::parse(&text, path) {
@@ -100,7 +108,8 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let cluster = &world.cluster;
     // Before the box is there its checksum is not known.
-    let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there-yet"));
+    let info =
+        world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there-yet"));
     let mut all = vec![(
         "Vagrantfile".to_owned(),
         vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
@@ -119,7 +128,10 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
         }
         all.push((format!("{}/system.sh", node.name), crate::steps::system_script(cluster, node, 0)?));
         let call = k3s::install(node.role, crate::steps::INSTALLER, true).line();
-        all.push((format!("{}/install.sh", node.name), format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n")));
+        all.push((
+            format!("{}/install.sh", node.name),
+            format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n"),
+        ));
     }
     for (name, text) in all {
         let path = dir.join(name);
@@ -147,7 +159,7 @@ pub fn man(dir: Option<&Path>) -> Result<(), Fail> {
     let mut pages = vec![("p1".to_owned(), root.clone())];
     for verb in root.get_subcommands() {
         let name = format!("p1-{}", verb.get_name());
-        pages.push((name.clone(), verb.clone().name(name)));
+        pages.push((name.clone(), verb.clone().name(name.leak() as &'static str)));
     }
     for (name, command) in pages {
         let path = dir.join(format!("{name}.1"));

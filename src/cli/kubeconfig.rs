@@ -23,7 +23,10 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     if !args.merge && !args.unmerge {
         print(&format!("{}\n", path.display()));
         if context.can_ask() {
-            eprintln!("for this shell: export KUBECONFIG={}", crate::os::process::quote(&path.to_string_lossy()));
+            eprintln!(
+                "for this shell: export KUBECONFIG={}",
+                crate::os::process::quote(&path.to_string_lossy())
+            );
         }
         return Ok(());
     }
@@ -36,7 +39,11 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     let _lock = Lock::take(&beside(".p1-lock"), "kubeconfig", context.global.wait, &context.cancel)
         .map_err(|e| Fail::of(code::LOCKED, &e))?;
     let old = files::read_if_there(&theirs)?;
-    let done = if args.unmerge { remove(&cluster.name, old.as_deref())? } else { add(args, &cluster.name, &path, old.as_deref())? };
+    let done = if args.unmerge {
+        remove(&cluster.name, old.as_deref())?
+    } else {
+        add(args, &cluster.name, &path, old.as_deref())?
+    };
     let Some((text, said)) = done else {
         eprintln!("{} does not have `{}`", theirs.display(), cluster.name);
         return Ok(());
@@ -57,7 +64,9 @@ fn add(args: &Kubeconfig, name: &str, path: &std::path::Path, old: Option<&str>)
     let merged = k3s::merge(old, &ours, name, args.switch)?;
     let now = match (&merged.previous_context, args.switch) {
         (Some(previous), true) => format!("made `{name}` the current context (before: `{previous}`) in"),
-        (Some(previous), false) => format!("merged `{name}`, with `{previous}` still the current context, into"),
+        (Some(previous), false) => {
+            format!("merged `{name}`, with `{previous}` still the current context, into")
+        }
         (None, _) => format!("merged `{name}` as the current context into"),
     };
     Ok(Some((merged.text, now)))

@@ -23,7 +23,9 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         return ssh_verb::exit(process::hand_over(&cmd)?);
     }
     // `-f FILE` means a file of this host, which the server does not have; standard input passes.
-    let local = args.windows(2).find(|w| matches!(w[0].as_str(), "-f" | "--filename" | "-k") && w[1] != "-" && !w[1].contains("://"));
+    let local = args.windows(2).find(|w| {
+        matches!(w[0].as_str(), "-f" | "--filename" | "-k") && w[1] != "-" && !w[1].contains("://")
+    });
     if let Some(pair) = local {
         return Err(Fail::new(
             code::USAGE,

@@ -21,7 +21,8 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         context.targets(&cluster, std::slice::from_ref(name))?;
         let unit = cluster.node(name).expect("looked up").role.unit();
         let host = ssh_verb::host(context, cluster, name)?;
-        let mut command: Vec<String> = ["sudo", "-n", "journalctl", "--no-pager", "-u", unit, "-n"].map(Into::into).into();
+        let mut command: Vec<String> =
+            ["sudo", "-n", "journalctl", "--no-pager", "-u", unit, "-n"].map(Into::into).into();
         command.push(args.lines.to_string());
         if args.follow {
             command.push("-f".to_owned());
@@ -32,7 +33,8 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
     let Some(record) = journal::latest(&state.runs())? else {
         return Err(Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster."));
     };
-    let failed = |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));
+    let failed =
+        |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));
     let steps: Vec<String> = match &args.step {
         Some(step) if record.steps.iter().any(|s| s.id == *step) => vec![step.clone()],
         Some(step) => {
@@ -43,7 +45,10 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         None => record.steps.iter().map(|s| s.id.clone()).filter(failed).collect(),
     };
     if steps.is_empty() {
-        eprintln!("no step of the last run (`p1 {}`, {}) failed; name a node or a `--step`", record.verb, record.run);
+        eprintln!(
+            "no step of the last run (`p1 {}`, {}) failed; name a node or a `--step`",
+            record.verb, record.run
+        );
     }
     for step in &steps {
         let path = state.log(&record.run, step);

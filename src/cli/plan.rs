@@ -34,7 +34,8 @@ pub fn plan(context: &Context, nodes: &[String]) -> Result<(), Fail> {
                 Check::Needed(_) => ("+", Tone::Good),
                 Check::Unknown(_) => ("?", Tone::Warn),
             };
-            let line = format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
+            let line =
+                format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
             print(&format!("{}\n", paint.tone(tone, &line)));
         }
         let needed = plan.steps.iter().filter(|s| matches!(s.check, Check::Needed(_))).count();

@@ -16,7 +16,10 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
         return Err(Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster."));
     };
     if record.outstanding().next().is_none() {
-        eprintln!("nothing is outstanding: the last run (`p1 {}`, {}) did all it had to", record.verb, record.run);
+        eprintln!(
+            "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",
+            record.verb, record.run
+        );
         return Ok(());
     }
     let verb = Verb::find(&record.verb).ok_or_else(|| {

@@ -99,7 +99,8 @@ fn locked(
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
-            sender.note(&format!("vagrant ended badly for {node} after it was up: {}", trouble.failure.cause));
+            sender
+                .note(&format!("vagrant ended badly for {node} after it was up: {}", trouble.failure.cause));
         }
     }
     let board = screen.finish();

@@ -24,7 +24,8 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
-    let outstanding = journal::latest(&state.runs()).ok().flatten().map(|r| (r.outstanding().count(), r.verb));
+    let outstanding =
+        journal::latest(&state.runs()).ok().flatten().map(|r| (r.outstanding().count(), r.verb));
 
     let mut rows = Vec::new();
     for node in world.cluster.nodes.iter().filter(|n| chosen(&n.name)) {
@@ -53,7 +54,8 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             print(&format!("{line}\n"));
             continue;
         }
-        let (running, unit) = (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
+        let (running, unit) =
+            (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
         let cell = |text: String, good: bool| Cell::new(if good { Tone::Good } else { Tone::Bad }, text);
         rows.push(vec![
             Cell::from(node.name.clone()),
@@ -75,7 +77,11 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     }
     if context.ui.format != Format::Json {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
-        print(&table(&["node", "role", "address", "machine", "k3s", "node is", "version", "differs"], &rows, layout));
+        print(&table(
+            &["node", "role", "address", "machine", "k3s", "node is", "version", "differs"],
+            &rows,
+            layout,
+        ));
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {

@@ -104,6 +104,13 @@ impl Virtualization {
         }
     }
 
+    /// [`Virtualization::of`] without looking at anything else of the host.
+    pub fn of_env(env: &super::Env) -> Self {
+        let arch = std::env::consts::ARCH.to_owned();
+        let kvm = super::kvm::Facts::look(env, &arch);
+        Self::of(&Host { kvm, arch, ..Host::default() })
+    }
+
     /// The same, with an emulated processor of the level x86-64-v2 (not seen to work).
     #[must_use]
     pub fn newer(self) -> Self {

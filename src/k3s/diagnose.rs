@@ -12,6 +12,8 @@ pub struct Diagnosis {
     pub hint: String,
     /// The line that says so, as it was in the journal.
     pub line: String,
+    /// False for what is also seen for a while when a healthy node starts.
+    pub lasting: bool,
 }
 
 /// Any of `signs` in a line, and every one of `with` too.
@@ -22,15 +24,21 @@ struct Rule {
     cause: &'static str,
     hint: &'static str,
     word_after: &'static str,
+    lasting: bool,
 }
 
 const fn rule(signs: &'static [&'static str], cause: &'static str, hint: &'static str) -> Rule {
-    Rule { signs, with: &[], cause, hint, word_after: "" }
+    Rule { signs, with: &[], cause, hint, word_after: "", lasting: true }
 }
 
 impl Rule {
     const fn with(mut self, with: &'static [&'static str]) -> Self {
         self.with = with;
+        self
+    }
+
+    const fn passing(mut self) -> Self {
+        self.lasting = false;
         self
     }
 
@@ -60,6 +68,7 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
             cause: rule.cause.replace("{}", rule.word(line)),
             hint: rule.hint.to_owned(),
             line: line.clone(),
+            lasting: rule.lasting,
         })
     })
 }
@@ -224,7 +233,7 @@ const RULES: &[Rule] = &[
         &["/cacerts: 4", "/cacerts: 5"],
         "what answers at the server's address is not a k3s server, or not one that is ready",
         "Look for a proxy or another program at that address and port.",
-    ),
+    ).passing(),
     rule(
         &["not authorized", "401 Unauthorized", "/config: 403 Forbidden", "failed to validate token", "invalid token"],
         "the server rejects the token",
@@ -241,19 +250,19 @@ const RULES: &[Rule] = &[
         &["database is locked"],
         "the server's SQLite datastore is locked, by another process or by a disk too slow",
         "Make sure that one k3s only runs on the server; `p1 killall` ends them all.",
-    ),
+    ).passing(),
     // Seen for a while at every start of a worker, hence last. k3s-io/k3s#9343.
     rule(
         &["connection refused", "no route to host", "i/o timeout", "deadline exceeded", "connection reset by peer", "EOF"],
         "the worker cannot reach the server's API",
         "See whether the server is up (`p1 status`) and whether a firewall on it closes port 6443/tcp.",
     )
-    .with(&["/cacerts"]),
+    .with(&["/cacerts"]).passing(),
     rule(
         &["network is unreachable", "no route to host"],
         "the node has no way to another node's address",
         "See whether its card on the private network has its address: `p1 exec -- ip -br addr`.",
-    ),
+    ).passing(),
 ];
 
 #[cfg(test)]

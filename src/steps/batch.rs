@@ -97,7 +97,8 @@ impl Batch {
         let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
         let turns = if world.provider.parallel() { 1 } else { count };
         // Making a machine comes before booting it.
-        let bound = world.cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
+        let bound =
+            world.cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
         let log = Control::silent(world.run_log("vagrant"), world.cancel.clone());
         let up = Up { vagrant: &world.vagrant, nodes, bound };
         let heard = &mut |node: &str, progress: Progress| {

@@ -54,7 +54,8 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     };
     let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
     let files = files(view.cluster, node, facts, tokens);
-    let differs = files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sum).as_ref());
+    let differs =
+        files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sum).as_ref());
     let why = |path: &str| match facts.written.contains_key(path) {
         true => format!("{path} is another one"),
         false => format!("{path} is not there"),
@@ -78,8 +79,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         if facts.written.get(path) == Some(&sum(&text)) {
             continue;
         }
-        let upload =
-            Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
+        let upload = Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
         world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
         world.note(|seen| {
             if let Some(facts) = seen.nodes.get_mut(&node.name) {

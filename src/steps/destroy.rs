@@ -14,7 +14,13 @@ use crate::ssh::KnownHosts;
 
 /// A single node that goes while its cluster stays is taken out of the cluster first.
 pub const LEAVE: Definition = Definition {
-    shape: Shape { name: "leave", title: "leave the cluster", scope: Scope::Nodes, after: &[], serves: false },
+    shape: Shape {
+        name: "leave",
+        title: "leave the cluster",
+        scope: Scope::Nodes,
+        after: &[],
+        serves: false,
+    },
     retry: false,
     check: leaves,
     inputs: |_, node| json!(node.map(|n| &n.name)),
@@ -70,7 +76,9 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let server = world.cluster.first_server();
     let running = world.look_at_machines()?.get(&server.name).is_some_and(|m| m.state == State::Running);
     let done = match running {
-        true => world.script(server, "taking the node out of the cluster", &forget_node(&node.name)).map(|_| ()),
+        true => {
+            world.script(server, "taking the node out of the cluster", &forget_node(&node.name)).map(|_| ())
+        }
         false => Err(Trouble::new("the server does not run", "")),
     };
     // The machine goes all the same; `up` takes the stale Node away before a new one joins.

@@ -73,7 +73,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             let mut progress = |p: Progress<'_>| control.moved("fetching the box", p.done, p.total);
             let source = Source::Url { url: url.clone(), sha256: sha256.clone() };
             let bounds = world.bounds();
-            let file = artifacts::fetch_one(&source, &world.cache, &world.net, &bounds, &mut progress, cancel)?;
+            let file =
+                artifacts::fetch_one(&source, &world.cache, &world.net, &bounds, &mut progress, cancel)?;
             (stem(Path::new(url)), sha256.clone(), file.path)
         }
     };

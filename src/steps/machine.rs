@@ -32,7 +32,9 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let machine = view.machine(node);
     match machine.state {
         State::Absent => Check::Needed("it does not exist".into()),
-        _ if machine.foreign => Check::Needed("a machine of its name exists that this folder does not know".into()),
+        _ if machine.foreign => {
+            Check::Needed("a machine of its name exists that this folder does not know".into())
+        }
         State::Running => Check::Done("it runs".into()),
         state => Check::Needed(format!("it is {state}")),
     }
@@ -113,7 +115,9 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
 /// sshd greets first; a port that only accepts may be a forwarder's.
 fn answers(address: SocketAddr) -> bool {
     use std::io::Read;
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) else { return false };
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) else {
+        return false;
+    };
     let mut greeting = [0; 4];
     let patient = stream.set_read_timeout(Some(Duration::from_secs(2)));
     patient.is_ok() && stream.read_exact(&mut greeting).is_ok() && &greeting == b"SSH-"

@@ -31,9 +31,9 @@ use crate::engine::{Control, Trouble, Work};
 use crate::plan::{self, Check, Plan, Shape, Step};
 use crate::spec::{Cluster, Node};
 
-pub use observe::{Depth, observe};
 pub use config::files as config_files;
 pub use image::build as build_box;
+pub use observe::{Depth, observe};
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
 pub use world::{INSTALLER, Parts, World};

@@ -37,7 +37,11 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
                 look_at_api(world);
             }
         });
-        let files = scope.spawn(|| if depth >= Depth::Nodes { artifacts::look(world) });
+        let files = scope.spawn(|| {
+            if depth >= Depth::Nodes {
+                artifacts::look(world)
+            }
+        });
         // Those with an id have a machine that probably runs: SSH is tried while the provider is asked.
         let known = world.vagrant.ids();
         let nodes: Vec<_> = world

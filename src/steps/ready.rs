@@ -102,7 +102,8 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
     }
     if let Ok(api) = world.api() {
         match api.events(20) {
-            Ok(events) => lines.extend(events.iter().filter(|e| e.object.ends_with(&node.name)).map(ToString::to_string)),
+            Ok(events) => lines
+                .extend(events.iter().filter(|e| e.object.ends_with(&node.name)).map(ToString::to_string)),
             Err(error) => lines.extend(error.hint()),
         }
     }

@@ -22,7 +22,12 @@ pub const STEP: Definition = Definition {
         name: "start",
         title: "start k3s",
         scope: Scope::Nodes,
-        after: &[After::Node("install"), After::Node("config"), After::Node("system"), After::FirstServer("start")],
+        after: &[
+            After::Node("install"),
+            After::Node("config"),
+            After::Node("system"),
+            After::FirstServer("start"),
+        ],
         serves: false,
     },
     retry: false,
@@ -89,6 +94,7 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     let unit = node.role.unit();
     let start = Instant::now();
     let (mut pause, mut looked) = (Duration::from_millis(250), Instant::now());
+    let mut before: Option<String> = None;
     let waits = match node.role {
         Role::Server => "waiting for the API",
         Role::Worker => "waiting for the worker to join",
@@ -97,7 +103,8 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     loop {
         let show = format!("systemctl show -p ActiveState,SubState,NRestarts,Result {unit}");
         let text = world.script(node, "looking at k3s' unit", &show)?;
-        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
+        let value =
+            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
         let restarts: u32 = value("NRestarts").parse().unwrap_or(0);
         if value("ActiveState") == "active" {
             return Ok(());
@@ -115,7 +122,11 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
             if let Some(found) = &found {
                 ctx.control.says(format!("{waits} ({})", found.cause));
             }
-            if gave_up || late || found.as_ref().is_some_and(|f| f.lasting) {
+            // Twice the same, and nothing that a healthy start shows too: waiting does not mend it.
+            let cause = found.as_ref().filter(|f| f.lasting).map(|f| f.cause.clone());
+            let stuck = cause.is_some() && cause == before;
+            before = cause;
+            if gave_up || late || stuck {
                 return Err(trouble(node, found, lines, late.then_some(bound), restarts));
             }
         }
@@ -151,7 +162,8 @@ pub fn journal(ctx: &Ctx<'_>, since: &str) -> Result<Vec<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let from = if since.is_empty() { String::new() } else { format!("--since @{since}") };
     let script = format!("journalctl -u {} -n {LINES} --no-pager -o cat {from}", node.role.unit());
-    let text = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
+    let text =
+        world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
     let tokens = world.tokens()?;
     Ok(text.lines().map(|l| tokens.redact(l)).collect())
 }

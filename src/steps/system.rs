@@ -65,7 +65,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let script = script(&world.cluster, node, now)?;
     let mut did = Vec::new();
     let what = "preparing the system";
-    let done = world.on(node, |r| r.script(what, &script, true, SHORT, &mut |line| did.push(line.to_owned())))?;
+    let done =
+        world.on(node, |r| r.script(what, &script, true, SHORT, &mut |line| did.push(line.to_owned())))?;
     for line in &did {
         ctx.control.log(line);
     }

@@ -300,7 +300,8 @@ impl World {
 
     /// Writes the Vagrantfile.
     pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
-        let info = self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
+        let info =
+            self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
         let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
         files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o644)?;
         Ok(())

@@ -33,12 +33,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let config = Config::load(Role::Agent, arguments);
     log::info(format!("Starting k3s agent {}", tools::version_line()));
     faults::at_start();
-    let Some(token) = config.token() else {
-        log::fatal("Error: --token is required")
-    };
-    let Some(url) = config.server_url() else {
-        log::fatal("Error: --server is required")
-    };
+    let Some(token) = config.token() else { log::fatal("Error: --token is required") };
+    let Some(url) = config.server_url() else { log::fatal("Error: --server is required") };
     std::thread::spawn(move || {
         let joined = join(&config, &url, &token);
         log::info("k3s agent is up and running");
@@ -56,18 +52,16 @@ pub fn join(config: &Config, url: &str, token: &str) -> Joined {
     let ca = loop {
         match validate(url, token) {
             Ok(ca) => break ca,
-            Err(why) => log::error(format!(
-                "Failed to validate connection to cluster at {url}: {why}"
-            )),
+            Err(why) => log::error(format!("Failed to validate connection to cluster at {url}: {why}")),
         }
         std::thread::sleep(paths::seconds("validate_retry", 2.0));
     };
     loop {
         match configure(config, url, token, &ca, &ips) {
             Ok(joined) => return joined,
-            Err(why) => log::info(format!(
-                "Waiting to retrieve agent configuration; server is not ready: {why}"
-            )),
+            Err(why) => {
+                log::info(format!("Waiting to retrieve agent configuration; server is not ready: {why}"))
+            }
         }
         // wait.JitterUntilWithContext(5 s, factor 1.0): between one and two periods.
         let period = paths::seconds("config_retry", 5.0);
@@ -84,14 +78,8 @@ fn validate(url: &str, token: &str) -> Result<String, String> {
     };
     parse_url(url)?;
     let get = |client: Client| {
-        let answer = client
-            .get("/cacerts")
-            .map_err(|e| transport("/cacerts", &e))?;
-        if answer.ok() {
-            Ok(answer.text())
-        } else {
-            Err(status("/cacerts", answer.status))
-        }
+        let answer = client.get("/cacerts").map_err(|e| transport("/cacerts", &e))?;
+        if answer.ok() { Ok(answer.text()) } else { Err(status("/cacerts", answer.status)) }
     };
     let insecure = Client::new(url, None, None).map_err(|e| e.to_string())?;
     let ca = get(insecure).map_err(|e| format!("failed to get CA certs: {e}"))?;
@@ -100,9 +88,9 @@ fn validate(url: &str, token: &str) -> Result<String, String> {
     get(trusting).map_err(|e| format!("CA cert validation failed: {e}"))?;
     let found = util::sha256(ca.as_bytes());
     match hash {
-        Some(hash) if hash != found => Err(format!(
-            "token CA hash does not match the Cluster CA certificate hash: {hash} != {found}"
-        )),
+        Some(hash) if hash != found => {
+            Err(format!("token CA hash does not match the Cluster CA certificate hash: {hash} != {found}"))
+        }
         Some(_) => Ok(ca),
         None => {
             log::warn(
@@ -115,13 +103,7 @@ fn validate(url: &str, token: &str) -> Result<String, String> {
 }
 
 /// `pkg/agent/config.get`, in its order.
-fn configure(
-    config: &Config,
-    url: &str,
-    token: &str,
-    ca: &str,
-    ips: &[String],
-) -> Result<Joined, String> {
+fn configure(config: &Config, url: &str, token: &str, ca: &str, ips: &[String]) -> Result<Joined, String> {
     let credentials = token.split_once("::").map_or(token, |(_, c)| c);
     // WithUser("node"), except for the id of a token of `k3s token create`.
     let (user, password) = match (credentials.split_once(':'), credentials.split_once('.')) {
@@ -131,39 +113,26 @@ fn configure(
     };
     let name = config.node_name();
     let client = || -> Result<Client, String> {
-        Ok(Client::new(url, Some(ca), None)
-            .map_err(|e| e.to_string())?
-            .basic(user, password))
+        Ok(Client::new(url, Some(ca), None).map_err(|e| e.to_string())?.basic(user, password))
     };
     let get = |client: Client, path: &str| {
         let answer = client.get(path).map_err(|e| transport(path, &e))?;
-        if answer.ok() {
-            Ok(answer)
-        } else {
-            Err(status(path, answer.status))
-        }
+        if answer.ok() { Ok(answer) } else { Err(status(path, answer.status)) }
     };
     let cluster = get(client()?, "/v1-k3s/config")
         .map_err(|e| format!("failed to retrieve configuration from server: {e}"))?
         .json();
 
-    if let Some(interface) = config
-        .get("flannel-iface")
-        .filter(|_| cluster["FlannelBackend"] != "none")
-        && !std::path::Path::new("/sys/class/net")
-            .join(&interface)
-            .exists()
+    if let Some(interface) = config.get("flannel-iface").filter(|_| cluster["FlannelBackend"] != "none")
+        && !std::path::Path::new("/sys/class/net").join(&interface).exists()
     {
-        return Err(format!(
-            "unable to find interface {interface}: route ip+net: no such network interface"
-        ));
+        return Err(format!("unable to find interface {interface}: route ip+net: no such network interface"));
     }
 
     let agent = config.data_dir().join("agent");
     for file in ["client-ca.crt", "server-ca.crt"] {
         let answer = get(client()?, &format!("/v1-k3s/{file}"))?;
-        util::write_atomically(&agent.join(file), &answer.body, 0o600)
-            .map_err(|e| e.to_string())?;
+        util::write_atomically(&agent.join(file), &answer.body, 0o600).map_err(|e| e.to_string())?;
     }
 
     let file = "/etc/rancher/node/password";
@@ -190,15 +159,7 @@ fn configure(
     };
     let serving = named("serving-kubelet")?;
     let client = named("client-kubelet")?;
-    Ok(Joined {
-        url: url.to_owned(),
-        ca: ca.to_owned(),
-        client,
-        serving,
-        name,
-        ips: ips.to_vec(),
-        cluster,
-    })
+    Ok(Joined { url: url.to_owned(), ca: ca.to_owned(), client, serving, name, ips: ips.to_vec(), cluster })
 }
 
 /// Made once per machine and kept by the uninstall script, so a machine keeps its name across
@@ -228,8 +189,7 @@ fn transport(path: &str, error: &std::io::Error) -> String {
             "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
         }
         _ if text.contains("UnknownIssuer") || text.contains("BadSignature") => {
-            "tls: failed to verify certificate: x509: certificate signed by unknown authority"
-                .to_owned()
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
         }
         _ if text.contains("NotValidForName") => {
             format!(

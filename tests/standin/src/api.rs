@@ -74,25 +74,15 @@ impl Api {
     fn who(&self, request: &Request) -> Who {
         if let Some(der) = &request.certificate {
             // The issuer's common name comes first; only the subject has an organization.
-            let name = certs::names(der, certs::COMMON_NAME)
-                .pop()
-                .unwrap_or_default();
-            let group = certs::names(der, certs::ORGANIZATION)
-                .pop()
-                .unwrap_or_default();
+            let name = certs::names(der, certs::COMMON_NAME).pop().unwrap_or_default();
+            let group = certs::names(der, certs::ORGANIZATION).pop().unwrap_or_default();
             return Who::User { name, group };
         }
-        let Some((scheme, value)) = request
-            .header("authorization")
-            .and_then(|h| h.split_once(' '))
-        else {
+        let Some((scheme, value)) = request.header("authorization").and_then(|h| h.split_once(' ')) else {
             return Who::Nobody;
         };
         let credentials = match scheme {
-            "Basic" => STANDARD
-                .decode(value)
-                .ok()
-                .and_then(|b| String::from_utf8(b).ok()),
+            "Basic" => STANDARD.decode(value).ok().and_then(|b| String::from_utf8(b).ok()),
             "Bearer" => Some(value.rsplit("::").next().unwrap_or_default().to_owned()),
             _ => None,
         };
@@ -104,10 +94,7 @@ impl Api {
         // Servers' tokens join agents too (docs/cli/token.md); agents' tokens join agents only.
         let server = password == self.server_password;
         let agent = self.agent_password.as_deref() == Some(password);
-        let named = |name: &str, group: &str| Who::User {
-            name: name.into(),
-            group: group.into(),
-        };
+        let named = |name: &str, group: &str| Who::User { name: name.into(), group: group.into() };
         match user {
             "server" if server => named("server", "k3s:server"),
             "node" if server || agent => named("node", "k3s:agent"),
@@ -118,22 +105,13 @@ impl Api {
 
     /// A token of `k3s token create`, kept as a secret of the kind kubeadm uses.
     fn bootstrap_token(&self, id: &str, secret: &str) -> bool {
-        let key = store::key(
-            "api/v1",
-            "secrets",
-            Some("kube-system"),
-            &format!("bootstrap-token-{id}"),
-        );
+        let key = store::key("api/v1", "secrets", Some("kube-system"), &format!("bootstrap-token-{id}"));
         self.store.lock().objects.get(&key).is_some_and(|s| {
             let data = |name: &str| {
-                s["data"][name]
-                    .as_str()
-                    .and_then(|v| STANDARD.decode(v).ok())
-                    .unwrap_or_default()
+                s["data"][name].as_str().and_then(|v| STANDARD.decode(v).ok()).unwrap_or_default()
             };
             let expires = util::parse_rfc3339(&String::from_utf8_lossy(&data("expiration")));
-            data("token-secret") == secret.as_bytes()
-                && expires.is_none_or(|e| e > util::unix_seconds())
+            data("token-secret") == secret.as_bytes() && expires.is_none_or(|e| e > util::unix_seconds())
         })
     }
 
@@ -149,10 +127,7 @@ impl Api {
 
     /// The paths joining nodes use (`pkg/server/handlers`).
     fn supervisor(&self, path: &str, request: &Request, group: &str) -> Response {
-        if !matches!(
-            group,
-            "k3s:agent" | "k3s:server" | "system:nodes" | "system:masters"
-        ) {
+        if !matches!(group, "k3s:agent" | "k3s:server" | "system:nodes" | "system:masters") {
             return Response::failure(403, "Forbidden", "forbidden", json!({}));
         }
         match path {
@@ -167,21 +142,13 @@ impl Api {
 
     /// Certificates for a node, after the check of its node password.
     fn node_certificate(&self, path: &str, request: &Request) -> Response {
-        let (Some(node), Some(password)) = (
-            request.header("k3s-node-name"),
-            request.header("k3s-node-password"),
-        ) else {
-            return Response::failure(
-                400,
-                "BadRequest",
-                "node name or password not set",
-                json!({}),
-            );
+        let (Some(node), Some(password)) =
+            (request.header("k3s-node-name"), request.header("k3s-node-password"))
+        else {
+            return Response::failure(400, "BadRequest", "node name or password not set", json!({}));
         };
         if let Err(message) = self.check_node_password(node, password) {
-            log::error(format!(
-                "unable to verify password for node {node}: {message}"
-            ));
+            log::error(format!("unable to verify password for node {node}: {message}"));
             return Response::failure(403, "Forbidden", message, json!({}));
         }
         let mut names: Vec<String> = request
@@ -193,8 +160,7 @@ impl Api {
             .collect();
         names.extend([node.to_owned(), "localhost".into(), "127.0.0.1".into()]);
         let made = if path == "client-kubelet.crt" {
-            self.client_ca
-                .client(&format!("system:node:{node}"), "system:nodes")
+            self.client_ca.client(&format!("system:node:{node}"), "system:nodes")
         } else {
             self.server_ca.serving(node, &names)
         };
@@ -211,10 +177,8 @@ impl Api {
         let key = store::key("api/v1", "secrets", Some("kube-system"), &name);
         self.store.update(|state| {
             if let Some(secret) = state.objects.get(&key) {
-                let kept = secret["data"]["hash"]
-                    .as_str()
-                    .and_then(|h| STANDARD.decode(h).ok())
-                    .unwrap_or_default();
+                let kept =
+                    secret["data"]["hash"].as_str().and_then(|h| STANDARD.decode(h).ok()).unwrap_or_default();
                 let kept = String::from_utf8_lossy(&kept).into_owned();
                 let salt = kept.split(':').nth(1).unwrap_or_default();
                 return if kept == hash_password(salt, password) {
@@ -246,9 +210,7 @@ impl Api {
             return discovery(&prefix);
         }
         let (namespace, rest) = match rest {
-            ["namespaces", ns, rest @ ..]
-                if !rest.is_empty() && !matches!(rest, ["finalize" | "status"]) =>
-            {
+            ["namespaces", ns, rest @ ..] if !rest.is_empty() && !matches!(rest, ["finalize" | "status"]) => {
                 (Some(*ns), rest)
             }
             rest => (None, rest),
@@ -280,23 +242,10 @@ impl Api {
                 );
             }
         }
-        if request
-            .parameter("watch")
-            .is_some_and(|w| w != "false" && w != "0")
-        {
-            return Response::failure(
-                501,
-                "NotImplemented",
-                "the k3s stand-in does not watch",
-                json!({}),
-            );
+        if request.parameter("watch").is_some_and(|w| w != "false" && w != "0") {
+            return Response::failure(501, "NotImplemented", "the k3s stand-in does not watch", json!({}));
         }
-        let at = Place {
-            resource,
-            namespace,
-            name,
-            sub,
-        };
+        let at = Place { resource, namespace, name, sub };
         match (request.method.as_str(), name) {
             ("GET" | "HEAD", None) => self.list(&at, request),
             ("GET" | "HEAD", Some(_)) => self.get(&at),
@@ -318,16 +267,8 @@ impl Api {
         let items: Vec<&Value> = state
             .list(at.resource.prefix, at.resource.plural, at.namespace)
             .map(|(_, object)| object)
-            .filter(|o| {
-                request
-                    .parameter("labelSelector")
-                    .is_none_or(|s| selector::labels_match(o, s))
-            })
-            .filter(|o| {
-                request
-                    .parameter("fieldSelector")
-                    .is_none_or(|s| selector::fields_match(o, s))
-            })
+            .filter(|o| request.parameter("labelSelector").is_none_or(|s| selector::labels_match(o, s)))
+            .filter(|o| request.parameter("fieldSelector").is_none_or(|s| selector::fields_match(o, s)))
             .collect();
         Response::json(
             200,
@@ -349,9 +290,7 @@ impl Api {
         let Ok(mut object) = parse(request) else {
             return bad_body();
         };
-        if object["metadata"]["name"]
-            .as_str()
-            .is_none_or(str::is_empty)
+        if object["metadata"]["name"].as_str().is_none_or(str::is_empty)
             && let Some(prefix) = object["metadata"]["generateName"].as_str()
         {
             object["metadata"]["name"] = json!(format!("{prefix}{}", util::random_suffix(5)));
@@ -367,10 +306,7 @@ impl Api {
                 json!({}),
             );
         };
-        let at = Place {
-            name: Some(&name),
-            ..*at
-        };
+        let at = Place { name: Some(&name), ..*at };
         object["kind"] = json!(at.resource.kind);
         object["apiVersion"] = json!(at.resource.api_version());
         if let Some(namespace) = at.namespace {
@@ -382,9 +318,7 @@ impl Api {
         }
         self.store.update(|state| {
             if let Some(ns) = at.namespace
-                && !state
-                    .objects
-                    .contains_key(&store::key("api/v1", "namespaces", None, ns))
+                && !state.objects.contains_key(&store::key("api/v1", "namespaces", None, ns))
             {
                 return namespaces_missing(ns);
             }
@@ -392,10 +326,7 @@ impl Api {
                 return Response::failure(
                     409,
                     "AlreadyExists",
-                    format!(
-                        "{} \"{name}\" already exists",
-                        at.resource.qualified(at.resource.plural)
-                    ),
+                    format!("{} \"{name}\" already exists", at.resource.qualified(at.resource.plural)),
                     at.details(),
                 );
             }
@@ -406,13 +337,10 @@ impl Api {
                         .list("api/v1", "nodes", None)
                         .filter_map(|(_, n)| n["spec"]["podCIDR"].as_str().map(str::to_owned))
                         .collect();
-                    let pods = self.cluster["ClusterIPRange"]
-                        .as_str()
-                        .unwrap_or("10.42.0.0/16");
+                    let pods = self.cluster["ClusterIPRange"].as_str().unwrap_or("10.42.0.0/16");
                     let base: Vec<&str> = pods.split('.').take(2).collect();
-                    let free = (0..256)
-                        .map(|i| format!("{}.{i}.0/24", base.join(".")))
-                        .find(|c| !used.contains(c));
+                    let free =
+                        (0..256).map(|i| format!("{}.{i}.0/24", base.join("."))).find(|c| !used.contains(c));
                     object["spec"]["podCIDR"] = json!(free);
                     object["spec"]["podCIDRs"] = json!([free]);
                 }
@@ -455,21 +383,12 @@ impl Api {
                 // Only the status changes through this door; a kubelet's also shows that it lives.
                 merge(&mut new["status"], &change["status"]);
                 if at.resource.plural == "nodes" {
-                    state.heard.insert(
-                        at.name.unwrap_or_default().to_owned(),
-                        std::time::Instant::now(),
-                    );
+                    state.heard.insert(at.name.unwrap_or_default().to_owned(), std::time::Instant::now());
                     return Response::json(200, &state.put_lightly(&at.key(), new));
                 }
             } else if request.method == "PUT" {
                 new = change;
-                for field in [
-                    "uid",
-                    "creationTimestamp",
-                    "generation",
-                    "namespace",
-                    "name",
-                ] {
+                for field in ["uid", "creationTimestamp", "generation", "namespace", "name"] {
                     if let Some(value) = old["metadata"].get(field) {
                         new["metadata"][field] = value.clone();
                     }
@@ -501,18 +420,25 @@ impl Api {
                     state.remove(&store::key("api/v1", "secrets", Some("kube-system"), &secret));
                 }
                 "namespaces" => {
-                    let inside: Vec<String> = state.objects.iter()
-                        .filter(|(_, o)| o["metadata"]["namespace"] == name).map(|(k, _)| k.clone()).collect();
+                    let inside: Vec<String> = state
+                        .objects
+                        .iter()
+                        .filter(|(_, o)| o["metadata"]["namespace"] == name)
+                        .map(|(k, _)| k.clone())
+                        .collect();
                     for key in inside {
                         state.remove(&key);
                     }
                 }
                 _ => {}
             }
-            Response::json(200, &json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                "details": {"name": name, "kind": at.resource.plural, "uid": object["metadata"]["uid"]},
-            }))
+            Response::json(
+                200,
+                &json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                    "details": {"name": name, "kind": at.resource.plural, "uid": object["metadata"]["uid"]},
+                }),
+            )
         })
     }
 }
@@ -527,12 +453,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn key(&self) -> String {
-        store::key(
-            self.resource.prefix,
-            self.resource.plural,
-            self.namespace,
-            self.name.unwrap_or_default(),
-        )
+        store::key(self.resource.prefix, self.resource.plural, self.namespace, self.name.unwrap_or_default())
     }
 
     fn details(&self) -> Value {
@@ -559,21 +480,11 @@ fn namespaces_missing(name: &str) -> Response {
 }
 
 fn unknown_path() -> Response {
-    Response::failure(
-        404,
-        "NotFound",
-        "the server could not find the requested resource",
-        json!({}),
-    )
+    Response::failure(404, "NotFound", "the server could not find the requested resource", json!({}))
 }
 
 fn bad_body() -> Response {
-    Response::failure(
-        400,
-        "BadRequest",
-        "the object provided is unrecognized",
-        json!({}),
-    )
+    Response::failure(400, "BadRequest", "the object provided is unrecognized", json!({}))
 }
 
 /// The body as JSON; apply patches come as YAML, of which JSON is a part.
@@ -583,11 +494,7 @@ fn parse(request: &Request) -> Result<Value, String> {
         Ok(value) => value,
         Err(_) => serde_yaml::from_str(text).map_err(|e| e.to_string())?,
     };
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err("not an object".into())
-    }
+    if value.is_object() { Ok(value) } else { Err("not an object".into()) }
 }
 
 /// RFC 7396, and lists of conditions by their `type`, as the strategic merge patch does.
@@ -605,15 +512,10 @@ pub fn merge(target: &mut Value, patch: &Value) {
                 map.remove(key);
             }
         } else if key == "conditions" && target[key].is_array() && value.is_array() {
-            let list = target[key]
-                .as_array_mut()
-                .map(std::mem::take)
-                .unwrap_or_default();
+            let list = target[key].as_array_mut().map(std::mem::take).unwrap_or_default();
             let fresh = value.as_array().cloned().unwrap_or_default();
-            let mut kept: Vec<Value> = list
-                .into_iter()
-                .filter(|c| !fresh.iter().any(|f| f["type"] == c["type"]))
-                .collect();
+            let mut kept: Vec<Value> =
+                list.into_iter().filter(|c| !fresh.iter().any(|f| f["type"] == c["type"])).collect();
             kept.extend(fresh);
             target[key] = Value::Array(kept);
         } else {
@@ -636,16 +538,20 @@ fn groups() -> Value {
 }
 
 fn discovery(prefix: &str) -> Response {
-    let list: Vec<Value> = resources::ALL.iter().filter(|r| r.prefix == prefix).map(|r| json!({
-        "name": r.plural, "singularName": r.singular(), "namespaced": r.namespaced, "kind": r.kind,
-        "shortNames": r.short, "verbs": ["create", "delete", "get", "list", "patch", "update"],
-    })).collect();
+    let list: Vec<Value> = resources::ALL
+        .iter()
+        .filter(|r| r.prefix == prefix)
+        .map(|r| {
+            json!({
+                "name": r.plural, "singularName": r.singular(), "namespaced": r.namespaced, "kind": r.kind,
+                "shortNames": r.short, "verbs": ["create", "delete", "get", "list", "patch", "update"],
+            })
+        })
+        .collect();
     if list.is_empty() {
         return unknown_path();
     }
-    let version = prefix
-        .trim_start_matches("apis/")
-        .trim_start_matches("api/");
+    let version = prefix.trim_start_matches("apis/").trim_start_matches("api/");
     Response::json(
         200,
         &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list}),
@@ -653,10 +559,7 @@ fn discovery(prefix: &str) -> Response {
 }
 
 fn hash_password(salt: &str, password: &str) -> String {
-    format!(
-        "$standin:{salt}:{}",
-        util::sha256(format!("{salt}{password}").as_bytes())
-    )
+    format!("$standin:{salt}:{}", util::sha256(format!("{salt}{password}").as_bytes()))
 }
 
 #[cfg(test)]
@@ -665,15 +568,8 @@ mod tests {
 
     #[test]
     fn conditions_merge_by_type_and_null_removes() {
-        let mut target =
-            json!({"a": 1, "conditions": [{"type": "X", "s": 1}, {"type": "Y", "s": 1}]});
-        merge(
-            &mut target,
-            &json!({"a": null, "conditions": [{"type": "X", "s": 2}]}),
-        );
-        assert_eq!(
-            target,
-            json!({"conditions": [{"type": "Y", "s": 1}, {"type": "X", "s": 2}]})
-        );
+        let mut target = json!({"a": 1, "conditions": [{"type": "X", "s": 1}, {"type": "Y", "s": 1}]});
+        merge(&mut target, &json!({"a": null, "conditions": [{"type": "X", "s": 2}]}));
+        assert_eq!(target, json!({"conditions": [{"type": "Y", "s": 1}, {"type": "X", "s": 2}]}));
     }
 }

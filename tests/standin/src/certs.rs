@@ -46,11 +46,8 @@ fn authority_params(name: &str) -> Result<CertificateParams, Error> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-    ];
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     days_from_now(&mut params, 3650);
     Ok(params)
 }
@@ -58,10 +55,7 @@ fn authority_params(name: &str) -> Result<CertificateParams, Error> {
 impl Authority {
     /// Reads the CA, or makes it when its key is not there yet.
     pub fn open(directory: &Path, name: &str) -> Result<Self, Error> {
-        let (crt, key) = (
-            directory.join(format!("{name}.crt")),
-            directory.join(format!("{name}.key")),
-        );
+        let (crt, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
         if !key.exists() {
             let pair = KeyPair::generate()?;
             let common_name = format!("k3s-{name}@{}", util::unix_seconds());
@@ -72,39 +66,21 @@ impl Authority {
         let pem = fs::read_to_string(&crt)?;
         let pair = KeyPair::from_pem(&fs::read_to_string(&key)?)?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
-        let name = names(&der, COMMON_NAME)
-            .pop()
-            .ok_or("a CA without a common name")?;
-        Ok(Authority {
-            pem,
-            issuer: Issuer::new(authority_params(&name)?, pair),
-        })
+        let name = names(&der, COMMON_NAME).pop().ok_or("a CA without a common name")?;
+        Ok(Authority { pem, issuer: Issuer::new(authority_params(&name)?, pair) })
     }
 
-    fn sign(
-        &self,
-        mut params: CertificateParams,
-        name: &str,
-        group: Option<&str>,
-    ) -> Result<Pair, Error> {
+    fn sign(&self, mut params: CertificateParams, name: &str, group: Option<&str>) -> Result<Pair, Error> {
         let pair = KeyPair::generate()?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         if let Some(group) = group {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
+            params.distinguished_name.push(DnType::OrganizationName, group);
         }
         params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         days_from_now(&mut params, 365);
         let cert = params.signed_by(&pair, &self.issuer)?;
-        Ok(Pair {
-            cert: format!("{}{}", cert.pem(), self.pem),
-            key: pair.serialize_pem(),
-        })
+        Ok(Pair { cert: format!("{}{}", cert.pem(), self.pem), key: pair.serialize_pem() })
     }
 
     /// A serving certificate for names and addresses alike.
@@ -153,10 +129,7 @@ impl Pair {
     /// Splits what [`Pair`]'s two halves look like when sent one after the other.
     pub fn split(text: &str) -> Option<Pair> {
         let key_at = text.find("-----BEGIN PRIVATE KEY")?;
-        Some(Pair {
-            cert: text[..key_at].to_owned(),
-            key: text[key_at..].to_owned(),
-        })
+        Some(Pair { cert: text[..key_at].to_owned(), key: text[key_at..].to_owned() })
     }
 
     pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -169,10 +142,7 @@ impl Pair {
 }
 
 fn paths(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
-    (
-        directory.join(format!("{name}.crt")),
-        directory.join(format!("{name}.key")),
-    )
+    (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")))
 }
 
 pub fn roots(pem: &str) -> Result<Arc<rustls::RootCertStore>, Error> {

@@ -56,10 +56,9 @@ pub fn parse_url(url: &str) -> Result<(String, u16), String> {
         return Ok((host.to_owned(), port.map_err(|_| "invalid port")?));
     }
     match authority.split_once(':') {
-        Some((host, port)) => Ok((
-            host.to_owned(),
-            port.parse().map_err(|_| format!("invalid port {port:?}"))?,
-        )),
+        Some((host, port)) => {
+            Ok((host.to_owned(), port.parse().map_err(|_| format!("invalid port {port:?}"))?))
+        }
         None => Ok((authority.to_owned(), 443)),
     }
 }
@@ -69,32 +68,21 @@ impl Client {
     pub fn new(url: &str, ca: Option<&str>, pair: Option<&Pair>) -> Result<Self, Error> {
         let (host, port) = parse_url(url)?;
         let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?;
+        let builder =
+            ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let builder = match ca {
             Some(pem) => builder.with_root_certificates(certs::roots(pem)?),
-            None => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
         };
         let tls = match pair {
             Some(pair) => builder.with_client_auth_cert(pair.chain()?, pair.private_key()?)?,
             None => builder.with_no_client_auth(),
         };
-        Ok(Client {
-            host,
-            port,
-            tls: Arc::new(tls),
-            authorization: None,
-            headers: vec![],
-        })
+        Ok(Client { host, port, tls: Arc::new(tls), authorization: None, headers: vec![] })
     }
 
     pub fn basic(mut self, user: &str, password: &str) -> Self {
-        self.authorization = Some(format!(
-            "Basic {}",
-            STANDARD.encode(format!("{user}:{password}"))
-        ));
+        self.authorization = Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
         self
     }
 
@@ -107,12 +95,7 @@ impl Client {
         self.send("GET", path, None)
     }
 
-    pub fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<(&str, String)>,
-    ) -> io::Result<Answer> {
+    pub fn send(&self, method: &str, path: &str, body: Option<(&str, String)>) -> io::Result<Answer> {
         let address = SocketAddr::new(self.address()?, self.port);
         let socket = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -132,26 +115,16 @@ impl Client {
             head += &format!("{name}: {value}\r\n");
         }
         let (kind, body) = body.unwrap_or(("application/json", String::new()));
-        head += &format!(
-            "Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        head += &format!("Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
         let out = stream.get_mut();
         out.write_all(head.as_bytes())?;
         out.write_all(body.as_bytes())?;
         out.flush()?;
 
         let line = http::read_line(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = line
-            .split(' ')
-            .nth(1)
-            .and_then(|s| s.parse().ok())
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
         let headers = http::read_headers(&mut stream)?;
-        Ok(Answer {
-            status,
-            body: http::read_body(&mut stream, &headers)?,
-        })
+        Ok(Answer { status, body: http::read_body(&mut stream, &headers)? })
     }
 
     fn address(&self) -> io::Result<IpAddr> {
@@ -192,12 +165,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -206,12 +174,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -101,25 +101,17 @@ impl Config {
     }
 
     fn try_load(role: Role, arguments: &[String]) -> Result<Self, String> {
-        let mut config = Config {
-            role,
-            values: BTreeMap::new(),
-        };
+        let mut config = Config { role, values: BTreeMap::new() };
         for (key, value) in file_flags(&config_file(arguments))? {
             if known(role, &key).is_none() && role == Role::Server {
-                log::warn(format!(
-                    "Unknown flag --{key} found in config.yaml, skipping\n"
-                ));
+                log::warn(format!("Unknown flag --{key} found in config.yaml, skipping\n"));
                 continue;
             }
             config.set(&key, value)?;
         }
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
-            let Some(flag) = argument
-                .strip_prefix("--")
-                .or_else(|| argument.strip_prefix('-'))
-            else {
+            let Some(flag) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
                 // urfave/cli takes it for an argument, and k3s ignores those.
                 continue;
             };
@@ -145,10 +137,7 @@ impl Config {
             }
             Some(_) => {}
         }
-        self.values
-            .entry(long(key).to_owned())
-            .or_default()
-            .push(value);
+        self.values.entry(long(key).to_owned()).or_default().push(value);
         Ok(())
     }
 
@@ -182,10 +171,7 @@ impl Config {
     }
 
     pub fn disabled(&self, component: &str) -> bool {
-        self.list("disable")
-            .iter()
-            .chain(&self.list("no-deploy"))
-            .any(|c| c == component)
+        self.list("disable").iter().chain(&self.list("no-deploy")).any(|c| c == component)
     }
 
     /// A secret given as itself or as the name of a file.
@@ -213,17 +199,11 @@ impl Config {
 
     pub fn data_dir(&self) -> PathBuf {
         let default = || "/var/lib/rancher/k3s".to_owned();
-        paths::at(
-            &self
-                .value("data-dir", Some("K3S_DATA_DIR"))
-                .unwrap_or_else(default),
-        )
+        paths::at(&self.value("data-dir", Some("K3S_DATA_DIR")).unwrap_or_else(default))
     }
 
     pub fn port(&self) -> u16 {
-        self.get("https-listen-port")
-            .and_then(|p| p.parse().ok())
-            .unwrap_or(6443)
+        self.get("https-listen-port").and_then(|p| p.parse().ok()).unwrap_or(6443)
     }
 
     pub fn kubeconfig(&self) -> (PathBuf, u32) {
@@ -231,8 +211,7 @@ impl Config {
         let mode = self.value("write-kubeconfig-mode", Some("K3S_KUBECONFIG_MODE"));
         (
             paths::at(&path.unwrap_or_else(|| "/etc/rancher/k3s/k3s.yaml".into())),
-            mode.and_then(|m| u32::from_str_radix(&m, 8).ok())
-                .unwrap_or(0o600),
+            mode.and_then(|m| u32::from_str_radix(&m, 8).ok()).unwrap_or(0o600),
         )
     }
 
@@ -261,14 +240,9 @@ fn config_file(arguments: &[String]) -> PathBuf {
         if matches!(a.as_str(), "--config" | "-c") {
             return arguments.get(i + 1).cloned();
         }
-        a.strip_prefix("--config=")
-            .or_else(|| a.strip_prefix("-c="))
-            .map(str::to_owned)
+        a.strip_prefix("--config=").or_else(|| a.strip_prefix("-c=")).map(str::to_owned)
     });
-    let file = std::env::var("K3S_CONFIG_FILE")
-        .ok()
-        .filter(|f| !f.is_empty())
-        .or(named);
+    let file = std::env::var("K3S_CONFIG_FILE").ok().filter(|f| !f.is_empty()).or(named);
     paths::at(&file.unwrap_or_else(|| "/etc/rancher/k3s/config.yaml".into()))
 }
 
@@ -291,8 +265,7 @@ fn file_flags(file: &Path) -> Result<Vec<(String, String)>, String> {
     let mut order: Vec<String> = vec![];
     let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for file in files {
-        let text =
-            fs::read_to_string(&file).map_err(|e| format!("open {}: {e}", file.display()))?;
+        let text = fs::read_to_string(&file).map_err(|e| format!("open {}: {e}", file.display()))?;
         let data: Value = serde_yaml::from_str(&text).map_err(|e| format!("yaml: {e}"))?;
         let map = match data {
             Value::Null => continue,
@@ -321,13 +294,7 @@ fn file_flags(file: &Path) -> Result<Vec<(String, String)>, String> {
     }
     Ok(order
         .into_iter()
-        .flat_map(|k| {
-            values
-                .remove(&k)
-                .unwrap_or_default()
-                .into_iter()
-                .map(move |v| (k.clone(), v))
-        })
+        .flat_map(|k| values.remove(&k).unwrap_or_default().into_iter().map(move |v| (k.clone(), v)))
         .collect())
 }
 
@@ -372,10 +339,7 @@ mod tests {
     #[test]
     fn dropins_replace_or_append_and_the_command_line_wins() {
         let (_dir, mut arguments) = written(&[
-            (
-                "config.yaml",
-                "node-ip: 10.0.0.1\ntls-san: [a, b]\nnode-label: [x=1]\n",
-            ),
+            ("config.yaml", "node-ip: 10.0.0.1\ntls-san: [a, b]\nnode-label: [x=1]\n"),
             ("config.yaml.d/10.yaml", "tls-san+: c\nnode-label: y=2\n"),
         ]);
         arguments.push("--node-ip=10.0.0.9".into());
@@ -399,9 +363,6 @@ mod tests {
             "flag provided but not defined: -write-kubeconfig-mode"
         );
         let unknown = Config::try_load(Role::Server, &["--frobnicate".into()]);
-        assert_eq!(
-            unknown.err().unwrap(),
-            "flag provided but not defined: -frobnicate"
-        );
+        assert_eq!(unknown.err().unwrap(), "flag provided but not defined: -frobnicate");
     }
 }

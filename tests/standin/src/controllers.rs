@@ -31,30 +31,9 @@ pub fn seed(store: &Store, config: &Config) {
         service(state, "default", "kubernetes", "10.43.0.1", 443);
         service(state, "kube-system", "kube-dns", "10.43.0.10", 53);
         packaged(state, config, "coredns", "coredns", "k8s-app", "kube-dns");
-        packaged(
-            state,
-            config,
-            "local-storage",
-            "local-path-provisioner",
-            "app",
-            "local-path-provisioner",
-        );
-        packaged(
-            state,
-            config,
-            "metrics-server",
-            "metrics-server",
-            "k8s-app",
-            "metrics-server",
-        );
-        packaged(
-            state,
-            config,
-            "traefik",
-            "traefik",
-            "app.kubernetes.io/name",
-            "traefik",
-        );
+        packaged(state, config, "local-storage", "local-path-provisioner", "app", "local-path-provisioner");
+        packaged(state, config, "metrics-server", "metrics-server", "k8s-app", "metrics-server");
+        packaged(state, config, "traefik", "traefik", "app.kubernetes.io/name", "traefik");
         if !config.disabled("traefik") {
             service(state, "kube-system", "traefik", "10.43.0.80", 80);
         }
@@ -74,21 +53,9 @@ fn service(state: &mut State, namespace: &str, name: &str, address: &str, port: 
 }
 
 /// A packaged component as a Deployment; `--disable` uninstalls it.
-fn packaged(
-    state: &mut State,
-    config: &Config,
-    component: &str,
-    name: &str,
-    label: &str,
-    value: &str,
-) {
+fn packaged(state: &mut State, config: &Config, component: &str, name: &str, label: &str, value: &str) {
     if config.disabled(component) {
-        state.remove(&store::key(
-            "apis/apps/v1",
-            "deployments",
-            Some("kube-system"),
-            name,
-        ));
+        state.remove(&store::key("apis/apps/v1", "deployments", Some("kube-system"), name));
         return;
     }
     ensure(
@@ -124,10 +91,7 @@ pub fn start(store: Arc<Store>) {
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == kind)
+    object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
 }
 
 pub fn is_ready(object: &Value) -> bool {
@@ -136,34 +100,20 @@ pub fn is_ready(object: &Value) -> bool {
 
 /// The node lifecycle controller: after the grace period all conditions turn Unknown.
 fn nodes(state: &mut State, grace: Duration) {
-    let all: Vec<(String, Value)> = state
-        .list("api/v1", "nodes", None)
-        .map(|(k, n)| (k.clone(), n.clone()))
-        .collect();
+    let all: Vec<(String, Value)> =
+        state.list("api/v1", "nodes", None).map(|(k, n)| (k.clone(), n.clone())).collect();
     for (key, old) in all {
-        let name = old["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let name = old["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let heard = *state.heard.entry(name.clone()).or_insert_with(Instant::now);
         let mut node = old.clone();
-        if heard.elapsed() > grace
-            && condition(&old, "Ready").is_some_and(|c| c["status"] != "Unknown")
-        {
-            for c in node["status"]["conditions"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-            {
+        if heard.elapsed() > grace && condition(&old, "Ready").is_some_and(|c| c["status"] != "Unknown") {
+            for c in node["status"]["conditions"].as_array_mut().into_iter().flatten() {
                 c["status"] = json!("Unknown");
                 c["reason"] = json!("NodeStatusUnknown");
                 c["message"] = json!("Kubelet stopped posting node status.");
                 c["lastTransitionTime"] = json!(util::now());
             }
-            log::info(format!(
-                "node {name} hasn't been updated for {:?}, setting Unknown",
-                heard.elapsed()
-            ));
+            log::info(format!("node {name} hasn't been updated for {:?}, setting Unknown", heard.elapsed()));
             let event = kubelet::new_event(
                 &name,
                 "NodeNotReady",
@@ -178,10 +128,7 @@ fn nodes(state: &mut State, grace: Duration) {
             Some("Unknown") => Some("node.kubernetes.io/unreachable"),
             _ => Some("node.kubernetes.io/not-ready"),
         };
-        let mut taints: Vec<Value> = node["spec"]["taints"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
+        let mut taints: Vec<Value> = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         taints.retain(|t| {
             !matches!(
                 t["key"].as_str(),
@@ -211,12 +158,7 @@ fn record(state: &mut State, mut event: Value) {
     state.put(&key, event);
     let mut all: Vec<(String, String)> = state
         .list("api/v1", "events", None)
-        .map(|(k, e)| {
-            (
-                e["lastTimestamp"].as_str().unwrap_or_default().to_owned(),
-                k.clone(),
-            )
-        })
+        .map(|(k, e)| (e["lastTimestamp"].as_str().unwrap_or_default().to_owned(), k.clone()))
         .collect();
     if all.len() > 200 {
         all.sort();
@@ -234,25 +176,18 @@ const WORKLOADS: &[(&str, &str)] = &[
 ];
 
 fn workloads(state: &mut State) {
-    let nodes: Vec<Value> = state
-        .list("api/v1", "nodes", None)
-        .map(|(_, n)| n.clone())
-        .collect();
+    let nodes: Vec<Value> = state.list("api/v1", "nodes", None).map(|(_, n)| n.clone()).collect();
     let mut owners = vec![];
     for (prefix, resource) in WORKLOADS {
-        let all: Vec<(String, Value)> = state
-            .list(prefix, resource, None)
-            .map(|(k, o)| (k.clone(), o.clone()))
-            .collect();
+        let all: Vec<(String, Value)> =
+            state.list(prefix, resource, None).map(|(k, o)| (k.clone(), o.clone())).collect();
         for (key, owner) in all {
             owners.push(owner["metadata"]["uid"].clone());
             reconcile(state, resource, &key, &owner, &nodes);
         }
     }
-    let pods: Vec<(String, Value)> = state
-        .list("api/v1", "pods", None)
-        .map(|(k, p)| (k.clone(), p.clone()))
-        .collect();
+    let pods: Vec<(String, Value)> =
+        state.list("api/v1", "pods", None).map(|(k, p)| (k.clone(), p.clone())).collect();
     for (key, pod) in pods {
         let owner = &pod["metadata"]["ownerReferences"][0]["uid"];
         let node = &pod["spec"]["nodeName"];
@@ -268,10 +203,8 @@ fn workloads(state: &mut State) {
 /// Makes and removes the pods of one workload, then writes its status.
 fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes: &[Value]) {
     let meta = &owner["metadata"];
-    let (name, namespace) = (
-        meta["name"].as_str().unwrap_or_default(),
-        meta["namespace"].as_str().unwrap_or_default(),
-    );
+    let (name, namespace) =
+        (meta["name"].as_str().unwrap_or_default(), meta["namespace"].as_str().unwrap_or_default());
     let template = &owner["spec"]["template"];
     let hash = util::sha256(template.to_string().as_bytes())[..10].to_owned();
     let mine = |state: &State| -> Vec<(String, Value)> {
@@ -287,16 +220,9 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
     };
     let daemon = resource == "daemonsets";
     let places: Vec<Option<String>> = if daemon {
-        nodes
-            .iter()
-            .filter(fits)
-            .map(|n| n["metadata"]["name"].as_str().map(str::to_owned))
-            .collect()
+        nodes.iter().filter(fits).map(|n| n["metadata"]["name"].as_str().map(str::to_owned)).collect()
     } else {
-        let count = owner["spec"]["replicas"]
-            .as_u64()
-            .or(owner["spec"]["completions"].as_u64())
-            .unwrap_or(1);
+        let count = owner["spec"]["replicas"].as_u64().or(owner["spec"]["completions"].as_u64()).unwrap_or(1);
         vec![None; count.min(100) as usize]
     };
 
@@ -304,11 +230,8 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
     for (key, pod) in mine(state) {
         let node = pod["spec"]["nodeName"].as_str();
         let current = pod["metadata"]["labels"]["pod-template-hash"] == hash.as_str();
-        let wanted = if daemon {
-            places.iter().any(|p| p.as_deref() == node)
-        } else {
-            kept.len() < places.len()
-        };
+        let wanted =
+            if daemon { places.iter().any(|p| p.as_deref() == node) } else { kept.len() < places.len() };
         if current && wanted {
             kept.push(pod);
         } else {
@@ -317,8 +240,7 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
     }
     for (index, place) in places.iter().enumerate() {
         let exists = if daemon {
-            kept.iter()
-                .any(|p| p["spec"]["nodeName"].as_str() == place.as_deref())
+            kept.iter().any(|p| p["spec"]["nodeName"].as_str() == place.as_deref())
         } else {
             index < kept.len()
         };
@@ -354,10 +276,7 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
 
     let pods = mine(state);
     let (total, ready) = (pods.len(), pods.iter().filter(|(_, p)| is_ready(p)).count());
-    let done = pods
-        .iter()
-        .filter(|(_, p)| p["status"]["phase"] == "Succeeded")
-        .count();
+    let done = pods.iter().filter(|(_, p)| p["status"]["phase"] == "Succeeded").count();
     let observed = meta["generation"].as_u64().unwrap_or(1);
     let available = json!([{"type": "Available", "status": if ready >= places.len() { "True" } else { "False" },
         "reason": if ready >= places.len() { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" }}]);
@@ -386,10 +305,7 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
 /// One step in a pod's life: schedule, pull, run, finish; or stop being ready with its node.
 fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
     let mut pod = old.clone();
-    let containers: Vec<Value> = old["spec"]["containers"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
+    let containers: Vec<Value> = old["spec"]["containers"].as_array().cloned().unwrap_or_default();
     let Some(name) = old["spec"]["nodeName"].as_str() else {
         let wanted = &old["spec"]["nodeSelector"];
         let mut fitting: Vec<(usize, &str)> = nodes
@@ -398,13 +314,7 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             .filter(|n| wanted.is_null() || selector::matches_all(n, wanted))
             .filter_map(|n| n["metadata"]["name"].as_str())
             .map(|n| {
-                (
-                    state
-                        .list("api/v1", "pods", None)
-                        .filter(|(_, p)| p["spec"]["nodeName"] == n)
-                        .count(),
-                    n,
-                )
+                (state.list("api/v1", "pods", None).filter(|(_, p)| p["spec"]["nodeName"] == n).count(), n)
             })
             .collect();
         fitting.sort_unstable();
@@ -430,19 +340,10 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             "name": c["name"], "image": c["image"], "imageID": "", "ready": ready, "started": ready, "restartCount": 0, "state": state,
         })).collect()
     };
-    let unpullable = faults::get("image-pull")
-        .filter(|t| !t.is_empty())
-        .and_then(|t| {
-            containers.iter().find_map(|c| {
-                c["image"]
-                    .as_str()
-                    .filter(|i| i.contains(&t))
-                    .map(str::to_owned)
-            })
-        });
-    let once = old["spec"]["restartPolicy"]
-        .as_str()
-        .is_some_and(|p| p != "Always");
+    let unpullable = faults::get("image-pull").filter(|t| !t.is_empty()).and_then(|t| {
+        containers.iter().find_map(|c| c["image"].as_str().filter(|i| i.contains(&t)).map(str::to_owned))
+    });
+    let once = old["spec"]["restartPolicy"].as_str().is_some_and(|p| p != "Always");
     match phase {
         "Pending" if up => {
             if let Some(image) = unpullable {
@@ -450,10 +351,8 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
                 pod["status"]["containerStatuses"] = states(false, &waiting);
             } else {
                 let address = node["status"]["addresses"][0]["address"].clone();
-                let cidr = node["spec"]["podCIDR"]
-                    .as_str()
-                    .unwrap_or("10.42.0.0/24")
-                    .trim_end_matches("0/24");
+                let cidr =
+                    node["spec"]["podCIDR"].as_str().unwrap_or("10.42.0.0/24").trim_end_matches("0/24");
                 let ip = if old["spec"]["hostNetwork"] == true {
                     address.clone()
                 } else {
@@ -471,10 +370,8 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             pod["status"]["phase"] = json!("Succeeded");
             pod["status"]["conditions"] =
                 json!([{"type": "Ready", "status": "False", "reason": "PodCompleted"}]);
-            pod["status"]["containerStatuses"] = states(
-                false,
-                &json!({"terminated": {"exitCode": 0, "reason": "Completed"}}),
-            );
+            pod["status"]["containerStatuses"] =
+                states(false, &json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
         }
         "Running" if is_ready(old) != up => {
             for c in pod["status"]["conditions"]
@@ -511,9 +408,7 @@ fn tolerated(pod: &Value, node: &Value) -> bool {
 
 fn free_host(state: &State, network: &str) -> u8 {
     let used = |host: u8| {
-        state
-            .list("api/v1", "pods", None)
-            .any(|(_, p)| p["status"]["podIP"] == format!("{network}{host}"))
+        state.list("api/v1", "pods", None).any(|(_, p)| p["status"]["podIP"] == format!("{network}{host}"))
     };
     (2..=254).find(|h| !used(*h)).unwrap_or(255)
 }

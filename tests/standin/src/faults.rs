@@ -70,11 +70,7 @@ fn all() -> Vec<Found> {
             let name = file.file_name().to_string_lossy().into_owned();
             let bare = name.split('=').next().unwrap_or_default();
             if NAMES.contains(&bare) {
-                let whole = if name.contains('=') {
-                    name
-                } else {
-                    format!("{name}={}", text.trim())
-                };
+                let whole = if name.contains('=') { name } else { format!("{name}={}", text.trim()) };
                 found.extend(entry(&whole, Some(file.path())));
             } else {
                 found.extend(text.lines().filter_map(|l| entry(l, None)));
@@ -90,11 +86,7 @@ fn entry(text: &str, marker: Option<PathBuf>) -> Option<Found> {
         return None;
     }
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    Some(Found {
-        name: name.into(),
-        value: value.into(),
-        marker,
-    })
+    Some(Found { name: name.into(), value: value.into(), marker })
 }
 
 /// The fault's value (empty where it has none), read afresh at each call so that removal heals.
@@ -123,9 +115,7 @@ pub fn take(name: &str) -> Option<String> {
 pub fn at_start() {
     if let Some(value) = take("slow-start") {
         log::info(format!("stand-in fault slow-start: sleeping {value} s"));
-        std::thread::sleep(std::time::Duration::from_secs_f64(
-            value.parse().unwrap_or(10.0),
-        ));
+        std::thread::sleep(std::time::Duration::from_secs_f64(value.parse().unwrap_or(10.0)));
     }
     if take("unit-crash").is_some() {
         log::fatal("stand-in fault unit-crash: exiting");

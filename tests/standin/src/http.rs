@@ -26,17 +26,11 @@ pub struct Request {
 
 impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
@@ -48,19 +42,11 @@ pub struct Response {
 
 impl Response {
     pub fn text(status: u16, body: impl Into<String>) -> Self {
-        Response {
-            status,
-            content_type: "text/plain",
-            body: body.into().into_bytes(),
-        }
+        Response { status, content_type: "text/plain", body: body.into().into_bytes() }
     }
 
     pub fn json(status: u16, body: &Value) -> Self {
-        Response {
-            status,
-            content_type: "application/json",
-            body: body.to_string().into_bytes(),
-        }
+        Response { status, content_type: "application/json", body: body.to_string().into_bytes() }
     }
 
     /// A kubernetes Status object.
@@ -107,13 +93,11 @@ pub fn serve(listener: &TcpListener, tls: &Arc<ServerConfig>, handler: &Arc<Hand
             continue; // Dropping the socket refuses the connection.
         }
         let (tls, handler, guard) = (tls.clone(), handler.clone(), Guard::new(&live));
-        let spawned = std::thread::Builder::new()
-            .stack_size(512 << 10)
-            .spawn(move || {
-                let _guard = guard;
-                // A peer that goes away or speaks nonsense is its own problem.
-                let _ = connection(socket, tls, &*handler);
-            });
+        let spawned = std::thread::Builder::new().stack_size(512 << 10).spawn(move || {
+            let _guard = guard;
+            // A peer that goes away or speaks nonsense is its own problem.
+            let _ = connection(socket, tls, &*handler);
+        });
         drop(spawned);
     }
 }
@@ -140,16 +124,10 @@ fn connection(socket: TcpStream, tls: Arc<ServerConfig>, handler: &Handler) -> i
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
     let mut stream = BufReader::new(StreamOwned::new(connection, socket));
     while let Some(mut request) = read_request(&mut stream)? {
-        request.certificate = stream
-            .get_ref()
-            .conn
-            .peer_certificates()
-            .and_then(|c| c.first())
-            .map(|c| c.as_ref().to_vec());
+        request.certificate =
+            stream.get_ref().conn.peer_certificates().and_then(|c| c.first()).map(|c| c.as_ref().to_vec());
         let response = handler(&request);
-        let close = request
-            .header("connection")
-            .is_some_and(|c| c.eq_ignore_ascii_case("close"));
+        let close = request.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
         let head = format!(
             "HTTP/1.1 {} {}\r\nServer: k3s-standin\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}\r\n",
             response.status,
@@ -176,10 +154,7 @@ fn connection(socket: TcpStream, tls: Arc<ServerConfig>, handler: &Handler) -> i
 /// A line without its end; `None` at the end of the stream.
 pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
-    stream
-        .by_ref()
-        .take(64 << 10)
-        .read_until(b'\n', &mut line)?;
+    stream.by_ref().take(64 << 10).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);
     }
@@ -201,12 +176,7 @@ pub fn read_headers(stream: &mut impl BufRead) -> io::Result<Vec<(String, String
 }
 
 pub fn read_body(stream: &mut impl BufRead, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
-    let header = |name: &str| {
-        headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
-    };
+    let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     let mut body = Vec::new();
     if header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
         loop {
@@ -226,9 +196,7 @@ pub fn read_body(stream: &mut impl BufRead, headers: &[(String, String)]) -> io:
             read_line(stream)?;
         }
     }
-    let length = header("content-length")
-        .and_then(|l| l.parse().ok())
-        .unwrap_or(0);
+    let length = header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
     if length > MAX_BODY {
         return Err(io::ErrorKind::InvalidData.into());
     }
@@ -246,13 +214,8 @@ fn read_request<S: Read + Write>(stream: &mut BufReader<S>) -> io::Result<Option
         return Err(io::ErrorKind::InvalidData.into());
     };
     let headers = read_headers(stream)?;
-    if headers
-        .iter()
-        .any(|(n, v)| n == "expect" && v.eq_ignore_ascii_case("100-continue"))
-    {
-        stream
-            .get_mut()
-            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    if headers.iter().any(|(n, v)| n == "expect" && v.eq_ignore_ascii_case("100-continue")) {
+        stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         stream.get_mut().flush()?;
     }
     let body = read_body(stream, &headers)?;
@@ -280,9 +243,7 @@ fn decode(text: &str) -> String {
         match b {
             b'%' => {
                 let pair: Vec<u8> = bytes.by_ref().take(2).collect();
-                let byte = std::str::from_utf8(&pair)
-                    .ok()
-                    .and_then(|p| u8::from_str_radix(p, 16).ok());
+                let byte = std::str::from_utf8(&pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
                 out.push(byte.unwrap_or(b'?'));
             }
             b'+' => out.push(b' '),

@@ -56,19 +56,11 @@ pub fn read(path: &Path) -> Result<Access, Error> {
     let cluster = named("clusters", &context["cluster"])["cluster"].clone();
     let user = named("users", &context["user"])["user"].clone();
     let data = |value: &Value| -> Result<String, Error> {
-        Ok(String::from_utf8(STANDARD.decode(
-            value.as_str().ok_or("missing certificate data")?,
-        )?)?)
+        Ok(String::from_utf8(STANDARD.decode(value.as_str().ok_or("missing certificate data")?)?)?)
     };
     Ok(Access {
-        server: cluster["server"]
-            .as_str()
-            .ok_or("no server in the current context")?
-            .to_owned(),
+        server: cluster["server"].as_str().ok_or("no server in the current context")?.to_owned(),
         ca: data(&cluster["certificate-authority-data"])?,
-        pair: Pair {
-            cert: data(&user["client-certificate-data"])?,
-            key: data(&user["client-key-data"])?,
-        },
+        pair: Pair { cert: data(&user["client-certificate-data"])?, key: data(&user["client-key-data"])? },
     })
 }

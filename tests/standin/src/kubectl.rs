@@ -24,10 +24,7 @@ impl Connection {
         let path = kubeconfig::locate(flag);
         let access = kubeconfig::read(&path).map_err(|e| {
             if path.exists() {
-                format!(
-                    "error: error loading config file \"{}\": {e}",
-                    path.display()
-                )
+                format!("error: error loading config file \"{}\": {e}", path.display())
             } else if flag.is_some() || std::env::var("KUBECONFIG").is_ok() {
                 format!("error: stat {}: no such file or directory", path.display())
             } else {
@@ -37,39 +34,25 @@ impl Connection {
         })?;
         let client = Client::new(&access.server, Some(&access.ca), Some(&access.pair))
             .map_err(|e| format!("error: {e}"))?;
-        Ok(Connection {
-            client,
-            ca: access.ca,
-            server: access.server,
-        })
+        Ok(Connection { client, ca: access.ca, server: access.server })
     }
 
-    fn call(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(u16, Vec<u8>), String> {
-        let kind = if method == "PATCH" {
-            "application/strategic-merge-patch+json"
-        } else {
-            "application/json"
-        };
-        let answer = self
-            .client
-            .send(method, path, body.map(|b| (kind, b.to_string())))
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::ConnectionRefused => refused(&self.client.authority()),
-                _ => format!("Unable to connect to the server: {e}"),
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), String> {
+        let kind =
+            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let answer =
+            self.client.send(method, path, body.map(|b| (kind, b.to_string()))).map_err(|e| {
+                match e.kind() {
+                    std::io::ErrorKind::ConnectionRefused => refused(&self.client.authority()),
+                    _ => format!("Unable to connect to the server: {e}"),
+                }
             })?;
         if answer.ok() {
             return Ok((answer.status, answer.body));
         }
         let status = answer.json();
         let reason = status["reason"].as_str().unwrap_or("InternalError");
-        let message = status["message"]
-            .as_str()
-            .map_or_else(|| answer.text(), str::to_owned);
+        let message = status["message"].as_str().map_or_else(|| answer.text(), str::to_owned);
         Err(match answer.status {
             401 => "error: You must be logged in to the server (Unauthorized)".into(),
             _ => format!("Error from server ({reason}): {message}"),
@@ -88,9 +71,7 @@ impl Connection {
 }
 
 fn refused(authority: &str) -> String {
-    format!(
-        "The connection to the server {authority} was refused - did you specify the right host or port?"
-    )
+    format!("The connection to the server {authority} was refused - did you specify the right host or port?")
 }
 
 /// The command line, taken apart once. Flags may stand anywhere.
@@ -131,24 +112,18 @@ const VALUED: &[&str] = &[
 
 impl Line {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut line = Line {
-            words: vec![],
-            flags: vec![],
-        };
+        let mut line = Line { words: vec![], flags: vec![] };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             if argument == "--raw" && line.word(0) == "config" {
                 line.flags.push((argument.clone(), "true".into()));
             } else if argument == "-" || !argument.starts_with('-') {
                 line.words.push(argument.clone());
-            } else if let Some((name, value)) =
-                argument.split_once('=').filter(|(n, _)| n.starts_with('-'))
-            {
+            } else if let Some((name, value)) = argument.split_once('=').filter(|(n, _)| n.starts_with('-')) {
                 line.flags.push((name.into(), value.into()));
             } else if VALUED.contains(&argument.as_str()) {
-                let value = rest
-                    .next()
-                    .ok_or_else(|| format!("error: flag needs an argument: {argument}"))?;
+                let value =
+                    rest.next().ok_or_else(|| format!("error: flag needs an argument: {argument}"))?;
                 line.flags.push((argument.clone(), value.clone()));
             } else if let Some(name) = VALUED
                 .iter()
@@ -163,11 +138,7 @@ impl Line {
     }
 
     fn get(&self, names: &[&str]) -> Option<&str> {
-        self.flags
-            .iter()
-            .rev()
-            .find(|(n, _)| names.contains(&n.as_str()))
-            .map(|(_, v)| v.as_str())
+        self.flags.iter().rev().find(|(n, _)| names.contains(&n.as_str())).map(|(_, v)| v.as_str())
     }
 
     fn on(&self, names: &[&str]) -> bool {
@@ -183,11 +154,7 @@ impl Line {
     }
 
     fn timeout(&self, default: u64) -> Duration {
-        Duration::from_secs(
-            self.get(&["--timeout"])
-                .and_then(duration)
-                .unwrap_or(default),
-        )
+        Duration::from_secs(self.get(&["--timeout"]).and_then(duration).unwrap_or(default))
     }
 
     fn word(&self, index: usize) -> &str {
@@ -247,10 +214,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
         "cluster-info" => {
             let connection = open()?;
             connection.read("/version")?;
-            println!(
-                "Kubernetes control plane (k3s stand-in) is running at {}",
-                connection.server
-            );
+            println!("Kubernetes control plane (k3s stand-in) is running at {}", connection.server);
             Ok(())
         }
         "auth" if line.word(1) == "can-i" => {
@@ -276,7 +240,9 @@ fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 fn resource(word: &str) -> Result<&'static Resource, String> {
-    resources::by_word(word).ok_or_else(|| format!("error: the server doesn't have a resource type \"{word}\" (k3s stand-in does not know it)"))
+    resources::by_word(word).ok_or_else(|| {
+        format!("error: the server doesn't have a resource type \"{word}\" (k3s stand-in does not know it)")
+    })
 }
 
 fn url(resource: &Resource, namespace: Option<&str>, name: Option<&str>) -> String {
@@ -352,11 +318,7 @@ fn get(line: &Line, connection: &Connection) -> Result<(), String> {
             }
             Ok(mut list) => {
                 let (kind, version) = (resource.kind, resource.api_version());
-                for item in list["items"]
-                    .as_array_mut()
-                    .map(std::mem::take)
-                    .unwrap_or_default()
-                {
+                for item in list["items"].as_array_mut().map(std::mem::take).unwrap_or_default() {
                     let mut item = item;
                     item["kind"] = json!(kind);
                     item["apiVersion"] = json!(version);
@@ -378,10 +340,7 @@ fn get(line: &Line, connection: &Connection) -> Result<(), String> {
         }
     };
     match line.output() {
-        "json" => println!(
-            "{}",
-            serde_json::to_string_pretty(&whole()).unwrap_or_default()
-        ),
+        "json" => println!("{}", serde_json::to_string_pretty(&whole()).unwrap_or_default()),
         "yaml" => print!("{}", serde_yaml::to_string(&whole()).unwrap_or_default()),
         "name" => {
             for (resource, object) in &items {
@@ -411,11 +370,7 @@ fn get(line: &Line, connection: &Connection) -> Result<(), String> {
             _ => eprintln!("No resources found"),
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors.join("\n"))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
 
 /// `{.a.b[0].c}`, `[*]` and `[?(@.type=="Ready")]`, with text around; no `range`.
@@ -424,16 +379,10 @@ fn jsonpath(root: &Value, template: &str) -> Result<String, String> {
     let mut rest = template;
     while let Some(start) = rest.find('{') {
         out += &rest[..start];
-        let end = rest[start..]
-            .find('}')
-            .ok_or("error: error parsing jsonpath: unclosed action")?
-            + start;
+        let end = rest[start..].find('}').ok_or("error: error parsing jsonpath: unclosed action")? + start;
         let expression = &rest[start + 1..end];
         rest = &rest[end + 1..];
-        if let Some(text) = expression
-            .strip_prefix('"')
-            .and_then(|e| e.strip_suffix('"'))
-        {
+        if let Some(text) = expression.strip_prefix('"').and_then(|e| e.strip_suffix('"')) {
             out += &text.replace("\\n", "\n").replace("\\t", "\t");
             continue;
         }
@@ -442,15 +391,10 @@ fn jsonpath(root: &Value, template: &str) -> Result<String, String> {
             found = found
                 .into_iter()
                 .flat_map(|value| match step.as_str() {
-                    "*" => value
-                        .as_array()
-                        .map(|a| a.iter().collect())
-                        .unwrap_or_default(),
+                    "*" => value.as_array().map(|a| a.iter().collect()).unwrap_or_default(),
                     s if s.starts_with("?(@.") => {
-                        let (field, wanted) = s[4..]
-                            .trim_end_matches(')')
-                            .split_once("==")
-                            .unwrap_or_default();
+                        let (field, wanted) =
+                            s[4..].trim_end_matches(')').split_once("==").unwrap_or_default();
                         let wanted = wanted.trim_matches(['"', '\'', ' ']);
                         value
                             .as_array()
@@ -464,10 +408,8 @@ fn jsonpath(root: &Value, template: &str) -> Result<String, String> {
                 })
                 .collect();
         }
-        let texts: Vec<String> = found
-            .into_iter()
-            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-            .collect();
+        let texts: Vec<String> =
+            found.into_iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
         out += &texts.join(" ");
     }
     Ok(out + rest)
@@ -523,27 +465,17 @@ fn table(line: &Line, items: &[(&Resource, Value)], everywhere: bool) {
                 rows.push(header);
             }
             if kinds.len() > 1
-                && let Some(name) = row
-                    .iter_mut()
-                    .find(|c| **c == text(&object["metadata"]["name"]))
+                && let Some(name) = row.iter_mut().find(|c| **c == text(&object["metadata"]["name"]))
             {
                 *name = format!("{}/{name}", kind.qualified(&kind.singular()));
             }
             rows.push(row);
         }
-        let width = |column: usize| {
-            rows.iter()
-                .filter_map(|r| r.get(column))
-                .map(String::len)
-                .max()
-                .unwrap_or(0)
-        };
+        let width =
+            |column: usize| rows.iter().filter_map(|r| r.get(column)).map(String::len).max().unwrap_or(0);
         for row in &rows {
-            let cells: Vec<String> = row
-                .iter()
-                .enumerate()
-                .map(|(i, c)| format!("{c:<w$}", w = width(i)))
-                .collect();
+            let cells: Vec<String> =
+                row.iter().enumerate().map(|(i, c)| format!("{c:<w$}", w = width(i))).collect();
             println!("{}", cells.join("   ").trim_end());
         }
     }
@@ -552,11 +484,7 @@ fn table(line: &Line, items: &[(&Resource, Value)], everywhere: bool) {
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(
         || {
-            if value.is_null() {
-                String::new()
-            } else {
-                value.to_string()
-            }
+            if value.is_null() { String::new() } else { value.to_string() }
         },
         str::to_owned,
     )
@@ -572,11 +500,7 @@ fn address(node: &Value, kind: &str) -> String {
 }
 
 fn node_status(node: &Value) -> String {
-    let ready = node["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|c| c["type"] == "Ready");
+    let ready = node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
     let mut status = match ready.and_then(|c| c["status"].as_str()) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -592,36 +516,21 @@ fn node_status(node: &Value) -> String {
 fn columns(kind: &Resource, object: &Value, wide: bool) -> (Vec<&'static str>, Vec<String>) {
     let meta = &object["metadata"];
     let status = &object["status"];
-    let (name, age) = (
-        text(&meta["name"]),
-        util::age(meta["creationTimestamp"].as_str().unwrap_or_default()),
-    );
+    let (name, age) =
+        (text(&meta["name"]), util::age(meta["creationTimestamp"].as_str().unwrap_or_default()));
     match kind.kind {
         "Node" => {
             let mut roles: Vec<String> = meta["labels"]
                 .as_object()
                 .into_iter()
                 .flatten()
-                .filter_map(|(k, _)| {
-                    k.strip_prefix("node-role.kubernetes.io/")
-                        .map(str::to_owned)
-                })
+                .filter_map(|(k, _)| k.strip_prefix("node-role.kubernetes.io/").map(str::to_owned))
                 .collect();
             roles.sort();
-            let roles = if roles.is_empty() {
-                "<none>".into()
-            } else {
-                roles.join(",")
-            };
+            let roles = if roles.is_empty() { "<none>".into() } else { roles.join(",") };
             let info = &status["nodeInfo"];
             let mut header = vec!["NAME", "STATUS", "ROLES", "AGE", "VERSION"];
-            let mut row = vec![
-                name,
-                node_status(object),
-                roles,
-                age,
-                text(&info["kubeletVersion"]),
-            ];
+            let mut row = vec![name, node_status(object), roles, age, text(&info["kubeletVersion"])];
             if wide {
                 header.extend([
                     "INTERNAL-IP",
@@ -641,27 +550,18 @@ fn columns(kind: &Resource, object: &Value, wide: bool) -> (Vec<&'static str>, V
             (header, row)
         }
         "Pod" => {
-            let containers = status["containerStatuses"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
+            let containers = status["containerStatuses"].as_array().cloned().unwrap_or_default();
             let total = object["spec"]["containers"].as_array().map_or(0, Vec::len);
             let ready = containers.iter().filter(|c| c["ready"] == true).count();
             let reason = containers.iter().find_map(|c| {
-                c["state"]["waiting"]["reason"]
-                    .as_str()
-                    .or(c["state"]["terminated"]["reason"].as_str())
+                c["state"]["waiting"]["reason"].as_str().or(c["state"]["terminated"]["reason"].as_str())
             });
             let shown = reason.map_or_else(|| text(&status["phase"]), str::to_owned);
             let mut header = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
             let mut row = vec![name, format!("{ready}/{total}"), shown, "0".into(), age];
             if wide {
                 let or_none = |v: &Value| {
-                    if v.is_string() {
-                        text(v)
-                    } else {
-                        "<none>".into()
-                    }
+                    if v.is_string() { text(v) } else { "<none>".into() }
                 };
                 header.extend(["IP", "NODE", "NOMINATED NODE", "READINESS GATES"]);
                 row.extend([
@@ -681,32 +581,19 @@ fn columns(kind: &Resource, object: &Value, wide: bool) -> (Vec<&'static str>, V
                     util::age(object["lastTimestamp"].as_str().unwrap_or_default()),
                     text(&object["type"]),
                     text(&object["reason"]),
-                    format!(
-                        "{}/{}",
-                        text(&involved["kind"]).to_lowercase(),
-                        text(&involved["name"])
-                    ),
+                    format!("{}/{}", text(&involved["kind"]).to_lowercase(), text(&involved["name"])),
                     text(&object["message"]),
                 ],
             )
         }
-        "Namespace" => (
-            vec!["NAME", "STATUS", "AGE"],
-            vec![name, text(&status["phase"]), age],
-        ),
+        "Namespace" => (vec!["NAME", "STATUS", "AGE"], vec![name, text(&status["phase"]), age]),
         "Secret" => {
             let count = object["data"].as_object().map_or(0, serde_json::Map::len);
-            (
-                vec!["NAME", "TYPE", "DATA", "AGE"],
-                vec![name, text(&object["type"]), count.to_string(), age],
-            )
+            (vec!["NAME", "TYPE", "DATA", "AGE"], vec![name, text(&object["type"]), count.to_string(), age])
         }
         "ConfigMap" => {
             let count = object["data"].as_object().map_or(0, serde_json::Map::len);
-            (
-                vec!["NAME", "DATA", "AGE"],
-                vec![name, count.to_string(), age],
-            )
+            (vec!["NAME", "DATA", "AGE"], vec![name, count.to_string(), age])
         }
         "Deployment" => {
             let n = |field: &str| status[field].as_u64().unwrap_or(0);
@@ -714,11 +601,7 @@ fn columns(kind: &Resource, object: &Value, wide: bool) -> (Vec<&'static str>, V
                 vec!["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"],
                 vec![
                     name,
-                    format!(
-                        "{}/{}",
-                        n("readyReplicas"),
-                        object["spec"]["replicas"].as_u64().unwrap_or(1)
-                    ),
+                    format!("{}/{}", n("readyReplicas"), object["spec"]["replicas"].as_u64().unwrap_or(1)),
                     n("updatedReplicas").to_string(),
                     n("availableReplicas").to_string(),
                     age,
@@ -732,27 +615,10 @@ fn columns(kind: &Resource, object: &Value, wide: bool) -> (Vec<&'static str>, V
                 .flatten()
                 .map(|p| format!("{}/{}", p["port"], p["protocol"].as_str().unwrap_or("TCP")))
                 .collect();
-            let kind = object["spec"]["type"]
-                .as_str()
-                .unwrap_or("ClusterIP")
-                .to_owned();
+            let kind = object["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
             (
-                vec![
-                    "NAME",
-                    "TYPE",
-                    "CLUSTER-IP",
-                    "EXTERNAL-IP",
-                    "PORT(S)",
-                    "AGE",
-                ],
-                vec![
-                    name,
-                    kind,
-                    text(&object["spec"]["clusterIP"]),
-                    "<none>".into(),
-                    ports.join(","),
-                    age,
-                ],
+                vec!["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"],
+                vec![name, kind, text(&object["spec"]["clusterIP"]), "<none>".into(), ports.join(","), age],
             )
         }
         _ => (vec!["NAME", "AGE"], vec![name, age]),
@@ -765,11 +631,7 @@ fn delete(line: &Line, connection: &Connection) -> Result<(), String> {
     if line.get(&["-f", "--filename"]).is_some() {
         for object in documents(line)? {
             let resource = kind_of(&object)?;
-            wanted.push((
-                resource,
-                namespace_of(line, &object),
-                text(&object["metadata"]["name"]),
-            ));
+            wanted.push((resource, namespace_of(line, &object), text(&object["metadata"]["name"])));
         }
     } else {
         for (resource, name) in targets(line, 1)? {
@@ -780,37 +642,21 @@ fn delete(line: &Line, connection: &Connection) -> Result<(), String> {
         }
     }
     for (resource, namespace, name) in wanted {
-        match connection.write(
-            "DELETE",
-            &url(resource, Some(&namespace), Some(&name)),
-            &json!({}),
-        ) {
+        match connection.write("DELETE", &url(resource, Some(&namespace), Some(&name)), &json!({})) {
             Ok(_) => {
-                let place = if resource.namespaced {
-                    format!(" from {namespace} namespace")
-                } else {
-                    String::new()
-                };
-                println!(
-                    "{} \"{name}\" deleted{place}",
-                    resource.qualified(&resource.singular())
-                );
+                let place =
+                    if resource.namespaced { format!(" from {namespace} namespace") } else { String::new() };
+                println!("{} \"{name}\" deleted{place}", resource.qualified(&resource.singular()));
             }
             Err(e) if line.on(&["--ignore-not-found"]) && e.contains("(NotFound)") => {}
             Err(e) => errors.push(e),
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors.join("\n"))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
 
 fn namespace_of(line: &Line, object: &Value) -> String {
-    object["metadata"]["namespace"]
-        .as_str()
-        .map_or_else(|| line.namespace().to_owned(), str::to_owned)
+    object["metadata"]["namespace"].as_str().map_or_else(|| line.namespace().to_owned(), str::to_owned)
 }
 
 fn kind_of(object: &Value) -> Result<&'static Resource, String> {
@@ -825,16 +671,10 @@ fn kind_of(object: &Value) -> Result<&'static Resource, String> {
 fn documents(line: &Line) -> Result<Vec<Value>, String> {
     use serde::de::Deserialize as _;
     let mut texts = vec![];
-    for (_, file) in line
-        .flags
-        .iter()
-        .filter(|(n, _)| n == "-f" || n == "--filename")
-    {
+    for (_, file) in line.flags.iter().filter(|(n, _)| n == "-f" || n == "--filename") {
         if file == "-" {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|e| format!("error: {e}"))?;
+            std::io::stdin().read_to_string(&mut text).map_err(|e| format!("error: {e}"))?;
             texts.push(text);
             continue;
         }
@@ -845,18 +685,14 @@ fn documents(line: &Line) -> Result<Vec<Value>, String> {
                 .map_err(|e| format!("error: {e}"))?
                 .flatten()
                 .map(|e| e.path())
-                .filter(|p| {
-                    p.extension()
-                        .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-                })
+                .filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"))
                 .collect();
             files.sort();
         }
         for file in files {
             texts.push(
-                std::fs::read_to_string(&file).map_err(|_| {
-                    format!("error: the path \"{}\" does not exist", file.display())
-                })?,
+                std::fs::read_to_string(&file)
+                    .map_err(|_| format!("error: the path \"{}\" does not exist", file.display()))?,
             );
         }
     }
@@ -874,9 +710,7 @@ fn documents(line: &Line) -> Result<Vec<Value>, String> {
                 (Some(_), _) => objects.push(value),
                 (None, _) if value.is_null() => {}
                 (None, _) => {
-                    return Err(
-                        "error: error validating data: [apiVersion not set, kind not set]".into(),
-                    );
+                    return Err("error: error validating data: [apiVersion not set, kind not set]".into());
                 }
             }
         }
@@ -886,8 +720,7 @@ fn documents(line: &Line) -> Result<Vec<Value>, String> {
 
 fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), String> {
     if create_only && matches!(line.word(1), "namespace" | "ns") {
-        let body =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": line.word(2)}});
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": line.word(2)}});
         connection.write("POST", "/api/v1/namespaces", &body)?;
         println!("namespace/{} created", line.word(2));
         return Ok(());
@@ -908,34 +741,24 @@ fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), 
         let name = text(&object["metadata"]["name"]);
         let shown = format!("{}/{name}", resource.qualified(&resource.singular()));
         let result = match connection.read(&url(resource, Some(&namespace), Some(&name))) {
-            Ok(old) if !create_only => connection
-                .write(
-                    "PATCH",
-                    &url(resource, Some(&namespace), Some(&name)),
-                    &object,
-                )
-                .map(|new| {
+            Ok(old) if !create_only => {
+                connection.write("PATCH", &url(resource, Some(&namespace), Some(&name)), &object).map(|new| {
                     if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
                         "unchanged"
                     } else {
                         "configured"
                     }
-                }),
+                })
+            }
             Err(e) if !e.contains("(NotFound)") => Err(e),
-            _ => connection
-                .write("POST", &url(resource, Some(&namespace), None), &object)
-                .map(|_| "created"),
+            _ => connection.write("POST", &url(resource, Some(&namespace), None), &object).map(|_| "created"),
         };
         match result {
             Ok(what) => println!("{shown} {what}"),
             Err(e) => errors.push(e),
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors.join("\n"))
-    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
 
 fn cordon(connection: &Connection, name: &str, on: bool) -> Result<(), String> {
@@ -956,24 +779,13 @@ fn cordon(connection: &Connection, name: &str, on: bool) -> Result<(), String> {
 fn drain(line: &Line, connection: &Connection) -> Result<(), String> {
     let name = line.word(1).trim_start_matches("node/");
     cordon(connection, name, true)?;
-    let list = connection.read(&format!(
-        "/api/v1/pods?fieldSelector=spec.nodeName%3D{name}"
-    ))?;
+    let list = connection.read(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{name}"))?;
     let pods: Vec<Value> = list["items"].as_array().cloned().unwrap_or_default();
     let daemon = |p: &Value| p["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet";
-    let full = |p: &Value| {
-        format!(
-            "{}/{}",
-            text(&p["metadata"]["namespace"]),
-            text(&p["metadata"]["name"])
-        )
-    };
+    let full = |p: &Value| format!("{}/{}", text(&p["metadata"]["namespace"]), text(&p["metadata"]["name"]));
     let daemons: Vec<String> = pods.iter().filter(|p| daemon(p)).map(full).collect();
-    let bare: Vec<String> = pods
-        .iter()
-        .filter(|p| p["metadata"]["ownerReferences"].is_null())
-        .map(full)
-        .collect();
+    let bare: Vec<String> =
+        pods.iter().filter(|p| p["metadata"]["ownerReferences"].is_null()).map(full).collect();
     if !daemons.is_empty() && !line.on(&["--ignore-daemonsets"]) {
         return Err(format!(
             "error: unable to drain node \"{name}\" due to error: cannot delete DaemonSet-managed Pods (use --ignore-daemonsets to ignore): {}, continuing command...",
@@ -988,10 +800,7 @@ fn drain(line: &Line, connection: &Connection) -> Result<(), String> {
     }
     for pod in pods.iter().filter(|p| !daemon(p)) {
         println!("evicting pod {}", full(pod));
-        let (namespace, pod) = (
-            text(&pod["metadata"]["namespace"]),
-            text(&pod["metadata"]["name"]),
-        );
+        let (namespace, pod) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
         connection.write(
             "POST",
             &format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction"),
@@ -1013,10 +822,7 @@ fn mark(line: &Line, connection: &Connection) -> Result<(), String> {
     let resource = resource(kind)?;
     let path = url(resource, Some(line.namespace()), Some(name));
     let object = connection.read(&path)?;
-    let mut taints: Vec<Value> = object["spec"]["taints"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
+    let mut taints: Vec<Value> = object["spec"]["taints"].as_array().cloned().unwrap_or_default();
     let mut fields = json!({});
     for change in &line.words[from.min(line.words.len())..] {
         if let Some(key) = change.strip_suffix('-') {
@@ -1072,9 +878,7 @@ fn wait(line: &Line, connection: &Connection) -> Result<(), String> {
         Some(("condition", rest)) => rest.split_once('=').unwrap_or((rest, "True")),
         None if condition == "delete" => ("delete", ""),
         _ => {
-            return Err(format!(
-                "error: unrecognized condition: {condition:?} (k3s stand-in)"
-            ));
+            return Err(format!("error: unrecognized condition: {condition:?} (k3s stand-in)"));
         }
     };
     let mut waiting: Vec<(&Resource, String)> = vec![];
@@ -1105,26 +909,20 @@ fn wait(line: &Line, connection: &Connection) -> Result<(), String> {
     for (resource, name) in waiting {
         let shown = format!("{}/{name}", resource.qualified(&resource.singular()));
         let path = url(resource, Some(line.namespace()), Some(&name));
-        let met = poll(
-            end.saturating_duration_since(Instant::now()),
-            || match connection.read(&path) {
-                Err(e) if wanted == "delete" && e.contains("(NotFound)") => Ok(Some(())),
-                Err(e) => Err(e),
-                Ok(_) if wanted == "delete" => Ok(None),
-                Ok(o) if wanted == "Ready" && value == "True" => Ok(is_ready(&o).then_some(())),
-                Ok(o) => Ok(o["status"]["conditions"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .any(|c| {
-                        c["type"] == wanted
-                            && c["status"]
-                                .as_str()
-                                .is_some_and(|s| s.eq_ignore_ascii_case(value))
-                    })
-                    .then_some(())),
-            },
-        )?;
+        let met = poll(end.saturating_duration_since(Instant::now()), || match connection.read(&path) {
+            Err(e) if wanted == "delete" && e.contains("(NotFound)") => Ok(Some(())),
+            Err(e) => Err(e),
+            Ok(_) if wanted == "delete" => Ok(None),
+            Ok(o) if wanted == "Ready" && value == "True" => Ok(is_ready(&o).then_some(())),
+            Ok(o) => Ok(o["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| {
+                    c["type"] == wanted && c["status"].as_str().is_some_and(|s| s.eq_ignore_ascii_case(value))
+                })
+                .then_some(())),
+        })?;
         match met {
             Some(()) if wanted == "delete" => {}
             Some(()) => println!("{shown} condition met"),
@@ -1134,11 +932,7 @@ fn wait(line: &Line, connection: &Connection) -> Result<(), String> {
             )),
         }
     }
-    if late.is_empty() {
-        Ok(())
-    } else {
-        Err(late.join("\n"))
-    }
+    if late.is_empty() { Ok(()) } else { Err(late.join("\n")) }
 }
 
 fn rollout(line: &Line, connection: &Connection) -> Result<(), String> {
@@ -1154,13 +948,9 @@ fn rollout(line: &Line, connection: &Connection) -> Result<(), String> {
             let n = |field: &str| object["status"][field].as_u64().unwrap_or(0);
             let (ready, wanted) = match resource.kind {
                 "DaemonSet" => (n("numberAvailable"), n("desiredNumberScheduled")),
-                _ => (
-                    n("availableReplicas"),
-                    object["spec"]["replicas"].as_u64().unwrap_or(1),
-                ),
+                _ => (n("availableReplicas"), object["spec"]["replicas"].as_u64().unwrap_or(1)),
             };
-            let seen =
-                n("observedGeneration") >= object["metadata"]["generation"].as_u64().unwrap_or(1);
+            let seen = n("observedGeneration") >= object["metadata"]["generation"].as_u64().unwrap_or(1);
             if seen && ready >= wanted {
                 return Ok(Some(()));
             }
@@ -1190,24 +980,14 @@ fn version(line: &Line, connection: Result<Connection, String>) -> Result<(), St
         if let Ok(server) = &server {
             both["serverVersion"] = server.clone();
         }
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&both).unwrap_or_default()
-        );
+        println!("{}", serde_json::to_string_pretty(&both).unwrap_or_default());
     } else {
         println!("Client Version: {client} (k3s stand-in)");
         if let Ok(server) = &server {
-            println!(
-                "Server Version: {} (k3s stand-in)",
-                text(&server["gitVersion"])
-            );
+            println!("Server Version: {} (k3s stand-in)", text(&server["gitVersion"]));
         }
     }
-    if line.on(&["--client"]) {
-        Ok(())
-    } else {
-        server.map(|_| ())
-    }
+    if line.on(&["--client"]) { Ok(()) } else { server.map(|_| ()) }
 }
 
 /// The configuration with its secrets taken out, as the real one shows it without `--raw`.
@@ -1238,20 +1018,10 @@ mod tests {
             {"metadata": {"name": "b"}, "status": {"conditions": [{"type": "Ready", "status": "False"}]}},
         ]});
         assert_eq!(jsonpath(&list, "{.items[*].metadata.name}").unwrap(), "a b");
+        assert_eq!(jsonpath(&list, "{.items[1].metadata.name}{\"\\n\"}").unwrap(), "b\n");
+        assert_eq!(jsonpath(&list, "{.items[0].metadata.labels.x\\.y/z}").unwrap(), "1");
         assert_eq!(
-            jsonpath(&list, "{.items[1].metadata.name}{\"\\n\"}").unwrap(),
-            "b\n"
-        );
-        assert_eq!(
-            jsonpath(&list, "{.items[0].metadata.labels.x\\.y/z}").unwrap(),
-            "1"
-        );
-        assert_eq!(
-            jsonpath(
-                &list,
-                "{.items[*].status.conditions[?(@.type==\"Ready\")].status}"
-            )
-            .unwrap(),
+            jsonpath(&list, "{.items[*].status.conditions[?(@.type==\"Ready\")].status}").unwrap(),
             "True False"
         );
         assert!(jsonpath(&list, "{range .items[*]}").is_err());

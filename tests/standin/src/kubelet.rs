@@ -24,18 +24,14 @@ pub fn node_ips(config: &Config) -> Vec<String> {
     let given = config.list("node-ip");
     if given.is_empty() {
         if !has_default_route() {
-            log::fatal(
-                "Error: no default routes found in \"/proc/net/route\" or \"/proc/net/ipv6_route\"",
-            );
+            log::fatal("Error: no default routes found in \"/proc/net/route\" or \"/proc/net/ipv6_route\"");
         }
-        return vec![
-            default_address().unwrap_or_else(|| log::fatal("Error: no default routes found")),
-        ];
+        return vec![default_address().unwrap_or_else(|| log::fatal("Error: no default routes found"))];
     }
     for ip in &given {
-        let address: IpAddr = ip.parse().unwrap_or_else(|_| {
-            log::fatal(format!("Error: invalid node-ip: invalid ip format '{ip}'"))
-        });
+        let address: IpAddr = ip
+            .parse()
+            .unwrap_or_else(|_| log::fatal(format!("Error: invalid node-ip: invalid ip format '{ip}'")));
         if UdpSocket::bind((address, 0)).is_err() {
             log::fatal(format!(
                 "Error: failed to start networking: failed to find interface with specified node ip {ip}"
@@ -47,10 +43,7 @@ pub fn node_ips(config: &Config) -> Vec<String> {
 
 fn has_default_route() -> bool {
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    routes
-        .lines()
-        .skip(1)
-        .any(|l| l.split_whitespace().nth(1) == Some("00000000"))
+    routes.lines().skip(1).any(|l| l.split_whitespace().nth(1) == Some("00000000"))
 }
 
 /// The kernel's choice of source address; connecting a UDP socket sends nothing.
@@ -80,16 +73,9 @@ pub fn run(config: &Config, joined: &Joined) {
         }
         std::thread::sleep(Duration::from_secs(1));
     };
-    log::info(format!(
-        "\"Successfully registered node\" node=\"{}\"",
-        joined.name
-    ));
+    log::info(format!("\"Successfully registered node\" node=\"{}\"", joined.name));
     event(&client, joined, "Starting", "Normal", "Starting kubelet.");
-    leave_traces(
-        config,
-        joined,
-        node["spec"]["podCIDR"].as_str().unwrap_or("10.42.0.0/24"),
-    );
+    leave_traces(config, joined, node["spec"]["podCIDR"].as_str().unwrap_or("10.42.0.0/24"));
     heartbeats(&client, config, joined);
 }
 
@@ -116,11 +102,7 @@ fn path(name: &str) -> String {
 fn register(client: &Client, config: &Config, joined: &Joined) -> Result<Value, String> {
     let body = node(config, joined);
     let created = client
-        .send(
-            "POST",
-            "/api/v1/nodes",
-            Some(("application/json", body.to_string())),
-        )
+        .send("POST", "/api/v1/nodes", Some(("application/json", body.to_string())))
         .map_err(|e| e.to_string())?;
     let answer = match created.status {
         409 => {
@@ -136,10 +118,7 @@ fn register(client: &Client, config: &Config, joined: &Joined) -> Result<Value, 
         _ => created,
     };
     if !answer.ok() {
-        return Err(answer.json()["message"]
-            .as_str()
-            .unwrap_or("unknown")
-            .to_owned());
+        return Err(answer.json()["message"].as_str().unwrap_or("unknown").to_owned());
     }
     let node = answer.json();
     send_status(client, config, joined, &Health::starting())?;
@@ -201,11 +180,7 @@ fn node(config: &Config, joined: &Joined) -> Value {
 }
 
 fn minor(version: &str) -> u32 {
-    version
-        .split('.')
-        .nth(1)
-        .and_then(|m| m.parse().ok())
-        .unwrap_or(0)
+    version.split('.').nth(1).and_then(|m| m.parse().ok()).unwrap_or(0)
 }
 
 fn architecture() -> &'static str {
@@ -234,12 +209,7 @@ impl Health {
     }
 }
 
-fn send_status(
-    client: &Client,
-    config: &Config,
-    joined: &Joined,
-    health: &Health,
-) -> Result<(), String> {
+fn send_status(client: &Client, config: &Config, joined: &Joined, health: &Health) -> Result<(), String> {
     let now = util::now();
     let since = util::rfc3339(health.since);
     let pressure = |kind: &str, reason: &str, message: &str| {
@@ -254,24 +224,15 @@ fn send_status(
         "message": if health.ready { "kubelet is posting ready status" } else { health.why },
         "lastHeartbeatTime": now, "lastTransitionTime": since,
     });
-    let internal = faults::get("wrong-ip")
-        .filter(|a| !a.is_empty())
-        .map_or_else(|| joined.ips.clone(), |a| vec![a]);
-    let mut addresses: Vec<Value> = internal
-        .iter()
-        .map(|a| json!({"type": "InternalIP", "address": a}))
-        .collect();
-    addresses.extend(
-        config
-            .list("node-external-ip")
-            .iter()
-            .map(|a| json!({"type": "ExternalIP", "address": a})),
-    );
+    let internal =
+        faults::get("wrong-ip").filter(|a| !a.is_empty()).map_or_else(|| joined.ips.clone(), |a| vec![a]);
+    let mut addresses: Vec<Value> =
+        internal.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
+    addresses
+        .extend(config.list("node-external-ip").iter().map(|a| json!({"type": "ExternalIP", "address": a})));
     addresses.push(json!({"type": "Hostname", "address": joined.name}));
     let capacity = capacity();
-    let version = faults::get("wrong-version")
-        .filter(|v| !v.is_empty())
-        .unwrap_or_else(paths::version);
+    let version = faults::get("wrong-version").filter(|v| !v.is_empty()).unwrap_or_else(paths::version);
     let file = |path: &str| util::read(path).unwrap_or_default();
     let status = json!({"status": {
         "addresses": addresses, "capacity": capacity, "allocatable": capacity,
@@ -291,20 +252,9 @@ fn send_status(
     }});
     let target = format!("{}/status", path(&joined.name));
     let answer = client
-        .send(
-            "PATCH",
-            &target,
-            Some(("application/strategic-merge-patch+json", status.to_string())),
-        )
+        .send("PATCH", &target, Some(("application/strategic-merge-patch+json", status.to_string())))
         .map_err(|e| e.to_string())?;
-    if answer.ok() {
-        Ok(())
-    } else {
-        Err(answer.json()["message"]
-            .as_str()
-            .unwrap_or("unknown")
-            .to_owned())
-    }
+    if answer.ok() { Ok(()) } else { Err(answer.json()["message"].as_str().unwrap_or("unknown").to_owned()) }
 }
 
 fn os_image() -> String {
@@ -318,12 +268,7 @@ fn os_image() -> String {
 fn capacity() -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = util::read("/proc/meminfo").unwrap_or_default();
-    let memory = memory
-        .lines()
-        .next()
-        .and_then(|l| l.split_whitespace().nth(1))
-        .unwrap_or("0")
-        .to_owned();
+    let memory = memory.lines().next().and_then(|l| l.split_whitespace().nth(1)).unwrap_or("0").to_owned();
     json!({"cpu": cpus.to_string(), "memory": format!("{memory}Ki"), "pods": "110", "ephemeral-storage": "4000000Ki"})
 }
 
@@ -333,9 +278,7 @@ fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
     let start = Instant::now();
     let delay = paths::seconds("ready_delay", 2.0);
     let period = paths::seconds("heartbeat", 10.0);
-    let tick = period
-        .min(Duration::from_secs(1))
-        .max(Duration::from_millis(20));
+    let tick = period.min(Duration::from_secs(1)).max(Duration::from_millis(20));
     let mut health = Health::starting();
     let mut sent = Instant::now();
     let mut announced = false;
@@ -350,11 +293,7 @@ fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
         let ready = start.elapsed() >= delay && !faults::is_set("never-ready") && !flapping;
         let changed = ready != health.ready;
         if changed {
-            health = Health {
-                ready,
-                since: util::unix_seconds(),
-                ..Health::starting()
-            };
+            health = Health { ready, since: util::unix_seconds(), ..Health::starting() };
         }
         if !changed && announced && sent.elapsed() < period {
             continue;
@@ -371,18 +310,8 @@ fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
             }
         }
         if changed {
-            let (reason, kind) = if ready {
-                ("NodeReady", "Normal")
-            } else {
-                ("NodeNotReady", "Warning")
-            };
-            event(
-                client,
-                joined,
-                reason,
-                kind,
-                &format!("Node {} status is now: {reason}", joined.name),
-            );
+            let (reason, kind) = if ready { ("NodeReady", "Normal") } else { ("NodeNotReady", "Warning") };
+            event(client, joined, reason, kind, &format!("Node {} status is now: {reason}", joined.name));
         }
     }
 }
@@ -410,24 +339,13 @@ pub fn new_event(node: &str, reason: &str, kind: &str, message: &str, component:
 
 fn prepare_directories(config: &Config) {
     let data = config.data_dir();
-    for directory in [
-        "agent/containerd",
-        "agent/etc/cni/net.d",
-        "data/current/bin",
-    ] {
+    for directory in ["agent/containerd", "agent/etc/cni/net.d", "data/current/bin"] {
         let _ = std::fs::create_dir_all(data.join(directory));
     }
-    for directory in [
-        "/run/k3s/containerd",
-        "/run/flannel",
-        "/var/lib/kubelet/pods",
-    ] {
+    for directory in ["/run/k3s/containerd", "/run/flannel", "/var/lib/kubelet/pods"] {
         let _ = std::fs::create_dir_all(paths::at(directory));
     }
-    let log = format!(
-        "time=\"{}\" level=info msg=\"starting containerd (stand-in)\"\n",
-        util::now()
-    );
+    let log = format!("time=\"{}\" level=info msg=\"starting containerd (stand-in)\"\n", util::now());
     let _ = std::fs::write(data.join("agent/containerd/containerd.log"), log);
 }
 
@@ -435,9 +353,7 @@ fn prepare_directories(config: &Config) {
 /// killall script. Left out below a root prefix: tests on the host must leave no such things behind.
 fn leave_traces(config: &Config, joined: &Joined, pods: &str) {
     let network = pods.trim_end_matches(".0/24");
-    let cluster = joined.cluster["ClusterIPRange"]
-        .as_str()
-        .unwrap_or_default();
+    let cluster = joined.cluster["ClusterIPRange"].as_str().unwrap_or_default();
     let subnet = format!(
         "FLANNEL_NETWORK={cluster}\nFLANNEL_SUBNET={network}.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
     );
@@ -469,18 +385,8 @@ fn leave_traces(config: &Config, joined: &Joined, pods: &str) {
     }
     let vxlan = "link add flannel.1 type vxlan id 1 dstport 8472 nolearning";
     for (name, first, otherwise, address) in [
-        (
-            "flannel.1",
-            vxlan,
-            "link add flannel.1 type dummy",
-            format!("{network}.0/32"),
-        ),
-        (
-            "cni0",
-            "link add cni0 type bridge",
-            "link add cni0 type dummy",
-            format!("{network}.1/24"),
-        ),
+        ("flannel.1", vxlan, "link add flannel.1 type dummy", format!("{network}.0/32")),
+        ("cni0", "link add cni0 type bridge", "link add cni0 type dummy", format!("{network}.1/24")),
     ] {
         if std::path::Path::new("/sys/class/net").join(name).exists() {
             continue;

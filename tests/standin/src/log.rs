@@ -3,10 +3,7 @@
 use crate::util;
 
 pub fn line(level: &str, message: &str) {
-    let quoted = message
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n");
+    let quoted = message.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     eprintln!("time=\"{}\" level={level} msg=\"{quoted}\"", util::now());
 }
 

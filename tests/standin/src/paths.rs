@@ -12,9 +12,7 @@ use crate::util;
 pub const DEFAULT_VERSION: &str = "v1.34.1+k3s1";
 
 pub fn root() -> Option<String> {
-    std::env::var("K3S_STANDIN_ROOT")
-        .ok()
-        .filter(|r| !r.is_empty() && r != "/")
+    std::env::var("K3S_STANDIN_ROOT").ok().filter(|r| !r.is_empty() && r != "/")
 }
 
 /// `path` (absolute) below the root prefix; a path that already is below it stays as it is.
@@ -52,9 +50,5 @@ pub fn version() -> String {
         .ok()
         .filter(|v| !v.is_empty())
         .or_else(|| util::read(at("/etc/p1-standin/version")))
-        .unwrap_or_else(|| {
-            option_env!("STANDIN_VERSION")
-                .unwrap_or(DEFAULT_VERSION)
-                .to_owned()
-        })
+        .unwrap_or_else(|| option_env!("STANDIN_VERSION").unwrap_or(DEFAULT_VERSION).to_owned())
 }

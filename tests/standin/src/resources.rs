@@ -16,13 +16,7 @@ const fn r(
     namespaced: bool,
     short: &'static [&'static str],
 ) -> Resource {
-    Resource {
-        prefix,
-        plural,
-        kind,
-        namespaced,
-        short,
-    }
+    Resource { prefix, plural, kind, namespaced, short }
 }
 
 pub const ALL: &[Resource] = &[
@@ -35,146 +29,41 @@ pub const ALL: &[Resource] = &[
     r("api/v1", "services", "Service", true, &["svc"]),
     r("api/v1", "serviceaccounts", "ServiceAccount", true, &["sa"]),
     r("api/v1", "endpoints", "Endpoints", true, &["ep"]),
-    r(
-        "api/v1",
-        "persistentvolumeclaims",
-        "PersistentVolumeClaim",
-        true,
-        &["pvc"],
-    ),
-    r(
-        "api/v1",
-        "persistentvolumes",
-        "PersistentVolume",
-        false,
-        &["pv"],
-    ),
-    r(
-        "apis/apps/v1",
-        "deployments",
-        "Deployment",
-        true,
-        &["deploy"],
-    ),
+    r("api/v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, &["pvc"]),
+    r("api/v1", "persistentvolumes", "PersistentVolume", false, &["pv"]),
+    r("apis/apps/v1", "deployments", "Deployment", true, &["deploy"]),
     r("apis/apps/v1", "daemonsets", "DaemonSet", true, &["ds"]),
-    r(
-        "apis/apps/v1",
-        "statefulsets",
-        "StatefulSet",
-        true,
-        &["sts"],
-    ),
+    r("apis/apps/v1", "statefulsets", "StatefulSet", true, &["sts"]),
     r("apis/apps/v1", "replicasets", "ReplicaSet", true, &["rs"]),
     r("apis/batch/v1", "jobs", "Job", true, &[]),
     r("apis/batch/v1", "cronjobs", "CronJob", true, &["cj"]),
-    r(
-        "apis/networking.k8s.io/v1",
-        "ingresses",
-        "Ingress",
-        true,
-        &["ing"],
-    ),
-    r(
-        "apis/networking.k8s.io/v1",
-        "networkpolicies",
-        "NetworkPolicy",
-        true,
-        &["netpol"],
-    ),
-    r(
-        "apis/networking.k8s.io/v1",
-        "ingressclasses",
-        "IngressClass",
-        false,
-        &[],
-    ),
-    r(
-        "apis/storage.k8s.io/v1",
-        "storageclasses",
-        "StorageClass",
-        false,
-        &["sc"],
-    ),
-    r(
-        "apis/rbac.authorization.k8s.io/v1",
-        "roles",
-        "Role",
-        true,
-        &[],
-    ),
-    r(
-        "apis/rbac.authorization.k8s.io/v1",
-        "rolebindings",
-        "RoleBinding",
-        true,
-        &[],
-    ),
-    r(
-        "apis/rbac.authorization.k8s.io/v1",
-        "clusterroles",
-        "ClusterRole",
-        false,
-        &[],
-    ),
-    r(
-        "apis/rbac.authorization.k8s.io/v1",
-        "clusterrolebindings",
-        "ClusterRoleBinding",
-        false,
-        &[],
-    ),
-    r(
-        "apis/policy/v1",
-        "poddisruptionbudgets",
-        "PodDisruptionBudget",
-        true,
-        &["pdb"],
-    ),
+    r("apis/networking.k8s.io/v1", "ingresses", "Ingress", true, &["ing"]),
+    r("apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy", true, &["netpol"]),
+    r("apis/networking.k8s.io/v1", "ingressclasses", "IngressClass", false, &[]),
+    r("apis/storage.k8s.io/v1", "storageclasses", "StorageClass", false, &["sc"]),
+    r("apis/rbac.authorization.k8s.io/v1", "roles", "Role", true, &[]),
+    r("apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding", true, &[]),
+    r("apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", false, &[]),
+    r("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding", false, &[]),
+    r("apis/policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", true, &["pdb"]),
     r("apis/coordination.k8s.io/v1", "leases", "Lease", true, &[]),
-    r(
-        "apis/autoscaling/v2",
-        "horizontalpodautoscalers",
-        "HorizontalPodAutoscaler",
-        true,
-        &["hpa"],
-    ),
-    r(
-        "apis/helm.cattle.io/v1",
-        "helmcharts",
-        "HelmChart",
-        true,
-        &[],
-    ),
-    r(
-        "apis/helm.cattle.io/v1",
-        "helmchartconfigs",
-        "HelmChartConfig",
-        true,
-        &[],
-    ),
+    r("apis/autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", true, &["hpa"]),
+    r("apis/helm.cattle.io/v1", "helmcharts", "HelmChart", true, &[]),
+    r("apis/helm.cattle.io/v1", "helmchartconfigs", "HelmChartConfig", true, &[]),
 ];
 
 impl Resource {
     pub fn group(&self) -> &'static str {
-        self.prefix
-            .strip_prefix("apis/")
-            .and_then(|p| p.split('/').next())
-            .unwrap_or_default()
+        self.prefix.strip_prefix("apis/").and_then(|p| p.split('/').next()).unwrap_or_default()
     }
 
     pub fn api_version(&self) -> &'static str {
-        self.prefix
-            .trim_start_matches("apis/")
-            .trim_start_matches("api/")
+        self.prefix.trim_start_matches("apis/").trim_start_matches("api/")
     }
 
     /// `deployments.apps`, as error messages and `kubectl`'s replies have it.
     pub fn qualified(&self, word: &str) -> String {
-        if self.group().is_empty() {
-            word.to_owned()
-        } else {
-            format!("{word}.{}", self.group())
-        }
+        if self.group().is_empty() { word.to_owned() } else { format!("{word}.{}", self.group()) }
     }
 
     pub fn singular(&self) -> String {
@@ -183,13 +72,11 @@ impl Resource {
 }
 
 pub fn by_path(prefix: &str, plural: &str) -> Option<&'static Resource> {
-    ALL.iter()
-        .find(|r| r.prefix == prefix && r.plural == plural)
+    ALL.iter().find(|r| r.prefix == prefix && r.plural == plural)
 }
 
 pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
-    ALL.iter()
-        .find(|r| r.kind == kind && r.api_version() == api_version)
+    ALL.iter().find(|r| r.kind == kind && r.api_version() == api_version)
 }
 
 /// What a user types: plural, singular, short name, with or without the group.

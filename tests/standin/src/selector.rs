@@ -5,21 +5,17 @@ use serde_json::Value;
 /// `a=b,c!=d,e,!f` against an object's labels.
 pub fn labels_match(object: &Value, selector: &str) -> bool {
     let labels = &object["metadata"]["labels"];
-    selector
-        .split(',')
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .all(|term| {
-            if let Some((key, value)) = term.split_once("!=") {
-                labels[key] != value
-            } else if let Some((key, value)) = term.split_once('=') {
-                labels[key] == value.trim_start_matches('=')
-            } else if let Some(key) = term.strip_prefix('!') {
-                labels.get(key).is_none()
-            } else {
-                labels.get(term).is_some()
-            }
-        })
+    selector.split(',').map(str::trim).filter(|t| !t.is_empty()).all(|term| {
+        if let Some((key, value)) = term.split_once("!=") {
+            labels[key] != value
+        } else if let Some((key, value)) = term.split_once('=') {
+            labels[key] == value.trim_start_matches('=')
+        } else if let Some(key) = term.strip_prefix('!') {
+            labels.get(key).is_none()
+        } else {
+            labels.get(term).is_some()
+        }
+    })
 }
 
 /// `metadata.name=x,status.phase!=Running` against an object's fields.
@@ -39,7 +35,5 @@ pub fn fields_match(object: &Value, selector: &str) -> bool {
 
 /// Whether every label of a workload's `matchLabels` is on the object.
 pub fn matches_all(object: &Value, wanted: &Value) -> bool {
-    wanted
-        .as_object()
-        .is_some_and(|w| w.iter().all(|(k, v)| object["metadata"]["labels"][k] == *v))
+    wanted.as_object().is_some_and(|w| w.iter().all(|(k, v)| object["metadata"]["labels"][k] == *v))
 }

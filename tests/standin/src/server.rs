@@ -37,23 +37,24 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let node_ips = kubelet::node_ips(&config);
     let api = build(&config, &data, &store, password, &node_ips)
         .unwrap_or_else(|e| log::fatal(format!("Error: preparing server: {e}")));
-    let join_password = api
-        .agent_password
-        .clone()
-        .unwrap_or_else(|| api.server_password.clone());
+    let join_password = api.agent_password.clone().unwrap_or_else(|| api.server_password.clone());
     controllers::seed(&store, &config);
 
-    let address = config
-        .get("bind-address")
-        .unwrap_or_else(|| "0.0.0.0".into());
+    let address = config.get("bind-address").unwrap_or_else(|| "0.0.0.0".into());
     let port = config.port();
     if faults::is_set("api-dead") {
         log::warn("stand-in fault api-dead: not listening");
     } else {
         // Logged like this when another process has the port.
         let listener = TcpListener::bind((address.as_str(), port)).unwrap_or_else(|e| {
-            let why = if e.kind() == std::io::ErrorKind::AddrInUse { "bind: address already in use".into() } else { e.to_string() };
-            log::fatal(format!("Error: preparing server: init cluster datastore and https: listen tcp :{port}: {why}"))
+            let why = if e.kind() == std::io::ErrorKind::AddrInUse {
+                "bind: address already in use".into()
+            } else {
+                e.to_string()
+            };
+            log::fatal(format!(
+                "Error: preparing server: init cluster datastore and https: listen tcp :{port}: {why}"
+            ))
         });
         let tls = tls(&config, &data, &api, &node_ips)
             .unwrap_or_else(|e| log::fatal(format!("Error: preparing server: {e}")));
@@ -61,9 +62,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         let handler: Arc<http::Handler> = Arc::new(move |request: &Request| api.handle(request));
         std::thread::spawn(move || http::serve(&listener, &tls, &handler));
     }
-    log::info(format!(
-        "Running kube-apiserver (stand-in) on {address}:{port}"
-    ));
+    log::info(format!("Running kube-apiserver (stand-in) on {address}:{port}"));
     controllers::start(store.clone());
     log::info("Kube API server is now running");
     log::info("k3s is up and running");
@@ -96,12 +95,9 @@ impl Terminated {
 }
 
 pub fn until_terminated() -> Terminated {
-    let (ours, theirs) =
-        UnixStream::pair().unwrap_or_else(|e| log::fatal(format!("socketpair: {e}")));
+    let (ours, theirs) = UnixStream::pair().unwrap_or_else(|e| log::fatal(format!("socketpair: {e}")));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        let registered = theirs
-            .try_clone()
-            .and_then(|s| signal_hook::low_level::pipe::register(signal, s));
+        let registered = theirs.try_clone().and_then(|s| signal_hook::low_level::pipe::register(signal, s));
         if let Err(e) = registered {
             log::fatal(format!("signal handler: {e}"));
         }
@@ -116,11 +112,7 @@ fn refuse_what_is_missing(config: &Config) {
             "the k3s stand-in cannot join a further server to {url}: it has no embedded etcd, only one server is supported"
         ));
     }
-    for key in [
-        "datastore-endpoint",
-        "cluster-reset",
-        "cluster-reset-restore-path",
-    ] {
+    for key in ["datastore-endpoint", "cluster-reset", "cluster-reset-restore-path"] {
         if config.get(key).is_some() {
             log::fatal(format!("the k3s stand-in does not support --{key}"));
         }
@@ -132,9 +124,9 @@ fn refuse_what_is_missing(config: &Config) {
 fn password(config: &Config, data: &Path, had_data: bool) -> String {
     let kept = util::read(data.join("token")).map(|t| secret_of(&t));
     match config.token() {
-        Some(token) if token.starts_with("K10") && !had_data => log::fatal(
-            "failed to normalize server token; must be in format <PASSWORD> on the first server",
-        ),
+        Some(token) if token.starts_with("K10") && !had_data => {
+            log::fatal("failed to normalize server token; must be in format <PASSWORD> on the first server")
+        }
         Some(token) => secret_of(&token),
         None => kept.unwrap_or_else(|| util::random_hex(16)),
     }
@@ -143,10 +135,7 @@ fn password(config: &Config, data: &Path, had_data: bool) -> String {
 /// `K10<hash>::<user>:<password>` or `<password>` → the password.
 fn secret_of(token: &str) -> String {
     match token.split_once("::") {
-        Some((_, credentials)) => credentials
-            .split_once(':')
-            .map_or(credentials, |(_, p)| p)
-            .to_owned(),
+        Some((_, credentials)) => credentials.split_once(':').map_or(credentials, |(_, p)| p).to_owned(),
         None => token.to_owned(),
     }
 }
@@ -155,11 +144,7 @@ fn secret_of(token: &str) -> String {
 /// datastore. Here a digest of the token stands for that data.
 fn check_bootstrap(store: &Store, password: &str) {
     let digest = util::sha256(format!("bootstrap {password}").as_bytes());
-    let known = store
-        .lock()
-        .objects
-        .get(BOOTSTRAP_KEY)
-        .map(|b| b["digest"] == digest.as_str());
+    let known = store.lock().objects.get(BOOTSTRAP_KEY).map(|b| b["digest"] == digest.as_str());
     match known {
         Some(true) => {}
         Some(false) => log::fatal(
@@ -183,16 +168,9 @@ fn build(
     let server_ca = Authority::open(&tls, "server-ca")?;
     let client_ca = Authority::open(&tls, "client-ca")?;
     let hash = util::sha256(server_ca.pem.as_bytes());
-    let agent_password = config
-        .agent_token()
-        .map(|t| secret_of(&t))
-        .filter(|t| *t != password);
+    let agent_password = config.agent_token().map(|t| secret_of(&t)).filter(|t| *t != password);
 
-    util::write_atomically(
-        &data.join("token"),
-        format!("K10{hash}::server:{password}\n").as_bytes(),
-        0o600,
-    )?;
+    util::write_atomically(&data.join("token"), format!("K10{hash}::server:{password}\n").as_bytes(), 0o600)?;
     link(data, "node-token", "token")?;
     match &agent_password {
         Some(agent) => {
@@ -207,9 +185,7 @@ fn build(
     }
     std::fs::create_dir_all(data.join("manifests"))?;
 
-    let admin = Pair::kept(&tls, "client-admin", || {
-        client_ca.client("system:admin", "system:masters")
-    })?;
+    let admin = Pair::kept(&tls, "client-admin", || client_ca.client("system:admin", "system:masters"))?;
     let (path, mode) = config.kubeconfig();
     kubeconfig::write(&path, mode, config.port(), &server_ca.pem, &admin)?;
     log::info(format!("Wrote kubeconfig {}", path.display()));
@@ -259,28 +235,15 @@ fn tls(
     api: &Api,
     node_ips: &[String],
 ) -> Result<Arc<ServerConfig>, certs::Error> {
-    let mut names: Vec<String> = [
-        "localhost",
-        "127.0.0.1",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let domain = config
-        .get("cluster-domain")
-        .unwrap_or_else(|| "cluster.local".into());
+    let mut names: Vec<String> =
+        ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .to_vec();
+    let domain = config.get("cluster-domain").unwrap_or_else(|| "cluster.local".into());
     names.push(format!("kubernetes.default.svc.{domain}"));
-    let services = config
-        .get("service-cidr")
-        .unwrap_or_else(|| "10.43.0.0/16".into());
+    let services = config.get("service-cidr").unwrap_or_else(|| "10.43.0.0/16".into());
     names.extend(
-        services
-            .split('/')
-            .next()
-            .and_then(|base| base.strip_suffix(".0"))
-            .map(|net| format!("{net}.1")),
+        services.split('/').next().and_then(|base| base.strip_suffix(".0")).map(|net| format!("{net}.1")),
     );
     names.push(config.node_name());
     names.extend(node_ips.iter().cloned());
@@ -292,12 +255,10 @@ fn tls(
     let serving = api.server_ca.serving("k3s", &names)?;
     serving.write(&data.join("tls"), "serving-kube-apiserver")?;
     let provider = Arc::new(ring::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(
-        certs::roots(&api.client_ca.pem)?,
-        provider.clone(),
-    )
-    .allow_unauthenticated()
-    .build()?;
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(certs::roots(&api.client_ca.pem)?, provider.clone())
+            .allow_unauthenticated()
+            .build()?;
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients)
@@ -308,10 +269,7 @@ fn tls(
 
 /// Creates an object unless it is there; used for what every cluster has from the start.
 pub fn ensure(state: &mut State, prefix: &str, resource: &str, mut object: Value) {
-    let name = object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
     let key = store::key(prefix, resource, namespace.as_deref(), &name);
     if !state.objects.contains_key(&key) {

@@ -39,16 +39,11 @@ impl Store {
                 state.objects.insert(key.clone(), object.clone());
             }
         }
-        Ok(Store {
-            file,
-            state: Mutex::new(state),
-        })
+        Ok(Store { file, state: Mutex::new(state) })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Changes the state under the lock and writes it when something lasting changed.

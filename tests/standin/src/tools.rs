@@ -10,9 +10,7 @@ use crate::kubectl::Connection;
 use crate::{faults, paths, util};
 
 pub fn version_line() -> String {
-    let version = faults::get("wrong-version")
-        .filter(|v| !v.is_empty())
-        .unwrap_or_else(paths::version);
+    let version = faults::get("wrong-version").filter(|v| !v.is_empty()).unwrap_or_else(paths::version);
     format!("{version} (standin)")
 }
 
@@ -38,11 +36,7 @@ pub fn check_config() -> ExitCode {
 }
 
 pub fn containers(tool: &str, arguments: &[String]) -> ExitCode {
-    let words: Vec<&str> = arguments
-        .iter()
-        .map(String::as_str)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
     match (tool, words.as_slice()) {
         ("crictl", ["ps", ..]) => {
             println!("CONTAINER  IMAGE  CREATED  STATE  NAME  ATTEMPT  POD ID  POD")
@@ -58,10 +52,7 @@ pub fn containers(tool: &str, arguments: &[String]) -> ExitCode {
             println!("CONTAINER    IMAGE    RUNTIME")
         }
         (tool, _) => {
-            eprintln!(
-                "{tool}: the k3s stand-in does not know {:?}",
-                words.join(" ")
-            );
+            eprintln!("{tool}: the k3s stand-in does not know {:?}", words.join(" "));
             return ExitCode::FAILURE;
         }
     }
@@ -85,26 +76,20 @@ pub fn token(arguments: &[String]) -> ExitCode {
                     .map(str::to_owned)
                     .or_else(|| (a == "--ttl").then(|| arguments.get(i + 1).cloned())?)
             });
-            let seconds = ttl
-                .as_deref()
-                .map_or(Some(86_400), crate::kubectl::duration)
-                .unwrap_or(86_400);
+            let seconds = ttl.as_deref().map_or(Some(86_400), crate::kubectl::duration).unwrap_or(86_400);
             let mut data = json!({
                 "token-id": STANDARD.encode(&id), "token-secret": STANDARD.encode(&secret),
                 "usage-bootstrap-authentication": STANDARD.encode("true"),
             });
             if seconds > 0 {
-                data["expiration"] =
-                    json!(STANDARD.encode(util::rfc3339(util::unix_seconds() + seconds)));
+                data["expiration"] = json!(STANDARD.encode(util::rfc3339(util::unix_seconds() + seconds)));
             }
             let body = json!({
                 "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token", "data": data,
                 "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
             });
             let hash = util::sha256(connection.ca.as_bytes());
-            connection
-                .write("POST", secrets, &body)
-                .map(|_| println!("K10{hash}::{id}.{secret}"))
+            connection.write("POST", secrets, &body).map(|_| println!("K10{hash}::{id}.{secret}"))
         }
         Some("list") => connection.read(secrets).map(|list| {
             println!("TOKEN     TTL");
@@ -124,17 +109,10 @@ pub fn token(arguments: &[String]) -> ExitCode {
         Some("delete") => {
             let id = arguments.get(1).cloned().unwrap_or_default();
             connection
-                .write(
-                    "DELETE",
-                    &format!("{secrets}/bootstrap-token-{id}"),
-                    &json!({}),
-                )
+                .write("DELETE", &format!("{secrets}/bootstrap-token-{id}"), &json!({}))
                 .map(|_| println!("bootstrap token \"{id}\" deleted"))
         }
-        other => Err(format!(
-            "the k3s stand-in does not know `token {}`",
-            other.unwrap_or_default()
-        )),
+        other => Err(format!("the k3s stand-in does not know `token {}`", other.unwrap_or_default())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

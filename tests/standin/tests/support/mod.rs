@@ -24,11 +24,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A machine: a root directory that outlives the processes started in it.
@@ -38,9 +34,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Self {
-        Machine {
-            root: tempfile::tempdir().unwrap(),
-        }
+        Machine { root: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self, absolute: &str) -> PathBuf {
@@ -54,10 +48,7 @@ impl Machine {
     pub fn write(&self, absolute: &str, text: &str) {
         let path = self.path(absolute);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::File::create(path)
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
+        fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
     pub fn remove(&self, absolute: &str) {
@@ -66,9 +57,7 @@ impl Machine {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(BINARY);
-        command
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap());
+        command.env_clear().env("PATH", std::env::var("PATH").unwrap());
         command.env("K3S_STANDIN_ROOT", self.root.path());
         for (name, value) in [
             ("HEARTBEAT", "0.2"),
@@ -90,28 +79,15 @@ impl Machine {
 
     pub fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let log = self.path(&format!("{}.log", arguments[0]));
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = self.command();
         command.args(arguments).envs(variables.iter().copied());
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Process { child, log }
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
-        self.command()
-            .arg("kubectl")
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.command().arg("kubectl").args(arguments).output().unwrap()
     }
 
     /// Standard output of a `kubectl` that has to succeed.
@@ -127,49 +103,30 @@ impl Machine {
 
     pub fn server(&self, port: u16, token: &str) -> Process {
         let port = port.to_string();
-        let mut arguments = vec![
-            "server",
-            "--bind-address=127.0.0.1",
-            "--node-ip=127.0.0.1",
-            "--node-name=server",
-        ];
+        let mut arguments =
+            vec!["server", "--bind-address=127.0.0.1", "--node-ip=127.0.0.1", "--node-name=server"];
         arguments.extend(["--https-listen-port", &port]);
         // No variable at all, rather than an empty one: the token is to be generated or kept.
-        let variables: Vec<_> = [("K3S_TOKEN", token)]
-            .into_iter()
-            .filter(|(_, v)| !v.is_empty())
-            .collect();
+        let variables: Vec<_> = [("K3S_TOKEN", token)].into_iter().filter(|(_, v)| !v.is_empty()).collect();
         self.start_with(&arguments, &variables)
     }
 
     pub fn agent(&self, port: u16, name: &str, token: &str) -> Process {
         let url = format!("https://127.0.0.1:{port}");
         let name = format!("--node-name={name}");
-        self.start_with(
-            &["agent", "--node-ip=127.0.0.1", &name],
-            &[("K3S_URL", &url), ("K3S_TOKEN", token)],
-        )
+        self.start_with(&["agent", "--node-ip=127.0.0.1", &name], &[("K3S_URL", &url), ("K3S_TOKEN", token)])
     }
 
     /// The Ready condition's status and reason, once the API answers and has the node.
     pub fn ready(&self, node: &str) -> Option<(String, String)> {
         let output = self.kubectl(&["get", "node", node, "-o", "json"]);
         let node: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        let condition = node["status"]["conditions"]
-            .as_array()?
-            .iter()
-            .find(|c| c["type"] == "Ready")?;
-        Some((
-            condition["status"].as_str()?.into(),
-            condition["reason"].as_str()?.into(),
-        ))
+        let condition = node["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "Ready")?;
+        Some((condition["status"].as_str()?.into(), condition["reason"].as_str()?.into()))
     }
 
     pub fn until_ready(&self, node: &str, wanted: &str) -> String {
-        until(&format!("{node} Ready={wanted}"), || {
-            self.ready(node).filter(|(s, _)| s == wanted)
-        })
-        .1
+        until(&format!("{node} Ready={wanted}"), || self.ready(node).filter(|(s, _)| s == wanted)).1
     }
 }
 
@@ -202,10 +159,7 @@ impl Process {
     }
 
     pub fn terminate(mut self) -> ExitStatus {
-        let done = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status()
-            .unwrap();
+        let done = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(done.success());
         self.until_exit()
     }
