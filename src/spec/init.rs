@@ -17,10 +17,6 @@ pub struct Init {
     pub provider: ProviderChoice,
     /// The nodes' network, e.g. `192.168.56.0/24`.
     pub cidr: String,
-    /// The name of a box definition.
-    pub image: String,
-    /// A channel of k3s, e.g. `stable`.
-    pub channel: String,
 }
 
 impl Default for Init {
@@ -31,8 +27,6 @@ impl Default for Init {
             workers: 2,
             provider: ProviderChoice::Auto,
             cidr: "192.168.56.0/24".to_owned(),
-            image: "debian-12".to_owned(),
-            channel: "stable".to_owned(),
         }
     }
 }
@@ -45,7 +39,7 @@ pub fn name_for(any: &str) -> String {
 
 /// A commented spec. It begins with the line by which editors find the schema.
 pub fn init(options: &Init) -> String {
-    let Init { name, servers, workers, cidr, image, channel, .. } = options;
+    let Init { name, servers, workers, cidr, .. } = options;
     let provider = match options.provider {
         ProviderChoice::Auto => "auto",
         ProviderChoice::Libvirt => "libvirt",
@@ -67,7 +61,7 @@ name: {name}
 provider: {provider}
 
 # What they start from: a definition in boxes/, {{path: my.box}}, or {{url: .., sha256: ..}}.
-box: {image}
+box: debian-12
 
 network:
   # The nodes' private network. Its first address is this host's.
@@ -84,7 +78,7 @@ nodes:
 
 k3s:
   # stable, latest, testing, or a minor version such as v1.34.
-  channel: {channel}
+  channel: stable
   # Or one release:
   # version: v1.34.1+k3s1
 

@@ -1,5 +1,6 @@
 //! From a file to a cluster.
 
+use std::borrow::Cow;
 use std::fs::File as FsFile;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
         let help = "A spec is a few kilobytes; this is probably another file.";
         return Err(single(text, file, 0, "the file is larger than 1 MiB", help));
     }
+    let text = &one_line_break(text);
     let root = node::read(text).map_err(|(at, message, help)| Invalid {
         file: file.to_owned(),
         problems: vec![locate(text, Severity::Error, at, message, help)],
@@ -120,6 +122,14 @@ pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
         Some(cluster) if errors == 0 => Ok(Parsed { cluster, warnings: problems }),
         _ => Err(Invalid { file: file.to_owned(), problems }),
     }
+}
+
+/// The text with every carriage return that stands alone, a line break in YAML, made a line feed,
+/// so that lines are counted as the parser and editors count them.
+fn one_line_break(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let alone = |(i, c): (usize, char)| if c == '\r' && bytes.get(i + 1) != Some(&b'\n') { '\n' } else { c };
+    if text.contains('\r') { text.char_indices().map(alone).collect() } else { text.into() }
 }
 
 fn single(text: &str, file: &Path, start: usize, message: &str, help: &str) -> Invalid {

@@ -11,7 +11,7 @@ use serde_saphyr::{
     UserMessageFormatter,
 };
 
-use super::report::Span;
+use super::report::{Report, Span, short};
 
 /// A value and its place. For an alias (`*x`) that is the alias.
 #[derive(Clone, Debug)]
@@ -36,6 +36,14 @@ pub(super) enum Value {
 }
 
 impl Node {
+    /// The value as it may be shown in a message, without the quotes of the file.
+    pub fn shown(&self, report: &Report<'_>) -> String {
+        match &self.value {
+            Value::Text(text) => short(text),
+            _ => report.excerpt(self.at),
+        }
+    }
+
     /// What it is, for `expected ..., found ...`.
     pub fn kind(&self) -> &'static str {
         match self.value {
@@ -56,7 +64,14 @@ pub(super) type Syntax = (Span, String, String);
 /// Reads one YAML document.
 pub(super) fn read(text: &str) -> Result<Node, Syntax> {
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: 64, max_nodes: 50_000, max_events: 200_000 },
+        budget: serde_saphyr::budget! {
+            max_depth: 64,
+            max_nodes: 50_000,
+            max_events: 200_000,
+            // Texts repeated by aliases included.
+            max_total_scalar_bytes: 4 << 20,
+            max_recorded_anchor_bytes: 4 << 20,
+        },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         // As in YAML 1.2; `yes` and `0644` stay the text that the user sees.
@@ -82,6 +97,13 @@ fn syntax(text: &str, error: &Error) -> Syntax {
             "the file is too deeply nested, or its aliases make too much of it".to_owned(),
             "A spec needs neither; write the values out.",
         ),
+        _ if message.contains("too complex") => (
+            "the file's aliases make too much of it".to_owned(),
+            "A spec needs few aliases or none; write the values out.",
+        ),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            ("an alias refers to what contains it".to_owned(), "Write the value out.")
+        }
         _ if message.contains("recursion limit") => (
             "the file is too deeply nested".to_owned(),
             "A spec is a few levels deep; a bracket is probably never closed.",

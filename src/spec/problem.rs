@@ -81,6 +81,14 @@ impl Problem {
     }
 }
 
+/// One line, for where nothing can be underlined; [`Problem::render`] shows more.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { severity, line, column, message, help, .. } = self;
+        write!(f, "{severity}: line {line}, column {column}: {message}. {}", help.replace('\n', " "))
+    }
+}
+
 /// A spec that cannot be used, with every mistake in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {

@@ -19,15 +19,20 @@ pub(super) struct Span {
 /// What the readers of the spec write into.
 pub(super) struct Report<'a> {
     text: &'a str,
+    /// Where lines start, in bytes.
+    lines: Vec<usize>,
     /// The spec's folder, absolute; relative paths of the spec start here.
     pub base: &'a Path,
     problems: Vec<Problem>,
     errors: usize,
+    /// The first problem that was not kept, and how many there were.
+    dropped: Option<(Span, usize)>,
 }
 
 impl<'a> Report<'a> {
     pub fn new(text: &'a str, base: &'a Path) -> Self {
-        Self { text, base, problems: Vec::new(), errors: 0 }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        Self { text, lines, base, problems: Vec::new(), errors: 0, dropped: None }
     }
 
     /// A mistake. `message` is a lower-case fragment, `help` full sentences.
@@ -49,27 +54,28 @@ impl<'a> Report<'a> {
     /// All problems in the order of the file.
     pub fn finish(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|p| (p.line, p.column));
+        if let Some((at, count)) = self.dropped {
+            let message = format!("{count} more problems are not shown");
+            let help = "They often have one cause; mend those above first.".to_owned();
+            self.problems.push(locate(self.text, Severity::Warning, at, message, help));
+        }
         self.problems
     }
 
     /// The text at a place, short enough for a message.
     pub fn excerpt(&self, at: Span) -> String {
-        let text = self.text.get(at.start..at.end).unwrap_or_default();
-        let mut short: String = text.trim_end().chars().take(60).map(visible).collect();
-        if short.len() < text.trim_end().len() {
-            short.push('…');
-        }
-        short
+        short(self.text.get(at.start..at.end).unwrap_or_default())
     }
 
     /// The line of a place, from 1.
     pub fn line(&self, at: Span) -> usize {
-        self.text.as_bytes()[..at.start.min(self.text.len())].iter().filter(|b| **b == b'\n').count() + 1
+        self.lines.partition_point(|start| *start <= at.start)
     }
 
     fn add(&mut self, severity: Severity, at: Span, message: String, help: String) {
         // An error must not be lost behind warnings.
         if self.problems.len() >= MOST && !(severity == Severity::Error && self.errors == 1) {
+            self.dropped.get_or_insert((at, 0)).1 += 1;
             return;
         }
         let problem = locate(self.text, severity, at, message, help);
@@ -89,6 +95,7 @@ pub(super) fn locate(text: &str, severity: Severity, at: Span, message: String, 
     let from = text[..start].rfind('\n').map_or(0, |i| i + 1);
     let to = text[start..].find('\n').map_or(text.len(), |i| start + i);
     let whole = text[from..to].trim_end_matches('\r');
+    let start = start.min(from + whole.len());
     let column = text[from..start].chars().count();
 
     let end = at.end.clamp(start, from + whole.len().max(start - from));
@@ -104,6 +111,16 @@ pub(super) fn locate(text: &str, severity: Severity, at: Span, message: String, 
         snippet.push('…');
     }
     Problem { severity, line, column: column + 1, length, message, help, snippet, mark }
+}
+
+/// Text as it may be shown in a message: one line, without control characters, not long.
+pub(super) fn short(text: &str) -> String {
+    let mut chars = text.trim_end().chars();
+    let mut out: String = chars.by_ref().take(60).map(visible).collect();
+    if chars.next().is_some() {
+        out.push('…');
+    }
+    out
 }
 
 /// A character as it may be shown on a terminal: one column wide, and no control character.

@@ -40,7 +40,7 @@ pub(super) struct Draft<'f> {
 pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     let network = network(&file.network);
     let (mut drafts, whole) = drafts(file, report);
-    validate::nodes(&drafts, whole, report);
+    validate::nodes(&drafts, file.nodes.get().map_or(Span::default(), |n| n.at), whole, report);
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
     if let Some(network) = &network {
@@ -78,9 +78,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let mut labels = taken(&mut config, "node-label");
         labels.extend(draft.file.labels.value().map(|l| l.0.clone()).unwrap_or_default());
         let mut taints = taken(&mut config, "node-taint");
-        taints.extend(
-            draft.file.taints.value().into_iter().flatten().flatten().map(|taint| taint.value.0.clone()),
-        );
+        taints.extend(draft.file.taints.value().map(|t| t.0.clone()).unwrap_or_default());
         nodes.push(Node {
             name: draft.name.clone()?,
             role: node_role,
@@ -202,7 +200,7 @@ fn layered(layers: &[Option<&Config>; 3], role: Role) -> Yaml {
             if common && role == Role::Worker && k3s_keys::taker(&entry.key) == Taker::Server {
                 continue;
             }
-            put(&mut out, &entry.key, entry.value.clone());
+            put(&mut out, &entry.key, entry.value());
         }
     }
     out

@@ -172,7 +172,7 @@ pub(super) fn choice<T: Copy>(
             Some(near) => format!("Did you mean `{near}`?"),
             None => format!("Possible: {}.", listed(all())),
         };
-        report.error(node.at, format!("unknown value `{}`", report.excerpt(node.at)), help);
+        report.error(node.at, format!("unknown value `{}`", node.shown(report)), help);
     }
     found.map(|(_, value)| *value)
 }

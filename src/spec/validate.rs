@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use serde_yaml::Value as YamlValue;
 
 use super::file::File;
 use super::k3s_keys::{self, Taker};
@@ -16,8 +15,8 @@ use super::value::{Config, LABEL, check_label, check_taint, is_private};
 use super::{Network, Role};
 
 /// Names and roles, and whether the machines are large enough. `whole` is false if an entry could
-/// not be read, so that nothing can be said about what is missing.
-pub(super) fn nodes(drafts: &[Draft<'_>], whole: bool, report: &mut Report<'_>) {
+/// not be read, so that nothing can be said about what is missing; `list` is where the nodes are.
+pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut Report<'_>) {
     let mut names: HashMap<&str, Span> = HashMap::new();
     for draft in drafts {
         let Some(name) = &draft.name else { continue };
@@ -47,12 +46,15 @@ pub(super) fn nodes(drafts: &[Draft<'_>], whole: bool, report: &mut Report<'_>) 
     let mut servers = drafts.iter().filter(|d| d.role == Some(Role::Server));
     match (servers.next(), servers.next()) {
         (Some(_), Some(second)) => {
-            let at = second.file.count.get().filter(|_| second.index > 0).map_or(second.role_at, |c| c.at);
-            let help = "Make the others workers: leave `role` out, or write `role: worker`.";
+            let group = second.file.count.get().filter(|_| second.index > 0);
+            let (at, help) = match group {
+                Some(count) => (count.at, "Leave `count` out; the others can be workers."),
+                None => (second.role_at, "Make this one a worker: leave `role` out."),
+            };
             report.error(at, "this version of p1 runs exactly one server", help);
         }
         (None, _) if whole => {
-            let at = drafts.first().map_or(Span::default(), |d| d.name_at);
+            let at = drafts.first().map_or(list, |d| d.name_at);
             let help = "Make one of the nodes the server: `{name: server, role: server}`.";
             report.error(at, "no node is the server", help);
         }
@@ -185,29 +187,20 @@ fn settings(config: &Field<Config>, role: Option<Role>, report: &mut Report<'_>)
         let check = match key {
             "node-label" => check_label,
             "node-taint" => check_taint,
-            "flannel-backend" if entry.value.as_str() == Some("none") => {
+            "flannel-backend" if entry.value().as_str() == Some("none") => {
                 let help = "Nodes become Ready only when another network plugin is installed, and `p1 up` waits \
                             for that.";
-                report.warning(entry.at, "k3s will have no pod network of its own", help);
+                report.warning(entry.key_at, "k3s will have no pod network of its own", help);
                 continue;
             }
             _ => continue,
         };
-        for value in texts(&entry.value) {
-            match value {
-                Some(text) => {
-                    check(text, entry.at, report);
-                }
-                None => report.error(entry.at, format!("`{key}` takes text"), "Put quotes around it."),
+        for item in &entry.items {
+            match item.value.as_str() {
+                Some(text) => _ = check(text, item.at, report),
+                None => report.error(item.at, format!("`{key}` takes text"), "Put quotes around it."),
             }
         }
-    }
-}
-
-fn texts(value: &YamlValue) -> Vec<Option<&str>> {
-    match value {
-        YamlValue::Sequence(items) => items.iter().map(YamlValue::as_str).collect(),
-        one => vec![one.as_str()],
     }
 }
 
@@ -222,19 +215,26 @@ pub(super) fn cluster_networks(
     let mut found: Vec<(&str, Ipv4Net, Option<Span>)> = Vec::new();
     // k3s-io/docs, docs/cli/server.md.
     for (key, default) in [("cluster-cidr", "10.42.0.0/16"), ("service-cidr", "10.43.0.0/16")] {
-        let entries = layers.iter().flatten().flat_map(|l| &l.0);
-        let Some(entry) = entries.filter(|e| k3s_keys::long(&e.key) == key).last() else {
+        let mut items = Vec::new();
+        for entry in layers.iter().flatten().flat_map(|l| &l.0).filter(|e| k3s_keys::long(&e.key) == key) {
+            if !entry.key.ends_with('+') {
+                items.clear();
+            }
+            items.extend(&entry.items);
+        }
+        if items.is_empty() {
             found.extend(default.parse().map(|net| (key, net, None)));
-            continue;
-        };
-        for text in texts(&entry.value).into_iter().flatten().flat_map(|t| t.split(',')).map(str::trim) {
-            match text.parse() {
-                Ok(net) => found.push((key, net, Some(entry.at))),
-                // IPv6 cannot overlap with the nodes' IPv4.
-                Err(_) if text.contains(':') => {}
-                Err(_) => {
-                    let help = "Write address and prefix: `10.42.0.0/16`.";
-                    report.error(entry.at, format!("`{key}` is not a network"), help);
+        }
+        for item in items {
+            for text in item.value.as_str().unwrap_or("?").split(',').map(str::trim) {
+                match text.parse() {
+                    Ok(net) => found.push((key, net, Some(item.at))),
+                    // IPv6 cannot overlap with the nodes' IPv4.
+                    Err(_) if text.contains(':') => {}
+                    Err(_) => {
+                        let help = "Write address and prefix: `10.42.0.0/16`.";
+                        report.error(item.at, format!("`{key}` is not a network"), help);
+                    }
                 }
             }
         }

@@ -183,9 +183,8 @@ fn places_of_files() {
         ("bad url", format!("{{url: 'ftp://x', sha256: {hex}}}")),
         ("home", "{path: ~/my.box}".to_owned()),
         ("absent", "{path: my.box}".to_owned()),
-        ("folder", "{path: ./src}".to_owned()),
+        ("folder", "{path: /}".to_owned()),
     ];
     let cases = cases.map(|(name, b)| (name.to_owned(), format!("{NODES}box: {b}\n"))).to_vec();
-    let here = std::env::current_dir().unwrap();
-    assert_snapshot!(all(cases).replace(here.to_str().unwrap(), "/here"));
+    assert_snapshot!(all(cases));
 }

@@ -9,9 +9,9 @@ mod messages;
 mod resolved;
 mod schema;
 
-/// Reads a spec as if it lay in the examples folder.
+/// Reads a spec as if it lay in a folder that does not exist.
 fn read(text: &str) -> Result<Parsed, super::Invalid> {
-    parse(text, Path::new("cluster.yaml"))
+    parse(text, Path::new("/demo/cluster.yaml"))
 }
 
 /// The cluster of a spec that has no mistake.
@@ -22,7 +22,7 @@ fn cluster(text: &str) -> Cluster {
 /// What is said of a spec: its mistakes, or its warnings.
 fn said(text: &str) -> String {
     match read(text) {
-        Ok(parsed) => super::render(&parsed.warnings, Path::new("cluster.yaml"), false),
+        Ok(parsed) => super::render(&parsed.warnings, Path::new("/demo/cluster.yaml"), false),
         Err(invalid) => invalid.render(false),
     }
 }

@@ -1,10 +1,14 @@
 //! Parts of the spec that belong to k3s and Kubernetes: settings, registries, labels, taints.
 
+use std::collections::HashSet;
+
 use serde_json::{Value as Json, json};
+use serde_yaml::Value as YamlValue;
 
 use crate::spec::Yaml;
+use crate::spec::k3s_keys;
 use crate::spec::node::{Node, Value};
-use crate::spec::report::{Report, Span};
+use crate::spec::report::{Report, Span, nearest, short};
 use crate::spec::shape::{At, Shape, entries, text, wrong_kind};
 
 /// One of k3s' settings.
@@ -13,9 +17,26 @@ pub(in crate::spec) struct Entry {
     /// Without dashes; may end in `+`, which appends.
     pub key: String,
     pub key_at: Span,
-    pub at: Span,
-    pub value: serde_yaml::Value,
+    /// One, or the items of a list.
+    pub items: Vec<At<YamlValue>>,
+    pub is_list: bool,
 }
+
+impl Entry {
+    /// The value as it goes into the file.
+    pub fn value(&self) -> YamlValue {
+        let mut items = self.items.iter().map(|item| item.value.clone());
+        match self.is_list {
+            true => YamlValue::Sequence(items.collect()),
+            false => items.next().unwrap_or(YamlValue::Null),
+        }
+    }
+}
+
+/// Bytes of settings in one place.
+const MOST_SETTINGS: usize = 64 << 10;
+/// Labels, and taints, of one node.
+const MOST_LABELS: usize = 100;
 
 /// Settings for k3s' config.yaml: keys are those of its command line.
 #[derive(Clone, Debug, Default)]
@@ -32,47 +53,48 @@ impl Shape for Config {
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        let before = report.errors();
         let mut out = Vec::new();
+        let mut size = 0;
         for (key, key_at, value) in entries(node, report)? {
-            let option = key.strip_suffix('+').unwrap_or(key);
-            let mut rest = option.chars();
-            let fits = rest.next().is_some_and(|c| c.is_ascii_lowercase())
-                && rest.all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-            if !fits {
-                let better = option.trim_start_matches('-').to_ascii_lowercase().replace('_', "-");
-                let message = format!("`{}` is not a setting of k3s", report.excerpt(key_at));
-                report.error(
-                    key_at,
-                    message,
-                    format!("Write it without leading dashes: `{}:`.", show(&better)),
-                );
+            // k3s turns each value into an argument of a command line (k3s-io/k3s,
+            // pkg/configfilearg/parser.go), where a mapping or nothing would be nonsense.
+            let (values, is_list) = match &value.value {
+                Value::List(items) => (items.as_slice(), true),
+                _ => (std::slice::from_ref(value), false),
+            };
+            let items: Vec<_> =
+                values.iter().filter_map(|v| scalar(v, report).map(|value| At { at: v.at, value })).collect();
+            size += items.iter().map(|i| 16 + i.value.as_str().map_or(0, str::len)).sum::<usize>();
+            if size > MOST_SETTINGS {
+                let help =
+                    "They are copied to every node; keep them small, or put them into a file of the box.";
+                report.error(key_at, "more than 64 KiB of settings", help);
+                return None;
             }
-            if let Some(yaml) = setting(value, report) {
-                out.push(Entry { key: key.to_owned(), key_at, at: value.at, value: yaml });
+            if is_setting(key) {
+                out.push(Entry { key: key.to_owned(), key_at, items, is_list });
+                continue;
             }
+            let plain = key.trim_start_matches('-').to_ascii_lowercase().replace('_', "-");
+            let help = match nearest(&plain, k3s_keys::all()) {
+                Some(near) => format!("Did you mean `{near}`?"),
+                None => {
+                    "Keys are the long options of `k3s server`, without the dashes before them.".to_owned()
+                }
+            };
+            report.error(key_at, format!("`{}` is not a setting of k3s", short(key)), help);
         }
-        (report.errors() == before).then_some(Self(out))
+        Some(Self(out))
     }
 }
 
-fn show(key: &str) -> String {
-    key.chars().filter(|c| c.is_ascii_graphic()).take(40).collect()
+fn is_setting(key: &str) -> bool {
+    let mut rest = key.strip_suffix('+').unwrap_or(key).chars();
+    rest.next().is_some_and(|c| c.is_ascii_lowercase())
+        && rest.all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'))
 }
 
-/// A value of a setting: one word or a list of them. k3s turns each into a command line argument
-/// (k3s, pkg/configfilearg/parser.go), so a mapping or nothing would become nonsense.
-fn setting(node: &Node, report: &mut Report<'_>) -> Option<serde_yaml::Value> {
-    match &node.value {
-        Value::List(items) => {
-            let items: Vec<_> = items.iter().map(|i| scalar(i, report)).collect();
-            items.into_iter().collect::<Option<Vec<_>>>().map(serde_yaml::Value::Sequence)
-        }
-        _ => scalar(node, report),
-    }
-}
-
-fn scalar(node: &Node, report: &mut Report<'_>) -> Option<serde_yaml::Value> {
+fn scalar(node: &Node, report: &mut Report<'_>) -> Option<YamlValue> {
     // k3s reads YAML 1.1, where these are truth values when nothing quotes them.
     const OLD: [&str; 6] = ["yes", "no", "on", "off", "y", "n"];
     match &node.value {
@@ -113,24 +135,23 @@ impl Shape for Map {
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         let mut out = Yaml::new();
-        let before = report.errors();
         for (key, _, value) in entries(node, report)? {
             if let Some(value) = any(value, report) {
                 out.insert(key.into(), value);
             }
         }
-        (report.errors() == before).then_some(Self(out))
+        Some(Self(out))
     }
 }
 
-fn any(node: &Node, report: &mut Report<'_>) -> Option<serde_yaml::Value> {
+fn any(node: &Node, report: &mut Report<'_>) -> Option<YamlValue> {
     match &node.value {
-        Value::Null => Some(serde_yaml::Value::Null),
+        Value::Null => Some(YamlValue::Null),
         Value::List(items) => {
             let items: Vec<_> = items.iter().map(|i| any(i, report)).collect();
-            items.into_iter().collect::<Option<Vec<_>>>().map(serde_yaml::Value::Sequence)
+            items.into_iter().collect::<Option<Vec<_>>>().map(YamlValue::Sequence)
         }
-        Value::Map(_) => Map::read(node, report).map(|m| serde_yaml::Value::Mapping(m.0)),
+        Value::Map(_) => Map::read(node, report).map(|m| YamlValue::Mapping(m.0)),
         _ => scalar(node, report),
     }
 }
@@ -142,23 +163,36 @@ pub(in crate::spec) struct Labels(pub Vec<String>);
 impl Shape for Labels {
     fn schema() -> Json {
         json!({ "anyOf": [
-            { "type": "object", "additionalProperties": { "type": "string" } },
-            { "type": "array", "items": { "type": "string", "pattern": "^[^=]+=[^=]*$" } },
+            { "type": "object", "additionalProperties": { "type": "string" }, "maxProperties": MOST_LABELS },
+            {
+                "type": "array",
+                "items": { "type": "string", "pattern": "^[^=]+=[^=]*$" },
+                "maxItems": MOST_LABELS,
+            },
         ]})
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let extra = match &node.value {
+            Value::List(items) => items.get(MOST_LABELS).map(|item| item.at),
+            Value::Map(map) => map.get(MOST_LABELS).map(|(key, _)| key.at),
+            _ => None,
+        };
+        if let Some(at) = extra {
+            report.error(at, format!("more than {MOST_LABELS} labels"), FEWER);
+            return None;
+        }
         let before = report.errors();
         let mut out = Vec::new();
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen: HashSet<String> = HashSet::new();
         let mut add = |at: Span, label: String, report: &mut Report<'_>| {
             check_label(&label, at, report);
             let key = label.split('=').next().unwrap_or_default().to_owned();
-            if seen.contains(&key) {
-                let message = format!("the label `{}` is here twice", show(&key));
+            let shown = short(&key);
+            if !seen.insert(key) {
+                let message = format!("the label `{shown}` is here twice");
                 report.error(at, message, "A node has one value for each label; keep one of them.");
             }
-            seen.push(key);
             out.push(label);
         };
         match &node.value {
@@ -185,37 +219,56 @@ impl Shape for Labels {
     }
 }
 
-/// One taint: `key=value:Effect` or `key:Effect`.
-#[derive(Clone, Debug)]
-pub(in crate::spec) struct Taint(pub String);
+/// Taints of a node: a list of `key=value:Effect` or `key:Effect`.
+#[derive(Clone, Debug, Default)]
+pub(in crate::spec) struct Taints(pub Vec<String>);
 
-impl Shape for Taint {
+impl Shape for Taints {
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": "^[^=:]+(=[^=:]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$" })
+        json!({
+            "type": "array",
+            "items": {
+                "type": "string",
+                "pattern": "^[^=:]+(=[^=:]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$",
+            },
+            "maxItems": MOST_LABELS,
+        })
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        let taint = text(node, report)?;
-        check_taint(taint, node.at, report).then(|| Self(taint.to_owned()))
+        let Value::List(items) = &node.value else {
+            wrong_kind(node, "a list", "Write `[key=value:Effect]`.", report);
+            return None;
+        };
+        if items.len() > MOST_LABELS {
+            report.error(items[MOST_LABELS].at, format!("more than {MOST_LABELS} taints"), FEWER);
+            return None;
+        }
+        let mut out = Vec::new();
+        for item in items {
+            if let Some(taint) = text(item, report).filter(|taint| check_taint(taint, item.at, report)) {
+                out.push(taint.to_owned());
+            }
+        }
+        Some(Self(out))
     }
 }
 
-/// Taints of a node.
-pub(in crate::spec) type Taints = Vec<Option<At<Taint>>>;
+const FEWER: &str = "A node needs a few; annotations hold what is only for people to read.";
 
 /// Reports what Kubernetes' API or the kubelet would refuse in `key=value`.
 pub(in crate::spec) fn check_label(label: &str, at: Span, report: &mut Report<'_>) -> bool {
     let Some((key, value)) = label.split_once('=') else {
-        let message = format!("`{}` is not a label", report.excerpt(at));
+        let message = format!("`{}` is not a label", short(label));
         report.error(at, message, "Write `key=value`; the value may be empty: `key=`.");
         return false;
     };
     if !is_qualified(key) || !is_value(value) {
-        report.error(at, format!("`{}` is not a label", report.excerpt(at)), SYNTAX);
+        report.error(at, format!("`{}` is not a label", short(label)), SYNTAX);
         return false;
     }
     if !kubelet_accepts(key) {
-        let message = format!("the kubelet refuses to start with the label `{}`", show(key));
+        let message = format!("the kubelet refuses to start with the label `{}`", short(key));
         let help = "Labels of kubernetes.io and k8s.io are Kubernetes' own. Use a name of your own, or one \
                     that starts with node.kubernetes.io/; a role can be set when the node is Ready: \
                     `kubectl label node NAME node-role.kubernetes.io/ROLE=true`.";
@@ -228,7 +281,7 @@ pub(in crate::spec) fn check_label(label: &str, at: Span, report: &mut Report<'_
 /// Reports what is not a taint as k3s' `node-taint` takes it.
 pub(in crate::spec) fn check_taint(taint: &str, at: Span, report: &mut Report<'_>) -> bool {
     const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
-    let message = format!("`{}` is not a taint", report.excerpt(at));
+    let message = format!("`{}` is not a taint", short(taint));
     let Some((rest, effect)) = taint.rsplit_once(':') else {
         report.error(at, message, "Write `key=value:Effect` or `key:Effect`, e.g. `gpu=true:NoSchedule`.");
         return false;

@@ -12,7 +12,7 @@ pub(in crate::spec) struct Version(pub String);
 
 impl Shape for Version {
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": "^v[0-9]+\\.[0-9]+\\.[0-9]+(-[0-9A-Za-z.]+)?\\+k3s[0-9]+$" })
+        json!({ "type": "string", "pattern": "^v[0-9]+\\.[0-9]+\\.[0-9]+(-(alpha|beta|rc)[.]?[0-9]+)?\\+k3s[0-9]+$" })
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
@@ -21,13 +21,13 @@ impl Shape for Version {
             return Some(Self(text.to_owned()));
         }
         let with_v = format!("v{}", text.trim_start_matches(['v', 'V']));
-        let candidates = [with_v.clone(), format!("{with_v}+k3s1"), with_v.replace('-', "+")];
+        let candidates = [with_v.clone(), with_v.replace("-k3s", "+k3s"), format!("{with_v}+k3s1")];
         let help = match candidates.iter().find(|c| is_version(c)) {
             Some(version) => format!("Did you mean `{version}`?"),
             None if is_channel(text) => format!("That is a channel: write `channel: {text}` instead."),
             None => "Write it as k3s' releases are named: `v1.34.1+k3s1`.".to_owned(),
         };
-        report.error(node.at, format!("`{}` is not a version of k3s", report.excerpt(node.at)), help);
+        report.error(node.at, format!("`{}` is not a version of k3s", node.shown(report)), help);
         None
     }
 }
@@ -57,7 +57,7 @@ impl Shape for Channel {
                 None => "Write `stable`, `latest`, `testing` or a minor version such as `v1.34`.".to_owned(),
             }
         };
-        report.error(node.at, format!("`{}` is not a channel of k3s", report.excerpt(node.at)), help);
+        report.error(node.at, format!("`{}` is not a channel of k3s", node.shown(report)), help);
         None
     }
 }
@@ -66,8 +66,15 @@ fn is_version(text: &str) -> bool {
     let Some((before, build)) = text.strip_prefix('v').and_then(|t| t.split_once("+k3s")) else {
         return false;
     };
-    // semver refuses leading zeros and anything beyond letters, digits, `-` and `.`.
-    number(build) && semver::Version::parse(before).is_ok_and(|v| v.build.is_empty() && !v.pre.contains('-'))
+    let (release, pre) = before.split_once('-').map_or((before, None), |(r, p)| (r, Some(p)));
+    let candidate = |pre: &str| {
+        let rest = ["alpha", "beta", "rc"].iter().find_map(|w| pre.strip_prefix(w));
+        rest.is_some_and(|r| number(r.strip_prefix('.').unwrap_or(r)))
+    };
+    number(build)
+        && release.split('.').count() == 3
+        && release.split('.').all(number)
+        && pre.is_none_or(candidate)
 }
 
 fn is_channel(text: &str) -> bool {

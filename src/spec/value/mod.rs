@@ -62,7 +62,7 @@ impl<const MIN: u32, const MAX: u32> Shape for Count<MIN, MAX> {
         };
         let number = number.filter(|n| (MIN..=MAX).contains(n));
         if number.is_none() {
-            report.error(node.at, format!("`{}` is out of range", report.excerpt(node.at)), help);
+            report.error(node.at, format!("`{}` is out of range", node.shown(report)), help);
         }
         number.map(Self)
     }
@@ -92,7 +92,7 @@ impl Shape for Name {
         if !better.is_empty() {
             help = format!("{help} `{better}` would do.");
         }
-        report.error(node.at, format!("`{}` is not a DNS label", report.excerpt(node.at)), help);
+        report.error(node.at, format!("`{}` is not a DNS label", node.shown(report)), help);
         None
     }
 }
@@ -146,7 +146,7 @@ impl Shape for Memory {
             Value::Large(_) => None,
             Value::Text(text) => {
                 let Some(mib) = parse_memory(text) else {
-                    let message = format!("`{}` is not a size", report.excerpt(node.at));
+                    let message = format!("`{}` is not a size", node.shown(report));
                     report.error(node.at, message, HELP);
                     return None;
                 };
@@ -159,7 +159,7 @@ impl Shape for Memory {
         };
         let mib = mib.filter(|m| (Self::MIN..=Self::MAX).contains(m));
         if mib.is_none() {
-            let message = format!("`{}` is out of range", report.excerpt(node.at));
+            let message = format!("`{}` is out of range", node.shown(report));
             report.error(node.at, message, format!("A machine gets from {} MiB to 4 TiB. {HELP}", Self::MIN));
         }
         mib.map(Self)
@@ -188,16 +188,16 @@ impl Shape for Time {
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         const HELP: &str = "Write a time with its unit: `90s`, `5m`, `1h30m` or `500ms`.";
         if matches!(node.value, Value::Int(_) | Value::Float(_) | Value::Large(_)) {
-            report.error(node.at, format!("`{}` has no unit", report.excerpt(node.at)), HELP);
+            report.error(node.at, format!("`{}` has no unit", node.shown(report)), HELP);
             return None;
         }
         let text = text(node, report)?;
         let Some(time) = parse_time(text) else {
-            report.error(node.at, format!("`{}` is not a time", report.excerpt(node.at)), HELP);
+            report.error(node.at, format!("`{}` is not a time", node.shown(report)), HELP);
             return None;
         };
         if time.is_zero() || time > Duration::from_secs(24 * 60 * 60) {
-            let message = format!("`{}` is out of range", report.excerpt(node.at));
+            let message = format!("`{}` is out of range", node.shown(report));
             report.error(
                 node.at,
                 message,

@@ -24,7 +24,7 @@ impl Shape for Address {
         match text.parse() {
             Ok(address) => Some(Self(address)),
             Err(_) => {
-                let message = format!("`{}` is not an IPv4 address", report.excerpt(node.at));
+                let message = format!("`{}` is not an IPv4 address", node.shown(report));
                 let help = match text.split_once('/') {
                     Some((ip, _)) if ip.parse::<Ipv4Addr>().is_ok() => {
                         format!("The prefix belongs into `network: cidr`; write `{ip}`.")
@@ -50,11 +50,11 @@ impl Shape for Cidr {
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         let text = text(node, report)?;
         let Ok(net) = text.parse::<Ipv4Net>() else {
-            let message = format!("`{}` is not an IPv4 network", report.excerpt(node.at));
+            let message = format!("`{}` is not an IPv4 network", node.shown(report));
             report.error(node.at, message, "Write address and prefix: `192.168.56.0/24`.");
             return None;
         };
-        let shown = report.excerpt(node.at);
+        let shown = node.shown(report);
         if !(8..=29).contains(&net.prefix_len()) {
             let message = format!("the prefix of `{shown}` is out of range");
             report.error(node.at, message, "Take one from /8 to /29; /24 has room for 253 nodes.");

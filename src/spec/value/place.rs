@@ -20,7 +20,7 @@ impl Shape for FilePath {
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         let text = text(node, report)?;
-        let shown = report.excerpt(node.at);
+        let shown = node.shown(report);
         if text.is_empty() || text.chars().any(char::is_control) {
             let help = "Write a path relative to the spec's folder, without control characters.";
             report.error(node.at, format!("`{shown}` is not a path"), help);
@@ -61,7 +61,7 @@ impl Shape for Url {
         if rest.is_some_and(|r| !r.is_empty() && r.chars().all(clean) && !r.starts_with(['-', '?', '#'])) {
             return Some(Self(text.to_owned()));
         }
-        let message = format!("`{}` is not a URL", report.excerpt(node.at));
+        let message = format!("`{}` is not a URL", node.shown(report));
         let help = "Write `https://`, `http://` or `file://` and the rest, with spaces and quotes escaped \
                     (`%20`).";
         report.error(node.at, message, help);
@@ -89,7 +89,7 @@ impl Shape for Sha256 {
             return Some(Self(text.to_ascii_lowercase()));
         }
         let count = text.chars().count();
-        let message = format!("`{}` is not a SHA-256 sum", report.excerpt(node.at));
+        let message = format!("`{}` is not a SHA-256 sum", node.shown(report));
         report.error(node.at, message, format!("{HELP} This has {count} characters."));
         None
     }
@@ -149,13 +149,9 @@ impl Shape for Source {
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         if let Value::Text(text) = &node.value {
-            let message = format!("expected a mapping, found text `{}`", report.excerpt(node.at));
+            let message = format!("expected a mapping, found text `{}`", node.shown(report));
             let key = if text.contains("://") { "url" } else { "path" };
-            report.error(
-                node.at,
-                message,
-                format!("Say what it is: `{{{key}: {}}}`.", report.excerpt(node.at)),
-            );
+            report.error(node.at, message, format!("Say what it is: `{{{key}: {}}}`.", node.shown(report)));
             return None;
         }
         Location::read(node, report)?.source(node, report)
@@ -182,11 +178,11 @@ impl Shape for BoxRef {
         if inner && edges && (1..=63).contains(&name.len()) {
             return Some(Self::Definition(name.clone()));
         }
-        let message = format!("`{}` is not the name of a box definition", report.excerpt(node.at));
+        let message = format!("`{}` is not the name of a box definition", node.shown(report));
         let help = if name.contains("://") {
             "Write a box behind a URL as `{url: .., sha256: ..}`.".to_owned()
         } else if name.ends_with(".box") || name.starts_with(['.', '/', '~']) {
-            format!("Write a box file as `{{path: {}}}`.", report.excerpt(node.at))
+            format!("Write a box file as `{{path: {}}}`.", node.shown(report))
         } else if name.contains('/') {
             // reference: hashicorp/vagrant #13836.
             "Vagrant's public box registry ends on 31 December 2026, so p1 does not use it; name a definition \
