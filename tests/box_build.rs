@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use p1::boxes;
+use p1::explain::Explain;
 use p1::os::Cancel;
+use p1::os::cancel::Level;
 
 #[test]
 #[ignore = "needs root, a Debian mirror and a minute"]
@@ -47,4 +49,27 @@ fn the_embedded_definition_becomes_a_box() {
         .filter(|e| e.file_name().to_string_lossy().starts_with(".p1-box-"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+#[ignore = "needs root, a Debian mirror and half a minute"]
+fn an_interrupted_build_leaves_nothing() {
+    let out = tempfile::tempdir().unwrap();
+    let definition = boxes::load("debian-12", None).unwrap();
+    let cancel = Cancel::new();
+    let error = boxes::build(
+        &definition,
+        out.path(),
+        &mut |news| {
+            if news.starts_with("installing essential") {
+                cancel.raise(Level::Abort);
+            }
+        },
+        &cancel,
+    )
+    .unwrap_err();
+    assert!(error.cancelled(), "{error}");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(&out.path().display().to_string()), "{mounts}");
 }
