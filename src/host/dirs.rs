@@ -46,6 +46,10 @@ impl Env {
     /// Where a program lies: on PATH, or where administrators' programs are, which is not on the
     /// PATH of Debian's ordinary users.
     pub fn find(&self, program: &str) -> Option<PathBuf> {
+        // Files that are needed count as programs of their full name.
+        if program.starts_with('/') {
+            return Some(self.under(program)).filter(|p| p.exists());
+        }
         let mut path = self.path.clone();
         path.push(":/usr/local/sbin:/usr/sbin:/sbin");
         which::which_in(program, Some(path), "/").ok()

@@ -57,6 +57,9 @@ impl Lock {
     /// user asks to stop. The file stays when the lock is freed: deleting it would let two owners
     /// lock two files of one name.
     pub fn take(path: &Path, verb: &str, wait: Duration, cancel: &Cancel) -> Result<Self, Error> {
+        if let Some(dir) = path.parent() {
+            files::dir(dir)?;
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

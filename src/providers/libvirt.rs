@@ -27,6 +27,8 @@ const SHORT: Duration = Duration::from_secs(120);
 const UPLOAD: Duration = Duration::from_secs(1800);
 /// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
 pub const POOL: &str = "default";
+/// Where that one keeps its volumes.
+const POOL_PATH: &str = "/var/lib/libvirt/images";
 
 /// libvirt on this host.
 pub struct Libvirt {
@@ -59,7 +61,7 @@ impl Libvirt {
             return Ok(Some(done.stdout));
         }
         // Absent is an answer; a daemon that does not is a failure.
-        let absent = ["not found", "no domain with", "no storage vol", "no network with"];
+        let absent = ["not found", "no domain with", "no storage vol", "no storage pool", "no network with"];
         if absent.iter().any(|w| done.stderr.to_lowercase().contains(w)) {
             return Ok(None);
         }
@@ -145,6 +147,24 @@ impl Libvirt {
             what: "virtual size".into(),
             lines: process::tail(&done.stdout, 8),
         })
+    }
+
+    /// The pool, where vagrant-libvirt would make it too (`handle_storage_pool.rb`), but not before
+    /// p1 needs it.
+    fn pool(&self, did: &mut Vec<String>, cancel: &Cancel) -> Result<(), Error> {
+        let doing = "make the storage pool";
+        let info = self.look("look at the storage pool", &["pool-info", POOL], cancel)?;
+        if info.is_none() {
+            let define = ["pool-define-as", POOL, "dir", "--target", POOL_PATH];
+            self.ask(doing, &define, cancel)?;
+            self.ask(doing, &["pool-build", POOL], cancel)?;
+            did.push(format!("made the storage pool {POOL} ({POOL_PATH})"));
+        }
+        let running = |text: &String| text.lines().any(|l| l.starts_with("State:") && l.ends_with("running"));
+        if !info.as_ref().is_some_and(running) {
+            self.ask("start the storage pool", &["pool-start", POOL], cancel)?;
+        }
+        Ok(())
     }
 
     /// Every domain: its name, its UUID.
@@ -337,6 +357,7 @@ impl Provider for Libvirt {
             self.ask("start the network", &["net-start", &name], cancel)?;
             did.push(format!("started the network {name}"));
         }
+        self.pool(&mut did, cancel)?;
         if !self.image_ready(image, cancel)? {
             self.upload(image, report, cancel)?;
             did.push(format!("sent the base image of {}", image.name));

@@ -41,7 +41,7 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
-    let public = ssh::generate_key(&key, &format!("p1 {}", world.cluster.name), ctx.control.cancel())?;
+    let public = world.public_key()?;
     let replaced = world.on(node, |remote| -> Result<bool, ssh::Error> {
         let mut last = String::new();
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {

@@ -67,6 +67,7 @@ pub struct World {
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
     destroying: Mutex<()>,
+    making_key: Mutex<()>,
 }
 
 impl std::ops::Deref for World {
@@ -92,6 +93,7 @@ impl World {
             files: Mutex::default(),
             api: Mutex::default(),
             destroying: Mutex::default(),
+            making_key: Mutex::default(),
         })
     }
 
@@ -184,6 +186,13 @@ impl World {
     pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
         let seen = lock(&self.seen).nodes.get(&node.name).cloned();
         seen.map_or_else(|| self.look_at_node(node), Ok)
+    }
+
+    /// The public half of the cluster's key; the first caller makes the pair.
+    pub fn public_key(&self) -> Result<String, Trouble> {
+        let _one = lock(&self.making_key);
+        let comment = format!("p1 {}", self.cluster.name);
+        Ok(ssh::generate_key(&self.state.key(), &comment, &self.cancel)?)
     }
 
     /// The cluster's secrets; the first caller makes them.
@@ -298,8 +307,9 @@ impl World {
         Ok(self.vagrant.has_box(&info).then_some(info))
     }
 
-    /// Writes the Vagrantfile.
+    /// Writes the Vagrantfile, and makes the key that it names.
     pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
+        self.public_key()?;
         let info =
             self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
         let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
