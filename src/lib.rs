@@ -2,6 +2,7 @@
 //!
 //! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
 
+pub mod api;
 pub mod artifacts;
 pub mod event;
 pub mod explain;
