@@ -54,6 +54,8 @@ impl Client {
     /// Fine if the API says that it is ready; [`Error::NotReady`] names the checks that fail.
     pub fn healthy(&self, cancel: &Cancel) -> Result<(), Error> {
         self.get("/readyz", cancel).map(drop).map_err(|error| match error {
+            // For an instant after it listens, the API has not put up its own checks (k3s v1.21).
+            Error::Status { code: 404, .. } => Error::NotReady { message: "starting".to_owned() },
             Error::Status { code: 500.., message } => Error::NotReady { message },
             other => other,
         })

@@ -257,11 +257,18 @@ pub(super) fn refusal(body: &str) -> String {
     }
     let failing = body.lines().filter_map(|l| l.strip_prefix("[-]"));
     let failing: Vec<_> = failing.map(|l| l.split(" failed").next().unwrap_or(l)).collect();
-    if failing.is_empty() {
-        let line = body.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("it gives no reason");
-        return line.chars().take(200).collect();
+    match failing.len() {
+        0 => {}
+        // A server that has just come up fails twenty of them.
+        n @ 5.. => return format!("failing checks: {} and {} more", failing[..3].join(", "), n - 3),
+        _ => return format!("failing checks: {}", failing.join(", ")),
     }
-    format!("failing checks: {}", failing.join(", "))
+    let words: Vec<_> = body.split_whitespace().collect();
+    if words.is_empty() {
+        "it gives no reason".to_owned()
+    } else {
+        words.join(" ").chars().take(200).collect()
+    }
 }
 
 #[cfg(test)]
@@ -329,7 +336,9 @@ mod tests {
         assert_eq!(refusal(status), "Unauthorized");
         let readyz = "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed: x\nreadyz check failed\n";
         assert_eq!(refusal(readyz), "failing checks: etcd, poststarthook/rbac/bootstrap-roles");
-        assert_eq!(refusal("\n starting\nmore"), "starting");
+        let many = (0..20).map(|n| format!("[-]check{n} failed: x\n")).collect::<String>();
+        assert_eq!(refusal(&many), "failing checks: check0, check1, check2 and 17 more");
+        assert_eq!(refusal("\n starting\nmore"), "starting more");
         assert_eq!(refusal(""), "it gives no reason");
     }
 }

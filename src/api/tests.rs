@@ -212,6 +212,8 @@ fn answers_become_values_or_typed_errors() {
     server.say(500, "[-]etcd failed: reason withheld\nreadyz check failed\n");
     let error = client.healthy(&cancel).unwrap_err();
     assert_eq!(error.to_string(), "the API is not ready: failing checks: etcd");
+    server.say(404, "{}");
+    assert_eq!(client.healthy(&cancel).unwrap_err().to_string(), "the API is not ready: starting");
     server.say(503, "starting");
     assert!(matches!(client.nodes(&cancel), Err(Error::NotReady { .. })));
     server.say(403, "no");
