@@ -21,6 +21,8 @@ mod store;
 mod tests;
 #[cfg(test)]
 mod testserver;
+#[cfg(test)]
+mod tls_tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
