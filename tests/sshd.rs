@@ -11,7 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use p1::explain::Explain;
 use p1::os::Cancel;
 use p1::os::cancel::Level;
@@ -139,12 +140,18 @@ fn an_abort_frees_a_waiting_thread_at_once() {
     let result = thread::scope(|scope| {
         let cancel = &cancel;
         let aborter = scope.spawn(move || {
-            wait.recv().unwrap();
+            let thread: Pid = wait.recv().unwrap();
+            // Until it sleeps, which it does in poll.
+            let stat = format!("/proc/self/task/{thread}/stat");
+            while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+                thread::yield_now();
+            }
             let now = Instant::now();
             cancel.raise(Level::Abort);
             now
         });
-        let result = session.exec(&sshd.hang(), b"", LONG, &mut |_| begun.send(()).unwrap());
+        let result =
+            session.exec(&sshd.hang(), b"", LONG, &mut |_| begun.send(nix::unistd::gettid()).unwrap());
         let took = aborter.join().unwrap().elapsed();
         println!("abort: freed after {took:?}");
         assert!(took < Duration::from_millis(500), "{took:?}");
@@ -439,8 +446,43 @@ fn a_detached_job_that_is_killed_or_too_slow_is_told_so() {
     assert!(matches!(&error, Error::Deadline { .. }), "{error}");
     assert_eq!(error.evidence(), ["begun"]);
 
+    // The node was restarted: what it had under /run is gone, and the job is not begun again unasked.
+    let (count, dir) = (sshd.path("count"), format!("/run/p1/{name}"));
+    let script = format!("echo x >>{}; {}", count.display(), sshd.hang());
+    let job = Job { script: &script, ..job };
+    let error = remote.detached(&job, LONG, &mut |_| {
+        let pid = fs::read_to_string(format!("{dir}/pid")).unwrap().trim().parse().unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        sshd.signal(Signal::SIGKILL);
+    });
+    assert!(matches!(error, Err(Error::JobLost { .. })), "{error:?}");
+    assert_eq!(fs::read_to_string(count).unwrap(), "x\n");
+
     let job = Job { name: "../x", ..job };
     assert!(matches!(remote.detached(&job, LONG, &mut ignore), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn a_detached_job_is_a_unit_where_systemd_runs() {
+    let mut sshd = Sshd::stopped();
+    sshd.small = Some(1 << 20);
+    sshd.run();
+    let mut remote = sshd.remote();
+    // A stand-in for systemd-run, seen by this server only; the unit's last life is not over at first.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/sshd /run/systemd/system || exit\n\
+        mount -t tmpfs none /usr/local/sbin && cd /usr/local/sbin || exit\n\
+        cat >systemd-run <<'X'\n#!/bin/sh\n\
+        [ -e /run/tried ] || { : >/run/tried; echo 'Unit p1-job.service was already loaded.'; exit 1; }\n\
+        [ \"$1 $2 $3\" = '--quiet --collect --unit=p1-job' ] || exit 1\n\
+        shift 3; setsid \"$@\" </dev/null >/dev/null 2>&1 &\nX\n\
+        chmod +x systemd-run";
+    remote.script("a trick", script, true, LONG, &mut |_| {}).unwrap().ok().unwrap();
+    let job = Job { name: "job", id: "a", script: "echo out; exit 4", env: &[] };
+    let output = remote.detached(&job, LONG, &mut ignore).unwrap();
+    assert_eq!((output.status, output.text().as_str()), (4, "out\n"));
+    let tried = remote.script("a look", "ls -d /run/tried /run/p1/*", true, LONG, &mut |_| {}).unwrap();
+    assert!(tried.text().ends_with("/run/tried\n"), "{}", tried.text());
 }
 
 #[test]

@@ -8,8 +8,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::output::tail;
 use super::script::{whole, whole_seconds};
-use super::session::{Task, tail};
+use super::session::Task;
 use super::upload::nonce;
 use super::{Bound, Error, Output, Remote, Session};
 use crate::explain::Explain;
@@ -209,7 +210,8 @@ impl Remote {
                 keep(&mut kept, bytes);
                 on_output(bytes);
             };
-            let begin = (!known).then_some(bound);
+            // What has said something was started; if it is gone, so is the node's memory of it.
+            let begin = (!known && have == 0).then_some(bound);
             let answer = self.session().and_then(|s| s.follow(job, have, begin, left, &mut take));
             match answer {
                 Ok((State::Gone, _)) => {

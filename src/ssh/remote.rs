@@ -169,3 +169,15 @@ impl Remote {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_may_be_handed_from_thread_to_thread() {
+        fn send<T: Send>() {}
+        send::<Remote>();
+        send::<Tunnel>();
+    }
+}

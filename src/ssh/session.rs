@@ -14,74 +14,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ssh2::{BlockDirections, Channel, ErrorCode, ExtendedData};
 
 use super::connect::Login;
-use super::{Endpoint, Error};
+use super::output::{shorten, tail};
+use super::{Bound, Endpoint, Error, Output};
 use crate::os::Cancel;
 use crate::os::cancel::HookGuard;
-use crate::os::process;
 
 /// Of a command's output, at least so many of the last bytes are kept.
 const KEEP: usize = 8 << 20;
 /// Read from a file, or from the node, at once.
 const CHUNK: usize = 128 << 10;
-
-/// How long a command may take, and how long it may say nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    /// From the request to the exit status.
-    pub total: Duration,
-    /// Without a byte in either direction.
-    pub silence: Duration,
-}
-
-impl Bound {
-    /// Both bounds.
-    pub fn new(total: Duration, silence: Duration) -> Self {
-        Self { total, silence }
-    }
-}
-
-impl From<Duration> for Bound {
-    fn from(total: Duration) -> Self {
-        Self { total, silence: total }
-    }
-}
-
-/// A command that ran to its end by itself, whatever its exit status.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// The node.
-    pub node: String,
-    /// What it was, for messages.
-    pub what: String,
-    /// Its exit status.
-    pub status: i32,
-    /// What it wrote, standard error included, in the order of arrival; of very much, the end.
-    pub output: Vec<u8>,
-    /// How long it took.
-    pub elapsed: Duration,
-}
-
-impl Output {
-    /// The output as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.output).into_owned()
-    }
-
-    /// Itself when it exited with 0, [`Error::Failed`] with its last words otherwise.
-    pub fn ok(self) -> Result<Self, Error> {
-        if self.status == 0 {
-            return Ok(self);
-        }
-        let tail = tail(&self.output);
-        Err(Error::Failed { node: self.node, what: self.what, status: self.status, tail })
-    }
-}
-
-/// The last lines of what a command wrote.
-pub(super) fn tail(output: &[u8]) -> Vec<String> {
-    let end = &output[output.len().saturating_sub(16 << 10)..];
-    process::tail(&String::from_utf8_lossy(end), 12)
-}
 
 /// Why a call into the library did not succeed.
 #[derive(Debug)]
@@ -337,12 +278,17 @@ impl Session {
                     on_sent(outgoing.sent);
                 }
             }
+            let now = Instant::now();
             if progress {
-                run.heard = Instant::now();
+                run.heard = now;
+            }
+            let end = end.min(run.heard + bound.silence);
+            if now >= end {
+                return Err(Why::Late);
             }
             // Sending may have taken output in, for which poll would wait in vain.
-            else if channel.read_window().available == 0 && !channel.eof() {
-                self.wait(end.min(run.heard + bound.silence))?;
+            if !progress && channel.read_window().available == 0 && !channel.eof() {
+                self.wait(end)?;
             }
         }
     }
@@ -446,14 +392,5 @@ impl Outgoing {
                 _ => Err(Why::Lost(e.message().to_owned())),
             },
         }
-    }
-}
-
-/// The beginning of a command, for messages.
-fn shorten(command: &str) -> String {
-    let line = command.lines().next().unwrap_or_default();
-    match line.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_owned(),
     }
 }

@@ -1,0 +1,74 @@
+//! What a command may take, and what it gave.
+
+use std::time::Duration;
+
+use super::Error;
+use crate::os::process;
+
+/// How long a command may take, and how long it may say nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// From the request to the exit status.
+    pub total: Duration,
+    /// Without a byte in either direction.
+    pub silence: Duration,
+}
+
+impl Bound {
+    /// Both bounds.
+    pub fn new(total: Duration, silence: Duration) -> Self {
+        Self { total, silence }
+    }
+}
+
+impl From<Duration> for Bound {
+    fn from(total: Duration) -> Self {
+        Self { total, silence: total }
+    }
+}
+
+/// A command that ran to its end by itself, whatever its exit status.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The node.
+    pub node: String,
+    /// What it was, for messages.
+    pub what: String,
+    /// Its exit status.
+    pub status: i32,
+    /// What it wrote, standard error included, in the order of arrival; of very much, the end.
+    pub output: Vec<u8>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Output {
+    /// The output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+
+    /// Itself when it exited with 0, [`Error::Failed`] with its last words otherwise.
+    pub fn ok(self) -> Result<Self, Error> {
+        if self.status == 0 {
+            return Ok(self);
+        }
+        let tail = tail(&self.output);
+        Err(Error::Failed { node: self.node, what: self.what, status: self.status, tail })
+    }
+}
+
+/// The last lines of what a command wrote.
+pub(super) fn tail(output: &[u8]) -> Vec<String> {
+    let end = &output[output.len().saturating_sub(16 << 10)..];
+    process::tail(&String::from_utf8_lossy(end), 12)
+}
+
+/// The beginning of a command, for messages.
+pub(super) fn shorten(command: &str) -> String {
+    let line = command.lines().next().unwrap_or_default();
+    match line.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
