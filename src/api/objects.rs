@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Error;
 
 /// A Node object, as far as p1 looks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
     /// `metadata.name`.
     pub name: String,

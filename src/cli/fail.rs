@@ -6,8 +6,6 @@ use crate::ui::{Paint, Tone};
 
 /// Exit codes, as `p1 --help` lists them.
 pub mod code {
-    /// Done.
-    pub const DONE: u8 = 0;
     /// Steps failed; `p1 retry` continues.
     pub const FAILED: u8 = 1;
     /// Bad usage or spec.

@@ -48,7 +48,7 @@ pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
                 "v": 1, "node": node.name, "role": node.role, "ip": node.ip,
                 "machine": machine.state.to_string(), "machine_id": machine.id,
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
-                "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip.as_ref()),
+                "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
                 "ssh": seen.silent.get(&node.name), "drift": drift,
             });
             print(&format!("{line}\n"));

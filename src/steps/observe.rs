@@ -79,7 +79,7 @@ fn look_at(world: &World, node: &Node) {
 
 /// What the API says of the nodes.
 pub fn look_at_api(world: &World) {
-    let answer = world.api().and_then(|api| api.nodes().map_err(Trouble::from));
+    let answer = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from));
     world.note(|seen| match answer {
         Ok(nodes) => seen.api = Some(nodes.into_iter().map(|n| (n.name.clone(), n)).collect()),
         Err(_) => seen.api = None,

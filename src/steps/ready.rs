@@ -9,7 +9,7 @@ use super::view::holds;
 use super::{Ctx, Definition, View};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
-use crate::explain::{Explain, seconds};
+use crate::explain::seconds;
 use crate::k3s;
 use crate::os::cancel::Level;
 use crate::os::process;
@@ -37,8 +37,8 @@ pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) ->
         let why = [status.reason.as_str(), status.message.as_str()].join(": ");
         return Some(format!("it is not Ready ({})", why.trim_matches([':', ' '])));
     }
-    let address = status.internal_ip.as_deref().unwrap_or("none");
-    if address != node.ip.to_string() {
+    if status.internal_ip != Some(node.ip.into()) {
+        let address = status.internal_ip.map_or("none".to_owned(), |ip| ip.to_string());
         return Some(format!("its address in the cluster is {address}, not {}", node.ip));
     }
     let other = version.filter(|v| !k3s::runs(v, &status.version));
@@ -66,7 +66,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let version = world.seen().version;
     let mut last = String::new();
     loop {
-        let why = match world.api().and_then(|api| api.nodes().map_err(Trouble::from)) {
+        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
             Ok(nodes) => {
                 let status = nodes.iter().find(|n| n.name == node.name);
                 match wrong(node, version.as_deref(), status) {
@@ -101,11 +101,9 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
         hint = found.hint;
     }
     if let Ok(api) = world.api() {
-        match api.events(20) {
-            Ok(events) => lines
-                .extend(events.iter().filter(|e| e.object.ends_with(&node.name)).map(ToString::to_string)),
-            Err(error) => lines.extend(error.hint()),
-        }
+        let events = api.events(20, &world.cancel).unwrap_or_default();
+        let of_node = events.iter().filter(|e| e.object.ends_with(&node.name));
+        lines.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }
     Trouble::new(cause, hint).evidence(process::tail(&lines.join("\n"), 12))
 }
@@ -121,7 +119,7 @@ mod tests {
         let good = NodeStatus {
             name: node.name.clone(),
             ready: true,
-            internal_ip: Some(node.ip.to_string()),
+            internal_ip: Some(node.ip.into()),
             version: "v1.34.1+k3s1".into(),
             ..NodeStatus::default()
         };
@@ -133,7 +131,7 @@ mod tests {
             wrong(node, Some("v1.34.1+k3s1"), Some(&status)).unwrap()
         };
         assert!(says(|s| s.ready = false).contains("not Ready"));
-        assert!(says(|s| s.internal_ip = Some("10.0.2.15".into())).contains("10.0.2.15"));
+        assert!(says(|s| s.internal_ip = Some("10.0.2.15".parse().unwrap())).contains("10.0.2.15"));
         assert!(says(|s| s.version = "v1.33.0+k3s1".into()).contains("v1.33.0"));
         assert!(wrong(node, None, None).unwrap().contains("does not know"));
     }

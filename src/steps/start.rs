@@ -173,7 +173,7 @@ pub fn journal(ctx: &Ctx<'_>, since: &str) -> Result<Vec<String>, Trouble> {
 fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let Ok(api) = world.api() else { return Ok(()) };
-    let known = api.nodes().is_ok_and(|nodes| nodes.iter().any(|n| n.name == node.name));
+    let known = api.nodes(&world.cancel).is_ok_and(|nodes| nodes.iter().any(|n| n.name == node.name));
     if !known {
         return Ok(());
     }
