@@ -84,7 +84,6 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     };
     follow(ctx, &since, bound)?;
     world.script(node, "noting the start", &install::stamp("start", &digest))?;
-    world.look_at_node(node)?;
     Ok(None)
 }
 
