@@ -147,7 +147,7 @@ impl Explain for Error {
                 "The server does not let this host in; a proxy may want a login, or the address may have moved."
                     .to_owned()
             }
-            Self::Status { .. } => "Try again later with `p1 retry`, or give a mirror.".to_owned(),
+            Self::Status { .. } => "Try again later with `p1 retry`, or name a mirror in P1_K3S_RELEASES.".to_owned(),
             Self::Connection { .. } | Self::Silence { .. } | Self::TooSlow { .. } => {
                 "Look at this host's connection and proxy settings (https_proxy, no_proxy), then run `p1 retry`: what \
                  came so far is kept. Without a connection, give the files under `k3s.artifacts`."
@@ -165,7 +165,7 @@ impl Explain for Error {
             Self::Answer { .. } => "A proxy or a login page may have answered instead of the server.".to_owned(),
             Self::BadUrl { .. } => "Use http://, https:// or file://.".to_owned(),
             Self::Offline { .. } => {
-                "Run once without `--offline`, or give the file under `k3s.artifacts`.".to_owned()
+                "`p1 up` downloads it; without a connection, give the file under `k3s.artifacts`.".to_owned()
             }
             Self::Channel(ChannelError::Unknown { known, .. }) if !known.is_empty() => {
                 format!("There are: {}.", known.join(", "))

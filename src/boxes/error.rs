@@ -120,7 +120,11 @@ impl Explain for Error {
                 Some(format!("Install them with: apt-get install {}", packages.join(" ")))
             }
             Self::NotRoot => {
-                Some("Run `sudo p1 box build`, or use a box file with `box: {path: ...}`.".to_owned())
+                Some(
+                    "Build it as root into your own library: `sudo env HOME=\"$HOME\" p1 box build`, then `sudo chown \
+                     -R \"$USER\" ~/.local/share/p1`. Or use a box file with `box: {path: ...}`."
+                        .to_owned(),
+                )
             }
             Self::NoKey => Some("Install vagrant: the key is one of its files.".to_owned()),
             Self::Checksum { .. } => {

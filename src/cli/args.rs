@@ -34,7 +34,7 @@ pub struct Global {
     /// How to print: `human` is live on a terminal and plain elsewhere
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
     pub output: Output,
-    /// Say more; shows what the steps print
+    /// Say more, in plain lines
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// At most so many steps at a time
@@ -90,15 +90,15 @@ pub enum Verb {
     Validate,
     /// Print the spec's JSON Schema, for editors
     Schema,
-    /// Write the Vagrantfile and everything else made from the spec, to look at
+    /// Write the Vagrantfile and everything else made from the spec, to look at; secrets are left out
     Render(Render),
-    /// Say what `up` would do and why; touches nothing
+    /// Say what `up` would do and why; touches nothing; exit code 10 if there is something
     Plan(Looks),
     /// Make the cluster as the spec says: do what is missing
     Up(Up),
-    /// Do what the last run left outstanding
+    /// Do what the last run left outstanding: same verb, same nodes
     Retry,
-    /// Show machines, k3s and nodes, and where they differ from the spec
+    /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
     Status(Looks),
     /// Open a shell on a node, or run a command there
     Ssh(Ssh),
@@ -108,11 +108,11 @@ pub enum Verb {
     Logs(Logs),
     /// Print where the cluster's kubeconfig is, or merge it into yours
     Kubeconfig(Kubeconfig),
-    /// Run kubectl against the cluster
+    /// Run kubectl against the cluster: this host's, or the server's own over SSH
     Kubectl(Kubectl),
-    /// Shut the machines down
+    /// Shut the machines down, workers first
     Stop(Nodes),
-    /// Start the machines again
+    /// Start machines that exist, and k3s in them
     Start(Nodes),
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),
@@ -144,7 +144,7 @@ pub struct Init {
     /// The cluster's name [default: the folder's]
     #[arg(long)]
     pub name: Option<String>,
-    /// How many servers
+    /// How many servers; this version of p1 runs exactly one
     #[arg(long, default_value_t = 1)]
     pub servers: u32,
     /// How many workers
@@ -202,7 +202,7 @@ pub struct Exec {
     /// At most so long
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
     pub timeout: Duration,
-    /// What to run
+    /// What to run: one word is a line for the node's shell, several are a command with its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -251,7 +251,7 @@ pub struct Kubectl {
 /// The verbs of `box`.
 #[derive(Debug, Subcommand)]
 pub enum BoxVerb {
-    /// Build a box from its definition (needs root for mounting nothing but for Debian's tools)
+    /// Build a box for libvirt from its definition, with Debian's packages; needs root
     Build {
         /// The definition, e.g. `debian-12`
         #[arg(default_value = "debian-12")]
@@ -273,7 +273,7 @@ pub enum BoxVerb {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Remove a box
+    /// Remove a box from this host's library
     Remove {
         /// Which, as `list` shows it
         name: String,

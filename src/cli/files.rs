@@ -51,7 +51,9 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
     let text = spec::init(&options);
     // What is written has to be a spec: wrong options are told in the words of the spec's errors.
     if let Err(invalid) = spec::parse(&text, path) {
-        return Err(Fail::new(code::USAGE, invalid.to_string(), "These options do not make a cluster."));
+        let errors = invalid.problems.iter().filter(|p| p.severity == spec::Severity::Error);
+        let said: Vec<&str> = errors.map(|p| p.message.as_str()).collect();
+        return Err(Fail::new(code::USAGE, said.join("; "), "These options do not make a cluster."));
     }
     files::write(path, text.as_bytes(), 0o644)?;
     eprintln!("wrote {}; `p1 up` makes the cluster", path.display());

@@ -87,7 +87,8 @@ const RULES: &[Rule] = &[
     rule(
         &["status=4/ILL", "Illegal instruction", "SIGILL: illegal instruction"],
         "the k3s binary uses instructions that this processor lacks",
-        "Use another k3s version, or a CPU model for the VMs with more features (`cpu_mode: host-passthrough`).",
+        "Use another k3s version. With KVM the machines have this host's processor, under emulation an older one; \
+         `p1 doctor` says which it is.",
     ),
     rule(
         &["status=203/EXEC", "Failed at step EXEC spawning"],

@@ -53,10 +53,7 @@ pub const FORGET: Definition = Definition {
         serves: false,
     },
     retry: false,
-    check: |view, _| match view.seen.kubeconfig {
-        true => Check::Needed("there is one".into()),
-        false => Check::Done("there is none".into()),
-    },
+    check: kubeconfig_is_void,
     inputs: |cluster, _| json!(cluster.name),
     apply: forget,
 };
@@ -72,6 +69,17 @@ fn reachable(view: &View<'_>, node: Option<&Node>) -> Check {
         State::Running => Check::Needed("asked for".into()),
         // Not silently: what is on its disk stays there.
         state => Check::Needed(format!("the machine is {state}")),
+    }
+}
+
+/// A worker that goes alone leaves a cluster whose kubeconfig is still good.
+fn kubeconfig_is_void(view: &View<'_>, _: Option<&Node>) -> Check {
+    if !view.seen.kubeconfig {
+        return Check::Done("there is none".into());
+    }
+    match view.seen.doomed.contains(&view.cluster.first_server().name) {
+        true => Check::Needed("there is one".into()),
+        false => Check::Done("the server stays".into()),
     }
 }
 
@@ -157,4 +165,23 @@ fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     files::remove_if_there(&ctx.world.state.kubeconfig())?;
     ctx.world.forget_api();
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::cluster;
+    use crate::steps::Seen;
+
+    #[test]
+    fn the_kubeconfig_goes_with_the_server_only() {
+        let cluster = cluster(1);
+        let check = |kubeconfig: bool, nodes: &[&str]| {
+            let doomed = nodes.iter().map(ToString::to_string).collect();
+            let seen = Seen { kubeconfig, doomed, ..Seen::default() };
+            kubeconfig_is_void(&View { cluster: &cluster, seen: &seen }, None).may_run()
+        };
+        assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));
+        assert!(!check(true, &["worker-1"]) && !check(false, &["server"]));
+    }
 }

@@ -306,9 +306,7 @@ impl World {
     pub fn banner(&self) -> Option<String> {
         let artifacts = &self.cluster.k3s.artifacts;
         let crate::spec::Source::Path(installer) = artifacts.installer.as_ref()? else { return None };
-        let text = files::read_if_there(installer).ok()??;
-        let mark = text.lines().take(5).find_map(|l| l.strip_prefix("# p1-banner:"))?;
-        Some(mark.trim().to_owned())
+        banner_of(&files::read_if_there(installer).ok()??)
     }
 
     /// Writes the configuration for `ssh -F`.
@@ -353,6 +351,12 @@ impl World {
     }
 }
 
+/// What an installer says of itself within its first lines: `# p1-banner: TEXT`.
+fn banner_of(installer: &str) -> Option<String> {
+    let mark = installer.lines().take(5).find_map(|l| l.strip_prefix("# p1-banner:"))?;
+    Some(mark.trim().to_owned())
+}
+
 /// Where each file goes on a node.
 pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
     let one = |file: &artifacts::File, path: String, mode| Wanted {
@@ -378,4 +382,17 @@ fn random() -> Result<[u8; 32], Trouble> {
     let (path, mut bytes) = (std::path::Path::new("/dev/urandom"), [0; 32]);
     std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut bytes)).at("read", path)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody may take a cluster of the stand-in for one of k3s.
+    #[test]
+    fn the_stand_in_says_what_it_is() {
+        let banner = banner_of(include_str!("../../tests/standin/install.sh")).unwrap();
+        assert!(banner.contains("stand-in"), "{banner}");
+        assert_eq!(banner_of("#!/bin/sh\n# Installs k3s.\n"), None);
+    }
 }

@@ -1,4 +1,5 @@
 #!/bin/sh
+# p1-banner: k3s is played by a stand-in here: it runs no containers and is good for trying p1 only.
 # Installer of the k3s stand-in, for p1's tests and offline demo. It is not k3s' installer: it was
 # written from that one's documented contract (variables, files, units, scripts, messages) so that p1
 # can drive either in the same way. It never reaches the internet.
