@@ -385,7 +385,8 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
             return (Outcome::Interrupted, attempt);
         }
         if !trouble.transient || attempt >= attempts || control.cancel.stopping() {
-            let log = Some(control.log.clone());
+            // A step that ran something for several at once knows a better one.
+            let log = trouble.failure.log.clone().or_else(|| Some(control.log.clone()));
             return (Outcome::Failed(Failure { log, ..trouble.failure }), attempt);
         }
         let wait = delay(retry, attempt, &step.info.id);
