@@ -121,6 +121,9 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
 fn must_build(world: &World) -> bool {
     let BoxRef::Definition(name) = &world.cluster.image else { return false };
     let there = world.library.get(name).ok().flatten();
+    if there.as_ref().is_some_and(|m| !matches!(m.origin, boxes::Origin::Built { .. })) {
+        return false;
+    }
     let dir = world.cluster.base.join("boxes");
     let digest = boxes::load(name, Some(&dir)).map(|d| boxes::digest(&d)).ok();
     !matches!(there.map(|m| m.origin), Some(boxes::Origin::Built { digest: d, .. }) if Some(&d) == digest.as_ref())

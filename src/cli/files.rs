@@ -40,14 +40,8 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
             return Err(Fail::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
         }
     };
-    let options = spec::Init {
-        name,
-        servers: args.servers,
-        workers: args.workers,
-        provider,
-        cidr: args.cidr.clone(),
-        ..spec::Init::default()
-    };
+    let options =
+        spec::Init { name, servers: args.servers, workers: args.workers, provider, cidr: args.cidr.clone() };
     let text = spec::init(&options);
     // What is written has to be a spec: wrong options are told in the words of the spec's errors.
     if let Err(invalid) = spec::parse(&text, path) {

@@ -121,7 +121,7 @@ impl Control {
         self.send(Kind::StepWarning { step: self.step.clone(), message: message.into() });
     }
 
-    /// Writes a line into the step's log.
+    /// Writes a line into the step's log, with the time (UTC).
     pub fn log(&self, line: &str) {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
@@ -129,8 +129,9 @@ impl Control {
             // A log that cannot be written must not fail the work.
             let _ = crate::os::files::private_dir(dir);
         }
+        let now = jiff::Timestamp::now().strftime("%H:%M:%S%.3f");
         let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log);
-        let _ = file.and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        let _ = file.and_then(|mut f| f.write_all(format!("{now} {line}\n").as_bytes()));
     }
 
     /// The token to hand to everything that blocks.
