@@ -496,3 +496,83 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     let failed = events.iter().find(|e| e["event"] == "step_finished" && e["step"] == "server/vm").unwrap();
     assert!(failed["outcome"].to_string().contains("exited with 7"), "{failed}");
 }
+
+// ---------------------------------------------------------------------------------------------
+// What is rendered, as those see it who have to read it: real Vagrant, Ruby, a shell
+
+/// Legal values that mean something to Ruby, YAML and shells.
+const HOSTILE: &str = "'\"`#{raise 1}$(touch pwned);\\\\ %s: -- {{ x }} <%= y %>";
+
+#[test]
+fn rendered_files_are_read_by_vagrant_ruby_and_shell() {
+    let dir = tempfile::Builder::new().prefix("it's #{a} $(b) \"c\" ").tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("home")).unwrap();
+    fs::write(at(HOSTILE), "a box").unwrap();
+    for (provider, nics) in [("libvirt", 1), ("libvirt", 2), ("virtualbox", 2)] {
+        let hostile = serde_json::to_string(HOSTILE).unwrap();
+        let spec = format!(
+            "name: hostile\nprovider: {provider}\nbox: {{path: {hostile}}}\n\
+             network: {{cidr: 192.168.56.0/24, nics: {nics}}}\nnodes:\n  \
+             - {{name: server, role: server, ip: 192.168.56.110}}\n  \
+             - {{name: end, role: worker, count: 2}}\n\
+             k3s:\n  version: v1.34.1+k3s1\n  config: {{kubelet-arg: [{hostile}]}}\n  registries: {{x: {hostile}}}\n"
+        );
+        fs::write(at("cluster.yaml"), spec).unwrap();
+        let out = format!("{provider}-{nics}");
+        let p1 = Command::new(env!("CARGO_BIN_EXE_p1"))
+            .args(["render", "--dir", &out])
+            .current_dir(dir.path())
+            .env("HOME", at("home"))
+            .output()
+            .unwrap();
+        Done(p1).exits(0);
+
+        let out = at(&out);
+        let vagrantfile = out.join("Vagrantfile");
+        let ruby =
+            |file: &Path| Command::new("ruby").arg("-c").arg(file).output().expect("ruby").status.success();
+        assert!(ruby(&vagrantfile));
+        // Vagrant looks for the key that `up` makes.
+        fs::write(out.join("id_ed25519"), "").unwrap();
+        let good = vagrant_validate(&out, &at("vagrant"), provider);
+        assert!(good.0.status.success(), "{}{}", good.stdout(), good.stderr());
+
+        let text = fs::read_to_string(&vagrantfile).unwrap();
+        fs::write(&vagrantfile, text.replace("config.vm.boot_timeout", "config.vm.no_such_thing")).unwrap();
+        assert!(ruby(&vagrantfile));
+        assert!(
+            !vagrant_validate(&out, &at("vagrant"), provider).0.status.success(),
+            "vagrant takes anything"
+        );
+
+        for node in ["server", "end-1", "end-2"] {
+            for script in ["system.sh", "install.sh"] {
+                let file = out.join(node).join(script);
+                assert!(
+                    Command::new("sh").arg("-n").arg(&file).status().unwrap().success(),
+                    "{}",
+                    file.display()
+                );
+            }
+            let config = fs::read_to_string(out.join(node).join("config.yaml")).unwrap();
+            let config: serde_json::Value = serde_yaml::from_str(&config).unwrap();
+            assert_eq!(config["kubelet-arg"][0], HOSTILE);
+            let registries = fs::read_to_string(out.join(node).join("registries.yaml")).unwrap();
+            assert_eq!(serde_yaml::from_str::<serde_json::Value>(&registries).unwrap()["x"], HOSTILE);
+        }
+    }
+    assert!(!at("pwned").exists() && !Path::new("pwned").exists());
+}
+
+/// Without a provider's own checks where the provider is not on this machine.
+fn vagrant_validate(dir: &Path, home: &Path, provider: &str) -> Done {
+    let mut command = Command::new("vagrant");
+    command.arg("validate").current_dir(dir);
+    if provider == "virtualbox" {
+        command.arg("--ignore-provider");
+    }
+    command.env("VAGRANT_HOME", home).env("VAGRANT_CHECKPOINT_DISABLE", "1").env("VAGRANT_NO_COLOR", "1");
+    command.env("VAGRANT_DEFAULT_PROVIDER", provider);
+    Done(command.output().expect("vagrant"))
+}

@@ -104,8 +104,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let cluster = &world.cluster;
     // Before the box is there its checksum is not known.
-    let info =
-        world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there-yet"));
+    let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there"));
     let mut all = vec![(
         "Vagrantfile".to_owned(),
         vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
