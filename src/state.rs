@@ -1,12 +1,14 @@
 //! A cluster's state folder, `.p1/<name>/` beside the spec: what lies where, and the few facts that
 //! must outlive a run. Only this room knows the file names.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::explain::Explain;
+use crate::facts::NodeFacts;
 use crate::os::files::{self, At};
 use crate::providers::Kind;
 
@@ -31,6 +33,18 @@ pub struct Facts {
     pub k3s: Option<Pinned>,
     /// The box that the machines were made from.
     pub image: Option<ImageFact>,
+}
+
+/// What is remembered of a node, to be believed only of the same machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeMemory {
+    /// Vagrant's id of its machine.
+    pub machine: String,
+    /// Root can log in by the cluster's key.
+    pub root: bool,
+    /// What it said of itself when all was as the spec says, and nothing was done there since.
+    pub facts: Option<NodeFacts>,
 }
 
 /// A resolved channel.
@@ -168,6 +182,23 @@ impl State {
     /// All logs.
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
+    }
+
+    fn memory_file(&self) -> PathBuf {
+        self.dir.join("nodes.json")
+    }
+
+    /// What is remembered of nodes. It only saves time: what cannot be read is forgotten.
+    pub fn memory(&self) -> BTreeMap<String, NodeMemory> {
+        let text = files::read_if_there(&self.memory_file()).ok().flatten().unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Keeps what is remembered of nodes.
+    pub fn remember(&self, memory: &BTreeMap<String, NodeMemory>) -> Result<(), Error> {
+        let text = serde_json::to_vec(memory).expect("memory is plain data");
+        files::write_if_changed(&self.memory_file(), &text, 0o600)?;
+        Ok(())
     }
 
     fn facts_file(&self) -> PathBuf {

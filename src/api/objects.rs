@@ -37,6 +37,8 @@ pub struct NodeStatus {
     pub roles: Vec<String>,
     /// `/etc/machine-id` of the machine that registered.
     pub machine_id: String,
+    /// The kernel's boot id of then: another one after a restart.
+    pub boot_id: String,
     /// The other conditions that are true and should not be, e.g. `DiskPressure`.
     pub pressures: Vec<String>,
 }
@@ -130,6 +132,8 @@ struct Info {
     kubelet_version: String,
     #[serde(rename = "machineID")]
     machine_id: String,
+    #[serde(rename = "bootID")]
+    boot_id: String,
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
@@ -168,6 +172,7 @@ fn node(node: Node) -> NodeStatus {
         unschedulable: node.spec.unschedulable,
         roles: roles.map(str::to_owned).collect(),
         machine_id: node.status.node_info.machine_id,
+        boot_id: node.status.node_info.boot_id,
         pressures,
     }
 }

@@ -70,6 +70,17 @@ pub struct Nodes {
     pub nodes: Vec<String>,
 }
 
+/// Which nodes, and how closely to look.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Looks {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// Look inside every node, even if the API vouches for it
+    #[arg(long)]
+    pub deep: bool,
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -82,13 +93,13 @@ pub enum Verb {
     /// Write the Vagrantfile and everything else made from the spec, to look at; secrets are left out
     Render(Render),
     /// Say what `up` would do and why; touches nothing; exit code 10 if there is something
-    Plan(Nodes),
+    Plan(Looks),
     /// Make the cluster as the spec says: do what is missing
     Up(Up),
     /// Do what the last run left outstanding: same verb, same nodes
     Retry,
     /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
-    Status(Nodes),
+    Status(Looks),
     /// Open a shell on a node, or run a command there
     Ssh(Ssh),
     /// Run a command on nodes, all of them at once
@@ -161,9 +172,9 @@ pub struct Render {
 /// Options of `up`.
 #[derive(Args, Debug)]
 pub struct Up {
-    /// Which nodes.
+    /// Which nodes, and how closely to look.
     #[command(flatten)]
-    pub nodes: Nodes,
+    pub looks: Looks,
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,

@@ -11,8 +11,10 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::Trouble;
 use crate::os::process::quote;
-use crate::ssh::Output;
+use crate::spec::Node;
+use crate::ssh::{Output, Remote};
 use crate::state::State;
+use crate::steps::World;
 use crate::ui::{Format, Tone};
 
 /// Runs the command; each line is told with its node. The exit code is the highest of all, or 1.
@@ -33,7 +35,6 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         [one] => one.clone(),
         words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
     };
-    let line = if args.root { format!("sudo -n sh -c {}", quote(&line)) } else { line };
     let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
     let (paint, out) = (context.paint(), Mutex::new(std::io::stdout()));
     let json_out = context.ui.format == Format::Json;
@@ -41,7 +42,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         let mut out = out.lock().unwrap_or_else(|p| p.into_inner());
         let _ = writeln!(out, "{text}");
     };
-    let one = |node: &crate::spec::Node| -> Result<Output, Trouble> {
+    let one = |node: &Node| -> Result<Output, Trouble> {
         let tell = |line: &[u8]| {
             let text = String::from_utf8_lossy(line);
             match json_out {
@@ -59,7 +60,10 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
                 tell(&line[..end]);
             }
         };
-        let output = world.on(node, |r| r.exec(&line, b"", args.timeout, &mut take))?;
+        let output = {
+            let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
+            remote.exec(&line, b"", args.timeout, &mut take)?
+        };
         if !part.is_empty() {
             tell(&part);
         }
@@ -90,4 +94,17 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         0 => Ok(()),
         code => Err(Fail::quiet(code)),
     }
+}
+
+/// The way to a node for the command, and the command as it is to be run there.
+fn remote_for(world: &World, node: &Node, root: bool, line: &str) -> Result<(Remote, String), Trouble> {
+    if !root {
+        return Ok((world.users_remote(node)?, line.to_owned()));
+    }
+    let remote = Remote::new(world.login(node)?, world.cancel.clone());
+    let line = match remote.endpoint().user.as_str() {
+        "root" => line.to_owned(),
+        _ => format!("sudo -n sh -c {}", quote(line)),
+    };
+    Ok((remote, line))
 }

@@ -46,7 +46,6 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
         workers: args.workers,
         provider,
         cidr: args.cidr.clone(),
-        ..spec::Init::default()
     };
     let text = spec::init(&options);
     // What is written has to be a spec: wrong options are told in the words of the spec's errors.

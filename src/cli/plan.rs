@@ -2,23 +2,24 @@
 
 use serde_json::json;
 
+use super::args::Looks;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Verb, View, observe};
+use crate::steps::{Depth, Verb, View, observe};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.
-pub fn plan(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let cluster = context.spec()?;
-    let targets = context.targets(&cluster, nodes)?;
+    let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let verb = Verb::find("up").expect("a verb");
-    let seen = observe(&world, verb.depth)?;
+    let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
     let plan = verb.plan(&View { cluster: &world.cluster, seen: &seen }, &targets);
     if context.ui.format == Format::Json {
         for step in &plan.steps {

@@ -22,6 +22,8 @@ pub struct Job {
     pub targets: Vec<String>,
     /// The run that is gone on with.
     pub retry_of: Option<Record>,
+    /// Look inside every node.
+    pub deep: bool,
 }
 
 /// Runs steps from the lock to the last line on the screen. `ready` is asked, with the plan, whether
@@ -61,9 +63,12 @@ fn locked(
     let plan = match &job.retry_of {
         Some(record) => outstanding(world, verb, record)?,
         None => {
-            let seen = observe(world, verb.depth)?;
+            let depth = if job.deep { Depth::Inside } else { verb.depth };
+            let seen = observe(world, depth)?;
             let view = View { cluster: &world.cluster, seen: &seen };
-            verb.plan(&view, &job.targets)
+            let plan = verb.plan(&view, &job.targets);
+            remember(world, &plan)?;
+            plan
         }
     };
     ready(world, &plan)?;
@@ -108,6 +113,18 @@ fn locked(
     let retry = format!("p1{} retry", file_option(context));
     eprint!("{}", ui::closing(&board, &context.ui, &retry));
     Ok(report)
+}
+
+/// Nodes on which nothing is due are remembered as they are.
+fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
+    let seen = world.seen();
+    for (name, facts) in &seen.nodes {
+        let mut steps = plan.steps.iter().filter(|s| s.info.node.as_ref() == Some(name)).peekable();
+        if steps.peek().is_some() && steps.all(|s| !s.check.may_run()) {
+            world.remember(name, |m| m.facts = Some(facts.clone()))?;
+        }
+    }
+    Ok(())
 }
 
 /// ` -f FILE`, if it is not the usual one.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::args::Looks;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
@@ -13,13 +14,13 @@ use crate::steps::{Depth, Verb, View, observe};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says.
-pub fn status(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let cluster = context.spec()?;
-    let targets = context.targets(&cluster, nodes)?;
+    let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
-    let seen = observe(&world, Depth::Nodes)?;
+    let seen = observe(&world, if args.deep { Depth::Inside } else { Depth::Nodes })?;
     let view = View { cluster: &world.cluster, seen: &seen };
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);

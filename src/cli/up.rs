@@ -11,11 +11,11 @@ use crate::steps::{Verb, World};
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     let cluster = context.spec()?;
-    let targets = context.targets(&cluster, &args.nodes.nodes)?;
+    let targets = context.targets(&cluster, &args.looks.nodes.nodes)?;
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
-    let job = Job { verb: Verb::find("up").expect("a verb"), targets, retry_of: None };
+    let job = Job { verb: Verb::find("up").expect("a verb"), targets, retry_of: None, deep: args.looks.deep };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
     run::verdict(&report)
 }

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The script, to be run by root's `sh` on a node.
 pub const SCRIPT: &str = include_str!("../../templates/facts.sh");
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeFacts {
     /// Changes with every boot.
     pub boot: String,
@@ -70,7 +71,8 @@ pub struct NodeFacts {
 }
 
 /// A systemd unit.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Unit {
     /// There is such a unit file.
     pub loaded: bool,

@@ -93,10 +93,12 @@ impl Job<'_> {
         format!(
             "umask 077\nd={dir}\nalive() {{ [ -e $d/lock ] && ! flock -n -s $d/lock true; }}\n\
              {start}\
+             # From here on the output is the job's alone.\n\
+             exec 2>/dev/null\n\
              if [ ! -e $d/rc ] && alive; then\n\
              tail -c +{next} -f -s 0.1 $d/out & t=$!\n\
              # The job holds the lock while it lives; after it, tail has a moment for the last lines.\n\
-             flock -w {WINDOW} -s $d/lock sleep 0.1\nkill $t\nwait $t 2>/dev/null\n\
+             flock -w {WINDOW} -s $d/lock sleep 0.1\nkill $t\nwait $t\n\
              elif [ -e $d/out ]; then tail -c +{next} $d/out; fi\n\
              state=gone; if [ -e $d/rc ]; then state=$(cat $d/rc); elif alive; then state=run\n\
              elif [ -e $d/rc ]; then state=$(cat $d/rc); fi\n\

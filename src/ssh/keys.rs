@@ -59,6 +59,42 @@ impl Session {
         self.script("adding a login key", &script, false, bound, &mut |_| {})?.ok().map(drop)
     }
 
+    /// The same for root.
+    pub(super) fn add_root_key(&mut self, public: &str, bound: Duration) -> Result<(), Error> {
+        let line = quote(line(public)?);
+        let script = format!(
+            "cd ~root || exit 1\numask 077\nmkdir -p .ssh && cd .ssh && touch authorized_keys || exit 1\n\
+             grep -qxF -e {line} authorized_keys && exit\n\
+             {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }}"
+        );
+        self.script("adding a login key", &script, true, bound, &mut |_| {})?.ok().map(drop)
+    }
+
+    /// [`Session::remove_keys`] by root, from the keys of `user`.
+    pub(super) fn remove_keys_of(
+        &mut self,
+        user: &str,
+        public: &str,
+        remove: &[&str],
+        bound: Duration,
+    ) -> Result<(), Error> {
+        let mine = quote(line(public)?);
+        let patterns: Vec<String> =
+            remove.iter().map(|p| Ok(quote(line(p)?))).collect::<Result<_, Error>>()?;
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let script = format!(
+            "home=$(getent passwd {user} | cut -d: -f6) && cd \"$home/.ssh\" || exit 1\numask 077\n\
+             {{ grep -vF -e {patterns} authorized_keys | grep -vxF -e {mine}; printf '%s\\n' {mine}; }} >authorized_keys.p1\n\
+             chown --reference=authorized_keys authorized_keys.p1 && chmod 600 authorized_keys.p1 && \
+             mv authorized_keys.p1 authorized_keys",
+            user = quote(user),
+            patterns = patterns.join(" -e "),
+        );
+        self.script("removing login keys", &script, true, bound, &mut |_| {})?.ok().map(drop)
+    }
+
     /// Takes the lines that hold one of `remove` away; `public` stays in any case.
     pub(super) fn remove_keys(
         &mut self,

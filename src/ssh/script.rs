@@ -11,9 +11,10 @@ use crate::os::process::quote;
 const PRELUDE: &str = "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
 
 /// `script` so that a shell runs all of it or, if the connection breaks while it is sent, nothing:
-/// a compound command is read to its end first. Nor can a program within eat the rest of it.
+/// a compound command is read to its end first. Nor can a program within eat the rest of it. One
+/// pipe for both streams keeps their order, which sshd's two would lose.
 pub(super) fn whole(script: &str) -> String {
-    format!("{PRELUDE}{{\n{script}\n}} </dev/null\n")
+    format!("{PRELUDE}{{\n{script}\n}} </dev/null 2>&1\n")
 }
 
 impl Session {
@@ -151,7 +152,7 @@ mod tests {
             crate::os::process::run(&cmd, Duration::from_secs(10), &crate::os::Cancel::new()).unwrap()
         };
         assert_eq!(run(&script).stdout, "begun\ntext\ndone\n");
-        for cut in PRELUDE.len()..script.len() - "} </dev/null\n".len() {
+        for cut in PRELUDE.len()..script.len() - "} </dev/null 2>&1\n".len() {
             assert_eq!(run(&script[..cut]).stdout, "", "cut at {cut}");
         }
     }

@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Runs `command` by the login user's shell, gives it `stdin`, and hands over what it writes
-    /// (both streams, merged) as it comes.
+    /// (both streams, merged as they arrive) as it comes.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Deadline`], [`Error::Silent`], [`Error::Killed`],

@@ -73,6 +73,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
     for (path, text) in files(&world.cluster, node, &facts, &tokens) {
         let Some(text) = text else {
+            if !facts.written.contains_key(path) {
+                continue;
+            }
             world.script(node, &format!("removing {path}"), &format!("rm -f {}", quote(path)))?;
             continue;
         };

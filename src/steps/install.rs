@@ -91,7 +91,6 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let stamp = stamp("install", &digest);
     world.script(node, "noting the installation", &format!("{stamp}rm -f /var/lib/p1/stamps/start\n"))?;
-    world.look_at_node(node)?;
     Ok(None)
 }
 

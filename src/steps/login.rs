@@ -42,7 +42,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
     let public = world.public_key()?;
-    let replaced = world.on(node, |remote| -> Result<bool, ssh::Error> {
+    let (replaced, root) = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
         let mut last = String::new();
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
             let text = error.to_string();
@@ -52,13 +52,16 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 last = text;
             }
         })?;
-        if session.key() == key {
-            return Ok(false);
+        let replaced = session.key() != key;
+        if !replaced && remote.endpoint().user == "root" {
+            return Ok((false, true));
         }
-        ctx.control.says("replacing Vagrant's insecure key");
-        remote.replace_keys(key.clone(), &public, &[INSECURE], SHORT)?;
-        Ok(true)
+        if replaced {
+            ctx.control.says("replacing Vagrant's insecure key");
+        }
+        Ok((replaced, remote.take_over(key.clone(), &public, &[INSECURE], SHORT)?))
     })?;
+    world.remember(&node.name, |m| m.root = root)?;
     ctx.control.says("asking the node about itself");
     world.look_at_node(node)?;
     world.write_ssh_config()?;

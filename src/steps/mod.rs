@@ -189,7 +189,12 @@ impl Work for Steps {
     }
 
     fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
-        let ctx = Ctx { world: &self.world, control, node: self.node(step) };
+        let node = self.node(step);
+        if let Some(node) = node {
+            // Before anything is done there: what is remembered may no longer be so.
+            self.world.remember(&node.name, |m| m.facts = None)?;
+        }
+        let ctx = Ctx { world: &self.world, control, node };
         (self.verb.definition(step.name).apply)(&ctx)
     }
 

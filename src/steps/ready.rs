@@ -70,7 +70,10 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             Ok(nodes) => {
                 let status = nodes.iter().find(|n| n.name == node.name);
                 match wrong(node, version.as_deref(), status) {
-                    None => return Ok(Some(status.map(|s| s.version.clone()).unwrap_or_default())),
+                    None => match settled(ctx)? {
+                        None => return Ok(status.map(|s| s.version.clone())),
+                        Some(why) => why,
+                    },
                     Some(why) => why,
                 }
             }
@@ -88,6 +91,22 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             return Err(Trouble::interrupted());
         }
     }
+}
+
+/// A last look inside: the unit is active, and was not started again in between. What is seen is
+/// remembered, so that the next `up` need not look as long as the API vouches for the node.
+fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let facts = world.look_at_node(node)?;
+    let unit = facts.unit(node.role.unit());
+    if unit.active != "active" {
+        return Ok(Some(format!("its unit {} is {}", node.role.unit(), unit.active)));
+    }
+    if unit.restarts > 0 {
+        ctx.control.warn(format!("k3s ended and was started again by systemd ({} times).", unit.restarts));
+    }
+    world.remember(&node.name, |m| m.facts = Some(facts))?;
+    Ok(None)
 }
 
 fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {

@@ -8,6 +8,7 @@ use super::view::holds;
 use super::world::SHORT;
 use super::{Ctx, Definition, View, Wanted};
 use crate::engine::Trouble;
+use crate::k3s;
 use crate::os::process::quote;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
@@ -52,15 +53,18 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = super::world::wanted(&files);
-    let noted = world.facts(node)?.staged;
+    let facts = world.facts(node)?;
+    let noted = &facts.staged;
+    let binary = format!("{}/k3s", k3s::BIN_DIR);
+    let bare = !facts.scripts.contains(&binary);
     let mut pushed = 0;
     for file in &wanted {
         if noted.get(&file.path) == Some(&file.sha256) {
             continue;
         }
         let name = file.path.rsplit('/').next().unwrap_or_default();
-        // A box may bring it along without p1's note of it.
-        if world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
+        // A box may bring k3s along, without p1's note of it.
+        if !bare && world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
             continue;
         }
         let upload = Upload {
@@ -74,7 +78,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         pushed += file.len;
     }
     world.script(node, "noting what was pushed", &note(&wanted))?;
-    world.look_at_node(node)?;
+    world.note(|seen| {
+        if let Some(facts) = seen.nodes.get_mut(&node.name) {
+            facts.staged = wanted.iter().map(|w| (w.path.clone(), w.sha256.clone())).collect();
+        }
+    });
     Ok(Some(match pushed {
         0 => "all there".to_owned(),
         bytes => format!("pushed {:.1} MB", bytes as f64 / 1e6),

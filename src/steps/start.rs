@@ -84,57 +84,73 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     };
     follow(ctx, &since, bound)?;
     world.script(node, "noting the start", &install::stamp("start", &digest))?;
-    world.look_at_node(node)?;
     Ok(None)
 }
+
+/// How often the unit's state is asked for, and its journal, while it starts: every question takes
+/// time from the start itself, most of all under emulation.
+const STATE: Duration = Duration::from_secs(2);
+const JOURNAL: Duration = Duration::from_secs(10);
 
 /// Looks on until the unit is active.
 fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let unit = node.role.unit();
     let start = Instant::now();
-    let (mut pause, mut looked) = (Duration::from_millis(250), Instant::now());
+    let (mut state_at, mut journal_at) = (Instant::now(), Instant::now());
     let mut before: Option<String> = None;
     let waits = match node.role {
         Role::Server => "waiting for the API",
         Role::Worker => "waiting for the worker to join",
     };
     ctx.control.says(waits);
+    let mut pause = Duration::from_millis(250);
     loop {
-        let show = format!("systemctl show -p ActiveState,SubState,NRestarts,Result {unit}");
-        let text = world.script(node, "looking at k3s' unit", &show)?;
-        let value =
-            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
-        let restarts: u32 = value("NRestarts").parse().unwrap_or(0);
-        if value("ActiveState") == "active" {
-            return Ok(());
-        }
-        let gave_up = value("ActiveState") == "failed" || restarts >= CRASHES;
+        // A server's port is looked at from here, which costs the node nothing; before it opens the
+        // unit cannot be active.
+        let open = node.role == Role::Worker || listens(node);
         let late = start.elapsed() > bound;
-        // Its journal is dearer to ask for than its state.
-        if gave_up || late || looked.elapsed() > Duration::from_secs(5) {
-            looked = Instant::now();
-            let lines = journal(ctx, since)?;
-            for line in lines.iter().rev().take(3).rev() {
-                ctx.control.log(line);
+        if open || late || state_at.elapsed() > STATE {
+            state_at = Instant::now();
+            let show = format!("systemctl show -p ActiveState,SubState,NRestarts {unit}");
+            let text = world.script(node, "looking at k3s' unit", &show)?;
+            let value =
+                |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
+            let restarts: u32 = value("NRestarts").parse().unwrap_or(0);
+            if value("ActiveState") == "active" {
+                return Ok(());
             }
-            let found = k3s::diagnose(&lines);
-            if let Some(found) = &found {
-                ctx.control.says(format!("{waits} ({})", found.cause));
-            }
-            // Twice the same, and nothing that a healthy start shows too: waiting does not mend it.
-            let cause = found.as_ref().filter(|f| f.lasting).map(|f| f.cause.clone());
-            let stuck = cause.is_some() && cause == before;
-            before = cause;
-            if gave_up || late || stuck {
-                return Err(trouble(node, found, lines, late.then_some(bound), restarts));
+            let gave_up = value("ActiveState") == "failed" || restarts >= CRASHES;
+            if gave_up || late || journal_at.elapsed() > JOURNAL {
+                journal_at = Instant::now();
+                let lines = journal(ctx, since)?;
+                for line in lines.iter().rev().take(3).rev() {
+                    ctx.control.log(line);
+                }
+                let found = k3s::diagnose(&lines);
+                if let Some(found) = &found {
+                    ctx.control.says(format!("{waits} ({})", found.cause));
+                }
+                // Twice the same, and nothing that a healthy start shows too: waiting does not mend it.
+                let cause = found.as_ref().filter(|f| f.lasting).map(|f| f.cause.clone());
+                let stuck = cause.is_some() && cause == before;
+                before = cause;
+                if gave_up || late || stuck {
+                    return Err(trouble(node, found, lines, late.then_some(bound), restarts));
+                }
             }
         }
         if ctx.control.cancel().sleep(pause, Level::Stop) {
             return Err(Trouble::interrupted());
         }
-        pause = (pause * 3 / 2).min(Duration::from_secs(2));
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
     }
+}
+
+/// True if something accepts connections at the server's API port.
+fn listens(node: &Node) -> bool {
+    let address = (node.ip, k3s::config::api_port(node)).into();
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(250)).is_ok()
 }
 
 fn trouble(

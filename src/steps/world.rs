@@ -17,7 +17,7 @@ use crate::os::{Cancel, files};
 use crate::providers::{BoxInfo, Machine, Provider};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote};
-use crate::state::State;
+use crate::state::{NodeMemory, State};
 use crate::vagrant::{self, Libvirt, Vagrant};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
@@ -68,6 +68,7 @@ pub struct World {
     api: Mutex<Option<Arc<api::Client>>>,
     destroying: Mutex<()>,
     making_key: Mutex<()>,
+    memory: Mutex<BTreeMap<String, NodeMemory>>,
 }
 
 impl std::ops::Deref for World {
@@ -85,8 +86,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     /// Nothing is looked at yet.
     pub fn new(parts: Parts) -> Arc<Self> {
+        let memory = Mutex::new(parts.state.memory());
         Arc::new(Self {
             parts,
+            memory,
             batch: Batch::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
@@ -128,6 +131,28 @@ impl World {
         });
     }
 
+    /// What is remembered of a node's present machine.
+    pub fn memory(&self, node: &str) -> Option<NodeMemory> {
+        let machine = self.vagrant.ids().remove(node)?;
+        lock(&self.memory).get(node).filter(|m| m.machine == machine).cloned()
+    }
+
+    /// Remembers something of a node's present machine.
+    pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), Trouble> {
+        let machine = self.vagrant.ids().remove(node).unwrap_or_default();
+        let mut all = lock(&self.memory);
+        let before = all.clone();
+        let entry = all.entry(node.to_owned()).or_default();
+        if entry.machine != machine {
+            *entry = NodeMemory { machine, ..NodeMemory::default() };
+        }
+        change(entry);
+        if *all != before {
+            self.state.remember(&all)?;
+        }
+        Ok(())
+    }
+
     /// The way to a node; does not connect yet.
     pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, Trouble> {
         if let Some(remote) = lock(&self.remotes).get(&node.name) {
@@ -147,12 +172,22 @@ impl World {
             node: node.name.clone(),
             host: address.ip().to_string(),
             port: address.port(),
-            user: vagrant::USER.to_owned(),
+            user: match self.memory(&node.name) {
+                Some(NodeMemory { root: true, .. }) => "root".to_owned(),
+                _ => vagrant::USER.to_owned(),
+            },
         };
         let mut keys = vec![self.state.key()];
         keys.extend(self.vagrant.insecure_keys());
         let known_hosts = KnownHosts::learning(self.state.known_hosts());
         Ok(Login { endpoint, keys, known_hosts, options: Options::default() })
+    }
+
+    /// A way to a node for the user's own commands: as the login user, not as root.
+    pub fn users_remote(&self, node: &Node) -> Result<Remote, Trouble> {
+        let mut login = self.login(node)?;
+        login.endpoint.user = vagrant::USER.to_owned();
+        Ok(Remote::new(login, self.cancel.clone()))
     }
 
     /// Works on a node over SSH.
@@ -289,7 +324,7 @@ impl World {
     /// A node for the system's `ssh`.
     pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
         Ok(ssh::Host {
-            endpoint: self.login(node)?.endpoint,
+            endpoint: Endpoint { user: vagrant::USER.to_owned(), ..self.login(node)?.endpoint },
             key: self.state.key(),
             known_hosts: self.state.known_hosts(),
         })
