@@ -1,6 +1,6 @@
 //! p1: one YAML spec to a running k3s cluster of real virtual machines.
 //!
-//! Rooms, lowest first; each knows only rooms above it in this list. ARCHITECTURE.md has the map.
+//! ARCHITECTURE.md has the map: what each room owns, and which may know which.
 
 pub mod api;
 pub mod artifacts;

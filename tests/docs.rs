@@ -1,0 +1,171 @@
+//! The texts are true as far as a program can tell: rooms, keys of the spec, links, examples.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Files below a folder, those that version control does not have left out.
+fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if path.is_dir() && !name.to_string_lossy().starts_with('.') && name != "target" {
+            files(&path, ending, out);
+        } else if path.extension().is_some_and(|e| e == ending) {
+            out.push(path);
+        }
+    }
+}
+
+/// The second column of a table's rows whose first is a word in backquotes.
+fn rows(text: &str) -> Vec<(String, String)> {
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `")?.split('|');
+        let name = cells.next()?.split('`').next()?.to_owned();
+        Some((name, cells.next()?.trim().to_owned()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// The rooms that a room's code names as `crate::ROOM` or within `crate::{..}`.
+fn known(room: &str) -> BTreeSet<String> {
+    let mut sources = Vec::new();
+    let path = root().join("src").join(room);
+    if path.is_dir() {
+        files(&path, "rs", &mut sources);
+    } else {
+        sources.push(path.with_extension("rs"));
+    }
+    let mut all = BTreeSet::new();
+    for source in sources {
+        let text = read(source);
+        for after in text.split("crate::").skip(1) {
+            let list = match after.strip_prefix('{') {
+                Some(inner) => inner.split('}').next().unwrap_or_default(),
+                None => after,
+            };
+            let parts: Vec<&str> =
+                if after.starts_with('{') { list.split(',').collect() } else { vec![list] };
+            let word = |p: &str| -> String {
+                p.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+            };
+            all.extend(parts.into_iter().map(word).filter(|w| !w.is_empty() && w != room));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_room_knows_what_the_table_says() {
+    let text = read("ARCHITECTURE.md");
+    let table = text.split("## The house").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rooms: Vec<(String, String)> = rows(table)
+        .into_iter()
+        .map(|(name, knows)| (name.trim_end_matches('/').trim_end_matches(".rs").to_owned(), knows))
+        .collect();
+    let mut above: BTreeSet<String> = BTreeSet::new();
+    for (room, knows) in &rooms {
+        let mut may: BTreeSet<String> = match knows.as_str() {
+            "all" | "all above" => above.clone(),
+            list => list.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect(),
+        };
+        assert!(may.is_subset(&above), "{room} is to know rooms below it: {may:?}");
+        may.extend(["os".to_owned(), "explain".to_owned()]);
+        let does = known(room);
+        let more: Vec<_> = does.difference(&may).collect();
+        assert!(more.is_empty(), "{room} knows {more:?}, which ARCHITECTURE.md does not say");
+        if !knows.starts_with("all") {
+            let less: Vec<_> = may.iter().filter(|m| !does.contains(*m)).collect();
+            let unused: Vec<_> = less.into_iter().filter(|m| *m != "os" && *m != "explain").collect();
+            assert!(unused.is_empty(), "ARCHITECTURE.md says that {room} knows {unused:?}");
+        }
+        above.insert(room.clone());
+    }
+    let lib = read("src/lib.rs");
+    let declared = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let declared: BTreeSet<String> = declared.map(str::to_owned).collect();
+    assert_eq!(declared, above);
+}
+
+/// The keys that have a value, with their default if the schema has one.
+fn keys(schema: &Json, path: &str, out: &mut BTreeMap<String, Option<String>>) {
+    if let Some(items) = schema.get("items") {
+        return keys(items, &format!("{path}[]"), out);
+    }
+    for (key, part) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let properties = |part: &Json| part["properties"].as_object().filter(|p| !p.is_empty()).cloned();
+        // A file is told as a whole, wherever one may stand.
+        let file = properties(part).or(properties(&part["items"])).is_some_and(|p| p.contains_key("sha256"));
+        if file || properties(part).is_none() {
+            let default = part.get("default").map(|d| d.as_str().map_or(d.to_string(), str::to_owned));
+            out.insert(path.clone(), default);
+        }
+        if !file {
+            keys(part, &path, out);
+        }
+    }
+}
+
+#[test]
+fn the_reference_has_every_key_with_its_default() {
+    let mut wanted = BTreeMap::new();
+    keys(&p1::spec::schema(), "", &mut wanted);
+    assert!(wanted.len() > 25, "{wanted:?}");
+    let text = read("docs/spec.md");
+    let table: BTreeMap<String, String> =
+        rows(text.split("\n## ").next().unwrap_or_default()).into_iter().collect();
+    for (key, default) in &wanted {
+        let said = table.get(key).unwrap_or_else(|| panic!("docs/spec.md lacks `{key}`"));
+        if let Some(default) = default {
+            assert_eq!(*said, format!("`{default}`"), "the default of `{key}`");
+        }
+    }
+    let more: Vec<_> = table.keys().filter(|k| !wanted.contains_key(*k)).collect();
+    assert!(more.is_empty(), "docs/spec.md has keys that there are not: {more:?}");
+}
+
+#[test]
+fn links_between_texts_lead_somewhere() {
+    let mut texts = Vec::new();
+    files(root(), "md", &mut texts);
+    assert!(texts.len() >= 8, "{texts:?}");
+    for path in texts {
+        for part in read(&path).split("](").skip(1) {
+            let link = part.split(')').next().unwrap_or_default().split('#').next().unwrap_or_default();
+            let there = link.is_empty() || link.contains("://") || path.with_file_name(link).exists();
+            assert!(there, "{}: {link}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_examples_are_specs_without_a_mistake_or_a_warning() {
+    // The demo's files of k3s are built; empty ones do for reading the spec.
+    let dir = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    put("target/standin/k3s", "");
+    put("target/standin/install.sh", "");
+    let demo = read("examples/demo/cluster.yaml");
+    assert!(demo.lines().next().unwrap().contains("stand-in"), "its first line says who plays k3s");
+    for name in ["demo", "p1"] {
+        let path = format!("examples/{name}/cluster.yaml");
+        let parsed = p1::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(parsed.warnings, [], "{name}");
+    }
+}
