@@ -225,6 +225,20 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A test that failed half-way leaves no p1 and no vagrant of its behind.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if begun.elapsed() > Duration::from_secs(20) {
+                let _ = self.child.kill();
+            }
+            self.signal(Signal::SIGTERM);
+            thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+}
+
 struct Done(Output);
 
 impl Done {
