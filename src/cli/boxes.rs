@@ -44,7 +44,7 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
         print(&format!("{}\n", library.path(name).display()));
         return Ok(());
     }
-    let _signals = super::signals::watch_plain(context.cancel.clone());
+    let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let start = std::time::Instant::now();
     let manifest = steps::build_box(
         library,
@@ -106,7 +106,7 @@ fn add(
         let cache = artifacts::Cache { dir: context.dirs().cache.join("artifacts") };
         let bounds = artifacts::Bounds::new(&Timeouts::default(), &Retry::default());
         let wanted = Source::Url { url: source.to_owned(), sha256 };
-        let _signals = super::signals::watch_plain(context.cancel.clone());
+        let _signals = super::signals::watch_plain(context.cancel.clone())?;
         let file =
             artifacts::fetch_one(&wanted, &cache, &context.net(), &bounds, &mut |_| {}, &context.cancel)?;
         (file.path, Origin::Url(source.to_owned()))

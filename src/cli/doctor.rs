@@ -55,7 +55,7 @@ fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> 
             eprintln!("  {}  {}", action.line, paint.tone(Tone::Dim, &format!("# {}", action.what)));
         }
         context.agree("Run these commands?")?;
-        let _signals = super::signals::watch_plain(context.cancel.clone());
+        let _signals = super::signals::watch_plain(context.cancel.clone())?;
         if plan.wants_sudo() && context.can_ask() {
             crate::os::process::hand_over(&crate::os::process::Cmd::new("sudo").arg("-v"))?;
         }
@@ -121,6 +121,9 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
 fn must_build(world: &World) -> bool {
     let BoxRef::Definition(name) = &world.cluster.image else { return false };
     let there = world.library.get(name).ok().flatten();
+    if there.as_ref().is_some_and(|m| !matches!(m.origin, boxes::Origin::Built { .. })) {
+        return false;
+    }
     let dir = world.cluster.base.join("boxes");
     let digest = boxes::load(name, Some(&dir)).map(|d| boxes::digest(&d)).ok();
     !matches!(there.map(|m| m.origin), Some(boxes::Origin::Built { digest: d, .. }) if Some(&d) == digest.as_ref())

@@ -78,6 +78,13 @@ impl From<Trouble> for Fail {
     }
 }
 
+impl From<anyhow::Error> for Fail {
+    /// Errors that have no room of their own, with what was being done.
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(code::FAILED, format!("{error:#}"), "")
+    }
+}
+
 impl<E: Explain> From<E> for Fail {
     fn from(error: E) -> Self {
         Self::of(code::FAILED, &error)

@@ -40,13 +40,8 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
             return Err(Fail::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
         }
     };
-    let options = spec::Init {
-        name,
-        servers: args.servers,
-        workers: args.workers,
-        provider,
-        cidr: args.cidr.clone(),
-    };
+    let options =
+        spec::Init { name, servers: args.servers, workers: args.workers, provider, cidr: args.cidr.clone() };
     let text = spec::init(&options);
     // What is written has to be a spec: wrong options are told in the words of the spec's errors.
     if let Err(invalid) = spec::parse(&text, path) {
@@ -109,8 +104,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let cluster = &world.cluster;
     // Before the box is there its checksum is not known.
-    let info =
-        world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there-yet"));
+    let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there"));
     let mut all = vec![(
         "Vagrantfile".to_owned(),
         vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,

@@ -78,7 +78,7 @@ fn locked(
     world.batch.plan(plan.nodes_for("vm"));
 
     let screen = ui::start(context.ui, Box::new(std::io::stdout()), Box::new(std::io::stderr()));
-    let _signals = super::signals::watch(context.cancel.clone(), screen.sender());
+    let _signals = super::signals::watch(context.cancel.clone(), screen.sender())?;
     let mut writer = Writer::create(&world.state.runs(), &world.run)?;
     let started = Kind::RunStarted {
         run: world.run.clone(),

@@ -2,6 +2,7 @@
 
 use std::thread::{self, JoinHandle};
 
+use anyhow::Context as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -16,20 +17,18 @@ pub struct Watch {
 }
 
 /// Starts to listen. Signals reach p1 alone: every program it runs is in a group of its own.
-pub fn watch(cancel: Cancel, screen: Sender) -> Watch {
+pub fn watch(cancel: Cancel, screen: Sender) -> anyhow::Result<Watch> {
     listen(cancel, move |text| screen.note(text))
 }
 
 /// The same for a verb without steps: there is nothing to finish, so the first ends it.
-pub fn watch_plain(cancel: Cancel) -> Watch {
+pub fn watch_plain(cancel: Cancel) -> anyhow::Result<Watch> {
     let inner = cancel.clone();
     listen(cancel, move |_| inner.raise(Level::Abort))
 }
 
-fn listen(cancel: Cancel, say: impl Fn(&str) + Send + 'static) -> Watch {
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
-        return Watch { handle: None, thread: None };
-    };
+fn listen(cancel: Cancel, say: impl Fn(&str) + Send + 'static) -> anyhow::Result<Watch> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for signals")?;
     let handle = signals.handle();
     let thread = thread::spawn(move || {
         for _ in signals.forever() {
@@ -45,7 +44,7 @@ fn listen(cancel: Cancel, say: impl Fn(&str) + Send + 'static) -> Watch {
             }
         }
     });
-    Watch { handle: Some(handle), thread: Some(thread) }
+    Ok(Watch { handle: Some(handle), thread: Some(thread) })
 }
 
 impl Drop for Watch {

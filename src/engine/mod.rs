@@ -121,7 +121,7 @@ impl Control {
         self.send(Kind::StepWarning { step: self.step.clone(), message: message.into() });
     }
 
-    /// Writes a line into the step's log.
+    /// Writes a line into the step's log, with the time (UTC).
     pub fn log(&self, line: &str) {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
@@ -129,8 +129,9 @@ impl Control {
             // A log that cannot be written must not fail the work.
             let _ = crate::os::files::private_dir(dir);
         }
+        let now = jiff::Timestamp::now().strftime("%H:%M:%S%.3f");
         let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log);
-        let _ = file.and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        let _ = file.and_then(|mut f| f.write_all(format!("{now} {line}\n").as_bytes()));
     }
 
     /// The token to hand to everything that blocks.
@@ -385,7 +386,8 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
             return (Outcome::Interrupted, attempt);
         }
         if !trouble.transient || attempt >= attempts || control.cancel.stopping() {
-            let log = Some(control.log.clone());
+            // A step that ran something for several at once knows a better one.
+            let log = trouble.failure.log.clone().or_else(|| Some(control.log.clone()));
             return (Outcome::Failed(Failure { log, ..trouble.failure }), attempt);
         }
         let wait = delay(retry, attempt, &step.info.id);

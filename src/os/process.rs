@@ -19,6 +19,8 @@ use crate::explain::Explain;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long a pipe may stay open after its program ended: a grandchild may hold it for ever.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How long the rest of a group gets between TERM and KILL when its leader has ended.
+const REST: Duration = Duration::from_secs(2);
 
 /// A command line to be.
 #[derive(Clone, Debug)]
@@ -328,6 +330,9 @@ pub fn watch(
             running.end();
         }
     };
+    if why.is_some() {
+        running.end_the_rest();
+    }
     let end = Instant::now() + DRAIN;
     while let Ok((stream, text)) = received.recv_timeout(end.saturating_duration_since(Instant::now())) {
         take(stream, &text);
@@ -375,10 +380,30 @@ impl Running {
             Some((Signal::SIGINT, _)) => Signal::SIGTERM,
             Some(_) => Signal::SIGKILL,
         };
-        let group = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits"));
         // It may have ended in this very moment.
-        let _ = killpg(group, next);
+        let _ = killpg(self.group(), next);
         self.ending = Some((next, Instant::now()));
+    }
+
+    /// Those of the group that outlived their leader: a shell starts its background commands with
+    /// INT ignored.
+    fn end_the_rest(&self) {
+        let end = Instant::now() + self.grace.min(REST);
+        if killpg(self.group(), Signal::SIGTERM).is_err() {
+            return;
+        }
+        while Instant::now() < end {
+            // Fails when there is nobody left.
+            if killpg(self.group(), None).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = killpg(self.group(), Signal::SIGKILL);
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits"))
     }
 }
 
@@ -424,6 +449,26 @@ mod tests {
         let error = run(&cmd, Duration::from_millis(200), &cancel).unwrap_err();
         assert!(matches!(&error, Error::Deadline { tail, .. } if tail == &["begun"]), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn an_abort_ends_a_grandchild_that_outlives_its_parent() {
+        let cancel = Cancel::new();
+        let mut pid = None;
+        // Without job control a shell's background command ignores INT, and the shell does not.
+        let cmd = sh("sleep 1000 & echo $!; wait").grace(Duration::from_millis(200));
+        let error = watch(&cmd, Duration::from_secs(60), &cancel, &mut |_, line| {
+            pid = line.parse::<u32>().ok();
+            cancel.raise(Level::Abort);
+        });
+        assert!(error.unwrap_err().cancelled());
+        let stat = format!("/proc/{}/stat", pid.expect("its pid"));
+        let running = || std::fs::read_to_string(&stat).is_ok_and(|s| !s.contains(") Z "));
+        let end = Instant::now() + Duration::from_secs(5);
+        while running() && Instant::now() < end {
+            thread::yield_now();
+        }
+        assert!(!running());
     }
 
     #[test]

@@ -59,15 +59,18 @@ impl Session {
         self.script("adding a login key", &script, false, bound, &mut |_| {})?.ok().map(drop)
     }
 
-    /// The same for root.
-    pub(super) fn add_root_key(&mut self, public: &str, bound: Duration) -> Result<(), Error> {
+    /// Lets the holder of `public` log in as `user` and as root, by one command of root's.
+    pub(super) fn add_keys_of(&mut self, user: &str, public: &str, bound: Duration) -> Result<(), Error> {
         let line = quote(line(public)?);
+        let user = quote(user);
         let script = format!(
-            "cd ~root || exit 1\numask 077\nmkdir -p .ssh && cd .ssh && touch authorized_keys || exit 1\n\
-             grep -qxF -e {line} authorized_keys && exit\n\
-             {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }}"
+            "umask 077\nfor home in \"$(getent passwd {user} | cut -d: -f6)\" ~root; do\n\
+             mkdir -p \"$home/.ssh\" && cd \"$home/.ssh\" && touch authorized_keys || exit 1\n\
+             grep -qxF -e {line} authorized_keys && continue\n\
+             {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }} &&\n\
+             chown --reference=\"$home\" . authorized_keys || exit 1\ndone"
         );
-        self.script("adding a login key", &script, true, bound, &mut |_| {})?.ok().map(drop)
+        self.script("adding login keys", &script, true, bound, &mut |_| {})?.ok().map(drop)
     }
 
     /// [`Session::remove_keys`] by root, from the keys of `user`.

@@ -159,8 +159,7 @@ impl Remote {
         bound: Duration,
     ) -> Result<bool, Error> {
         let user = self.login.endpoint.user.clone();
-        self.again(|session| session.add_key(public, bound))?;
-        self.again(|session| session.add_root_key(public, bound))?;
+        self.again(|session| session.add_keys_of(&user, public, bound))?;
         let mut login = self.login.clone();
         login.keys = vec![key.clone()];
         login.endpoint.user = "root".to_owned();

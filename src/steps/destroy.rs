@@ -91,6 +91,9 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
+    if world.look_at_machines()?.get(&node.name).is_some_and(|m| m.foreign) {
+        super::machine::must_be_ours(ctx)?;
+    }
     // One Ruby for all of them, one after the other within: Vagrant's own lock is per machine, ours
     // keeps the steps of one run from starting one each.
     let _turn = world.destroying();

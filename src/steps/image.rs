@@ -42,10 +42,10 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
 /// What the spec's box stands for just now: another text, another box.
 pub fn wanted(world: &World) -> Result<String, Trouble> {
     Ok(match &world.cluster.image {
-        BoxRef::Definition(name) => {
-            let definition = boxes::load(name, Some(&world.cluster.base.join("boxes")))?;
-            format!("{name} {}", boxes::digest(&definition))
-        }
+        BoxRef::Definition(name) => match given(world, name)? {
+            Some(manifest) => format!("{name} {}", manifest.sha256),
+            None => format!("{name} {}", boxes::digest(&definition(world, name)?)),
+        },
         BoxRef::Path(path) => {
             let meta = fs::metadata(path).at("read", path)?;
             let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
@@ -92,15 +92,29 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(Some(info.name))
 }
 
+/// A box that the user put into the library under a name; it comes before a definition.
+fn given(world: &World, name: &str) -> Result<Option<boxes::Manifest>, Trouble> {
+    let manifest = world.library.get(name)?;
+    Ok(manifest.filter(|m| !matches!(m.origin, Origin::Built { .. })))
+}
+
+fn definition(world: &World, name: &str) -> Result<boxes::Definition, Trouble> {
+    Ok(boxes::load(name, Some(&world.cluster.base.join("boxes")))?)
+}
+
 /// The box of a definition, as the library has it; built now if it has none of this definition.
 pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<boxes::Manifest, Trouble> {
+    if let Some(manifest) = given(world, name)? {
+        return Ok(manifest);
+    }
     if world.provider.kind() == Kind::Virtualbox {
         return Err(Trouble::new(
             format!("the box `{name}` can be built for libvirt only"),
-            "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox.",
+            "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one \
+             under this name by `p1 box add`.",
         ));
     }
-    let definition = boxes::load(name, Some(&world.cluster.base.join("boxes")))?;
+    let definition = definition(world, name)?;
     let digest = boxes::digest(&definition);
     if let Some(manifest) = world.library.get(name)?
         && matches!(&manifest.origin, Origin::Built { digest: d, .. } if *d == digest)

@@ -53,6 +53,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             }
         })?;
         let replaced = session.key() != key;
+        ctx.control.log(&format!("logged in by {}", session.key().display()));
         if !replaced && remote.endpoint().user == "root" {
             return Ok((false, true));
         }
@@ -61,6 +62,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         Ok((replaced, remote.take_over(key.clone(), &public, &[INSECURE], SHORT)?))
     })?;
+    ctx.control.log(if root {
+        "root logs in by the cluster's key"
+    } else {
+        "root does not log in; sudo is used"
+    });
     world.remember(&node.name, |m| m.root = root)?;
     ctx.control.says("asking the node about itself");
     world.look_at_node(node)?;

@@ -68,19 +68,29 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
+    must_be_ours(ctx)?;
     let name = providers::machine_name(&world.cluster.name, &node.name);
-    if !world.provider.made_from(&world.cluster, &node.name, &world.state.vagrantfile(), cancel)? {
-        return Err(Trouble::new(
-            format!("a machine `{name}` exists that was not made from this folder"),
-            "Give the cluster another name in the spec, or remove that machine where it was made.",
-        ));
-    }
     ctx.control.warn(format!("{name} was left half-made by an interrupted run; it is made anew."));
     let (nodes, ids) = ([node.name.clone()], Default::default());
     let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
     world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
     world.vagrant.forget(&node.name)?;
     Ok(())
+}
+
+/// Of a machine that has the node's name and is not known here: an error, unless it says that it was
+/// made from this folder's Vagrantfile.
+pub fn must_be_ours(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let file = world.state.vagrantfile();
+    if world.provider.made_from(&world.cluster, &node.name, &file, ctx.control.cancel())? {
+        return Ok(());
+    }
+    let name = providers::machine_name(&world.cluster.name, &node.name);
+    Err(Trouble::new(
+        format!("a machine `{name}` exists that was not made from this folder"),
+        "Give the cluster another name in the spec, or remove that machine where it was made.",
+    ))
 }
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its

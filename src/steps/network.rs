@@ -30,6 +30,7 @@ const OTHERS: Duration = Duration::from_secs(600);
 fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     match &view.seen.unprepared {
         Some(what) => Check::Needed(what.clone()),
+        None if view.seen.box_ready => Check::Done("network and base image are there".into()),
         None => Check::Unknown("looked at before machines are made".into()),
     }
 }

@@ -40,13 +40,15 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
                 artifacts::look(world)
             }
         });
-        let api = scope.spawn(|| {
-            if depth >= Depth::Nodes && kubeconfig {
-                look_at_api(world);
-            }
-        });
         let machines = world.look_at_machines();
-        let _ = api.join();
+        // An address that nobody has keeps one waiting for seconds.
+        let server = world.cluster.first_server();
+        if depth >= Depth::Nodes
+            && kubeconfig
+            && world.seen().machines.get(&server.name).is_some_and(|m| m.state == State::Running)
+        {
+            look_at_api(world);
+        }
         let seen = world.seen();
         let runs =
             |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);

@@ -200,8 +200,8 @@ mod tests {
             check(&View { cluster: &cluster, seen: &seen }, Some(node))
         };
         assert!(matches!(reason(|_| {}), Check::Done(_)));
-        type Break = fn(&mut NodeFacts);
-        let cases: [(Break, &str); 6] = [
+        type Change = fn(&mut NodeFacts);
+        let cases: [(Change, &str); 6] = [
             (|f| f.hostname = "debian".into(), "hostname"),
             (|f| f.addresses.clear(), "address"),
             (|f| f.epoch += 3600, "clock"),

@@ -16,7 +16,7 @@ use crate::k3s::{self, Tokens};
 use crate::os::{Cancel, files};
 use crate::providers::{BoxInfo, Machine, Provider};
 use crate::spec::{Cluster, Node};
-use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote};
+use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
 use crate::state::{NodeMemory, State};
 use crate::vagrant::{self, Libvirt, Vagrant};
 
@@ -66,6 +66,7 @@ pub struct World {
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
+    tunnel: Mutex<Option<Tunnel>>,
     destroying: Mutex<()>,
     making_key: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
@@ -95,6 +96,7 @@ impl World {
             remotes: Mutex::default(),
             files: Mutex::default(),
             api: Mutex::default(),
+            tunnel: Mutex::default(),
             destroying: Mutex::default(),
             making_key: Mutex::default(),
         })
@@ -287,9 +289,24 @@ impl World {
         let path = self.state.kubeconfig();
         let text = files::read_if_there(&path)?
             .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
-        let client = Arc::new(api::Client::new(&text, None, Duration::from_secs(10))?);
+        let through = self.tunnel_if_needed();
+        let address = through.as_ref().map(Tunnel::address);
+        let client = Arc::new(api::Client::new(&text, address, Duration::from_secs(10))?);
+        *lock(&self.tunnel) = through;
         *held = Some(Arc::clone(&client));
         Ok(client)
+    }
+
+    /// A way through SSH to the API, where this host cannot reach the server's address: SSH may come by
+    /// a forwarded port.
+    fn tunnel_if_needed(&self) -> Option<Tunnel> {
+        let server = self.cluster.first_server();
+        let port = k3s::config::api_port(server);
+        let direct = std::net::TcpStream::connect_timeout(&(server.ip, port).into(), Duration::from_secs(2));
+        if direct.is_ok() {
+            return None;
+        }
+        self.on(server, |r| r.tunnel("127.0.0.1", port)).ok()
     }
 
     /// Another kubeconfig: the next [`World::api`] reads it.

@@ -40,6 +40,9 @@ impl Error {
         if let Some(line) = lines.iter().rev().find(said) {
             return Self::refused(String::new(), &line.data[1..].join(","));
         }
+        if let Some((class, message)) = crash(&done.stderr) {
+            return Self::refused(class, &message);
+        }
         match done.clone().ok() {
             Err(e) => Self::Process(e),
             Ok(_) => Self::refused(String::new(), "it gave no reason"),
@@ -67,6 +70,15 @@ impl Error {
     fn locked(&self) -> bool {
         self.class_is(&["MachineActionLockedError", "MachineLocked"]) || self.says(&["machine is locked"])
     }
+}
+
+/// Class and message of an exception that nothing in Vagrant expected, from the first line of Ruby's
+/// trace: `FILE.rb:LINE:in `METHOD': MESSAGE (CLASS)`; the method is in `'` on both sides since Ruby 3.4.
+fn crash(stderr: &str) -> Option<(String, String)> {
+    let line = stderr.lines().find(|l| !l.starts_with(char::is_whitespace) && l.contains(".rb:"))?;
+    let (message, class) = line.split_once("': ")?.1.strip_suffix(')')?.rsplit_once(" (")?;
+    let name = |c: char| c.is_ascii_alphanumeric() || c == ':' || c == '_';
+    class.chars().all(name).then(|| (class.to_owned(), message.to_owned()))
 }
 
 impl Explain for Error {

@@ -1,0 +1,578 @@
+//! p1 with a scripted vagrant and virsh (tests/fakes): what real machines cannot show cheaply. Every
+//! p1 runs in a network and a mount namespace of its own, so that no address of a spec can be
+//! reached and no libvirt of this machine is asked; that takes root.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use p1::event::{Kind, Outcome};
+use p1::explain::Explain;
+use p1::journal::{self, Record};
+use p1::os::Cancel;
+use p1::vagrant::{Progress, Up, Vagrant};
+
+/// What no test should come near to.
+const LONG: Duration = Duration::from_secs(150);
+
+// ---------------------------------------------------------------------------------------------
+// Vagrant's words
+
+/// What p1 makes of streams that a real Vagrant wrote.
+#[test]
+fn recorded_streams_are_understood() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vagrant");
+    let mut names: Vec<PathBuf> = fs::read_dir(&fixtures).unwrap().map(|e| e.unwrap().path()).collect();
+    names.retain(|p| p.extension().is_some_and(|e| e == "csv"));
+    names.sort();
+    assert!(names.len() >= 6, "{names:?}");
+    let mut text = String::new();
+    for path in names {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let failed = fs::read_to_string(&path).unwrap().contains(",error-exit,") || name.contains("error");
+        text += &format!("== {name}, exit code {}\n", i32::from(failed));
+        text += &replay(&path, i32::from(failed), &["server", "worker"]);
+    }
+    insta::assert_snapshot!(text);
+}
+
+fn replay(stream: &Path, code: i32, nodes: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("vagrant");
+    let stderr = stream.with_extension("stderr");
+    let stderr = if stderr.exists() { stderr } else { "/dev/null".into() };
+    let script =
+        format!("#!/bin/sh\ncat '{}'\ncat '{}' >&2\nexit {code}\n", stream.display(), stderr.display());
+    executable(&program, &script);
+    let vagrant = Vagrant { program, home: dir.path().into(), dir: dir.path().into(), provider: "libvirt" };
+    let nodes: Vec<String> = nodes.iter().map(|n| (*n).to_owned()).collect();
+    let up = Up { vagrant: &vagrant, nodes: &nodes, bound: Duration::from_secs(30) };
+    let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut hear = |node: &str, progress: Progress| {
+        let word = match progress {
+            Progress::Says(text) => text,
+            other => format!("[{other:?}]"),
+        };
+        heard.entry(node.to_owned()).or_default().push(word);
+    };
+    let results = up.run(&Cancel::new(), &mut hear, &mut |_| {});
+    let mut text = String::new();
+    for (node, result) in results {
+        for line in heard.remove(&node).unwrap_or_default() {
+            text += &format!("{node}: {line}\n");
+        }
+        match result {
+            Ok(()) => text += &format!("{node} is up\n"),
+            Err(e) => text += &format!("{node} failed: {e}\n  transient: {}\n", e.transient()),
+        }
+    }
+    assert!(heard.is_empty(), "about nobody: {heard:?}");
+    text
+}
+
+fn executable(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+// ---------------------------------------------------------------------------------------------
+// A p1 with fakes around it
+
+struct Fake {
+    dir: tempfile::TempDir,
+    path: String,
+    /// libvirt's log daemon, for whoever looks whether it listens.
+    _virtlogd: UnixListener,
+}
+
+impl Fake {
+    /// With what `vagrant up` is to do.
+    fn new(up: &str) -> Self {
+        assert!(nix::unistd::Uid::effective().is_root(), "namespaces need root");
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["bin", "home/.local/share/p1/vagrant", "run"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes");
+        for name in ["vagrant", "virsh", "qemu-img"] {
+            symlink(fakes.join(name), at("bin").join(name)).unwrap();
+        }
+        let qemu = format!("qemu-system-{}", std::env::consts::ARCH);
+        for name in ["dnsmasq", "iptables", "virtlogd", &qemu] {
+            symlink(fakes.join("nothing"), at("bin").join(name)).unwrap();
+        }
+        let plugin = r#"{"version":"1","installed":{"vagrant-libvirt":{"installed_gem_version":"0.12.2"}}}"#;
+        fs::write(at("home/.local/share/p1/vagrant/plugins.json"), plugin).unwrap();
+        fs::write(at("fake.box"), "a box").unwrap();
+        fs::write(at("install.sh"), "#!/bin/sh\n").unwrap();
+        executable(&at("k3s"), "#!/bin/sh\necho 'k3s version v1.34.1+k3s1 (fake)'\n");
+        let socket = UnixListener::bind(at("run/virtlogd-sock")).unwrap();
+        let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
+        let fake = Self { dir, path, _virtlogd: socket };
+        fake.up(up);
+        fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+        fake
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What `vagrant up` is to do from now on.
+    fn up(&self, script: &str) {
+        fs::write(self.at("bin/up"), script).unwrap();
+    }
+
+    fn spec(&self, more: &str) {
+        let text = format!(
+            "name: fake\nprovider: libvirt\nbox: {{path: fake.box}}\nnetwork: {{cidr: 192.168.56.0/24}}\nnodes:\n  \
+             - {{name: server, role: server, ip: 192.168.56.110, cpus: 1, memory: 1024}}\n  \
+             - {{name: worker, role: worker, ip: 192.168.56.111, cpus: 1, memory: 512}}\n\
+             k3s:\n  version: v1.34.1+k3s1\n  artifacts: {{binary: {{path: k3s}}, installer: {{path: install.sh}}}}\n{more}"
+        );
+        fs::write(self.at("cluster.yaml"), text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        let enter = "mount -t tmpfs none /run && mkdir /run/libvirt && mount --bind \"$0\" /run/libvirt && exec \"$@\"";
+        command.args(["--net", "--mount", "--propagation", "private", "/bin/sh", "-c", enter]);
+        command.arg(self.at("run")).arg(env!("CARGO_BIN_EXE_p1")).args(args);
+        command.env_clear().env("PATH", &self.path).env("HOME", self.at("home")).env("LC_ALL", "C.UTF-8");
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        self.start(args).end()
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
+        let log = |name: &str| {
+            let file = tempfile::Builder::new().prefix(name).tempfile_in(self.dir.path()).unwrap();
+            (file.reopen().unwrap(), file)
+        };
+        let ((out, stdout), (err, stderr)) = (log("stdout"), log("stderr"));
+        let child = self.command(args).stdout(out).stderr(err).spawn().unwrap();
+        Running { child, stdout, stderr }
+    }
+
+    fn calls(&self) -> String {
+        fs::read_to_string(self.at("bin/calls")).unwrap_or_default()
+    }
+
+    fn runs(&self) -> Vec<PathBuf> {
+        journal::runs(&self.at(".p1/fake/runs"))
+    }
+
+    fn last(&self) -> Record {
+        journal::latest(&self.at(".p1/fake/runs")).unwrap().expect("a run")
+    }
+
+    /// The processes of the vagrant that hangs.
+    fn hanging(&self) -> Vec<Pid> {
+        let file = self.at("bin/hanging");
+        until("vagrant hangs", || file.exists());
+        let text = fs::read_to_string(file).unwrap();
+        text.split_whitespace().map(|p| Pid::from_raw(p.parse().unwrap())).collect()
+    }
+}
+
+struct Running {
+    child: Child,
+    stdout: tempfile::NamedTempFile,
+    stderr: tempfile::NamedTempFile,
+}
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.stderr.path()).unwrap()
+    }
+
+    fn until_said(&self, word: &str) {
+        until(word, || self.stderr().contains(word));
+    }
+
+    fn end(mut self) -> Done {
+        let begun = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if begun.elapsed() > LONG => {
+                    let text = self.stderr();
+                    self.child.kill().unwrap();
+                    self.child.wait().unwrap();
+                    panic!("p1 does not end:\n{text}");
+                }
+                None => thread::park_timeout(Duration::from_millis(10)),
+            }
+        };
+        let read = |file: &tempfile::NamedTempFile| fs::read(file.path()).unwrap();
+        Done(Output { status, stdout: read(&self.stdout), stderr: read(&self.stderr) })
+    }
+}
+
+struct Done(Output);
+
+impl Done {
+    fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.0.status.code(), Some(code), "{}{}", self.stdout(), self.stderr());
+        self
+    }
+
+    #[track_caller]
+    fn says(self, words: &[&str]) -> Self {
+        let text = self.stderr();
+        for word in words {
+            assert!(text.contains(word), "`{word}` is not in\n{text}");
+        }
+        self
+    }
+}
+
+/// Waits for a condition.
+#[track_caller]
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < LONG, "waited in vain: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// True if there is no such process any more, or only its name until somebody collects it.
+fn gone(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']) || rest.is_empty())
+}
+
+fn began(record: &Record) -> Vec<String> {
+    let step = |e: &p1::event::Event| match &e.kind {
+        Kind::StepStarted { step, .. } => Some(step.clone()),
+        _ => None,
+    };
+    record.events.iter().filter_map(step).collect()
+}
+
+// ---------------------------------------------------------------------------------------------
+// Failures of vagrant
+
+/// The recorded stream of an `up` in which one of two machines fails.
+#[test]
+fn one_machine_fails_and_the_other_goes_on() {
+    let stream =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vagrant/up-one-fails-domain-exists.csv");
+    let fake = Fake::new(&format!("made server\ncat '{}'\nexit 1\n", stream.display()));
+    let done = fake.run(&["up"]).exits(1);
+    done.says(&[
+        "worker",
+        "Name `p1-demo-worker` of domain about to create is already taken",
+        "vagrant.log",
+        "p1 retry",
+    ]);
+    let record = fake.last();
+    assert!(record.passed("server/vm"), "{:?}", record.outcomes);
+    let Outcome::Failed(failure) = &record.outcomes["worker/vm"] else { panic!("{:?}", record.outcomes) };
+    assert!(failure.cause.starts_with("vagrant: Name `p1-demo-worker`"), "{}", failure.cause);
+    // As far as it can: nothing answers at its address here.
+    assert!(began(&record).contains(&"server/ssh".to_owned()));
+    assert!(matches!(record.outcomes["server/ssh"], Outcome::Failed(_)));
+    assert!(matches!(&record.outcomes["worker/ssh"], Outcome::Blocked { by } if by == "worker/vm"));
+    assert!(record.passed("cluster/artifacts"));
+
+    // The retry asks vagrant for the one that is missing, and for nothing else.
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["retry"]).exits(1);
+    let ups: Vec<String> = fake.calls().lines().filter(|l| l.starts_with("up ")).map(str::to_owned).collect();
+    assert_eq!(ups.len(), 2);
+    assert!(ups[0].ends_with(" server worker") && ups[1].ends_with("--machine-readable worker"), "{ups:?}");
+    assert_eq!(fake.calls().lines().filter(|l| l.starts_with("box ")).count(), 1);
+}
+
+#[test]
+fn a_vagrant_that_hangs_is_ended_with_its_group() {
+    let fake = Fake::new("begin server; begin worker; hang");
+    // The bound is one for making and one for booting, and a minute for Ruby.
+    fake.spec("timeouts: {boot: 500ms, ssh: 500ms}\nretry: {attempts: 1}\n");
+    let running = fake.start(&["up"]);
+    let pids = fake.hanging();
+    running.end().exits(1).says(&["`vagrant` did not end within", "server", "worker", "p1 retry"]);
+    for pid in pids {
+        until("the group is gone", || gone(pid));
+    }
+    assert!(matches!(fake.last().outcomes["server/vm"], Outcome::Failed(_)));
+}
+
+#[test]
+fn without_vagrant_the_host_is_not_ready() {
+    let mut fake = Fake::new("");
+    fs::remove_file(fake.at("bin/vagrant")).unwrap();
+    // Only what p1 runs itself, from wherever it is here.
+    for name in ["ssh-keygen", "ssh", "ip", "sh", "cat", "mount", "mkdir", "unshare", "dirname", "touch"] {
+        let Ok(program) = which::which(name) else { continue };
+        let _ = symlink(program, fake.at("bin").join(name));
+    }
+    fake.path = fake.at("bin").display().to_string();
+    let done = fake.run(&["up"]).exits(3).says(&["this host is not ready", "p1 doctor --fix"]);
+    let line = done
+        .stdout()
+        .lines()
+        .find(|l| l.contains("Vagrant ") || l.ends_with("not installed"))
+        .map(str::to_owned);
+    assert!(
+        line.is_some_and(|l| l.starts_with("problem") && l.contains("not installed")),
+        "{}",
+        done.stdout()
+    );
+    assert!(!fake.at(".p1").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_libvirt_that_does_not_answer_is_told_before_anything_is_begun() {
+    let fake = Fake::new("");
+    fs::remove_file(fake.at("bin/virsh")).unwrap();
+    executable(
+        &fake.at("bin/virsh"),
+        "#!/bin/sh\necho \"error: Failed to connect socket to '/var/run/libvirt/libvirt-sock'\" >&2\nexit 1\n",
+    );
+    let done = fake.run(&["up"]);
+    assert!([1, 3].contains(&done.0.status.code().unwrap()), "{}", done.stderr());
+    done.says(&["Failed to connect socket"]);
+    assert_eq!(fake.calls(), "");
+    assert!(!fake.at(".p1").exists());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Interruption
+
+#[test]
+fn one_interrupt_lets_the_running_step_end() {
+    let fake = Fake::new(
+        "begin server; begin worker; : >\"$here/runs\"; while [ ! -e \"$here/go\" ]; do sleep 0.05; done\n\
+         made server; done_with server; made worker; done_with worker",
+    );
+    let running = fake.start(&["up"]);
+    until("vagrant runs", || fake.at("bin/runs").exists());
+    running.signal(Signal::SIGINT);
+    running.until_said("press Ctrl-C again");
+    fs::write(fake.at("bin/go"), "").unwrap();
+    running.end().exits(130);
+    let record = fake.last();
+    assert!(record.passed("server/vm") && record.passed("worker/vm"), "{:?}", record.outcomes);
+    assert!(!began(&record).iter().any(|s| s.ends_with("/ssh")));
+    assert_eq!(record.success, Some(false));
+
+    let outstanding: Vec<_> = record.outstanding().map(|s| s.id.clone()).collect();
+    assert_eq!(outstanding.first().map(String::as_str), Some("server/ssh"), "{outstanding:?}");
+    fake.run(&["retry"]).exits(1);
+    assert_eq!(fake.calls().lines().filter(|l| l.starts_with("up ")).count(), 1, "the machines run");
+    let again: Vec<_> = began(&fake.last()).into_iter().filter(|s| record.passed(s)).collect();
+    assert_eq!(again, [""; 0]);
+}
+
+#[test]
+fn two_interrupts_end_vagrant_and_keep_the_state() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let fake = Fake::new("begin server; made server; done_with server; begin worker; hang");
+        fake.spec("timeouts: {ssh: 60s}\nretry: {attempts: 1}\n");
+        let running = fake.start(&["up"]);
+        let pids = fake.hanging();
+        running.signal(signal);
+        running.until_said("press Ctrl-C again");
+        running.signal(signal);
+        let done = running.end().exits(130);
+        for pid in pids {
+            until("the group is gone", || gone(pid));
+        }
+        let record = fake.last();
+        assert_eq!(record.success, Some(false));
+        assert!(record.passed("server/vm"));
+        assert!(matches!(record.outcomes["worker/vm"], Outcome::Interrupted), "{}", done.stderr());
+        let outstanding: Vec<_> = record.outstanding().map(|s| s.id.as_str()).collect();
+        assert!(outstanding.contains(&"worker/vm") && !outstanding.contains(&"server/vm"), "{outstanding:?}");
+
+        fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+        fake.up("begin worker; made worker; done_with worker");
+        fake.run(&["retry"]).exits(1);
+        let ups = fake.calls();
+        assert!(ups.lines().last().unwrap().ends_with("--machine-readable worker"), "{ups}");
+    }
+}
+
+#[test]
+fn a_killed_p1_leaves_a_journal_that_reads_back() {
+    let fake = Fake::new("begin server; made server; done_with server; begin worker; hang");
+    fake.spec("timeouts: {ssh: 60s}\nretry: {attempts: 1}\n");
+    let running = fake.start(&["up"]);
+    let pids = fake.hanging();
+    until("the server's machine is noted", || fake.last().passed("server/vm"));
+    running.signal(Signal::SIGKILL);
+    let status = running.end().0.status;
+    assert!(!status.success());
+    let record = fake.last();
+    assert_eq!(record.success, None);
+    assert!(record.passed("server/vm") && !record.passed("worker/vm"));
+    // Nobody is left to end them but us: they are ours.
+    for pid in pids {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["retry"]).exits(1);
+    assert!(!began(&fake.last()).contains(&"server/vm".to_owned()));
+    assert!(fake.last().passed("worker/vm"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Locks
+
+#[test]
+fn a_second_p1_learns_who_works_here() {
+    let fake = Fake::new("begin server; begin worker; hang");
+    let running = fake.start(&["up"]);
+    fake.hanging();
+    let pid = format!("pid {}", running.child.id());
+    let since = format!("since {}", &jiff::Timestamp::now().to_string()[..10]);
+    for verb in ["up", "retry", "stop"] {
+        fake.run(&[verb]).exits(4).says(&["locked by another p1", &pid, "`up`", &since]);
+    }
+    fake.run(&["--yes", "destroy"]).exits(4).says(&[&pid]);
+    // Looking is free.
+    fake.run(&["status"]).exits(1).says(&[&format!("p1 up works on it ({pid}")]);
+    fake.run(&["plan"]).exits(10);
+    assert_eq!(fake.runs().len(), 1, "the others left no run");
+
+    running.signal(Signal::SIGINT);
+    running.until_said("press Ctrl-C again");
+    running.signal(Signal::SIGINT);
+    running.end().exits(130);
+    fake.run(&["--yes", "destroy"]).exits(0);
+    assert!(!fake.at(".p1").exists());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Output for people and programs
+
+#[test]
+fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
+    let fake = Fake::new("");
+    let plan = fake.run(&["plan"]).exits(10);
+    insta::assert_snapshot!(format!("{}{}", plan.stdout(), plan.stderr()));
+    let json = fake.run(&["-o", "json", "plan"]).exits(10);
+    let lines: Vec<serde_json::Value> =
+        json.stdout().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines.len() > 15 && lines.iter().all(|l| l["v"] == 1 && l["step"]["id"].is_string()));
+    assert!(!fake.at(".p1").exists());
+    assert_eq!(fake.calls(), "");
+
+    fake.up("echo 'warning: not for machines'; exit 7");
+    let run = fake.run(&["-o", "json", "up"]).exits(1);
+    let events: Vec<serde_json::Value> =
+        run.stdout().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(events[0]["event"], "run_started");
+    assert_eq!(events.last().unwrap()["event"], "run_finished");
+    let failed = events.iter().find(|e| e["event"] == "step_finished" && e["step"] == "server/vm").unwrap();
+    assert!(failed["outcome"].to_string().contains("exited with 7"), "{failed}");
+}
+
+// ---------------------------------------------------------------------------------------------
+// What is rendered, as those see it who have to read it: real Vagrant, Ruby, a shell
+
+/// Legal values that mean something to Ruby, YAML and shells.
+const HOSTILE: &str = "'\"`#{raise 1}$(touch pwned);\\\\ %s: -- {{ x }} <%= y %>";
+
+#[test]
+fn rendered_files_are_read_by_vagrant_ruby_and_shell() {
+    let dir = tempfile::Builder::new().prefix("it's #{a} $(b) \"c\" ").tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("home")).unwrap();
+    fs::write(at(HOSTILE), "a box").unwrap();
+    for (provider, nics) in [("libvirt", 1), ("libvirt", 2), ("virtualbox", 2)] {
+        let hostile = serde_json::to_string(HOSTILE).unwrap();
+        let spec = format!(
+            "name: hostile\nprovider: {provider}\nbox: {{path: {hostile}}}\n\
+             network: {{cidr: 192.168.56.0/24, nics: {nics}}}\nnodes:\n  \
+             - {{name: server, role: server, ip: 192.168.56.110}}\n  \
+             - {{name: end, role: worker, count: 2}}\n\
+             k3s:\n  version: v1.34.1+k3s1\n  config: {{kubelet-arg: [{hostile}]}}\n  registries: {{x: {hostile}}}\n"
+        );
+        fs::write(at("cluster.yaml"), spec).unwrap();
+        let out = format!("{provider}-{nics}");
+        let p1 = Command::new(env!("CARGO_BIN_EXE_p1"))
+            .args(["render", "--dir", &out])
+            .current_dir(dir.path())
+            .env("HOME", at("home"))
+            .output()
+            .unwrap();
+        Done(p1).exits(0);
+
+        let out = at(&out);
+        let vagrantfile = out.join("Vagrantfile");
+        let ruby =
+            |file: &Path| Command::new("ruby").arg("-c").arg(file).output().expect("ruby").status.success();
+        assert!(ruby(&vagrantfile));
+        // Vagrant looks for the key that `up` makes.
+        fs::write(out.join("id_ed25519"), "").unwrap();
+        let good = vagrant_validate(&out, &at("vagrant"), provider);
+        assert!(good.0.status.success(), "{}{}", good.stdout(), good.stderr());
+
+        let text = fs::read_to_string(&vagrantfile).unwrap();
+        fs::write(&vagrantfile, text.replace("config.vm.boot_timeout", "config.vm.no_such_thing")).unwrap();
+        assert!(ruby(&vagrantfile));
+        assert!(
+            !vagrant_validate(&out, &at("vagrant"), provider).0.status.success(),
+            "vagrant takes anything"
+        );
+
+        for node in ["server", "end-1", "end-2"] {
+            for script in ["system.sh", "install.sh"] {
+                let file = out.join(node).join(script);
+                assert!(
+                    Command::new("sh").arg("-n").arg(&file).status().unwrap().success(),
+                    "{}",
+                    file.display()
+                );
+            }
+            let config = fs::read_to_string(out.join(node).join("config.yaml")).unwrap();
+            let config: serde_json::Value = serde_yaml::from_str(&config).unwrap();
+            assert_eq!(config["kubelet-arg"][0], HOSTILE);
+            let registries = fs::read_to_string(out.join(node).join("registries.yaml")).unwrap();
+            assert_eq!(serde_yaml::from_str::<serde_json::Value>(&registries).unwrap()["x"], HOSTILE);
+        }
+    }
+    assert!(!at("pwned").exists() && !Path::new("pwned").exists());
+}
+
+/// Without a provider's own checks where the provider is not on this machine.
+fn vagrant_validate(dir: &Path, home: &Path, provider: &str) -> Done {
+    let mut command = Command::new("vagrant");
+    command.arg("validate").current_dir(dir);
+    if provider == "virtualbox" {
+        command.arg("--ignore-provider");
+    }
+    command.env("VAGRANT_HOME", home).env("VAGRANT_CHECKPOINT_DISABLE", "1").env("VAGRANT_NO_COLOR", "1");
+    command.env("VAGRANT_DEFAULT_PROVIDER", provider);
+    Done(command.output().expect("vagrant"))
+}

@@ -1,0 +1,483 @@
+//! The life of a cluster on real machines: real Vagrant, vagrant-libvirt, libvirt and QEMU, in a lab
+//! of its own (tests/lab), with a box that p1 built. k3s is played by the stand-in.
+//!
+//! `tests/run vm` makes what it needs and runs it; by hand, as root:
+//! `tests/standin/package && cargo test --test vm -- --ignored --nocapture`. Without what it needs it
+//! fails. Boxes and Vagrant's home are kept in `target/vm`, so that a second run is quicker.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use p1::event::{Kind, Outcome};
+use p1::journal::{self, Record};
+use serde_json::Value;
+
+const SERVER: &str = "192.168.56.110";
+const WORKER: &str = "192.168.56.111";
+const VERSION: &str = "v1.34.1+k3s1";
+
+#[test]
+#[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run vm"]
+fn a_cluster_lives_and_leaves_nothing() {
+    let mut life = Life::new();
+
+    life.phase("build the box (or find it)", |life| {
+        life.host(600, &["box", "build"]).ok();
+    });
+    life.phase("start the lab", |life| life.lab = Some(Lab::up()));
+
+    life.phase("up", |life| {
+        let watch = ArgvWatch::start(life.state().join("token"));
+        life.p1(420, &["up"]).ok();
+        assert!(watch.looked() > 0, "nobody looked at the processes");
+        assert_eq!(watch.end(), Vec::<String>::new(), "the token is on a command line");
+        life.is_ready();
+        let names = life.on_nodes("cat /proc/sys/kernel/hostname");
+        assert_eq!(names, both("server", "worker"));
+    });
+    life.phase("look for secrets", Life::secrets_are_kept);
+    life.phase("up again", |life| {
+        let calls = life.tripwire();
+        let out = life.p1(60, &["up"]).ok();
+        assert!(!calls.exists(), "vagrant was started: {}", fs::read_to_string(&calls).unwrap());
+        let begun = started(&life.last());
+        assert!(begun.is_empty(), "{begun:?} ran on a cluster that was as it should be\n{}", out.text());
+        life.p1(60, &["plan"]).ok();
+        // That the wire would have been seen:
+        let done = life.inside(60, &["vagrant", "--version"]);
+        assert!(calls.exists() && done.code() == 97, "the tripwire is no good: {}", done.text());
+        life.path = std::env::var("PATH").unwrap();
+    });
+
+    life.phase("killall", |life| {
+        let units = "systemctl is-active k3s k3s-agent; true";
+        let before = life.on_nodes(units);
+        assert_eq!(before, both("active\ninactive", "inactive\nactive"));
+        life.p1(120, &["killall"]).ok();
+        assert_eq!(life.on_nodes(units), both("inactive\ninactive", "inactive\ninactive"));
+    });
+    life.phase("up after killall", |life| {
+        life.p1(240, &["up"]).ok();
+        life.is_ready();
+    });
+
+    life.phase("uninstall", |life| {
+        let left = "for f in /usr/local/bin/k3s* /etc/systemd/system/k3s* /etc/rancher /var/lib/rancher \
+                    /run/k3s; do [ ! -e \"$f\" ] || echo \"$f\"; done; command -v k3s; true";
+        assert!(life.on_nodes(left).values().all(|text| text.contains("/var/lib/rancher")));
+        life.p1(180, &["--yes", "uninstall"]).ok();
+        assert_eq!(life.on_nodes(left), both("", ""));
+        assert_eq!(life.virsh(&["list", "--name", "--state-running"]).len(), 2, "the machines stay");
+        assert!(!life.state().join("kubeconfig").exists());
+    });
+
+    life.phase("up, a worker's installer fails", |life| {
+        let fault = "mkdir -p /etc/p1-standin/faults && echo enable >/etc/p1-standin/faults/install-fail";
+        life.p1(60, &["exec", "worker", "--root", "--", fault]).ok();
+        let out = life.p1(240, &["up"]);
+        assert_eq!(out.code(), 1, "{}", out.text());
+        let text = out.text();
+        for word in ["worker", "stand-in fault install-fail=enable", "worker-install.log", "retry"] {
+            assert!(text.contains(word), "`{word}` is not in\n{text}");
+        }
+        let record = life.last();
+        assert!(matches!(record.outcomes["worker/install"], Outcome::Failed(_)));
+        assert!(record.passed("server/ready"), "the server goes on without it");
+    });
+    life.phase("retry", |life| {
+        let before = life.last();
+        let fault = "rm /etc/p1-standin/faults/install-fail";
+        life.p1(60, &["exec", "worker", "--root", "--", fault]).ok();
+        life.p1(240, &["retry"]).ok();
+        let begun = started(&life.last());
+        assert_eq!(begun.first().map(String::as_str), Some("worker/install"));
+        let again: Vec<_> = begun.iter().filter(|step| before.passed(step)).collect();
+        assert!(again.is_empty(), "{again:?} had passed and ran again");
+        life.is_ready();
+    });
+
+    life.phase("stop", |life| {
+        life.p1(180, &["stop"]).ok();
+        assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
+    });
+    life.phase("start", |life| {
+        life.p1(300, &["start"]).ok();
+        life.is_ready();
+    });
+
+    life.phase("destroy", |life| {
+        assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
+        life.p1(180, &["--yes", "destroy"]).ok();
+        assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
+        assert_eq!(life.virsh(&["net-list", "--all", "--name"]), [""; 0]);
+        let volumes = life.virsh(&["vol-list", "default"]);
+        assert!(!volumes.iter().any(|l| l.contains(".img")), "{volumes:?}");
+        assert!(!life.dir.join(".p1").exists());
+    });
+    life.print_times();
+}
+
+fn both(server: &str, worker: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("server".into(), server.into()), ("worker".into(), worker.into())])
+}
+
+/// The steps that a run really ran.
+fn started(record: &Record) -> Vec<String> {
+    let step = |e: &p1::event::Event| match &e.kind {
+        Kind::StepStarted { step, .. } => Some(step.clone()),
+        _ => None,
+    };
+    record.events.iter().filter_map(step).collect()
+}
+
+/// Where things are, and what was seen of the run so far.
+struct Life {
+    dir: PathBuf,
+    home: PathBuf,
+    path: String,
+    lab: Option<Lab>,
+    times: Vec<(&'static str, Duration)>,
+    /// All that p1 printed.
+    said: Mutex<String>,
+}
+
+impl Life {
+    fn new() -> Self {
+        assert!(nix::unistd::Uid::effective().is_root(), "labs and boxes need root");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let standin = target.join("standin");
+        for file in ["k3s", "install.sh"] {
+            assert!(standin.join(file).is_file(), "there is no {file}: run tests/standin/package");
+        }
+        let home = target.join("vm/home");
+        let dir = target.join("vm/life");
+        // What a killed run left is of no use: its lab is gone.
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(&home).unwrap();
+        let spec = format!(
+            "name: life\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\nnodes:\n  \
+             - {{name: server, role: server, ip: {SERVER}, cpus: 1, memory: 1024}}\n  \
+             - {{name: worker, role: worker, ip: {WORKER}, cpus: 1, memory: 512}}\n\
+             k3s:\n  version: {VERSION}\n  artifacts:\n    binary: {{path: {0}/k3s}}\n    \
+             installer: {{path: {0}/install.sh}}\nretry: {{attempts: 2, backoff: 500ms}}\n",
+            standin.display()
+        );
+        fs::write(dir.join("cluster.yaml"), spec).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        Self { dir, home, path, lab: None, times: Vec::new(), said: Mutex::default() }
+    }
+
+    fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self)) {
+        println!("-- {name}");
+        let begun = Instant::now();
+        work(self);
+        let took = begun.elapsed();
+        println!("-- {name}: {:.1} s", took.as_secs_f64());
+        self.times.push((name, took));
+    }
+
+    fn print_times(&self) {
+        println!("\nphase                              seconds");
+        for (name, took) in &self.times {
+            println!("{name:32} {:9.1}", took.as_secs_f64());
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join(".p1/life")
+    }
+
+    /// The journal of the newest run.
+    fn last(&self) -> Record {
+        journal::latest(&self.state().join("runs")).unwrap().expect("a run")
+    }
+
+    /// p1 outside the lab.
+    fn host(&self, seconds: u32, args: &[&str]) -> Done {
+        let mut command = bounded(seconds);
+        command.arg(env!("CARGO_BIN_EXE_p1")).arg("-f").arg(self.dir.join("cluster.yaml")).args(args);
+        self.finish(command.env("HOME", &self.home))
+    }
+
+    /// p1 in the lab.
+    fn p1(&self, seconds: u32, args: &[&str]) -> Done {
+        let file = self.dir.join("cluster.yaml");
+        let mut line = vec![env!("CARGO_BIN_EXE_p1"), "-f", file.to_str().unwrap()];
+        line.extend(args);
+        self.inside(seconds, &line)
+    }
+
+    /// Any command in the lab.
+    fn inside(&self, seconds: u32, line: &[&str]) -> Done {
+        let lab = self.lab.as_ref().expect("the lab is up");
+        let mut command = bounded(seconds);
+        command.arg(lab_script()).arg("enter").arg(&lab.0).arg("env");
+        // The programs that a lab needs itself are found by its own PATH.
+        command.arg(format!("HOME={}", self.home.display())).arg(format!("PATH={}", self.path));
+        self.finish(command.args(line))
+    }
+
+    fn finish(&self, command: &mut Command) -> Done {
+        for name in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "P1_FILE"] {
+            command.env_remove(name);
+        }
+        let done = Done(command.output().unwrap());
+        self.said.lock().unwrap().push_str(&done.text());
+        done
+    }
+
+    /// What a script of root's prints on each node.
+    fn on_nodes(&self, script: &str) -> BTreeMap<String, String> {
+        let out = self.p1(120, &["-o", "json", "exec", "--root", "--", script]).ok();
+        let mut all: BTreeMap<String, Vec<String>> =
+            ["server", "worker"].map(|n| (n.to_owned(), Vec::new())).into();
+        for line in out.stdout().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            if let Some(text) = line["line"].as_str() {
+                all.get_mut(line["node"].as_str().unwrap()).unwrap().push(text.to_owned());
+            }
+        }
+        all.into_iter().map(|(node, lines)| (node, lines.join("\n"))).collect()
+    }
+
+    /// The lines that virsh prints, but for empty ones.
+    fn virsh(&self, args: &[&str]) -> Vec<String> {
+        let mut line = vec!["virsh", "-q", "-c", "qemu:///system"];
+        line.extend(args);
+        let out = self.inside(30, &line).ok().stdout();
+        out.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Both nodes are Ready, at the addresses and the version of the spec, by kubectl's word.
+    fn is_ready(&mut self) {
+        let out = self.p1(120, &["kubectl", "get", "nodes", "-o", "json"]).ok();
+        let list: Value = serde_json::from_str(&out.stdout()).unwrap();
+        let mut seen = BTreeMap::new();
+        for node in list["items"].as_array().unwrap() {
+            let find = |list: &Value, kind: &str, what: &str| {
+                let one = list.as_array().unwrap().iter().find(|i| i["type"] == kind).cloned();
+                one.map_or(String::new(), |i| i[what].as_str().unwrap().to_owned())
+            };
+            let status = &node["status"];
+            let facts = [
+                find(&status["conditions"], "Ready", "status"),
+                find(&status["addresses"], "InternalIP", "address"),
+                status["nodeInfo"]["kubeletVersion"].as_str().unwrap().to_owned(),
+            ];
+            seen.insert(node["metadata"]["name"].as_str().unwrap().to_owned(), facts);
+        }
+        let node = |ip: &str| ["True".to_owned(), ip.to_owned(), VERSION.to_owned()];
+        assert_eq!(seen, BTreeMap::from([("server".into(), node(SERVER)), ("worker".into(), node(WORKER))]));
+    }
+
+    /// A `vagrant` that is first on PATH and only leaves a mark; answers where.
+    fn tripwire(&mut self) -> PathBuf {
+        let dir = self.dir.join("tripwire");
+        fs::create_dir_all(&dir).unwrap();
+        let calls = dir.join("calls");
+        let script = dir.join("vagrant");
+        fs::write(&script, format!("#!/bin/sh\necho \"$*\" >>'{}'\nexit 97\n", calls.display())).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        self.path = format!("{}:{}", dir.display(), self.path);
+        calls
+    }
+
+    fn secrets_are_kept(&mut self) {
+        let state = self.state();
+        let tokens = tokens(&state.join("token"));
+        assert_eq!(tokens.len(), 2);
+        let leaks = |place: &str, text: &str| {
+            assert!(!tokens.iter().any(|t| text.contains(t)), "a token is in {place}");
+            assert!(!text.contains("PRIVATE KEY"), "a private key is in {place}");
+        };
+
+        // Here: in nothing but its own file.
+        assert_eq!(mode(&state), 0o700);
+        for secret in ["token", "id_ed25519", "kubeconfig"] {
+            assert_eq!(mode(&state.join(secret)), 0o600, "{secret}");
+        }
+        let mut files = 0;
+        for path in walk(&self.dir) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !["token", "id_ed25519", "kubeconfig"].contains(&name) {
+                leaks(&path.display().to_string(), &String::from_utf8_lossy(&fs::read(&path).unwrap()));
+                files += 1;
+            }
+        }
+        assert!(files > 10, "only {files} files were looked at");
+        leaks("what p1 printed", &self.said.lock().unwrap());
+
+        // There: in k3s' configuration, which is root's.
+        let modes = self.on_nodes("stat -c '%a %U' /etc/rancher/k3s/config.yaml");
+        assert_eq!(modes, both("600 root", "600 root"));
+        let seen = self.on_nodes(
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; echo; cat /etc/systemd/system/k3s*; cat /var/lib/p1/*; \
+             find /run /tmp /var/log -type f -size -2000k -user root -exec cat {} + | strings 2>/dev/null; \
+             journalctl --no-pager -o cat; true",
+        );
+        for (node, text) in &seen {
+            assert!(text.contains("ExecStart"), "{node}: {text}");
+            leaks(node, text);
+        }
+
+        // Vagrant's key, which everybody has, opens nothing any more; the cluster's own does.
+        let insecure = self.dir.join("insecure");
+        fs::copy(self.home.join(".local/share/p1/vagrant/insecure_private_key"), &insecure).unwrap();
+        fs::set_permissions(&insecure, fs::Permissions::from_mode(0o600)).unwrap();
+        for ip in [SERVER, WORKER] {
+            self.ssh(&state.join("id_ed25519"), ip).ok();
+            let refused = self.ssh(&insecure, ip);
+            assert_eq!(refused.code(), 255);
+            assert!(refused.text().contains("Permission denied"), "{}", refused.text());
+        }
+        fs::remove_file(insecure).unwrap();
+    }
+
+    fn ssh(&self, key: &Path, ip: &str) -> Done {
+        let options = "-F /dev/null -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o ConnectTimeout=30 \
+                       -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i";
+        let login = format!("vagrant@{ip}");
+        let mut line = vec!["ssh"];
+        line.extend(options.split_whitespace());
+        line.extend([key.to_str().unwrap(), login.as_str(), "true"]);
+        self.inside(60, &line)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("what is left of the cluster's state: {}", self.dir.display());
+            if let Some(lab) = &self.lab {
+                // Its logs stay until the next run.
+                println!("the lab's logs are lost with it unless P1_LAB_KEEP is set: {}", lab.0);
+            }
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A lab of this test's own.
+struct Lab(String);
+
+impl Lab {
+    fn up() -> Self {
+        let given = std::env::var("P1_TEST_LAB").ok().filter(|n| !n.is_empty());
+        let lab = Self(given.unwrap_or_else(|| format!("life-{}", std::process::id())));
+        Done(bounded(120).arg(lab_script()).args(["up", &lab.0]).output().unwrap()).ok();
+        lab
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !(thread::panicking() && std::env::var_os("P1_LAB_KEEP").is_some()) {
+            let _ = bounded(60).arg(lab_script()).args(["down", &self.0]).status();
+        }
+    }
+}
+
+fn lab_script() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab")
+}
+
+/// A command that ends, whatever happens.
+fn bounded(seconds: u32) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=20", &seconds.to_string()]);
+    command
+}
+
+struct Done(Output);
+
+impl Done {
+    fn code(&self) -> i32 {
+        self.0.status.code().unwrap_or(-1)
+    }
+
+    fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    fn text(&self) -> String {
+        format!("{}{}", self.stdout(), String::from_utf8_lossy(&self.0.stderr))
+    }
+
+    /// Itself, if the exit code was 0.
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code(), 0, "exit code {}:\n{}", self.code(), self.text());
+        self
+    }
+}
+
+/// Looks at the command lines of all processes of this machine, the lab's included, for the tokens.
+struct ArgvWatch {
+    stop: Arc<AtomicBool>,
+    looked: Arc<Mutex<usize>>,
+    thread: thread::JoinHandle<Vec<String>>,
+}
+
+impl ArgvWatch {
+    fn start(token: PathBuf) -> Self {
+        let (stop, looked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0)));
+        let (end, count) = (Arc::clone(&stop), Arc::clone(&looked));
+        let thread = thread::spawn(move || {
+            let mut found = Vec::new();
+            while !end.load(Ordering::Relaxed) {
+                let secrets = tokens(&token);
+                for process in fs::read_dir("/proc").unwrap().flatten() {
+                    let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+                    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                    if secrets.iter().any(|t| line.contains(t)) {
+                        found.push(line);
+                    }
+                }
+                *count.lock().unwrap() += usize::from(!secrets.is_empty());
+                thread::park_timeout(Duration::from_millis(100));
+            }
+            found
+        });
+        Self { stop, looked, thread }
+    }
+
+    fn looked(&self) -> usize {
+        *self.looked.lock().unwrap()
+    }
+
+    fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap()
+    }
+}
+
+fn tokens(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|l| Some(l.split_once('=')?.1.to_owned())).filter(|t| t.len() > 20).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            t if t.is_dir() => all.extend(walk(&entry.path())),
+            t if t.is_file() => all.push(entry.path()),
+            _ => {}
+        }
+    }
+    all
+}
