@@ -50,6 +50,10 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     if let Err(check) = view.facts(node) {
         return check;
     }
+    // What the API says of a k3s that does not run, or is about to be restarted, is its former word.
+    if (super::start::STEP.check)(view, Some(node)).may_run() {
+        return Check::Unknown("asked when its k3s was started".into());
+    }
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
@@ -130,6 +134,23 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ready_node_whose_k3s_is_not_there_is_asked_again() {
+        let cluster = crate::plan::tests::cluster(0);
+        let node = &cluster.nodes[0];
+        let status = NodeStatus {
+            name: node.name.clone(),
+            ready: true,
+            internal_ip: Some(node.ip.into()),
+            ..NodeStatus::default()
+        };
+        let api = Some([(node.name.clone(), status)].into());
+        let mut seen = crate::steps::Seen { api, ..Default::default() };
+        seen.nodes.insert(node.name.clone(), crate::facts::NodeFacts::default());
+        let found = check(&View { cluster: &cluster, seen: &seen }, Some(node));
+        assert!(matches!(found, Check::Unknown(_)), "{found:?}");
+    }
 
     #[test]
     fn a_node_counts_only_ready_at_its_address_and_version() {

@@ -84,6 +84,12 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     };
     follow(ctx, &since, bound)?;
     world.script(node, "noting the start", &install::stamp("start", &digest))?;
+    // What the API said of the node was said of the k3s before this one.
+    world.note(|seen| {
+        if let Some(api) = &mut seen.api {
+            api.remove(&node.name);
+        }
+    });
     Ok(None)
 }
 
