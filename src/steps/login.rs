@@ -43,13 +43,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let key = world.state.key();
     let public = world.public_key()?;
     let (replaced, root) = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
-        let mut last = String::new();
+        let (mut last, mut told) = (String::new(), std::time::Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
             let text = error.to_string();
-            if text != last {
+            // Two reasons may take turns for minutes.
+            if text != last && (last.is_empty() || told.elapsed() > std::time::Duration::from_secs(5)) {
                 ctx.control.log(&text);
                 ctx.control.says(text.clone());
-                last = text;
+                (last, told) = (text, std::time::Instant::now());
             }
         })?;
         let replaced = session.key() != key;

@@ -28,9 +28,9 @@ pub const STEP: Definition = Definition {
 const OTHERS: Duration = Duration::from_secs(600);
 
 fn check(view: &View<'_>, _: Option<&Node>) -> Check {
-    match &view.seen.unprepared {
-        Some(what) => Check::Needed(what.clone()),
-        None if view.seen.box_ready => Check::Done("network and base image are there".into()),
+    match &view.seen.prepared {
+        Some(Ok(())) => Check::Done("network and base image are there".into()),
+        Some(Err(lack)) => Check::Needed(lack.clone()),
         None => Check::Unknown("looked at before machines are made".into()),
     }
 }
@@ -51,4 +51,23 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.log(line);
     }
     Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::Seen;
+
+    #[test]
+    fn nothing_is_taken_for_prepared_that_was_not_looked_at() {
+        let cluster = crate::plan::tests::cluster(1);
+        let says = |prepared| {
+            // As it is after the box step has run in the same run.
+            let seen = Seen { box_ready: true, prepared, ..Seen::default() };
+            check(&View { cluster: &cluster, seen: &seen }, None)
+        };
+        assert!(says(None).may_run());
+        assert!(says(Some(Err("no network".into()))).may_run());
+        assert!(!says(Some(Ok(()))).may_run());
+    }
 }

@@ -117,12 +117,13 @@ fn look_at_host(world: &World) {
         world.note(|seen| seen.box_ready = false);
         return;
     };
-    let unprepared = match world.provider.prepared(&world.cluster, &info, &world.cancel) {
-        Ok(what) => what,
-        Err(error) => Some(error.to_string()),
+    let prepared = match world.provider.prepared(&world.cluster, &info, &world.cancel) {
+        Ok(None) => Ok(()),
+        Ok(Some(lack)) => Err(lack),
+        Err(error) => Err(error.to_string()),
     };
     world.note(|seen| {
         seen.box_ready = true;
-        seen.unprepared = unprepared;
+        seen.prepared = Some(prepared);
     });
 }

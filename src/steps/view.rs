@@ -23,8 +23,8 @@ pub struct Seen {
     pub api: Option<BTreeMap<String, NodeStatus>>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
-    /// What the provider still has to prepare; none if nothing or if that was not asked.
-    pub unprepared: Option<String>,
+    /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
+    pub prepared: Option<Result<(), String>>,
     /// The cluster's secrets, if they are made.
     pub tokens: Option<Tokens>,
     /// The files that belong on nodes, if they are known.
