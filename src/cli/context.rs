@@ -192,6 +192,15 @@ impl Context {
             .map_err(|e| Fail::of(code::LOCKED, &e))
     }
 
+    /// For verbs that work on machines: they have to have been made.
+    pub fn must_be_made(&self, cluster: &Cluster, state: &State) -> Result<(), Fail> {
+        if state.key().is_file() {
+            return Ok(());
+        }
+        let what = format!("the cluster `{}` has not been made yet", cluster.name);
+        Err(Fail::new(code::FAILED, what, "`p1 up` makes it."))
+    }
+
     /// Names on the command line have to be nodes of the spec.
     pub fn targets(&self, cluster: &Cluster, names: &[String]) -> Result<Vec<String>, Fail> {
         for name in names {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::Exec;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::fail::Fail;
 use crate::engine::Trouble;
 use crate::os::process::quote;
 use crate::spec::Node;
@@ -22,10 +22,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = State::of(&cluster.base, &cluster.name);
-    if !state.key().is_file() {
-        let what = format!("the cluster `{}` has not been made yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
-    }
+    context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let nodes: Vec<_> =

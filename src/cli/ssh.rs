@@ -23,10 +23,7 @@ pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
 /// How a node is reached.
 pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Result<ssh::Host, Fail> {
     let state = State::of(&cluster.base, &cluster.name);
-    if !state.key().is_file() {
-        let what = format!("the cluster `{}` has not been made yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
-    }
+    context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let node = world.cluster.node(name).expect("looked up before");

@@ -4,13 +4,15 @@
 //! process for all machines is much faster than one each. So the first step that wants its machine
 //! starts Vagrant for all that the plan has, and every step hears of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use super::World;
 use crate::engine::{Control, Trouble};
+use crate::os::Cancel;
+use crate::os::cancel::Level;
 use crate::vagrant::{Progress, Up};
 
 /// The machines that are being brought up.
@@ -28,6 +30,10 @@ struct Inner {
     nodes: BTreeMap<String, Heard>,
     /// Nodes of the running process.
     current: Vec<String>,
+    /// Those of them that nobody waits for any more.
+    given_up: BTreeSet<String>,
+    /// Ends the running process.
+    end: Option<Cancel>,
 }
 
 /// What is known of a node's machine.
@@ -75,6 +81,7 @@ impl Batch {
         }
         inner.running = true;
         inner.current.clone_from(&nodes);
+        inner.given_up.clear();
         drop(inner);
         let world = Arc::clone(world);
         thread::spawn(move || world.batch.run(&world, &nodes));
@@ -101,6 +108,10 @@ impl Batch {
             world.cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
         let log = Control::silent(world.run_log("vagrant"), world.cancel.clone());
         let up = Up { vagrant: &world.vagrant, nodes, bound };
+        let end = Cancel::new();
+        let inner_end = end.clone();
+        let _on_abort = world.cancel.on_abort(move || inner_end.raise(Level::Abort));
+        self.lock().end = Some(end.clone());
         let heard = &mut |node: &str, progress: Progress| {
             let mut inner = self.lock();
             let Some(entry) = inner.nodes.get_mut(node) else { return };
@@ -113,13 +124,25 @@ impl Batch {
             }
             self.news.notify_all();
         };
-        let results = up.run(&world.cancel, heard, &mut |line| log.log(line));
+        let results = up.run(&end, heard, &mut |line| log.log(line));
         let evidence = |trouble: Trouble| {
             let mut trouble = trouble;
             trouble.failure.log = Some(world.run_log("vagrant"));
             trouble
         };
         results.into_iter().map(|(n, r)| (n, r.map_err(|e| evidence(Trouble::from(e))))).collect()
+    }
+
+    /// The node's step waits no longer. When nobody does, Vagrant is ended: its own bounds are longer.
+    pub fn give_up(&self, node: &str) {
+        let mut inner = self.lock();
+        inner.given_up.insert(node.to_owned());
+        let wanted = |n: &&String| !inner.given_up.contains(*n) && inner.nodes[*n].result.is_none();
+        if !inner.current.iter().any(|n| wanted(&n))
+            && let Some(end) = &inner.end
+        {
+            end.raise(Level::Abort);
+        }
     }
 
     /// What became known of the node, waiting up to `patience` for news.

@@ -113,6 +113,7 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
                 return Ok(());
             }
             if since.elapsed() > world.cluster.timeouts.boot {
+                world.batch.give_up(&node.name);
                 return Err(no_address(ctx));
             }
         }

@@ -45,6 +45,13 @@ pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) ->
     other.map(|v| format!("it runs {}, not {v}", status.version))
 }
 
+/// After a start of k3s the API goes on to say what it last heard: a Ready counts only when the kubelet
+/// has reported since. Both times are of the node's own clock.
+fn stale(started: Option<i64>, status: Option<&NodeStatus>) -> Option<String> {
+    let reported = status?.heartbeat?.as_second();
+    (reported < started?).then(|| "it has not reported since k3s was started".to_owned())
+}
+
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
     if let Err(check) = view.facts(node) {
@@ -73,7 +80,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
             Ok(nodes) => {
                 let status = nodes.iter().find(|n| n.name == node.name);
-                match wrong(node, version.as_deref(), status) {
+                let started = world.seen().started.get(&node.name).copied();
+                match wrong(node, version.as_deref(), status).or_else(|| stale(started, status)) {
                     None => match settled(ctx)? {
                         None => return Ok(status.map(|s| s.version.clone())),
                         Some(why) => why,
@@ -174,5 +182,11 @@ mod tests {
         assert!(says(|s| s.internal_ip = Some("10.0.2.15".parse().unwrap())).contains("10.0.2.15"));
         assert!(says(|s| s.version = "v1.33.0+k3s1".into()).contains("v1.33.0"));
         assert!(wrong(node, None, None).unwrap().contains("does not know"));
+        let reported = |at: &str| NodeStatus { heartbeat: Some(at.parse().unwrap()), ..good.clone() };
+        let at = reported("2026-11-22T06:00:00Z");
+        let start = at.heartbeat.unwrap().as_second();
+        assert!(stale(Some(start + 1), Some(&at)).is_some());
+        assert_eq!(stale(Some(start), Some(&at)), None);
+        assert_eq!(stale(None, Some(&at)), None);
     }
 }

@@ -78,6 +78,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
          journalctl --sync 2>/dev/null; date +%s\nsystemctl restart --no-block {unit}\n"
     );
     let since = world.script(node, "starting k3s", &script)?.trim().to_owned();
+    world.note(|seen| {
+        seen.started.insert(node.name.clone(), since.parse().unwrap_or(0));
+    });
     let bound = match node.role {
         Role::Server => world.cluster.timeouts.server_ready,
         Role::Worker => world.cluster.timeouts.node_ready,

@@ -33,6 +33,8 @@ pub struct Seen {
     pub version: Option<String>,
     /// The kubeconfig is in the state folder.
     pub kubeconfig: bool,
+    /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
+    pub started: BTreeMap<String, i64>,
     /// The verb is for the whole cluster.
     pub whole: bool,
     /// The nodes that the verb is for.
