@@ -163,8 +163,10 @@ impl Batch {
     /// that point are answered, by node; they matter to nobody but should be known.
     pub fn finish(&self, tell: &mut dyn FnMut()) -> Vec<(String, Trouble)> {
         let mut inner = self.lock();
-        while inner.running {
+        if inner.running {
             tell();
+        }
+        while inner.running {
             let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
             inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
