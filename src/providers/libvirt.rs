@@ -198,6 +198,11 @@ fn volume(image: &BoxInfo) -> String {
     format!("{}_vagrant_box_image_{}_box.img", image.folder(), image.version)
 }
 
+/// vagrant-libvirt's name for a root disk (`create_domain_volume.rb`).
+fn disk(cluster: &str, node: &str) -> String {
+    format!("{}.img", machine_name(cluster, node))
+}
+
 fn pairs(text: &str) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for line in text.lines() {
@@ -408,6 +413,10 @@ impl Provider for Libvirt {
         Ok(text.trim().strip_prefix("Source: ").is_some_and(|p| Path::new(p) == vagrantfile))
     }
 
+    fn disk_left(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<bool, Error> {
+        Ok(self.volumes(cancel)?.contains(&disk(&cluster.name, node)))
+    }
+
     fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
         let domain = machine_name(&cluster.name, node);
         let doing = "switch the machine off";
@@ -440,8 +449,7 @@ impl Provider for Libvirt {
                 self.ask("remove the machine", &args, cancel)?;
                 did.push(format!("removed the machine {name}"));
             }
-            // vagrant-libvirt's name for a root disk (`create_domain_volume.rb`).
-            let disk = format!("{domain}.img");
+            let disk = disk(&cluster.name, node);
             if volumes.contains(&disk) {
                 self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
                 did.push(format!("removed the disk {disk}"));

@@ -287,6 +287,11 @@ pub trait Provider: Send + Sync {
         Ok(false)
     }
 
+    /// Whether a disk is left of a node's machine that is not there: Vagrant would stop at it.
+    fn disk_left(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Switches a machine off as by its plug. Fine if it is off already.
     fn power_off(
         &self,

@@ -38,7 +38,8 @@ pub const MACHINES: Definition = Definition {
     },
     retry: true,
     check: |view, node| match node.map(|n| view.machine(n).state) {
-        None | Some(State::Absent) => Check::Done("it does not exist".into()),
+        // Something of it may be left all the same: a disk, Vagrant's files.
+        None | Some(State::Absent) => Check::Needed("it does not exist; what is left of it goes".into()),
         Some(state) => Check::Needed(format!("it is {state}")),
     },
     inputs: |_, node| json!(node.map(|n| &n.name)),

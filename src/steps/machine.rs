@@ -10,7 +10,7 @@ use crate::engine::Trouble;
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{self, Leftovers, State};
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Role};
 use crate::ssh::KnownHosts;
 
 pub const STEP: Definition = Definition {
@@ -51,6 +51,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
         clear_half_made(ctx)?;
     }
+    if machine.is_none_or(|m| m.state == State::Absent) {
+        clear_left_disk(ctx)?;
+    }
     if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
         // A new machine has a new host key, and nobody's old one may vouch for it.
         KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
@@ -75,6 +78,30 @@ fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
     world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
     world.vagrant.forget(&node.name)?;
+    Ok(())
+}
+
+/// A disk without its machine. If Vagrant never knew the machine, an interrupted run made the disk and
+/// nothing was ever on it. Otherwise somebody removed the machine, and the disk holds what it held.
+fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let cancel = ctx.control.cancel();
+    if !world.provider.disk_left(&world.cluster, &node.name, cancel)? {
+        return Ok(());
+    }
+    if world.vagrant.ids().contains_key(&node.name) {
+        let names = if node.role == Role::Server { String::new() } else { format!(" {}", node.name) };
+        return Err(Trouble::new(
+            "the machine was removed outside p1, and its disk was left behind",
+            format!(
+                "`p1 destroy{names}` removes the disk with all that is on it; then `p1 up` makes the machine anew."
+            ),
+        ));
+    }
+    ctx.control.warn("A disk was left by an interrupted run, before the machine was made; it is made anew.");
+    let (nodes, ids) = ([node.name.clone()], Default::default());
+    let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
+    world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
     Ok(())
 }
 
