@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -157,8 +158,12 @@ fn take_lock(
     cancel: &Cancel,
 ) -> Result<Lock, Error> {
     let path = store::beside(cached, ".lock");
-    if lock::holder(&path).is_some() {
-        progress(Progress { name: &item.name, doing: Doing::Waiting, done: 0, total: None });
+    // Tried, not asked for: between a question and the taking another one may come first.
+    match Lock::take(&path, "download", Duration::ZERO, cancel) {
+        Err(lock::Error::Held { .. }) => {
+            progress(Progress { name: &item.name, doing: Doing::Waiting, done: 0, total: None });
+        }
+        taken => return taken.map_err(Error::Lock),
     }
     Lock::take(&path, "download", bounds.total, cancel).map_err(|error| match error {
         lock::Error::Held { .. } if cancel.level() >= Level::Stop => Error::Cancelled,
