@@ -116,9 +116,6 @@ mod tests {
             (vec!["sh", "-c"], format!("printf %s {}", shell(&value))),
             (vec!["ruby", "-e"], format!("print {}", ruby(&value))),
         ] {
-            if cmd[0] == "ruby" && which::which("ruby").is_err() {
-                continue;
-            }
             let run = process::Cmd::new(cmd[0]).args(&cmd[1..]).arg(&script);
             let done = process::run(&run, Duration::from_secs(20), &Cancel::new()).unwrap();
             assert_eq!(done.stdout.trim_end_matches('\n'), evil, "{script}");
