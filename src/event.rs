@@ -43,6 +43,9 @@ pub enum Kind {
         retry_of: Option<String>,
         /// The nodes named on the command line; empty for all.
         targets: Vec<String>,
+        /// What it is about beside nodes, in the words of the command line: a snapshot's name, a file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
         /// The digest of the spec.
         spec_digest: String,
         /// A line to be said before anything else, such as that a stand-in is in use.

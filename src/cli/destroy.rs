@@ -36,7 +36,13 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         ),
         false => format!("This destroys {} with their data. Go on?", names.join(", ")),
     };
-    let job = Job { verb: Verb::find("destroy").expect("a verb"), targets, retry_of: None, deep: false };
+    let job = Job {
+        verb: Verb::find("destroy").expect("a verb"),
+        targets,
+        subject: None,
+        retry_of: None,
+        deep: false,
+    };
     let report = run::run(context, cluster, job, &|_, _| context.agree(&question))?;
     if report.success && whole {
         state.remove()?;

@@ -10,7 +10,8 @@ use crate::steps::Verb;
 pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, nodes)?;
-    let job = Job { verb: Verb::find(verb).expect("a verb"), targets, retry_of: None, deep: false };
+    let job =
+        Job { verb: Verb::find(verb).expect("a verb"), targets, subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
         let chosen = |name: &String| seen.doomed.contains(name);

@@ -27,7 +27,8 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
         Fail::new(code::USAGE, what, "Use the p1 that began it.")
     })?;
     let targets = context.targets(&cluster, &record.targets)?;
-    let job = Job { verb, targets, retry_of: Some(record), deep: false };
+    let subject = record.subject.clone();
+    let job = Job { verb, targets, subject, retry_of: Some(record), deep: false };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
     run::verdict(&report)
 }

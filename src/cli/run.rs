@@ -20,6 +20,8 @@ pub struct Job {
     pub verb: &'static Verb,
     /// For which nodes; empty for all.
     pub targets: Vec<String>,
+    /// What it is about beside nodes, such as a snapshot's name.
+    pub subject: Option<String>,
     /// The run that is gone on with.
     pub retry_of: Option<Record>,
     /// Look inside every node.
@@ -57,6 +59,7 @@ fn locked(
     let verb = job.verb;
     world.note(|seen| {
         seen.whole = job.targets.is_empty();
+        seen.subject.clone_from(&job.subject);
         let all = world.cluster.nodes.iter().map(|n| n.name.clone());
         seen.doomed = if seen.whole { all.collect() } else { job.targets.clone() };
     });
@@ -86,6 +89,7 @@ fn locked(
         verb: verb.name.to_owned(),
         retry_of: job.retry_of.as_ref().map(|r| r.run.clone()),
         targets: job.targets.clone(),
+        subject: job.subject.clone(),
         spec_digest: spec::digest(&world.cluster),
         banner: world.banner(),
         steps: Vec::new(),

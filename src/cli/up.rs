@@ -15,7 +15,13 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
-    let job = Job { verb: Verb::find("up").expect("a verb"), targets, retry_of: None, deep: args.looks.deep };
+    let job = Job {
+        verb: Verb::find("up").expect("a verb"),
+        targets,
+        subject: None,
+        retry_of: None,
+        deep: args.looks.deep,
+    };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
     run::verdict(&report)
 }

@@ -72,6 +72,7 @@ fn go(plan: &Plan, work: &Fake, cancel: &Cancel) -> (Report, Vec<Event>) {
         verb: "up".into(),
         retry_of: None,
         targets: vec![],
+        subject: None,
         spec_digest: "s".into(),
         banner: None,
         steps: vec![],

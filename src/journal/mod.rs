@@ -89,6 +89,8 @@ pub struct Record {
     pub verb: String,
     /// The nodes it was for; empty for all.
     pub targets: Vec<String>,
+    /// What it was about beside nodes.
+    pub subject: Option<String>,
     /// The digest of its spec.
     pub spec_digest: String,
     /// When it began.
@@ -149,11 +151,14 @@ pub fn read(path: &Path) -> Result<Option<Record>, Error> {
 }
 
 fn begin(event: &Event) -> Option<Record> {
-    let Kind::RunStarted { run, verb, targets, spec_digest, steps, .. } = &event.kind else { return None };
+    let Kind::RunStarted { run, verb, targets, subject, spec_digest, steps, .. } = &event.kind else {
+        return None;
+    };
     Some(Record {
         run: run.clone(),
         verb: verb.clone(),
         targets: targets.clone(),
+        subject: subject.clone(),
         spec_digest: spec_digest.clone(),
         started: event.at,
         steps: steps.clone(),
@@ -222,6 +227,7 @@ mod tests {
                 verb: "up".into(),
                 retry_of: None,
                 targets: vec![],
+                subject: None,
                 spec_digest: "s".into(),
                 banner: None,
                 steps: ["a", "b", "c", "d"].map(info).to_vec(),

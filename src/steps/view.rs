@@ -39,6 +39,8 @@ pub struct Seen {
     pub whole: bool,
     /// The nodes that the verb is for.
     pub doomed: Vec<String>,
+    /// What the verb is about beside nodes.
+    pub subject: Option<String>,
 }
 
 /// A file that belongs on every node.

@@ -43,6 +43,7 @@ pub fn began(steps: Vec<StepInfo>) -> Kind {
         verb: "up".into(),
         retry_of: None,
         targets: vec![],
+        subject: None,
         spec_digest: "d".into(),
         banner: Some("k3s is a stand-in here".into()),
         steps,
