@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::event::StepInfo;
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Cluster, Node, Role, Slot};
 
 /// Whether a step has to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,6 +43,8 @@ pub enum Scope {
     Cluster,
     /// Once for every node.
     Nodes,
+    /// Once for every provisioner of this slot and each of its nodes, in the spec's order on a node.
+    Provisioners(Slot),
 }
 
 /// What has to be done before a step.
@@ -56,6 +58,8 @@ pub enum After {
     FirstServer(&'static str),
     /// For a server's step: every worker's step of that name.
     Workers(&'static str),
+    /// This node's provisioners of that slot.
+    Provisioners(Slot),
 }
 
 /// The shape of a step: what planning knows of it.
@@ -80,6 +84,8 @@ pub struct Step {
     pub info: StepInfo,
     /// The name of its shape.
     pub name: &'static str,
+    /// Which of several of that shape: a provisioner's name.
+    pub item: Option<String>,
     /// Whether it has to run.
     pub check: Check,
 }
@@ -107,7 +113,8 @@ impl Plan {
 /// Makes a plan.
 ///
 /// `targets` are node names; empty means all. A step of the cluster is always in. `look` says of a
-/// step whether it is needed, `digest` what its inputs come to.
+/// step whether it is needed, `digest` what its inputs come to; both are asked by the second half of
+/// its id.
 pub fn make(
     shapes: &[Shape],
     cluster: &Cluster,
@@ -117,17 +124,27 @@ pub fn make(
 ) -> Plan {
     let chosen = |n: &&Node| targets.is_empty() || targets.contains(&n.name);
     let nodes: Vec<&Node> = cluster.nodes.iter().filter(chosen).collect();
-    let mut steps = Vec::new();
+    let mut steps: Vec<(&Shape, Option<&Node>, Option<String>)> = Vec::new();
     for shape in shapes {
         match shape.scope {
-            Scope::Cluster => steps.push((shape, None)),
-            Scope::Nodes => steps.extend(nodes.iter().map(|n| (shape, Some(*n)))),
+            Scope::Cluster => steps.push((shape, None, None)),
+            Scope::Nodes => steps.extend(nodes.iter().map(|n| (shape, Some(*n), None))),
+            Scope::Provisioners(slot) => {
+                let of = |n: &&Node| provisioners(cluster, n, slot).map(str::to_owned).collect::<Vec<_>>();
+                steps
+                    .extend(nodes.iter().flat_map(|n| of(n).into_iter().map(|p| (shape, Some(*n), Some(p)))));
+            }
         }
     }
-    let ids: BTreeSet<String> = steps.iter().map(|(s, n)| id(s.name, *n)).collect();
+    let name = |shape: &Shape, item: &Option<String>| match item {
+        Some(item) => format!("{}-{item}", shape.name),
+        None => shape.name.to_owned(),
+    };
+    let ids: BTreeSet<String> = steps.iter().map(|(s, n, i)| id(&name(s, i), *n)).collect();
     let first = cluster.first_server();
     let mut plan = Plan::default();
-    for (shape, node) in &steps {
+    for (shape, node, item) in &steps {
+        let name = name(shape, item);
         let before = shape.after.iter().flat_map(|after| match (*after, node) {
             (After::Cluster(name), _) => vec![id(name, None)],
             (After::Node(name), Some(n)) => vec![id(name, Some(n))],
@@ -137,21 +154,32 @@ pub fn make(
             (After::Workers(name), Some(n)) if n.role == Role::Server => {
                 cluster.workers().map(|w| id(name, Some(w))).collect()
             }
-            (After::FirstServer(_) | After::Workers(_), _) => Vec::new(),
+            (After::Provisioners(slot), Some(n)) => {
+                provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n))).collect()
+            }
+            (After::FirstServer(_) | After::Workers(_) | After::Provisioners(_), _) => Vec::new(),
         });
-        let after: Vec<String> = before.filter(|b| ids.contains(b)).collect();
-        let check = look(shape.name, *node);
+        let mut after: Vec<String> = before.filter(|b| ids.contains(b)).collect();
+        if let (Scope::Provisioners(slot), Some(n)) = (shape.scope, node) {
+            let mut earlier = provisioners(cluster, n, slot).take_while(|p| Some(*p) != item.as_deref());
+            after.extend(earlier.by_ref().last().map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
+        }
+        let check = look(&name, *node);
         plan.steps.push(Step {
             info: StepInfo {
-                id: id(shape.name, *node),
+                id: id(&name, *node),
                 node: node.map(|n| n.name.clone()),
-                title: shape.title.to_owned(),
-                digest: digest(shape.name, *node),
+                title: match item {
+                    Some(item) => format!("{} {item}", shape.title),
+                    None => shape.title.to_owned(),
+                },
+                digest: digest(&name, *node),
                 after,
                 reason: String::new(),
                 needed: false,
             },
             name: shape.name,
+            item: item.clone(),
             check,
         });
     }
@@ -162,6 +190,15 @@ pub fn make(
         step.info.needed = step.check.may_run();
     }
     plan
+}
+
+/// The name of the provisioners' steps, before that of the provisioner.
+pub const PROVISION: &str = "provision";
+
+/// A node's provisioners of a slot, in the spec's order.
+fn provisioners<'c>(cluster: &'c Cluster, node: &'c Node, slot: Slot) -> impl Iterator<Item = &'c str> {
+    let of = move |p: &&crate::spec::Provisioner| p.when == slot && p.nodes.contains(&node.name);
+    cluster.provision.iter().filter(of).map(|p| p.name.as_str())
 }
 
 /// A step's id.
@@ -228,6 +265,7 @@ pub(crate) mod tests {
                 registries: Default::default(),
                 artifacts: Default::default(),
             },
+            provision: vec![],
             timeouts: Default::default(),
             retry: Default::default(),
             base: "/base".into(),
@@ -273,5 +311,70 @@ pub(crate) mod tests {
             _ => Check::Done("there".into()),
         });
         assert!(done.is_done());
+    }
+
+    #[test]
+    fn provisioners_run_one_after_the_other_in_their_slots() {
+        const SHAPES: &[Shape] = &[
+            Shape {
+                name: PROVISION,
+                title: "run",
+                scope: Scope::Provisioners(Slot::BeforeK3s),
+                after: &[],
+                serves: false,
+            },
+            Shape {
+                name: "install",
+                title: "i",
+                scope: Scope::Nodes,
+                after: &[After::Provisioners(Slot::BeforeK3s)],
+                serves: false,
+            },
+            Shape {
+                name: PROVISION,
+                title: "run",
+                scope: Scope::Provisioners(Slot::AfterK3s),
+                after: &[After::Node("install")],
+                serves: false,
+            },
+        ];
+        let mut cluster = cluster(1);
+        let one = |name: &str, when, nodes: &[&str]| crate::spec::Provisioner {
+            name: name.into(),
+            kind: crate::spec::ProvisionType::Shell,
+            when,
+            nodes: nodes.iter().map(|n| (*n).to_owned()).collect(),
+            settings: Default::default(),
+            by_vagrant: false,
+            inputs: vec![],
+        };
+        let (before, after) = (Slot::BeforeK3s, Slot::AfterK3s);
+        cluster.provision = vec![
+            one("a", before, &["server", "worker-1"]),
+            one("late", after, &["worker-1"]),
+            one("b", before, &["server"]),
+            one("c", before, &["server", "worker-1"]),
+            one("later", after, &["worker-1"]),
+        ];
+        let plan = make(SHAPES, &cluster, &[], &|name, _| Check::Needed(name.into()), &|name, _| name.into());
+        let edges: Vec<String> =
+            plan.steps.iter().map(|s| format!("{} < {}", s.info.after.join(" "), s.info.id)).collect();
+        assert_eq!(
+            edges,
+            [
+                " < server/provision-a",
+                "server/provision-a < server/provision-b",
+                "server/provision-b < server/provision-c",
+                " < worker-1/provision-a",
+                "worker-1/provision-a < worker-1/provision-c",
+                "server/provision-a server/provision-b server/provision-c < server/install",
+                "worker-1/provision-a worker-1/provision-c < worker-1/install",
+                "worker-1/install < worker-1/provision-late",
+                "worker-1/install worker-1/provision-late < worker-1/provision-later",
+            ]
+        );
+        let step = &plan.steps[3];
+        assert_eq!((step.item.as_deref(), step.info.title.as_str()), (Some("a"), "run a"));
+        assert_eq!((step.info.reason.as_str(), step.info.digest.as_str()), ("provision-a", "provision-a"));
     }
 }

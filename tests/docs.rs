@@ -168,4 +168,6 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         let parsed = p1::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
     }
+    let parsed = p1::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
+    assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
 }

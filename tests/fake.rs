@@ -523,6 +523,11 @@ fn rendered_files_are_read_by_vagrant_ruby_and_shell() {
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("home")).unwrap();
     fs::write(at(HOSTILE), "a box").unwrap();
+    for folder in ["it's #{a}", "cookbooks", "roles"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    fs::write(at("it's #{a}/default.pp"), "").unwrap();
+    fs::write(at("site.yml"), "- hosts: all\n").unwrap();
     for (provider, nics) in [("libvirt", 1), ("libvirt", 2), ("virtualbox", 2)] {
         let hostile = serde_json::to_string(HOSTILE).unwrap();
         let spec = format!(
@@ -530,7 +535,8 @@ fn rendered_files_are_read_by_vagrant_ruby_and_shell() {
              network: {{cidr: 192.168.56.0/24, nics: {nics}}}\nnodes:\n  \
              - {{name: server, role: server, ip: 192.168.56.110}}\n  \
              - {{name: end, role: worker, count: 2}}\n\
-             k3s:\n  version: v1.34.1+k3s1\n  config: {{kubelet-arg: [{hostile}]}}\n  registries: {{x: {hostile}}}\n"
+             k3s:\n  version: v1.34.1+k3s1\n  config: {{kubelet-arg: [{hostile}]}}\n  registries: {{x: {hostile}}}\n{}",
+            provisioners(&hostile)
         );
         fs::write(at("cluster.yaml"), spec).unwrap();
         let out = format!("{provider}-{nics}");
@@ -577,6 +583,30 @@ fn rendered_files_are_read_by_vagrant_ruby_and_shell() {
         }
     }
     assert!(!at("pwned").exists() && !Path::new("pwned").exists());
+}
+
+/// One of each type.
+fn provisioners(hostile: &str) -> String {
+    format!(
+        "provision:\n  \
+         - {{name: script, type: shell, path: {hostile}, args: [{hostile}], env: {{A_TOKEN: {hostile}}}, \
+            privileged: false}}\n  \
+         - {{name: inline, type: shell, inline: {hostile}, options: {{reboot: false}}}}\n  \
+         - {{name: conf, type: file, source: {hostile}, destination: {hostile}}}\n  \
+         - {{name: site, type: ansible, playbook: site.yml, limit: {hostile}, groups: {{web: [end-1]}}, \
+            extra_vars: {{deep: [{{{hostile}: {hostile}}}, 1, null, true]}}, options: {{tags: [{hostile}]}}}}\n  \
+         - {{name: local, type: ansible_local, playbook: site.yml, provisioning_path: /srv}}\n  \
+         - {{name: pup, type: puppet, manifests_path: \"it's #{{a}}\", module_path: roles, facter: {{f: {hostile}}}}}\n  \
+         - {{name: pupserver, type: puppet_server, options: {{puppet_server: {hostile}}}}}\n  \
+         - {{name: solo, type: chef_solo, cookbooks_path: cookbooks, roles_path: roles, recipes: [apt], \
+            json: {{a: {hostile}}}}}\n  \
+         - {{name: zero, type: chef_zero, cookbooks_path: cookbooks, run_list: [{hostile}], \
+            options: {{nodes_path: roles}}}}\n  \
+         - {{name: client, type: chef_client, \
+            options: {{chef_server_url: {hostile}, validation_key_path: site.yml}}}}\n  \
+         - {{name: apply, type: chef_apply, recipe: {hostile}}}\n  \
+         - {{name: salt, type: salt, minion_config: site.yml, run_highstate: true, masterless: true}}\n"
+    )
 }
 
 /// Without a provider's own checks where the provider is not on this machine.

@@ -90,7 +90,8 @@ pub fn schema() -> Result<(), Fail> {
 
 /// `p1 render`: everything that is made from the spec alone. Secrets are named, not shown.
 pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
-    let cluster = context.spec()?;
+    let mut cluster = context.spec()?;
+    crate::steps::without_secrets(&mut cluster);
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
         // A host without any provider can still look at what would be used with one.

@@ -20,7 +20,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let verb = Verb::find("up").expect("a verb");
     let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
-    let plan = verb.plan(&View { cluster: &world.cluster, seen: &seen }, &targets);
+    let plan = verb.plan(&View::new(&world.cluster, &seen), &targets);
     if context.ui.format == Format::Json {
         for step in &plan.steps {
             print(&format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));

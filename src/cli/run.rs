@@ -11,7 +11,7 @@ use crate::plan::{Check, Plan, id};
 use crate::providers;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Depth, Steps, Verb, View, World, observe};
+use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe};
 use crate::ui;
 
 /// A run to be.
@@ -68,7 +68,7 @@ fn locked(
         None => {
             let depth = if job.deep { Depth::Inside } else { verb.depth };
             let seen = observe(world, depth)?;
-            let view = View { cluster: &world.cluster, seen: &seen };
+            let view = View::new(&world.cluster, &seen);
             let plan = verb.plan(&view, &job.targets);
             remember(world, &plan)?;
             plan
@@ -144,10 +144,11 @@ fn file_option(context: &Context) -> String {
 /// another look; the rest is looked at when its turn comes.
 fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Fail> {
     observe(world, Depth::Machines)?;
+    look_at_provisioners(world);
     let seen = world.seen();
-    let view = View { cluster: &world.cluster, seen: &seen };
+    let view = View::new(&world.cluster, &seen);
     // Digests of now, to compare with those of then.
-    let now = verb.plan_with(&world.cluster, &record.targets, &|_, _| Check::Unknown(String::new()));
+    let now = verb.plan_with(&view, &record.targets, &|_, _| Check::Unknown(String::new()));
     let same = |step: &str| {
         let then = record.steps.iter().find(|s| s.id == step);
         let now = now.steps.iter().find(|s| s.info.id == step);
@@ -169,7 +170,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
             false => Check::Unknown("outstanding".into()),
         }
     };
-    Ok(verb.plan_with(&world.cluster, &record.targets, &look))
+    Ok(verb.plan_with(&view, &record.targets, &look))
 }
 
 /// The exit code of a run.

@@ -21,7 +21,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let seen = observe(&world, if args.deep { Depth::Inside } else { Depth::Nodes })?;
-    let view = View { cluster: &world.cluster, seen: &seen };
+    let view = View::new(&world.cluster, &seen);
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());

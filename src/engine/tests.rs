@@ -56,6 +56,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
             needed: true,
         },
         name: "t",
+        item: None,
         check: Check::Needed("r".into()),
     };
     Plan { steps: edges.iter().map(step).collect() }

@@ -135,6 +135,7 @@ mod tests {
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
+            provision: Vec::new(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/".into(),

@@ -375,6 +375,7 @@ pub(crate) mod testing {
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
+            provision: Vec::new(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/nowhere".into(),

@@ -24,7 +24,12 @@ pub fn digest(cluster: &Cluster) -> String {
             relative(path);
         }
     }
-    let json = serde_json::to_value(&moved).expect("a resolved cluster has text keys only");
+    let mut json = serde_json::to_value(&moved).expect("a resolved cluster has text keys only");
+    for (to, one) in
+        json.get_mut("provision").and_then(Json::as_array_mut).into_iter().flatten().zip(&moved.provision)
+    {
+        *to = serde_json::json!([one.name, one.when, one.nodes, one.portable(&base)]);
+    }
     let mut hash = Sha256::new();
     canonical(&json, &mut hash);
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -2,9 +2,13 @@
 //!
 //! A new key is one line here, and what it means in [`super::resolve`].
 
+use super::report::Span;
 use super::shape::{At, object};
-use super::value::{Address, Channel, Cidr, Config, Count, Labels, Map, Memory, Name, Taints, Time, Version};
-use super::{BoxRef, ProviderChoice, Role, Source};
+use super::value::{
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Labels, Map, Memory, Name, Taints, Text,
+    Time, Version,
+};
+use super::{BoxRef, ProviderChoice, ProvisionType, Role, Slot, Source};
 
 object! {
     /// A k3s cluster of virtual machines, as p1 makes it.
@@ -22,6 +26,8 @@ object! {
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.
         optional k3s: K3sFile,
+        /// Vagrant's provisioners, in the order in which they run on a node.
+        optional provision: Vec<Option<At<ProvisionFile>>>,
         /// How long to wait for what, e.g. 90s, 5m or 1h30m.
         optional timeouts: TimeoutsFile,
         /// How often a step is tried when its error may pass.
@@ -98,6 +104,97 @@ object! {
 }
 
 object! {
+    /// One of Vagrant's provisioners, as a step of its own on each node that it is for.
+    ProvisionFile {
+        /// A DNS label, also its name in Vagrant; the step is called provision-NAME.
+        required name: Name,
+        /// Which of Vagrant's provisioners.
+        required r#type: ProvisionType,
+        /// before-k3s: when the system is prepared; after-k3s: when the node is Ready.
+        optional when: Slot = "before-k3s",
+        /// Names of nodes, or of a group with count, or roles. Default: all.
+        optional nodes: Vec<Option<At<Text>>>,
+        /// Files and directories whose change makes it due again, beside those that it names.
+        optional watch: Vec<Option<At<AnyPath>>>,
+        /// Every other setting that Vagrant knows for this type, by Vagrant's name.
+        optional options: Map,
+        /// shell: a script of this host.
+        optional path: FilePath,
+        /// shell: the script itself.
+        optional inline: Text,
+        /// shell: the script's arguments.
+        optional args: Vec<Option<At<Text>>>,
+        /// shell: variables of its environment. They are not shown in lists of processes or logs.
+        optional env: Map,
+        /// shell: run by root, which is the default, or by the login user.
+        optional privileged: Flag,
+        /// file: a file or a directory of this host.
+        optional source: AnyPath,
+        /// file: where it goes on the node.
+        optional destination: Text,
+        /// ansible: the playbook. ansible_local: its path below provisioning_path, on the node.
+        optional playbook: Text,
+        /// ansible_local: the directory on the node with the playbook.
+        optional provisioning_path: Text,
+        /// ansible: an inventory instead of the one that Vagrant makes.
+        optional inventory_path: AnyPath,
+        /// ansible: variables.
+        optional extra_vars: Map,
+        /// ansible: hosts to which it is limited; the default is the node.
+        optional limit: Text,
+        /// ansible: groups of the inventory, {name: [node, ..]}.
+        optional groups: Map,
+        /// ansible: become root.
+        optional r#become: Flag,
+        /// puppet: the directory with the manifests.
+        optional manifests_path: AnyPath,
+        /// puppet: the manifest in it; Vagrant's default is default.pp.
+        optional manifest_file: Text,
+        /// puppet: the directory with the modules.
+        optional module_path: AnyPath,
+        /// puppet: facts.
+        optional facter: Map,
+        /// chef_solo, chef_zero: the directory with the cookbooks.
+        optional cookbooks_path: AnyPath,
+        /// chef_solo, chef_zero: the directory with the roles.
+        optional roles_path: AnyPath,
+        /// chef: what is run, such as recipe[apt] or role[web].
+        optional run_list: Vec<Option<At<Text>>>,
+        /// chef: recipes to be run, by name, after run_list.
+        optional recipes: Vec<Option<At<Text>>>,
+        /// chef: attributes.
+        optional json: Map,
+        /// chef_apply: the recipe itself.
+        optional recipe: Text,
+        /// salt: the minion's configuration, a file of this host.
+        optional minion_config: FilePath,
+        /// salt: run the highstate.
+        optional run_highstate: Flag,
+        /// salt: without a master.
+        optional masterless: Flag,
+    }
+}
+
+impl ProvisionFile {
+    /// The keys that depend on its type, as far as they are there; without a place what was reported.
+    pub fn given(&self) -> Vec<(&'static str, Option<Span>)> {
+        macro_rules! given {
+            ($($key:ident)*) => {
+                [$((
+                    super::shape::key(stringify!($key)),
+                    !matches!(self.$key, super::shape::Field::Missing),
+                    self.$key.get().map(|v| v.at),
+                )),*]
+            };
+        }
+        let all = given!(options path inline args env privileged source destination playbook provisioning_path
+            inventory_path extra_vars limit groups r#become manifests_path manifest_file module_path facter
+            cookbooks_path roles_path run_list recipes json recipe minion_config run_highstate masterless);
+        all.into_iter().filter(|(_, there, _)| *there).map(|(key, _, at)| (key, at)).collect()
+    }
+}
+
+object! {
     /// How long to wait for what, e.g. 90s, 5m or 1h30m.
     TimeoutsFile {
         /// From power-on to an address.
@@ -112,6 +209,8 @@ object! {
         optional node_ready: Time = "3m",
         /// One download.
         optional download: Time = "10m",
+        /// A provisioner on one node.
+        optional provision: Time = "30m",
     }
 }
 

@@ -16,6 +16,7 @@ mod k3s_keys;
 mod load;
 mod node;
 mod problem;
+mod provision;
 mod report;
 mod resolve;
 mod schema;
@@ -29,6 +30,7 @@ pub use digest::digest;
 pub use init::{Init, init, name_for};
 pub use load::{Error, MOST_BYTES, Parsed, load, parse};
 pub use problem::{Invalid, Problem, Severity, render};
+pub use provision::{ProvisionType, Provisioner, Slot, scalar};
 pub use schema::{SCHEMA_FILE, schema};
 
 use std::fmt;
@@ -58,6 +60,9 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// What they run.
     pub k3s: K3s,
+    /// Vagrant's provisioners, in the order in which they run on a node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub provision: Vec<Provisioner>,
     /// Bounds of the waits.
     pub timeouts: Timeouts,
     /// How often a step is tried.
@@ -227,6 +232,8 @@ pub struct Timeouts {
     pub node_ready: Duration,
     /// One download. Default 10 min.
     pub download: Duration,
+    /// A provisioner on one node. Default 30 min.
+    pub provision: Duration,
 }
 
 /// How often a step is tried when its error may pass.
@@ -250,6 +257,7 @@ impl Default for Timeouts {
             server_ready: minutes(5),
             node_ready: minutes(3),
             download: minutes(10),
+            provision: minutes(30),
         }
     }
 }

@@ -12,7 +12,9 @@ use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
-use super::{Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, validate};
+use super::{
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, provision, validate,
+};
 
 /// The network of a spec that names none; VirtualBox allows it without being configured
 /// (192.168.56.0/21 since 6.1.28).
@@ -43,6 +45,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::nodes(&drafts, file.nodes.get().map_or(Span::default(), |n| n.at), whole, report);
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
+    let provision = provision::all(file, &drafts, report);
     if let Some(network) = &network {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
@@ -98,6 +101,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         network: network?,
         nodes,
         k3s: k3s(&file.k3s),
+        provision,
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
         base: report.base.to_owned(),
@@ -281,6 +285,7 @@ fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
         server_ready: or(&file.server_ready, default.server_ready),
         node_ready: or(&file.node_ready, default.node_ready),
         download: or(&file.download, default.download),
+        provision: or(&file.provision, default.provision),
     }
 }
 

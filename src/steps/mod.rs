@@ -13,6 +13,7 @@ mod login;
 mod machine;
 mod network;
 mod observe;
+mod provision;
 mod ready;
 mod stage;
 mod start;
@@ -28,12 +29,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Control, Trouble, Work};
-use crate::plan::{self, Check, Plan, Shape, Step};
+use crate::plan::{self, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
 pub use config::files as config_files;
 pub use image::build as build_box;
 pub use observe::{Depth, observe};
+pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
 pub use world::{INSTALLER, Parts, World};
@@ -60,6 +62,8 @@ pub struct Ctx<'a> {
     pub control: &'a Control,
     /// The node it works on, if it is a node's step.
     node: Option<&'a Node>,
+    /// Which of several of its kind: a provisioner's name.
+    item: Option<&'a str>,
 }
 
 impl Ctx<'_> {
@@ -91,11 +95,13 @@ pub const VERBS: &[Verb] = &[
             &login::STEP,
             &system::STEP,
             &stage::STEP,
+            &provision::BEFORE,
             &config::STEP,
             &install::STEP,
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+            &provision::AFTER,
         ],
         depth: Depth::Nodes,
     },
@@ -135,32 +141,47 @@ impl Verb {
 
     /// Whether the step of that name is needed, by its own condition.
     pub fn condition(&self, name: &str, view: &View<'_>, node: Option<&Node>) -> Check {
-        (self.definition(name).check)(view, node)
+        let (definition, item) = self.definition(name);
+        (definition.check)(&View { item, ..*view }, node)
     }
 
-    fn definition(&self, name: &str) -> &'static Definition {
-        self.steps.iter().find(|d| d.shape.name == name).expect("a step of this verb")
+    /// The step of that name, and which of several it is.
+    fn definition<'n>(&self, name: &'n str) -> (&'static Definition, Option<&'n str>) {
+        let named = |d: &&Definition| match d.shape.scope {
+            Scope::Provisioners(_) => provisioner(name).is_some(),
+            _ => d.shape.name == name,
+        };
+        (self.steps.iter().copied().find(|d| named(&&**d)).expect("a step of this verb"), provisioner(name))
     }
 
     /// The plan, with `look` to say whether a step is needed, or the steps' own conditions.
     pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
-        self.plan_with(view.cluster, targets, &|name, node| (self.definition(name).check)(view, node))
+        self.plan_with(view, targets, &|name, node| self.condition(name, view, node))
     }
 
     /// See [`Verb::plan`].
     pub fn plan_with(
         &self,
-        cluster: &Cluster,
+        view: &View<'_>,
         targets: &[String],
         look: &dyn Fn(&str, Option<&Node>) -> Check,
     ) -> Plan {
         let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
         let digest = |name: &str, node: Option<&Node>| {
-            let inputs = (self.definition(name).inputs)(cluster, node);
+            let (definition, item) = self.definition(name);
+            if let Some(item) = item {
+                return view.provisioner(item).unwrap_or_default();
+            }
+            let inputs = (definition.inputs)(view.cluster, node);
             short_digest(&[&inputs.to_string()])
         };
-        plan::make(&shapes, cluster, targets, look, &digest)
+        plan::make(&shapes, view.cluster, targets, look, &digest)
     }
+}
+
+/// The provisioner that a step of that name runs.
+fn provisioner(name: &str) -> Option<&str> {
+    name.strip_prefix(plan::PROVISION)?.strip_prefix('-')
 }
 
 /// 16 hex digits that tell one set of texts from another.
@@ -184,8 +205,8 @@ pub struct Steps {
 impl Work for Steps {
     fn check(&self, step: &Step) -> Check {
         let seen = self.world.seen();
-        let view = View { cluster: &self.world.cluster, seen: &seen };
-        (self.verb.definition(step.name).check)(&view, self.node(step))
+        let view = View { item: step.item.as_deref(), ..View::new(&self.world.cluster, &seen) };
+        (step_definition(self.verb, step).check)(&view, self.node(step))
     }
 
     fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
@@ -194,13 +215,17 @@ impl Work for Steps {
             // Before anything is done there: what is remembered may no longer be so.
             self.world.remember(&node.name, |m| m.facts = None)?;
         }
-        let ctx = Ctx { world: &self.world, control, node };
-        (self.verb.definition(step.name).apply)(&ctx)
+        let ctx = Ctx { world: &self.world, control, node, item: step.item.as_deref() };
+        (step_definition(self.verb, step).apply)(&ctx)
     }
 
     fn retries(&self, step: &Step) -> bool {
-        self.verb.definition(step.name).retry
+        step_definition(self.verb, step).retry
     }
+}
+
+fn step_definition(verb: &Verb, step: &Step) -> &'static Definition {
+    verb.steps.iter().find(|d| d.shape.name == step.name).expect("a step of this verb")
 }
 
 impl Steps {
@@ -219,7 +244,9 @@ mod tests {
         for verb in VERBS {
             for workers in [0, 3] {
                 let cluster = plan::tests::cluster(workers);
-                let plan = verb.plan_with(&cluster, &[], &|_, _| Check::Needed("x".into()));
+                let seen = Seen::default();
+                let plan =
+                    verb.plan_with(&View::new(&cluster, &seen), &[], &|_, _| Check::Needed("x".into()));
                 let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
                 assert_eq!(ids.len(), plan.steps.len(), "{}", verb.name);
             }

@@ -64,7 +64,7 @@ mod tests {
         let says = |prepared| {
             // As it is after the box step has run in the same run.
             let seen = Seen { box_ready: true, prepared, ..Seen::default() };
-            check(&View { cluster: &cluster, seen: &seen }, None)
+            check(&View::new(&cluster, &seen), None)
         };
         assert!(says(None).may_run());
         assert!(says(Some(Err("no network".into()))).may_run());

@@ -37,7 +37,8 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
     thread::scope(|scope| {
         let files = scope.spawn(|| {
             if depth >= Depth::Nodes {
-                artifacts::look(world)
+                artifacts::look(world);
+                super::look_at_provisioners(world);
             }
         });
         let machines = world.look_at_machines();

@@ -156,7 +156,7 @@ mod tests {
         let api = Some([(node.name.clone(), status)].into());
         let mut seen = crate::steps::Seen { api, ..Default::default() };
         seen.nodes.insert(node.name.clone(), crate::facts::NodeFacts::default());
-        let found = check(&View { cluster: &cluster, seen: &seen }, Some(node));
+        let found = check(&View::new(&cluster, &seen), Some(node));
         assert!(matches!(found, Check::Unknown(_)), "{found:?}");
     }
 

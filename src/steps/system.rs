@@ -197,7 +197,7 @@ mod tests {
             change(&mut facts);
             let mut seen = Seen::default();
             seen.nodes.insert(node.name.clone(), facts);
-            check(&View { cluster: &cluster, seen: &seen }, Some(node))
+            check(&View::new(&cluster, &seen), Some(node))
         };
         assert!(matches!(reason(|_| {}), Check::Done(_)));
         type Change = fn(&mut NodeFacts);

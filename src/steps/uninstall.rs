@@ -179,7 +179,7 @@ mod tests {
         let check = |kubeconfig: bool, nodes: &[&str]| {
             let doomed = nodes.iter().map(ToString::to_string).collect();
             let seen = Seen { kubeconfig, doomed, ..Seen::default() };
-            kubeconfig_is_void(&View { cluster: &cluster, seen: &seen }, None).may_run()
+            kubeconfig_is_void(&View::new(&cluster, &seen), None).may_run()
         };
         assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));
         assert!(!check(true, &["worker-1"]) && !check(false, &["server"]));

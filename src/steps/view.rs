@@ -35,6 +35,8 @@ pub struct Seen {
     pub kubeconfig: bool,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
+    /// By provisioner: a digest of its settings and of what its files hold, or why they cannot be read.
+    pub provision: BTreeMap<String, Result<String, String>>,
     /// The verb is for the whole cluster.
     pub whole: bool,
     /// The nodes that the verb is for.
@@ -64,9 +66,21 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What was seen.
     pub seen: &'a Seen,
+    /// Which of several steps of a kind is asked about: a provisioner's name.
+    pub item: Option<&'a str>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// Of everything that was seen.
+    pub fn new(cluster: &'a Cluster, seen: &'a Seen) -> Self {
+        Self { cluster, seen, item: None }
+    }
+
+    /// What a provisioner is made of, as a digest; none if its files cannot be read, or were not looked at.
+    pub fn provisioner(&self, name: &str) -> Option<String> {
+        self.seen.provision.get(name)?.clone().ok()
+    }
+
     /// The node's machine.
     pub fn machine(&self, node: &Node) -> Machine {
         self.seen.machines.get(&node.name).cloned().unwrap_or_else(Machine::absent)

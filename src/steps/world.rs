@@ -68,6 +68,7 @@ pub struct World {
     api: Mutex<Option<Arc<api::Client>>>,
     tunnel: Mutex<Option<Tunnel>>,
     destroying: Mutex<()>,
+    provisioning: Mutex<()>,
     making_key: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
 }
@@ -98,6 +99,7 @@ impl World {
             api: Mutex::default(),
             tunnel: Mutex::default(),
             destroying: Mutex::default(),
+            provisioning: Mutex::default(),
             making_key: Mutex::default(),
         })
     }
@@ -319,6 +321,11 @@ impl World {
         lock(&self.destroying)
     }
 
+    /// One `vagrant provision` at a time.
+    pub fn provisioning(&self) -> MutexGuard<'_, ()> {
+        lock(&self.provisioning)
+    }
+
     /// A line to be said before anything else, if what is used is not what it is called.
     pub fn banner(&self) -> Option<String> {
         let artifacts = &self.cluster.k3s.artifacts;
@@ -363,7 +370,7 @@ impl World {
         let info =
             self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
         let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
-        files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o644)?;
+        files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o600)?;
         Ok(())
     }
 }

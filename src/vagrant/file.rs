@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::providers::{BoxInfo, machine_name, machine_prefix, network_name, node_mac};
 use crate::render;
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Provisioner};
 
 /// How libvirt is to be used on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,8 @@ pub fn values(
         json!({
             "name": n.name, "ip": n.ip, "cpus": n.cpus, "memory": n.memory,
             "mac": node_mac(&cluster.name, &n.name, n.ip), "domain": machine_name(&cluster.name, &n.name),
+            "provision": cluster.provision.iter().filter(|p| p.nodes.contains(&n.name)).map(provisioner)
+                .collect::<Vec<_>>(),
         })
     };
     json!({
@@ -43,6 +45,7 @@ pub fn values(
         "boot_timeout": cluster.timeouts.boot.as_secs(),
         "ssh_user": super::USER,
         "libvirt": libvirt,
+        "asks_guest": cluster.provision.iter().any(|p| p.kind.asks_guest()),
         "nics": cluster.network.nics,
         "network": {
             "name": network_name(&cluster.name),
@@ -52,6 +55,16 @@ pub fn values(
         },
         "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),
     })
+}
+
+fn provisioner(one: &Provisioner) -> serde_json::Value {
+    let mut settings = one.settings.clone();
+    if one.kind.shares() {
+        // The others need more of the host (NFS) or of the guest (9p, guest additions).
+        settings.entry("synced_folder_type").or_insert("rsync".into());
+    }
+    let settings: Vec<_> = settings.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
+    json!({"name": one.name, "type": one.kind.name(), "shares": one.kind.shares(), "settings": settings})
 }
 
 /// The cluster's Vagrantfile. `libvirt` is needed for that provider only.

@@ -1,12 +1,13 @@
 //! Vagrant: the only place that runs it.
 //!
-//! Vagrant is asked to create, boot and destroy machines and nothing else. Its provisioners are not
-//! used: it notes a machine as provisioned *before* it provisions it
-//! (`lib/vagrant/action/builtin/provision.rb`), so a failure there is lost.
+//! Vagrant is asked to create, boot and destroy machines, and to run one provisioner by its name on one
+//! machine. It is never asked to provision as a part of `up`: it notes a machine as provisioned
+//! *before* it provisions it (`lib/vagrant/action/builtin/provision.rb`), so a failure there is lost.
 
 mod error;
 mod file;
 mod machine_readable;
+mod provision;
 mod up;
 
 use std::collections::BTreeMap;

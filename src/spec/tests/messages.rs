@@ -56,6 +56,24 @@ k3s: {config: {tls-sam: x, flannel-backend: none}}
 }
 
 #[test]
+fn provisioners_that_do_not_fit() {
+    let text = r#"provision:
+  - {name: a, type: shel, inline: x}
+  - {name: a, type: shell, nodes: [worker, wroker, 7]}
+  - {name: a, type: shell, path: gone.sh, inline: x, args: "a b", env: {1x: a, B: [c]}, playbook: site.yml}
+  - {name: b, type: file, source: /dev/null, options: {x: 1}}
+  - {name: c, type: ansible, playbook: gone.yml, when: later, become: "yes"}
+  - {name: d, type: ansible_local, playbook: site.yml, inventory: x}
+  - {name: e, type: puppet, options: {manifest_file: x, run: always, "a b": 1}}
+  - {name: f, type: chef_client}
+  - {name: g, type: chef_solo, recipes: apt}
+  - {name: Has Space, type: salt, run_highstate: true}
+  - {type: salt}
+"#;
+    assert_snapshot!(said(&format!("{NODES}{text}")));
+}
+
+#[test]
 fn yaml_itself() {
     let cases = [
         ("empty", String::new()),

@@ -53,6 +53,60 @@ nodes:
 }
 
 #[test]
+fn a_provisioner_is_for_nodes_groups_and_roles_and_has_vagrants_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["site.yml", "vault"] {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    fs::create_dir_all(dir.path().join("roles/web")).unwrap();
+    let text = "name: demo
+nodes: [{name: pair, count: 2}, {name: one}, {name: s, role: server}]
+provision:
+  - {name: everywhere, type: shell, inline: echo, args: [a, b c], env: {A: b, N: 1}}
+  - {name: some, type: shell, inline: echo, nodes: [pair, s], options: {reboot: true}}
+  - name: site
+    type: ansible
+    playbook: ./site.yml
+    nodes: [agent]
+    when: after-k3s
+    extra_vars: {deep: [{x: it's}, 1.5, null]}
+    options: {vault_password_file: vault, galaxy_role_file: not-there, verbose: v}
+    watch: [vault]
+";
+    let parsed =
+        parse(text, &dir.path().join("cluster.yaml")).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let of = |i: usize| &parsed.cluster.provision[i];
+    assert_eq!(of(0).nodes, ["s", "pair-1", "pair-2", "one"]);
+    assert_eq!(of(0).env(), [("A".to_owned(), "b".to_owned()), ("N".to_owned(), "1".to_owned())]);
+    assert!(!of(0).by_vagrant && of(1).by_vagrant && of(2).by_vagrant);
+    assert_eq!(of(1).nodes, ["s", "pair-1", "pair-2"]);
+    assert_eq!(of(2).nodes, ["pair-1", "pair-2", "one"]);
+    let at = |name: &str| dir.path().join(name);
+    assert_eq!(of(2).inputs, [at("./site.yml"), at("roles"), at("vault"), at("vault")]);
+    let settings = serde_json::json!({
+        "extra_vars": {"deep": [{"x": "it's"}, 1.5, null]},
+        "playbook": at("./site.yml"),
+        "vault_password_file": at("vault"),
+        "galaxy_role_file": "not-there",
+        "verbose": "v",
+    });
+    assert_eq!(serde_json::Value::Object(of(2).settings.clone()), settings);
+
+    // The place of the checkout is not part of it.
+    let other = tempfile::tempdir().unwrap();
+    for name in ["site.yml", "vault", "roles"] {
+        fs::write(other.path().join(name), "").unwrap();
+    }
+    fs::remove_file(other.path().join("roles")).unwrap();
+    fs::create_dir(other.path().join("roles")).unwrap();
+    let moved = parse(text, &other.path().join("cluster.yaml")).unwrap();
+    assert_eq!(digest(&parsed.cluster), digest(&moved.cluster));
+    let changed =
+        parse(&text.replace("verbose: v", "verbose: vv"), &dir.path().join("cluster.yaml")).unwrap();
+    assert_ne!(digest(&parsed.cluster), digest(&changed.cluster));
+}
+
+#[test]
 fn settings_are_layered_and_reach_only_those_who_know_them() {
     let c = cluster(
         "name: demo
@@ -162,7 +216,7 @@ fn the_digest_sees_meaning_and_nothing_else() {
                 nodes: [{role: server, memory: 2GiB, ip: 192.168.56.11, name: 's'}]\nname: \"demo\"\n";
     assert_eq!(digest(&cluster(base)), digest(&cluster(same)));
     // Known once, so that an accidental change of the format is seen: it would make every run look outdated.
-    insta::assert_snapshot!(digest(&cluster(base)), @"ee550dc29a28538fac86a058ef8f3f3d75f127405c81b47574a7c4b6bef4933f");
+    insta::assert_snapshot!(digest(&cluster(base)), @"9d5f70f40dec54c47c865a2e52da88083ded29738f8ce202490130a78482459d");
     for (from, to) in [("v: 2", "v: 3"), ("debug: true", "debug: 'true'"), ("name: s,", "name: t,")] {
         assert_ne!(digest(&cluster(base)), digest(&cluster(&base.replace(from, to))), "{to}");
     }

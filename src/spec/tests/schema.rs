@@ -95,7 +95,17 @@ k3s:
     binary: {url: https://example.org/k3s, sha256: SUM}
     installer: {url: file:///install.sh, sha256: SUM}
     images: [{url: http://example.org/i, sha256: SUM}]
-timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h}
+provision:
+  - {name: a, type: shell, path: /etc/passwd, args: [a], env: {A: b}, privileged: false, nodes: [worker], watch: [/]}
+  - {name: b, type: shell, inline: x, when: after-k3s, options: {reboot: true}}
+  - {name: c, type: file, source: /, destination: /}
+  - {name: d, type: ansible, playbook: /etc/passwd, inventory_path: /, extra_vars: {a: b}, limit: a, become: true}
+  - {name: e, type: ansible_local, playbook: a, provisioning_path: /a, groups: {a: [b]}}
+  - {name: f, type: puppet, manifests_path: /, manifest_file: a, module_path: /, facter: {a: b}}
+  - {name: g, type: chef_solo, cookbooks_path: /, roles_path: /, run_list: [a], recipes: [a], json: {a: b}}
+  - {name: h, type: chef_apply, recipe: a}
+  - {name: i, type: salt, minion_config: /etc/passwd, run_highstate: true, masterless: true}
+timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h}
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 "#;
 
@@ -134,7 +144,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 11, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 12, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {
@@ -189,7 +199,7 @@ fn written_out_defaults_change_nothing() {
     for (key, value) in defaults(&schema()).as_object().unwrap() {
         spec[key] = value.clone();
     }
-    assert_eq!(spec["timeouts"].as_object().unwrap().len(), 6);
+    assert_eq!(spec["timeouts"].as_object().unwrap().len(), 7);
     spec["nodes"][1]["role"] =
         schema()["properties"]["nodes"]["items"]["properties"]["role"]["default"].clone();
     assert_eq!(digest(&cluster(&spec.to_string())), digest(&small));

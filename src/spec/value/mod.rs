@@ -9,15 +9,17 @@ mod place;
 pub(super) use free::{Config, Labels, Map, Taints, check_label, check_taint};
 pub(super) use k3s::{Channel, Version};
 pub(super) use net::{Address, Cidr, is_private};
+pub(super) use place::{AnyPath, FilePath};
 
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::node::{Node, Value};
+use super::provision::TYPES;
 use super::report::Report;
 use super::shape::{Shape, choice, text, wrong_kind};
-use super::{ProviderChoice, Role};
+use super::{ProviderChoice, ProvisionType, Role, Slot};
 
 impl Shape for ProviderChoice {
     fn schema() -> Json {
@@ -39,6 +41,73 @@ impl Shape for Role {
         // k3s calls a worker an agent.
         choice(node, &[("server", Self::Server), ("worker", Self::Worker), ("agent", Self::Worker)], report)
     }
+}
+
+impl Shape for Slot {
+    fn schema() -> Json {
+        json!({ "enum": ["before-k3s", "after-k3s"] })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        choice(node, &[("before-k3s", Self::BeforeK3s), ("after-k3s", Self::AfterK3s)], report)
+    }
+}
+
+impl Shape for ProvisionType {
+    fn schema() -> Json {
+        json!({ "enum": TYPES.map(|(name, _)| name) })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        choice(node, &TYPES, report)
+    }
+}
+
+/// Any text but nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Text(pub String);
+
+impl Shape for Text {
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        if text.is_empty() || text.contains('\0') {
+            report.error(
+                node.at,
+                "expected text, found none",
+                "Write what it is to be, or leave the key out.",
+            );
+            return None;
+        }
+        Some(Self(text.to_owned()))
+    }
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag(pub bool);
+
+impl Shape for Flag {
+    fn schema() -> Json {
+        json!({ "type": "boolean" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let Value::Bool(value) = node.value else {
+            wrong_kind(node, "`true` or `false`", "Write it without quotes.", report);
+            return None;
+        };
+        Some(Self(value))
+    }
+}
+
+/// Whether a name can be that of a variable in a shell's environment.
+pub(super) fn is_variable(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// A whole number between two bounds.

@@ -13,35 +13,54 @@ use crate::spec::{BoxRef, Source};
 #[derive(Clone, Debug)]
 pub(in crate::spec) struct FilePath(pub PathBuf);
 
+/// A file or a directory on this host that exists, absolute.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct AnyPath(pub PathBuf);
+
+impl Shape for AnyPath {
+    fn schema() -> Json {
+        FilePath::schema()
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        path(node, &|meta| meta.is_file() || meta.is_dir(), report).map(Self)
+    }
+}
+
 impl Shape for FilePath {
     fn schema() -> Json {
         json!({ "type": "string", "minLength": 1 })
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        let text = text(node, report)?;
-        let shown = node.shown(report);
-        if text.is_empty() || text.chars().any(char::is_control) {
-            let help = "Write a path relative to the spec's folder, without control characters.";
-            report.error(node.at, format!("`{shown}` is not a path"), help);
-            return None;
-        }
-        let path: PathBuf = report.base.join(text).components().filter(|c| *c != Component::CurDir).collect();
-        let (what, help) = match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => return Some(Self(path)),
-            Ok(_) => ("is not a file", format!("Name the file itself, not {}.", path.display())),
-            Err(_) if text.starts_with('~') => {
-                ("is not there", "`~` means nothing here; write the whole path.".to_owned())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (
-                "is not there",
-                format!("p1 looked for {}: relative paths start at the spec's folder.", path.display()),
-            ),
-            Err(e) => ("cannot be looked at", format!("{}: {e}.", path.display())),
-        };
-        report.error(node.at, format!("the file `{shown}` {what}"), help);
-        None
+        path(node, &std::fs::Metadata::is_file, report).map(Self)
     }
+}
+
+/// The path of something that is there and fits.
+fn path(node: &Node, fits: &dyn Fn(&std::fs::Metadata) -> bool, report: &mut Report<'_>) -> Option<PathBuf> {
+    let text = text(node, report)?;
+    let shown = node.shown(report);
+    if text.is_empty() || text.chars().any(char::is_control) {
+        let help = "Write a path relative to the spec's folder, without control characters.";
+        report.error(node.at, format!("`{shown}` is not a path"), help);
+        return None;
+    }
+    let path: PathBuf = report.base.join(text).components().filter(|c| *c != Component::CurDir).collect();
+    let (what, help) = match std::fs::metadata(&path) {
+        Ok(meta) if fits(&meta) => return Some(path),
+        Ok(_) => ("is not a file", format!("Name the file itself, not {}.", path.display())),
+        Err(_) if text.starts_with('~') => {
+            ("is not there", "`~` means nothing here; write the whole path.".to_owned())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => (
+            "is not there",
+            format!("p1 looked for {}: relative paths start at the spec's folder.", path.display()),
+        ),
+        Err(e) => ("cannot be looked at", format!("{}: {e}.", path.display())),
+    };
+    report.error(node.at, format!("the file `{shown}` {what}"), help);
+    None
 }
 
 /// An `http`, `https` or `file` URL.

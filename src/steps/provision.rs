@@ -1,0 +1,399 @@
+//! Vagrant's provisioners, each a step of its own on each of its nodes.
+//!
+//! shell and file are p1's own over SSH: their exit status and output are seen, and a lost connection
+//! costs a reconnect. The others are Vagrant's, asked for by name (`vagrant provision
+//! --provision-with`), so that neither its note that a machine was provisioned nor one that failed
+//! keeps another from being run. What was brought to an end is noted on the node, with a digest of
+//! what it was made from.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::install::stamp;
+use super::view::holds;
+use super::world::SHORT;
+use super::{Ctx, Definition, View, World};
+use crate::engine::Trouble;
+use crate::os::files::{self, At};
+use crate::os::process::{self, Cmd, quote};
+use crate::plan::{After, Check, PROVISION, Scope, Shape};
+use crate::spec::{Node, ProvisionType, Provisioner, Slot};
+use crate::ssh::{Bound, Job, Source, Upload};
+use crate::vagrant;
+
+/// Before k3s is installed.
+pub const BEFORE: Definition = Definition {
+    shape: Shape {
+        name: PROVISION,
+        title: "run the provisioner",
+        scope: Scope::Provisioners(Slot::BeforeK3s),
+        after: &[After::Node("system")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs: |_, _| Value::Null,
+    apply,
+};
+
+/// When the node is Ready.
+pub const AFTER: Definition = Definition {
+    shape: Shape {
+        name: PROVISION,
+        title: "run the provisioner",
+        scope: Scope::Provisioners(Slot::AfterK3s),
+        after: &[After::Node("ready"), After::Cluster("kubeconfig"), After::Provisioners(Slot::BeforeK3s)],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs: |_, _| Value::Null,
+    apply,
+};
+
+/// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
+const PUSH: Duration = Duration::from_secs(1800);
+const SILENCE: Duration = Duration::from_secs(120);
+/// Where a script lies on the node while it runs.
+const DIR: &str = "/var/lib/p1/provision";
+const PACK: Duration = Duration::from_secs(600);
+
+fn note(name: &str) -> String {
+    format!("{PROVISION}-{name}")
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let (Some(node), Some(name)) = (node, view.item) else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    let done = facts.stamps.get(&note(name));
+    let wrong = match (done, view.seen.provision.get(name)) {
+        (None, _) => Some("it was not run here".to_owned()),
+        (_, Some(Err(why))) => Some(why.clone()),
+        (Some(then), Some(Ok(now))) if then == now => None,
+        _ => Some("what it is made from has changed".to_owned()),
+    };
+    holds("it was run as it is now", wrong)
+}
+
+/// Looks at what the provisioners are made from.
+pub fn look_at_provisioners(world: &World) {
+    let all = world.cluster.provision.iter();
+    let digests = all.map(|p| (p.name.clone(), digest(world, p).map_err(|t| t.failure.cause))).collect();
+    world.note(|seen| seen.provision = digests);
+}
+
+/// What a provisioner is made from: its settings, and what the files that it names hold. Secrets in
+/// its environment may be short, so the cluster's own is mixed in: the digest tells nothing of them.
+fn digest(world: &World, one: &Provisioner) -> Result<String, Trouble> {
+    let mut hash = Sha256::new();
+    hash.update(one.portable(&world.cluster.base).to_string());
+    if !one.env().is_empty()
+        && let Some(tokens) = &world.seen().tokens
+    {
+        hash.update(tokens.server.reveal());
+    }
+    for path in &one.inputs {
+        contents(path, Path::new(""), &mut hash)?;
+    }
+    Ok(hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Feeds a file, or all files of a directory by name, with their paths in it and whether they are programs.
+fn contents(path: &Path, name: &Path, hash: &mut Sha256) -> Result<(), files::Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let link = fs::symlink_metadata(path).at("read", path)?.is_symlink();
+    hash.update(format!("\0{}\0", name.display()));
+    // What was named is followed; what lies in it is taken as it is, or a link could lead in a circle.
+    if link && !name.as_os_str().is_empty() {
+        hash.update(fs::read_link(path).at("read", path)?.as_os_str().as_encoded_bytes());
+        return Ok(());
+    }
+    let meta = fs::metadata(path).at("read", path)?;
+    if meta.is_dir() {
+        let mut names: Vec<PathBuf> = Vec::new();
+        for entry in fs::read_dir(path).at("read", path)? {
+            names.push(entry.at("read", path)?.file_name().into());
+        }
+        names.sort();
+        for one in names {
+            contents(&path.join(&one), &name.join(&one), hash)?;
+        }
+    } else if meta.is_file() {
+        hash.update([u8::from(meta.permissions().mode() & 0o111 != 0)]);
+        let (mut file, mut buffer) = (fs::File::open(path).at("read", path)?, vec![0; 1 << 16]);
+        let mut inner = Sha256::new();
+        loop {
+            match file.read(&mut buffer).at("read", path)? {
+                0 => break,
+                n => inner.update(&buffer[..n]),
+            }
+        }
+        hash.update(inner.finalize());
+    }
+    Ok(())
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let one = world.cluster.provision.iter().find(|p| Some(p.name.as_str()) == ctx.item);
+    let one = one.expect("a provisioner of the spec");
+    let digest = digest(world, one)?;
+    let did = match one.kind {
+        _ if one.by_vagrant => by_vagrant(ctx, one)?,
+        ProvisionType::Shell => shell(ctx, one, &digest)?,
+        _ => file(ctx, one)?,
+    };
+    let clean = format!("rm -f {}\n", quote(&format!("{DIR}/{}", one.name)));
+    world.script(node, "noting the provisioner", &(stamp(&note(&one.name), &digest) + &clean))?;
+    Ok(did)
+}
+
+/// Takes what must not be shown out of a provisioner's output: the values of variables whose names
+/// say that they are secret.
+struct Redact(Vec<String>);
+
+impl Redact {
+    fn of(one: &Provisioner) -> Self {
+        const WORDS: [&str; 7] = ["TOKEN", "PASS", "SECRET", "KEY", "CREDENTIAL", "AUTH", "PWD"];
+        let secret = |name: &str| WORDS.iter().any(|w| name.to_ascii_uppercase().contains(w));
+        let env = one.env().into_iter();
+        Self(env.filter(|(k, v)| secret(k) && v.len() > 3).map(|(_, v)| v).collect())
+    }
+
+    fn line(&self, line: &str) -> String {
+        self.0.iter().fold(line.to_owned(), |line, secret| line.replace(secret.as_str(), "***"))
+    }
+}
+
+/// A script, as root or as the login user, in the login user's home as with Vagrant.
+fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let text = match one.text("path") {
+        Some(path) => fs::read(path).at("read", Path::new(path))?,
+        None => one.text("inline").unwrap_or_default().as_bytes().to_vec(),
+    };
+    let text = unix(text);
+    let name = note(&one.name);
+    // The result of a run that nobody took: a success counts, a failure is tried again.
+    let failed =
+        format!("d=/run/p1/{name}; if [ -e $d/rc ] && [ \"$(cat $d/rc)\" != 0 ]; then rm -rf $d; fi");
+    world.script(node, "looking for an earlier run", &failed)?;
+    let place = format!("{DIR}/{}", one.name);
+    let upload = Upload { source: Source::Bytes(&text), dest: &place, mode: 0o500, sha256: None };
+    world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
+    let env = one.env();
+    let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let script = call(one, &place, text.starts_with(b"#!"));
+    let job = Job { name: &name, id: digest, script: &script, env: &env };
+    let redact = Redact::of(one);
+    let mut rest = String::new();
+    let done = world.on(node, |r| {
+        r.detached(&job, world.cluster.timeouts.provision, &mut |bytes| {
+            rest.push_str(&String::from_utf8_lossy(bytes));
+            while let Some(end) = rest.find('\n') {
+                let line: String = rest.drain(..=end).collect();
+                tell(ctx, redact.line(line.trim_end()));
+            }
+        })
+    })?;
+    if !rest.is_empty() {
+        tell(ctx, redact.line(&rest));
+    }
+    if done.status == 0 {
+        return Ok(None);
+    }
+    let lines = process::tail(&done.text(), 12).iter().map(|l| redact.line(l)).collect();
+    Err(Trouble::new(format!("the script exited with {}", done.status), "").evidence(lines).transient())
+}
+
+fn tell(ctx: &Ctx<'_>, line: String) {
+    ctx.control.log(&line);
+    if !line.trim().is_empty() {
+        ctx.control.says(line);
+    }
+}
+
+/// With line ends as Unix has them, unless it is no text.
+fn unix(bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.contains(&0) {
+        return bytes;
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    for (i, byte) in bytes.iter().enumerate() {
+        if *byte != b'\r' || bytes.get(i + 1) != Some(&b'\n') {
+            out.push(*byte);
+        }
+    }
+    out
+}
+
+/// How the script is called, by root's `sh`.
+fn call(one: &Provisioner, place: &str, has_interpreter: bool) -> String {
+    let user = quote(vagrant::USER);
+    let args = one.settings.get("args").and_then(Value::as_array).into_iter().flatten();
+    let args: Vec<String> = args.filter_map(Value::as_str).map(quote).collect();
+    let root = one.settings.get("privileged").and_then(Value::as_bool).unwrap_or(true);
+    // As Vagrant does it: bash, which runs a script that names no interpreter itself.
+    let with = if has_interpreter { "" } else { "$(command -v bash || echo /bin/sh) " };
+    let place = quote(place);
+    let call = format!("{with}{place} {}", args.join(" "));
+    let become_user = if root {
+        "export HOME=/root USER=root LOGNAME=root\nset --\n".to_owned()
+    } else {
+        format!(
+            "chmod a+x /var/lib/p1 {DIR}\nchown {user} {place}\n\
+             export HOME=\"$home\" USER={user} LOGNAME={user}\nset -- runuser -u {user} --\n"
+        )
+    };
+    format!(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
+         home=$(getent passwd {user} | cut -d: -f6)\ncd \"$home\" || exit 96\n{become_user}exec \"$@\" {call}\n"
+    )
+}
+
+/// A file or a directory onto the node, as its own place belongs to whom it belongs.
+fn file(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+    use std::os::unix::fs::PermissionsExt;
+    let (world, node) = (ctx.world, ctx.node());
+    let source = PathBuf::from(one.text("source").unwrap_or_default());
+    let destination = one.text("destination").unwrap_or_default();
+    let meta = fs::metadata(&source).at("read", &source)?;
+    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let place =
+        world.script(node, "looking at the destination", &place(destination, &name, meta.is_dir()))?;
+    let (owner, dest) = place.trim_end().split_once(' ').unwrap_or(("root", place.trim_end()));
+    let packed;
+    let (from, to, mode) = if meta.is_dir() {
+        ctx.control.says("packing");
+        packed = pack(&source, world)?;
+        (packed.path(), format!("{DIR}/{}", one.name), 0o600)
+    } else {
+        (source.as_path(), dest.to_owned(), meta.permissions().mode() & 0o777)
+    };
+    let len = fs::metadata(from).at("read", from)?.len();
+    let upload = Upload { source: Source::File(from), dest: &to, mode, sha256: None };
+    let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(len));
+    world.on(node, |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
+    let (owner, dest) = (quote(owner), quote(dest));
+    let last = match meta.is_dir() {
+        true => format!("runuser -u {owner} -- tar -C {dest} -xf - < {}", quote(&to)),
+        false => format!("chown --reference={} {dest}", quote(&parent(&to))),
+    };
+    world.script(node, "putting it into its place", &last)?;
+    Ok(Some(format!("pushed {:.1} MB", len as f64 / 1e6)))
+}
+
+fn parent(path: &str) -> String {
+    Path::new(path).parent().unwrap_or(Path::new("/")).display().to_string()
+}
+
+/// A script that says who owns the destination, and where it is; the directory is made. What is
+/// relative is so to the login user's home, as with Vagrant.
+fn place(destination: &str, name: &str, directory: bool) -> String {
+    let (user, to) = (quote(vagrant::USER), quote(destination));
+    let name = quote(name);
+    let into = match directory {
+        // The contents of a directory go into the destination; a last `/.` says the same.
+        true => "dir=$to\n".to_owned(),
+        false => format!(
+            "case $to in */) to=$to{name} ;; *) [ -d \"$to\" ] && to=$to/{name} ;; esac\ndir=${{to%/*}}\n"
+        ),
+    };
+    format!(
+        "set -eu\nto={to}\nhome=$(getent passwd {user} | cut -d: -f6)\n\
+         case $to in '~') to=$home ;; '~/'*) to=$home/${{to#??}} ;; /*) ;; *) to=$home/$to ;; esac\n\
+         {into}[ -n \"$dir\" ] || dir=/\nup=$dir\nwhile [ ! -d \"$up\" ]; do up=$(dirname \"$up\"); done\n\
+         owner=$(stat -c %U \"$up\")\n[ -d \"$dir\" ] || runuser -u \"$owner\" -- mkdir -p \"$dir\"\n\
+         echo \"$owner $to\"\n"
+    )
+}
+
+/// A directory's contents as one file.
+fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble> {
+    let dir = world.state.dir();
+    let file = tempfile::NamedTempFile::new_in(dir).at("write", dir)?;
+    let cmd =
+        Cmd::new("tar").arg("-C").arg(source).args(["--owner=0", "--group=0", "--numeric-owner", "-cf"]);
+    process::run(&cmd.arg(file.path()).arg("."), PACK, &world.cancel)?.ok()?;
+    Ok(file)
+}
+
+/// One of the others, by Vagrant.
+fn by_vagrant(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let redact = Redact::of(one);
+    // A second vagrant beside one that brings machines up makes either fail.
+    world.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
+    ctx.control.says("waiting for another provisioner");
+    let _one = world.provisioning();
+    if ctx.control.cancel().stopping() {
+        return Err(Trouble::interrupted());
+    }
+    world.write_vagrantfile()?;
+    ctx.control.says("starting Vagrant");
+    let bound = world.cluster.timeouts.provision;
+    let mut heard = |line: &str| tell(ctx, redact.line(line));
+    let result = world.vagrant.provision(&node.name, &one.name, bound, &world.cancel, &mut heard);
+    let Err((error, said)) = result else { return Ok(None) };
+    let mut trouble = Trouble::from(error).transient();
+    // What Ansible says of a task that failed is better than Vagrant's word that it failed.
+    if let Some(line) = said.iter().rev().find(|l| l.starts_with("fatal: ") || l.starts_with("ERROR! ")) {
+        let short: String = redact.line(line).chars().take(300).collect();
+        trouble.failure.cause = format!("{}: {short}", one.kind.name());
+    }
+    if !said.is_empty() {
+        let last = said.len().saturating_sub(12);
+        trouble.failure.evidence = said[last..].iter().map(|l| redact.line(l)).collect();
+    }
+    Err(trouble)
+}
+
+/// For `p1 render`: the same, with nothing secret in it.
+pub fn without_secrets(cluster: &mut crate::spec::Cluster) {
+    for one in &mut cluster.provision {
+        if let Some(Value::Object(env)) = one.settings.get_mut("env") {
+            env.values_mut().for_each(|value| *value = json!("(not shown)"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_its_names_and_contents_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let sum = |path: &Path| {
+            let mut hash = Sha256::new();
+            contents(path, Path::new(""), &mut hash).unwrap();
+            hash.finalize().to_vec()
+        };
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        for folder in [&one, &other] {
+            fs::create_dir_all(folder.join("roles/web")).unwrap();
+            fs::write(folder.join("roles/web/main.yml"), "x").unwrap();
+            std::os::unix::fs::symlink("..", folder.join("roles/circle")).unwrap();
+        }
+        assert_eq!(sum(&one), sum(&other));
+        fs::rename(other.join("roles/web"), other.join("roles/db")).unwrap();
+        assert_ne!(sum(&one), sum(&other));
+        let before = sum(&one);
+        fs::write(one.join("roles/web/main.yml"), "y").unwrap();
+        assert_ne!(sum(&one), before);
+    }
+
+    #[test]
+    fn line_ends_are_unix_ones_and_binaries_stay() {
+        assert_eq!(unix(b"a\r\nb\rc\r\n".to_vec()), b"a\nb\rc\n");
+        assert_eq!(unix(b"\0\r\n".to_vec()), b"\0\r\n");
+    }
+}
