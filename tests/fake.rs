@@ -1,26 +1,21 @@
-//! p1 with a scripted vagrant and virsh (tests/fakes): what real machines cannot show cheaply. Every
-//! p1 runs in a network and a mount namespace of its own, so that no address of a spec can be
-//! reached and no libvirt of this machine is asked; that takes root.
+//! p1 with a scripted vagrant and virsh: what real machines cannot show cheaply. It takes root.
+
+#[path = "support/fake.rs"]
+mod fake;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use fake::{Done, Fake, began, executable, gone, until};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use p1::event::{Kind, Outcome};
+use p1::event::Outcome;
 use p1::explain::Explain;
-use p1::journal::{self, Record};
 use p1::os::Cancel;
 use p1::vagrant::{Progress, Up, Vagrant};
-
-/// What no test should come near to.
-const LONG: Duration = Duration::from_secs(150);
 
 // ---------------------------------------------------------------------------------------------
 // Vagrant's words
@@ -75,219 +70,6 @@ fn replay(stream: &Path, code: i32, nodes: &[&str]) -> String {
     }
     assert!(heard.is_empty(), "about nobody: {heard:?}");
     text
-}
-
-fn executable(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-// ---------------------------------------------------------------------------------------------
-// A p1 with fakes around it
-
-struct Fake {
-    dir: tempfile::TempDir,
-    path: String,
-    /// libvirt's log daemon, for whoever looks whether it listens.
-    _virtlogd: UnixListener,
-}
-
-impl Fake {
-    /// With what `vagrant up` is to do.
-    fn new(up: &str) -> Self {
-        assert!(nix::unistd::Uid::effective().is_root(), "namespaces need root");
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        for folder in ["bin", "home/.local/share/p1/vagrant", "run"] {
-            fs::create_dir_all(at(folder)).unwrap();
-        }
-        let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes");
-        for name in ["vagrant", "virsh", "qemu-img"] {
-            symlink(fakes.join(name), at("bin").join(name)).unwrap();
-        }
-        let qemu = format!("qemu-system-{}", std::env::consts::ARCH);
-        for name in ["dnsmasq", "iptables", "virtlogd", &qemu] {
-            symlink(fakes.join("nothing"), at("bin").join(name)).unwrap();
-        }
-        let plugin = r#"{"version":"1","installed":{"vagrant-libvirt":{"installed_gem_version":"0.12.2"}}}"#;
-        fs::write(at("home/.local/share/p1/vagrant/plugins.json"), plugin).unwrap();
-        fs::write(at("fake.box"), "a box").unwrap();
-        fs::write(at("install.sh"), "#!/bin/sh\n").unwrap();
-        executable(&at("k3s"), "#!/bin/sh\necho 'k3s version v1.34.1+k3s1 (fake)'\n");
-        let socket = UnixListener::bind(at("run/virtlogd-sock")).unwrap();
-        let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
-        let fake = Self { dir, path, _virtlogd: socket };
-        fake.up(up);
-        fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
-        fake
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// What `vagrant up` is to do from now on.
-    fn up(&self, script: &str) {
-        fs::write(self.at("bin/up"), script).unwrap();
-    }
-
-    fn spec(&self, more: &str) {
-        let text = format!(
-            "name: fake\nprovider: libvirt\nbox: {{path: fake.box}}\nnetwork: {{cidr: 192.168.56.0/24}}\nnodes:\n  \
-             - {{name: server, role: server, ip: 192.168.56.110, cpus: 1, memory: 1024}}\n  \
-             - {{name: worker, role: worker, ip: 192.168.56.111, cpus: 1, memory: 512}}\n\
-             k3s:\n  version: v1.34.1+k3s1\n  artifacts: {{binary: {{path: k3s}}, installer: {{path: install.sh}}}}\n{more}"
-        );
-        fs::write(self.at("cluster.yaml"), text).unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("unshare");
-        let enter = "mount -t tmpfs none /run && mkdir /run/libvirt && mount --bind \"$0\" /run/libvirt && exec \"$@\"";
-        command.args(["--net", "--mount", "--propagation", "private", "/bin/sh", "-c", enter]);
-        command.arg(self.at("run")).arg(env!("CARGO_BIN_EXE_p1")).args(args);
-        command.env_clear().env("PATH", &self.path).env("HOME", self.at("home")).env("LC_ALL", "C.UTF-8");
-        command.current_dir(self.dir.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Done {
-        self.start(args).end()
-    }
-
-    fn start(&self, args: &[&str]) -> Running {
-        let log = |name: &str| {
-            let file = tempfile::Builder::new().prefix(name).tempfile_in(self.dir.path()).unwrap();
-            (file.reopen().unwrap(), file)
-        };
-        let ((out, stdout), (err, stderr)) = (log("stdout"), log("stderr"));
-        let child = self.command(args).stdout(out).stderr(err).spawn().unwrap();
-        Running { child, stdout, stderr }
-    }
-
-    fn calls(&self) -> String {
-        fs::read_to_string(self.at("bin/calls")).unwrap_or_default()
-    }
-
-    fn runs(&self) -> Vec<PathBuf> {
-        journal::runs(&self.at(".p1/fake/runs"))
-    }
-
-    fn last(&self) -> Record {
-        journal::latest(&self.at(".p1/fake/runs")).unwrap().expect("a run")
-    }
-
-    /// The processes of the vagrant that hangs.
-    fn hanging(&self) -> Vec<Pid> {
-        let file = self.at("bin/hanging");
-        until("vagrant hangs", || file.exists());
-        let text = fs::read_to_string(file).unwrap();
-        text.split_whitespace().map(|p| Pid::from_raw(p.parse().unwrap())).collect()
-    }
-}
-
-struct Running {
-    child: Child,
-    stdout: tempfile::NamedTempFile,
-    stderr: tempfile::NamedTempFile,
-}
-
-impl Running {
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-
-    fn stderr(&self) -> String {
-        fs::read_to_string(self.stderr.path()).unwrap()
-    }
-
-    fn until_said(&self, word: &str) {
-        until(word, || self.stderr().contains(word));
-    }
-
-    fn end(mut self) -> Done {
-        let begun = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if begun.elapsed() > LONG => {
-                    let text = self.stderr();
-                    self.child.kill().unwrap();
-                    self.child.wait().unwrap();
-                    panic!("p1 does not end:\n{text}");
-                }
-                None => thread::park_timeout(Duration::from_millis(10)),
-            }
-        };
-        let read = |file: &tempfile::NamedTempFile| fs::read(file.path()).unwrap();
-        Done(Output { status, stdout: read(&self.stdout), stderr: read(&self.stderr) })
-    }
-}
-
-impl Drop for Running {
-    /// A test that failed half-way leaves no p1 and no vagrant of its behind.
-    fn drop(&mut self) {
-        let begun = Instant::now();
-        while let Ok(None) = self.child.try_wait() {
-            if begun.elapsed() > Duration::from_secs(20) {
-                let _ = self.child.kill();
-            }
-            self.signal(Signal::SIGTERM);
-            thread::park_timeout(Duration::from_millis(100));
-        }
-    }
-}
-
-struct Done(Output);
-
-impl Done {
-    fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.0.status.code(), Some(code), "{}{}", self.stdout(), self.stderr());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
-        let text = self.stderr();
-        for word in words {
-            assert!(text.contains(word), "`{word}` is not in\n{text}");
-        }
-        self
-    }
-}
-
-/// Waits for a condition.
-#[track_caller]
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < LONG, "waited in vain: {what}");
-        thread::park_timeout(Duration::from_millis(10));
-    }
-}
-
-/// True if there is no such process any more, or only its name until somebody collects it.
-fn gone(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']) || rest.is_empty())
-}
-
-fn began(record: &Record) -> Vec<String> {
-    let step = |e: &p1::event::Event| match &e.kind {
-        Kind::StepStarted { step, .. } => Some(step.clone()),
-        _ => None,
-    };
-    record.events.iter().filter_map(step).collect()
 }
 
 // ---------------------------------------------------------------------------------------------
