@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use super::args::Logs;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{print, ssh as ssh_verb};
 use crate::event::Outcome;
+use crate::explain::chain;
 use crate::journal;
 use crate::os::process::{self, tail};
 use crate::ssh;
@@ -30,7 +32,14 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         let terminal = args.follow && std::io::stdout().is_terminal();
         return ssh_verb::exit(process::hand_over(&ssh::interactive(&host, &command, terminal))?);
     }
-    let Some(record) = journal::latest(&state.runs())? else {
+    let last = match journal::latest(&state.runs()) {
+        Err(error) if args.step.is_none() => {
+            eprintln!("{}", chain(&error));
+            return all(&state, args.lines);
+        }
+        last => last?,
+    };
+    let Some(record) = last else {
         return Err(Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster."));
     };
     let failed =
@@ -51,12 +60,30 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         );
     }
     for step in &steps {
-        let path = state.log(&record.run, step);
-        eprintln!("{}", path.display());
-        match fs::read_to_string(&path) {
-            Ok(text) => print(&(tail(&text, args.lines as usize).join("\n") + "\n")),
-            Err(_) => eprintln!("(the step wrote nothing)"),
+        show(&state.log(&record.run, step), args.lines);
+    }
+    Ok(())
+}
+
+fn show(path: &Path, lines: u32) {
+    eprintln!("{}", path.display());
+    match fs::read(path) {
+        Ok(bytes) => {
+            print(&(tail(&String::from_utf8_lossy(&bytes), lines as usize).join("\n") + "\n"));
         }
+        Err(_) => eprintln!("(the step wrote nothing)"),
+    }
+}
+
+/// Every log of the last run, where its journal does not tell which of them matter.
+fn all(state: &State, lines: u32) -> Result<(), Fail> {
+    let inside = |dir: &Path| {
+        let mut all: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        all.sort();
+        all
+    };
+    for log in inside(&state.logs()).last().map(|run| inside(run)).unwrap_or_default() {
+        show(&log, lines);
     }
     Ok(())
 }

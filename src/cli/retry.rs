@@ -7,6 +7,7 @@ use super::up::preflight;
 use crate::journal;
 use crate::state::State;
 use crate::steps::Verb;
+use crate::ui::Tone;
 
 /// Goes on where the last run ended.
 pub fn retry(context: &Context) -> Result<(), Fail> {
@@ -15,6 +16,20 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
     let Some(record) = journal::latest(&state.runs())? else {
         return Err(Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster."));
     };
+    if !record.damaged.is_empty() {
+        let lines: Vec<String> = record.damaged.iter().take(5).map(ToString::to_string).collect();
+        eprintln!(
+            "{} {}: {} no event (line {}{}); what was lost counts as outstanding",
+            context.paint().tone(Tone::Warn, "warning:"),
+            state.runs().join(format!("{}.jsonl", record.run)).display(),
+            match record.damaged.len() {
+                1 => "1 line is".to_owned(),
+                n => format!("{n} lines are"),
+            },
+            lines.join(", "),
+            if record.damaged.len() > 5 { ", ..." } else { "" },
+        );
+    }
     if record.outstanding().next().is_none() {
         eprintln!(
             "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",

@@ -6,6 +6,7 @@ use super::args::Looks;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
+use crate::explain::chain;
 use crate::journal;
 use crate::plan::Check;
 use crate::providers::State as Power;
@@ -25,8 +26,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
-    let outstanding =
-        journal::latest(&state.runs()).ok().flatten().map(|r| (r.outstanding().count(), r.verb));
+    let last = journal::latest(&state.runs());
+    let outstanding = last.as_ref().ok().and_then(|r| r.as_ref()).map(|r| (r.outstanding().count(), &r.verb));
 
     let mut rows = Vec::new();
     for node in world.cluster.nodes.iter().filter(|n| chosen(&n.name)) {
@@ -87,6 +88,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {
             eprintln!("{} of `p1 {verb}` outstanding: `p1 retry` continues", count(n, "step"));
+        } else if let Err(error) = &last {
+            eprintln!("what the last run left is not known: {}", chain(error));
         }
     }
     if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::FAILED)) }

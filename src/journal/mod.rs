@@ -19,8 +19,8 @@ pub enum Error {
     /// It cannot be read or written.
     #[error(transparent)]
     File(#[from] files::Error),
-    /// It holds something else than events.
-    #[error("{}:{line} is not an event: {reason}", path.display())]
+    /// It holds something else than events, and no plan to make sense of the others.
+    #[error("{}:{line} is not an event, and nothing in the file says what was to be done: {reason}", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -35,10 +35,9 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(e) => e.hint(),
-            Self::Damaged { path, .. } => Some(format!(
-                "Move {} away and run `p1 up`: it looks at what is there and does what is missing.",
-                path.display()
-            )),
+            Self::Damaged { .. } => {
+                Some("Run `p1 up`: it looks at what is there and does what is missing.".to_owned())
+            }
         }
     }
 }
@@ -103,6 +102,8 @@ pub struct Record {
     pub success: Option<bool>,
     /// Every event, in order.
     pub events: Vec<Event>,
+    /// Lines (from 1) that are no events. What they told is lost, so it is outstanding.
+    pub damaged: Vec<usize>,
 }
 
 impl Record {
@@ -118,20 +119,25 @@ impl Record {
     }
 }
 
-/// Reads a journal. `None` if the run never got as far as its plan. A last line that was torn off
-/// in the middle is passed over; anything else that is no event is an error.
+/// Reads a journal. `None` if the run never got as far as its plan. What is no event is passed over: a
+/// last line that was torn off in the middle without a word, others are noted in [`Record::damaged`].
+/// It is an error if the plan is among what was lost.
 pub fn read(path: &Path) -> Result<Option<Record>, Error> {
     let bytes = fs::read(path).at("read", path)?;
     let text = String::from_utf8_lossy(&bytes);
     let whole = text.ends_with('\n');
     let count = text.lines().count();
     let mut record: Option<Record> = None;
+    let mut damaged = Vec::new();
+    let mut first = None;
     for (i, line) in text.lines().enumerate() {
         let event: Event = match serde_json::from_str(line) {
             Ok(event) => event,
             Err(_) if i + 1 == count && !whole => break,
             Err(e) => {
-                return Err(Error::Damaged { path: path.into(), line: i + 1, reason: e.to_string() });
+                first.get_or_insert_with(|| e.to_string());
+                damaged.push(i + 1);
+                continue;
             }
         };
         let Some(record) = &mut record else {
@@ -147,7 +153,14 @@ pub fn read(path: &Path) -> Result<Option<Record>, Error> {
         }
         record.events.push(event);
     }
-    Ok(record)
+    match (&mut record, first) {
+        (None, Some(reason)) => Err(Error::Damaged { path: path.into(), line: damaged[0], reason }),
+        (None, None) => Ok(None),
+        (Some(found), _) => {
+            found.damaged = damaged;
+            Ok(record)
+        }
+    }
 }
 
 fn begin(event: &Event) -> Option<Record> {
@@ -165,6 +178,7 @@ fn begin(event: &Event) -> Option<Record> {
         outcomes: BTreeMap::new(),
         success: None,
         events: vec![event.clone()],
+        damaged: Vec::new(),
     })
 }
 
@@ -252,15 +266,35 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_the_middle_is_named() {
+    fn garbage_in_the_middle_is_passed_over_and_noted() {
         let dir = tempfile::tempdir().unwrap();
         let path = journal(dir.path());
         let text = fs::read_to_string(&path).unwrap();
-        let mut lines: Vec<_> = text.lines().collect();
-        lines.insert(2, "garbage");
-        fs::write(&path, lines.join("\n") + "\n").unwrap();
-        let error = read(&path).unwrap_err();
-        assert!(matches!(error, Error::Damaged { line: 3, .. }), "{error}");
+        let lines: Vec<_> = text.lines().collect();
+        let with = |at: usize, instead: &[u8]| {
+            let mut bytes = Vec::new();
+            for (i, line) in lines.iter().enumerate() {
+                bytes.extend(if i == at { instead } else { line.as_bytes() });
+                bytes.push(b'\n');
+            }
+            fs::write(&path, bytes).unwrap();
+            read(&path)
+        };
+        // `a` was done, and the line that said so is lost: it is outstanding.
+        for garbage in [b"garbage".as_slice(), b"", b"\0\0\0", b"\xff{", b"{}", b"[1]", b"{\"v\":1}"] {
+            let record = with(1, garbage).unwrap().unwrap();
+            assert_eq!(record.damaged, [2], "{garbage:?}");
+            let ids: Vec<_> = record.outstanding().map(|s| s.id.as_str()).collect();
+            assert_eq!(ids, ["a", "b", "c", "d"]);
+        }
+        // Without the plan nothing makes sense.
+        let error = with(0, b"garbage").unwrap_err();
+        assert!(matches!(error, Error::Damaged { line: 1, .. }), "{error}");
+        assert!(error.hint().unwrap().contains("p1 up"));
+        // Something before it does no harm.
+        fs::write(&path, format!("garbage\n{text}")).unwrap();
+        let record = read(&path).unwrap().unwrap();
+        assert_eq!((record.damaged.as_slice(), record.outstanding().count()), ([1].as_slice(), 3));
     }
 
     proptest! {
