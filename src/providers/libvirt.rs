@@ -15,6 +15,7 @@ use ipnet::Ipv4Net;
 use super::{
     BoxInfo, Error, Kind, Leftovers, Machine, Provider, State, Tools, machine_name, network_name, node_mac,
 };
+use crate::explain::Explain;
 use crate::os::Cancel;
 use crate::os::files::At;
 use crate::os::process::{self, Cmd, Finished};
@@ -50,13 +51,13 @@ impl Libvirt {
     }
 
     fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
-        done.ok().map_err(Error::doing(doing))
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
+        done.ok().map_err(failed(doing))
     }
 
     /// Standard output, or `None` if virsh says no: the thing is not there.
     fn look(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Option<String>, Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
         if done.success() {
             return Ok(Some(done.stdout));
         }
@@ -65,7 +66,7 @@ impl Libvirt {
         if absent.iter().any(|w| done.stderr.to_lowercase().contains(w)) {
             return Ok(None);
         }
-        done.ok().map(|_| None).map_err(Error::doing(doing))
+        done.ok().map(|_| None).map_err(failed(doing))
     }
 
     fn network(&self, name: &str, cancel: &Cancel) -> Result<Option<Network>, Error> {
@@ -124,7 +125,7 @@ impl Libvirt {
         let path = image.image.to_string_lossy();
         let cmd = self.virsh(["vol-upload", "--pool", POOL, &name, &path]);
         let doing = "send the base image";
-        process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+        process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         self.ask("read the pool again", &["pool-refresh", POOL], cancel)?;
         if self.image_ready(image, cancel)? {
             return Ok(());
@@ -139,7 +140,7 @@ impl Libvirt {
     fn capacity(&self, image: &BoxInfo, cancel: &Cancel) -> Result<String, Error> {
         let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "--output=json"]).arg(&image.image);
         let doing = "read the box' disk image";
-        let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+        let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         let info: Option<serde_json::Value> = serde_json::from_str(&done.stdout).ok();
         let size = info.and_then(|i| i["virtual-size"].as_u64());
         size.map(|s| format!("{s}b")).ok_or_else(|| Error::Answer {
@@ -189,6 +190,27 @@ impl Libvirt {
             }
         }
         Ok(false)
+    }
+}
+
+/// For `map_err`: tells a daemon that does not answer from a question that it refuses.
+fn failed(doing: &str) -> impl FnOnce(process::Error) -> Error {
+    // virsh' words where the socket is gone, and where the daemon goes while it is asked.
+    const GONE: [&str; 5] = [
+        "failed to connect socket",
+        "failed to connect to the hypervisor",
+        "end of file while reading data",
+        "cannot recv data",
+        "cannot write data",
+    ];
+    move |error| {
+        let lines = error.evidence();
+        let text = lines.join("\n").to_lowercase();
+        let gone = matches!(error, process::Error::Failed { .. }) && GONE.iter().any(|w| text.contains(w));
+        match gone && !text.contains("permission denied") {
+            true => Error::Down { doing: doing.to_owned(), who: "libvirt", lines },
+            false => Error::doing(doing)(error),
+        }
     }
 }
 
@@ -342,11 +364,11 @@ impl Provider for Libvirt {
                 report("making the network");
                 let xml = network_xml(cluster).map_err(|e| Error::Conflict {
                     what: e.to_string(),
-                    remedy: crate::explain::Explain::hint(&e).unwrap_or_default(),
+                    remedy: e.hint().unwrap_or_default(),
                 })?;
                 let cmd = self.virsh(["net-define", "/dev/stdin"]).stdin(xml);
                 let doing = "make the network";
-                process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(Error::doing(doing))?;
+                process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
                 did.push(format!("made the network {name} ({})", cluster.network.cidr));
                 true
             }
@@ -420,12 +442,11 @@ impl Provider for Libvirt {
     fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
         let domain = machine_name(&cluster.name, node);
         let doing = "switch the machine off";
-        let done =
-            process::run(&self.virsh(["destroy", &domain]), SHORT, cancel).map_err(Error::doing(doing))?;
+        let done = process::run(&self.virsh(["destroy", &domain]), SHORT, cancel).map_err(failed(doing))?;
         if done.stderr.contains("not running") || done.stderr.contains("failed to get domain") {
             return Ok(());
         }
-        done.ok().map(|_| ()).map_err(Error::doing(doing))
+        done.ok().map(|_| ()).map_err(failed(doing))
     }
 
     fn clean(

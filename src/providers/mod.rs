@@ -170,6 +170,16 @@ pub enum Error {
         #[source]
         source: process::Error,
     },
+    /// Whoever makes the machines does not answer: it is stopped, or is being restarted.
+    #[error("cannot {doing}: {who} does not answer")]
+    Down {
+        /// What was being done, as a verb.
+        doing: String,
+        /// Who: `libvirt`.
+        who: &'static str,
+        /// What its program said.
+        lines: Vec<String>,
+    },
     /// Its program answered something that was not understood.
     #[error("`{program}` gave no {what}")]
     Answer {
@@ -207,6 +217,9 @@ impl Explain for Error {
             Self::Program { source, .. } => source.hint(),
             Self::Conflict { remedy, .. } => Some(remedy.clone()),
             Self::File(e) => e.hint(),
+            Self::Down { who, .. } => {
+                Some(format!("`p1 doctor` says how to start {who}; then run `p1 retry`."))
+            }
             Self::Answer { .. } => None,
         }
     }
@@ -214,9 +227,13 @@ impl Explain for Error {
     fn evidence(&self) -> Vec<String> {
         match self {
             Self::Program { source, .. } => source.evidence(),
-            Self::Answer { lines, .. } => lines.clone(),
+            Self::Answer { lines, .. } | Self::Down { lines, .. } => lines.clone(),
             _ => Vec::new(),
         }
+    }
+
+    fn transient(&self) -> bool {
+        matches!(self, Self::Down { .. })
     }
 
     fn cancelled(&self) -> bool {

@@ -86,6 +86,11 @@ impl Explain for Error {
         if self.locked() {
             return Some("Another vagrant works on this machine; let it end, or end it.".to_owned());
         }
+        if self.class_is(&["BoxUnpackageFailure", "BoxMetadataFileNotFound", "BoxMetadataCorrupted"]) {
+            return Some(
+                "The box file is damaged, or is none: get it again, then run `p1 retry`.".to_owned(),
+            );
+        }
         if self.class_is(&["CorruptMachineIndex"]) {
             return Some("Remove `data/machine-index` in p1's VAGRANT_HOME; it is a cache.".to_owned());
         }
@@ -116,7 +121,15 @@ impl Explain for Error {
 
     fn transient(&self) -> bool {
         self.locked()
-            || self.says(&["already in use", "failed to connect socket", "timed out", "connection reset"])
+            || self.says(&[
+                "already in use",
+                "failed to connect socket",
+                "timed out",
+                "connection reset",
+                // libvirtd ended while Vagrant spoke with it.
+                "end of file while reading data",
+                "cannot recv data",
+            ])
     }
 
     fn cancelled(&self) -> bool {
