@@ -174,6 +174,12 @@ impl State {
         self.dir.join("runs")
     }
 
+    /// There while the node's machine is being made, until Vagrant has noted its id: what is found half-made
+    /// after that was made by p1, and nothing was ever on it.
+    pub fn making(&self, node: &str) -> PathBuf {
+        self.dir.join("making").join(node)
+    }
+
     /// The log of one step of one run.
     pub fn log(&self, run: &str, step: &str) -> PathBuf {
         self.dir.join("logs").join(run).join(format!("{}.log", step.replace('/', "-")))

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View};
+use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
 use crate::os::cancel::Level;
+use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{self, Leftovers, State};
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Cluster, Node};
 use crate::ssh::KnownHosts;
 
 pub const STEP: Definition = Definition {
@@ -54,25 +55,44 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if machine.is_none_or(|m| m.state == State::Absent) {
         clear_left_disk(ctx)?;
     }
+    let making = world.state.making(&node.name);
     if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
+        files::dir(making.parent().unwrap_or(world.state.dir()))?;
+        files::write(&making, b"", 0o600)?;
         // A new machine has a new host key, and nobody's old one may vouch for it.
         KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
         world.forget_node(&node.name);
     }
     world.batch.join(world, &node.name, ctx.control);
-    wait(ctx)?;
+    let up = wait(ctx);
     let id = world.vagrant.ids().remove(&node.name);
+    if id.is_some() {
+        files::remove_if_there(&making)?;
+    }
+    up?;
     Ok(id.map(|id| format!("machine {id}")))
 }
 
 /// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed
 /// between making it and writing its id down. It is taken away only if it says that it was made
-/// from this folder's Vagrantfile; anybody else's stays.
+/// from this folder's Vagrantfile, and p1 noted that it was making it; anybody else's stays, and so does
+/// one of ours of which p1 knows nothing any more, because somebody removed its state.
 fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
     must_be_ours(ctx)?;
     let name = providers::machine_name(&world.cluster.name, &node.name);
+    if !world.state.making(&node.name).exists() {
+        return Err(Trouble::new(
+            format!("the machine `{name}` was made from this folder, but p1's state of it is gone"),
+            format!(
+                "It was in {}, with the key that opens the machine: put it back from a copy if you have one. Else \
+                 `p1 destroy{}` removes the machine with all that is on it, and `p1 up` makes it anew.",
+                world.state.dir().display(),
+                alone(ctx)
+            ),
+        ));
+    }
     ctx.control.warn(format!("{name} was left half-made by an interrupted run; it is made anew."));
     let (nodes, ids) = ([node.name.clone()], Default::default());
     let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
@@ -81,7 +101,15 @@ fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// A disk without its machine. If Vagrant never knew the machine, an interrupted run made the disk and
+/// What `p1 destroy` needs to be told to remove this node, where that leaves a cluster: ` NODE`.
+fn alone(ctx: &Ctx<'_>) -> String {
+    let (world, node) = (ctx.world, ctx.node());
+    let known = world.vagrant.ids();
+    let others = world.cluster.servers().any(|s| s.name != node.name && known.contains_key(&s.name));
+    if others { format!(" {}", node.name) } else { String::new() }
+}
+
+/// A disk without its machine. If p1 was making the machine, an interrupted run made the disk and
 /// nothing was ever on it. Otherwise somebody removed the machine, and the disk holds what it held.
 fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
@@ -89,12 +117,13 @@ fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     if !world.provider.disk_left(&world.cluster, &node.name, cancel)? {
         return Ok(());
     }
-    if world.vagrant.ids().contains_key(&node.name) {
-        let names = if node.role == Role::Server { String::new() } else { format!(" {}", node.name) };
+    let known = world.vagrant.ids().contains_key(&node.name);
+    if known || !world.state.making(&node.name).exists() {
         return Err(Trouble::new(
             "the machine was removed outside p1, and its disk was left behind",
             format!(
-                "`p1 destroy{names}` removes the disk with all that is on it; then `p1 up` makes the machine anew."
+                "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` makes the machine anew.",
+                alone(ctx)
             ),
         ));
     }
@@ -148,6 +177,22 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
             return Err(Trouble::interrupted());
         }
     }
+}
+
+/// What to think of a trouble that may pass, of a node whose machine was up before. If the machine no
+/// longer does, somebody or the host's lack of memory has ended it: waiting does not mend that, `p1 retry`
+/// starts it first.
+pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
+    let Ok(now) = world.look_at_machines() else { return trouble };
+    let Some(machine) = now.get(&node.name).filter(|m| m.state != State::Running) else { return trouble };
+    let what = match machine.state {
+        State::Absent => "the machine is gone: it was removed outside p1".to_owned(),
+        _ => format!("the machine is {}: it was not p1 that did it", machine.state),
+    };
+    trouble.failure.cause = format!("{what} ({})", trouble.failure.cause);
+    trouble.failure.hint = Some("`p1 retry` brings it back and goes on.".to_owned());
+    trouble.transient = false;
+    trouble
 }
 
 /// sshd greets first; a port that only accepts may be a forwarder's.
