@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Ctx, Definition, View, World};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
-use crate::engine::Trouble;
+use crate::engine::{Control, Trouble};
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::plan::{Check, Scope, Shape};
@@ -62,8 +62,16 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let _lock = Lock::take(&world.host_lock, "box", OTHERS, cancel)?;
     let (label, sha256, file) = match &world.cluster.image {
         BoxRef::Definition(name) => {
-            let manifest = built(world, name, &mut |m| control.says(m))?;
-            (name.clone(), manifest.sha256, world.library.path(name))
+            let mut manifest = built(world, name, &mut |m| control.says(m))?;
+            let file = world.library.path(name);
+            // Read once, when Vagrant gets it: a damaged file would become machines that do not boot.
+            if !world.vagrant.has_box(&world.vagrant.box_info(name, &manifest.sha256)) {
+                control.says("checking the box file");
+                if boxes::sha256(&file)? != manifest.sha256 {
+                    manifest = again(world, name, &manifest, control)?;
+                }
+            }
+            (name.clone(), manifest.sha256, file)
         }
         BoxRef::Path(path) => {
             control.says("reading the box file");
@@ -90,6 +98,24 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     world.state.keep(&facts)?;
     world.note(|seen| seen.box_ready = true);
     Ok(Some(info.name))
+}
+
+/// A box of the library whose file is damaged: one that p1 built is built again.
+fn again(
+    world: &World,
+    name: &str,
+    manifest: &boxes::Manifest,
+    control: &Control,
+) -> Result<boxes::Manifest, Trouble> {
+    let file = world.library.path(name);
+    if let Origin::Built { .. } = manifest.origin {
+        control.warn(format!("{} is damaged; the box is built anew.", file.display()));
+        return build(&world.library, &definition(world, name)?, &mut |m| control.says(m), &world.cancel);
+    }
+    Err(Trouble::new(
+        format!("the box file {} is damaged: its checksum has changed since it was added", file.display()),
+        format!("Add it again under that name: `p1 box add --name {name} FILE`."),
+    ))
 }
 
 /// A box that the user put into the library under a name; it comes before a definition.

@@ -216,7 +216,15 @@ impl Work for Steps {
             self.world.remember(&node.name, |m| m.facts = None)?;
         }
         let ctx = Ctx { world: &self.world, control, node, item: step.item.as_deref() };
-        (step_definition(self.verb, step).apply)(&ctx)
+        let done = (step_definition(self.verb, step).apply)(&ctx);
+        // The machine ran when the step before passed.
+        let inside = self.verb.boots() && step.name != machine::STEP.shape.name;
+        match (done, node) {
+            (Err(trouble), Some(node)) if inside && trouble.transient => {
+                Err(machine::lost(&self.world, node, trouble))
+            }
+            (done, _) => done,
+        }
     }
 
     fn retries(&self, step: &Step) -> bool {
