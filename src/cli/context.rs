@@ -10,7 +10,7 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::os::Cancel;
-use crate::os::lock::Lock;
+use crate::os::lock::{self, Lock};
 use crate::providers::{self, Kind, libvirt};
 use crate::spec::{self, Cluster, Parsed};
 use crate::state::State;
@@ -188,8 +188,10 @@ impl Context {
     /// The lock of a cluster; its folder is made for it.
     pub fn lock(&self, state: &State, verb: &str) -> Result<Lock, Fail> {
         state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
-        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel)
-            .map_err(|e| Fail::of(code::LOCKED, &e))
+        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel).map_err(|e| {
+            let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
+            Fail::of(code, &e)
+        })
     }
 
     /// For verbs that work on machines: they have to have been made.

@@ -113,10 +113,10 @@ fn locked(
         }
     }
     let board = screen.finish();
-    let report = report?;
     let retry = format!("p1{} retry", file_option(context));
+    // Also where the journal could not be written: what failed is worth knowing.
     eprint!("{}", ui::closing(&board, &context.ui, &retry));
-    Ok(report)
+    Ok(report?)
 }
 
 /// Nodes on which nothing is due are remembered as they are.

@@ -93,8 +93,9 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
 }
 
 fn look_at(world: &World, node: &Node) {
+    let patience = PATIENCE.min(world.cluster.timeouts.ssh);
     let looked = world
-        .on(node, |remote| remote.wait_for(PATIENCE, &mut |_| {}).map(|_| ()))
+        .on(node, |remote| remote.wait_for(patience, &mut |_| {}).map(|_| ()))
         .and_then(|()| world.look_at_node(node));
     if let Err(trouble) = looked {
         world.note(|seen| {
