@@ -171,3 +171,41 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
     let parsed = p1::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
     assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
 }
+
+/// Where the tests of docs/faults.md are. Of those marked, every test is a fault's and has a row.
+const FAULTS: &[(&str, &str, bool)] = &[
+    ("fake", "tests/fake.rs", false),
+    ("sshd", "tests/sshd.rs", false),
+    ("artifacts", "src/artifacts/tests.rs", false),
+    ("faults", "tests/faults.rs", true),
+];
+
+#[test]
+fn every_fault_has_its_test_and_every_faults_test_its_row() {
+    let text = read("docs/faults.md");
+    let mut told = BTreeMap::new();
+    let mut rows = 0;
+    for line in text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| fault")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "{line}");
+        assert!(cells.iter().all(|c| !c.is_empty()), "{line}");
+        let (place, test) = cells[5].trim_matches('`').split_once("::").unwrap_or_else(|| panic!("{line}"));
+        told.entry(place).or_insert_with(BTreeSet::new).insert(test);
+        rows += 1;
+    }
+    assert!(rows > 25, "{rows}");
+    for (place, file, every) in FAULTS {
+        let source = read(file);
+        let tests: BTreeSet<&str> = source
+            .split("#[test]")
+            .skip(1)
+            .filter_map(|after| after.split("fn ").nth(1)?.split('(').next())
+            .collect();
+        let named = told.remove(place).unwrap_or_default();
+        let missing: Vec<_> = named.difference(&tests).collect();
+        assert!(missing.is_empty(), "{file} lacks {missing:?}");
+        let untold: Vec<_> = tests.difference(&named).collect();
+        assert!(!every || untold.is_empty(), "docs/faults.md lacks {untold:?}");
+    }
+    assert!(told.is_empty(), "tests of unknown places: {told:?}");
+}

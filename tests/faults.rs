@@ -1,0 +1,534 @@
+//! The faults of docs/faults.md that need no node: each is injected, told, and recovered from.
+
+#[path = "support/fake.rs"]
+mod fake;
+
+use std::fs;
+use std::time::Instant;
+
+use fake::{Fake, began, executable, gone, until};
+use nix::sys::signal::{Signal, kill};
+use p1::event::Outcome;
+use p1::journal::Record;
+
+/// Both machines come up; nothing answers at their addresses here, so that every run ends at `ssh`.
+const BOTH: &str = "begin server; begin worker; made server; made worker; done_with server; done_with worker";
+
+/// What a step failed of.
+#[track_caller]
+fn cause(record: &Record, step: &str) -> String {
+    match record.outcomes.get(step) {
+        Some(Outcome::Failed(failure)) => failure.cause.clone(),
+        other => panic!("{step}: {other:?}"),
+    }
+}
+
+/// How often vagrant was asked for `up`, and for which machines.
+fn ups(fake: &Fake) -> Vec<String> {
+    let of = |line: &str| line.split_once("--machine-readable ").map(|(_, nodes)| nodes.to_owned());
+    fake.calls().lines().filter(|l| l.starts_with("up ")).filter_map(of).collect()
+}
+
+// ---------------------------------------------------------------------------------------------
+// Vagrant and libvirt
+
+#[test]
+fn a_vagrant_that_is_killed_in_the_middle() {
+    let fake = Fake::new("begin server; begin worker; made server; done_with server; kill -9 $$");
+    fake.run(&["up"]).exits(1).says(&[
+        "`vagrant` was killed by signal 9",
+        "worker",
+        "vagrant.log",
+        "p1 retry",
+    ]);
+    let record = fake.last();
+    assert!(record.passed("server/vm"), "the other machine is there: {:?}", record.outcomes);
+    assert!(began(&record).contains(&"server/ssh".to_owned()), "and goes on");
+    assert!(cause(&record, "worker/vm").contains("killed by signal 9"));
+
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("worker/vm"));
+    assert_eq!(ups(&fake), ["server worker", "worker"]);
+}
+
+/// Between the making of a domain and the writing of its id.
+#[test]
+fn a_vagrant_that_is_killed_before_it_notes_a_machine() {
+    let fake = Fake::new(
+        "begin server; made server; done_with server; begin worker; made worker\n\
+         rm \"$VAGRANT_DOTFILE_PATH/machines/worker/libvirt/id\"; kill -9 $$",
+    );
+    fake.run(&["up"]).exits(1);
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["retry"]).exits(1).says(&["p1-fake-worker was left half-made by an interrupted run"]);
+    assert!(fake.last().passed("worker/vm"));
+    assert_eq!(ups(&fake), ["server worker", "worker"]);
+}
+
+#[test]
+fn libvirtd_restarts_while_p1_works() {
+    let fake = Fake::new(BOTH);
+    fake.spec("timeouts: {ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
+    // It is gone once, when the network is to be made, and is back for the next try.
+    let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in *net-define*)\n\
+        [ -e \"$here/restarted\" ] || { : >\"$here/restarted\"\n\
+        echo 'error: End of file while reading data: Input/output error' >&2; exit 1; } ;; esac\n\
+        exec \"$here/virsh.real\" \"$@\"\n";
+    fs::rename(fake.at("bin/virsh"), fake.at("bin/virsh.real")).unwrap();
+    executable(&fake.at("bin/virsh"), script);
+    fake.run(&["up"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("cluster/network") && record.passed("server/vm"), "{:?}", record.outcomes);
+    let network = |e: &&p1::event::Event| matches!(&e.kind, p1::event::Kind::StepRetrying { step, cause, .. } if step == "cluster/network" && cause.contains("libvirt does not answer"));
+    assert_eq!(record.events.iter().filter(network).count(), 1);
+}
+
+#[test]
+fn libvirtd_stays_away() {
+    let fake = Fake::new(BOTH);
+    let fails = fake.at("bin/virsh-fails");
+    fs::write(&fails, "net-define* End of file while reading data: Input/output error\n").unwrap();
+    fake.run(&["up"]).exits(1).says(&[
+        "libvirt does not answer",
+        "End of file while reading data",
+        "p1 doctor",
+    ]);
+    let record = fake.last();
+    assert!(record.passed("cluster/artifacts") && record.passed("cluster/box"), "{:?}", record.outcomes);
+    assert!(matches!(&record.outcomes["server/vm"], Outcome::Blocked { by } if by == "cluster/network"));
+    // While it is away nothing is begun; once it is back, the rest is done.
+    fs::write(&fails, "* Failed to connect socket to '/var/run/libvirt/libvirt-sock'\n").unwrap();
+    fake.run(&["retry"]).exits(1).says(&["libvirt does not answer", "Failed to connect socket"]);
+    assert_eq!(fake.runs().len(), 1);
+    fs::remove_file(fails).unwrap();
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("server/vm") && fake.last().passed("worker/vm"));
+}
+
+#[test]
+fn a_machine_that_never_gets_its_address() {
+    let fake = Fake::new(
+        "begin server; begin worker; made server; made worker; done_with server; waits worker; hang",
+    );
+    fake.spec("timeouts: {boot: 1s, ssh: 300ms}\nretry: {attempts: 1}\n");
+    let begun = Instant::now();
+    let running = fake.start(&["up"]);
+    let pids = fake.hanging();
+    running.end().exits(1).says(&[
+        "the machine did not answer at 192.168.56.111 within 1s",
+        "console",
+        "p1 retry",
+    ]);
+    println!("bound 1 s, over after {:?}", begun.elapsed());
+    for pid in pids {
+        until("nobody waits for vagrant, so it is ended", || gone(pid));
+    }
+    assert!(fake.last().passed("server/vm"));
+    assert!(began(&fake.last()).contains(&"server/ssh".to_owned()));
+    // It runs now; whether it answers is the next step's question.
+    fake.run(&["retry"]).exits(1);
+    assert!(cause(&fake.last(), "worker/ssh").contains("not reachable over SSH"));
+    assert_eq!(ups(&fake).len(), 1);
+}
+
+#[test]
+fn vagrants_own_machine_lock_is_held() {
+    let locked = "say ',error-exit,Vagrant::Errors::MachineActionLockedError,An action \\'up\\' was attempted on the \
+                  machine \\'worker\\'%!(VAGRANT_COMMA)\\nbut another process is already executing an action on the \
+                  machine.'";
+    let locked = locked.replace("\\'", "");
+    let first = "begin server; begin worker; made server; done_with server";
+    let fake = Fake::new(&format!("{first}\n{locked}\nexit 1"));
+    fake.run(&["up"])
+        .exits(1)
+        .says(&["another process is already executing", "Another vagrant works on this machine"]);
+    assert!(fake.last().passed("server/vm"));
+    // It passes, so it is tried again without being asked.
+    fake.spec("timeouts: {ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
+    fake.up(&format!(
+        "if [ ! -e $here/tried ]; then : >$here/tried; {locked}; exit 1; fi\nbegin worker; made worker; done_with worker"
+    ));
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("worker/vm"), "{:?}", fake.last().outcomes);
+}
+
+#[test]
+fn a_machine_changed_outside_p1_before_a_run() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    // Off and paused: started again, and nobody else is touched.
+    for state in ["shut off", "paused"] {
+        let text = format!("uuid-server p1-fake-server running\nuuid-worker p1-fake-worker {state}\n");
+        fs::write(fake.at("bin/domains"), text).unwrap();
+        fake.up("begin worker; made worker; done_with worker");
+        let before = ups(&fake).len();
+        fake.run(&["up"]).exits(1);
+        assert_eq!(ups(&fake)[before..], ["worker"], "{state}");
+        assert!(fake.last().passed("worker/vm"));
+    }
+
+    // Its domain is gone and its disk is there: what is on it is not thrown away unasked.
+    fs::write(fake.at("bin/domains"), "uuid-server p1-fake-server running\n").unwrap();
+    let before = ups(&fake).len();
+    fake.run(&["up"])
+        .exits(1)
+        .says(&["removed outside p1, and its disk was left behind", "`p1 destroy worker`"]);
+    assert!(fake.at("bin/volumes/p1-fake-worker.img").exists());
+    assert_eq!(ups(&fake).len(), before);
+    assert!(began(&fake.last()).contains(&"server/ssh".to_owned()), "the others go on");
+    fake.run(&["--yes", "destroy", "worker"]).exits(0);
+    assert!(!fake.at("bin/volumes/p1-fake-worker.img").exists());
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("worker/vm"));
+
+    // Gone as a whole: made anew.
+    fs::write(fake.at("bin/domains"), "uuid-server p1-fake-server running\n").unwrap();
+    fs::remove_file(fake.at("bin/volumes/p1-fake-worker.img")).unwrap();
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("worker/vm"));
+}
+
+#[test]
+fn a_machine_is_stopped_outside_p1_during_a_run() {
+    for (state, word) in [("shut off", "off"), ("paused", "paused"), ("", "gone")] {
+        // As soon as Vagrant is through with it.
+        let domains = format!("uuid-server p1-fake-server running\\nuuid-worker p1-fake-worker {state}\\n");
+        let change = match state {
+            "" => {
+                "sed -i '/ p1-fake-worker /d' $here/domains; rm $here/volumes/p1-fake-worker.img".to_owned()
+            }
+            _ => format!("printf '{domains}' >$here/domains"),
+        };
+        let fake = Fake::new(&format!("{BOTH}\n{change}\n"));
+        fake.run(&["up"]).exits(1).says(&[&format!("the machine is {word}"), "`p1 retry` brings it back"]);
+        let record = fake.last();
+        let told = cause(&record, "worker/ssh");
+        assert!(told.starts_with(&format!("the machine is {word}")) && told.contains("SSH"), "{told}");
+        assert!(cause(&record, "server/ssh").starts_with("server: not reachable"), "that one runs");
+        fake.up("begin worker; made worker; done_with worker");
+        fake.run(&["retry"]).exits(1);
+        assert_eq!(ups(&fake), ["server worker", "worker"]);
+        assert!(fake.last().passed("worker/vm"));
+    }
+}
+
+#[test]
+fn a_libvirt_network_of_that_name_or_subnet_is_there() {
+    let network = |name: &str, address: &str| {
+        format!(
+            "<network>\n  <name>{name}</name>\n  <bridge name='virbr9'/>\n  <ip address='{address}' netmask='255.255.255.0'>\n  </ip>\n</network>\n"
+        )
+    };
+    let fake = Fake::new(BOTH);
+    let put = |name: &str, address: &str| {
+        fs::write(fake.at(&format!("bin/net-{name}.xml")), network(name, address)).unwrap();
+    };
+    put("theirs", "192.168.56.1");
+    let done = fake.run(&["up"]).exits(3).says(&["this host is not ready"]);
+    assert!(
+        done.stdout().contains("libvirt's network theirs (not started) has 192.168.56.0/24, which overlaps")
+    );
+    assert!(done.stdout().contains("Choose another `network.cidr`"));
+    assert!(!fake.at(".p1").exists() && ups(&fake).is_empty());
+    fs::remove_file(fake.at("bin/net-theirs.xml")).unwrap();
+
+    put("p1-fake", "192.168.77.1");
+    let done = fake.run(&["up"]).exits(3);
+    assert!(done.stdout().contains("libvirt's network p1-fake has 192.168.77.0/24"), "{}", done.stdout());
+    assert!(done.stdout().contains("net-undefine p1-fake"));
+    // As the message says.
+    fs::remove_file(fake.at("bin/net-p1-fake.xml")).unwrap();
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("worker/vm"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Boxes
+
+#[test]
+fn a_box_file_is_damaged() {
+    let fake = Fake::new(BOTH);
+    let says = "say ',error-exit,Vagrant::Errors::BoxUnpackageFailure,The box failed to unpackage properly. Please \
+                verify that the box\\nfile you are trying to add is not corrupted.'; exit 1";
+    fs::write(fake.at("bin/box"), format!("case $(cat \"$file\") in 'a box') ;; *) {says} ;; esac\n"))
+        .unwrap();
+    fs::write(fake.at("fake.box"), "half a b").unwrap();
+    fake.run(&["up"]).exits(1).says(&[
+        "The box failed to unpackage properly",
+        "The box file is damaged",
+        "p1 retry",
+    ]);
+    assert!(fake.last().passed("cluster/artifacts"), "what needs no box goes on");
+    assert!(matches!(&fake.last().outcomes["server/vm"], Outcome::Blocked { by } if by == "cluster/box"));
+    fs::write(fake.at("fake.box"), "a box").unwrap();
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("cluster/box") && fake.last().passed("server/vm"));
+
+    // One of the library: its checksum is known, so p1 need not ask Vagrant.
+    let fake = Fake::new(BOTH);
+    fake.run(&["box", "add", "--name", "mine", "fake.box"]).exits(0);
+    let spec = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+    fs::write(fake.at("cluster.yaml"), spec.replace("{path: fake.box}", "mine")).unwrap();
+    let file = fake.at("home/.local/share/p1/boxes/mine/box.box");
+    fs::write(&file, "half a b").unwrap();
+    fake.run(&["up"])
+        .exits(1)
+        .says(&["its checksum has changed since it was added", "`p1 box add --name mine FILE`"]);
+    assert_eq!(fake.calls(), "", "Vagrant was not given it");
+    fake.run(&["box", "add", "--name", "mine", "fake.box"]).exits(0);
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("server/vm"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// The state directory
+
+#[test]
+fn the_state_directory_is_read_only() {
+    let mut fake = Fake::new(BOTH);
+    let read_only = "mount --bind .p1 .p1 && mount -o remount,bind,ro .p1 || exit 97".to_owned();
+    // Before there is anything.
+    fs::create_dir(fake.at(".p1")).unwrap();
+    fake.before.clone_from(&read_only);
+    fake.run(&["up"]).exits(1).says(&["Read-only file system", ".p1", "writable"]);
+    assert_eq!(fake.calls(), "");
+    fs::remove_dir(fake.at(".p1")).unwrap();
+
+    fake.before.clear();
+    fake.run(&["up"]).exits(1);
+    let calls = fake.calls();
+    fake.before = read_only;
+    for verb in ["up", "retry", "stop"] {
+        fake.run(&[verb]).exits(1).says(&["Read-only file system", ".p1", "writable"]);
+    }
+    // Looking is possible all the same.
+    fake.run(&["plan"]).exits(10);
+    fake.run(&["status"]).exits(1).says(&["`p1 retry` continues"]);
+    fake.run(&["logs"]).exits(0);
+    assert_eq!(fake.calls(), calls);
+    fake.before.clear();
+    fake.run(&["retry"]).exits(1);
+    assert_eq!(fake.runs().len(), 2);
+}
+
+#[test]
+fn the_state_directory_is_full() {
+    // Full from the beginning.
+    let mut fake = Fake::new(BOTH);
+    fs::create_dir(fake.at(".p1")).unwrap();
+    fake.before =
+        "mount -t tmpfs -o size=64k none .p1 && head -c 1m /dev/zero >.p1/ballast 2>/dev/null".into();
+    fake.run(&["up"]).exits(1).says(&["No space left on device", ".p1", "Free some space"]);
+    assert_eq!(ups(&fake), [""; 0]);
+
+    // While machines are made: those are waited for, nothing else is begun, and it is said why. The
+    // tmpfs ends with p1's namespace, so the state is carried over.
+    let fake = {
+        let mut fake = Fake::new(&format!("{BOTH}\nhead -c 9m /dev/zero >\"$VAGRANT_CWD/ballast\""));
+        fs::create_dir_all(fake.at(".p1")).unwrap();
+        fs::create_dir_all(fake.at("kept")).unwrap();
+        fake.before = "mount -t tmpfs -o size=1m none .p1 && \"$@\"; code=$?\n\
+                       rm -f .p1/fake/ballast; cp -a .p1/. kept/; exit $code"
+            .into();
+        fake
+    };
+    let done = fake.run(&["up"]).exits(1);
+    done.says(&["No space left on device", "/runs/", "Free some space", "p1 retry"]);
+    let mut fake = fake;
+    fake.before.clear();
+    fs::remove_dir(fake.at(".p1")).unwrap();
+    fs::rename(fake.at("kept"), fake.at(".p1")).unwrap();
+    let record = fake.last();
+    assert_eq!(record.success, None, "the journal ends where the disk was full");
+    assert!(record.passed("cluster/box") && !record.passed("worker/ssh"), "{:?}", record.outcomes);
+    fake.run(&["retry"]).exits(1);
+    assert_eq!(ups(&fake), ["server worker"], "the machines were there");
+    assert!(cause(&fake.last(), "worker/ssh").contains("SSH"));
+}
+
+#[test]
+fn the_state_directory_is_deleted() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    fs::remove_dir_all(fake.at(".p1")).unwrap();
+    let domains = fs::read_to_string(fake.at("bin/domains")).unwrap();
+    fake.run(&["status"]).exits(1);
+    fake.run(&["retry"]).exits(2).says(&["nothing has been run yet"]);
+    // The machines hold data, and nobody asked for their end.
+    for verb in ["up", "retry"] {
+        let done = fake.run(&[verb]).exits(1);
+        done.says(&[
+            "the machine `p1-fake-server` was made from this folder",
+            "state of it is gone",
+            "`p1 destroy`",
+        ]);
+        assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), domains);
+        assert!(fake.at("bin/volumes/p1-fake-server.img").exists());
+    }
+    fake.run(&["--yes", "destroy"]).exits(0);
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), "");
+    assert!(!fake.at("bin/volumes/p1-fake-server.img").exists() && !fake.at("bin/net-p1-fake.xml").exists());
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("server/vm"));
+
+    // Only the disks are left: not thrown away either.
+    fs::remove_dir_all(fake.at(".p1")).unwrap();
+    fs::write(fake.at("bin/domains"), "").unwrap();
+    fake.run(&["up"]).exits(1).says(&["its disk was left behind", "`p1 destroy`"]);
+    assert!(fake.at("bin/volumes/p1-fake-server.img").exists());
+
+    // Somebody else's machines of the same name stay, whatever is asked.
+    fs::write(fake.at("bin/domains"), &domains).unwrap();
+    for node in ["server", "worker"] {
+        fs::write(fake.at(&format!("bin/desc/p1-fake-{node}")), "Source: /elsewhere/Vagrantfile\n").unwrap();
+    }
+    fake.run(&["--yes", "destroy"]).exits(1).says(&["was not made from this folder"]);
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), domains);
+}
+
+#[test]
+fn the_state_directory_is_deleted_during_a_run() {
+    let fake = Fake::new(&format!("{BOTH}\nrm -rf \"$VAGRANT_CWD\""));
+    let done = fake.run(&["up"]).exits(1);
+    done.says(&["p1 retry"]);
+    fake.up(BOTH);
+    fake.run(&["up"]).exits(1).says(&["state of it is gone", "`p1 destroy`"]);
+    fake.run(&["--yes", "destroy"]).exits(0);
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("server/vm") && fake.last().passed("worker/vm"));
+}
+
+#[test]
+fn the_state_was_written_by_a_newer_p1() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    let file = fake.at(".p1/fake/cluster.json");
+    let good = fs::read_to_string(&file).unwrap();
+    let (calls, runs) = (fake.calls(), fake.runs().len());
+    fs::write(&file, good.replace("\"v\": 1", "\"v\": 99")).unwrap();
+    for args in [&["up"][..], &["retry"], &["status"], &["plan"], &["--yes", "destroy"]] {
+        fake.run(args).exits(1).says(&["written by a newer p1 (format 99", "a newer one"]);
+    }
+    assert_eq!((fake.calls(), fake.runs().len()), (calls, runs));
+    // And one that nobody can read.
+    fs::write(&file, &good[..good.len() / 2]).unwrap();
+    fake.run(&["up"]).exits(1).says(&["cluster.json is damaged", "Remove"]);
+    fs::remove_file(&file).unwrap();
+    fake.run(&["up"]).exits(1);
+    assert_eq!(ups(&fake), ["server worker"]);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The journal
+
+#[test]
+fn a_damaged_journal_stops_nobody() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    let path = fake.runs().remove(0);
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let again = |damaged: &str, verb: &str| {
+        for run in fake.runs() {
+            fs::remove_file(run).unwrap();
+        }
+        fs::write(&path, damaged).unwrap();
+        let status = fake.run(&["status"]).exits(1);
+        let logs = fake.run(&["logs"]);
+        (status, logs, fake.run(&[verb]))
+    };
+
+    // Torn off in the middle of its last line, and somewhere before.
+    for cut in [text.len() - 9, text.len() / 2] {
+        let (status, logs, retry) = again(&text[..cut], "retry");
+        status.says(&["`p1 retry` continues"]);
+        logs.exits(0);
+        retry.exits(1);
+        assert!(cause(&fake.last(), "worker/ssh").contains("SSH"));
+    }
+    // Cut before the plan was whole: that run has done nothing, and is passed over.
+    let (_, _, retry) = again(&lines[0][..lines[0].len() / 2], "retry");
+    retry.exits(2).says(&["nothing has been run yet", "`p1 up`"]);
+
+    // Garbage in the middle: passed over, named, and what was lost is looked at again.
+    let done = lines.iter().position(|l| l.contains("step_finished") && l.contains("\"worker/vm\"")).unwrap();
+    let mut damaged = lines.clone();
+    damaged[done] = "\0\0garbage\u{fffd}";
+    let (status, logs, retry) = again(&(damaged.join("\n") + "\n"), "retry");
+    status.says(&["`p1 retry` continues"]);
+    assert!(logs.exits(0).stdout().contains("not reachable over SSH"));
+    retry.exits(1).says(&[&format!("1 line is no event (line {})", done + 1)]);
+    assert!(fake.last().passed("worker/vm") && ups(&fake).len() == 1, "it runs, says libvirt");
+
+    // Garbage where the plan was: `up` knows by itself what to do.
+    let mut damaged = lines.clone();
+    damaged[0] = "garbage";
+    let (status, logs, retry) = again(&(damaged.join("\n") + "\n"), "retry");
+    status.says(&["what the last run left is not known", ":1 is not an event"]);
+    let logs = logs.exits(0).says(&[":1 is not an event", "worker-ssh.log"]);
+    assert!(logs.stdout().contains("not reachable over SSH"), "{}", logs.stdout());
+    retry.exits(1).says(&[":1 is not an event", "Run `p1 up`"]);
+    fake.run(&["up"]).exits(1);
+    fake.run(&["retry"]).exits(1);
+    assert_eq!(ups(&fake).len(), 1);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Two p1 at once
+
+/// Two clusters on one host at the same moment: what is the host's is prepared by one after the other.
+#[test]
+fn two_clusters_at_the_same_moment() {
+    let fake = Fake::new(BOTH);
+    let spec = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+    let other = spec.replace("name: fake", "name: other").replace("192.168.56.", "192.168.57.");
+    fs::write(fake.at("other.yaml"), other).unwrap();
+    // Each preparation leaves its beginning and its end, and the first waits until the other p1 stands at the door.
+    fs::rename(fake.at("bin/virsh"), fake.at("bin/virsh.real")).unwrap();
+    let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in\n\
+        *net-define*) echo begin >>\"$here/order\"; sleep 0.5 ;;\n\
+        *net-start*) echo end >>\"$here/order\" ;;\nesac\nexec \"$here/virsh.real\" \"$@\"\n";
+    executable(&fake.at("bin/virsh"), script);
+    let (one, two) = (fake.start(&["up"]), fake.start(&["-f", "other.yaml", "up"]));
+    one.end().exits(1);
+    two.end().exits(1);
+    assert_eq!(fs::read_to_string(fake.at("bin/order")).unwrap(), "begin\nend\nbegin\nend\n");
+    let other = p1::journal::latest(&fake.at(".p1/other/runs")).unwrap().unwrap();
+    for record in [fake.last(), other] {
+        for step in ["cluster/network", "cluster/box", "server/vm", "worker/vm"] {
+            assert!(record.passed(step), "{step}: {:?}", record.outcomes);
+        }
+    }
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap().lines().count(), 4);
+    // And each is removed alone.
+    fake.run(&["-f", "other.yaml", "--yes", "destroy"]).exits(0);
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn a_lock_ends_with_its_holder() {
+    let fake = Fake::new("begin server; begin worker; hang");
+    for verb in [&["up"][..], &["retry"], &["--yes", "destroy"]] {
+        let running = fake.start(&["up"]);
+        let pids = fake.hanging();
+        running.signal(Signal::SIGKILL);
+        running.end();
+        assert!(fake.at(".p1/fake/lock").exists(), "its file stays, with the name of the dead");
+        // Nobody waits for the dead, whatever became of its vagrant.
+        if verb[0] != "--yes" {
+            fake.up("exit 1");
+        }
+        let begun = Instant::now();
+        let code = if verb[0] == "--yes" { 0 } else { 1 };
+        let done = fake.run(verb).exits(code);
+        assert!(!done.stderr().contains("another p1"), "{}", done.stderr());
+        println!("p1 {verb:?} after a killed one: {:?}", begun.elapsed());
+        for pid in pids {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        fs::remove_file(fake.at("bin/hanging")).unwrap();
+        fake.up("begin server; begin worker; hang");
+    }
+    assert!(!fake.at(".p1").exists());
+}
