@@ -14,12 +14,33 @@ pub struct Remote {
     login: Login,
     cancel: Cancel,
     session: Option<Session>,
+    /// Who logs in where the login's own user is no longer let in.
+    instead: Option<String>,
 }
 
 impl Remote {
     /// Does not connect yet.
     pub fn new(login: Login, cancel: Cancel) -> Self {
-        Self { login, cancel, session: None }
+        Self { login, cancel, session: None, instead: None }
+    }
+
+    /// As this user where the login's own is refused: somebody may have closed root's way in.
+    #[must_use]
+    pub fn or_as(mut self, user: &str) -> Self {
+        self.instead = Some(user.to_owned());
+        // Whether root is let in does not change while a machine boots.
+        self.login.options.refused = Duration::from_secs(1);
+        self
+    }
+
+    fn turn_to_other(&mut self, error: &Error) -> bool {
+        if !matches!(error, Error::AuthRefused { .. }) {
+            return false;
+        }
+        let Some(user) = self.instead.take() else { return false };
+        self.login.endpoint.user = user;
+        self.login.options.refused = super::Options::default().refused;
+        true
     }
 
     /// Where the node is.
@@ -47,7 +68,10 @@ impl Remote {
     pub fn session(&mut self) -> Result<&mut Session, Error> {
         let session = match self.session.take() {
             Some(session) if !session.broken() => session,
-            _ => connect(&self.login, &self.cancel)?,
+            _ => match connect(&self.login, &self.cancel) {
+                Err(error) if self.turn_to_other(&error) => connect(&self.login, &self.cancel)?,
+                result => result?,
+            },
         };
         Ok(self.session.insert(session))
     }
@@ -68,7 +92,13 @@ impl Remote {
         }
         let session = match session {
             Some(session) => session,
-            None => wait_for(&self.login, bound.saturating_sub(start.elapsed()), &self.cancel, on_wait)?,
+            None => match wait_for(&self.login, bound.saturating_sub(start.elapsed()), &self.cancel, on_wait)
+            {
+                Err(error) if self.turn_to_other(&error) => {
+                    wait_for(&self.login, bound.saturating_sub(start.elapsed()), &self.cancel, on_wait)?
+                }
+                result => result?,
+            },
         };
         Ok(self.session.insert(session))
     }

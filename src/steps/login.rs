@@ -34,6 +34,18 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
+/// A machine that runs and cannot be reached: a card that lost its address and an sshd that hangs come back
+/// with the next boot.
+fn unreached(node: &Node, mut trouble: Trouble) -> Trouble {
+    if trouble.transient {
+        let said = trouble.failure.hint.take().map(|h| h + " ").unwrap_or_default();
+        let name = &node.name;
+        trouble.failure.hint =
+            Some(format!("{said}If it stays so, `p1 stop {name}` and `p1 up` start the machine anew."));
+    }
+    trouble
+}
+
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
     json!([cluster.name, node.map(|n| (&n.name, n.ip))])
 }
@@ -42,7 +54,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
     let public = world.public_key()?;
-    let (replaced, root) = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
+    let reached = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
         let (mut last, mut told) = (String::new(), std::time::Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
             let text = error.to_string();
@@ -62,7 +74,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             ctx.control.says("replacing Vagrant's insecure key");
         }
         Ok((replaced, remote.take_over(key.clone(), &public, &[INSECURE], SHORT)?))
-    })?;
+    });
+    let (replaced, root) = reached.map_err(|trouble| unreached(node, trouble))?;
     ctx.control.log(if root {
         "root logs in by the cluster's key"
     } else {

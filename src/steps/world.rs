@@ -163,7 +163,12 @@ impl World {
             return Ok(Arc::clone(remote));
         }
         let login = self.login(node)?;
-        let remote = Arc::new(Mutex::new(Remote::new(login, self.cancel.clone())));
+        let root = login.endpoint.user != vagrant::USER;
+        let mut remote = Remote::new(login, self.cancel.clone());
+        if root {
+            remote = remote.or_as(vagrant::USER);
+        }
+        let remote = Arc::new(Mutex::new(remote));
         lock(&self.remotes).insert(node.name.clone(), Arc::clone(&remote));
         Ok(remote)
     }
