@@ -10,7 +10,7 @@
 # K3S_STANDIN_ROOT is put before every path, for tests without a machine.
 # Faults, looked for where k3s-standin looks (see src/faults.rs):
 #   install-fail=STAGE  install-fail-once=STAGE  install-hang=STAGE
-#   with STAGE one of env, verify, download, unit, enable, start.
+#   with STAGE one of env, verify, download, symlinks, killall, uninstall, remove, unit, enable, start.
 set -e
 
 ROOT=${K3S_STANDIN_ROOT:-}
@@ -396,9 +396,13 @@ verify_system
 stage env
 setup_env "$@"
 download_and_verify
+stage symlinks
 create_symlinks
+stage killall
 create_killall
+stage uninstall
 create_uninstall
+stage remove
 remove_service
 stage unit
 create_env_file

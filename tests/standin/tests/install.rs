@@ -234,14 +234,14 @@ fn a_read_only_bin_dir_gets_no_scripts() {
 
 #[test]
 fn faults_stop_it_at_their_stage() {
-    for stage in ["env", "verify", "unit", "enable", "start"] {
+    for stage in ["env", "verify", "symlinks", "killall", "uninstall", "remove", "unit", "enable", "start"] {
         let host = Host::new();
         host.0.write("/etc/p1-standin/faults/install-fail", &format!("{stage}\n"));
         assert!(failed(&host.install(&[], &[])).contains(&format!("stand-in fault install-fail={stage}")));
         assert_eq!(host.exists(UNIT), matches!(stage, "enable" | "start"), "{stage}");
         assert_eq!(
             host.exists(&format!("{BIN}/k3s-uninstall.sh")),
-            matches!(stage, "unit" | "enable" | "start"),
+            matches!(stage, "remove" | "unit" | "enable" | "start"),
             "{stage}"
         );
         // A second run cannot tell that the start went wrong: all its hashes are the same. The real
