@@ -2,6 +2,8 @@
 
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "support/run.rs"]
+mod run;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use fake::{Done, Fake, began, executable, gone, until};
+use fake::{Fake, executable};
 use nix::sys::signal::{Signal, kill};
 use p1::event::Outcome;
 use p1::explain::Explain;
 use p1::os::Cancel;
 use p1::vagrant::{Progress, Up, Vagrant};
+use run::{Done, began, gone, until};
 
 // ---------------------------------------------------------------------------------------------
 // Vagrant's words

@@ -2,14 +2,17 @@
 
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "support/run.rs"]
+mod run;
 
 use std::fs;
 use std::time::Instant;
 
-use fake::{Fake, began, executable, gone, until};
+use fake::{Fake, executable};
 use nix::sys::signal::{Signal, kill};
 use p1::event::Outcome;
 use p1::journal::Record;
+use run::{began, gone, until};
 
 /// Both machines come up; nothing answers at their addresses here, so that every run ends at `ssh`.
 const BOTH: &str = "begin server; begin worker; made server; made worker; done_with server; done_with worker";
@@ -279,6 +282,86 @@ fn a_box_file_is_damaged() {
     fake.run(&["box", "add", "--name", "mine", "fake.box"]).exits(0);
     fake.run(&["retry"]).exits(1);
     assert!(fake.last().passed("server/vm"));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Downloads
+
+/// A p1 beside tests/fakes/server.rb, with a binary at the address of that path.
+fn downloading(path: &str, sha256: &str, more: &str) -> Fake {
+    let mut fake = Fake::new(BOTH);
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/server.rb");
+    fake.before = format!(
+        "ip link set lo up; rm -f {0}/listening; ruby {server} {0} >/dev/null 2>&1 & \
+         until [ -e {0}/listening ]; do sleep 0.02; done",
+        fake.dir.path().display()
+    );
+    from(&mut fake, path, sha256, more);
+    fake
+}
+
+fn from(fake: &mut Fake, path: &str, sha256: &str, more: &str) {
+    fake.spec(more);
+    let spec = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+    let binary = format!("binary: {{url: 'http://127.0.0.1:8080{path}', sha256: {sha256}}}");
+    fs::write(fake.at("cluster.yaml"), spec.replace("binary: {path: k3s}", &binary)).unwrap();
+}
+
+fn sum(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn downloads_break() {
+    let good = "timeouts: {ssh: 300ms, download: 5s}\nretry: {attempts: 2, backoff: 50ms}\n";
+    let hurry = "timeouts: {ssh: 300ms, download: 1s}\nretry: {attempts: 2, backoff: 50ms}\n";
+    let mut fake = downloading("/404", &sum(b""), good);
+    let right = sum(&fs::read(fake.at("k3s")).unwrap());
+    let asked = |fake: &Fake, path: &str| {
+        let all = fs::read_to_string(fake.at("asked")).unwrap();
+        all.lines().filter(|l| l.starts_with(path)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let cases = [
+        ("/404", &right, good, "answered 404 (not found)", 1),
+        ("/503", &right, good, "answered 503 (the server has a problem)", 2),
+        ("/slow", &right, hurry, "did not come within 1s", 1),
+        ("/silent", &right, hurry, "did not come within 1s", 1),
+        ("/wrong", &sum(b"other"), good, "has the wrong checksum", 1),
+    ];
+    for (path, sha256, more, word, least) in cases {
+        from(&mut fake, path, sha256, more);
+        let begun = Instant::now();
+        let done = fake.run(&["up"]).exits(1).says(&[word, path, "p1 retry"]);
+        println!("{path}: {:?}", begun.elapsed());
+        let told = cause(&fake.last(), "cluster/artifacts");
+        assert!(told.contains(word), "{told}\n{}", done.stderr());
+        assert!(
+            fake.last().passed("server/vm") && fake.last().passed("worker/vm"),
+            "the machines do not wait"
+        );
+        assert!(asked(&fake, path).len() >= least);
+    }
+    // What is mended is fetched by the retry, and only once.
+    from(&mut fake, "/good", &right, good);
+    fake.run(&["retry"]).exits(1);
+    assert!(fake.last().passed("cluster/artifacts"), "{:?}", fake.last().outcomes);
+    fake.run(&["up"]).exits(1);
+    assert_eq!(asked(&fake, "/good").len(), 1);
+
+    // A cut is gone on with by itself.
+    fs::remove_dir_all(fake.at("home/.cache")).unwrap();
+    from(&mut fake, "/cut", &right, good);
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("cluster/artifacts"));
+    assert_eq!(asked(&fake, "/cut"), ["/cut 0", "/cut 20"]);
+
+    // A damaged file of the cache is fetched again.
+    let cached = fake.at("home/.cache/p1/artifacts/sha256").join(&right).join("cut");
+    fs::write(&cached, "damaged").unwrap();
+    fake.run(&["up"]).exits(1);
+    assert!(fake.last().passed("cluster/artifacts"));
+    assert_eq!(sum(&fs::read(cached).unwrap()), right);
 }
 
 // ---------------------------------------------------------------------------------------------

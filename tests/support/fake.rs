@@ -8,17 +8,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use p1::event::Kind;
 use p1::journal::{self, Record};
 
-/// What no test should come near to.
-pub const LONG: Duration = Duration::from_secs(150);
+use super::run::{Done, Running, until};
 
 pub fn executable(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
@@ -108,13 +103,7 @@ impl Fake {
     }
 
     pub fn start(&self, args: &[&str]) -> Running {
-        let log = |name: &str| {
-            let file = tempfile::Builder::new().prefix(name).tempfile_in(self.dir.path()).unwrap();
-            (file.reopen().unwrap(), file)
-        };
-        let ((out, stdout), (err, stderr)) = (log("stdout"), log("stderr"));
-        let child = self.command(args).stdout(out).stderr(err).spawn().unwrap();
-        Running { child, stdout, stderr }
+        Running::start(self.command(args), self.dir.path())
     }
 
     pub fn calls(&self) -> String {
@@ -136,107 +125,4 @@ impl Fake {
         let text = fs::read_to_string(file).unwrap();
         text.split_whitespace().map(|p| Pid::from_raw(p.parse().unwrap())).collect()
     }
-}
-
-pub struct Running {
-    pub child: Child,
-    stdout: tempfile::NamedTempFile,
-    stderr: tempfile::NamedTempFile,
-}
-
-impl Running {
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-
-    pub fn stderr(&self) -> String {
-        fs::read_to_string(self.stderr.path()).unwrap()
-    }
-
-    pub fn until_said(&self, word: &str) {
-        until(word, || self.stderr().contains(word));
-    }
-
-    pub fn end(mut self) -> Done {
-        let begun = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if begun.elapsed() > LONG => {
-                    let text = self.stderr();
-                    self.child.kill().unwrap();
-                    self.child.wait().unwrap();
-                    panic!("p1 does not end:\n{text}");
-                }
-                None => thread::park_timeout(Duration::from_millis(10)),
-            }
-        };
-        let read = |file: &tempfile::NamedTempFile| fs::read(file.path()).unwrap();
-        Done(Output { status, stdout: read(&self.stdout), stderr: read(&self.stderr) })
-    }
-}
-
-impl Drop for Running {
-    /// A test that failed half-way leaves no p1 and no vagrant of its behind.
-    fn drop(&mut self) {
-        let begun = Instant::now();
-        while let Ok(None) = self.child.try_wait() {
-            if begun.elapsed() > Duration::from_secs(20) {
-                let _ = self.child.kill();
-            }
-            self.signal(Signal::SIGTERM);
-            thread::park_timeout(Duration::from_millis(100));
-        }
-    }
-}
-
-pub struct Done(pub Output);
-
-impl Done {
-    pub fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
-    }
-
-    pub fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
-    }
-
-    #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.0.status.code(), Some(code), "{}{}", self.stdout(), self.stderr());
-        self
-    }
-
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
-        let text = self.stderr();
-        for word in words {
-            assert!(text.contains(word), "`{word}` is not in\n{text}");
-        }
-        self
-    }
-}
-
-/// Waits for a condition.
-#[track_caller]
-pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < LONG, "waited in vain: {what}");
-        thread::park_timeout(Duration::from_millis(10));
-    }
-}
-
-/// True if there is no such process any more, or only its name until somebody collects it.
-pub fn gone(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']) || rest.is_empty())
-}
-
-pub fn began(record: &Record) -> Vec<String> {
-    let step = |e: &p1::event::Event| match &e.kind {
-        Kind::StepStarted { step, .. } => Some(step.clone()),
-        _ => None,
-    };
-    record.events.iter().filter_map(step).collect()
 }
