@@ -19,6 +19,7 @@ mod http;
 mod kubeconfig;
 mod kubectl;
 mod kubelet;
+mod kustomize;
 mod log;
 mod notify;
 mod paths;
