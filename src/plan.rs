@@ -266,6 +266,8 @@ pub(crate) mod tests {
                 artifacts: Default::default(),
             },
             provision: vec![],
+            namespaces: vec![],
+            manifests: vec![],
             timeouts: Default::default(),
             retry: Default::default(),
             base: "/base".into(),

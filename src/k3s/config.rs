@@ -136,6 +136,8 @@ mod tests {
                 artifacts: Artifacts::default(),
             },
             provision: Vec::new(),
+            namespaces: vec![],
+            manifests: vec![],
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/".into(),

@@ -393,6 +393,8 @@ pub(crate) mod testing {
                 artifacts: Artifacts::default(),
             },
             provision: Vec::new(),
+            namespaces: vec![],
+            manifests: vec![],
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/nowhere".into(),

@@ -46,6 +46,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
     let provision = provision::all(file, &drafts, report);
+    validate::apps(file, report);
     if let Some(network) = &network {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
@@ -102,10 +103,17 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         nodes,
         k3s: k3s(&file.k3s),
         provision,
+        namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),
+        manifests: listed(&file.manifests).map(|m| m.manifest.clone()).collect(),
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
         base: report.base.to_owned(),
     })
+}
+
+/// The good items of a list.
+fn listed<T>(field: &Field<Vec<Option<At<T>>>>) -> impl Iterator<Item = &T> {
+    field.value().into_iter().flatten().flatten().map(|at| &at.value)
 }
 
 /// `None` if a part of it is bad.
@@ -286,6 +294,7 @@ fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
         node_ready: or(&file.node_ready, default.node_ready),
         download: or(&file.download, default.download),
         provision: or(&file.provision, default.provision),
+        rollout: or(&file.rollout, default.rollout),
     }
 }
 

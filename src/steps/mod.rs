@@ -11,10 +11,12 @@ mod install;
 mod kubeconfig;
 mod login;
 mod machine;
+mod manifests;
 mod network;
 mod observe;
 mod provision;
 mod ready;
+mod rollouts;
 mod stage;
 mod start;
 mod stop;
@@ -34,6 +36,7 @@ use crate::spec::{Cluster, Node};
 
 pub use config::files as config_files;
 pub use image::build as build_box;
+pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
@@ -102,6 +105,8 @@ pub const VERBS: &[Verb] = &[
             &kubeconfig::STEP,
             &ready::STEP,
             &provision::AFTER,
+            &manifests::STEP,
+            &rollouts::STEP,
         ],
         depth: Depth::Nodes,
     },
