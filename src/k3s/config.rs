@@ -138,6 +138,7 @@ mod tests {
             provision: Vec::new(),
             namespaces: vec![],
             manifests: vec![],
+            verify: Default::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/".into(),

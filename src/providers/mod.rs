@@ -395,6 +395,7 @@ pub(crate) mod testing {
             provision: Vec::new(),
             namespaces: vec![],
             manifests: vec![],
+            verify: Default::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             base: "/nowhere".into(),

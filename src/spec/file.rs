@@ -5,8 +5,8 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Labels, ManifestEntry, Map, Memory, Name,
-    NamespaceEntry, Taints, Text, Time, Version,
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Image, Labels, ManifestEntry, Map,
+    Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
 };
 use super::{BoxRef, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -33,6 +33,8 @@ object! {
         /// What is applied, in this order, when the nodes are Ready: files, directories of files,
         /// kustomizations; or {path: .., namespace: ..}.
         optional manifests: Vec<Option<At<ManifestEntry>>>,
+        /// How `p1 verify` proves the cluster.
+        optional verify: VerifyFile,
         /// How long to wait for what, e.g. 90s, 5m or 1h30m.
         optional timeouts: TimeoutsFile,
         /// How often a step is tried when its error may pass.
@@ -196,6 +198,14 @@ impl ProvisionFile {
             inventory_path extra_vars limit groups r#become manifests_path manifest_file module_path facter
             cookbooks_path roles_path run_list recipes json recipe minion_config run_highstate masterless);
         all.into_iter().filter(|(_, there, _)| *there).map(|(key, _, at)| (key, at)).collect()
+    }
+}
+
+object! {
+    /// How `p1 verify` proves the cluster.
+    VerifyFile {
+        /// The image of its pods, with busybox in it; without it one that k3s brings along.
+        optional image: Image,
     }
 }
 

@@ -71,6 +71,9 @@ pub struct Cluster {
     /// What is applied when the nodes are Ready, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<Manifest>,
+    /// How `p1 verify` proves it.
+    #[serde(skip_serializing_if = "Verify::is_default")]
+    pub verify: Verify,
     /// Bounds of the waits.
     pub timeouts: Timeouts,
     /// How often a step is tried.
@@ -223,6 +226,19 @@ pub enum Source {
         /// Its checksum, 64 hex digits; required, as nothing else vouches for the file.
         sha256: String,
     },
+}
+
+/// How `p1 verify` proves a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verify {
+    /// The image of its pods, if the spec names one.
+    pub image: Option<String>,
+}
+
+impl Verify {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Bounds of the long waits.

@@ -13,7 +13,8 @@ use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, provision, validate,
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Verify, Yaml, provision,
+    validate,
 };
 
 /// The network of a spec that names none; VirtualBox allows it without being configured
@@ -105,6 +106,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         provision,
         namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),
         manifests: listed(&file.manifests).map(|m| m.manifest.clone()).collect(),
+        verify: Verify { image: file.verify.value().and_then(|v| v.image.value()).map(|i| i.0.clone()) },
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
         base: report.base.to_owned(),

@@ -19,7 +19,7 @@ use crate::os::cancel::Level;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
-use crate::spec::{Cluster, Document, Manifest, Node, Object};
+use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
@@ -27,7 +27,7 @@ pub const STEP: Definition = Definition {
         title: "apply the manifests",
         scope: Scope::Cluster,
         // Of all nodes: pods that start when there is one node stay on it.
-        after: &[After::Node("ready"), After::Cluster("kubeconfig")],
+        after: &[After::Node("ready"), After::Provisioners(Slot::AfterK3s), After::Cluster("kubeconfig")],
         serves: false,
     },
     retry: true,
@@ -168,7 +168,8 @@ impl World {
         let mut found = Vec::new();
         for manifest in self.cluster.manifests.iter().filter(|m| !m.kustomize) {
             let documents = manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?;
-            let all: Vec<&str> = documents.iter().map(|d| d.text.trim_end()).collect();
+            let all: Vec<&str> =
+                documents.iter().map(|d| d.text.trim_start_matches('\n').trim_end()).collect();
             let place = manifest.namespace.as_ref().map_or(String::new(), |n| format!(" -n {}", quote(n)));
             let diff = format!(
                 "k3s kubectl diff --server-side --force-conflicts --field-manager={MANAGER}{place} -f - 2>/dev/null"
@@ -223,7 +224,7 @@ impl World {
     }
 
     /// The server on which kubectl runs: one that the API calls Ready, else the first.
-    fn writer(&self) -> &Node {
+    pub(super) fn writer(&self) -> &Node {
         let seen = self.seen();
         let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
         self.cluster.servers().find(ready).unwrap_or_else(|| self.cluster.first_server())
@@ -296,7 +297,7 @@ pub(super) fn fed(command: &str, text: &str) -> String {
 }
 
 /// The command that applies what comes in.
-fn applying(namespace: Option<&str>) -> String {
+pub(super) fn applying(namespace: Option<&str>) -> String {
     let place = namespace.map_or(String::new(), |n| format!(" -n {}", quote(n)));
     format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
 }
@@ -426,7 +427,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let changed_there = world.seen().apps.is_some_and(|a| !a.differing.is_empty());
     let apps = world.look_at_apps()?;
     let seen = world.seen();
-    if !changed_there && !(STEP.check)(&View { cluster: &world.cluster, seen: &seen }, None).may_run() {
+    if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {
         return Ok(Some("as they should be".into()));
     }
     let api = world.api()?;
@@ -550,7 +551,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn texts(documents: &[&(Option<String>, Document)]) -> String {
     let mut out = String::new();
     for run in documents.chunk_by(|a, b| a.0 == b.0) {
-        let all: Vec<&str> = run.iter().map(|(_, d)| d.text.trim_end()).collect();
+        let all: Vec<&str> = run.iter().map(|(_, d)| d.text.trim_start_matches('\n').trim_end()).collect();
         out.push_str(&fed(&applying(run[0].0.as_deref()), &all.join("\n---\n")));
     }
     out
@@ -662,7 +663,7 @@ mod tests {
         if runs {
             seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
         }
-        check(&View { cluster, seen: &seen }, None)
+        check(&View::new(cluster, &seen), None)
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod start;
 mod stop;
 mod system;
 mod uninstall;
+mod verify;
 mod view;
 mod world;
 
@@ -120,6 +121,20 @@ pub const VERBS: &[Verb] = &[
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "verify",
+        steps: &[
+            &verify::HEALTHY,
+            &verify::PODS_RUN,
+            &verify::PEERS_ANSWER,
+            &verify::SERVICE,
+            &verify::NAME,
+            &verify::OUTSIDE,
+            &verify::STEADY,
+            &verify::CLEAN,
         ],
         depth: Depth::Nodes,
     },

@@ -168,13 +168,15 @@ fn remedy(cause: &str) -> Option<&'static str> {
     })
 }
 
+/// What keeps the pods of a workload.
 #[derive(Default)]
-struct Found {
-    cause: Option<String>,
-    lines: Vec<String>,
+pub(super) struct Found {
+    pub cause: Option<String>,
+    pub lines: Vec<String>,
 }
 
-fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found {
+/// Asks the API about the pods of a workload.
+pub(super) fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found {
     let mut found = Found::default();
     let meta = &object["metadata"];
     let (Some(namespace), Some(name)) = (meta["namespace"].as_str(), meta["name"].as_str()) else {
@@ -243,9 +245,7 @@ mod tests {
             objects: vec![Item::default()],
             ..Default::default()
         };
-        let look = |apps: Option<Apps>| {
-            check(&View { cluster: &cluster, seen: &Seen { apps, ..Seen::default() } }, None)
-        };
+        let look = |apps: Option<Apps>| check(&View::new(&cluster, &Seen { apps, ..Seen::default() }), None);
         let good = Apps { inventory: inventory.clone(), ..Apps::default() };
         assert_eq!(look(Some(good.clone())), Check::Done("all that was applied runs".into()));
         let unfinished = vec![("Deployment web".to_owned(), "2 of 3 pods are available".to_owned())];

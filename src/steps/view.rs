@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::manifests::Apps;
 use crate::api::NodeStatus;
-use crate::facts::NodeFacts;
+use crate::facts::{NodeFacts, Unit};
 use crate::k3s::Tokens;
 use crate::plan::Check;
 use crate::providers::{Machine, State};
@@ -24,6 +24,8 @@ pub struct Seen {
     pub api: Option<BTreeMap<String, NodeStatus>>,
     /// What runs there by the spec's manifests, if the API told.
     pub apps: Option<Apps>,
+    /// By node: k3s' unit when a `verify` began.
+    pub proven: BTreeMap<String, Unit>,
     /// Namespaces that the user agreed to delete with all that is in them.
     pub agreed: Vec<String>,
     /// The box is known and in Vagrant's home.

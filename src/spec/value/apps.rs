@@ -151,3 +151,27 @@ impl Shape for ManifestEntry {
         }
     }
 }
+
+/// The name of a container image.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct Image(pub String);
+
+impl Shape for Image {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$", "maxLength": 255 })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._:/@-".contains(c);
+        if text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(fits)
+            && text.len() <= 255
+        {
+            return Some(Self(text.to_owned()));
+        }
+        let help = "Write it as in a pod: `busybox:1.36.1`, `registry.example.org/tools/busybox:1.36.1`.";
+        report.error(node.at, format!("`{}` is not the name of an image", node.shown(report)), help);
+        None
+    }
+}

@@ -7,7 +7,7 @@ mod k3s;
 mod net;
 mod place;
 
-pub(super) use apps::{ManifestEntry, NamespaceEntry};
+pub(super) use apps::{Image, ManifestEntry, NamespaceEntry};
 pub(super) use free::{Config, Labels, Map, Taints, check_label, check_taint};
 pub(super) use k3s::{Channel, Version};
 pub(super) use net::{Address, Cidr, is_private};

@@ -41,6 +41,13 @@ pub fn seed(store: &Store, config: &Config) {
         packaged(state, config, "traefik", "traefik", "app.kubernetes.io/name", "traefik");
         if !config.disabled("traefik") {
             service(state, "kube-system", "traefik", "10.43.0.80", 80);
+            let key = store::key("api/v1", "services", Some("kube-system"), "traefik");
+            if let Some(mut traefik) = state.objects.get(&key).cloned()
+                && !config.disabled("servicelb")
+            {
+                traefik["spec"]["type"] = json!("LoadBalancer");
+                state.put(&key, traefik);
+            }
         }
     });
 }
@@ -90,6 +97,7 @@ pub fn start(store: Arc<Store>) {
                 nodes(state, grace);
                 workloads(state);
                 endpoints(state);
+                doors(state);
             });
             std::thread::sleep(period);
         }
@@ -331,6 +339,9 @@ fn warn(state: &mut State, pod: &Value, reason: &str, message: &str) {
 pub fn log_of(pod: &Value, previous: bool) -> Result<String, String> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let container = &pod["status"]["containerStatuses"][0];
+    if let Some(said) = container["state"]["terminated"]["message"].as_str() {
+        return Ok(said.to_owned());
+    }
     if container["lastState"]["terminated"].is_object() || container["state"]["terminated"]["exitCode"] == 1 {
         return Ok("k3s stand-in: no container runs here\nstand-in fault crash: exiting with 1\n".into());
     }
@@ -340,6 +351,25 @@ pub fn log_of(pod: &Value, previous: bool) -> Result<String, String> {
         }
         (true, _) => Err(format!("previous terminated container of pod {name} not found")),
         _ => Err(format!("container in pod {name} is waiting to start")),
+    }
+}
+
+/// The addresses of a service that is offered outside: every Ready node's, as k3s' ServiceLB has it.
+fn doors(state: &mut State) {
+    let ready: Vec<Value> = state
+        .list("api/v1", "nodes", None)
+        .filter(|(_, n)| is_ready(n))
+        .map(|(_, n)| json!({"ip": n["status"]["addresses"][0]["address"]}))
+        .collect();
+    let status = json!({"loadBalancer": {"ingress": ready}});
+    let open: Vec<(String, Value)> = state
+        .list("api/v1", "services", None)
+        .filter(|(_, s)| s["spec"]["type"] == "LoadBalancer" && s["status"] != status)
+        .map(|(k, s)| (k.clone(), s.clone()))
+        .collect();
+    for (key, mut service) in open {
+        service["status"] = status.clone();
+        state.put(&key, service);
     }
 }
 
@@ -477,8 +507,10 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             pod["status"]["phase"] = json!("Succeeded");
             pod["status"]["conditions"] =
                 json!([{"type": "Ready", "status": "False", "reason": "PodCompleted"}]);
-            pod["status"]["containerStatuses"] =
-                states(false, &json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+            pod["status"]["containerStatuses"] = states(
+                false,
+                &json!({"terminated": {"exitCode": 0, "reason": "Completed", "message": crate::ingress::asked(state, old)}}),
+            );
         }
         "Running" if is_ready(old) != up => {
             for c in pod["status"]["conditions"]

@@ -16,6 +16,7 @@ mod config;
 mod controllers;
 mod faults;
 mod http;
+mod ingress;
 mod kubeconfig;
 mod kubectl;
 mod kubelet;
