@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md has the map: what each room owns, and which may know which.
 
 pub mod api;
+pub mod apps;
 pub mod artifacts;
 pub mod boxes;
 pub mod cli;

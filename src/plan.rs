@@ -58,8 +58,11 @@ pub enum After {
     FirstServer(&'static str),
     /// For a server's step: every worker's step of that name.
     Workers(&'static str),
-    /// This node's provisioners of that slot.
+    /// This node's provisioners of that slot (for a step of the cluster: every node's).
     Provisioners(Slot),
+    /// As [`After::Node`], whatever came of them, and even when the user asked to stop: for a step that
+    /// cleans up.
+    Ended(&'static str),
 }
 
 /// The shape of a step: what planning knows of it.
@@ -88,6 +91,8 @@ pub struct Step {
     pub item: Option<String>,
     /// Whether it has to run.
     pub check: Check,
+    /// It runs when the steps before it are over, whatever came of them.
+    pub anyway: bool,
 }
 
 /// Steps in an order in which they could run one after the other.
@@ -147,8 +152,10 @@ pub fn make(
         let name = name(shape, item);
         let before = shape.after.iter().flat_map(|after| match (*after, node) {
             (After::Cluster(name), _) => vec![id(name, None)],
-            (After::Node(name), Some(n)) => vec![id(name, Some(n))],
-            (After::Node(name), None) => nodes.iter().map(|n| id(name, Some(n))).collect(),
+            (After::Node(name) | After::Ended(name), Some(n)) => vec![id(name, Some(n))],
+            (After::Node(name) | After::Ended(name), None) => {
+                nodes.iter().map(|n| id(name, Some(n))).collect()
+            }
             (After::FirstServer(name), Some(n)) if n.name != first.name => vec![id(name, Some(first))],
             (After::FirstServer(name), None) => vec![id(name, Some(first))],
             (After::Workers(name), Some(n)) if n.role == Role::Server => {
@@ -157,7 +164,13 @@ pub fn make(
             (After::Provisioners(slot), Some(n)) => {
                 provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n))).collect()
             }
-            (After::FirstServer(_) | After::Workers(_) | After::Provisioners(_), _) => Vec::new(),
+            (After::Provisioners(slot), None) => nodes
+                .iter()
+                .flat_map(|n| {
+                    provisioners(cluster, n, slot).map(move |p| id(&format!("{PROVISION}-{p}"), Some(n)))
+                })
+                .collect(),
+            (After::FirstServer(_) | After::Workers(_), _) => Vec::new(),
         });
         let mut after: Vec<String> = before.filter(|b| ids.contains(b)).collect();
         if let (Scope::Provisioners(slot), Some(n)) = (shape.scope, node) {
@@ -181,6 +194,7 @@ pub fn make(
             name: shape.name,
             item: item.clone(),
             check,
+            anyway: shape.after.iter().any(|a| matches!(a, After::Ended(_))),
         });
     }
     in_order(&mut plan.steps);
@@ -266,6 +280,9 @@ pub(crate) mod tests {
                 artifacts: Default::default(),
             },
             provision: vec![],
+            namespaces: vec![],
+            manifests: vec![],
+            verify: Default::default(),
             timeouts: Default::default(),
             retry: Default::default(),
             base: "/base".into(),

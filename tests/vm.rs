@@ -103,6 +103,34 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.is_ready();
     });
 
+    life.phase("a manifest rolls out", |life| {
+        let path = life.dir.join("cluster.yaml");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::copy(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/nginx/web.yaml"),
+            life.dir.join("web.yaml"),
+        )
+        .unwrap();
+        fs::write(
+            &path,
+            format!("{before}namespaces: [shop]\nmanifests: [{{path: web.yaml, namespace: shop}}]\n"),
+        )
+        .unwrap();
+        life.p1(180, &["up"]).ok();
+        assert_eq!(started(&life.last()), ["cluster/manifests", "cluster/rollouts"]);
+        let pods = life.p1(60, &["kubectl", "get", "pods", "-n", "shop"]).ok().stdout();
+        assert_eq!(pods.matches("1/1     Running").count(), 3, "{pods}");
+        life.p1(60, &["plan"]).ok();
+        fs::write(&path, before).unwrap();
+        life.p1(120, &["up"]).ok();
+        assert!(!life.p1(60, &["kubectl", "get", "ns"]).ok().stdout().contains("shop"));
+    });
+    life.phase("verify", |life| {
+        let out = life.p1(180, &["verify"]).ok();
+        assert!(out.text().contains("works: 2 nodes"), "{}", out.text());
+        assert!(!life.p1(60, &["kubectl", "get", "ns"]).ok().stdout().contains("p1-verify"));
+    });
+
     life.phase("stop", |life| {
         life.p1(180, &["stop"]).ok();
         assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);

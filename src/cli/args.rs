@@ -100,6 +100,8 @@ pub enum Verb {
     Retry,
     /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
     Status(Looks),
+    /// Prove that the cluster works, by using it: nodes, pods, network, Services, names, ingress; cleans up
+    Verify(Verify),
     /// Open a shell on a node, or run a command there
     Ssh(Ssh),
     /// Run a command on nodes, all of them at once
@@ -178,6 +180,17 @@ pub struct Up {
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
+}
+
+/// Options of `verify`.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// The image of its pods, with busybox in it [default: the spec's, else one that k3s brings along]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
 }
 
 /// Options of `ssh`.

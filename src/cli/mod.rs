@@ -20,6 +20,7 @@ mod signals;
 mod ssh;
 mod status;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Up(args) => up::up(context, &args),
         Verb::Retry => retry::retry(context),
         Verb::Status(args) => status::status(context, &args),
+        Verb::Verify(args) => verify::verify(context, &args),
         Verb::Ssh(args) => ssh::ssh(context, &args),
         Verb::Exec(args) => exec::exec(context, &args),
         Verb::Logs(args) => logs::logs(context, &args),

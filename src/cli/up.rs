@@ -22,8 +22,28 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
         retry_of: None,
         deep: args.looks.deep,
     };
-    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    let report = run::run(context, cluster, job, &|world, plan| {
+        preflight(context, world, plan)?;
+        ask_for_namespaces(context, world);
+        Ok(())
+    })?;
     run::verdict(&report)
+}
+
+/// A namespace that left the spec goes by itself only if nothing in it is anybody else's. Without a
+/// yes it stays, and `up` goes on.
+fn ask_for_namespaces(context: &Context, world: &World) {
+    for (name, others) in world.seen().apps.map(|a| a.held).unwrap_or_default() {
+        let shown: Vec<&str> = others.iter().take(3).map(String::as_str).collect();
+        let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
+        let question = format!(
+            "The namespace {name} left the spec. p1 did not apply {}{more} in it. Delete all of it?",
+            shown.join(", ")
+        );
+        if context.agree(&question).is_ok() {
+            world.note(|seen| seen.agreed.push(name));
+        }
+    }
 }
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.

@@ -5,8 +5,8 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Labels, Map, Memory, Name, Taints, Text,
-    Time, Version,
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Image, Labels, ManifestEntry, Map,
+    Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
 };
 use super::{BoxRef, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -28,6 +28,13 @@ object! {
         optional k3s: K3sFile,
         /// Vagrant's provisioners, in the order in which they run on a node.
         optional provision: Vec<Option<At<ProvisionFile>>>,
+        /// Namespaces that are made before anything is applied: names, or {name: .., labels: ..}.
+        optional namespaces: Vec<Option<At<NamespaceEntry>>>,
+        /// What is applied, in this order, when the nodes are Ready: files, directories of files,
+        /// kustomizations; or {path: .., namespace: ..}.
+        optional manifests: Vec<Option<At<ManifestEntry>>>,
+        /// How `p1 verify` proves the cluster.
+        optional verify: VerifyFile,
         /// How long to wait for what, e.g. 90s, 5m or 1h30m.
         optional timeouts: TimeoutsFile,
         /// How often a step is tried when its error may pass.
@@ -195,6 +202,14 @@ impl ProvisionFile {
 }
 
 object! {
+    /// How `p1 verify` proves the cluster.
+    VerifyFile {
+        /// The image of its pods, with busybox in it; without it one that k3s brings along.
+        optional image: Image,
+    }
+}
+
+object! {
     /// How long to wait for what, e.g. 90s, 5m or 1h30m.
     TimeoutsFile {
         /// From power-on to an address.
@@ -211,6 +226,8 @@ object! {
         optional download: Time = "10m",
         /// A provisioner on one node.
         optional provision: Time = "30m",
+        /// From the applied manifests to running applications.
+        optional rollout: Time = "5m",
     }
 }
 

@@ -14,6 +14,7 @@ mod file;
 mod init;
 mod k3s_keys;
 mod load;
+pub mod manifest;
 mod node;
 mod problem;
 mod provision;
@@ -29,6 +30,7 @@ mod value;
 pub use digest::digest;
 pub use init::{Init, init, name_for};
 pub use load::{Error, MOST_BYTES, Parsed, load, parse};
+pub use manifest::{Document, Manifest, Namespace, Object};
 pub use problem::{Invalid, Problem, Severity, render};
 pub use provision::{ProvisionType, Provisioner, Slot, scalar};
 pub use schema::{SCHEMA_FILE, schema};
@@ -63,6 +65,15 @@ pub struct Cluster {
     /// Vagrant's provisioners, in the order in which they run on a node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub provision: Vec<Provisioner>,
+    /// Namespaces that p1 makes, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Namespace>,
+    /// What is applied when the nodes are Ready, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<Manifest>,
+    /// How `p1 verify` proves it.
+    #[serde(skip_serializing_if = "Verify::is_default")]
+    pub verify: Verify,
     /// Bounds of the waits.
     pub timeouts: Timeouts,
     /// How often a step is tried.
@@ -217,6 +228,19 @@ pub enum Source {
     },
 }
 
+/// How `p1 verify` proves a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verify {
+    /// The image of its pods, if the spec names one.
+    pub image: Option<String>,
+}
+
+impl Verify {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Bounds of the long waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
@@ -234,6 +258,8 @@ pub struct Timeouts {
     pub download: Duration,
     /// A provisioner on one node. Default 30 min.
     pub provision: Duration,
+    /// From the applied manifests to running applications. Default 5 min.
+    pub rollout: Duration,
 }
 
 /// How often a step is tried when its error may pass.
@@ -258,6 +284,7 @@ impl Default for Timeouts {
             node_ready: minutes(3),
             download: minutes(10),
             provision: minutes(30),
+            rollout: minutes(5),
         }
     }
 }

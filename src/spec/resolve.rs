@@ -13,7 +13,8 @@ use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, provision, validate,
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Verify, Yaml, provision,
+    validate,
 };
 
 /// The network of a spec that names none; VirtualBox allows it without being configured
@@ -46,6 +47,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
     let provision = provision::all(file, &drafts, report);
+    validate::apps(file, report);
     if let Some(network) = &network {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
@@ -102,10 +104,18 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         nodes,
         k3s: k3s(&file.k3s),
         provision,
+        namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),
+        manifests: listed(&file.manifests).map(|m| m.manifest.clone()).collect(),
+        verify: Verify { image: file.verify.value().and_then(|v| v.image.value()).map(|i| i.0.clone()) },
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
         base: report.base.to_owned(),
     })
+}
+
+/// The good items of a list.
+fn listed<T>(field: &Field<Vec<Option<At<T>>>>) -> impl Iterator<Item = &T> {
+    field.value().into_iter().flatten().flatten().map(|at| &at.value)
 }
 
 /// `None` if a part of it is bad.
@@ -286,6 +296,7 @@ fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
         node_ready: or(&file.node_ready, default.node_ready),
         download: or(&file.download, default.download),
         provision: or(&file.provision, default.provision),
+        rollout: or(&file.rollout, default.rollout),
     }
 }
 

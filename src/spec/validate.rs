@@ -10,7 +10,7 @@ use super::file::File;
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span, nearest};
 use super::resolve::{self, Draft};
-use super::shape::Field;
+use super::shape::{At, Field};
 use super::value::{Config, LABEL, check_label, check_taint, is_private};
 use super::{Network, Role};
 
@@ -271,5 +271,36 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
             crate::explain::seconds(resolved.max_backoff)
         );
         report.error(at, message, help);
+    }
+}
+
+/// Namespaces and objects that are there twice.
+pub(super) fn apps(file: &File, report: &mut Report<'_>) {
+    let mut names: HashMap<&str, Span> = HashMap::new();
+    for entry in file.namespaces.value().into_iter().flatten().flatten() {
+        let name = entry.value.0.name.as_str();
+        if let Some(first) = names.get(name) {
+            let help = format!("Line {} has it too; keep one of them.", report.line(*first));
+            report.error(entry.at, format!("the namespace `{name}` is here twice"), help);
+        }
+        names.entry(name).or_insert(entry.at);
+    }
+    let mut objects: HashMap<_, (Span, &str)> = HashMap::new();
+    for At { at, value: entry } in file.manifests.value().into_iter().flatten().flatten() {
+        for object in entry.documents.iter().flat_map(|d| &d.objects) {
+            let group = object.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+            let namespace = object.namespace.as_deref().or(entry.manifest.namespace.as_deref());
+            let key = (group, &object.kind, namespace, &object.name);
+            if let Some((first, other)) = objects.get(&key) {
+                let help = match first == at {
+                    true => "Keep one of them: the second would undo what the first says.".to_owned(),
+                    false => {
+                        format!("`{other}` (line {}) has it too; keep one of them.", report.line(*first))
+                    }
+                };
+                report.error(*at, format!("{object} is in `{}` twice", entry.manifest.shown), help);
+            }
+            objects.entry(key).or_insert((*at, &entry.manifest.shown));
+        }
     }
 }

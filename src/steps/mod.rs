@@ -11,15 +11,18 @@ mod install;
 mod kubeconfig;
 mod login;
 mod machine;
+mod manifests;
 mod network;
 mod observe;
 mod provision;
 mod ready;
+mod rollouts;
 mod stage;
 mod start;
 mod stop;
 mod system;
 mod uninstall;
+mod verify;
 mod view;
 mod world;
 
@@ -34,6 +37,7 @@ use crate::spec::{Cluster, Node};
 
 pub use config::files as config_files;
 pub use image::build as build_box;
+pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
@@ -102,6 +106,8 @@ pub const VERBS: &[Verb] = &[
             &kubeconfig::STEP,
             &ready::STEP,
             &provision::AFTER,
+            &manifests::STEP,
+            &rollouts::STEP,
         ],
         depth: Depth::Nodes,
     },
@@ -115,6 +121,20 @@ pub const VERBS: &[Verb] = &[
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "verify",
+        steps: &[
+            &verify::HEALTHY,
+            &verify::PODS_RUN,
+            &verify::PEERS_ANSWER,
+            &verify::SERVICE,
+            &verify::NAME,
+            &verify::OUTSIDE,
+            &verify::STEADY,
+            &verify::CLEAN,
         ],
         depth: Depth::Nodes,
     },

@@ -51,6 +51,9 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
             look_at_api(world);
         }
         let seen = world.seen();
+        let answers = seen.api.is_some();
+        // What cannot be told now is asked again when the step's turn comes.
+        let apps = scope.spawn(move || answers.then(|| look_at_apps(world, depth)));
         let runs =
             |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
@@ -62,6 +65,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
             let _ = thread.join();
         }
         let _ = files.join();
+        let _ = apps.join();
         machines
     })?;
     let seen = world.seen();
@@ -111,6 +115,20 @@ pub fn look_at_api(world: &World) {
         Ok(nodes) => seen.api = Some(nodes.into_iter().map(|n| (n.name.clone(), n)).collect()),
         Err(_) => seen.api = None,
     });
+}
+
+/// What was applied there; whether it is still as the manifests say only on a close look.
+fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
+    world.look_at_apps()?;
+    if depth == Depth::Inside && !world.cluster.manifests.is_empty() {
+        let differing = world.differing_apps()?;
+        world.note(|seen| {
+            if let Some(apps) = &mut seen.apps {
+                apps.differing = differing;
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The box and what the provider has of it; only where machines have to be made or started.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::manifests::Apps;
 use crate::api::NodeStatus;
-use crate::facts::NodeFacts;
+use crate::facts::{NodeFacts, Unit};
 use crate::k3s::Tokens;
 use crate::plan::Check;
 use crate::providers::{Machine, State};
@@ -21,6 +22,12 @@ pub struct Seen {
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.
     pub api: Option<BTreeMap<String, NodeStatus>>,
+    /// What runs there by the spec's manifests, if the API told.
+    pub apps: Option<Apps>,
+    /// By node: k3s' unit when a `verify` began.
+    pub proven: BTreeMap<String, Unit>,
+    /// Namespaces that the user agreed to delete with all that is in them.
+    pub agreed: Vec<String>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.

@@ -86,6 +86,7 @@ pub fn node_done(verb: &str) -> &'static str {
     match verb {
         "up" | "start" | "upgrade" => "ready",
         "stop" => "stopped",
+        "verify" => "works",
         "killall" => "k3s stopped",
         "uninstall" => "k3s removed",
         "destroy" => "gone",
@@ -147,6 +148,7 @@ pub fn steps_of(counts: &Counts) -> String {
 fn achieved(head: &Head, nodes: usize) -> String {
     let (whole, one, many) = match head.verb.as_str() {
         "up" | "start" => ("is up", "is up", "are up"),
+        "verify" => ("works", "works", "work"),
         "stop" => ("is stopped", "is stopped", "are stopped"),
         "killall" => ("has no k3s running", "has no k3s running", "have no k3s running"),
         "uninstall" => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),

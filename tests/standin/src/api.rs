@@ -10,7 +10,7 @@ use crate::certs::{self, Authority};
 use crate::http::{Request, Response};
 use crate::resources::{self, Resource};
 use crate::store::{self, State, Store};
-use crate::{log, selector, util};
+use crate::{controllers, log, selector, util};
 
 pub struct Api {
     pub store: Arc<Store>,
@@ -248,7 +248,7 @@ impl Api {
         let at = Place { resource, namespace, name, sub };
         match (request.method.as_str(), name) {
             ("GET" | "HEAD", None) => self.list(&at, request),
-            ("GET" | "HEAD", Some(_)) => self.get(&at),
+            ("GET" | "HEAD", Some(_)) => self.get(&at, request),
             ("POST", None) => self.create(&at, request),
             ("PUT" | "PATCH", Some(_)) => self.change(&at, request),
             ("DELETE", Some(_)) => self.delete(&at),
@@ -264,11 +264,12 @@ impl Api {
 
     fn list(&self, at: &Place, request: &Request) -> Response {
         let state = self.store.lock();
-        let items: Vec<&Value> = state
+        let items: Vec<Value> = state
             .list(at.resource.prefix, at.resource.plural, at.namespace)
             .map(|(_, object)| object)
             .filter(|o| request.parameter("labelSelector").is_none_or(|s| selector::labels_match(o, s)))
             .filter(|o| request.parameter("fieldSelector").is_none_or(|s| selector::fields_match(o, s)))
+            .map(|o| shown(o, request))
             .collect();
         Response::json(
             200,
@@ -279,9 +280,15 @@ impl Api {
         )
     }
 
-    fn get(&self, at: &Place) -> Response {
+    fn get(&self, at: &Place, request: &Request) -> Response {
         match self.store.lock().objects.get(&at.key()) {
-            Some(object) => Response::json(200, object),
+            Some(pod) if at.resource.plural == "pods" && at.sub == Some("log") => {
+                match controllers::log_of(pod, request.parameter("previous") == Some("true")) {
+                    Ok(text) => Response::text(200, text),
+                    Err(why) => Response::failure(400, "BadRequest", why, json!({})),
+                }
+            }
+            Some(object) => Response::json(200, &shown(object, request)),
             None => at.not_found(),
         }
     }
@@ -350,6 +357,20 @@ impl Api {
                     object["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(name);
                 }
                 "pods" => object["status"] = json!({"phase": "Pending"}),
+                "services" if object["spec"]["clusterIP"].is_null() => {
+                    object["spec"]["clusterIP"] = json!(self.free_service_address(state));
+                    if object["spec"]["type"].is_null() {
+                        object["spec"]["type"] = json!("ClusterIP");
+                    }
+                }
+                "customresourcedefinitions" => {
+                    for (prefix, plural, kind, namespaced) in resources::defined(&object) {
+                        resources::learn(&prefix, &plural, &kind, namespaced);
+                    }
+                    object["status"] = json!({"conditions": [
+                        {"type": "NamesAccepted", "status": "True"}, {"type": "Established", "status": "True"},
+                    ]});
+                }
                 _ => {}
             }
             Response::json(201, &state.put(&at.key(), object))
@@ -370,9 +391,8 @@ impl Api {
         let Ok(change) = parse(request) else {
             return bad_body();
         };
-        let missing = !self.store.lock().objects.contains_key(&at.key());
-        if missing && kind.starts_with("application/apply-patch") {
-            return self.create(&Place { name: None, ..*at }, request);
+        if kind.starts_with("application/apply-patch") {
+            return self.apply(at, request, &change);
         }
         self.store.update(|state| {
             let Some(old) = state.objects.get(&at.key()).cloned() else {
@@ -408,11 +428,81 @@ impl Api {
         })
     }
 
+    /// Server-side apply: what a manager applied before and does not any more goes, the rest is merged.
+    /// Conflicts with others' fields are not looked for, as with `force=true`.
+    fn apply(&self, at: &Place, request: &Request, change: &Value) -> Response {
+        let manager = request.parameter("fieldManager").unwrap_or("kubectl");
+        let note = format!("standin/applied/{manager}/{}", at.key());
+        let keep = |state: &mut State| {
+            let mut kept = json!({"metadata": {}, "applied": change});
+            kept["applied"]["metadata"].as_object_mut().map(|m| m.remove("namespace"));
+            state.put(&note, kept);
+        };
+        if !self.store.lock().objects.contains_key(&at.key()) {
+            let answer = self.create(&Place { name: None, ..*at }, request);
+            if answer.status == 201 {
+                self.store.update(keep);
+            }
+            return answer;
+        }
+        self.store.update(|state| {
+            let Some(old) = state.objects.get(&at.key()).cloned() else { return at.not_found() };
+            let mut new = old.clone();
+            if let Some(before) = state.objects.get(&note) {
+                without(&mut new, &before["applied"], change);
+            }
+            merge(&mut new, change);
+            if new == old {
+                return Response::json(200, &old);
+            }
+            if request.parameter("dryRun") == Some("All") {
+                return Response::json(200, &new);
+            }
+            if new["spec"] != old["spec"] && old["metadata"].get("generation").is_some() {
+                new["metadata"]["generation"] =
+                    json!(old["metadata"]["generation"].as_u64().unwrap_or(1) + 1);
+            }
+            keep(state);
+            Response::json(200, &state.put(&at.key(), new))
+        })
+    }
+
+    /// An address of the services' network that no service has.
+    fn free_service_address(&self, state: &State) -> Option<String> {
+        let range = self.cluster["ServiceIPRange"].as_str().unwrap_or("10.43.0.0/16");
+        let base: Vec<&str> = range.split('.').take(2).collect();
+        let used =
+            |a: &String| state.list("api/v1", "services", None).any(|(_, s)| s["spec"]["clusterIP"] == **a);
+        let mut all = (100..=65_000_u16).map(|n| format!("{}.{}.{}", base.join("."), n >> 8, n & 255));
+        all.find(|a| !used(a))
+    }
+
     fn delete(&self, at: &Place) -> Response {
         self.store.update(|state| {
             let Some(object) = state.remove(&at.key()) else { return at.not_found() };
             let name = at.name.unwrap_or_default();
+            // A new object of that name was applied by nobody.
+            let ending = format!("/{}", at.key());
+            let notes: Vec<String> = state
+                .objects
+                .keys()
+                .filter(|k| k.starts_with("standin/applied/") && k.ends_with(&ending))
+                .cloned()
+                .collect();
+            for note in notes {
+                state.remove(&note);
+            }
             match at.resource.plural {
+                "customresourcedefinitions" => {
+                    for (prefix, plural, ..) in resources::defined(&object) {
+                        resources::forget(&prefix, &plural);
+                        let all: Vec<String> =
+                            state.list(&prefix, &plural, None).map(|(k, _)| k.clone()).collect();
+                        for key in all {
+                            state.remove(&key);
+                        }
+                    }
+                }
                 // pkg/node/controller.go removes the node password together with its node.
                 "nodes" => {
                     state.heard.remove(name);
@@ -428,6 +518,10 @@ impl Api {
                         .collect();
                     for key in inside {
                         state.remove(&key);
+                        let ending = format!("/{key}");
+                        state
+                            .objects
+                            .retain(|k, _| !(k.starts_with("standin/applied/") && k.ends_with(&ending)));
                     }
                 }
                 _ => {}
@@ -524,10 +618,35 @@ pub fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
+/// Takes out of `target` what is in `before` and not in `now`.
+fn without(target: &mut Value, before: &Value, now: &Value) {
+    let (Some(fields), Some(old)) = (target.as_object_mut(), before.as_object()) else { return };
+    for (key, value) in old {
+        match now.get(key) {
+            None => _ = fields.remove(key),
+            Some(kept) => {
+                if let Some(inner) = fields.get_mut(key) {
+                    without(inner, value, kept);
+                }
+            }
+        }
+    }
+}
+
+/// An object as it is asked for: whole, or its metadata alone.
+fn shown(object: &Value, request: &Request) -> Value {
+    if !request.header("accept").is_some_and(|a| a.contains("as=PartialObjectMetadata")) {
+        return object.clone();
+    }
+    json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
+    })
+}
+
 fn groups() -> Value {
     let mut seen: Vec<&str> = vec![];
     let mut list = vec![];
-    for resource in resources::ALL.iter().filter(|r| !r.group().is_empty()) {
+    for resource in resources::all().into_iter().filter(|r| !r.group().is_empty()) {
         if !seen.contains(&resource.prefix) {
             seen.push(resource.prefix);
             let version = json!({"groupVersion": resource.api_version(), "version": resource.prefix.rsplit('/').next()});
@@ -538,8 +657,8 @@ fn groups() -> Value {
 }
 
 fn discovery(prefix: &str) -> Response {
-    let list: Vec<Value> = resources::ALL
-        .iter()
+    let list: Vec<Value> = resources::all()
+        .into_iter()
         .filter(|r| r.prefix == prefix)
         .map(|r| {
             json!({
@@ -565,6 +684,17 @@ fn hash_password(salt: &str, password: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_applied_no_more_goes_and_others_fields_stay() {
+        let mut target = json!({"spec": {"a": 1, "b": {"c": 1, "d": 1}, "theirs": 1}});
+        without(
+            &mut target,
+            &json!({"spec": {"a": 1, "b": {"c": 1, "d": 1}}}),
+            &json!({"spec": {"b": {"d": 2}}}),
+        );
+        assert_eq!(target, json!({"spec": {"b": {"d": 1}, "theirs": 1}}));
+    }
 
     #[test]
     fn conditions_merge_by_type_and_null_removes() {

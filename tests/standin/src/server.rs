@@ -15,7 +15,7 @@ use crate::certs::{self, Authority, Pair};
 use crate::config::{Config, Role};
 use crate::http::{self, Request};
 use crate::store::{self, State, Store};
-use crate::{agent, controllers, faults, kubeconfig, kubelet, log, notify, paths, tools, util};
+use crate::{agent, controllers, faults, ingress, kubeconfig, kubelet, log, notify, paths, tools, util};
 
 /// Starts as root of its own key space, so that the API cannot list it.
 const BOOTSTRAP_KEY: &str = "standin/bootstrap/-/token";
@@ -64,6 +64,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
     log::info(format!("Running kube-apiserver (stand-in) on {address}:{port}"));
     controllers::start(store.clone());
+    ingress::serve(&store, &config);
     log::info("Kube API server is now running");
     log::info("k3s is up and running");
     notify::ready();
@@ -216,7 +217,7 @@ fn cluster(config: &Config) -> Value {
         "ClusterDNS": or("cluster-dns", "10.43.0.10"),
         "ClusterDomain": or("cluster-domain", "cluster.local"),
         "FlannelBackend": or("flannel-backend", "vxlan"),
-        "HTTPSPort": config.port(), "SupervisorPort": config.port(),
+        "HTTPSPort": config.port(), "SupervisorPort": config.port(), "StandInIngress": ingress::is_on(config),
     })
 }
 
