@@ -20,6 +20,7 @@ mod signals;
 mod ssh;
 mod status;
 mod up;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Render(args) => files::render(context, &args),
         Verb::Plan(args) => plan::plan(context, &args),
         Verb::Up(args) => up::up(context, &args),
+        Verb::Upgrade(args) => upgrade::upgrade(context, &args),
         Verb::Retry => retry::retry(context),
         Verb::Status(args) => status::status(context, &args),
         Verb::Ssh(args) => ssh::ssh(context, &args),

@@ -327,7 +327,11 @@ impl<'a> Dispatcher<'a> {
             if self.running >= run.jobs.max(1) {
                 return;
             }
-            if self.states[i] != State::Waiting || !step.info.after.iter().all(ready) {
+            let over = |b: &String| self.report.outcomes.contains_key(b);
+            if self.states[i] != State::Waiting
+                || !step.info.after.iter().all(ready)
+                || !step.behind.iter().all(over)
+            {
                 continue;
             }
             self.states[i] = State::Running;

@@ -57,6 +57,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         },
         name: "t",
         item: None,
+        behind: vec![],
         check: Check::Needed("r".into()),
     };
     Plan { steps: edges.iter().map(step).collect() }

@@ -389,12 +389,14 @@ pub(crate) mod testing {
             nodes: nodes.iter().enumerate().map(node).collect(),
             k3s: K3s {
                 release: Release::Channel("stable".to_owned()),
+                endpoint: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
             provision: Vec::new(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            rollout: Default::default(),
             base: "/nowhere".into(),
         }
     }

@@ -7,13 +7,14 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_yaml::Value as YamlValue;
 
-use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, TimeoutsFile};
+use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, provision, validate,
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts, Yaml, provision,
+    validate,
 };
 
 /// The network of a spec that names none; VirtualBox allows it without being configured
@@ -65,6 +66,14 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             validate::cluster_networks(network.cidr, cidr_at, &layers, report);
         }
     }
+    if whole {
+        let servers: Vec<_> = drafts
+            .iter()
+            .filter(|d| d.role == Some(Role::Server))
+            .map(|d| (d, layered(&[common, role(Role::Server), d.file.config.value()], Role::Server)))
+            .collect();
+        validate::servers(&servers, report);
+    }
     if report.errors() > 0 {
         return None;
     }
@@ -104,6 +113,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         provision,
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
+        rollout: rollout(file.rollout.value()),
         base: report.base.to_owned(),
     })
 }
@@ -258,6 +268,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     let Some(file) = field.value() else {
         return K3s {
             release: Release::Channel("stable".to_owned()),
+            endpoint: None,
             registries: Yaml::new(),
             artifacts: Artifacts::default(),
         };
@@ -271,7 +282,12 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
         installer: a.installer.value().cloned(),
         images: a.images.value().into_iter().flatten().flatten().map(|i| i.value.clone()).collect(),
     });
-    K3s { release, registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(), artifacts }
+    K3s {
+        release,
+        endpoint: file.endpoint.value().cloned(),
+        registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(),
+        artifacts,
+    }
 }
 
 fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
@@ -296,6 +312,15 @@ pub(super) fn retry(file: Option<&RetryFile>) -> Retry {
         attempts: file.attempts.value().map_or(default.attempts, |a| a.0),
         backoff: file.backoff.value().map_or(default.backoff, |t| t.0),
         max_backoff: file.max_backoff.value().map_or(default.max_backoff, |t| t.0),
+    }
+}
+
+fn rollout(file: Option<&RolloutFile>) -> Rollout {
+    let default = Rollout::default();
+    let Some(file) = file else { return default };
+    Rollout {
+        workers: file.workers.value().map_or(default.workers, |w| w.0),
+        drain: file.drain.value().map_or(default.drain, |d| d.0),
     }
 }
 

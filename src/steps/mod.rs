@@ -11,10 +11,13 @@ mod install;
 mod kubeconfig;
 mod login;
 mod machine;
+mod marks;
 mod network;
 mod observe;
 mod provision;
 mod ready;
+mod rules;
+mod save;
 mod stage;
 mod start;
 mod stop;
@@ -29,16 +32,17 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Control, Trouble, Work};
-use crate::plan::{self, Check, Plan, Scope, Shape, Step};
+use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
 pub use config::files as config_files;
 pub use image::build as build_box;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
+pub use rules::refusal;
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
-pub use world::{INSTALLER, Parts, World};
+pub use world::{INSTALLER, Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
 pub struct Definition {
@@ -90,6 +94,7 @@ pub const VERBS: &[Verb] = &[
         steps: &[
             &image::STEP,
             &artifacts::STEP,
+            &save::STEP,
             &network::STEP,
             &machine::STEP,
             &login::STEP,
@@ -101,7 +106,25 @@ pub const VERBS: &[Verb] = &[
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+            &marks::STEP,
             &provision::AFTER,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "upgrade",
+        steps: &[
+            &artifacts::STEP,
+            &save::STEP,
+            &login::STEP,
+            &system::STEP,
+            &stage::STEP,
+            &config::STEP,
+            &install::STEP,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+            &marks::STEP,
         ],
         depth: Depth::Nodes,
     },
@@ -175,7 +198,9 @@ impl Verb {
             let inputs = (definition.inputs)(view.cluster, node);
             short_digest(&[&inputs.to_string()])
         };
-        plan::make(&shapes, view.cluster, targets, look, &digest)
+        let stands = |node: &Node| view.standing(node);
+        let basis = Basis { cluster: view.cluster, targets, look, digest: &digest, stands: &stands };
+        plan::make(&shapes, &basis)
     }
 }
 

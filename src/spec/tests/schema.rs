@@ -87,6 +87,7 @@ nodes:
   - {name: worker, role: agent, count: 2, memory: 2048, labels: [a=b]}
 k3s:
   version: v1.34.1+k3s1
+  endpoint: k3s.lan:7443
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
   worker_config: {kubelet-arg: x}
@@ -107,6 +108,7 @@ provision:
   - {name: i, type: salt, minion_config: /etc/passwd, run_highstate: true, masterless: true}
 timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h}
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
+rollout: {workers: 2, drain: true}
 "#;
 
 fn full() -> String {
