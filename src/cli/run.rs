@@ -85,7 +85,7 @@ fn locked(
             plan
         }
     };
-    if verb.steps.iter().any(|s| s.shape.name == "start") {
+    if verb.steps.iter().any(|s| s.shape.name == "stage") {
         let seen = world.seen();
         if let Some(trouble) = refusal(&View::new(&world.cluster, &seen)) {
             return Err(trouble.into());
