@@ -96,6 +96,8 @@ pub enum Verb {
     Plan(Looks),
     /// Make the cluster as the spec says: do what is missing
     Up(Up),
+    /// Bring k3s to another version: its state is saved, servers one by one, then workers in batches
+    Upgrade(Upgrade),
     /// Do what the last run left outstanding: same verb, same nodes
     Retry,
     /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
@@ -146,7 +148,7 @@ pub struct Init {
     /// The cluster's name [default: the folder's]
     #[arg(long)]
     pub name: Option<String>,
-    /// How many servers; this version of p1 runs exactly one
+    /// How many servers: an odd number; with three or more the cluster survives the loss of one
     #[arg(long, default_value_t = 1)]
     pub servers: u32,
     /// How many workers
@@ -191,6 +193,14 @@ pub struct Verify {
     /// The image of its pods, with busybox in it [default: the spec's, else one that k3s brings along]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
+}
+
+/// Options of `upgrade`.
+#[derive(Args, Debug)]
+pub struct Upgrade {
+    /// A version or a channel, e.g. `v1.34.2+k3s1`, `v1.35` or `stable` [default: the spec's]
+    #[arg(long, value_name = "VERSION|CHANNEL")]
+    pub to: Option<String>,
 }
 
 /// Options of `ssh`.

@@ -20,6 +20,7 @@ mod signals;
 mod ssh;
 mod status;
 mod up;
+mod upgrade;
 mod verify;
 
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Render(args) => files::render(context, &args),
         Verb::Plan(args) => plan::plan(context, &args),
         Verb::Up(args) => up::up(context, &args),
+        Verb::Upgrade(args) => upgrade::upgrade(context, &args),
         Verb::Retry => retry::retry(context),
         Verb::Status(args) => status::status(context, &args),
         Verb::Verify(args) => verify::verify(context, &args),

@@ -11,7 +11,7 @@ use crate::plan::{Check, Plan, id};
 use crate::providers;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe};
+use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe, refusal};
 use crate::ui;
 
 /// A run to be.
@@ -36,12 +36,23 @@ pub fn run(
     job: Job,
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
+    run_to(context, cluster, job, &|_| Ok(()), ready)
+}
+
+/// The same, with something to be done under the lock before anything is looked at.
+pub fn run_to(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    before: &dyn Fn(&World) -> Result<(), Fail>,
+    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
+) -> Result<Report, Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, job.verb.name)?;
     let world = context.world(cluster, kind);
-    let result = locked(context, &world, &job, ready);
+    let result = before(&world).and_then(|()| locked(context, &world, &job, ready));
     if !existed && journal::runs(&state.runs()).is_empty() {
         // Nothing was begun: leave no folder behind that would look like a cluster.
         let _ = state.remove();
@@ -74,6 +85,12 @@ fn locked(
             plan
         }
     };
+    if verb.steps.iter().any(|s| s.shape.name == "stage") {
+        let seen = world.seen();
+        if let Some(trouble) = refusal(&View::new(&world.cluster, &seen)) {
+            return Err(trouble.into());
+        }
+    }
     ready(world, &plan)?;
     if matches!(verb.name, "up" | "start") {
         world.tokens()?;
@@ -125,7 +142,8 @@ fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     for (name, facts) in &seen.nodes {
         let mut steps = plan.steps.iter().filter(|s| s.info.node.as_ref() == Some(name)).peekable();
         if steps.peek().is_some() && steps.all(|s| !s.check.may_run()) {
-            world.remember(name, |m| m.facts = Some(facts.clone()))?;
+            world
+                .remember(name, |m| (m.facts, m.joined) = (Some(facts.clone()), m.joined || facts.runs()))?;
         }
     }
     Ok(())
@@ -143,7 +161,9 @@ fn file_option(context: &Context) -> String {
 /// The plan of a retry: what passed with the same inputs on the same machine counts as done without
 /// another look; the rest is looked at when its turn comes.
 fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Fail> {
-    observe(world, Depth::Machines)?;
+    // Several servers are restarted or started together by how they stand, which only they can say.
+    let several = world.cluster.servers().count() > 1;
+    observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);

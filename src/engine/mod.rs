@@ -336,9 +336,10 @@ impl<'a> Dispatcher<'a> {
             if self.running >= run.jobs.max(1) {
                 return;
             }
+            let behind = step.behind.iter().all(|b| over(&self.states, b));
             let due = match step.anyway {
                 true => step.info.after.iter().all(|a| over(&self.states, a)),
-                false => !stopping && step.info.after.iter().all(ready),
+                false => !stopping && step.info.after.iter().all(ready) && behind,
             };
             if self.states[i] != State::Waiting || !due {
                 continue;

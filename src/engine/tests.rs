@@ -57,6 +57,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         },
         name: "t",
         item: None,
+        behind: vec![],
         check: Check::Needed("r".into()),
         anyway: id.starts_with("clean"),
     };

@@ -389,6 +389,7 @@ pub(crate) mod testing {
             nodes: nodes.iter().enumerate().map(node).collect(),
             k3s: K3s {
                 release: Release::Channel("stable".to_owned()),
+                endpoint: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
@@ -398,6 +399,7 @@ pub(crate) mod testing {
             verify: Default::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            rollout: Default::default(),
             base: "/nowhere".into(),
         }
     }

@@ -9,7 +9,7 @@ use super::{ProviderChoice, Role};
 pub struct Init {
     /// The cluster's name, a DNS label.
     pub name: String,
-    /// How many servers; this version runs exactly one.
+    /// How many servers: an odd number.
     pub servers: u32,
     /// How many workers.
     pub workers: u32,

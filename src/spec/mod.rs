@@ -58,7 +58,7 @@ pub struct Cluster {
     pub image: BoxRef,
     /// Where they meet.
     pub network: Network,
-    /// The server first, then the workers in the order of the file.
+    /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
     pub k3s: K3s,
@@ -78,6 +78,9 @@ pub struct Cluster {
     pub timeouts: Timeouts,
     /// How often a step is tried.
     pub retry: Retry,
+    /// How what runs is restarted.
+    #[serde(skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
     /// The folder of the spec file; relative paths of the spec were resolved against it.
     #[serde(skip)]
     pub base: PathBuf,
@@ -186,6 +189,9 @@ pub struct Node {
 pub struct K3s {
     /// A channel to be resolved, or a version.
     pub release: Release,
+    /// An address of the user's choosing at which the API answers, whichever server runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoint>,
     /// `/etc/rancher/k3s/registries.yaml`, as it is.
     pub registries: Yaml,
     /// Where the files come from, if not from k3s' releases.
@@ -200,6 +206,15 @@ pub enum Release {
     Channel(String),
     /// `v1.34.1+k3s1`.
     Version(String),
+}
+
+/// A name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// A DNS name or an IPv4 address.
+    pub host: String,
+    /// 6443 unless it is given.
+    pub port: u16,
 }
 
 /// Files given by the spec; what is `None` comes from the release.
@@ -273,6 +288,27 @@ pub struct Retry {
     pub max_backoff: Duration,
 }
 
+/// How nodes that run are restarted: servers one by one, then workers in batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rollout {
+    /// So many workers at a time. Default 3.
+    pub workers: u32,
+    /// Move the pods off a node before its k3s is restarted. Default false.
+    pub drain: bool,
+}
+
+impl Rollout {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { workers: 3, drain: false }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         let minutes = |n: u64| Duration::from_secs(60 * n);
@@ -311,8 +347,18 @@ impl Cluster {
         self.nodes.iter().filter(|n| n.role == Role::Worker)
     }
 
-    /// The server that starts first and that workers join.
+    /// The server that begins a new cluster. In one that runs, any other may do what it does.
     pub fn first_server(&self) -> &Node {
         self.servers().next().expect("a valid spec has a server")
+    }
+
+    /// Whether the servers keep the cluster's state in an etcd of their own: several do, unless they
+    /// are given a datastore; one does if it is told to.
+    pub fn has_etcd(&self) -> bool {
+        let on = |key: &str| {
+            let value = self.first_server().config.get(key);
+            value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
+        };
+        !on("datastore-endpoint") && (self.servers().count() > 1 || on("cluster-init"))
     }
 }

@@ -7,13 +7,14 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_yaml::Value as YamlValue;
 
-use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, TimeoutsFile};
+use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Verify, Yaml, provision,
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts, Verify, Yaml,
+    provision,
     validate,
 };
 
@@ -67,6 +68,14 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             validate::cluster_networks(network.cidr, cidr_at, &layers, report);
         }
     }
+    if whole {
+        let servers: Vec<_> = drafts
+            .iter()
+            .filter(|d| d.role == Some(Role::Server))
+            .map(|d| (d, layered(&[common, role(Role::Server), d.file.config.value()], Role::Server)))
+            .collect();
+        validate::servers(&servers, report);
+    }
     if report.errors() > 0 {
         return None;
     }
@@ -109,6 +118,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         verify: Verify { image: file.verify.value().and_then(|v| v.image.value()).map(|i| i.0.clone()) },
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
+        rollout: rollout(file.rollout.value()),
         base: report.base.to_owned(),
     })
 }
@@ -268,6 +278,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     let Some(file) = field.value() else {
         return K3s {
             release: Release::Channel("stable".to_owned()),
+            endpoint: None,
             registries: Yaml::new(),
             artifacts: Artifacts::default(),
         };
@@ -281,7 +292,12 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
         installer: a.installer.value().cloned(),
         images: a.images.value().into_iter().flatten().flatten().map(|i| i.value.clone()).collect(),
     });
-    K3s { release, registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(), artifacts }
+    K3s {
+        release,
+        endpoint: file.endpoint.value().cloned(),
+        registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(),
+        artifacts,
+    }
 }
 
 fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
@@ -307,6 +323,15 @@ pub(super) fn retry(file: Option<&RetryFile>) -> Retry {
         attempts: file.attempts.value().map_or(default.attempts, |a| a.0),
         backoff: file.backoff.value().map_or(default.backoff, |t| t.0),
         max_backoff: file.max_backoff.value().map_or(default.max_backoff, |t| t.0),
+    }
+}
+
+fn rollout(file: Option<&RolloutFile>) -> Rollout {
+    let default = Rollout::default();
+    let Some(file) = file else { return default };
+    Rollout {
+        workers: file.workers.value().map_or(default.workers, |w| w.0),
+        drain: file.drain.value().map_or(default.drain, |d| d.0),
     }
 }
 

@@ -46,6 +46,10 @@ pub fn look(world: &World) {
             seen.wanted = Some(super::world::wanted(&files));
             seen.version.clone_from(&files.version);
         });
+    } else if let (Ok(Release::Version(version)), None) =
+        (world.release(), &world.cluster.k3s.artifacts.binary)
+    {
+        world.note(|seen| seen.version = Some(version));
     }
 }
 
@@ -84,8 +88,19 @@ impl World {
         }
     }
 
+    /// The version that a release is now, asking the network where that takes it.
+    pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), Trouble> {
+        let arch = artifacts::arch(std::env::consts::ARCH)?;
+        let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
+        let found = artifacts::resolve(release, given, arch, &self.cache, &self.net, &bounds, &self.cancel)?;
+        Ok((found.version, found.warnings))
+    }
+
     /// The release to look for: a channel that was resolved for this cluster stays what it was.
     pub fn release(&self) -> Result<Release, Trouble> {
+        if let Some(version) = self.aim() {
+            return Ok(Release::Version(version));
+        }
         let pinned = self.state.facts()?.k3s;
         Ok(match pinned {
             Some(Pinned { wanted, version: Some(version) }) if wanted == self.wanted_release() => {
@@ -98,6 +113,14 @@ impl World {
     pub(super) fn keep_version(&self, files: &artifacts::Files) -> Result<(), Trouble> {
         let mut facts = self.state.facts()?;
         facts.k3s = Some(Pinned { wanted: self.wanted_release(), version: files.version.clone() });
+        self.state.keep(&facts)?;
+        Ok(())
+    }
+
+    /// Holds the cluster to a version.
+    pub fn pin(&self, version: &str) -> Result<(), Trouble> {
+        let mut facts = self.state.facts()?;
+        facts.k3s = Some(Pinned { wanted: self.wanted_release(), version: Some(version.to_owned()) });
         self.state.keep(&facts)?;
         Ok(())
     }

@@ -12,11 +12,14 @@ mod kubeconfig;
 mod login;
 mod machine;
 mod manifests;
+mod marks;
 mod network;
 mod observe;
 mod provision;
 mod ready;
 mod rollouts;
+mod rules;
+mod save;
 mod stage;
 mod start;
 mod stop;
@@ -32,7 +35,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Control, Trouble, Work};
-use crate::plan::{self, Check, Plan, Scope, Shape, Step};
+use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
 pub use config::files as config_files;
@@ -40,9 +43,10 @@ pub use image::build as build_box;
 pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
+pub use rules::refusal;
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
-pub use world::{INSTALLER, Parts, World};
+pub use world::{INSTALLER, Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
 pub struct Definition {
@@ -94,6 +98,7 @@ pub const VERBS: &[Verb] = &[
         steps: &[
             &image::STEP,
             &artifacts::STEP,
+            &save::STEP,
             &network::STEP,
             &machine::STEP,
             &login::STEP,
@@ -105,9 +110,27 @@ pub const VERBS: &[Verb] = &[
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+            &marks::STEP,
             &provision::AFTER,
             &manifests::STEP,
             &rollouts::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "upgrade",
+        steps: &[
+            &artifacts::STEP,
+            &save::STEP,
+            &login::STEP,
+            &system::STEP,
+            &stage::STEP,
+            &config::STEP,
+            &install::STEP,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+            &marks::STEP,
         ],
         depth: Depth::Nodes,
     },
@@ -195,7 +218,9 @@ impl Verb {
             let inputs = (definition.inputs)(view.cluster, node);
             short_digest(&[&inputs.to_string()])
         };
-        plan::make(&shapes, view.cluster, targets, look, &digest)
+        let stands = |node: &Node| view.standing(node);
+        let basis = Basis { cluster: view.cluster, targets, look, digest: &digest, stands: &stands };
+        plan::make(&shapes, &basis)
     }
 }
 

@@ -28,7 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
     world.read_tokens()?;
     let kubeconfig = world.state.kubeconfig().is_file();
-    world.note(|seen| seen.kubeconfig = kubeconfig);
+    let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
+    let known: Vec<_> = known.collect();
+    world.note(|seen| {
+        seen.kubeconfig = kubeconfig;
+        for (name, memory) in known {
+            seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
+            seen.cordoned.extend(memory.cordoned.then(|| name.clone()));
+            seen.joined.extend(memory.joined.then_some(name));
+        }
+    });
     if !world.state.exists() && depth == Depth::Machines {
         // Nothing was ever made here, but somebody may have the name.
         world.look_at_machines()?;
@@ -43,11 +52,9 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
         });
         let machines = world.look_at_machines();
         // An address that nobody has keeps one waiting for seconds.
-        let server = world.cluster.first_server();
-        if depth >= Depth::Nodes
-            && kubeconfig
-            && world.seen().machines.get(&server.name).is_some_and(|m| m.state == State::Running)
-        {
+        let seen = world.seen();
+        let runs = |n: &Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running);
+        if depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
             look_at_api(world);
         }
         let seen = world.seen();
@@ -110,7 +117,7 @@ fn look_at(world: &World, node: &Node) {
 
 /// What the API says of the nodes.
 pub fn look_at_api(world: &World) {
-    let answer = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from));
+    let answer = world.nodes();
     world.note(|seen| match answer {
         Ok(nodes) => seen.api = Some(nodes.into_iter().map(|n| (n.name.clone(), n)).collect()),
         Err(_) => seen.api = None,

@@ -193,6 +193,11 @@ pub fn unfinished(board: &Board, took: Duration) -> String {
     format!("{name}{} after {}", parts.join(", "), seconds(took))
 }
 
+/// The nodes that stayed as they were.
+pub fn untouched(nodes: &[&str]) -> String {
+    format!("not touched, and as before: {}", nodes.join(", "))
+}
+
 /// How many steps came to what.
 pub fn tally(board: &Board) -> String {
     let counts = board.counts();

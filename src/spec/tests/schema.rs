@@ -87,6 +87,7 @@ nodes:
   - {name: worker, role: agent, count: 2, memory: 2048, labels: [a=b]}
 k3s:
   version: v1.34.1+k3s1
+  endpoint: k3s.lan:7443
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
   worker_config: {kubelet-arg: x}
@@ -110,6 +111,7 @@ verify: {image: "example.org:5000/busybox:1.36"}
 namespaces: [a, {name: b, labels: {pod-security.kubernetes.io/enforce: baseline}}]
 manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}]
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
+rollout: {workers: 2, drain: true}
 "#;
 
 fn full() -> String {

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::certs::{self, Authority};
+use crate::etcd::{self, Etcd, Leader};
 use crate::http::{Request, Response};
 use crate::resources::{self, Resource};
 use crate::store::{self, State, Store};
@@ -21,6 +22,12 @@ pub struct Api {
     /// What joining nodes are told about the cluster.
     pub cluster: Value,
     pub version: String,
+    /// With several servers, or one that can become several.
+    pub etcd: Option<Arc<Etcd>>,
+    /// Where the authorities' files are.
+    pub tls: std::path::PathBuf,
+    /// Where this server is reached.
+    pub url: String,
 }
 
 /// Who is asking.
@@ -48,13 +55,35 @@ impl Api {
             return Response::failure(401, "Unauthorized", "Unauthorized", json!({}));
         };
         if let Some(rest) = path.strip_prefix("/v1-k3s/") {
-            return self.supervisor(rest, request, group);
+            return self.supervisor(rest, request, name, group);
         }
         let node = match group.as_str() {
             "system:masters" => None,
             "system:nodes" => name.strip_prefix("system:node:"),
             _ => Some(""),
         };
+        if let Some(etcd) = &self.etcd {
+            match (path, etcd.leader()) {
+                ("/readyz" | "/livez" | "/healthz", None) => {
+                    let failing = "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n";
+                    return Response::text(500, failing);
+                }
+                ("/readyz" | "/livez" | "/healthz" | "/version", _) | (_, Some(Leader::Me)) => {}
+                (_, Some(Leader::At(_)) | None) if request.header("standin-user").is_some() => {
+                    return etcd::no_leader("etcdserver: leader changed");
+                }
+                (_, Some(Leader::At(url))) => return etcd.hand_on(&url, request, name, group),
+                (_, None) => return etcd::no_leader("etcdserver: no leader"),
+            }
+        }
+        let answer = self.answer(path, request, node, name);
+        if let Some(etcd) = self.etcd.as_ref().filter(|_| request.method != "GET") {
+            etcd.push();
+        }
+        answer
+    }
+
+    fn answer(&self, path: &str, request: &Request, node: Option<&str>, name: &str) -> Response {
         match path {
             "/readyz" | "/livez" | "/healthz" => Response::text(200, "ok"),
             "/version" => Response::json(200, &self.version_info()),
@@ -96,6 +125,11 @@ impl Api {
         let agent = self.agent_password.as_deref() == Some(password);
         let named = |name: &str, group: &str| Who::User { name: name.into(), group: group.into() };
         match user {
+            // Another server's word for somebody that it knows.
+            "server" if server && request.header("standin-user").is_some() => named(
+                request.header("standin-user").unwrap_or_default(),
+                request.header("standin-group").unwrap_or_default(),
+            ),
             "server" if server => named("server", "k3s:server"),
             "node" if server || agent => named("node", "k3s:agent"),
             id if self.bootstrap_token(id, password) => named("node", "k3s:agent"),
@@ -126,11 +160,40 @@ impl Api {
     }
 
     /// The paths joining nodes use (`pkg/server/handlers`).
-    fn supervisor(&self, path: &str, request: &Request, group: &str) -> Response {
+    fn supervisor(&self, path: &str, request: &Request, name: &str, group: &str) -> Response {
         if !matches!(group, "k3s:agent" | "k3s:server" | "system:nodes" | "system:masters") {
             return Response::failure(403, "Forbidden", "forbidden", json!({}));
         }
+        let server = matches!(group, "k3s:server" | "system:masters");
+        let own = matches!(path, etcd::PEERS | etcd::STATE | etcd::MEMBERS | "server-bootstrap");
+        if own && !server {
+            return Response::failure(403, "Forbidden", "forbidden", json!({}));
+        }
+        if let Some(etcd) = &self.etcd {
+            // What has to be written down is for the one that leads.
+            let writes = matches!(path, "client-kubelet.crt" | "serving-kubelet.crt" | etcd::MEMBERS);
+            match etcd.leader() {
+                Some(Leader::At(url)) if writes && request.header("standin-user").is_none() => {
+                    return etcd.hand_on(&url, request, name, group);
+                }
+                Some(Leader::Me) => {}
+                _ if writes => return etcd::no_leader("etcdserver: no leader"),
+                _ => {}
+            }
+            if matches!(path, etcd::PEERS | etcd::STATE | etcd::MEMBERS) {
+                return etcd.answer(path, request);
+            }
+        } else if path == etcd::MEMBERS {
+            let why = "the server keeps its state in SQLite; it has to be restarted with --cluster-init";
+            return Response::failure(400, "BadRequest", why, json!({}));
+        }
         match path {
+            "server-bootstrap" => Response::json(200, &etcd::bootstrap(&self.tls)),
+            // pkg/server/handlers: the addresses behind the Service `kubernetes`.
+            "apiservers" => {
+                let all = self.etcd.as_ref().map_or_else(|| vec![self.url.clone()], |e| e.addresses());
+                Response::json(200, &json!(all))
+            }
             "config" => Response::json(200, &self.cluster),
             "readyz" => Response::text(200, "ok"),
             "client-ca.crt" => Response::text(200, self.client_ca.pem.clone()),
@@ -508,6 +571,7 @@ impl Api {
                     state.heard.remove(name);
                     let secret = format!("{name}.node-password.k3s");
                     state.remove(&store::key("api/v1", "secrets", Some("kube-system"), &secret));
+                    Etcd::forget(state, name);
                 }
                 "namespaces" => {
                     let inside: Vec<String> = state

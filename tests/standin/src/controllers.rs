@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::etcd::Etcd;
 use crate::server::ensure;
 use crate::store::{self, State, Store};
 use crate::{faults, kubelet, log, paths, selector, util};
@@ -88,11 +89,16 @@ fn packaged(state: &mut State, config: &Config, component: &str, name: &str, lab
     );
 }
 
-pub fn start(store: Arc<Store>) {
+/// With several servers only the one that leads does it.
+pub fn start(store: Arc<Store>, etcd: Option<Arc<Etcd>>) {
     let grace = paths::seconds("grace", 40.0);
     let period = paths::seconds("controller_period", 1.0).max(Duration::from_millis(20));
     std::thread::spawn(move || {
         loop {
+            if etcd.as_ref().is_some_and(|e| !e.leads()) {
+                std::thread::sleep(period);
+                continue;
+            }
             store.update(|state| {
                 nodes(state, grace);
                 workloads(state);
