@@ -10,7 +10,7 @@ use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Slot};
 use crate::ssh::Job;
 
 pub const STEP: Definition = Definition {
@@ -18,7 +18,7 @@ pub const STEP: Definition = Definition {
         name: "install",
         title: "install k3s",
         scope: Scope::Nodes,
-        after: &[After::Node("stage"), After::Node("config")],
+        after: &[After::Node("stage"), After::Node("config"), After::Provisioners(Slot::BeforeK3s)],
         serves: false,
     },
     retry: true,

@@ -305,4 +305,30 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn k3s_is_installed_behind_the_provisioners_before_it_and_ready_before_those_after_it() {
+        use crate::spec::{ProvisionType, Provisioner, Slot};
+        let mut cluster = plan::tests::cluster(1);
+        let one = |name: &str, when| Provisioner {
+            name: name.into(),
+            kind: ProvisionType::Shell,
+            when,
+            nodes: vec!["worker-1".into()],
+            settings: Default::default(),
+            by_vagrant: false,
+            inputs: vec![],
+        };
+        cluster.provision = vec![one("early", Slot::BeforeK3s), one("late", Slot::AfterK3s)];
+        let seen = Seen::default();
+        let plan = Verb::find("up").unwrap().plan(&View::new(&cluster, &seen), &[]);
+        let after = |id: &str, before: &str| {
+            let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
+            assert!(step.check.may_run() && step.info.after.iter().any(|a| a == before), "{:?}", step.info);
+        };
+        after("worker-1/provision-early", "worker-1/system");
+        after("worker-1/install", "worker-1/provision-early");
+        after("worker-1/provision-late", "worker-1/ready");
+        assert!(!plan.steps.iter().any(|s| s.info.id.starts_with("server/provision")));
+    }
 }

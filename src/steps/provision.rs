@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::install::stamp;
-use super::view::holds;
+use super::view::{MadeFrom, holds};
 use super::world::SHORT;
 use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
@@ -77,7 +77,7 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let wrong = match (done, view.seen.provision.get(name)) {
         (None, _) => Some("it was not run here".to_owned()),
         (_, Some(Err(why))) => Some(why.clone()),
-        (Some(then), Some(Ok(now))) if then == now => None,
+        (Some(then), Some(Ok(now))) if *then == now.noted => None,
         _ => Some("what it is made from has changed".to_owned()),
     };
     holds("it was run as it is now", wrong)
@@ -86,24 +86,31 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
 /// Looks at what the provisioners are made from.
 pub fn look_at_provisioners(world: &World) {
     let all = world.cluster.provision.iter();
-    let digests = all.map(|p| (p.name.clone(), digest(world, p).map_err(|t| t.failure.cause))).collect();
-    world.note(|seen| seen.provision = digests);
+    let made = all.map(|p| (p.name.clone(), made_from(world, p).map_err(|t| t.failure.cause))).collect();
+    world.note(|seen| seen.provision = made);
 }
 
-/// What a provisioner is made from: its settings, and what the files that it names hold. Secrets in
-/// its environment may be short, so the cluster's own is mixed in: the digest tells nothing of them.
-fn digest(world: &World, one: &Provisioner) -> Result<String, Trouble> {
-    let mut hash = Sha256::new();
-    hash.update(one.portable(&world.cluster.base).to_string());
-    if !one.env().is_empty()
-        && let Some(tokens) = &world.seen().tokens
-    {
-        hash.update(tokens.server.reveal());
-    }
+fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, Trouble> {
+    let mut files = Sha256::new();
     for path in &one.inputs {
-        contents(path, Path::new(""), &mut hash)?;
+        contents(path, Path::new(""), &mut files)?;
     }
-    Ok(hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect())
+    let files = files.finalize();
+    let digest = |one: &Provisioner, secret: &str| {
+        let mut hash = Sha256::new();
+        for part in [one.portable(&world.cluster.base).to_string().as_bytes(), &files, secret.as_bytes()] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let secret = match &world.seen().tokens {
+        Some(tokens) if !one.env().is_empty() => tokens.server.reveal().to_owned(),
+        _ => String::new(),
+    };
+    let mut bare = one.clone();
+    hide(&mut bare);
+    Ok(MadeFrom { told: digest(&bare, ""), noted: digest(one, &secret) })
 }
 
 /// Feeds a file, or all files of a directory by name, with their paths in it and whether they are programs.
@@ -145,14 +152,24 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let one = world.cluster.provision.iter().find(|p| Some(p.name.as_str()) == ctx.item);
     let one = one.expect("a provisioner of the spec");
-    let digest = digest(world, one)?;
+    let digest = made_from(world, one)?.noted;
+    let name = note(&one.name);
+    // It may have been cut off behind its note. The result of a run that nobody took: a success counts,
+    // a failure is tried again.
+    let before = format!(
+        "d=/run/p1/{name}; if [ -e $d/rc ] && [ \"$(cat $d/rc)\" != 0 ]; then rm -rf $d; fi\n\
+         cat /var/lib/p1/stamps/{name} 2>/dev/null\nexit 0"
+    );
+    if world.script(node, "looking for an earlier run", &before)?.trim() == digest {
+        return Ok(Some("it was run before".into()));
+    }
     let did = match one.kind {
         _ if one.by_vagrant => by_vagrant(ctx, one)?,
         ProvisionType::Shell => shell(ctx, one, &digest)?,
         _ => file(ctx, one)?,
     };
     let clean = format!("rm -f {}\n", quote(&format!("{DIR}/{}", one.name)));
-    world.script(node, "noting the provisioner", &(stamp(&note(&one.name), &digest) + &clean))?;
+    world.script(node, "noting the provisioner", &(stamp(&name, &digest) + &clean))?;
     Ok(did)
 }
 
@@ -304,7 +321,7 @@ fn place(destination: &str, name: &str, directory: bool) -> String {
         // The contents of a directory go into the destination; a last `/.` says the same.
         true => "dir=$to\n".to_owned(),
         false => format!(
-            "case $to in */) to=$to{name} ;; *) [ -d \"$to\" ] && to=$to/{name} ;; esac\ndir=${{to%/*}}\n"
+            "case $to in */) to=$to\"\"{name} ;; *) [ ! -d \"$to\" ] || to=$to/{name} ;; esac\ndir=${{to%/*}}\n"
         ),
     };
     format!(
@@ -358,10 +375,12 @@ fn by_vagrant(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Troubl
 
 /// For `p1 render`: the same, with nothing secret in it.
 pub fn without_secrets(cluster: &mut crate::spec::Cluster) {
-    for one in &mut cluster.provision {
-        if let Some(Value::Object(env)) = one.settings.get_mut("env") {
-            env.values_mut().for_each(|value| *value = json!("(not shown)"));
-        }
+    cluster.provision.iter_mut().for_each(hide);
+}
+
+fn hide(one: &mut Provisioner) {
+    if let Some(Value::Object(env)) = one.settings.get_mut("env") {
+        env.values_mut().for_each(|value| *value = json!("(not shown)"));
     }
 }
 

@@ -48,14 +48,23 @@ pub struct Seen {
     pub cordoned: BTreeSet<String>,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
-    /// By provisioner: a digest of its settings and of what its files hold, or why they cannot be read.
-    pub provision: BTreeMap<String, Result<String, String>>,
+    /// By provisioner: what it is made from, or why its files cannot be read.
+    pub provision: BTreeMap<String, Result<MadeFrom, String>>,
     /// The verb is for the whole cluster.
     pub whole: bool,
     /// The nodes that the verb is for.
     pub doomed: Vec<String>,
     /// What the verb is about beside nodes.
     pub subject: Option<String>,
+}
+
+/// Digests of a provisioner's settings and of what the files that it names hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeFrom {
+    /// For the journal: without the values of its environment, which may be secrets.
+    pub told: String,
+    /// For the node: with them, and with the cluster's own secret, so that they cannot be guessed from it.
+    pub noted: String,
 }
 
 /// A file that belongs on every node.
@@ -89,9 +98,9 @@ impl<'a> View<'a> {
         Self { cluster, seen, item: None }
     }
 
-    /// What a provisioner is made of, as a digest; none if its files cannot be read, or were not looked at.
+    /// What a provisioner is made from, for the journal; none if its files cannot be read, or were not looked at.
     pub fn provisioner(&self, name: &str) -> Option<String> {
-        self.seen.provision.get(name)?.clone().ok()
+        self.seen.provision.get(name)?.as_ref().ok().map(|made| made.told.clone())
     }
 
     /// The node's machine.
