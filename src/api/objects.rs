@@ -1,6 +1,7 @@
 //! The few fields that p1 reads of the API's objects (core/v1). All optional when read, as a node
 //! that has just registered has hardly any.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -138,6 +139,26 @@ struct Info {
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
     serde_json::from_str(json).map_err(|e| Error::Answer(e.to_string()))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lease {
+    metadata: Meta,
+    spec: LeaseSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LeaseSpec {
+    renew_time: Option<String>,
+}
+
+/// From the leases of `kube-node-lease`, which are named after their nodes.
+pub(super) fn leases(json: &str) -> Result<BTreeMap<String, String>, Error> {
+    let list: List<Lease> = parse(json)?;
+    let leases = list.items.unwrap_or_default().into_iter();
+    Ok(leases.filter_map(|l| Some((l.metadata.name, l.spec.renew_time?))).collect())
 }
 
 /// From `GET /api/v1/nodes`.

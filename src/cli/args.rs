@@ -114,6 +114,9 @@ pub enum Verb {
     Stop(Nodes),
     /// Start machines that exist, and k3s in them
     Start(Nodes),
+    /// Keep all machines as they are at one moment, memory included, and go back to it
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay
@@ -275,6 +278,28 @@ pub enum BoxVerb {
     },
     /// Remove a box from this host's library
     Remove {
+        /// Which, as `list` shows it
+        name: String,
+    },
+}
+
+/// The verbs of `snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Write down disk and memory of every machine, all of the same moment; they pause meanwhile
+    Save {
+        /// What to call it
+        name: String,
+    },
+    /// List the snapshots
+    List,
+    /// Put every machine back to that moment; what happened since is lost
+    Restore {
+        /// Which, as `list` shows it
+        name: String,
+    },
+    /// Remove a snapshot
+    Delete {
         /// Which, as `list` shows it
         name: String,
     },

@@ -17,6 +17,7 @@ mod power;
 mod retry;
 mod run;
 mod signals;
+mod snapshot;
 mod ssh;
 mod status;
 mod up;
@@ -60,6 +61,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
         Verb::Stop(args) => power::run(context, "stop", &args.nodes),
         Verb::Start(args) => power::run(context, "start", &args.nodes),
+        Verb::Snapshot(verb) => snapshot::run(context, verb),
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),

@@ -15,6 +15,7 @@ mod network;
 mod observe;
 mod provision;
 mod ready;
+pub mod snapshot;
 mod stage;
 mod start;
 mod stop;
@@ -126,6 +127,23 @@ pub const VERBS: &[Verb] = &[
         steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
         depth: Depth::Machines,
     },
+    Verb {
+        name: "snapshot save",
+        steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
+        depth: Depth::Machines,
+    },
+    Verb {
+        name: "snapshot restore",
+        steps: &[
+            &snapshot::RESTORE,
+            &snapshot::RESUME,
+            &snapshot::CLOCK,
+            &snapshot::KUBECONFIG,
+            &snapshot::READY,
+        ],
+        depth: Depth::Machines,
+    },
+    Verb { name: "snapshot delete", steps: &[&snapshot::FORGET], depth: Depth::Machines },
 ];
 
 impl Verb {
@@ -137,6 +155,11 @@ impl Verb {
     /// True if it brings machines up.
     pub fn boots(&self) -> bool {
         self.steps.iter().any(|d| d.shape.name == "vm")
+    }
+
+    /// True if a retry begins anew, since what was done belongs to a moment that is over.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.name, "snapshot save" | "snapshot restore")
     }
 
     /// Whether the step of that name is needed, by its own condition.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::batch::Batch;
+use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
 use crate::api;
 use crate::artifacts::{self, Cache};
@@ -62,6 +63,8 @@ pub struct World {
     parts: Parts,
     /// The `vagrant up` of this run.
     pub batch: Batch,
+    /// The snapshot that is taken or restored in this run.
+    pub moment: Moment,
     seen: Mutex<Seen>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
@@ -93,6 +96,7 @@ impl World {
             parts,
             memory,
             batch: Batch::default(),
+            moment: Moment::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
             files: Mutex::default(),
