@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod artifacts;
+pub mod backup;
 pub mod boxes;
 pub mod cli;
 pub mod engine;

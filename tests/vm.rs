@@ -78,6 +78,24 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
     });
 
+    life.phase("backup", |life| {
+        let file = life.dir.join("life.backup");
+        life.p1(60, &["kubectl", "create", "namespace", "kept"]).ok();
+        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
+        assert_eq!(mode(&file), 0o600);
+        life.p1(60, &["kubectl", "create", "namespace", "lost"]).ok();
+        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
+    });
+    life.phase("restore", |life| {
+        let file = life.dir.join("life.backup");
+        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
+        life.p1(300, &["--yes", "restore", file.to_str().unwrap()]).ok();
+        life.is_ready();
+        let names = life.p1(60, &["kubectl", "get", "namespaces"]).ok().stdout();
+        assert!(names.contains("kept") && !names.contains("lost"), "{names}");
+        life.p1(60, &["plan", "--deep"]).ok();
+    });
+
     life.phase("killall", |life| {
         let units = "systemctl is-active k3s k3s-agent; true";
         let before = life.on_nodes(units);
@@ -432,6 +450,16 @@ impl Done {
 
     fn text(&self) -> String {
         format!("{}{}", self.stdout(), String::from_utf8_lossy(&self.0.stderr))
+    }
+
+    #[track_caller]
+    fn says(&self, code: i32, word: &str) {
+        assert!(
+            self.code() == code && self.text().contains(word),
+            "exit code {}:\n{}",
+            self.code(),
+            self.text()
+        );
     }
 
     /// Itself, if the exit code was 0.

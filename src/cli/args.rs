@@ -117,6 +117,16 @@ pub enum Verb {
     /// Keep all machines as they are at one moment, memory included, and go back to it
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
+    Backup {
+        /// Where to [default: NAME-TIME.backup in this folder]
+        file: Option<PathBuf>,
+    },
+    /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
+    Restore {
+        /// What `backup` wrote
+        file: PathBuf,
+    },
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay

@@ -2,6 +2,7 @@
 //! live here only.
 
 mod args;
+mod backup;
 mod boxes;
 mod context;
 mod destroy;
@@ -62,6 +63,8 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Stop(args) => power::run(context, "stop", &args.nodes),
         Verb::Start(args) => power::run(context, "start", &args.nodes),
         Verb::Snapshot(verb) => snapshot::run(context, verb),
+        Verb::Backup { file } => backup::save(context, file.as_deref()),
+        Verb::Restore { file } => backup::restore(context, &file),
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),

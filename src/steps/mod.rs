@@ -3,6 +3,7 @@
 //! A new step is a file here and a line in the lists of the verbs that have it.
 
 mod artifacts;
+pub mod backup;
 mod batch;
 mod config;
 mod destroy;
@@ -125,6 +126,20 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "destroy",
         steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
+        depth: Depth::Machines,
+    },
+    Verb { name: "backup", steps: &[&backup::ASK, &backup::COPY], depth: Depth::Machines },
+    Verb {
+        name: "restore",
+        steps: &[
+            &backup::LOGIN,
+            &backup::HALT,
+            &backup::DATA,
+            &backup::CONFIG,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+        ],
         depth: Depth::Machines,
     },
     Verb {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::backup;
 use super::batch::Batch;
 use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
@@ -65,6 +66,8 @@ pub struct World {
     pub batch: Batch,
     /// The snapshot that is taken or restored in this run.
     pub moment: Moment,
+    /// The backup that is made or put back in this run.
+    pub backup: backup::Progress,
     seen: Mutex<Seen>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
@@ -97,6 +100,7 @@ impl World {
             memory,
             batch: Batch::default(),
             moment: Moment::default(),
+            backup: backup::Progress::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
             files: Mutex::default(),

@@ -90,7 +90,7 @@ pub fn node_done(verb: &str) -> &'static str {
         "uninstall" => "k3s removed",
         "destroy" => "gone",
         "snapshot save" => "saved",
-        "snapshot restore" => "restored",
+        "restore" | "snapshot restore" => "restored",
         _ => "done",
     }
 }
@@ -154,7 +154,8 @@ fn achieved(head: &Head, nodes: usize) -> String {
         "uninstall" => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
         "destroy" => ("is gone", "is gone", "are gone"),
         "snapshot save" => ("is saved", "is saved", "are saved"),
-        "snapshot restore" => ("is restored", "is restored", "are restored"),
+        "backup" => ("is backed up", "is backed up", "are backed up"),
+        "restore" | "snapshot restore" => ("is restored", "is restored", "are restored"),
         "snapshot delete" => ("has one snapshot less", "has one snapshot less", "have one snapshot less"),
         "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),
         _ => ("is done", "is done", "are done"),
