@@ -43,6 +43,9 @@ pub struct Global {
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,
+    /// Make no connection but to the cluster itself; what is missing on this host is said before anything is begun
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -133,6 +136,9 @@ pub enum Verb {
     Uninstall(Nodes),
     /// Remove the machines and all that belongs to them
     Destroy(Nodes),
+    /// Fill and check a folder with all that nodes need, for a host without internet
+    #[command(subcommand)]
+    Artifacts(ArtifactsVerb),
     /// Build, list, add and remove boxes
     #[command(subcommand)]
     Box(BoxVerb),
@@ -290,6 +296,24 @@ pub enum BoxVerb {
     Remove {
         /// Which, as `list` shows it
         name: String,
+    },
+}
+
+/// The verbs of `artifacts`.
+#[derive(Debug, Subcommand)]
+pub enum ArtifactsVerb {
+    /// Fill a folder with k3s' binary, its installer and its images, or the spec's own ones
+    Fetch {
+        /// Which folder [default: the spec's `k3s.artifacts.dir`, else artifacts beside the spec]
+        dir: Option<PathBuf>,
+        /// For which machines, e.g. `amd64,arm64` [default: those of this host's kind]
+        #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+        arch: Vec<String>,
+    },
+    /// Say what is in a folder, and whether each file is whole; exit code 1 if one is not
+    Verify {
+        /// Which folder [default: as for `fetch`]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -2,6 +2,7 @@
 //! live here only.
 
 mod args;
+mod artifacts;
 mod backup;
 mod boxes;
 mod context;
@@ -68,6 +69,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
+        Verb::Artifacts(verb) => artifacts::run(context, verb),
         Verb::Box(verb) => boxes::run(context, verb),
         Verb::Doctor(args) => doctor::doctor(context, args.fix),
         Verb::Completions { shell } => {

@@ -5,8 +5,8 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Labels, Map, Memory, Name, Taints, Text,
-    Time, Version,
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Labels, Map, Memory, Name,
+    Taints, Text, Time, Version,
 };
 use super::{BoxRef, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -98,6 +98,8 @@ object! {
         optional binary: Source,
         /// The installer script, install.sh.
         optional installer: Source,
+        /// A folder that p1 artifacts fetch wrote, relative to the folder of the spec; everything comes from there.
+        optional dir: FolderPath,
         /// Image archives for every node.
         optional images: Vec<Option<At<Source>>>,
     }

@@ -34,6 +34,7 @@ use crate::engine::{Control, Trouble, Work};
 use crate::plan::{self, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
+pub use artifacts::{missing, release};
 pub use config::files as config_files;
 pub use image::build as build_box;
 pub use observe::{Depth, observe};
