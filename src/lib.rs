@@ -5,6 +5,7 @@
 pub mod api;
 pub mod apps;
 pub mod artifacts;
+pub mod backup;
 pub mod boxes;
 pub mod cli;
 pub mod engine;

@@ -1,5 +1,6 @@
 //! The connection.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
@@ -18,6 +19,8 @@ use super::objects::{self, NodeStatus, Warning};
 use crate::k3s::kubeconfig::{self, Access};
 use crate::os::Cancel;
 
+/// Where kubelets' leases are.
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease";
 /// More than the nodes of any cluster that p1 makes.
 const MAX_BODY: u64 = 64 << 20;
 
@@ -44,6 +47,12 @@ impl Client {
     /// Every node that the cluster knows, by name.
     pub fn nodes(&self, cancel: &Cancel) -> Result<Vec<NodeStatus>, Error> {
         objects::nodes(&self.get("/api/v1/nodes", cancel)?)
+    }
+
+    /// By node: when its kubelet renewed its lease last, in the API's words. It does so every ten
+    /// seconds (`nodeLeaseDurationSeconds` / 4), while a Node object may stay as it is for minutes.
+    pub fn leases(&self, cancel: &Cancel) -> Result<BTreeMap<String, String>, Error> {
+        objects::leases(&self.get(&format!("{LEASES}/leases"), cancel)?)
     }
 
     /// The server's version, e.g. `v1.34.1+k3s1`.

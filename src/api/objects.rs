@@ -161,6 +161,26 @@ fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
     serde_json::from_str(json).map_err(|e| Error::Answer(e.to_string()))
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lease {
+    metadata: Meta,
+    spec: LeaseSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LeaseSpec {
+    renew_time: Option<String>,
+}
+
+/// From the leases of `kube-node-lease`, which are named after their nodes.
+pub(super) fn leases(json: &str) -> Result<BTreeMap<String, String>, Error> {
+    let list: List<Lease> = parse(json)?;
+    let leases = list.items.unwrap_or_default().into_iter();
+    Ok(leases.filter_map(|l| Some((l.metadata.name, l.spec.renew_time?))).collect())
+}
+
 /// From `GET /api/v1/nodes`.
 pub fn nodes(json: &str) -> Result<Vec<NodeStatus>, Error> {
     let list: List<Node> = parse(json)?;

@@ -43,6 +43,9 @@ pub struct Global {
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,
+    /// Make no connection but to the cluster itself; what is missing on this host is said before anything is begun
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -118,12 +121,28 @@ pub enum Verb {
     Stop(Nodes),
     /// Start machines that exist, and k3s in them
     Start(Nodes),
+    /// Keep all machines as they are at one moment, memory included, and go back to it
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
+    Backup {
+        /// Where to [default: NAME-TIME.backup in this folder]
+        file: Option<PathBuf>,
+    },
+    /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
+    Restore {
+        /// What `backup` wrote
+        file: PathBuf,
+    },
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay
     Uninstall(Nodes),
     /// Remove the machines and all that belongs to them
     Destroy(Nodes),
+    /// Fill and check a folder with all that nodes need, for a host without internet
+    #[command(subcommand)]
+    Artifacts(ArtifactsVerb),
     /// Build, list, add and remove boxes
     #[command(subcommand)]
     Box(BoxVerb),
@@ -320,6 +339,46 @@ pub enum BoxVerb {
     },
     /// Remove a box from this host's library
     Remove {
+        /// Which, as `list` shows it
+        name: String,
+    },
+}
+
+/// The verbs of `artifacts`.
+#[derive(Debug, Subcommand)]
+pub enum ArtifactsVerb {
+    /// Fill a folder with k3s' binary, its installer and its images, or the spec's own ones
+    Fetch {
+        /// Which folder [default: the spec's `k3s.artifacts.dir`, else artifacts beside the spec]
+        dir: Option<PathBuf>,
+        /// For which machines, e.g. `amd64,arm64` [default: those of this host's kind]
+        #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+        arch: Vec<String>,
+    },
+    /// Say what is in a folder, and whether each file is whole; exit code 1 if one is not
+    Verify {
+        /// Which folder [default: as for `fetch`]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// The verbs of `snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Write down disk and memory of every machine, all of the same moment; they pause meanwhile
+    Save {
+        /// What to call it
+        name: String,
+    },
+    /// List the snapshots
+    List,
+    /// Put every machine back to that moment; what happened since is lost
+    Restore {
+        /// Which, as `list` shows it
+        name: String,
+    },
+    /// Remove a snapshot
+    Delete {
         /// Which, as `list` shows it
         name: String,
     },

@@ -2,6 +2,8 @@
 //! live here only.
 
 mod args;
+mod artifacts;
+mod backup;
 mod boxes;
 mod bundle;
 mod context;
@@ -18,6 +20,7 @@ mod power;
 mod retry;
 mod run;
 mod signals;
+mod snapshot;
 mod ssh;
 mod status;
 mod up;
@@ -72,9 +75,13 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
         Verb::Stop(args) => power::run(context, "stop", &args.nodes),
         Verb::Start(args) => power::run(context, "start", &args.nodes),
+        Verb::Snapshot(verb) => snapshot::run(context, verb),
+        Verb::Backup { file } => backup::save(context, file.as_deref()),
+        Verb::Restore { file } => backup::restore(context, &file),
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
+        Verb::Artifacts(verb) => artifacts::run(context, verb),
         Verb::Box(verb) => boxes::run(context, verb),
         Verb::Doctor(args) => doctor::doctor(context, args.fix),
         Verb::Completions { shell } => {

@@ -127,6 +127,10 @@ fn locked(
     let steps = Steps { verb, world: Arc::clone(world) };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
+    if let Err(trouble) = world.moment.let_go(world) {
+        sender
+            .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
+    }
     for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
             let cause = redactor.text(&trouble.failure.cause);
@@ -180,7 +184,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
             return verb.condition(name, &view, Some(node));
         }
         let there = node.is_none_or(|n| alive(&n.name) || !verb.boots());
-        match record.passed(&step) && same(&step) && there {
+        match record.passed(&step) && same(&step) && there && !verb.begins_anew() {
             true => Check::Done("done in the run before".into()),
             false => Check::Unknown("outstanding".into()),
         }

@@ -3,15 +3,19 @@
 use super::args::Up;
 use super::context::Context;
 use super::doctor;
-use super::fail::Fail;
+use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::plan::Plan;
-use crate::steps::{Verb, World};
+use crate::steps::{self, Verb, World};
 
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.looks.nodes.nodes)?;
+    if args.setup && context.global.offline {
+        let hint = "Run `p1 doctor --fix` while there is a connection.";
+        return Err(Fail::new(code::USAGE, "`--setup` installs packages, which `--offline` forbids", hint));
+    }
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
@@ -48,6 +52,16 @@ fn ask_for_namespaces(context: &Context, world: &World) {
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.
 pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
+    if context.global.offline {
+        let due = |name: &str| plan.steps.iter().any(|s| s.name == name && s.check.may_run());
+        let missing = steps::missing(world, due("box"), due("artifacts"));
+        if !missing.is_empty() {
+            let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
+                        `k3s.artifacts.dir`; `p1 box add FILE` takes a box that was built elsewhere.";
+            let what = "p1 is offline, and this host lacks what it takes";
+            return Err(Fail { evidence: missing, ..Fail::new(code::HOST, what, hint) });
+        }
+    }
     let new = plan.nodes_for("vm");
     if new.is_empty() {
         return Ok(());

@@ -5,8 +5,8 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Image, Labels, ManifestEntry, Map,
-    Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels, ManifestEntry,
+    Map, Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
 };
 use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -121,6 +121,8 @@ object! {
         optional binary: Source,
         /// The installer script, install.sh.
         optional installer: Source,
+        /// A folder that p1 artifacts fetch wrote, relative to the folder of the spec; everything comes from there.
+        optional dir: FolderPath,
         /// Image archives for every node.
         optional images: Vec<Option<At<Source>>>,
     }

@@ -226,6 +226,9 @@ pub struct Artifacts {
     pub installer: Option<Source>,
     /// Image archives for every node; empty: nodes pull from registries.
     pub images: Vec<Source>,
+    /// A folder with all of it, in place of the others; absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
 }
 
 /// Where a file comes from.

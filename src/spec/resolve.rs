@@ -290,6 +290,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     let artifacts = file.artifacts.value().map_or_else(Artifacts::default, |a| Artifacts {
         binary: a.binary.value().cloned(),
         installer: a.installer.value().cloned(),
+        dir: a.dir.value().map(|dir| dir.0.clone()),
         images: a.images.value().into_iter().flatten().flatten().map(|i| i.value.clone()).collect(),
     });
     K3s {

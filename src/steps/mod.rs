@@ -3,6 +3,7 @@
 //! A new step is a file here and a line in the lists of the verbs that have it.
 
 mod artifacts;
+pub mod backup;
 mod batch;
 mod config;
 mod destroy;
@@ -20,6 +21,7 @@ mod ready;
 mod rollouts;
 mod rules;
 mod save;
+pub mod snapshot;
 mod stage;
 mod start;
 mod stop;
@@ -38,6 +40,7 @@ use crate::engine::{Control, Trouble, Work};
 use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
+pub use artifacts::{missing, release};
 pub use config::files as config_files;
 pub use image::build as build_box;
 pub use manifests::Apps;
@@ -169,6 +172,37 @@ pub const VERBS: &[Verb] = &[
         steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
         depth: Depth::Machines,
     },
+    Verb { name: "backup", steps: &[&backup::ASK, &backup::COPY], depth: Depth::Machines },
+    Verb {
+        name: "restore",
+        steps: &[
+            &backup::LOGIN,
+            &backup::HALT,
+            &backup::DATA,
+            &backup::CONFIG,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+        ],
+        depth: Depth::Machines,
+    },
+    Verb {
+        name: "snapshot save",
+        steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
+        depth: Depth::Machines,
+    },
+    Verb {
+        name: "snapshot restore",
+        steps: &[
+            &snapshot::RESTORE,
+            &snapshot::RESUME,
+            &snapshot::CLOCK,
+            &snapshot::KUBECONFIG,
+            &snapshot::READY,
+        ],
+        depth: Depth::Machines,
+    },
+    Verb { name: "snapshot delete", steps: &[&snapshot::FORGET], depth: Depth::Machines },
 ];
 
 impl Verb {
@@ -180,6 +214,11 @@ impl Verb {
     /// True if it brings machines up.
     pub fn boots(&self) -> bool {
         self.steps.iter().any(|d| d.shape.name == "vm")
+    }
+
+    /// True if a retry begins anew, since what was done belongs to a moment that is over.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.name, "snapshot save" | "snapshot restore")
     }
 
     /// Whether the step of that name is needed, by its own condition.

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::backup;
 use super::batch::Batch;
+use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
 use crate::api;
 use crate::artifacts::{self, Cache};
@@ -64,6 +66,10 @@ pub struct World {
     parts: Parts,
     /// The `vagrant up` of this run.
     pub batch: Batch,
+    /// The snapshot that is taken or restored in this run.
+    pub moment: Moment,
+    /// The backup that is made or put back in this run.
+    pub backup: backup::Progress,
     seen: Mutex<Seen>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
@@ -99,6 +105,8 @@ impl World {
             parts,
             memory,
             batch: Batch::default(),
+            moment: Moment::default(),
+            backup: backup::Progress::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
             files: Mutex::default(),

@@ -96,6 +96,8 @@ pub fn node_done(verb: &str) -> &'static str {
         "killall" => "k3s stopped",
         "uninstall" => "k3s removed",
         "destroy" => "gone",
+        "snapshot save" => "saved",
+        "restore" | "snapshot restore" => "restored",
         _ => "done",
     }
 }
@@ -159,6 +161,10 @@ fn achieved(head: &Head, nodes: usize) -> String {
         "killall" => ("has no k3s running", "has no k3s running", "have no k3s running"),
         "uninstall" => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
         "destroy" => ("is gone", "is gone", "are gone"),
+        "snapshot save" => ("is saved", "is saved", "are saved"),
+        "backup" => ("is backed up", "is backed up", "are backed up"),
+        "restore" | "snapshot restore" => ("is restored", "is restored", "are restored"),
+        "snapshot delete" => ("has one snapshot less", "has one snapshot less", "have one snapshot less"),
         "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),
         _ => ("is done", "is done", "are done"),
     };
