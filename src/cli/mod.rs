@@ -1,6 +1,19 @@
 //! The command line: one file per verb, arguments first, then a call downwards. anyhow and printing
 //! live here only.
 
+/// As the standard library's, but a terminal that has gone away is none of our business: those panic.
+macro_rules! eprint {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($arg)*);
+    }};
+}
+
+/// See `eprint`.
+macro_rules! eprintln {
+    ($($arg:tt)*) => { eprint!("{}\n", format_args!($($arg)*)) };
+}
+
 mod args;
 mod artifacts;
 mod backup;

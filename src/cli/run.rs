@@ -6,6 +6,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::{self, Report, Run};
 use crate::event::Kind;
+use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
 use crate::plan::{Check, Plan, id};
 use crate::providers;
@@ -69,6 +70,7 @@ fn locked(
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
     let verb = job.verb;
+    survive(world, verb)?;
     world.note(|seen| {
         seen.whole = job.targets.is_empty();
         seen.subject.clone_from(&job.subject);
@@ -142,6 +144,29 @@ fn locked(
     // Also where the journal could not be written: what failed is worth knowing.
     eprint!("{}", ui::closing(&board, &context.ui, &context.called()));
     Ok(report?)
+}
+
+/// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
+/// What boots machines waits for it, since it does what is wanted; everything else ends it.
+fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
+    let Some(pid) = world.vagrant.left_behind() else { return Ok(()) };
+    if verb.boots() {
+        let bound = world.cluster.timeouts.boot;
+        let patience = seconds(bound);
+        eprintln!("waiting up to {patience} for the Vagrant that a killed p1 left at work (pid {pid})");
+        if world.vagrant.outlast(bound) {
+            return Ok(());
+        }
+    }
+    eprintln!("ending the Vagrant that a killed p1 left at work (pid {pid})");
+    if world.vagrant.end_left_behind() {
+        return Ok(());
+    }
+    Err(Fail::new(
+        code::FAILED,
+        format!("the Vagrant that a killed p1 left at work (pid {pid}) does not end"),
+        format!("Look what it does, and end it: kill -9 -{pid}"),
+    ))
 }
 
 /// Nodes on which nothing is due are remembered as they are.
