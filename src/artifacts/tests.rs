@@ -364,7 +364,8 @@ fn a_folder_has_all_that_another_host_needs() {
     let (binary, arm, images) = (body(30_000), body(20_000), body(10_000));
     lab.release(&binary);
     let release = "/releases/v1.34.1%2Bk3s1";
-    let on = |name: &str, body: &[u8]| lab.server.on(&format!("{release}/{name}"), [Reply::Whole(body.into())]);
+    let on =
+        |name: &str, body: &[u8]| lab.server.on(&format!("{release}/{name}"), [Reply::Whole(body.into())]);
     let list = format!("{}  k3s\n{}  k3s-airgap-images-amd64.tar.zst\n", sum(&binary), sum(&images));
     on("sha256sum-amd64.txt", list.as_bytes());
     let list = format!("{}  k3s-arm64\n{}  k3s-airgap-images-arm64.tar\n", sum(&arm), sum(&images));
@@ -389,7 +390,8 @@ fn a_folder_has_all_that_another_host_needs() {
     // There: another cache, and whatever is asked for is told.
     let there = Cache { dir: lab.dir.path().join("other") };
     let given = Artifacts { dir: Some(dir.clone()), ..Artifacts::default() };
-    let ask = |release: &Release, arch| resolve(release, &given, arch, &there, &lab.net, &lab.bounds, &lab.cancel);
+    let ask =
+        |release: &Release, arch| resolve(release, &given, arch, &there, &lab.net, &lab.bounds, &lab.cancel);
     for (arch, k3s) in [(Arch::Amd64, &binary), (Arch::Arm64, &arm)] {
         let resolved = ask(&stable, arch).unwrap();
         assert!(missing(&resolved).is_empty());

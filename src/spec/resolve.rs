@@ -14,8 +14,7 @@ use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
     Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts, Verify, Yaml,
-    provision,
-    validate,
+    provision, validate,
 };
 
 /// The network of a spec that names none; VirtualBox allows it without being configured

@@ -273,7 +273,7 @@ pub(super) fn servers(servers: &[(&Draft<'_>, Yaml)], report: &mut Report<'_>) {
     let given = |config: &Yaml, key: &str| config.get(key).is_some_and(|v| v.as_bool() != Some(false));
     let count = servers.len();
     let external = servers.iter().any(|(_, config)| given(config, "datastore-endpoint"));
-    if count > 1 && count % 2 == 0 && !external {
+    if count > 1 && count.is_multiple_of(2) && !external {
         let (last, _) = &servers[count - 1];
         let at = last.file.count.get().filter(|_| last.index > 0).map_or(last.role_at, |c| c.at);
         let (less, more) = (count - 1, count + 1);

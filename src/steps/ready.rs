@@ -76,8 +76,7 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let wrong = wrong(node, view.seen.version.as_deref(), status)
         .or_else(|| rebooted(Some(&facts.boot), status))
         .or_else(|| {
-            let cordoned =
-                view.seen.cordoned.contains(&node.name) && status.is_some_and(|s| s.unschedulable);
+            let cordoned = view.seen.cordoned.contains(&node.name) && status.is_some_and(|s| s.unschedulable);
             cordoned.then(|| "p1 has cordoned it".to_owned())
         });
     holds("it is Ready", wrong)

@@ -157,11 +157,14 @@ impl Client {
     }
 }
 
+/// Makes a client for a server's URL.
+type Make = Box<dyn Fn(&str) -> Result<Client, Error> + Send + Sync>;
+
 /// The client load balancer of k3s' agents: one server after the other, beginning with the one that
 /// answered last.
 pub struct Balancer {
     clients: Mutex<Vec<(String, Arc<Client>)>>,
-    make: Box<dyn Fn(&str) -> Result<Client, Error> + Send + Sync>,
+    make: Make,
 }
 
 impl Balancer {

@@ -59,12 +59,16 @@ pub fn serve(store: &Arc<Store>, config: &Config) {
     }
 }
 
-/// A worker's: it asks the server.
-pub fn forward(url: &str) {
-    let Ok((host, _)) = client::parse_url(url) else { return };
+/// A worker's: it asks a server, the first that answers.
+pub fn forward(urls: &[String]) {
+    let hosts: Vec<String> =
+        urls.iter().filter_map(|url| client::parse_url(url).ok()).map(|(host, _)| host).collect();
     listen(move |socket| {
-        let address: SocketAddr = format!("{host}:{}", port()).parse().map_err(io::Error::other)?;
-        let server = TcpStream::connect_timeout(&address, PATIENCE)?;
+        let reached = hosts.iter().find_map(|host| {
+            let address: SocketAddr = format!("{host}:{}", port()).parse().ok()?;
+            TcpStream::connect_timeout(&address, PATIENCE).ok()
+        });
+        let server = reached.ok_or_else(|| io::Error::other("no server answers"))?;
         let (mut from, mut to) = (socket.try_clone()?, server.try_clone()?);
         std::thread::spawn(move || {
             let _ = io::copy(&mut from, &mut to);

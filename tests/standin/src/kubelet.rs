@@ -66,7 +66,7 @@ pub fn run(config: &Config, joined: &Joined) {
     };
     prepare_directories(config);
     if config.role == Role::Agent && joined.cluster["StandInIngress"] == true {
-        ingress::forward(&joined.url);
+        ingress::forward(&joined.urls);
     }
     let node = loop {
         match register(&client, config, joined) {
