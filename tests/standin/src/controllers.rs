@@ -433,13 +433,18 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
     let containers: Vec<Value> = old["spec"]["containers"].as_array().cloned().unwrap_or_default();
     let Some(name) = old["spec"]["nodeName"].as_str() else {
         let wanted = &old["spec"]["nodeSelector"];
-        let mut fitting: Vec<(usize, &str)> = nodes
+        let mut fitting: Vec<((usize, usize), &str)> = nodes
             .iter()
             .filter(|n| is_ready(n) && n["spec"]["unschedulable"] != true && tolerated(old, n))
             .filter(|n| wanted.is_null() || selector::matches_all(n, wanted))
             .filter_map(|n| n["metadata"]["name"].as_str())
             .map(|n| {
-                (state.list("api/v1", "pods", None).filter(|(_, p)| p["spec"]["nodeName"] == n).count(), n)
+                let there = |p: &&Value| p["spec"]["nodeName"] == n;
+                let pods = || state.list("api/v1", "pods", None).map(|(_, p)| p).filter(there);
+                // A wish to be spread over nodes is one over all else here.
+                let wish = &old["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"];
+                let alike = pods().filter(|p| selector::matches_all(p, wish)).count();
+                ((alike, pods().count()), n)
             })
             .collect();
         fitting.sort_unstable();

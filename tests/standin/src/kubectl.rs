@@ -62,6 +62,17 @@ impl Connection {
         })
     }
 
+    /// Makes the cluster's own kinds known, as the real one finds them by discovery.
+    fn learn(&self) {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let list = self.read(path).unwrap_or_default();
+        for definition in list["items"].as_array().into_iter().flatten() {
+            for (prefix, plural, kind, namespaced) in resources::defined(definition) {
+                resources::learn(&prefix, &plural, &kind, namespaced);
+            }
+        }
+    }
+
     pub fn read(&self, path: &str) -> Result<Value, String> {
         let (_, body) = self.call("GET", path, None)?;
         serde_json::from_slice(&body).map_err(|e| format!("error: {e}"))
@@ -202,7 +213,13 @@ pub fn main(arguments: &[String]) -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<(), String> {
     let line = Line::parse(arguments)?;
-    let open = || Connection::open(line.get(&["--kubeconfig"]));
+    let open = || {
+        let connection = Connection::open(line.get(&["--kubeconfig"]))?;
+        if matches!(line.word(0), "get" | "delete" | "label" | "annotate" | "wait") {
+            connection.learn();
+        }
+        Ok(connection)
+    };
     match line.word(0) {
         "get" => get(&line, &open()?),
         "delete" => delete(&line, &open()?),

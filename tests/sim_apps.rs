@@ -1,0 +1,260 @@
+//! Applications among simulated machines: see tests/support/sim.rs. No container runs there: pods are
+//! the stand-in's records of them.
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::fs;
+
+use p1::event::Outcome;
+use serde_json::Value;
+
+use run::began;
+use sim::{Sim, spec};
+
+const WEB: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 3, selector: {matchLabels: {app: web}}, \
+    template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: nginx:1}]}}}\n";
+const SECRET: &str =
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\nstringData: {password: correct-horse-battery}\n";
+const KIND: &str = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: toys.example.org}\n\
+    spec: {group: example.org, scope: Namespaced, names: {plural: toys, kind: Toy}, versions: [{name: v1, served: true, storage: true}]}\n";
+const TOY: &str = "apiVersion: example.org/v1\nkind: Toy\nmetadata: {name: bear}\nspec: {fur: brown}\n";
+
+fn write(sim: &Sim, name: &str, text: &str) {
+    let path = sim.at(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// What p1 says on either stream.
+#[track_caller]
+fn shows(sim: &Sim, args: &[&str], code: i32, words: &[&str]) -> String {
+    let done = sim.p1(args).exits(code);
+    let text = done.stdout() + &done.stderr();
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in\n{text}");
+    }
+    text
+}
+
+/// What kubectl on the server says.
+fn kubectl(sim: &Sim, line: &str) -> String {
+    sim.node("server").sh(&format!("k3s kubectl {line}"))
+}
+
+fn objects(sim: &Sim, what: &str) -> Vec<String> {
+    let list: Value = serde_json::from_str(&kubectl(sim, &format!("get {what} -o json"))).unwrap();
+    let name = |o: &Value| o["metadata"]["name"].as_str().unwrap().to_owned();
+    list["items"].as_array().unwrap().iter().map(name).collect()
+}
+
+#[test]
+fn manifests_are_applied_awaited_and_pruned() {
+    let manifests = "namespaces: [shop, {name: data, labels: {stage: live}}]\nmanifests: [apps, {path: key.yaml, namespace: shop}, over]\n";
+    let sim = Sim::new(&spec(1, 1, manifests));
+    // The object of a new kind comes before its kind in the order of names.
+    write(&sim, "apps/a-toy.yaml", TOY);
+    write(&sim, "apps/b-web.yaml", WEB);
+    write(&sim, "apps/z-kind.yaml", KIND);
+    write(&sim, "key.yaml", SECRET);
+    write(&sim, "base/kustomization.yaml", "resources: [web.yaml]\n");
+    write(&sim, "base/web.yaml", WEB);
+    write(&sim, "over/kustomization.yaml", "namespace: data\nresources: [../base]\n");
+    shows(&sim, &["plan"], 10, &["cluster/manifests"]);
+    let up = shows(&sim, &["up"], 0, &[]);
+    assert_eq!(objects(&sim, "deployments -n default"), ["web"]);
+    assert_eq!(objects(&sim, "deployments -n data"), ["web"]);
+    assert_eq!(objects(&sim, "toys"), ["bear"]);
+    assert_eq!(objects(&sim, "secrets -n shop"), ["key"]);
+    assert!(kubectl(&sim, "get ns data -o json").contains("\"stage\": \"live\""));
+    assert!(
+        matches!(&sim.last().outcomes["cluster/rollouts"], Outcome::Done { detail: Some(d) } if d == "2 running")
+    );
+
+    // Nothing is due, and nothing was written down that nobody may see.
+    shows(&sim, &["up"], 0, &["nothing to do"]);
+    shows(&sim, &["up", "--deep"], 0, &["nothing to do"]);
+    sim.p1(&["status"]).exits(0);
+    let secrets = ["correct-horse-battery", "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5"];
+    let written = sim.sh("cat $(find .p1 -type f -not -path '*/.vagrant/*') | strings; true") + &up;
+    assert!(!secrets.iter().any(|s| written.contains(s)), "a secret was written down");
+
+    // Changed here, gone there, changed there.
+    write(&sim, "apps/b-web.yaml", &WEB.replace("replicas: 3", "replicas: 2"));
+    shows(&sim, &["plan"], 10, &["they changed since they were applied"]);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(began(&sim.last()), ["cluster/manifests", "cluster/rollouts"]);
+    kubectl(&sim, "delete deployment web");
+    shows(&sim, &["status"], 1, &["Deployment default/web is not there"]);
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "label toys/bear x=y");
+    shows(&sim, &["up", "--deep"], 0, &["nothing to do"]);
+    sim.node("server").sh("printf '%s\\n' 'apiVersion: example.org/v1' 'kind: Toy' 'metadata: {name: bear}' 'spec: {fur: white}' | k3s kubectl apply -f -");
+    sim.p1(&["plan"]).exits(0);
+    shows(&sim, &["plan", "--deep"], 10, &["Toy default/bear was changed in the cluster"]);
+    sim.p1(&["up", "--deep"]).exits(0);
+    assert!(kubectl(&sim, "get toys/bear -o json").contains("brown"));
+
+    // What left the spec goes; what is somebody else's stays until there is a yes.
+    kubectl(&sim, "create namespace theirs");
+    sim.node("server").sh("printf '%s\\n' 'apiVersion: v1' 'kind: ConfigMap' 'metadata: {name: mine, namespace: data}' | k3s kubectl apply -f -");
+    sim.spec(&spec(1, 1, "namespaces: [theirs]\nmanifests: [apps/b-web.yaml]\n"));
+    shows(&sim, &["up"], 0, &["namespace data left the spec and stays", "ConfigMap data/mine"]);
+    let all = objects(&sim, "ns");
+    assert!(!all.contains(&"shop".to_owned()) && all.contains(&"data".to_owned()), "{all:?}");
+    assert_eq!(objects(&sim, "deployments -n data"), [""; 0]);
+    assert_eq!(objects(&sim, "crd"), [""; 0]);
+    shows(&sim, &["up"], 0, &["nothing to do"]);
+    // A namespace that was there before stays when it leaves the spec; and with nothing wanted the note goes too.
+    sim.spec(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    assert!(objects(&sim, "ns").contains(&"theirs".to_owned()));
+    assert!(!objects(&sim, "cm -n kube-system").contains(&"p1-inventory".to_owned()));
+    assert_eq!(objects(&sim, "deployments"), [""; 0]);
+    shows(&sim, &["up"], 0, &["nothing to do"]);
+
+    sim.spec(&spec(1, 1, "namespaces: [mine]\n"));
+    sim.p1(&["up"]).exits(0);
+    sim.node("server").sh("printf '%s\\n' 'apiVersion: v1' 'kind: ConfigMap' 'metadata: {name: x, namespace: mine}' | k3s kubectl apply -f -");
+    sim.spec(&spec(1, 1, ""));
+    sim.p1(&["--yes", "up"]).exits(0);
+    assert!(!objects(&sim, "ns").contains(&"mine".to_owned()));
+}
+
+#[test]
+fn a_rollout_that_does_not_end_is_explained() {
+    let more = "manifests: [web.yaml]\ntimeouts: {rollout: 3s}\n";
+    let sim = Sim::new(&spec(1, 1, more));
+    write(&sim, "web.yaml", WEB);
+    sim.node("server").fault("image-pull", "nginx");
+    shows(&sim, &["up"], 1, &["not running within 3s", "ImagePullBackOff", "event: Pod/web-", "registry"]);
+    shows(&sim, &["status"], 1, &["0 of 3 pods are available"]);
+    sim.node("server").heal();
+    sim.node("server").fault("crash", "nginx");
+    shows(
+        &sim,
+        &["retry"],
+        1,
+        &["CrashLoopBackOff (it ended with exit code 1)", "web | stand-in fault crash"],
+    );
+    assert_eq!(began(&sim.last()), ["cluster/rollouts"]);
+    sim.node("server").heal();
+    sim.p1(&["retry"]).exits(0);
+
+    // What the cluster refuses is told in its words, and without what is secret.
+    write(&sim, "web.yaml", &format!("{SECRET}---\napiVersion: v9\nkind: Nonsense\nmetadata: {{name: x}}\n"));
+    shows(&sim, &["up"], 1, &["the cluster knows no Nonsense of v9"]);
+    write(&sim, "web.yaml", &SECRET.replace("name: key", "name: key, namespace: nowhere"));
+    shows(&sim, &["up"], 1, &["namespaces \"nowhere\" not found"]);
+}
+
+/// The lines of an example's spec from `from` on, and its manifests beside the lab's spec.
+fn example(sim: &Sim, name: &str, servers: usize, workers: usize) {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    sim.sh(&format!("rm -rf apps live web.yaml; cp -r '{}'/* . && rm README.md", dir.display()));
+    let text = fs::read_to_string(dir.join("cluster.yaml")).unwrap();
+    let from = text.find("namespaces:\n").or(text.find("manifests:")).unwrap();
+    sim.spec(&spec(servers, workers, &text[from..]));
+}
+
+#[test]
+fn the_examples_run() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    example(&sim, "nginx", 1, 2);
+    sim.p1(&["up"]).exits(0);
+    let nodes = kubectl(&sim, "get pods -l app=nginx -o jsonpath={.items[*].spec.nodeName}");
+    let mut nodes: Vec<&str> = nodes.split_whitespace().collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["server", "worker-1", "worker-2"]);
+
+    example(&sim, "namespaces", 1, 2);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(objects(&sim, "deployments -n test"), ["web"]);
+    assert_eq!(objects(&sim, "deployments -n live"), ["web"]);
+    assert_eq!(objects(&sim, "deployments -n default"), [""; 0]);
+
+    example(&sim, "ingress", 1, 2);
+    sim.p1(&["up"]).exits(0);
+    let get = |host: &str, ip: &str| sim.sh(&format!("curl -s -m 10 -H 'Host: {host}' http://{ip}"));
+    // Traefik's part is played by the stand-in, on every node.
+    for ip in ["192.168.56.110", "192.168.56.111"] {
+        for (host, app) in [("app1.com", "app1"), ("app2.com", "app2"), ("else.com", "app3")] {
+            assert_eq!(get(host, ip).trim(), format!("hello from {app}"));
+        }
+    }
+
+    // A node dies while somebody asks; then it is taken for dead, and nothing more is lost.
+    example(&sim, "failover", 1, 2);
+    sim.p1(&["up"]).exits(0);
+    assert!(sim.sh("./ask http://192.168.56.110 2").contains(" 0 lost"));
+    sim.node("worker-2").power_off();
+    let said = sim.sh("./ask http://192.168.56.110 20");
+    let count = |word: &str| -> u32 {
+        let at = said.lines().last().unwrap().split(", ").find(|p| p.contains(word)).unwrap();
+        at.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(count("lost") > 0 && count("lost") < count("asked") / 2, "{said}");
+    println!("{said}");
+    run::until("nothing is lost any more", || sim.sh("./ask http://192.168.56.110 3").contains(" 0 lost"));
+    shows(&sim, &["status"], 1, &["worker-2"]);
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+}
+
+#[test]
+fn a_cluster_is_proven_and_nothing_is_left() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    shows(&sim, &["verify"], 1, &["has not been made yet"]);
+    sim.p1(&["up"]).exits(0);
+    let space = || objects(&sim, "ns").contains(&"p1-verify".to_owned());
+    let text = shows(
+        &sim,
+        &["-o", "plain", "verify"],
+        0,
+        &["stand-in", "works: 3 nodes", "2 answered", "answered by"],
+    );
+    println!("{text}");
+    assert!(!space());
+    let json = sim.p1(&["-o", "json", "verify"]).exits(0).stdout();
+    let last: Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["success"]), (&"run_finished".into(), &true.into()));
+
+    // One node alone; an image that cannot be pulled; then what the last one left outstanding.
+    sim.p1(&["verify", "worker-1"]).exits(0);
+    sim.node("server").fault("image-pull", "nowhere");
+    let running = sim.start(&["verify", "--image", "nowhere/busybox"]);
+    run::until("the pods wait", || kubectl(&sim, "get pods -n p1-verify").contains("ImagePullBackOff"));
+    // Ctrl-C, and it cleans up all the same.
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.end().exits(130);
+    assert!(!space());
+    sim.node("server").heal();
+    sim.p1(&["retry"]).exits(0);
+    assert_eq!(sim.last().subject.as_deref(), Some("nowhere/busybox"));
+
+    // A killed one leaves its namespace; the next takes it away.
+    sim.node("server").fault("image-pull", "busybox");
+    let running = sim.start(&["verify"]);
+    run::until("the pods wait", || kubectl(&sim, "get pods -A").contains("ImagePullBackOff"));
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.end();
+    assert!(space());
+    sim.node("server").heal();
+    sim.p1(&["verify"]).exits(0);
+    assert!(!space());
+
+    // Names that are not resolved, a k3s that is not active: told apart.
+    sim.node("server").fault("image-pull", "coredns");
+    let pods = objects(&sim, "pods -n kube-system -l k8s-app=kube-dns");
+    kubectl(&sim, &format!("-n kube-system delete pod {}", pods.join(" ")));
+    shows(&sim, &["verify"], 1, &["worker-1/dns", "dns does not answer", "CoreDNS"]);
+    let outcomes = sim.last().outcomes;
+    assert!(outcomes["worker-1/service"].passed() && outcomes["worker-1/network"].passed());
+    assert!(matches!(outcomes["worker-1/dns"], Outcome::Failed(_)) && outcomes["cluster/clean"].passed());
+    sim.node("server").heal();
+    sim.node("worker-2").sh("systemctl stop k3s-agent");
+    shows(&sim, &["verify"], 1, &["worker-2/healthy", "its unit k3s-agent is inactive"]);
+    assert!(!space());
+}
