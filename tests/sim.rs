@@ -131,3 +131,136 @@ fn a_lab_leaves_nothing_behind() {
     until("all its processes are gone", || running() == 0);
     assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(&marker));
 }
+
+/// What p1 wrote of its work, but for the files that are there to hold secrets.
+fn written(sim: &Sim) -> String {
+    let mut text = String::new();
+    let mut dirs = vec![sim.state().join("runs"), sim.state().join("logs")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => dirs.push(entry.path()),
+                false => text += &fs::read_to_string(entry.path()).unwrap(),
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn a_backup_is_put_back_onto_the_same_machines_and_onto_new_ones() {
+    use std::os::unix::fs::PermissionsExt;
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["backup", "b"]).exits(1).says(&["has not been made yet"]);
+    sim.p1(&["up"]).exits(0);
+    let kubectl = |line: &str| {
+        let args: Vec<&str> = ["kubectl"].into_iter().chain(line.split(' ')).collect();
+        sim.p1(&args).exits(0).stdout()
+    };
+    let password = || sim.node("worker").sh("cat /etc/rancher/node/password");
+    kubectl("create namespace kept");
+    kubectl("label node worker disk=fast");
+    sim.p1(&["backup", "b"]).exits(0).says(&["k3s was stopped for the copy"]);
+    let mode = fs::metadata(sim.at("b")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (token, then) = (fs::read_to_string(sim.state().join("token")).unwrap(), password());
+    kubectl("create namespace lost");
+    sim.p1(&["backup", "b"]).exits(2).says(&["exists already"]);
+
+    let whole = fs::read(sim.at("b")).unwrap();
+    fs::write(sim.at("cut"), &whole[..whole.len() / 2]).unwrap();
+    sim.p1(&["--yes", "restore", "cut"]).exits(2).says(&["is damaged", "Nothing was changed"]);
+    sim.p1(&["restore", "b"]).exits(2).says(&["nobody is there to be asked"]);
+    assert!(kubectl("get namespaces").contains("lost"));
+
+    sim.p1(&["--yes", "restore", "b"]).exits(0);
+    let names = kubectl("get namespaces");
+    assert!(names.contains("kept") && !names.contains("lost"), "{names}");
+    sim.p1(&["plan", "--deep"]).exits(0);
+
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    assert_ne!(fs::read_to_string(sim.state().join("token")).unwrap(), token);
+    assert_ne!(password(), then);
+    sim.p1(&["--yes", "restore", "b"]).exits(0);
+    assert!(kubectl("get namespaces").contains("kept"));
+    assert!(
+        kubectl("get node worker -o json").replace(": ", ":").contains("\"disk\":\"fast\""),
+        "it is the same node to the cluster"
+    );
+    assert_eq!(fs::read_to_string(sim.state().join("token")).unwrap(), token);
+    assert_eq!(password(), then);
+    sim.p1(&["plan", "--deep"]).exits(0);
+    let text = written(&sim);
+    let secrets = token.lines().map(|l| l.split_once('=').unwrap().1).chain([then.trim()]);
+    for secret in secrets {
+        assert!(secret.len() > 8 && !text.contains(secret), "a secret is in the journal or in a log");
+    }
+}
+
+#[test]
+fn a_backup_and_a_restore_that_were_killed_are_gone_on_with() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let killed_in = |args: &[&str], step: &str| {
+        let running = sim.start(args);
+        until(step, || began(&sim.last()).iter().any(|s| s == step));
+        running.signal(nix::sys::signal::Signal::SIGKILL);
+        running.end();
+    };
+    killed_in(&["backup", "b"], "cluster/copy");
+    assert!(!sim.at("b").exists());
+    sim.p1(&["retry"]).exits(0);
+    assert_eq!(
+        sim.node("server").sh("systemctl is-active k3s; ls -A /var/lib/p1/backup 2>/dev/null || :").trim(),
+        "active"
+    );
+    killed_in(&["--yes", "restore", "b"], "cluster/data");
+    sim.p1(&["retry"]).exits(0);
+    sim.p1(&["plan", "--deep"]).exits(0);
+}
+
+/// Packets of this lab's host that had nowhere to go: to any place but the cluster's network there is
+/// no way out of it.
+fn strays(sim: &Sim) -> u64 {
+    let text = sim.sh("grep ^Ip: /proc/net/snmp");
+    let mut lines = text.lines().map(|l| l.split_whitespace());
+    let at = lines.next().unwrap().position(|word| word == "OutNoRoutes").unwrap();
+    lines.next().unwrap().nth(at).unwrap().parse().unwrap()
+}
+
+#[test]
+fn offline_asks_nobody_but_the_cluster_and_tells_all_that_is_missing_at_once() {
+    let bare = spec(1, 1, "k3s: {version: v1.34.1+k3s1}\n");
+    let no_box = format!("box: {{url: \"https://192.0.2.1/b.box\", sha256: \"{}\"}}", "a".repeat(64));
+    let sim = Sim::new(&bare.replace("box: {path: fake.box}", &no_box));
+    let before = strays(&sim);
+    let missing = ["p1 is offline", "the box (https://192.0.2.1/b.box)", "the checksums of k3s v1.34.1+k3s1"];
+    sim.p1(&["--offline", "up"]).exits(3).says(&missing);
+    assert_eq!(strays(&sim), before);
+    assert!(!sim.state().exists(), "nothing was begun");
+    // That it would have been seen:
+    sim.p1(&["up"]).exits(1);
+    assert!(strays(&sim) > before);
+    sim.p1(&["--yes", "destroy"]);
+
+    // From the files that the spec gives; on the other host there are none of them.
+    sim.spec(&spec(1, 1, ""));
+    let out = sim.p1(&["artifacts", "fetch", "folder"]).exits(0).stdout();
+    assert!(out.contains("k3s v1.34.1+k3s1") && out.contains("/images.tar"), "{out}");
+    sim.p1(&["artifacts", "verify", "folder"]).exits(0);
+    sim.spec(&spec(1, 1, "k3s: {version: v1.34.1+k3s1, artifacts: {dir: folder}}\n"));
+    let before = strays(&sim);
+    sim.p1(&["--offline", "up"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+    assert_eq!(strays(&sim), before);
+    let images = sim.node("worker").sh("ls /var/lib/rancher/k3s/agent/images");
+    assert_eq!(images.trim(), "images.tar");
+
+    fs::write(
+        sim.at(&format!("folder/{}/k3s", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" })),
+        "x",
+    )
+    .unwrap();
+    sim.p1(&["artifacts", "verify", "folder"]).exits(1).says(&["another checksum"]);
+}

@@ -59,19 +59,28 @@ pub const HALT: Definition = Definition {
     apply: halt,
 };
 
+/// The secrets of then are this host's again.
+pub const SECRETS: Definition = Definition {
+    shape: shape("secrets", "put the cluster's secrets back", Scope::Cluster, &[After::Node("halt")]),
+    retry: true,
+    check: asked,
+    inputs,
+    apply: secrets,
+};
+
+/// The configuration has them, before k3s itself puts an etcd snapshot back.
+pub const CONFIG: Definition = Definition {
+    shape: shape("config", "configure k3s", Scope::Nodes, &[After::Cluster("secrets")]),
+    ..config::STEP
+};
+
 /// The data is in its place on the first server.
 pub const DATA: Definition = Definition {
-    shape: shape("data", "put the cluster's data back", Scope::Cluster, &[After::Node("halt")]),
+    shape: shape("data", "put the cluster's data back", Scope::Cluster, &[After::Node("config")]),
     retry: true,
     check: asked,
     inputs,
     apply: data,
-};
-
-/// The configuration has the secrets of then.
-pub const CONFIG: Definition = Definition {
-    shape: shape("config", "configure k3s", Scope::Nodes, &[After::Cluster("data")]),
-    ..config::STEP
 };
 
 const fn shape(name: &'static str, title: &'static str, scope: Scope, after: &'static [After]) -> Shape {
@@ -135,8 +144,8 @@ fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         false => Err(Trouble::new("its machine does not run", "")),
     };
     match asked {
-        Err(trouble) if trouble.cancelled || node.role == Role::Server => Err(trouble),
-        // A worker's password only saves the cluster from taking it for another one.
+        Err(trouble) if trouble.cancelled || node.name == world.cluster.first_server().name => Err(trouble),
+        // A node's password only saves the cluster from taking it for another one.
         Err(trouble) => {
             let why = trouble.failure.cause;
             ctx.control.warn(format!(
@@ -287,6 +296,11 @@ fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
          rm -f /var/lib/rancher/k3s/agent/*.crt /var/lib/rancher/k3s/agent/*.key /var/lib/rancher/k3s/agent/*.kubeconfig\n"
     );
     job(ctx, node, "halt", &script)?;
+    if node.role == Role::Server && node.name != world.cluster.first_server().name {
+        // It joins the first one anew and gets all of it from there.
+        let script = "cd /var/lib/rancher/k3s/server && rm -rf db tls cred\n";
+        world.script(node, "removing the data of now", script)?;
+    }
     match backup.passwords.get(&node.name) {
         Some(password) => {
             let text = format!("{password}\n");
@@ -299,6 +313,13 @@ fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     // What was seen at the login is no longer so.
     world.look_at_node(node)?;
+    Ok(None)
+}
+
+fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    files::write(&world.state.token(), read(world)?.tokens.to_text().as_bytes(), 0o600)?;
+    world.read_tokens()?;
     Ok(None)
 }
 
@@ -328,9 +349,6 @@ rm -rf "$work"
 fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, server) = (ctx.world, ctx.world.cluster.first_server());
     let backup = read(world)?;
-    // First of all: should this end half-way, the secrets that open the data are here.
-    files::write(&world.state.token(), backup.tokens.to_text().as_bytes(), 0o600)?;
-    world.read_tokens()?;
     let len = backup.data.len() as u64;
     let upload = Upload { source: Source::Bytes(&backup.data), dest: PACKED, mode: 0o600, sha256: None };
     let mut progress = |done| ctx.control.moved("sending the data", done, Some(len));

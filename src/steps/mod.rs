@@ -178,8 +178,9 @@ pub const VERBS: &[Verb] = &[
         steps: &[
             &backup::LOGIN,
             &backup::HALT,
-            &backup::DATA,
+            &backup::SECRETS,
             &backup::CONFIG,
+            &backup::DATA,
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,

@@ -26,6 +26,7 @@ pub const STEP: Definition = Definition {
             After::Node("install"),
             After::Node("config"),
             After::Node("system"),
+            After::Cluster("data"),
             After::Lead("start"),
             After::Behind("start"),
             After::Turn("ready"),
