@@ -16,6 +16,7 @@ pub mod k3s;
 pub mod os;
 pub mod plan;
 pub mod providers;
+pub mod redact;
 pub mod render;
 pub mod spec;
 pub mod ssh;

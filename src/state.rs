@@ -207,7 +207,8 @@ impl State {
         Ok(())
     }
 
-    fn facts_file(&self) -> PathBuf {
+    /// What is known of the cluster, as a file.
+    pub fn facts_file(&self) -> PathBuf {
         self.dir.join("cluster.json")
     }
 

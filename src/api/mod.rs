@@ -6,7 +6,7 @@
 
 mod client;
 mod error;
-mod objects;
+pub mod objects;
 #[cfg(test)]
 mod tests;
 

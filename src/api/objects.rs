@@ -1,5 +1,5 @@
 //! The few fields that p1 reads of the API's objects (core/v1). All optional when read, as a node
-//! that has just registered has hardly any.
+//! that has just registered has hardly any. Pure: the client asks.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -141,7 +141,7 @@ fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
 }
 
 /// From `GET /api/v1/nodes`.
-pub(super) fn nodes(json: &str) -> Result<Vec<NodeStatus>, Error> {
+pub fn nodes(json: &str) -> Result<Vec<NodeStatus>, Error> {
     let list: List<Node> = parse(json)?;
     Ok(list.items.unwrap_or_default().into_iter().map(node).collect())
 }
@@ -207,7 +207,7 @@ struct Series {
 }
 
 /// From `GET /api/v1/events`: the warnings, newest last, at most `limit` of the newest.
-pub(super) fn warnings(json: &str, limit: usize) -> Result<Vec<Warning>, Error> {
+pub fn warnings(json: &str, limit: usize) -> Result<Vec<Warning>, Error> {
     let list: List<RawEvent> = parse(json)?;
     let events = list.items.unwrap_or_default().into_iter().filter(|e| e.kind == "Warning");
     let mut all: Vec<Warning> = events.map(warning).collect();
@@ -236,7 +236,7 @@ struct ServerVersion {
 }
 
 /// From `GET /version`.
-pub(super) fn version(json: &str) -> Result<String, Error> {
+pub fn version(json: &str) -> Result<String, Error> {
     let version: ServerVersion = parse(json)?;
     match version.git_version {
         empty if empty.is_empty() => Err(Error::Answer("it has no `gitVersion`".to_owned())),
@@ -253,7 +253,7 @@ struct Refusal {
 
 /// What an error answer says: a `Status` object's message, the failing checks of `/readyz`, or the
 /// first line.
-pub(super) fn refusal(body: &str) -> String {
+pub fn refusal(body: &str) -> String {
     if let Ok(status) = serde_json::from_str::<Refusal>(body)
         && status.kind == "Status"
         && !status.message.is_empty()

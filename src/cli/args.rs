@@ -138,6 +138,24 @@ pub enum Verb {
     },
 }
 
+impl Verb {
+    /// True if it is about a cluster, of which there is evidence to be collected when it fails.
+    pub fn of_cluster(&self) -> bool {
+        !matches!(
+            self,
+            Self::Init(_)
+                | Self::Validate
+                | Self::Schema
+                | Self::Render(_)
+                | Self::Logs(_)
+                | Self::Box(_)
+                | Self::Doctor(_)
+                | Self::Completions { .. }
+                | Self::Man { .. }
+        )
+    }
+}
+
 /// Options of `init`.
 #[derive(Args, Debug)]
 pub struct Init {
@@ -221,6 +239,10 @@ pub struct Logs {
     /// Go on as it is written
     #[arg(long, requires = "node")]
     pub follow: bool,
+    /// Write one archive with everything that shows how the cluster, its nodes and this host are, without secrets
+    /// [default: p1-NAME-TIME.tar.gz]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["node", "step", "follow"])]
+    pub bundle: Option<Option<PathBuf>>,
 }
 
 /// Options of `kubeconfig`.

@@ -56,6 +56,20 @@ impl Context {
         Self { global, env: Env::of_process(), ui, cancel }
     }
 
+    /// How p1 is called for this spec: `p1`, with ` -f FILE` if it is not the usual one.
+    pub fn called(&self) -> String {
+        let file = &self.global.file;
+        if file.as_os_str() == "cluster.yaml" {
+            return "p1".to_owned();
+        }
+        format!("p1 -f {}", crate::os::process::quote(&file.to_string_lossy()))
+    }
+
+    /// True if any cluster was begun beside the spec.
+    pub fn has_state(&self) -> bool {
+        self.global.file.parent().is_some_and(|dir| dir.join(".p1").is_dir())
+    }
+
     /// Colours and signs.
     pub fn paint(&self) -> Paint {
         self.ui.paint()

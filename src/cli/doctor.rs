@@ -140,7 +140,8 @@ fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'sta
         .collect()
 }
 
-fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Host, Vec<Finding>) {
+/// What this host has, and what p1 makes of it for a cluster.
+pub fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Host, Vec<Finding>) {
     let host = context.host(cluster, thorough);
     let state = cluster.map(|c| State::of(&c.base, &c.name));
     let made = state.as_ref().and_then(|s| s.facts().ok()?.provider);
@@ -159,6 +160,25 @@ fn running(context: &Context, cluster: &Cluster, kind: Kind) -> Vec<String> {
     machines.into_iter().filter(|(_, m)| m.state == Power::Running).map(|(n, _)| n).collect()
 }
 
+/// Findings as plain lines.
+pub fn plain(findings: &[Finding]) -> String {
+    let one = |f: &Finding| {
+        let remedy = f.remedy.as_ref().filter(|_| f.status >= Status::Warning);
+        let remedy = remedy.map(|r| format!("  {}\n", r.text)).unwrap_or_default();
+        format!("{}  {}  {}\n{remedy}", word(f.status), f.title, f.detail)
+    };
+    findings.iter().map(one).collect()
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::Note => "note",
+        Status::Warning => "warning",
+        Status::Problem => "problem",
+    }
+}
+
 fn show(context: &Context, findings: &[Finding]) {
     if context.ui.format == Format::Json {
         for finding in findings {
@@ -169,13 +189,13 @@ fn show(context: &Context, findings: &[Finding]) {
     let paint = context.paint();
     let width = findings.iter().map(|f| f.title.chars().count()).max().unwrap_or(0);
     for finding in findings {
-        let (word, tone) = match finding.status {
-            Status::Ok => ("ok", Tone::Good),
-            Status::Note => ("note", Tone::Hint),
-            Status::Warning => ("warning", Tone::Warn),
-            Status::Problem => ("problem", Tone::Bad),
+        let tone = match finding.status {
+            Status::Ok => Tone::Good,
+            Status::Note => Tone::Hint,
+            Status::Warning => Tone::Warn,
+            Status::Problem => Tone::Bad,
         };
-        let word = paint.tone(tone, &format!("{word:7}"));
+        let word = paint.tone(tone, &format!("{:7}", word(finding.status)));
         print(&format!("{word}  {:width$}  {}\n", finding.title, finding.detail));
         if let Some(remedy) = finding.remedy.as_ref().filter(|_| finding.status >= Status::Warning) {
             print(&format!("{:9}{:width$}  {}\n", "", "", paint.tone(Tone::Dim, &remedy.text)));

@@ -51,6 +51,11 @@ impl Fail {
         Self { code, message: chain(&error), evidence: error.evidence(), hint: error.hint() }
     }
 
+    /// True if something broke, on this host or in a cluster that was begun, and all was not said already.
+    pub fn wants_evidence(&self, begun: bool) -> bool {
+        (self.code == code::HOST || self.code == code::FAILED && begun) && !self.message.is_empty()
+    }
+
     /// As it is shown on standard error.
     pub fn show(&self, paint: Paint) -> String {
         if self.message.is_empty() {

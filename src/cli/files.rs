@@ -14,6 +14,7 @@ use crate::os::files;
 use crate::providers::{Kind, libvirt};
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
+use crate::steps::World;
 use crate::ui::{Format, count};
 use crate::{k3s, vagrant};
 
@@ -103,7 +104,18 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
         state.create()?;
     }
     let world = context.world(cluster, kind);
-    let cluster = &world.cluster;
+    for (name, text) in rendered(&world)? {
+        let path = dir.join(name);
+        files::dir(path.parent().unwrap_or(&dir))?;
+        files::write_if_changed(&path, text.as_bytes(), 0o644)?;
+        print(&format!("{}\n", path.display()));
+    }
+    Ok(())
+}
+
+/// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
+pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
+    let (cluster, kind) = (&k3s::masked(&world.cluster), world.provider.kind());
     // Before the box is there its checksum is not known.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there"));
     let mut all = vec![(
@@ -129,13 +141,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
             format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n"),
         ));
     }
-    for (name, text) in all {
-        let path = dir.join(name);
-        files::dir(path.parent().unwrap_or(&dir))?;
-        files::write_if_changed(&path, text.as_bytes(), 0o644)?;
-        print(&format!("{}\n", path.display()));
-    }
-    Ok(())
+    Ok(all)
 }
 
 /// `p1 man`.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::args::Logs;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{print, ssh as ssh_verb};
+use super::{bundle, print, ssh as ssh_verb};
 use crate::event::Outcome;
 use crate::explain::chain;
 use crate::journal;
@@ -15,8 +15,11 @@ use crate::os::process::{self, tail};
 use crate::ssh;
 use crate::state::State;
 
-/// Shows a log.
+/// Shows a log, or collects everything.
 pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
+    if let Some(file) = &args.bundle {
+        return bundle::bundle(context, file.as_deref());
+    }
     let cluster = context.spec()?;
     let state = State::of(&cluster.base, &cluster.name);
     if let Some(name) = &args.node {

@@ -3,6 +3,7 @@
 
 mod args;
 mod boxes;
+mod bundle;
 mod context;
 mod destroy;
 mod doctor;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::os::Cancel;
+use crate::ui::{Tone, wording};
 use args::{Cli, Verb};
 use context::Context;
 use fail::Fail;
@@ -34,10 +36,16 @@ use fail::Fail;
 pub fn main() -> ExitCode {
     let Cli { global, verb } = Cli::parse();
     let context = Context::new(global, Cancel::new());
+    let of_cluster = verb.of_cluster();
     match dispatch(&context, verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
             eprint!("{}", fail.show(context.paint()));
+            if of_cluster && fail.wants_evidence(context.has_state()) {
+                let command = format!("{} {}", context.called(), wording::BUNDLE);
+                let label = context.paint().tone(Tone::Hint, &format!("{}:", wording::label::ALL));
+                eprintln!("{label} {command}  ({})", wording::BUNDLE_IS);
+            }
             ExitCode::from(fail.code)
         }
     }

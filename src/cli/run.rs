@@ -9,6 +9,7 @@ use crate::event::Kind;
 use crate::journal::{self, Record, Writer};
 use crate::plan::{Check, Plan, id};
 use crate::providers;
+use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe};
@@ -95,6 +96,8 @@ fn locked(
         steps: Vec::new(),
     };
     let logs = world.state.logs().join(&world.run);
+    let redactor = world.redactor();
+    tell_of_panics(redactor.clone(), Some(screen.sender()));
     let run = Run {
         id: &world.run,
         started,
@@ -102,20 +105,21 @@ fn locked(
         retry: &world.cluster.retry,
         logs: &logs,
         cancel: &context.cancel,
+        redactor: &redactor,
     };
     let steps = Steps { verb, world: Arc::clone(world) };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
-            sender
-                .note(&format!("vagrant ended badly for {node} after it was up: {}", trouble.failure.cause));
+            let cause = redactor.text(&trouble.failure.cause);
+            sender.note(&format!("vagrant ended badly for {node} after it was up: {cause}"));
         }
     }
     let board = screen.finish();
-    let retry = format!("p1{} retry", file_option(context));
+    tell_of_panics(redactor.clone(), None);
     // Also where the journal could not be written: what failed is worth knowing.
-    eprint!("{}", ui::closing(&board, &context.ui, &retry));
+    eprint!("{}", ui::closing(&board, &context.ui, &context.called()));
     Ok(report?)
 }
 
@@ -129,15 +133,6 @@ fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
         }
     }
     Ok(())
-}
-
-/// ` -f FILE`, if it is not the usual one.
-fn file_option(context: &Context) -> String {
-    let file = &context.global.file;
-    if file.as_os_str() == "cluster.yaml" {
-        return String::new();
-    }
-    format!(" -f {}", crate::os::process::quote(&file.to_string_lossy()))
 }
 
 /// The plan of a retry: what passed with the same inputs on the same machine counts as done without
@@ -171,6 +166,18 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
         }
     };
     Ok(verb.plan_with(&view, &record.targets, &look))
+}
+
+/// A panic is told where it does not break the screen, and without secrets. The step that it ends says
+/// so too.
+fn tell_of_panics(redactor: Redactor, screen: Option<ui::Sender>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = format!("p1 itself failed: {}", redactor.text(&panic.to_string()));
+        match &screen {
+            Some(screen) => screen.note(&text),
+            None => eprintln!("{text}"),
+        }
+    }));
 }
 
 /// The exit code of a run.

@@ -17,6 +17,7 @@ use crate::explain::{Explain, chain};
 use crate::journal::{self, Writer};
 use crate::os::Cancel;
 use crate::plan::{Check, Plan, Step};
+use crate::redact::Redactor;
 use crate::spec::Retry;
 
 pub use retry::delay;
@@ -92,12 +93,13 @@ pub struct Control {
     sender: Sender<Message>,
     log: PathBuf,
     cancel: Cancel,
+    redactor: Redactor,
 }
 
 impl Control {
     /// For work that runs outside an engine: nobody hears it.
-    pub fn silent(log: PathBuf, cancel: Cancel) -> Self {
-        Self { step: String::new(), sender: mpsc::channel().0, log, cancel }
+    pub fn silent(log: PathBuf, cancel: Cancel, redactor: Redactor) -> Self {
+        Self { step: String::new(), sender: mpsc::channel().0, log, cancel, redactor }
     }
 
     /// Says what it does just now.
@@ -121,7 +123,7 @@ impl Control {
         self.send(Kind::StepWarning { step: self.step.clone(), message: message.into() });
     }
 
-    /// Writes a line into the step's log, with the time (UTC).
+    /// Writes a line into the step's log, with the time (UTC) and without secrets.
     pub fn log(&self, line: &str) {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
@@ -131,6 +133,7 @@ impl Control {
         }
         let now = jiff::Timestamp::now().strftime("%H:%M:%S%.3f");
         let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log);
+        let line = self.redactor.text(line);
         let _ = file.and_then(|mut f| f.write_all(format!("{now} {line}\n").as_bytes()));
     }
 
@@ -164,6 +167,8 @@ pub struct Run<'a> {
     pub logs: &'a Path,
     /// The user's wish.
     pub cancel: &'a Cancel,
+    /// What must neither be written down nor shown.
+    pub redactor: &'a Redactor,
 }
 
 /// What came of a run.
@@ -196,6 +201,7 @@ pub fn run(
         seq: 0,
         journal,
         show,
+        redactor: run.redactor,
         broken: None,
     };
     let mut started = run.started.clone();
@@ -232,11 +238,13 @@ struct Dispatcher<'a> {
     seq: u64,
     journal: &'a mut Writer,
     show: &'a mut dyn FnMut(&Event),
+    redactor: &'a Redactor,
     broken: Option<journal::Error>,
 }
 
 impl<'a> Dispatcher<'a> {
     fn emit(&mut self, kind: Kind) {
+        let kind = without_secrets(kind, self.redactor);
         let progress = matches!(kind, Kind::StepProgress { .. });
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let event = journal::stamp(self.seq, elapsed, kind);
@@ -282,6 +290,7 @@ impl<'a> Dispatcher<'a> {
     fn finish(&mut self, step: usize, outcome: Outcome, attempt: u32, took: Duration) {
         self.states[step] = State::Over;
         let id = self.plan.steps[step].info.id.clone();
+        let outcome = outcome_without_secrets(outcome, self.redactor);
         self.report.outcomes.insert(id.clone(), outcome.clone());
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.emit(Kind::StepFinished { step: id, outcome, attempt, took_ms });
@@ -339,6 +348,7 @@ impl<'a> Dispatcher<'a> {
                 sender: sender.clone(),
                 log,
                 cancel: run.cancel.clone(),
+                redactor: run.redactor.clone(),
             };
             scope.spawn(move || {
                 let begun = Instant::now();
@@ -350,6 +360,38 @@ impl<'a> Dispatcher<'a> {
                 let _ = sender.send(message);
             });
         }
+    }
+}
+
+/// Every text that may have come from elsewhere passes here before anybody sees it: k3s' journal, which is
+/// evidence, repeats what it was configured with.
+fn without_secrets(kind: Kind, redactor: &Redactor) -> Kind {
+    let clean = |text: String| redactor.text(&text);
+    match kind {
+        Kind::StepProgress { step, message, done, total } => {
+            Kind::StepProgress { step, message: clean(message), done, total }
+        }
+        Kind::StepWarning { step, message } => Kind::StepWarning { step, message: clean(message) },
+        Kind::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
+            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause: clean(cause) }
+        }
+        // Its outcome went through below.
+        other => other,
+    }
+}
+
+fn outcome_without_secrets(outcome: Outcome, redactor: &Redactor) -> Outcome {
+    let clean = |text: String| redactor.text(&text);
+    match outcome {
+        Outcome::Done { detail } => Outcome::Done { detail: detail.map(clean) },
+        Outcome::Skipped { reason } => Outcome::Skipped { reason: clean(reason) },
+        Outcome::Failed(failure) => Outcome::Failed(Failure {
+            cause: clean(failure.cause),
+            hint: failure.hint.map(clean),
+            evidence: failure.evidence.into_iter().map(clean).collect(),
+            log: failure.log,
+        }),
+        other @ (Outcome::Interrupted | Outcome::Blocked { .. }) => other,
     }
 }
 

@@ -64,7 +64,11 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
 
 fn go(plan: &Plan, work: &Fake, cancel: &Cancel) -> (Report, Vec<Event>) {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = Writer::create(dir.path(), "r").unwrap();
+    go_in(dir.path(), plan, work, cancel, &Redactor::default())
+}
+
+fn go_in(dir: &Path, plan: &Plan, work: &Fake, cancel: &Cancel, redactor: &Redactor) -> (Report, Vec<Event>) {
+    let mut writer = Writer::create(dir, "r").unwrap();
     let retry =
         Retry { attempts: 3, backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(2) };
     let started = Kind::RunStarted {
@@ -79,12 +83,39 @@ fn go(plan: &Plan, work: &Fake, cancel: &Cancel) -> (Report, Vec<Event>) {
         steps: vec![],
     };
     let mut events = Vec::new();
-    let run = Run { id: "r", started, jobs: 4, retry: &retry, logs: dir.path(), cancel };
+    let run = Run { id: "r", started, jobs: 4, retry: &retry, logs: dir, cancel, redactor };
     let report = super::run(plan, work, run, &mut writer, &mut |e| events.push(e.clone())).unwrap();
-    let record = journal::read(&dir.path().join("r.jsonl")).unwrap().unwrap();
+    let record = journal::read(&dir.join("r.jsonl")).unwrap().unwrap();
     assert_eq!(record.outcomes, report.outcomes, "the journal tells what the engine tells");
     assert_eq!(record.success, Some(report.success));
     (report, events)
+}
+
+/// Whatever a step says, logs, fails or crashes with.
+#[test]
+fn secrets_are_neither_written_nor_shown() {
+    let plan = plan(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]);
+    let work = Fake::new(|step, attempt, control| {
+        control.says("says s3cr3t-one");
+        control.warn("warns of s3cr3t-one");
+        control.log("logs s3cr3t-one, --token s3cr3t-two");
+        let trouble =
+            Trouble::new("failed by s3cr3t-one", "Use s3cr3t-one.").evidence(vec!["s3cr3t-one".into()]);
+        match step.info.id.as_str() {
+            "a" => Ok(Some("did s3cr3t-one".into())),
+            "b" if attempt < 2 => Err(trouble.transient()),
+            "b" => Err(trouble),
+            "c" => panic!("crashed at s3cr3t-one"),
+            _ => Err(Trouble::new("https://u:s3cr3t-two@x", "")),
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (_, events) = go_in(dir.path(), &plan, &work, &Cancel::new(), &Redactor::new(["s3cr3t-one"]));
+    let mut text = format!("{events:?}");
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        text += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    }
+    assert!(text.matches("***").count() > 20 && !text.contains("s3cr3t"), "{text}");
 }
 
 #[test]

@@ -124,7 +124,11 @@ impl Record {
 /// It is an error if the plan is among what was lost.
 pub fn read(path: &Path) -> Result<Option<Record>, Error> {
     let bytes = fs::read(path).at("read", path)?;
-    let text = String::from_utf8_lossy(&bytes);
+    parse(&String::from_utf8_lossy(&bytes), path)
+}
+
+/// [`read`], of the text of the journal at `path`.
+pub fn parse(text: &str, path: &Path) -> Result<Option<Record>, Error> {
     let whole = text.ends_with('\n');
     let count = text.lines().count();
     let mut record: Option<Record> = None;

@@ -40,6 +40,11 @@ impl Explain for Error {
     }
 }
 
+/// A certificate or a key as it stands in a kubeconfig.
+pub fn encode(pem: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(pem)
+}
+
 const OURS: &str = "the cluster's kubeconfig";
 const THEIRS: &str = "the existing kubeconfig";
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("contexts", "context"), ("users", "user")];

@@ -106,7 +106,7 @@ impl Batch {
         // Making a machine comes before booting it.
         let bound =
             world.cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
-        let log = Control::silent(world.run_log("vagrant"), world.cancel.clone());
+        let log = Control::silent(world.run_log("vagrant"), world.cancel.clone(), world.redactor());
         let up = Up { vagrant: &world.vagrant, nodes, bound };
         let end = Cancel::new();
         let inner_end = end.clone();

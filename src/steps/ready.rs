@@ -52,11 +52,19 @@ fn stale(started: Option<i64>, status: Option<&NodeStatus>) -> Option<String> {
     (reported < started?).then(|| "it has not reported since k3s was started".to_owned())
 }
 
+/// After a power failure the API goes on to say what it last heard, until the node's lease runs out.
+fn rebooted(boot: Option<&str>, status: Option<&NodeStatus>) -> Option<String> {
+    let (boot, reported) = (boot.filter(|b| !b.is_empty())?, &status?.boot_id);
+    let other = !reported.is_empty() && boot != reported;
+    other.then(|| "it has not reported since its machine was started".to_owned())
+}
+
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
-    if let Err(check) = view.facts(node) {
-        return check;
-    }
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
     // What the API says of a k3s that does not run, or is about to be restarted, is its former word.
     if (super::start::STEP.check)(view, Some(node)).may_run() {
         return Check::Unknown("asked when its k3s was started".into());
@@ -64,7 +72,8 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
-    holds("it is Ready", wrong(node, view.seen.version.as_deref(), view.status(node)))
+    let (version, status) = (view.seen.version.as_deref(), view.status(node));
+    holds("it is Ready", wrong(node, version, status).or_else(|| rebooted(Some(&facts.boot), status)))
 }
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
@@ -80,8 +89,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
             Ok(nodes) => {
                 let status = nodes.iter().find(|n| n.name == node.name);
-                let started = world.seen().started.get(&node.name).copied();
-                match wrong(node, version.as_deref(), status).or_else(|| stale(started, status)) {
+                let seen = world.seen();
+                let started = seen.started.get(&node.name).copied();
+                let boot = seen.nodes.get(&node.name).map(|facts| facts.boot.as_str());
+                let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
+                match why.or_else(|| rebooted(boot, status)) {
                     None => match settled(ctx)? {
                         None => return Ok(status.map(|s| s.version.clone())),
                         Some(why) => why,
@@ -188,5 +200,11 @@ mod tests {
         assert!(stale(Some(start + 1), Some(&at)).is_some());
         assert_eq!(stale(Some(start), Some(&at)), None);
         assert_eq!(stale(None, Some(&at)), None);
+        let booted = NodeStatus { boot_id: "a".into(), ..good.clone() };
+        assert!(rebooted(Some("b"), Some(&booted)).is_some());
+        for (boot, status) in [(Some("a"), &booted), (None, &booted), (Some(""), &booted), (Some("b"), &good)]
+        {
+            assert_eq!(rebooted(boot, Some(status)), None);
+        }
     }
 }

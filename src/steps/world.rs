@@ -15,6 +15,7 @@ use crate::facts::{self, NodeFacts};
 use crate::k3s::{self, Tokens};
 use crate::os::{Cancel, files};
 use crate::providers::{BoxInfo, Machine, Provider};
+use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
 use crate::state::{NodeMemory, State};
@@ -265,6 +266,23 @@ impl World {
         Ok(Some(tokens))
     }
 
+    /// Knows the secrets that this cluster has by now: the spec's, the tokens, the keys.
+    pub fn redactor(&self) -> Redactor {
+        let mut secrets = k3s::secrets(&self.cluster);
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        // Whatever stands behind the names, should the file be damaged.
+        let token = read(self.state.token());
+        secrets.extend(token.lines().map(|l| l.split_once('=').map_or(l, |(_, value)| value).to_owned()));
+        secrets.push(read(self.state.key()));
+        if let Ok(access) = k3s::kubeconfig::access(&read(self.state.kubeconfig())) {
+            for pem in [access.key, access.cert] {
+                secrets.push(k3s::kubeconfig::encode(&pem));
+                secrets.push(String::from_utf8_lossy(&pem).into_owned());
+            }
+        }
+        Redactor::new(secrets)
+    }
+
     /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
     /// verified.
     pub fn files(
@@ -369,7 +387,7 @@ impl World {
         Ok(self.vagrant.has_box(&info).then_some(info))
     }
 
-    /// Writes the Vagrantfile, and makes the key that it names.
+    /// Writes the Vagrantfile, private as provisioners may have passwords, and makes the key that it names.
     pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
         self.public_key()?;
         let info =
@@ -400,7 +418,7 @@ pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
         one(&files.installer, INSTALLER.to_owned(), 0o700),
     ];
     for image in &files.images {
-        all.push(one(image, format!("{IMAGES}/{}", image.name), 0o644));
+        all.push(one(image, format!("{IMAGES}/{}", image.name), 0o600));
     }
     all
 }

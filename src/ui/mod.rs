@@ -129,14 +129,14 @@ pub fn renderer(
     }
 }
 
-/// What is said when a run is over: the summary, and after it every failure and the next command. Empty
-/// for JSON, where the events say it all.
-pub fn closing(board: &Board, options: &Options, retry_command: &str) -> String {
+/// What is said when a run is over: the summary, and after it every failure and the next commands, with `p1`
+/// as p1 is called. Empty for JSON, where the events say it all.
+pub fn closing(board: &Board, options: &Options, p1: &str) -> String {
     if options.format == Format::Json {
         return String::new();
     }
     let mut text = format!("\n{}", summary(board, options));
-    let failures = failures(board, options, retry_command);
+    let failures = failures(board, options, p1);
     if !failures.is_empty() {
         text.push('\n');
         text.push_str(&failures);

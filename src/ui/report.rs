@@ -10,9 +10,10 @@ const LABELS: usize = 12;
 /// Longer lines are hard to read.
 const WIDEST: usize = 100;
 
-/// Every failed step with node, title, cause, what was being done, evidence, log and hint, and what to run
-/// next. Empty where nothing failed and nothing was interrupted.
-pub fn failures(board: &Board, options: &Options, retry_command: &str) -> String {
+/// Every failed step with node, title, cause, what was being done, evidence, log and hint, what to run
+/// next, and how to collect everything. `p1` is how p1 is called. Empty where nothing failed and nothing was
+/// interrupted.
+pub fn failures(board: &Board, options: &Options, p1: &str) -> String {
     let columns = options.columns().min(WIDEST);
     let paint = options.paint();
     let signs = paint.signs();
@@ -24,14 +25,23 @@ pub fn failures(board: &Board, options: &Options, retry_command: &str) -> String
         }
     }
     let ended = board.end.is_none_or(|end| !end.success);
-    if !lines.is_empty() {
+    let failed = !lines.is_empty();
+    if failed {
         lines.push(Line::new().with(Tone::Dim, &signs.rule.repeat(columns)));
     }
     if ended {
         lines.push(
             Line::new()
                 .with(Tone::Hint, &format!("{}: ", wording::label::NEXT))
-                .with(Tone::Bold, retry_command),
+                .with(Tone::Bold, &format!("{p1} retry")),
+        );
+    }
+    if failed {
+        lines.push(
+            Line::new()
+                .with(Tone::Hint, &format!("{}: ", wording::label::ALL))
+                .with(Tone::Bold, &format!("{p1} {}", wording::BUNDLE))
+                .with(Tone::Dim, &format!("  ({})", wording::BUNDLE_IS)),
         );
     }
     lines.iter().map(|line| line.paint(paint).trim_end().to_owned() + "\n").collect()

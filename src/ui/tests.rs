@@ -92,15 +92,15 @@ fn json_is_the_events_themselves_without_repetitions() {
     let close =
         [doing(1, "a/b", "m", Some((1, 9))), doing(2, "a/b", "m", Some((2, 9))), doing(3, "a/b", "n", None)];
     assert_eq!(shown(options(Format::Json), &close).0.lines().count(), 2);
-    assert_eq!(closing(&Board::of(&events), &options(Format::Json), "p1 retry"), "");
+    assert_eq!(closing(&Board::of(&events), &options(Format::Json), "p1"), "");
 }
 
 #[test]
 fn the_end_is_told_with_times_and_with_what_to_do() {
     let board = Board::of(&run());
-    insta::assert_snapshot!("closing", closing(&board, &options(Format::Human), "p1 retry -f iot.yaml"));
+    insta::assert_snapshot!("closing", closing(&board, &options(Format::Human), "p1 -f iot.yaml"));
     let narrow = Options { width: Some(56), terminal: true, ..options(Format::Human) };
-    insta::assert_snapshot!("closing_narrow", closing(&board, &narrow, "p1 retry -f iot.yaml"));
+    insta::assert_snapshot!("closing_narrow", closing(&board, &narrow, "p1 -f iot.yaml"));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_run_that_succeeded_says_so_in_a_line_and_one_without_work_in_that_line_alon
     let mut events = vec![event(0, began(vec![info("server/start", "start k3s", &[])]))];
     events.extend([start(5, "server/start", 1), done(2005, "server/start", 2000)]);
     events.push(event(2400, Kind::RunFinished { success: true, interrupted: false }));
-    let text = |events: &[Event]| closing(&Board::of(events), &options(Format::Human), "p1 retry");
+    let text = |events: &[Event]| closing(&Board::of(events), &options(Format::Human), "p1");
     insta::assert_snapshot!(text(&events), @r"
 
     ! k3s is a stand-in here
@@ -320,7 +320,7 @@ proptest! {
             shown(Options { verbose: 1, ..options(format) }, &events);
         }
         let width = Some(width as u16);
-        closing(&board, &Options { width, terminal: true, ..options(Format::Human) }, "p1 retry");
+        closing(&board, &Options { width, terminal: true, ..options(Format::Human) }, "p1");
         let (_, live) = shown(Options { terminal: true, ..options(Format::Human) }, &events);
         prop_assert!(!live.contains("\u{1b}[2J"), "an escape sequence of a message got through");
     }

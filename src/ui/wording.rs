@@ -54,7 +54,13 @@ pub mod label {
     pub const HINT: &str = "hint";
     pub const BLOCKED: &str = "blocked";
     pub const NEXT: &str = "next";
+    pub const ALL: &str = "evidence";
 }
+
+/// What collects everything that shows a cause.
+pub const BUNDLE: &str = "logs --bundle";
+/// What that does.
+pub const BUNDLE_IS: &str = "all of it in one file, without secrets";
 
 /// The heading of the live screen.
 pub fn heading(head: &Head) -> String {

@@ -23,7 +23,7 @@ use crate::providers::BoxInfo;
 pub use error::Error;
 pub use file::{Libvirt, vagrantfile};
 pub use machine_readable::{Line, parse};
-pub use up::{Progress, Up};
+pub use up::{Progress, Results, Up, read};
 
 /// Loading Ruby, the plugins and a Vagrantfile takes 1 to 6 s (reference: hashicorp/vagrant #11351).
 const SHORT: Duration = Duration::from_secs(120);

@@ -1,10 +1,10 @@
 //! One `vagrant up` for several machines, watched line by line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::os::Cancel;
-use crate::os::process::{self, Stream};
+use crate::os::process::{self, Finished, Stream};
 
 use super::{Error, Line, Vagrant, parse};
 
@@ -20,6 +20,9 @@ pub enum Progress {
     /// Vagrant gave this machine up; the cause is in [`Up::run`]'s result.
     Failed,
 }
+
+/// What came of each machine.
+pub type Results = BTreeMap<String, Result<(), Error>>;
 
 /// A `vagrant up` to be.
 pub struct Up<'a> {
@@ -46,7 +49,7 @@ impl Up<'_> {
         cancel: &Cancel,
         heard: &mut dyn FnMut(&str, Progress),
         log: &mut dyn FnMut(&str),
-    ) -> BTreeMap<String, Result<(), Error>> {
+    ) -> Results {
         let mut args =
             vec!["up", "--provider", self.vagrant.provider, "--no-provision", "--no-destroy-on-error"];
         args.extend(["--no-install-provider", "--parallel", "--machine-readable"]);
@@ -62,13 +65,23 @@ impl Up<'_> {
                 seen.take(line, heard);
             }
         });
-        self.nodes.iter().map(|node| (node.clone(), seen.verdict(node, self.nodes, &done))).collect()
+        seen.results(self.nodes, &done)
     }
 }
 
+/// What [`Up::run`] would have made of a `vagrant up` that has ended.
+pub fn read(nodes: &[String], done: Finished, heard: &mut dyn FnMut(&str, Progress)) -> Results {
+    let mut seen = Seen::default();
+    done.stdout.lines().filter_map(parse).for_each(|line| seen.take(line, heard));
+    seen.results(nodes, &Ok(done))
+}
+
+/// Lines that are kept for a cause: it is among the last.
+const LINES: usize = 1000;
+
 #[derive(Default)]
 struct Seen {
-    up: Vec<String>,
+    up: BTreeSet<String>,
     said: BTreeMap<String, String>,
     exit: Option<(String, String)>,
     lines: Vec<Line>,
@@ -78,7 +91,7 @@ impl Seen {
     fn take(&mut self, line: Line, heard: &mut dyn FnMut(&str, Progress)) {
         let node = line.target.clone();
         if line.is("action", &["up", "end"]) {
-            self.up.push(node.clone());
+            self.up.insert(node.clone());
             heard(&node, Progress::Up);
         } else if line.kind == "error-exit" {
             let class = line.data.first().cloned().unwrap_or_default();
@@ -102,14 +115,21 @@ impl Seen {
                 }
             }
         }
+        if self.lines.len() == 2 * LINES {
+            self.lines.drain(..LINES);
+        }
         self.lines.push(line);
+    }
+
+    fn results(&self, nodes: &[String], done: &Result<Finished, process::Error>) -> Results {
+        nodes.iter().map(|node| (node.clone(), self.verdict(node, nodes, done))).collect()
     }
 
     fn verdict(
         &self,
         node: &String,
         nodes: &[String],
-        done: &Result<process::Finished, process::Error>,
+        done: &Result<Finished, process::Error>,
     ) -> Result<(), Error> {
         if self.up.contains(node) {
             return Ok(());

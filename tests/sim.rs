@@ -1,0 +1,133 @@
+//! Whole verbs among simulated machines: see tests/support/sim.rs and tests/sim.
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::fs;
+
+use p1::event::Outcome;
+
+use run::{began, until};
+use sim::{Sim, spec};
+
+#[test]
+fn a_cluster_comes_stays_and_goes() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["plan"]).exits(10);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(sim.node("server").sh("systemctl is-active k3s").trim(), "active");
+    assert_eq!(sim.node("worker").sh("cat /proc/sys/kernel/hostname").trim(), "worker");
+    let keys = sim.node("worker").sh("cat /home/vagrant/.ssh/authorized_keys");
+    assert!(!keys.contains("insecure"), "{keys}");
+    sim.p1(&["status"]).exits(0);
+    // What is done is not done again, and Vagrant is not asked.
+    let calls = sim.calls();
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    sim.p1(&["up", "--deep"]).exits(0).says(&["nothing to do"]);
+    assert_eq!(sim.calls(), calls);
+    assert!(calls.iter().filter(|c| c.starts_with("up ")).count() == 1, "{calls:?}");
+
+    sim.p1(&["killall"]).exits(0);
+    let left = sim.node("worker").sh("pgrep -f containerd-shim || true; ip -br link");
+    assert!(
+        !left.contains("cni0") && left.lines().filter(|l| l.parse::<u32>().is_ok()).count() <= 1,
+        "{left}"
+    );
+    sim.p1(&["status"]).exits(1);
+    sim.p1(&["up"]).exits(0);
+
+    sim.p1(&["--yes", "uninstall"]).exits(0);
+    assert_eq!(
+        sim.node("server").sh("ls /usr/local/bin /etc/rancher/k3s 2>/dev/null || true").trim(),
+        "/usr/local/bin:"
+    );
+    sim.p1(&["up"]).exits(0);
+
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    assert!(!sim.state().exists());
+    let left = sim.sh(
+        "virsh list --all --uuid; virsh net-list --all --name; virsh vol-list default; ls disks; ip -br link",
+    );
+    assert!(!left.contains("sim") && !left.contains("veth"), "{left}");
+}
+
+#[test]
+fn machines_that_are_off_are_started() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let boot = sim.node("worker").sh("cat /proc/sys/kernel/random/boot_id");
+    sim.p1(&["stop"]).exits(0);
+    assert_eq!(
+        (sim.node("server").state(), sim.node("worker").state()),
+        ("shut off".into(), "shut off".into())
+    );
+    sim.p1(&["start"]).exits(0);
+    assert_ne!(sim.node("worker").sh("cat /proc/sys/kernel/random/boot_id"), boot);
+    // Behind p1's back.
+    sim.node("worker").power_off();
+    sim.p1(&["status"]).exits(1);
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+    sim.node("worker").pause();
+    assert_eq!(sim.node("worker").state(), "paused");
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+}
+
+#[test]
+fn a_failed_install_leaves_the_others_alone_and_is_made_up_for() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    sim.node("worker-1").fault("install-fail", "enable");
+    sim.p1(&["up"]).exits(1).says(&["stand-in fault install-fail=enable", "p1 retry"]);
+    let record = sim.last();
+    assert!(record.passed("worker-2/ready") && record.passed("server/ready"), "{:?}", record.outcomes);
+    assert!(matches!(record.outcomes["worker-1/install"], Outcome::Failed(_)));
+    assert!(matches!(record.outcomes["worker-1/ready"], Outcome::Blocked { .. }));
+    sim.node("worker-1").heal();
+    sim.p1(&["retry"]).exits(0);
+    let again: Vec<_> = began(&sim.last()).into_iter().filter(|s| record.passed(s)).collect();
+    assert_eq!(again, [""; 0]);
+}
+
+/// The units behave as systemd's do where p1 relies on it.
+#[test]
+fn a_unit_that_crashes_is_restarted_and_says_so() {
+    let sim = Sim::new(&spec(1, 1, "timeouts: {node_ready: 20s}\n"));
+    sim.node("worker").fault("unit-crash", "");
+    sim.p1(&["up"]).exits(1).says(&["k3s-agent ends again after each start", "stand-in fault unit-crash"]);
+    let shown =
+        sim.node("worker").sh("systemctl show -p NRestarts,ActiveState,SubState,UnitFileState k3s-agent");
+    assert!(shown.contains("UnitFileState=enabled") && !shown.contains("NRestarts=0\n"), "{shown}");
+    let journal = sim.node("worker").sh("journalctl -u k3s-agent -o cat -n 50 --no-pager");
+    assert!(journal.contains("Main process exited, code=exited, status=1/FAILURE"), "{journal}");
+    assert!(journal.contains("Scheduled restart job, restart counter is at 2."), "{journal}");
+    sim.node("worker").heal();
+    sim.p1(&["retry"]).exits(0);
+    let job = "systemd-run --quiet --collect --unit=x sh -c 'echo said; sleep 60'; systemctl is-active x; \
+               ! systemd-run --quiet --unit=x true 2>&1; systemctl stop x; ! systemctl is-active x; journalctl -u x -o cat";
+    let said = sim.node("worker").sh(job);
+    assert!(
+        said.starts_with("active\nFailed to start transient")
+            && said.contains("inactive")
+            && said.contains("\nsaid\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_lab_leaves_nothing_behind() {
+    let sim = Sim::new(&spec(1, 0, ""));
+    sim.p1(&["up"]).exits(0);
+    let marker = sim.dir.path().display().to_string();
+    let running = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|e| fs::read(e.path().join("cmdline")).ok());
+        lines.filter(|l| String::from_utf8_lossy(l).contains(&marker)).count()
+    };
+    assert!(running() >= 2);
+    drop(sim);
+    until("all its processes are gone", || running() == 0);
+    assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(&marker));
+}

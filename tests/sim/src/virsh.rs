@@ -1,0 +1,397 @@
+//! `virsh`, as far as p1, its tests and the played vagrant use it, over what the lab knows.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::lab::{Domain, Lab, Network, Power, Volume, ip};
+
+/// Exit code, standard output, standard error.
+type Said = (u8, String, String);
+
+/// Several commands may come in one word, with `;` between.
+pub fn run(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Said {
+    if lab.known().deaf {
+        let text = "error: failed to connect to the hypervisor\nerror: Failed to connect socket to \
+                    '/var/run/libvirt/libvirt-sock': Connection refused\n";
+        return (1, String::new(), text.into());
+    }
+    let (mut code, mut out, mut err) = (0, String::new(), String::new());
+    let mut one = |args: &[&str]| match command(lab, args, stdin) {
+        Ok(text) => out += &text,
+        Err(text) => {
+            code = 1;
+            for line in text.lines() {
+                let _ = writeln!(err, "error: {line}");
+            }
+        }
+    };
+    match args {
+        [script] => {
+            for part in script.split(';') {
+                let words: Vec<&str> = part.split_whitespace().map(|w| w.trim_matches('\'')).collect();
+                one(&words);
+            }
+        }
+        args => one(args),
+    }
+    (code, out, err)
+}
+
+/// The value of an attribute of the first element of a name.
+pub fn attribute(xml: &str, element: &str, key: &str) -> Option<String> {
+    let tag = xml.split('<').find(|t| t.split([' ', '/', '>']).next() == Some(element))?;
+    let rest = tag.split(&format!(" {key}=")).nth(1)?;
+    let quote = rest.chars().next()?;
+    Some(rest[1..].split(quote).next()?.to_owned())
+}
+
+fn text(xml: &str, element: &str) -> Option<String> {
+    let rest = xml.split_once(&format!("<{element}"))?.1.split_once('>')?.1;
+    Some(rest.split_once(&format!("</{element}>"))?.0.to_owned())
+}
+
+/// MiB of a domain.
+pub fn memory(xml: &str) -> u64 {
+    let number = |element| text(xml, element).and_then(|t| t.trim().parse::<u64>().ok());
+    number("currentMemory").or_else(|| number("memory")).unwrap_or(512 * 1024) / 1024
+}
+
+/// Name and address that a network keeps for a card.
+pub fn reservation(xml: &str, mac: &str) -> Option<(String, String)> {
+    let host = xml.lines().find(|l| {
+        l.trim().starts_with("<host ")
+            && attribute(l, "host", "mac").is_some_and(|m| m.eq_ignore_ascii_case(mac))
+    })?;
+    Some((attribute(host, "host", "name")?, attribute(host, "host", "ip")?))
+}
+
+pub fn prefix(xml: &str) -> u32 {
+    if let Some(prefix) = attribute(xml, "ip", "prefix").and_then(|p| p.parse().ok()) {
+        return prefix;
+    }
+    let mask: Option<std::net::Ipv4Addr> = attribute(xml, "ip", "netmask").and_then(|m| m.parse().ok());
+    mask.map_or(24, |m| m.to_bits().count_ones())
+}
+
+fn read(path: &str, stdin: &str) -> Result<String, String> {
+    if path == "/dev/stdin" {
+        return Ok(stdin.to_owned());
+    }
+    fs::read_to_string(path).map_err(|e| format!("Failed to open file '{path}': {e}"))
+}
+
+fn command(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Result<String, String> {
+    let (Some(verb), rest) = (args.first(), args.get(1..).unwrap_or_default()) else {
+        return Ok(String::new());
+    };
+    let plain: Vec<&str> = rest.iter().copied().filter(|w| !w.starts_with("--")).collect();
+    let flag = |name: &str| rest.contains(&name);
+    let name = plain.first().copied().unwrap_or_default();
+    match *verb {
+        "echo" => Ok(format!("{}\n", rest.join(" "))),
+        "version" => {
+            Ok("Using library: libvirt 9.0.0\nUsing API: QEMU 9.0.0\nRunning hypervisor: QEMU 7.2.0\n".into())
+        }
+        verb if verb.starts_with("net-") => network(lab, verb, name, &plain, rest, stdin),
+        verb if verb.starts_with("vol-") => volume(lab, verb, &plain, rest),
+        "pool-info" => {
+            Ok("Name:           default\nState:          running\nAvailable:      999999999999\n".into())
+        }
+        verb if verb.starts_with("pool-") => Ok(String::new()),
+        "list" => Ok(list(lab, flag("--all"), flag("--uuid"))),
+        "define" => define(lab, &read(name, stdin)?),
+        verb => domain(lab, verb, name, &plain, rest),
+    }
+}
+
+fn network(
+    lab: &Arc<Lab>,
+    verb: &str,
+    name: &str,
+    plain: &[&str],
+    rest: &[&str],
+    stdin: &str,
+) -> Result<String, String> {
+    let mut known = lab.known();
+    if verb == "net-list" {
+        let all = rest.contains(&"--all");
+        let lines =
+            known.networks.iter().filter(|(_, n)| all || n.active).map(|(name, _)| format!("{name}\n"));
+        return Ok(lines.collect());
+    }
+    if verb == "net-define" {
+        let xml = read(name, stdin)?;
+        let name = text(&xml, "name").ok_or("XML error: network has no name")?;
+        known.count += 1;
+        let bridge = format!("br{}", known.count);
+        let before = known.networks.remove(&name);
+        let (active, bridge) = before.map_or((false, bridge), |n| (n.active, n.bridge));
+        let xml = xml.replacen("<bridge ", &format!("<bridge name='{bridge}' "), 1);
+        known.networks.insert(name.clone(), Network { xml, active, bridge });
+        return Ok(format!("Network {name} defined from /dev/stdin\n"));
+    }
+    let missing =
+        format!("failed to get network '{name}'\nNetwork not found: no network with matching name '{name}'");
+    let net = known.networks.get_mut(name).ok_or(missing)?;
+    match verb {
+        "net-dumpxml" => return Ok(net.xml.clone()),
+        "net-info" => {
+            let active = if net.active { "yes" } else { "no" };
+            return Ok(format!(
+                "Name:           {name}\nActive:         {active}\nPersistent:     yes\nBridge:         {}\n",
+                net.bridge
+            ));
+        }
+        "net-start" if net.active => {
+            return Err("Requested operation is not valid: network is already active".into());
+        }
+        "net-start" => {
+            let gateway = attribute(&net.xml, "ip", "address").unwrap_or_default();
+            ip(&format!(
+                "link add {bridge} type bridge\naddr add {gateway}/{} brd + dev {bridge}\nlink set {bridge} up\n",
+                prefix(&net.xml),
+                bridge = net.bridge
+            ));
+            net.active = true;
+        }
+        "net-destroy" => {
+            ip(&format!("link del {}\n", net.bridge));
+            net.active = false;
+        }
+        "net-undefine" => drop(known.networks.remove(name)),
+        "net-update" => {
+            let (what, xml) =
+                (plain.get(1).copied().unwrap_or_default(), plain.get(3).copied().unwrap_or_default());
+            let mac = attribute(xml, "host", "mac").unwrap_or_default();
+            if what == "delete" {
+                let kept = net.xml.lines().filter(|l| !(l.contains("<host ") && l.contains(&mac)));
+                net.xml = kept.map(|l| format!("{l}\n")).collect();
+            } else {
+                net.xml = net.xml.replacen("</dhcp>", &format!("{xml}\n    </dhcp>"), 1);
+            }
+        }
+        _ => return Ok(String::new()),
+    }
+    Ok(String::new())
+}
+
+fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<String, String> {
+    let mut known = lab.known();
+    let value = |flag: &str| {
+        rest.iter().position(|w| *w == flag).and_then(|i| rest.get(i + 1)).map(|v| (*v).to_owned())
+    };
+    // `default` is the one pool, wherever it is said.
+    let values = ["--pool", "--format", "--backing-vol", "--backing-vol-format"].map(value);
+    let words: Vec<&str> = plain
+        .iter()
+        .copied()
+        .filter(|w| *w != "default" && !values.iter().flatten().any(|v| v == w))
+        .collect();
+    let name = words.first().copied().unwrap_or_default().to_owned();
+    match verb {
+        "vol-list" => {
+            let lines = known.volumes.keys().map(|n| format!(" {n}   /var/lib/libvirt/images/{n}\n"));
+            return Ok(format!(" Name   Path\n------------\n{}", lines.collect::<String>()));
+        }
+        "vol-create-as" => {
+            if known.volumes.contains_key(&name) {
+                return Err(format!(
+                    "Failed to create vol {name}\noperation failed: storage volume '{name}' exists already"
+                ));
+            }
+            known.volumes.insert(name, Volume { physical: 200_704, backing: value("--backing-vol") });
+            return Ok(String::new());
+        }
+        _ => {}
+    }
+    let missing = format!(
+        "failed to get vol '{name}'\nStorage volume not found: no storage vol with matching path '{name}'"
+    );
+    let volume = known.volumes.get_mut(&name).ok_or(missing)?;
+    match verb {
+        "vol-info" => Ok(format!(
+            "Name:           {name}\nType:           file\nPhysical:       {} bytes\n",
+            volume.physical
+        )),
+        "vol-upload" => {
+            let file = words.get(1).copied().unwrap_or_default();
+            volume.physical = fs::metadata(file).map_err(|e| format!("cannot read {file}: {e}"))?.len();
+            Ok(String::new())
+        }
+        "vol-dumpxml" => {
+            let behind = volume.backing.as_ref().map_or_else(String::new, |b| {
+                format!("  <backingStore>\n    <path>/var/lib/libvirt/images/{b}</path>\n  </backingStore>\n")
+            });
+            Ok(format!("<volume type='file'>\n  <name>{name}</name>\n{behind}</volume>\n"))
+        }
+        "vol-delete" => {
+            known.volumes.remove(&name);
+            drop(known);
+            lab.drop_disk(name.trim_end_matches(".img"));
+            Ok(String::new())
+        }
+        _ => Ok(String::new()),
+    }
+}
+
+fn list(lab: &Arc<Lab>, all: bool, uuid: bool) -> String {
+    let known = lab.known();
+    let mut out =
+        if uuid { String::new() } else { " Id   Name     State\n--------------------\n".to_owned() };
+    for (name, domain) in known.domains.iter().filter(|(_, d)| all || d.power != Power::Off) {
+        let _ = match uuid {
+            true => writeln!(out, "{} {name}", text(&domain.xml, "uuid").unwrap_or_default()),
+            false => writeln!(
+                out,
+                " {}    {name}   {}",
+                if domain.power == Power::Off { "-" } else { "1" },
+                word(domain.power)
+            ),
+        };
+    }
+    out + "\n"
+}
+
+fn word(power: Power) -> &'static str {
+    match power {
+        Power::Off => "shut off",
+        Power::Running => "running",
+        Power::Paused => "paused",
+    }
+}
+
+fn define(lab: &Arc<Lab>, xml: &str) -> Result<String, String> {
+    let name = text(xml, "name").ok_or("XML error: domain has no name")?;
+    let mut known = lab.known();
+    let uuid = text(xml, "uuid");
+    if let Some(domain) = known.domains.get_mut(&name) {
+        if uuid.is_some() && text(&domain.xml, "uuid") != uuid {
+            return Err(format!(
+                "operation failed: domain '{name}' already exists with uuid {}",
+                text(&domain.xml, "uuid").unwrap_or_default()
+            ));
+        }
+        domain.xml = xml.to_owned();
+        return Ok(format!("Domain '{name}' defined\n"));
+    }
+    known.count += 1;
+    let number = known.count;
+    known.domains.insert(name.clone(), Domain::new(xml.to_owned(), number));
+    Ok(format!("Domain '{name}' defined\n"))
+}
+
+fn set(xml: &mut String, element: &str, value: &str) {
+    if let Some(before) = text(xml, element) {
+        *xml = xml.replacen(&format!(">{before}</{element}>"), &format!(">{value}</{element}>"), 1);
+    }
+}
+
+fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str]) -> Result<String, String> {
+    let missing =
+        format!("failed to get domain '{name}'\nDomain not found: no domain with matching name '{name}'");
+    let mut known = lab.known();
+    // By name or by UUID.
+    let found =
+        known.domains.iter().find(|(n, d)| *n == name || text(&d.xml, "uuid").as_deref() == Some(name));
+    let name = found.map(|(n, _)| n.clone()).ok_or(missing)?;
+    let domain = known.domains.get_mut(&name).expect("just found");
+    let power = domain.power;
+    let off = "Requested operation is not valid: domain is not running";
+    match verb {
+        "dumpxml" => return Ok(domain.xml.clone() + "\n"),
+        "domuuid" => return Ok(text(&domain.xml, "uuid").unwrap_or_default() + "\n"),
+        "domstate" => return Ok(format!("{}\n", word(power))),
+        "desc" => return Ok(text(&domain.xml, "description").unwrap_or_default() + "\n"),
+        "dominfo" => {
+            let kib = memory(&domain.xml) * 1024;
+            return Ok(format!(
+                "Name:           {name}\nUUID:           {}\nState:          {}\nCPU(s):         {}\n\
+                 Max memory:     {kib} KiB\nUsed memory:    {kib} KiB\nPersistent:     yes\nAutostart:      disable\n",
+                text(&domain.xml, "uuid").unwrap_or_default(),
+                word(power),
+                text(&domain.xml, "vcpu").unwrap_or_default(),
+            ));
+        }
+        "setvcpus" => set(&mut domain.xml, "vcpu", plain.get(1).copied().unwrap_or("1")),
+        "setmem" | "setmaxmem" => {
+            let size = plain.get(1).copied().unwrap_or("0");
+            let kib = match size.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse::<u64>() {
+                Ok(n) if size.ends_with('M') || size.ends_with("MiB") => n * 1024,
+                Ok(n) => n,
+                Err(_) => {
+                    return Err(format!("Scaled numeric value '{size}' for <--size> option is malformed"));
+                }
+            };
+            for element in ["memory", "currentMemory"] {
+                set(&mut domain.xml, element, &kib.to_string());
+            }
+        }
+        "domifaddr" => {
+            let (mac, network) =
+                (attribute(&domain.xml, "mac", "address"), attribute(&domain.xml, "source", "network"));
+            let (mac, network) = (mac.unwrap_or_default(), network.unwrap_or_default());
+            let address = known
+                .networks
+                .get(&network)
+                .and_then(|n| Some((reservation(&n.xml, &mac)?.1, prefix(&n.xml))));
+            let line = match address {
+                Some((address, prefix)) if power == Power::Running => {
+                    format!(" vnet0      {mac}    ipv4         {address}/{prefix}\n")
+                }
+                _ => String::new(),
+            };
+            return Ok(format!(" Name       MAC address          Protocol     Address\n-------\n{line}"));
+        }
+        "start" => {
+            drop(known);
+            return lab
+                .start(&name)
+                .map(|()| format!("Domain '{name}' started\n"))
+                .map_err(|e| format!("Failed to start domain '{name}'\n{e}"));
+        }
+        "destroy" if power == Power::Off => return Err(format!("Failed to destroy domain '{name}'\n{off}")),
+        "destroy" => {
+            drop(known);
+            lab.pull(&name);
+        }
+        "shutdown" | "reboot" if power != Power::Running => {
+            return Err(format!("Failed to {verb} domain '{name}'\n{off}"));
+        }
+        "shutdown" | "reboot" => {
+            drop(known);
+            lab.order(&name, if verb == "reboot" { "reboot" } else { "poweroff" });
+        }
+        "suspend" if power != Power::Running => {
+            return Err(format!("Failed to suspend domain '{name}'\n{off}"));
+        }
+        "suspend" => {
+            drop(known);
+            lab.freeze(&name, true);
+        }
+        "resume" if power == Power::Off => return Err(format!("Failed to resume domain '{name}'\n{off}")),
+        "resume" => {
+            drop(known);
+            lab.freeze(&name, false);
+        }
+        "undefine" => {
+            let disk = format!("{name}.img");
+            known.domains.remove(&name);
+            if rest.contains(&"--remove-all-storage") && known.volumes.remove(&disk).is_some() {
+                drop(known);
+                lab.drop_disk(&name);
+            }
+        }
+        other => return Err(format!("unknown command: '{other}' (this is a part of p1's tests)")),
+    }
+    Ok(String::new())
+}
+
+/// Where a program called by this path finds its lab.
+pub fn lab_of(called: &str) -> std::path::PathBuf {
+    let set = std::env::var_os("P1_SIM_DIR").map(Into::into);
+    set.unwrap_or_else(|| {
+        Path::new(called).parent().and_then(Path::parent).unwrap_or(Path::new("/")).to_owned()
+    })
+}
