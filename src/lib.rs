@@ -3,7 +3,9 @@
 //! ARCHITECTURE.md has the map: what each room owns, and which may know which.
 
 pub mod api;
+pub mod apps;
 pub mod artifacts;
+pub mod backup;
 pub mod boxes;
 pub mod cli;
 pub mod engine;

@@ -54,12 +54,44 @@ pub enum After {
     Cluster(&'static str),
     /// This node's step of that name (for a step of the cluster: every node's).
     Node(&'static str),
-    /// For a worker's step: the first server's step of that name.
-    FirstServer(&'static str),
+    /// For a step of a worker or of the cluster: that step of the server that leads, which is one that
+    /// runs, or else the one that starts first.
+    Lead(&'static str),
+    /// For a worker's step: that step of the other servers is over, whatever came of it.
+    Behind(&'static str),
     /// For a server's step: every worker's step of that name.
     Workers(&'static str),
-    /// This node's provisioners of that slot.
+    /// This node's provisioners of that slot (for a step of the cluster: every node's).
     Provisioners(Slot),
+    /// As [`After::Node`], whatever came of them, and even when the user asked to stop: for a step that
+    /// cleans up.
+    Ended(&'static str),
+    /// For a step of the cluster: every server's step of that name.
+    Servers(&'static str),
+    /// That step of the nodes whose turn comes before this one's: see [`Standing`].
+    Turn(&'static str),
+    /// The same, only where k3s runs already: what is changed there takes effect by a restart, and the
+    /// node is not touched before its turn.
+    Touch(&'static str),
+}
+
+/// How k3s stands on a node before the run, as far as the order of the nodes depends on it.
+///
+/// - Servers have their turns one after the other: whoever was down comes back first, then those that
+///   run are restarted and new ones join. A new one comes before a restart where two or more run, as
+///   one of them may have been lost; a lone server is restarted before the others join it.
+/// - Servers that were down start together where those that run are less than half: none of them
+///   becomes active before the others are there.
+/// - Workers come after the server that leads, and behind the others. Those that join do so all at
+///   once; those that run are restarted in batches, after all servers that are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was never part of the cluster.
+    New,
+    /// It was, and its k3s does not run.
+    Down,
+    /// Its k3s runs.
+    Runs,
 }
 
 /// The shape of a step: what planning knows of it.
@@ -86,8 +118,12 @@ pub struct Step {
     pub name: &'static str,
     /// Which of several of that shape: a provisioner's name.
     pub item: Option<String>,
+    /// Ids of steps that must be over before, whatever came of them.
+    pub behind: Vec<String>,
     /// Whether it has to run.
     pub check: Check,
+    /// It runs when the steps before it are over, whatever came of them.
+    pub anyway: bool,
 }
 
 /// Steps in an order in which they could run one after the other.
@@ -110,18 +146,23 @@ impl Plan {
     }
 }
 
+/// What a plan is told from.
+pub struct Basis<'a> {
+    /// The spec.
+    pub cluster: &'a Cluster,
+    /// Node names; empty means all. A step of the cluster is always in.
+    pub targets: &'a [String],
+    /// Says of a step whether it is needed.
+    pub look: &'a dyn Fn(&str, Option<&Node>) -> Check,
+    /// What a step's inputs come to.
+    pub digest: &'a dyn Fn(&str, Option<&Node>) -> String,
+    /// How a node stands.
+    pub stands: &'a dyn Fn(&Node) -> Standing,
+}
+
 /// Makes a plan.
-///
-/// `targets` are node names; empty means all. A step of the cluster is always in. `look` says of a
-/// step whether it is needed, `digest` what its inputs come to; both are asked by the second half of
-/// its id.
-pub fn make(
-    shapes: &[Shape],
-    cluster: &Cluster,
-    targets: &[String],
-    look: &dyn Fn(&str, Option<&Node>) -> Check,
-    digest: &dyn Fn(&str, Option<&Node>) -> String,
-) -> Plan {
+pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
+    let Basis { cluster, targets, .. } = *basis;
     let chosen = |n: &&Node| targets.is_empty() || targets.contains(&n.name);
     let nodes: Vec<&Node> = cluster.nodes.iter().filter(chosen).collect();
     let mut steps: Vec<(&Shape, Option<&Node>, Option<String>)> = Vec::new();
@@ -140,31 +181,66 @@ pub fn make(
         Some(item) => format!("{}-{item}", shape.name),
         None => shape.name.to_owned(),
     };
+    let looked = steps.iter().map(|(s, n, i)| (basis.look)(&name(s, i), *n)).collect();
+    let checks = look_again(&steps, looked);
     let ids: BTreeSet<String> = steps.iter().map(|(s, n, i)| id(&name(s, i), *n)).collect();
-    let first = cluster.first_server();
+    // A node is touched by the steps that have to wait for its turn.
+    let waits = |s: &Shape| s.after.iter().any(|a| matches!(a, After::Turn(_) | After::Touch(_)));
+    let touched: BTreeSet<&str> = steps
+        .iter()
+        .zip(&checks)
+        .filter(|((s, ..), check)| waits(s) && check.may_run())
+        .filter_map(|((_, n, _), _)| n.map(|n| n.name.as_str()))
+        .collect();
+    let order = Order::of(cluster, &nodes, basis.stands, &touched);
     let mut plan = Plan::default();
-    for (shape, node, item) in &steps {
+    for ((shape, node, item), check) in steps.iter().zip(checks) {
         let name = name(shape, item);
-        let before = shape.after.iter().flat_map(|after| match (*after, node) {
-            (After::Cluster(name), _) => vec![id(name, None)],
-            (After::Node(name), Some(n)) => vec![id(name, Some(n))],
-            (After::Node(name), None) => nodes.iter().map(|n| id(name, Some(n))).collect(),
-            (After::FirstServer(name), Some(n)) if n.name != first.name => vec![id(name, Some(first))],
-            (After::FirstServer(name), None) => vec![id(name, Some(first))],
-            (After::Workers(name), Some(n)) if n.role == Role::Server => {
-                cluster.workers().map(|w| id(name, Some(w))).collect()
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        for after in shape.after {
+            match (*after, node) {
+                (After::Cluster(name), _) => before.push(id(name, None)),
+                (After::Node(name) | After::Ended(name), Some(n)) => before.push(id(name, Some(n))),
+                (After::Node(name) | After::Ended(name), None) => {
+                    before.extend(nodes.iter().map(|n| id(name, Some(n))));
+                }
+                (After::Lead(name), n) if n.is_none_or(|n| n.role == Role::Worker) => {
+                    before.push(id(name, Some(order.lead)));
+                }
+                (After::Behind(name), Some(n)) if n.role == Role::Worker => {
+                    behind.extend(cluster.servers().map(|s| id(name, Some(s))));
+                }
+                (After::Workers(name), Some(n)) if n.role == Role::Server => {
+                    before.extend(cluster.workers().map(|w| id(name, Some(w))));
+                }
+                (After::Servers(name), None) => before.extend(cluster.servers().map(|s| id(name, Some(s)))),
+                (After::Touch(_), Some(n)) if (basis.stands)(n) != Standing::Runs => {}
+                (After::Turn(name) | After::Touch(name), Some(n)) => {
+                    let turn = order.before.get(n.name.as_str()).into_iter().flatten();
+                    before.extend(turn.map(|other| id(name, Some(other))));
+                }
+                (After::Provisioners(slot), Some(n)) => {
+                    let ids =
+                        provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n)));
+                    before.extend(ids);
+                }
+                (After::Provisioners(slot), None) => {
+                    for n in &nodes {
+                        before.extend(
+                            provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n))),
+                        );
+                    }
+                }
+                _ => {}
             }
-            (After::Provisioners(slot), Some(n)) => {
-                provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n))).collect()
-            }
-            (After::FirstServer(_) | After::Workers(_) | After::Provisioners(_), _) => Vec::new(),
-        });
-        let mut after: Vec<String> = before.filter(|b| ids.contains(b)).collect();
+        }
         if let (Scope::Provisioners(slot), Some(n)) = (shape.scope, node) {
             let mut earlier = provisioners(cluster, n, slot).take_while(|p| Some(*p) != item.as_deref());
-            after.extend(earlier.by_ref().last().map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
+            before.extend(earlier.by_ref().last().map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
         }
-        let check = look(&name, *node);
+        let mut seen = BTreeSet::new();
+        before.retain(|b| ids.contains(b) && seen.insert(b.clone()));
+        behind.retain(|b| ids.contains(b) && seen.insert(b.clone()));
         plan.steps.push(Step {
             info: StepInfo {
                 id: id(&name, *node),
@@ -173,14 +249,16 @@ pub fn make(
                     Some(item) => format!("{} {item}", shape.title),
                     None => shape.title.to_owned(),
                 },
-                digest: digest(&name, *node),
-                after,
+                digest: (basis.digest)(&name, *node),
+                after: before,
                 reason: String::new(),
                 needed: false,
             },
             name: shape.name,
             item: item.clone(),
+            behind,
             check,
+            anyway: shape.after.iter().any(|a| matches!(a, After::Ended(_))),
         });
     }
     in_order(&mut plan.steps);
@@ -206,17 +284,108 @@ pub fn id(name: &str, node: Option<&Node>) -> String {
     format!("{}/{name}", node.map_or("cluster", |n| n.name.as_str()))
 }
 
+/// Whose turn comes before whose.
+struct Order<'a> {
+    /// The server that others go by.
+    lead: &'a Node,
+    /// By node: those that have to be Ready before it is touched.
+    before: BTreeMap<&'a str, Vec<&'a Node>>,
+}
+
+impl<'a> Order<'a> {
+    /// `chosen`: the nodes in the plan; `touched`: those on which something may be done.
+    fn of(
+        cluster: &'a Cluster,
+        chosen: &[&'a Node],
+        stands: &dyn Fn(&Node) -> Standing,
+        touched: &BTreeSet<&str>,
+    ) -> Self {
+        let is_in = |n: &Node| chosen.iter().any(|c| c.name == n.name);
+        let touched = |n: &Node| touched.contains(n.name.as_str());
+        let servers = |wanted| cluster.servers().filter(move |n| stands(n) == wanted).collect::<Vec<_>>();
+        let (new, down, runs) = (servers(Standing::New), servers(Standing::Down), servers(Standing::Runs));
+        let rolls = |n: &&Node| is_in(n) && stands(n) == Standing::Runs && touched(n);
+        let untouched = runs.iter().find(|n| !touched(n)).copied();
+
+        // Each in a list may go when all of the lists before are Ready.
+        let members = runs.len() + down.len();
+        let together = runs.len() * 2 <= members;
+        let (rest, joining) = match runs.len() {
+            0 | 1 => (runs, new),
+            _ => (new, runs),
+        };
+        let mut turns: Vec<Vec<&Node>> = match together {
+            true => vec![down],
+            false => down.into_iter().map(|n| vec![n]).collect(),
+        };
+        turns.extend(rest.into_iter().chain(joining).map(|n| vec![n]));
+        let first = turns.iter().flatten().next().copied();
+        let lead = untouched.or(first).unwrap_or_else(|| cluster.first_server());
+        // Whoever runs and stays as it is waits for nobody.
+        turns
+            .iter_mut()
+            .for_each(|turn| turn.retain(|n| is_in(n) && (stands(n) != Standing::Runs || touched(n))));
+        turns.retain(|turn| !turn.is_empty());
+        let (mut before, mut former) = (BTreeMap::new(), Vec::new());
+        for turn in turns {
+            before.extend(turn.iter().map(|n| (n.name.as_str(), former.clone())));
+            // What is done is passed over at once, and says nothing of who was before it.
+            if turn.iter().any(|n| touched(n)) {
+                former.clear();
+            }
+            former.extend(turn);
+        }
+
+        let rolling: Vec<&Node> = cluster.servers().filter(rolls).collect();
+        let mut batch: Vec<&Node> = Vec::new();
+        let (mut former, most) = (rolling.clone(), cluster.rollout.workers.max(1) as usize);
+        for worker in cluster.workers().filter(|n| is_in(n)) {
+            if !rolls(&worker) {
+                before.insert(worker.name.as_str(), rolling.clone());
+                continue;
+            }
+            if batch.len() == most {
+                former = std::mem::take(&mut batch);
+            }
+            before.insert(worker.name.as_str(), former.clone());
+            batch.push(worker);
+        }
+        Self { lead, before }
+    }
+}
+
 /// Each step behind the steps it comes after; otherwise as they were.
 fn in_order(steps: &mut Vec<Step>) {
     let mut rest = std::mem::take(steps);
     let mut placed = BTreeSet::new();
     while !rest.is_empty() {
-        let at = rest.iter().position(|s| s.info.after.iter().all(|a| placed.contains(a)));
+        let at = rest.iter().position(|s| s.info.after.iter().chain(&s.behind).all(|a| placed.contains(a)));
         // A circle would be a defect in the definitions; a test runs over all of them.
         let step = rest.remove(at.expect("steps form no circle"));
         placed.insert(step.info.id.clone());
         steps.push(step);
     }
+}
+
+/// What is done on a node is looked at again where something before it is still to be done there: a
+/// unit runs with its binary until another one is pushed.
+fn look_again(steps: &[(&Shape, Option<&Node>, Option<String>)], mut checks: Vec<Check>) -> Vec<Check> {
+    let mut open: BTreeSet<(&str, &str)> = BTreeSet::new();
+    // Shapes are listed in an order in which they could run.
+    for ((shape, node, _), check) in steps.iter().zip(&mut checks) {
+        let Some(node) = node else { continue };
+        let before = shape.after.iter().find_map(|after| match after {
+            After::Node(name) if open.contains(&(*name, node.name.as_str())) => Some(*name),
+            _ => None,
+        });
+        if let (Check::Done(_), Some(name)) = (&check, before) {
+            *check = Check::Unknown(format!("looked at again after `{name}`"));
+        }
+        if check.may_run() {
+            open.insert((shape.name, node.name.as_str()));
+        }
+    }
+    checks
 }
 
 /// A serving step whose dependents are all done is done as well.
@@ -241,6 +410,10 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn cluster(workers: usize) -> Cluster {
+        sized(1, workers)
+    }
+
+    pub(crate) fn sized(servers: usize, workers: usize) -> Cluster {
         use crate::spec::{K3s, Network, ProviderChoice, Release};
         let node = |name: String, role, i: u8| Node {
             name,
@@ -253,6 +426,7 @@ pub(crate) mod tests {
             config: Default::default(),
         };
         let mut nodes = vec![node("server".into(), Role::Server, 0)];
+        nodes.extend((2..=servers).map(|i| node(format!("server-{i}"), Role::Server, 100 + i as u8)));
         nodes.extend((1..=workers).map(|i| node(format!("worker-{i}"), Role::Worker, i as u8)));
         Cluster {
             name: "iot".into(),
@@ -262,12 +436,17 @@ pub(crate) mod tests {
             nodes,
             k3s: K3s {
                 release: Release::Channel("stable".into()),
+                endpoint: None,
                 registries: Default::default(),
                 artifacts: Default::default(),
             },
             provision: vec![],
+            namespaces: vec![],
+            manifests: vec![],
+            verify: Default::default(),
             timeouts: Default::default(),
             retry: Default::default(),
+            rollout: Default::default(),
             base: "/base".into(),
         }
     }
@@ -279,13 +458,17 @@ pub(crate) mod tests {
             name: "start",
             title: "s",
             scope: Scope::Nodes,
-            after: &[After::Node("vm"), After::Cluster("files"), After::FirstServer("start")],
+            after: &[After::Node("vm"), After::Cluster("files"), After::Lead("start")],
             serves: false,
         },
     ];
 
     fn planned(look: &dyn Fn(&str, Option<&Node>) -> Check) -> Plan {
-        make(SHAPES, &cluster(2), &[], look, &|_, _| "d".into())
+        let (cluster, digest) = (cluster(2), |_: &str, _: Option<&Node>| "d".into());
+        make(
+            SHAPES,
+            &Basis { cluster: &cluster, targets: &[], look, digest: &digest, stands: &|_| Standing::New },
+        )
     }
 
     #[test]
@@ -356,7 +539,15 @@ pub(crate) mod tests {
             one("c", before, &["server", "worker-1"]),
             one("later", after, &["worker-1"]),
         ];
-        let plan = make(SHAPES, &cluster, &[], &|name, _| Check::Needed(name.into()), &|name, _| name.into());
+        let digest = |name: &str, _: Option<&Node>| name.to_owned();
+        let basis = Basis {
+            cluster: &cluster,
+            targets: &[],
+            look: &|name, _| Check::Needed(name.into()),
+            digest: &digest,
+            stands: &|_| Standing::New,
+        };
+        let plan = make(SHAPES, &basis);
         let edges: Vec<String> =
             plan.steps.iter().map(|s| format!("{} < {}", s.info.after.join(" "), s.info.id)).collect();
         assert_eq!(
@@ -376,5 +567,222 @@ pub(crate) mod tests {
         let step = &plan.steps[3];
         assert_eq!((step.item.as_deref(), step.info.title.as_str()), (Some("a"), "run a"));
         assert_eq!((step.info.reason.as_str(), step.info.digest.as_str()), ("provision-a", "provision-a"));
+    }
+
+    /// Shapes as `up` has them, as far as order goes.
+    fn up() -> Vec<Shape> {
+        let shape = |name, after| Shape { name, title: "t", scope: Scope::Nodes, after, serves: false };
+        vec![
+            shape("vm", &[]),
+            shape("stage", &[After::Node("vm"), After::Touch("ready")]),
+            shape("config", &[After::Node("vm"), After::Touch("ready")]),
+            shape(
+                "start",
+                &[
+                    After::Node("stage"),
+                    After::Node("config"),
+                    After::Lead("start"),
+                    After::Behind("start"),
+                    After::Turn("ready"),
+                ],
+            ),
+            Shape { scope: Scope::Cluster, ..shape("kubeconfig", &[After::Lead("start")]) },
+            shape("ready", &[After::Node("start"), After::Cluster("kubeconfig")]),
+        ]
+    }
+
+    /// What a run of a plan does, one step at a time in an order chosen by `pick`; `fails` says which
+    /// steps do. Returns the steps in the order of their starts, and who passed.
+    fn run(plan: &Plan, pick: &mut dyn FnMut(usize) -> usize, fails: &dyn Fn(&str) -> bool) -> Ran {
+        let mut over: BTreeMap<String, bool> = BTreeMap::new();
+        let mut ran = Ran::default();
+        let mut running: Vec<&Step> = Vec::new();
+        loop {
+            for step in &plan.steps {
+                let id = &step.info.id;
+                if over.contains_key(id) || running.iter().any(|r| r.info.id == *id) {
+                    continue;
+                }
+                if !step.check.may_run() {
+                    over.insert(id.clone(), true);
+                } else if step.info.after.iter().any(|a| over.get(a) == Some(&false)) {
+                    over.insert(id.clone(), false);
+                } else if step.info.after.iter().all(|a| over.get(a) == Some(&true))
+                    && step.behind.iter().all(|b| over.contains_key(b))
+                {
+                    running.push(step);
+                    ran.began.push(id.clone());
+                }
+            }
+            ran.moments.push(running.iter().map(|s| s.info.id.clone()).collect());
+            if running.is_empty() {
+                ran.over = over;
+                return ran;
+            }
+            let step = running.remove(pick(running.len()));
+            over.insert(step.info.id.clone(), !fails(&step.info.id));
+            ran.ended.push(step.info.id.clone());
+        }
+    }
+
+    #[derive(Default)]
+    struct Ran {
+        began: Vec<String>,
+        ended: Vec<String>,
+        moments: Vec<BTreeSet<String>>,
+        over: BTreeMap<String, bool>,
+    }
+
+    fn standing(n: u8) -> Standing {
+        [Standing::New, Standing::Down, Standing::Runs][n as usize % 3]
+    }
+
+    proptest::proptest! {
+        /// Whatever the checks say, whoever stands how, whichever steps fail: nodes that run are taken
+        /// down one server at a time and workers in batches, never a server and a worker at once, and
+        /// nothing is touched after one did not come back.
+        #[test]
+        fn what_runs_is_restarted_in_its_turn(
+            servers in 1usize..6, workers in 0usize..9, most in 1u32..4,
+            stands in proptest::collection::vec(0u8..3, 16),
+            checks in proptest::collection::vec(0u8..3, 128),
+            fails in proptest::collection::vec(proptest::bool::weighted(0.1), 128),
+            picks in proptest::collection::vec(0usize..64, 256),
+        ) {
+            let mut cluster = sized(servers, workers);
+            cluster.rollout.workers = most;
+            let at = |name: &str| cluster.nodes.iter().position(|n| n.name == name).unwrap();
+            let hash = |name: &str, node: Option<&Node>| {
+                let step = ["vm", "stage", "config", "start", "kubeconfig", "ready"].iter().position(|s| *s == name);
+                step.unwrap() * 16 + node.map_or(15, |n| at(&n.name))
+            };
+            let stands = |n: &Node| standing(stands[at(&n.name)]);
+            let look = |name: &str, node: Option<&Node>| match checks[hash(name, node)] {
+                0 => Check::Done("d".into()),
+                1 => Check::Unknown("u".into()),
+                _ => Check::Needed("n".into()),
+            };
+            let digest = |_: &str, _: Option<&Node>| String::new();
+            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], look: &look, digest: &digest, stands: &stands });
+            let mut picks = picks.iter().cycle();
+            let failing = |id: &str| {
+                let (node, name) = id.split_once('/').unwrap();
+                fails[hash(name, cluster.node(node))]
+            };
+            let ran = run(&plan, &mut |n| picks.next().unwrap() % n, &failing);
+
+            // Down from the first touch to its Ready, or for good if that never comes.
+            let touches = |id: &str| ["stage", "config", "start"].contains(&id.split_once('/').unwrap().1);
+            let mut down: BTreeMap<&str, usize> = BTreeMap::new();
+            let mut up_again: BTreeMap<&str, usize> = BTreeMap::new();
+            let mut clock = 0;
+            let mut began: BTreeSet<&String> = BTreeSet::new();
+            for (i, moment) in ran.moments.iter().enumerate() {
+                clock += 1;
+                for id in moment.iter().filter(|id| began.insert(*id)) {
+                    let node = cluster.node(id.split('/').next().unwrap());
+                    if let Some(node) = node.filter(|n| touches(id) && stands(n) == Standing::Runs) {
+                        down.entry(node.name.as_str()).or_insert(clock);
+                    }
+                }
+                if let Some(ended) = ran.ended.get(i) {
+                    let (node, name) = ended.split_once('/').unwrap();
+                    if name == "ready" && ran.over[ended] {
+                        up_again.insert(at_name(&cluster, node), clock);
+                    }
+                }
+            }
+            let span = |n: &str| (down[n], up_again.get(n).copied().unwrap_or(usize::MAX));
+            let role = |n: &str| cluster.node(n).unwrap().role;
+            let names: Vec<&str> = down.keys().copied().collect();
+            for a in &names {
+                let together = names.iter().filter(|b| {
+                    let ((from, to), (start, end)) = (span(a), span(b));
+                    start < to && from < end && start <= from
+                });
+                let together: Vec<_> = together.collect();
+                let servers = together.iter().filter(|n| role(n) == Role::Server).count();
+                proptest::prop_assert!(servers <= 1, "two servers at once: {together:?}");
+                proptest::prop_assert!(servers == 0 || together.len() == 1, "a server and a worker: {together:?}");
+                proptest::prop_assert!(together.len() <= most as usize, "{together:?}");
+            }
+            // A worker begins after the server that leads has started.
+            let begins = |id: &str| ran.began.iter().position(|b| b == id);
+            for worker in cluster.workers() {
+                let id = format!("{}/start", worker.name);
+                if begins(&id).is_some() {
+                    proptest::prop_assert!(cluster.servers().any(|s| ran.over[&format!("{}/start", s.name)]), "{id}");
+                }
+            }
+        }
+    }
+
+    fn at_name<'a>(cluster: &'a Cluster, name: &str) -> &'a str {
+        &cluster.node(name).unwrap().name
+    }
+
+    fn up_of(
+        cluster: &Cluster,
+        look: &dyn Fn(&str, Option<&Node>) -> Check,
+        stands: &dyn Fn(&Node) -> Standing,
+    ) -> Plan {
+        make(&up(), &Basis { cluster, targets: &[], look, digest: &|_, _| String::new(), stands })
+    }
+
+    fn after<'p>(plan: &'p Plan, id: &str) -> Vec<&'p str> {
+        let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
+        step.info.after.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_new_cluster_begins_with_one_server_and_its_workers_join_at_once() {
+        let cluster = sized(3, 2);
+        let needed = |_: &str, _: Option<&Node>| Check::Needed("x".into());
+        let plan = up_of(&cluster, &needed, &|_| Standing::New);
+        assert_eq!(after(&plan, "server/start"), ["server/stage", "server/config"]);
+        assert_eq!(after(&plan, "server-2/start"), ["server-2/stage", "server-2/config", "server/ready"]);
+        assert_eq!(after(&plan, "server-3/start")[2], "server-2/ready");
+        assert_eq!(after(&plan, "worker-1/start"), ["worker-1/stage", "worker-1/config", "server/start"]);
+        assert_eq!(after(&plan, "server-3/stage"), ["server-3/vm"], "files go everywhere at once");
+        let ran = run(&plan, &mut |_| 0, &|id| id == "server-3/start");
+        assert!(
+            ran.over["worker-2/ready"] && !ran.over["server-3/ready"],
+            "a third server keeps no worker away"
+        );
+        let behind = |id: &str| ran.began.iter().position(|b| b == id).unwrap();
+        assert!(behind("server-3/start") < behind("worker-1/start"));
+    }
+
+    #[test]
+    fn a_lost_first_server_joins_another_and_those_that_were_down_start_together() {
+        let cluster = sized(3, 1);
+        let lost = |name: &str, node: Option<&Node>| match node.is_some_and(|n| n.name == "server") {
+            true => Check::Needed("new".into()),
+            false if name == "config" && node.is_some_and(|n| n.name == "server-2") => {
+                Check::Needed("other".into())
+            }
+            false => Check::Done("d".into()),
+        };
+        let plan = up_of(&cluster, &lost, &|n| match n.name.as_str() {
+            "server" => Standing::New,
+            _ => Standing::Runs,
+        });
+        assert_eq!(after(&plan, "cluster/kubeconfig"), ["server-3/start"]);
+        assert_eq!(
+            after(&plan, "server-2/config"),
+            ["server-2/vm", "server/ready"],
+            "not while one is missing"
+        );
+        let start = plan.steps.iter().find(|s| s.info.id == "server-2/start").unwrap();
+        assert_eq!(start.check, Check::Unknown("looked at again after `config`".into()));
+        let needed = |_: &str, _: Option<&Node>| Check::Needed("x".into());
+        let plan = up_of(&cluster, &needed, &|_| Standing::Down);
+        for server in ["server", "server-2", "server-3"] {
+            assert_eq!(
+                after(&plan, &format!("{server}/start")).len(),
+                2,
+                "without a majority none comes up alone"
+            );
+        }
     }
 }

@@ -43,6 +43,12 @@ pub struct NodeMemory {
     pub machine: String,
     /// Root can log in by the cluster's key.
     pub root: bool,
+    /// p1 has started k3s on it.
+    pub joined: bool,
+    /// The version of k3s that it had when it was Ready last.
+    pub version: Option<String>,
+    /// p1 has cordoned it and is to let pods back.
+    pub cordoned: bool,
     /// What it said of itself when all was as the spec says, and nothing was done there since.
     pub facts: Option<NodeFacts>,
 }

@@ -57,6 +57,17 @@ for dir in /usr/local/bin /opt/bin; do
 done
 [ -e /etc/rancher/k3s/k3s.yaml ] && say kubeconfig yes
 [ -e /etc/rancher/node/password ] && say node_password yes
+if [ -d /var/lib/rancher/k3s/server/db/etcd ]; then
+  say datastore etcd
+elif [ -e /var/lib/rancher/k3s/server/db/state.db ]; then
+  say datastore sqlite
+fi
+[ -r /etc/rancher/k3s/config.yaml ] && while IFS= read -r line; do
+  case $line in
+    'server: '*) say joins "${line#server: }" ;;
+    'cluster-init: true') say joins init ;;
+  esac
+done < /etc/rancher/k3s/config.yaml
 for stamp in /var/lib/p1/stamps/*; do
   [ -f "$stamp" ] && say stamp "${stamp##*/} $(first "$stamp")"
 done

@@ -168,6 +168,19 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         let parsed = p1::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
     }
+    // Those with applications are read where they are: their manifests are looked into.
+    for (name, objects) in [("nginx", 2), ("ingress", 10), ("namespaces", 2), ("failover", 3)] {
+        let parsed = p1::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(parsed.warnings, [], "{name}");
+        let plain = parsed.cluster.manifests.iter().filter(|m| !m.kustomize);
+        let found: usize = plain.flat_map(|m| m.documents().unwrap()).map(|d| d.objects.len()).sum();
+        assert_eq!(found, objects, "{name}");
+        assert!(
+            read(format!("examples/{name}/README.md")).contains(&format!("cd examples/{name}")),
+            "{name}"
+        );
+    }
     let parsed = p1::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
     assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
 }

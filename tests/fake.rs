@@ -245,6 +245,133 @@ fn a_killed_p1_leaves_a_journal_that_reads_back() {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Snapshots. Nothing answers over SSH here, so the steps after the machines' own fail.
+
+fn two_machines() -> Fake {
+    // Vagrant may be asked twice, when it is through before the second machine's step comes to it.
+    let made =
+        "[ -s \"$here/domains\" ] || { made server; made worker; }; done_with server; done_with worker";
+    let fake = Fake::new(made);
+    fake.run(&["up"]).exits(1);
+    assert_eq!(states(&fake), ["running", "running"]);
+    fake
+}
+
+fn states(fake: &Fake) -> Vec<String> {
+    let text = fs::read_to_string(fake.at("bin/domains")).unwrap();
+    text.lines().map(|l| l.split(' ').nth(2).unwrap().to_owned()).collect()
+}
+
+/// What virsh was told of machines' memory since the last time.
+fn moments(fake: &Fake) -> Vec<String> {
+    let file = fake.at("bin/moments");
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let _ = fs::remove_file(file);
+    let short = |l: &str| l.split(" --").next().unwrap().replace("p1-fake-", "");
+    text.lines().map(short).filter(|l| !l.contains("-list") && !l.contains("-dumpxml")).collect()
+}
+
+fn listed(fake: &Fake) -> Vec<serde_json::Value> {
+    let out = fake.run(&["-o", "json", "snapshot", "list"]).exits(0).stdout();
+    out.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment_and_so_is_the_way_back() {
+    let fake = two_machines();
+    fake.run(&["snapshot", "list"]).exits(0).says(&["there is no snapshot", "p1 snapshot save NAME"]);
+    fake.run(&["snapshot", "save", "a b"]).exits(2).says(&["`a b` is no name"]);
+    fake.run(&["snapshot", "restore", "a"]).exits(2).says(&["there is no snapshot `a`"]);
+    assert_eq!(moments(&fake), [""; 0]);
+
+    fake.run(&["snapshot", "save", "a"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("server/take") && record.passed("worker/take"), "{:?}", record.outcomes);
+    assert_eq!((record.verb.as_str(), record.subject.as_deref()), ("snapshot save", Some("a")));
+    let did = moments(&fake);
+    let at =
+        |what: &str| did.iter().position(|l| l == what).unwrap_or_else(|| panic!("no {what} in {did:?}"));
+    assert_eq!(at("suspend server; suspend worker"), 0);
+    for node in ["server", "worker"] {
+        assert!(at(&format!("snapshot-create-as {node} a")) < at(&format!("resume {node}")), "{did:?}");
+    }
+    assert_eq!(states(&fake), ["running", "running"]);
+
+    let list = listed(&fake);
+    assert_eq!((list.len(), &list[0]["snapshot"], &list[0]["usable"]), (1, &"a".into(), &true.into()));
+    assert_eq!(list[0]["nodes"], serde_json::json!(["server", "worker"]));
+    let table = fake.run(&["snapshot", "list"]).exits(0).stdout();
+    assert!(table.contains("server, worker") && table.contains("whole"), "{table}");
+    fake.run(&["snapshot", "save", "a"]).exits(2).says(&["there is a snapshot `a` already"]);
+
+    moments(&fake);
+    fake.run(&["snapshot", "restore", "a"]).exits(2).says(&["nobody is there to be asked"]);
+    assert_eq!(moments(&fake), [""; 0]);
+    fake.run(&["--yes", "snapshot", "restore", "a"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("server/restore") && record.passed("cluster/resume"), "{:?}", record.outcomes);
+    let did = moments(&fake);
+    assert_eq!(did.len(), 3, "{did:?}");
+    assert_eq!(did[2], "resume server; resume worker");
+    assert_eq!(states(&fake), ["running", "running"]);
+
+    fake.run(&["snapshot", "delete", "a"]).exits(2);
+    fake.run(&["--yes", "snapshot", "delete", "a"]).exits(0).says(&["one snapshot less"]);
+    assert!(listed(&fake).is_empty());
+}
+
+#[test]
+fn a_snapshot_that_fails_on_one_machine_is_not_whole_and_a_retry_takes_all_of_it_anew() {
+    let fake = two_machines();
+    fs::create_dir(fake.at("bin/fail")).unwrap();
+    fs::write(fake.at("bin/fail/p1-fake-worker"), "").unwrap();
+    fake.run(&["snapshot", "save", "a"]).exits(1).says(&["no room for p1-fake-worker", "p1 retry"]);
+    assert_eq!(states(&fake), ["running", "running"], "none stays paused");
+    let list = listed(&fake);
+    assert_eq!((&list[0]["usable"], &list[0]["lacks"]), (&false.into(), &serde_json::json!(["worker"])));
+    let why = ["the machine of worker does not have it", "p1 snapshot delete a"];
+    fake.run(&["--yes", "snapshot", "restore", "a"]).exits(1).says(&why);
+    let first = fs::read_to_string(fake.at("bin/snapshots/p1-fake-server/a")).unwrap();
+
+    fs::remove_file(fake.at("bin/fail/p1-fake-worker")).unwrap();
+    moments(&fake);
+    fake.run(&["retry"]).exits(1);
+    let did = moments(&fake);
+    assert_eq!(did[..2], ["snapshot-delete server a", "suspend server; suspend worker"], "{did:?}");
+    let read = |node: &str| fs::read_to_string(fake.at(&format!("bin/snapshots/p1-fake-{node}/a"))).unwrap();
+    assert_eq!(read("server"), read("worker"), "one moment");
+    assert_ne!(read("server"), first);
+    assert_eq!(listed(&fake)[0]["usable"], true);
+}
+
+#[test]
+fn machines_go_on_after_interrupts_and_after_a_kill() {
+    let fake = two_machines();
+    fs::write(fake.at("bin/hang"), "").unwrap();
+    let running = fake.start(&["snapshot", "save", "a"]);
+    until("snapshots are being taken", || fake.at("bin/snapshots/p1-fake-worker").exists());
+    running.signal(Signal::SIGINT);
+    running.until_said("press Ctrl-C again");
+    running.signal(Signal::SIGINT);
+    running.end().exits(130);
+    assert_eq!(states(&fake), ["running", "running"]);
+
+    fs::remove_dir_all(fake.at("bin/snapshots")).unwrap();
+    let running = fake.start(&["snapshot", "save", "b"]);
+    until("snapshots are being taken", || fake.at("bin/snapshots/p1-fake-worker").exists());
+    running.signal(Signal::SIGKILL);
+    running.end();
+    assert_eq!(states(&fake), ["paused", "paused"], "nobody was left to let them go on");
+    fs::remove_file(fake.at("bin/hang")).unwrap();
+    fake.run(&["status"]).exits(1).says(&["p1 snapshot save", "p1 retry"]);
+    let before = fake.calls();
+    fake.run(&["up"]).exits(1);
+    assert_eq!(states(&fake), ["running", "running"]);
+    assert!(fake.last().passed("server/vm"));
+    assert_eq!(fake.calls(), before, "that takes no vagrant");
+}
+
+// ---------------------------------------------------------------------------------------------
 // Locks
 
 #[test]

@@ -1,5 +1,6 @@
 //! The connection.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
@@ -18,6 +19,8 @@ use super::objects::{self, NodeStatus, Warning};
 use crate::k3s::kubeconfig::{self, Access};
 use crate::os::Cancel;
 
+/// Where kubelets' leases are.
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease";
 /// More than the nodes of any cluster that p1 makes.
 const MAX_BODY: u64 = 64 << 20;
 
@@ -46,6 +49,12 @@ impl Client {
         objects::nodes(&self.get("/api/v1/nodes", cancel)?)
     }
 
+    /// By node: when its kubelet renewed its lease last, in the API's words. It does so every ten
+    /// seconds (`nodeLeaseDurationSeconds` / 4), while a Node object may stay as it is for minutes.
+    pub fn leases(&self, cancel: &Cancel) -> Result<BTreeMap<String, String>, Error> {
+        objects::leases(&self.get(&format!("{LEASES}/leases"), cancel)?)
+    }
+
     /// The server's version, e.g. `v1.34.1+k3s1`.
     pub fn version(&self, cancel: &Cancel) -> Result<String, Error> {
         objects::version(&self.get("/version", cancel)?)
@@ -69,7 +78,11 @@ impl Client {
     }
 
     fn get(&self, path: &str, cancel: &Cancel) -> Result<String, Error> {
-        let (status, body) = get(&self.agent, &self.url, path, self.bound, cancel)?;
+        self.get_as(path, Want::Whole, cancel)
+    }
+
+    pub(super) fn get_as(&self, path: &str, want: Want, cancel: &Cancel) -> Result<String, Error> {
+        let (status, body) = get(&self.agent, &self.url, path, want, self.bound, cancel)?;
         if status == 200 {
             return Ok(body);
         }
@@ -94,7 +107,7 @@ pub fn cacerts(
 ) -> Result<String, Error> {
     let tls = TlsConfig::builder().disable_verification(true).build();
     let agent = agent(url, address, bound, tls)?;
-    let (status, body) = get(&agent, url, "/cacerts", bound, cancel)?;
+    let (status, body) = get(&agent, url, "/cacerts", Want::Whole, bound, cancel)?;
     match status {
         200 if body.contains("-----BEGIN CERTIFICATE-----") => Ok(body),
         200 => Err(Error::Answer("what answers is not a k3s server".to_owned())),
@@ -103,11 +116,37 @@ pub fn cacerts(
     }
 }
 
+/// How much of an object is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// All of it.
+    Whole,
+    /// Its metadata.
+    Name,
+    /// The metadata of a list's objects.
+    Names,
+}
+
+impl Want {
+    /// kubernetes.io/docs/reference/using-api/api-concepts, "Metadata-only fetches"; a server that knows
+    /// no such form may answer with the whole.
+    fn accept(self) -> &'static str {
+        match self {
+            Self::Whole => "application/json, */*",
+            Self::Name => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json",
+            Self::Names => {
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
+            }
+        }
+    }
+}
+
 /// One request, on a thread so that an abort does not have to wait for the network.
 fn get(
     agent: &Agent,
     url: &str,
     path: &str,
+    want: Want,
     bound: Duration,
     cancel: &Cancel,
 ) -> Result<(u16, String), Error> {
@@ -118,7 +157,7 @@ fn get(
     });
     let (agent, address) = (agent.clone(), format!("{url}{path}"));
     let ask = move || {
-        let mut answer = agent.get(&address).header("Accept", "application/json, */*").call()?;
+        let mut answer = agent.get(&address).header("Accept", want.accept()).call()?;
         let body = answer.body_mut().with_config().limit(MAX_BODY).lossy_utf8(true).read_to_string()?;
         Ok((answer.status().as_u16(), body))
     };

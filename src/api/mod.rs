@@ -7,9 +7,11 @@
 mod client;
 mod error;
 pub mod objects;
+mod reads;
 #[cfg(test)]
 mod tests;
 
 pub use client::{Client, cacerts};
 pub use error::Error;
 pub use objects::{NodeStatus, Warning};
+pub use reads::{Kind, prefix};

@@ -1,6 +1,7 @@
 //! The few fields that p1 reads of the API's objects (core/v1). All optional when read, as a node
 //! that has just registered has hardly any. Pure: the client asks.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub struct NodeStatus {
     pub unschedulable: bool,
     /// From the labels `node-role.kubernetes.io/…`; workers of k3s have none.
     pub roles: Vec<String>,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// All taints: `key=value:Effect`, or `key:Effect`.
+    pub taints: Vec<String>,
     /// `/etc/machine-id` of the machine that registered.
     pub machine_id: String,
     /// The kernel's boot id of then: another one after a restart.
@@ -95,6 +100,15 @@ struct Node {
 #[serde(default)]
 struct Spec {
     unschedulable: bool,
+    taints: Option<Vec<Taint>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Taint {
+    key: String,
+    value: String,
+    effect: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,8 +150,35 @@ struct Info {
     boot_id: String,
 }
 
+impl Taint {
+    fn text(self) -> String {
+        let value = if self.value.is_empty() { String::new() } else { format!("={}", self.value) };
+        format!("{}{value}:{}", self.key, self.effect)
+    }
+}
+
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
     serde_json::from_str(json).map_err(|e| Error::Answer(e.to_string()))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lease {
+    metadata: Meta,
+    spec: LeaseSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LeaseSpec {
+    renew_time: Option<String>,
+}
+
+/// From the leases of `kube-node-lease`, which are named after their nodes.
+pub(super) fn leases(json: &str) -> Result<BTreeMap<String, String>, Error> {
+    let list: List<Lease> = parse(json)?;
+    let leases = list.items.unwrap_or_default().into_iter();
+    Ok(leases.filter_map(|l| Some((l.metadata.name, l.spec.renew_time?))).collect())
 }
 
 /// From `GET /api/v1/nodes`.
@@ -158,6 +199,7 @@ fn node(node: Node) -> NodeStatus {
     let addresses = node.status.addresses.unwrap_or_default();
     let ip = addresses.iter().find(|a| a.kind == "InternalIP").and_then(|a| a.address.parse().ok());
     let labels = node.metadata.labels.unwrap_or_default();
+    let taints = node.spec.taints.unwrap_or_default();
     let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/"));
     NodeStatus {
         name: node.metadata.name,
@@ -171,6 +213,8 @@ fn node(node: Node) -> NodeStatus {
         version: node.status.node_info.kubelet_version,
         unschedulable: node.spec.unschedulable,
         roles: roles.map(str::to_owned).collect(),
+        labels: labels.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
+        taints: taints.into_iter().map(Taint::text).collect(),
         machine_id: node.status.node_info.machine_id,
         boot_id: node.status.node_info.boot_id,
         pressures,
@@ -285,7 +329,8 @@ mod tests {
         let json = r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[
           {"metadata":{"name":"server","uid":"u1","labels":{"node-role.kubernetes.io/control-plane":"true",
             "kubernetes.io/os":"linux"},"creationTimestamp":"2026-11-22T06:00:00Z"},
-           "spec":{"podCIDR":"10.42.0.0/24","unschedulable":true},
+           "spec":{"podCIDR":"10.42.0.0/24","unschedulable":true,
+             "taints":[{"key":"a","value":"b","effect":"NoSchedule"},{"key":"c","effect":"NoExecute"}]},
            "status":{"capacity":{"cpu":"2"},
             "conditions":[
              {"type":"MemoryPressure","status":"False","reason":"KubeletHasSufficientMemory"},
@@ -301,6 +346,8 @@ mod tests {
         assert!(first.ready && first.unschedulable);
         assert_eq!(first.internal_ip, Some("192.168.56.110".parse().unwrap()));
         assert_eq!((first.version.as_str(), first.machine_id.as_str()), ("v1.34.1+k3s1", "abc"));
+        assert_eq!(first.taints, ["a=b:NoSchedule", "c:NoExecute"]);
+        assert_eq!(first.labels["kubernetes.io/os"], "linux");
         assert_eq!(
             (&first.roles[..], &first.pressures[..]),
             (&["control-plane".into()][..], &["DiskPressure".into()][..])

@@ -99,6 +99,17 @@ pub enum Error {
         /// The spec's.
         wanted: String,
     },
+    /// A folder of artifacts cannot be used.
+    #[error("the folder {} {what}", dir.display())]
+    Folder {
+        /// Which.
+        dir: PathBuf,
+        /// What it has or lacks.
+        what: String,
+    },
+    /// Files that are the spec's own are of one architecture.
+    #[error("the spec gives its own k3s binary, which is of one architecture")]
+    OneArch,
     /// There is no k3s for this machine.
     #[error("there is no k3s for the architecture `{0}`")]
     NoArch(String),
@@ -165,7 +176,9 @@ impl Explain for Error {
             Self::Answer { .. } => "A proxy or a login page may have answered instead of the server.".to_owned(),
             Self::BadUrl { .. } => "Use http://, https:// or file://.".to_owned(),
             Self::Offline { .. } => {
-                "`p1 up` downloads it; without a connection, give the file under `k3s.artifacts`.".to_owned()
+                "`p1 up` downloads it; without a connection, fill a folder by `p1 artifacts fetch` elsewhere and name \
+                 it as `k3s.artifacts.dir`, or give the file under `k3s.artifacts`."
+                    .to_owned()
             }
             Self::Channel(ChannelError::Unknown { known, .. }) if !known.is_empty() => {
                 format!("There are: {}.", known.join(", "))
@@ -173,6 +186,10 @@ impl Explain for Error {
             Self::Channel(_) => "Give a `k3s.version` instead of a channel.".to_owned(),
             Self::Version(_) => "Give `k3s.version` as in v1.34.1+k3s1.".to_owned(),
             Self::OtherVersion { says, .. } => format!("Set `k3s.version: {says}`, or give another binary."),
+            Self::Folder { .. } => {
+                "`p1 artifacts fetch` fills it, on a host with a connection; `--arch` says for which machines.".to_owned()
+            }
+            Self::OneArch => "Fetch for that one alone, or leave `k3s.artifacts.binary` out.".to_owned(),
             Self::NoArch(_) => "k3s runs on x86-64, ARM and s390x.".to_owned(),
             Self::NoRoots(_) => "Point SSL_CERT_FILE to a PEM file, or unset it.".to_owned(),
             Self::Busy { .. } => "Look for a p1 that hangs, end it, and run `p1 retry`.".to_owned(),

@@ -13,6 +13,7 @@
 
 mod error;
 mod fetch;
+pub mod folder;
 mod http;
 mod resolve;
 mod roots;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 pub use error::Error;
 pub use fetch::{fetch, fetch_one};
-pub use resolve::resolve;
+pub use resolve::{lacks, missing, resolve};
 
 use crate::k3s::{Arch, Origins};
 use crate::spec;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Http, local_path};
-use super::{Bounds, Cache, Error, Item, Net, Place, Resolved, store};
+use super::{Bounds, Cache, Error, Item, Net, Place, Resolved, folder, store};
 use crate::explain::{chain, seconds};
 use crate::k3s::release::{ChannelError, channel_version, checksum, checksums_name};
 use crate::k3s::{Arch, Origins, Version};
@@ -35,6 +35,53 @@ pub fn resolve(
     bounds: &Bounds,
     cancel: &Cancel,
 ) -> Result<Resolved, Error> {
+    let want = Want { arch, all_images: false };
+    resolve_as(release, artifacts, want, cache, net, bounds, cancel)
+}
+
+/// What is wanted beyond the spec's own words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    /// The machines' architecture.
+    pub arch: Arch,
+    /// The release's own images, where the spec names none.
+    pub all_images: bool,
+}
+
+/// What to call a spec's file that would have to be downloaded; `None` if it is here.
+pub fn lacks(source: &Source, cache: &Cache) -> Option<String> {
+    match single(source, cache).ok()?.place {
+        Place::Remote { url, cached } if !cached.is_file() => Some(url),
+        _ => None,
+    }
+}
+
+/// What of it is not on this host, each with the address it would come from. Asks no network.
+pub fn missing(resolved: &Resolved) -> Vec<String> {
+    let all = [&resolved.binary, &resolved.installer].into_iter().chain(&resolved.images);
+    let lacks = |item: &&Item| match &item.place {
+        Place::Local(path) => !path.is_file(),
+        Place::Remote { cached, .. } => !cached.is_file(),
+    };
+    let name = |item: &Item| match &item.place {
+        Place::Local(path) => format!("{} ({})", item.name, path.display()),
+        Place::Remote { url, .. } => format!("{} ({url})", item.name),
+    };
+    all.filter(lacks).map(name).collect()
+}
+
+pub(super) fn resolve_as(
+    release: &Release,
+    artifacts: &Artifacts,
+    Want { arch, all_images }: Want,
+    cache: &Cache,
+    net: &Net,
+    bounds: &Bounds,
+    cancel: &Cancel,
+) -> Result<Resolved, Error> {
+    if let Some(dir) = &artifacts.dir {
+        return folder::resolved(dir, release, arch);
+    }
     let mut run = Run { cache, net, http: Http::new(net, bounds, cancel), cancel, warnings: Vec::new() };
     let says = match artifacts.binary.as_ref().map(|source| run.given("k3s", source)).transpose()? {
         Some(Item { place: Place::Local(path), .. }) => {
@@ -73,7 +120,11 @@ pub fn resolve(
         }
         (None, None, Release::Version(_)) => unreachable!("a given version is a version"),
     };
-    let images = artifacts.images.iter().map(|s| run.given(&file_name(s), s)).collect::<Result<_, _>>()?;
+    let mut images =
+        artifacts.images.iter().map(|s| run.given(&file_name(s), s)).collect::<Result<Vec<_>, _>>()?;
+    if let (true, true, Some(version)) = (all_images, images.is_empty(), &version) {
+        images.push(run.released_images(version, arch)?);
+    }
     let warnings = run.warnings;
     Ok(Resolved { version: version.map(|v| v.to_string()), binary, installer, images, warnings })
 }
@@ -127,6 +178,24 @@ impl Run<'_> {
         let cached_as = if arch == Arch::Amd64 { "k3s" } else { arch.binary() };
         let place = self.place(version, cached_as, self.net.origins.binary(version, arch))?;
         Ok(self.at("k3s", place, Some(sum)))
+    }
+
+    /// The archive of the images that k3s itself needs; older releases have it in other packings.
+    fn released_images(&self, version: &Version, arch: Arch) -> Result<Item, Error> {
+        self.checksum(version, arch)?;
+        let list = read_if_there(&self.folder(version).join(checksums_name(arch)))?.unwrap_or_default();
+        let url = self.net.origins.images(version, arch);
+        let base = url.strip_suffix(".zst").unwrap_or(&url);
+        let found = ["tar.zst", "tar.gz", "tar"].iter().find_map(|end| {
+            let name = format!("k3s-airgap-images-{arch}.{end}");
+            Some((checksum(&list, &name)?, format!("{base}{}", &end[3..]), name))
+        });
+        let (sum, url, name) = found.ok_or_else(|| Error::Answer {
+            url: self.net.origins.checksums(version, arch),
+            what: format!("it has no checksum of an archive of images for {arch}"),
+        })?;
+        let place = self.place(version, &name, url)?;
+        Ok(self.at(&name, place, Some(sum)))
     }
 
     fn installer(&self, version: &Version) -> Result<Item, Error> {

@@ -84,6 +84,7 @@ impl Lab {
             binary: Some(Source::Url { url: self.server.url(path), sha256: sum(promised) }),
             installer: Some(Source::Path(script)),
             images: Vec::new(),
+            dir: None,
         };
         let resolved = self.resolve(&Release::Version("v1.34.1+k3s1".into()), &artifacts)?;
         self.fetch(&resolved).map(|files| files.binary)
@@ -261,6 +262,7 @@ fn an_abort_ends_a_transfer_at_once() {
         binary: Some(Source::Url { url: lab.server.url("/stall"), sha256: sum(b"x") }),
         installer: Some(Source::Path(script)),
         images: Vec::new(),
+        dir: None,
     };
     let resolved = lab.resolve(&Release::Channel("stable".into()), &artifacts).unwrap();
     assert_eq!(resolved.version, None);
@@ -317,6 +319,7 @@ fn given_files_need_no_network_and_a_given_binary_is_asked_once() {
         binary: Some(Source::Path(k3s.clone())),
         installer: Some(Source::Url { url: format!("file://{}", script.display()), sha256: sum(SCRIPT) }),
         images: vec![Source::Path(image.clone())],
+        dir: None,
     };
     let stable = Release::Channel("stable".into());
     let error = lab.resolve(&stable, &artifacts).unwrap_err();
@@ -352,4 +355,74 @@ fn a_refused_connection_and_a_wrong_proxy_are_told() {
     lab.one("/f", b"ok").unwrap();
     lab.net.ca_file = Some(lab.dir.path().join("install.sh"));
     assert!(matches!(lab.one("/g", b"no"), Err(Error::NoRoots(_))));
+}
+
+/// `p1 artifacts fetch` here, and a host without a connection there.
+#[test]
+fn a_folder_has_all_that_another_host_needs() {
+    let lab = Lab::new();
+    let (binary, arm, images) = (body(30_000), body(20_000), body(10_000));
+    lab.release(&binary);
+    let release = "/releases/v1.34.1%2Bk3s1";
+    let on =
+        |name: &str, body: &[u8]| lab.server.on(&format!("{release}/{name}"), [Reply::Whole(body.into())]);
+    let list = format!("{}  k3s\n{}  k3s-airgap-images-amd64.tar.zst\n", sum(&binary), sum(&images));
+    on("sha256sum-amd64.txt", list.as_bytes());
+    let list = format!("{}  k3s-arm64\n{}  k3s-airgap-images-arm64.tar\n", sum(&arm), sum(&images));
+    on("sha256sum-arm64.txt", list.as_bytes());
+    on("k3s-arm64", &arm);
+    on("k3s-airgap-images-amd64.tar.zst", &images);
+    on("k3s-airgap-images-arm64.tar", &images);
+    let dir = lab.dir.path().join("folder");
+    let stable = Release::Channel("stable".into());
+    let gather = |artifacts: &Artifacts, archs: &[Arch]| {
+        let cache = lab.cache();
+        let with = (&cache, &lab.net, &lab.bounds);
+        folder::gather(&dir, &stable, artifacts, archs, with, &mut |_| {}, &mut |_| {}, &lab.cancel)
+    };
+    let manifest = gather(&Artifacts::default(), &[Arch::Amd64, Arch::Arm64]).unwrap();
+    assert_eq!(manifest.k3s.as_deref(), Some("v1.34.1+k3s1"));
+    assert_eq!(folder::Manifest::read(&dir).unwrap(), manifest);
+    let asked = lab.server.log();
+    gather(&Artifacts::default(), &[Arch::Amd64, Arch::Arm64]).unwrap();
+    assert_eq!(lab.server.log(), asked, "what was fetched is not fetched again");
+
+    // There: another cache, and whatever is asked for is told.
+    let there = Cache { dir: lab.dir.path().join("other") };
+    let given = Artifacts { dir: Some(dir.clone()), ..Artifacts::default() };
+    let ask =
+        |release: &Release, arch| resolve(release, &given, arch, &there, &lab.net, &lab.bounds, &lab.cancel);
+    for (arch, k3s) in [(Arch::Amd64, &binary), (Arch::Arm64, &arm)] {
+        let resolved = ask(&stable, arch).unwrap();
+        assert!(missing(&resolved).is_empty());
+        let files = fetch(&resolved, &there, &lab.net, &lab.bounds, &mut |_| {}, &lab.cancel).unwrap();
+        assert_eq!(fs::read(&files.binary.path).unwrap(), *k3s);
+        assert_eq!((files.images.len(), fs::read(&files.images[0].path).unwrap()), (1, images.clone()));
+        assert_eq!(files.version.as_deref(), Some("v1.34.1+k3s1"));
+    }
+    assert_eq!(lab.server.log(), asked, "nothing was asked for");
+    let error = |release: &Release, arch| ask(release, arch).unwrap_err().to_string();
+    assert!(error(&stable, Arch::S390x).contains("has nothing for s390x, only for amd64 and arm64"));
+    let other = Release::Version("v1.33.0+k3s1".into());
+    assert!(error(&other, Arch::Amd64).contains("has k3s v1.34.1+k3s1, and v1.33.0+k3s1 is wanted"));
+
+    // A file that was changed is neither used nor passed over.
+    let path = dir.join("amd64/k3s");
+    fs::write(&path, "other").unwrap();
+    let resolved = ask(&stable, Arch::Amd64).unwrap();
+    let wrong = fetch(&resolved, &there, &lab.net, &lab.bounds, &mut |_| {}, &lab.cancel).unwrap_err();
+    assert!(matches!(wrong, Error::Checksum { .. }), "{wrong}");
+    fs::remove_file(dir.join("arm64/install.sh")).unwrap();
+    let bad = folder::verify(&dir, &mut |_| {}, &lab.cancel).unwrap().1;
+    let bad: Vec<_> = bad.iter().map(|(path, why)| (path.to_str().unwrap(), why.as_str())).collect();
+    assert_eq!(bad, [("amd64/k3s", "it has another checksum"), ("arm64/install.sh", "it is not there")]);
+    gather(&Artifacts::default(), &[Arch::Amd64, Arch::Arm64]).unwrap();
+    assert!(folder::verify(&dir, &mut |_| {}, &lab.cancel).unwrap().1.is_empty());
+
+    let own = Artifacts { binary: Some(Source::Path(path)), ..Artifacts::default() };
+    assert!(matches!(gather(&own, &[Arch::Amd64, Arch::Arm64]), Err(Error::OneArch)));
+    for text in ["{}", "{\"v\": 9}", "<html>"] {
+        fs::write(dir.join("manifest.json"), text).unwrap();
+        assert!(matches!(ask(&stable, Arch::Amd64), Err(Error::Folder { .. })), "{text}");
+    }
 }

@@ -43,6 +43,9 @@ pub struct Global {
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,
+    /// Make no connection but to the cluster itself; what is missing on this host is said before anything is begun
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -96,10 +99,14 @@ pub enum Verb {
     Plan(Looks),
     /// Make the cluster as the spec says: do what is missing
     Up(Up),
+    /// Bring k3s to another version: its state is saved, servers one by one, then workers in batches
+    Upgrade(Upgrade),
     /// Do what the last run left outstanding: same verb, same nodes
     Retry,
     /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
     Status(Looks),
+    /// Prove that the cluster works, by using it: nodes, pods, network, Services, names, ingress; cleans up
+    Verify(Verify),
     /// Open a shell on a node, or run a command there
     Ssh(Ssh),
     /// Run a command on nodes, all of them at once
@@ -114,12 +121,28 @@ pub enum Verb {
     Stop(Nodes),
     /// Start machines that exist, and k3s in them
     Start(Nodes),
+    /// Keep all machines as they are at one moment, memory included, and go back to it
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
+    Backup {
+        /// Where to [default: NAME-TIME.backup in this folder]
+        file: Option<PathBuf>,
+    },
+    /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
+    Restore {
+        /// What `backup` wrote
+        file: PathBuf,
+    },
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay
     Uninstall(Nodes),
     /// Remove the machines and all that belongs to them
     Destroy(Nodes),
+    /// Fill and check a folder with all that nodes need, for a host without internet
+    #[command(subcommand)]
+    Artifacts(ArtifactsVerb),
     /// Build, list, add and remove boxes
     #[command(subcommand)]
     Box(BoxVerb),
@@ -162,7 +185,7 @@ pub struct Init {
     /// The cluster's name [default: the folder's]
     #[arg(long)]
     pub name: Option<String>,
-    /// How many servers; this version of p1 runs exactly one
+    /// How many servers: an odd number; with three or more the cluster survives the loss of one
     #[arg(long, default_value_t = 1)]
     pub servers: u32,
     /// How many workers
@@ -196,6 +219,25 @@ pub struct Up {
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
+}
+
+/// Options of `verify`.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// The image of its pods, with busybox in it [default: the spec's, else one that k3s brings along]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+}
+
+/// Options of `upgrade`.
+#[derive(Args, Debug)]
+pub struct Upgrade {
+    /// A version or a channel, e.g. `v1.34.2+k3s1`, `v1.35` or `stable` [default: the spec's]
+    #[arg(long, value_name = "VERSION|CHANNEL")]
+    pub to: Option<String>,
 }
 
 /// Options of `ssh`.
@@ -297,6 +339,46 @@ pub enum BoxVerb {
     },
     /// Remove a box from this host's library
     Remove {
+        /// Which, as `list` shows it
+        name: String,
+    },
+}
+
+/// The verbs of `artifacts`.
+#[derive(Debug, Subcommand)]
+pub enum ArtifactsVerb {
+    /// Fill a folder with k3s' binary, its installer and its images, or the spec's own ones
+    Fetch {
+        /// Which folder [default: the spec's `k3s.artifacts.dir`, else artifacts beside the spec]
+        dir: Option<PathBuf>,
+        /// For which machines, e.g. `amd64,arm64` [default: those of this host's kind]
+        #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+        arch: Vec<String>,
+    },
+    /// Say what is in a folder, and whether each file is whole; exit code 1 if one is not
+    Verify {
+        /// Which folder [default: as for `fetch`]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// The verbs of `snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Write down disk and memory of every machine, all of the same moment; they pause meanwhile
+    Save {
+        /// What to call it
+        name: String,
+    },
+    /// List the snapshots
+    List,
+    /// Put every machine back to that moment; what happened since is lost
+    Restore {
+        /// Which, as `list` shows it
+        name: String,
+    },
+    /// Remove a snapshot
+    Delete {
         /// Which, as `list` shows it
         name: String,
     },

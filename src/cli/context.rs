@@ -191,7 +191,7 @@ impl Context {
         from("P1_K3S_CHANNELS", &mut origins.channels);
         Net {
             origins,
-            offline: false,
+            offline: self.global.offline,
             https_proxy: either("https_proxy"),
             http_proxy: get("http_proxy"),
             no_proxy: either("no_proxy"),

@@ -10,13 +10,17 @@ use crate::steps::Verb;
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, nodes)?;
-    let server = targets.iter().find(|t| cluster.servers().any(|s| s.name == **t));
-    if let Some(server) = server
+    let all = cluster.servers().all(|s| targets.contains(&s.name));
+    if let Some(server) = targets.iter().find(|t| cluster.servers().any(|s| s.name == **t))
+        && all
         && targets.len() < cluster.nodes.len()
     {
         return Err(Fail::new(
             code::USAGE,
-            format!("`{server}` is the cluster's only server: without it there is no cluster"),
+            match cluster.servers().count() {
+                1 => format!("`{server}` is the cluster's only server: without it there is no cluster"),
+                _ => "these are all servers: without them there is no cluster".to_owned(),
+            },
             "`p1 destroy` without names removes the whole cluster.",
         ));
     }

@@ -14,7 +14,7 @@ use crate::os::files;
 use crate::providers::{Kind, libvirt};
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
-use crate::steps::World;
+use crate::steps::{Seen, View, World};
 use crate::ui::{Format, count};
 use crate::{k3s, vagrant};
 
@@ -126,9 +126,11 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
         all.push(("network.xml".to_owned(), libvirt::network_xml(cluster)?));
     }
     let tokens = k3s::Tokens::placeholder();
+    let seen = Seen::default();
+    let view = View::new(cluster, &seen);
     for node in &cluster.nodes {
         let facts = NodeFacts { addresses: vec![("eth0".into(), node.ip)], ..NodeFacts::default() };
-        for (path, text) in crate::steps::config_files(cluster, node, &facts, &tokens) {
+        for (path, text) in crate::steps::config_files(&view, node, &facts, &tokens) {
             if let Some(text) = text {
                 let name = path.rsplit('/').next().unwrap_or_default();
                 all.push((format!("{}/{name}", node.name), text));

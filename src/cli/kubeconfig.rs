@@ -9,7 +9,9 @@ use super::print;
 use crate::k3s;
 use crate::os::files;
 use crate::os::lock::Lock;
+use crate::spec::{Cluster, Node};
 use crate::state::State;
+use crate::steps;
 
 /// Prints its path, or merges it.
 pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
@@ -19,6 +21,9 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     if !args.unmerge && !path.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
         return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+    }
+    if !args.unmerge {
+        choose(&cluster, &state)?;
     }
     if !args.merge && !args.unmerge {
         print(&format!("{}\n", path.display()));
@@ -54,6 +59,30 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     }
     files::write_if_changed(&theirs, text.as_bytes(), 0o600)?;
     eprintln!("{said} {}", theirs.display());
+    Ok(())
+}
+
+/// The kubeconfig names one server, unless the spec has an endpoint for all of them. When that one does
+/// not answer, it is made to name one that does, and this is said.
+pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
+    let servers: Vec<&Node> = cluster.servers().collect();
+    if servers.len() == 1 || cluster.k3s.endpoint.is_some() {
+        return Ok(());
+    }
+    let text = files::read_if_there(&state.kubeconfig())?.unwrap_or_default();
+    let now = k3s::kubeconfig::access(&text)?.server;
+    let bound = std::time::Duration::from_secs(2);
+    let named = servers.iter().find(|s| k3s::server_url(s) == now);
+    if named.is_some_and(|s| steps::listens(s, bound)) {
+        return Ok(());
+    }
+    let others = servers.iter().filter(|s| named.is_none_or(|n| n.name != s.name));
+    // Without a way to any of them the file is left as it is.
+    let Some(other) = others.into_iter().find(|s| steps::listens(s, bound)) else { return Ok(()) };
+    let ours = k3s::rewrite(&text, &k3s::server_url(other), &cluster.name)?;
+    files::write_if_changed(&state.kubeconfig(), ours.as_bytes(), 0o600)?;
+    let who = named.map_or(now.as_str(), |n| n.name.as_str());
+    eprintln!("`{who}` does not answer: the kubeconfig names `{}` now", other.name);
     Ok(())
 }
 

@@ -6,8 +6,10 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::ssh as ssh_verb;
 use crate::os::process::{self, Cmd, quote};
+use crate::spec::Node;
 use crate::ssh;
 use crate::state::State;
+use crate::steps;
 
 /// Runs kubectl; its exit code is p1's.
 pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
@@ -18,6 +20,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
         return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
     }
+    super::kubeconfig::choose(&cluster, &state)?;
     if let Some(program) = context.env.find("kubectl") {
         let cmd = Cmd::new(program).args(args).env("KUBECONFIG", &kubeconfig);
         return ssh_verb::exit(process::hand_over(&cmd)?);
@@ -33,7 +36,10 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
             format!("Give it by standard input: p1 kubectl ... -f - < {}; or install kubectl here.", pair[1]),
         ));
     }
-    let server = cluster.first_server().name.clone();
+    let servers: Vec<&Node> = cluster.servers().collect();
+    let bound = std::time::Duration::from_secs(2);
+    let answers = |s: &&&Node| servers.len() == 1 || steps::listens(s, bound);
+    let server = servers.iter().find(answers).unwrap_or(&servers[0]).name.clone();
     let host = ssh_verb::host(context, cluster, &server)?;
     let mut line = "sudo -n k3s kubectl".to_owned();
     for arg in args {

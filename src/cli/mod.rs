@@ -1,7 +1,22 @@
 //! The command line: one file per verb, arguments first, then a call downwards. anyhow and printing
 //! live here only.
 
+/// As the standard library's, but a terminal that has gone away is none of our business: those panic.
+macro_rules! eprint {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($arg)*);
+    }};
+}
+
+/// See `eprint`.
+macro_rules! eprintln {
+    ($($arg:tt)*) => { eprint!("{}\n", format_args!($($arg)*)) };
+}
+
 mod args;
+mod artifacts;
+mod backup;
 mod boxes;
 mod bundle;
 mod context;
@@ -18,9 +33,12 @@ mod power;
 mod retry;
 mod run;
 mod signals;
+mod snapshot;
 mod ssh;
 mod status;
 mod up;
+mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -59,8 +77,10 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Render(args) => files::render(context, &args),
         Verb::Plan(args) => plan::plan(context, &args),
         Verb::Up(args) => up::up(context, &args),
+        Verb::Upgrade(args) => upgrade::upgrade(context, &args),
         Verb::Retry => retry::retry(context),
         Verb::Status(args) => status::status(context, &args),
+        Verb::Verify(args) => verify::verify(context, &args),
         Verb::Ssh(args) => ssh::ssh(context, &args),
         Verb::Exec(args) => exec::exec(context, &args),
         Verb::Logs(args) => logs::logs(context, &args),
@@ -68,9 +88,13 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
         Verb::Stop(args) => power::run(context, "stop", &args.nodes),
         Verb::Start(args) => power::run(context, "start", &args.nodes),
+        Verb::Snapshot(verb) => snapshot::run(context, verb),
+        Verb::Backup { file } => backup::save(context, file.as_deref()),
+        Verb::Restore { file } => backup::restore(context, &file),
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
+        Verb::Artifacts(verb) => artifacts::run(context, verb),
         Verb::Box(verb) => boxes::run(context, verb),
         Verb::Doctor(args) => doctor::doctor(context, args.fix),
         Verb::Completions { shell } => {

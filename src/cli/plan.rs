@@ -8,7 +8,7 @@ use super::fail::{Fail, code};
 use super::print;
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Depth, Verb, View, observe};
+use crate::steps::{Depth, Verb, View, observe, refusal};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.
@@ -20,7 +20,8 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let verb = Verb::find("up").expect("a verb");
     let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
-    let plan = verb.plan(&View::new(&world.cluster, &seen), &targets);
+    let view = View::new(&world.cluster, &seen);
+    let plan = verb.plan(&view, &targets);
     if context.ui.format == Format::Json {
         for step in &plan.steps {
             print(&format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
@@ -46,6 +47,9 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
         } else {
             eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);
         }
+    }
+    if let Some(trouble) = refusal(&view) {
+        return Err(trouble.into());
     }
     if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::CHANGES)) }
 }

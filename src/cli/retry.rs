@@ -4,7 +4,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use super::up::preflight;
-use crate::journal;
+use crate::journal::{self, Record};
 use crate::state::State;
 use crate::steps::Verb;
 use crate::ui::Tone;
@@ -35,7 +35,7 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
             "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",
             record.verb, record.run
         );
-        return Ok(());
+        return finish(&state, &record);
     }
     let verb = Verb::find(&record.verb).ok_or_else(|| {
         let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
@@ -43,7 +43,18 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
     })?;
     let targets = context.targets(&cluster, &record.targets)?;
     let subject = record.subject.clone();
-    let job = Job { verb, targets, subject, retry_of: Some(record), deep: false };
+    let job = Job { verb, targets, subject, retry_of: Some(record.clone()), deep: false };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    if report.success {
+        finish(&state, &record)?;
+    }
     run::verdict(&report)
+}
+
+/// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.
+fn finish(state: &State, record: &Record) -> Result<(), Fail> {
+    if record.verb == "destroy" && record.targets.is_empty() {
+        state.remove()?;
+    }
+    Ok(())
 }

@@ -6,13 +6,14 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::{self, Report, Run};
 use crate::event::Kind;
+use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
 use crate::plan::{Check, Plan, id};
 use crate::providers;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe};
+use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe, refusal};
 use crate::ui;
 
 /// A run to be.
@@ -37,12 +38,23 @@ pub fn run(
     job: Job,
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
+    run_to(context, cluster, job, &|_| Ok(()), ready)
+}
+
+/// The same, with something to be done under the lock before anything is looked at.
+pub fn run_to(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    before: &dyn Fn(&World) -> Result<(), Fail>,
+    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
+) -> Result<Report, Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, job.verb.name)?;
     let world = context.world(cluster, kind);
-    let result = locked(context, &world, &job, ready);
+    let result = before(&world).and_then(|()| locked(context, &world, &job, ready));
     if !existed && journal::runs(&state.runs()).is_empty() {
         // Nothing was begun: leave no folder behind that would look like a cluster.
         let _ = state.remove();
@@ -58,6 +70,7 @@ fn locked(
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
     let verb = job.verb;
+    survive(world, verb)?;
     world.note(|seen| {
         seen.whole = job.targets.is_empty();
         seen.subject.clone_from(&job.subject);
@@ -75,6 +88,12 @@ fn locked(
             plan
         }
     };
+    if verb.steps.iter().any(|s| s.shape.name == "stage") {
+        let seen = world.seen();
+        if let Some(trouble) = refusal(&View::new(&world.cluster, &seen)) {
+            return Err(trouble.into());
+        }
+    }
     ready(world, &plan)?;
     if matches!(verb.name, "up" | "start") {
         world.tokens()?;
@@ -110,6 +129,10 @@ fn locked(
     let steps = Steps { verb, world: Arc::clone(world) };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
+    if let Err(trouble) = world.moment.let_go(world) {
+        sender
+            .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
+    }
     for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
             let cause = redactor.text(&trouble.failure.cause);
@@ -123,13 +146,37 @@ fn locked(
     Ok(report?)
 }
 
+/// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
+/// What boots machines waits for it, since it does what is wanted; everything else ends it.
+fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
+    let Some(pid) = world.vagrant.left_behind() else { return Ok(()) };
+    if verb.boots() {
+        let bound = world.cluster.timeouts.boot;
+        let patience = seconds(bound);
+        eprintln!("waiting up to {patience} for the Vagrant that a killed p1 left at work (pid {pid})");
+        if world.vagrant.outlast(bound) {
+            return Ok(());
+        }
+    }
+    eprintln!("ending the Vagrant that a killed p1 left at work (pid {pid})");
+    if world.vagrant.end_left_behind() {
+        return Ok(());
+    }
+    Err(Fail::new(
+        code::FAILED,
+        format!("the Vagrant that a killed p1 left at work (pid {pid}) does not end"),
+        format!("Look what it does, and end it: kill -9 -{pid}"),
+    ))
+}
+
 /// Nodes on which nothing is due are remembered as they are.
 fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     let seen = world.seen();
     for (name, facts) in &seen.nodes {
         let mut steps = plan.steps.iter().filter(|s| s.info.node.as_ref() == Some(name)).peekable();
         if steps.peek().is_some() && steps.all(|s| !s.check.may_run()) {
-            world.remember(name, |m| m.facts = Some(facts.clone()))?;
+            world
+                .remember(name, |m| (m.facts, m.joined) = (Some(facts.clone()), m.joined || facts.runs()))?;
         }
     }
     Ok(())
@@ -138,7 +185,9 @@ fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
 /// The plan of a retry: what passed with the same inputs on the same machine counts as done without
 /// another look; the rest is looked at when its turn comes.
 fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Fail> {
-    observe(world, Depth::Machines)?;
+    // Several servers are restarted or started together by how they stand, which only they can say.
+    let several = world.cluster.servers().count() > 1;
+    observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
@@ -160,7 +209,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
             return verb.condition(name, &view, Some(node));
         }
         let there = node.is_none_or(|n| alive(&n.name) || !verb.boots());
-        match record.passed(&step) && same(&step) && there {
+        match record.passed(&step) && same(&step) && there && !verb.begins_anew() {
             true => Check::Done("done in the run before".into()),
             false => Check::Unknown("outstanding".into()),
         }

@@ -77,6 +77,17 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             Cell::new(Tone::Warn, drift.first().cloned().unwrap_or_default()),
         ]);
     }
+    // What belongs to no node: the applications.
+    let apps: Vec<&str> = plan
+        .steps
+        .iter()
+        .filter(|s| matches!(s.name, "manifests" | "rollouts") && matches!(s.check, Check::Needed(_)))
+        .map(|s| s.check.reason())
+        .collect();
+    if context.ui.format == Format::Json && !apps.is_empty() {
+        let drift: Vec<_> = apps.iter().map(|what| json!({ "what": what })).collect();
+        print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": drift})));
+    }
     if context.ui.format != Format::Json {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
         print(&table(
@@ -84,6 +95,9 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             &rows,
             layout,
         ));
+        for what in &apps {
+            eprintln!("applications: {what}");
+        }
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {

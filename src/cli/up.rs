@@ -3,15 +3,19 @@
 use super::args::Up;
 use super::context::Context;
 use super::doctor;
-use super::fail::Fail;
+use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::plan::Plan;
-use crate::steps::{Verb, World};
+use crate::steps::{self, Verb, World};
 
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.looks.nodes.nodes)?;
+    if args.setup && context.global.offline {
+        let hint = "Run `p1 doctor --fix` while there is a connection.";
+        return Err(Fail::new(code::USAGE, "`--setup` installs packages, which `--offline` forbids", hint));
+    }
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
@@ -22,12 +26,42 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
         retry_of: None,
         deep: args.looks.deep,
     };
-    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    let report = run::run(context, cluster, job, &|world, plan| {
+        preflight(context, world, plan)?;
+        ask_for_namespaces(context, world);
+        Ok(())
+    })?;
     run::verdict(&report)
+}
+
+/// A namespace that left the spec goes by itself only if nothing in it is anybody else's. Without a
+/// yes it stays, and `up` goes on.
+fn ask_for_namespaces(context: &Context, world: &World) {
+    for (name, others) in world.seen().apps.map(|a| a.held).unwrap_or_default() {
+        let shown: Vec<&str> = others.iter().take(3).map(String::as_str).collect();
+        let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
+        let question = format!(
+            "The namespace {name} left the spec. p1 did not apply {}{more} in it. Delete all of it?",
+            shown.join(", ")
+        );
+        if context.agree(&question).is_ok() {
+            world.note(|seen| seen.agreed.push(name));
+        }
+    }
 }
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.
 pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
+    if context.global.offline {
+        let due = |name: &str| plan.steps.iter().any(|s| s.name == name && s.check.may_run());
+        let missing = steps::missing(world, due("box"), due("artifacts"));
+        if !missing.is_empty() {
+            let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
+                        `k3s.artifacts.dir`; `p1 box add FILE` takes a box that was built elsewhere.";
+            let what = "p1 is offline, and this host lacks what it takes";
+            return Err(Fail { evidence: missing, ..Fail::new(code::HOST, what, hint) });
+        }
+    }
     let new = plan.nodes_for("vm");
     if new.is_empty() {
         return Ok(());

@@ -271,7 +271,7 @@ impl<'a> Dispatcher<'a> {
     {
         loop {
             self.settle();
-            if !run.cancel.stopping() && self.broken.is_none() {
+            if self.broken.is_none() {
                 self.launch(scope, work, run, sender);
             }
             if self.running == 0 {
@@ -309,6 +309,9 @@ impl<'a> Dispatcher<'a> {
                 self.finish(i, Outcome::Skipped { reason }, 0, Duration::ZERO);
                 continue;
             }
+            if step.anyway {
+                continue;
+            }
             let stuck = |a: &&String| self.report.outcomes.get(*a).is_some_and(|o| !o.passed());
             if let Some(by) = step.info.after.iter().find(stuck) {
                 // The first cause, not the last link of the chain.
@@ -331,12 +334,23 @@ impl<'a> Dispatcher<'a> {
         'a: 'scope,
     {
         let plan: &'a Plan = self.plan;
+        let stopping = run.cancel.stopping();
+        // What never begins is over too.
+        let over = |states: &[State], a: &String| {
+            let at = plan.steps.iter().position(|s| s.info.id == *a);
+            at.is_none_or(|at| states[at] == State::Over || stopping && states[at] == State::Waiting)
+        };
         for (i, step) in plan.steps.iter().enumerate() {
             let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
             if self.running >= run.jobs.max(1) {
                 return;
             }
-            if self.states[i] != State::Waiting || !step.info.after.iter().all(ready) {
+            let behind = step.behind.iter().all(|b| over(&self.states, b));
+            let due = match step.anyway {
+                true => step.info.after.iter().all(|a| over(&self.states, a)),
+                false => !stopping && step.info.after.iter().all(ready) && behind,
+            };
+            if self.states[i] != State::Waiting || !due {
                 continue;
             }
             self.states[i] = State::Running;

@@ -57,7 +57,9 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         },
         name: "t",
         item: None,
+        behind: vec![],
         check: Check::Needed("r".into()),
+        anyway: id.starts_with("clean"),
     };
     Plan { steps: edges.iter().map(step).collect() }
 }
@@ -160,6 +162,30 @@ fn a_wish_to_stop_lets_running_steps_end_and_starts_nothing() {
     let (report, _) = go(&plan, &work, &cancel);
     assert!(report.interrupted && report.outcomes["a"].passed());
     assert_eq!(work.calls(), ["a"]);
+}
+
+#[test]
+fn a_step_that_cleans_up_runs_whatever_came_before_it() {
+    let plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("clean", &["b", "c"])]);
+    let work = Fake::new(|step, _, _| match step.info.id.as_str() {
+        "a" => Err(Trouble::new("broken", "")),
+        _ => Ok(None),
+    });
+    let (report, _) = go(&plan, &work, &Cancel::new());
+    assert_eq!(work.calls(), ["a", "clean"]);
+    assert!(!report.success && report.outcomes["clean"].passed());
+
+    // After a wish to stop too, when what runs has ended.
+    let cancel = Cancel::new();
+    let work = Fake::new(|step, _, control| {
+        if step.info.id == "b" {
+            control.cancel().raise(Level::Stop);
+        }
+        Ok(None)
+    });
+    let (report, _) = go(&plan, &work, &cancel);
+    assert_eq!(work.calls(), ["a", "b", "clean"]);
+    assert!(report.interrupted && !report.outcomes.contains_key("c"));
 }
 
 #[test]

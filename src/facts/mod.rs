@@ -62,6 +62,10 @@ pub struct NodeFacts {
     pub kubeconfig: bool,
     /// The node has a node password from an earlier join.
     pub node_password: bool,
+    /// Where a server keeps the cluster's state on its own disk: `sqlite` or `etcd`.
+    pub datastore: Option<String>,
+    /// How its config.yaml says that it begins: `init` for a new etcd, else the URL of a server.
+    pub joins: Option<String>,
     /// p1's own notes of what it brought to an end, by step.
     pub stamps: BTreeMap<String, String>,
     /// Checksums of files p1 pushed whose size and time are still those noted, by path.
@@ -153,6 +157,8 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "script" => facts.scripts.push(value.into()),
             "kubeconfig" => facts.kubeconfig = true,
             "node_password" => facts.node_password = true,
+            "datastore" => facts.datastore = Some(value.into()),
+            "joins" => facts.joins = Some(value.trim_matches(['"', '\'']).into()),
             "stamp" => {
                 if let [name, text] = words(2)[..] {
                     facts.stamps.insert(name.into(), text.into());
@@ -207,6 +213,11 @@ impl NodeFacts {
     /// A unit of k3s; one that is not there reads as not loaded.
     pub fn unit(&self, name: &str) -> Unit {
         self.units.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Whether a k3s runs, of either kind.
+    pub fn runs(&self) -> bool {
+        self.units.values().any(|u| u.active == "active")
     }
 
     /// Whether any k3s is installed: a unit, or its scripts.

@@ -16,7 +16,8 @@ pub const CONFIG_PATH: &str = "/etc/rancher/k3s/config.yaml";
 pub const REGISTRIES_PATH: &str = "/etc/rancher/k3s/registries.yaml";
 
 /// Keys that are p1's alone: the same key in a spec's config is left out.
-pub const OWN_KEYS: [&str; 9] = [
+pub const OWN_KEYS: [&str; 10] = [
+    "cluster-init",
     "node-name",
     "node-ip",
     "flannel-iface",
@@ -37,15 +38,33 @@ pub fn api_port(server: &Node) -> u16 {
     number.and_then(|n| u16::try_from(n).ok()).unwrap_or(6443)
 }
 
-/// Where the cluster's API is, and where workers join: `https://IP:PORT` of the first server.
-pub fn server_url(cluster: &Cluster) -> String {
-    let server = cluster.first_server();
+/// Where a server's API is, and where others join through it: `https://IP:PORT`.
+pub fn server_url(server: &Node) -> String {
     format!("https://{}:{}", server.ip, api_port(server))
+}
+
+/// Where the kubeconfig finds the cluster's API: the spec's own endpoint, else this server.
+pub fn api_url(cluster: &Cluster, server: &Node) -> String {
+    match &cluster.k3s.endpoint {
+        Some(endpoint) => format!("https://{}:{}", endpoint.host, endpoint.port),
+        None => server_url(server),
+    }
+}
+
+/// How a node begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// By itself: with SQLite, or with a datastore of the spec's.
+    Alone,
+    /// With a new etcd, or one made from its SQLite (docs.k3s.io/datastore/ha-embedded).
+    Init,
+    /// Through the server at this URL.
+    Server(String),
 }
 
 /// The config file of one node. `iface` is the card that holds the node's address. The same input
 /// gives the same bytes, so that they tell whether k3s has to be restarted.
-pub fn config_yaml(cluster: &Cluster, node: &Node, iface: &str, tokens: &Tokens) -> String {
+pub fn config_yaml(cluster: &Cluster, node: &Node, iface: &str, tokens: &Tokens, join: &Join) -> String {
     let server = node.role == Role::Server;
     let mut out = String::from("# Written by p1; changes are overwritten by the next `p1 up`.\n");
     let mut set = |key: &str, value: Value| out.push_str(&yaml::entry(key, &value));
@@ -55,9 +74,15 @@ pub fn config_yaml(cluster: &Cluster, node: &Node, iface: &str, tokens: &Tokens)
     set("flannel-iface", iface.into());
     if server {
         set("advertise-address", node.ip.to_string().into());
-        set("tls-san", merged(node, "tls-san", &[node.ip.to_string()]).into());
-    } else {
-        set("server", server_url(cluster).into());
+        let mut names = vec![node.ip.to_string()];
+        names.extend(cluster.servers().map(|s| s.ip.to_string()));
+        names.extend(cluster.k3s.endpoint.iter().map(|e| e.host.clone()));
+        set("tls-san", merged(node, "tls-san", &names).into());
+    }
+    match join {
+        Join::Alone => {}
+        Join::Init => set("cluster-init", true.into()),
+        Join::Server(url) => set("server", url.as_str().into()),
     }
     set("token", tokens.of(node.role).reveal().into());
     if server {
@@ -132,12 +157,17 @@ mod tests {
             nodes,
             k3s: K3s {
                 release: Release::Channel("stable".into()),
+                endpoint: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
             provision: Vec::new(),
+            namespaces: vec![],
+            manifests: vec![],
+            verify: Default::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            rollout: Default::default(),
             base: "/".into(),
         }
     }
@@ -159,7 +189,7 @@ mod tests {
         server.labels = vec!["tier=control".into()];
         server.taints = vec!["only=control:NoSchedule".into()];
         let cluster = cluster(vec![server]);
-        insta::assert_snapshot!(config_yaml(&cluster, &cluster.nodes[0], "enp1s0", &tokens()), @r#"
+        insta::assert_snapshot!(config_yaml(&cluster, &cluster.nodes[0], "enp1s0", &tokens(), &Join::Alone), @r#"
         # Written by p1; changes are overwritten by the next `p1 up`.
         node-name: server
         node-ip: "192.168.56.110"
@@ -185,14 +215,15 @@ mod tests {
         secrets-encryption: true
         https-listen-port: 7443
         "#);
-        assert_eq!(server_url(&cluster), "https://192.168.56.110:7443");
+        assert_eq!(server_url(&cluster.nodes[0]), "https://192.168.56.110:7443");
     }
 
     #[test]
     fn a_worker_joins_the_first_server_with_the_agent_token_only() {
         let nodes = vec![node("server", Role::Server, 110, "{}"), node("worker", Role::Worker, 111, "{}")];
         let cluster = cluster(nodes);
-        let text = config_yaml(&cluster, &cluster.nodes[1], "eth1", &tokens());
+        let join = Join::Server(server_url(&cluster.nodes[0]));
+        let text = config_yaml(&cluster, &cluster.nodes[1], "eth1", &tokens(), &join);
         insta::assert_snapshot!(text, @r#"
         # Written by p1; changes are overwritten by the next `p1 up`.
         node-name: worker
@@ -202,6 +233,25 @@ mod tests {
         token: "2222222222222222222222222222222222222222222222222222222222222222"
         "#);
         assert!(!text.contains(tokens().server.reveal()));
+    }
+
+    #[test]
+    fn servers_know_each_other_and_the_endpoint() {
+        let mut cluster = cluster(vec![
+            node("a", Role::Server, 110, "{cluster-init: true}"),
+            node("b", Role::Server, 111, "{cluster-init: true}"),
+        ]);
+        cluster.k3s.endpoint = Some(crate::spec::Endpoint { host: "k3s.lan".into(), port: 7443 });
+        let text =
+            config_yaml(&cluster, &cluster.nodes[1], "eth1", &tokens(), &Join::Server("https://x".into()));
+        assert!(
+            text.contains("tls-san:\n  - \"192.168.56.111\"\n  - \"192.168.56.110\"\n  - k3s.lan\n"),
+            "{text}"
+        );
+        assert!(text.contains("server: https://x\n") && !text.contains("cluster-init"), "{text}");
+        let text = config_yaml(&cluster, &cluster.nodes[0], "eth1", &tokens(), &Join::Init);
+        assert!(text.contains("cluster-init: true\n") && !text.contains("server:"), "{text}");
+        assert_eq!(api_url(&cluster, &cluster.nodes[1]), "https://k3s.lan:7443");
     }
 
     #[test]

@@ -120,6 +120,38 @@ const RULES: &[Rule] = &[
         "this server's configuration differs from the first server's where it must not",
         "Keep cluster-wide keys under `k3s.config` or `server_config`, not on single nodes.",
     ),
+    // Several servers. pkg/etcd/etcd.go: `Join`, `clientURLs`, `manageLearners`; etcd's
+    // api/v3rpc/rpctypes/error.go.
+    rule(
+        &["this server is a not a member of the etcd cluster", "the member has been permanently removed"],
+        "this server was taken out of the etcd cluster",
+        "What it has of the cluster is no longer good: `p1 uninstall NODE` removes it, `p1 up NODE` lets it join anew.",
+    ),
+    rule(
+        &["duplicate node name found", "Peer URLs already exists", "member already exists"],
+        "etcd still has a member from a machine that had this server's name or address before",
+        "It goes with its Node object, some seconds later: `p1 kubectl -- delete node NAME`, then `p1 retry`.",
+    ).passing(),
+    rule(
+        &["it has to be restarted with --cluster-init", "cluster join failed: invalid URL"],
+        "the server to join keeps its state in SQLite",
+        "`p1 up` without names restarts it with etcd before others join.",
+    ),
+    rule(
+        &["membership was already reset to this node"],
+        "an etcd reset was begun on this server and not followed by an ordinary start",
+        "Remove /var/lib/rancher/k3s/server/db/reset-flag on it, if another reset is meant.",
+    ),
+    rule(
+        &["database space exceeded"],
+        "etcd's database has reached its quota and takes no more writes",
+        "Compact and defragment it, or give etcd a larger one: `etcd-arg: [quota-backend-bytes=8589934592]`.",
+    ),
+    rule(
+        &["too many learner members", "Waiting for other members to finish joining etcd cluster"],
+        "another server is still joining etcd",
+        "Servers join one after the other; see with `p1 status` which one does not get on.",
+    ).passing(),
     // The machine.
     rule(
         &["no space left on device", "No space left on device", "database or disk is full"],
@@ -201,8 +233,8 @@ const RULES: &[Rule] = &[
     // pkg/clientaccess/token.go, `validateCAHash`.
     rule(
         &["token CA hash does not match"],
-        "the worker's token belongs to a server with another certificate authority",
-        "The server was made anew since: `p1 up` writes the present token to the worker.",
+        "the node's token belongs to a server with another certificate authority",
+        "The server was made anew since: `p1 up` writes the present token to the node.",
     ),
     // pkg/agent/config/config.go, `getNodeNamedCrt` (HTTP 403) and pkg/nodepassword.
     rule(
@@ -255,10 +287,16 @@ const RULES: &[Rule] = &[
     // Seen for a while at every start of a worker, hence last. k3s-io/k3s#9343.
     rule(
         &["connection refused", "no route to host", "i/o timeout", "deadline exceeded", "connection reset by peer", "EOF"],
-        "the worker cannot reach the server's API",
+        "the node cannot reach the server's API",
         "See whether the server is up (`p1 status`) and whether a firewall on it closes port 6443/tcp.",
     )
     .with(&["/cacerts"]).passing(),
+    // Seen while the servers of a cluster start together.
+    rule(
+        &["etcdserver: no leader", "etcdserver: request timed out", "etcd alarm list failed"],
+        "too few servers run for etcd: it wants more than half of them",
+        "`p1 status` shows which are down; `p1 up` starts them.",
+    ).passing(),
     rule(
         &["network is unreachable", "no route to host"],
         "the node has no way to another node's address",
@@ -299,6 +337,11 @@ mod tests {
         r#"level=error msg="tls: failed to verify certificate: x509: certificate signed by unknown authority""#,
         r#"level=error msg="error in txn: database is locked""#,
         r#"level=fatal msg="failed to get CA certs: Get \"https://10.0.0.1:6443/cacerts\": dial tcp 10.0.0.1:6443: connect: connection refused""#,
+        r#"level=fatal msg="this server is a not a member of the etcd cluster. Found [server-1-3e], expect: server-2-9f""#,
+        r#"level=fatal msg="starting kubernetes: preparing server: start managed database: etcd cluster join failed: duplicate node name found, please use a unique name for this node""#,
+        r#"level=info msg="Waiting for other members to finish joining etcd cluster: etcdserver: too many learner members in cluster""#,
+        r#"level=info msg="Failed to test data store connection: failed to get etcd status: rpc error: code = Unavailable desc = etcdserver: no leader""#,
+        r#"level=fatal msg="starting kubernetes: preparing server: failed to validate server configuration: critical configuration value mismatch between servers: ClusterDNS""#,
     ];
 
     #[test]

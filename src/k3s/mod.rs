@@ -13,11 +13,11 @@ pub mod token;
 pub mod version;
 mod yaml;
 
-pub use config::{CONFIG_PATH, REGISTRIES_PATH, config_yaml, registries_yaml, server_url};
+pub use config::{CONFIG_PATH, Join, REGISTRIES_PATH, api_url, config_yaml, registries_yaml, server_url};
 pub use diagnose::{Diagnosis, diagnose};
 pub use install::{BIN_DIR, complaint, install, killall_script, uninstall_script};
 pub use kubeconfig::{merge, rewrite, unmerge};
 pub use release::{Arch, Origins};
 pub use secret::{masked, secrets};
 pub use token::{Token, Tokens};
-pub use version::{Version, runs};
+pub use version::{Barrier, Version, runs};

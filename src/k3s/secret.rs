@@ -125,7 +125,7 @@ k3s:
         let mut text = crate::k3s::registries_yaml(&masked).unwrap();
         text += &serde_json::to_string(&masked.provision).unwrap();
         for node in &masked.nodes {
-            text += &crate::k3s::config_yaml(&masked, node, "eth0", &tokens);
+            text += &crate::k3s::config_yaml(&masked, node, "eth0", &tokens, &crate::k3s::Join::Alone);
         }
         assert!(!text.contains("SECRET") && !text.contains("1234567"), "{text}");
         for kept in ["DB_USER\":\"me", "its-name", "username: user", "x=y", "v=2", "mirror.test", "postgres"]

@@ -14,6 +14,15 @@ pub struct Version {
     build: String,
 }
 
+/// What is in the way of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// The version is older.
+    Back,
+    /// It skips a minor version; this channel's comes next.
+    Skips(String),
+}
+
 /// Not a version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a k3s version such as v1.34.1+k3s1")]
@@ -23,6 +32,16 @@ impl Version {
     /// `(1, 34)` of `v1.34.1+k3s1`: what skew and upgrade rules look at.
     pub fn minor(&self) -> (u64, u64) {
         (self.core.major, self.core.minor)
+    }
+
+    /// Why a server that runs this version must not become that one; none if it may
+    /// (docs.k3s.io/upgrades: no minor version is skipped, and servers do not go back).
+    pub fn barrier(&self, to: &Self) -> Option<Barrier> {
+        let ((major, minor), (to_major, to_minor)) = (self.minor(), to.minor());
+        if to < self {
+            return Some(Barrier::Back);
+        }
+        (to_major != major || to_minor > minor + 1).then(|| Barrier::Skips(format!("v{major}.{}", minor + 1)))
     }
 
     /// As it is written in an image's tag, where `+` is not allowed.
@@ -106,6 +125,19 @@ mod tests {
         }
         assert_eq!(v("v1.34.1+k3s1").minor(), (1, 34));
         assert_eq!(v("1.34.1+k3s1").image_tag(), "v1.34.1-k3s1");
+    }
+
+    #[test]
+    fn an_upgrade_goes_forward_one_minor_version_at_a_time() {
+        let way = |from: &str, to: &str| v(from).barrier(&v(to));
+        for to in ["v1.33.4+k3s1", "v1.33.4+k3s2", "v1.33.9+k3s1", "v1.34.0+k3s1"] {
+            assert_eq!(way("v1.33.4+k3s1", to), None, "{to}");
+        }
+        for to in ["v1.33.4", "v1.33.3+k3s9", "v1.32.9+k3s1"] {
+            assert_eq!(way("v1.33.4+k3s1", to), Some(Barrier::Back), "{to}");
+        }
+        assert_eq!(way("v1.33.4+k3s1", "v1.35.0+k3s1"), Some(Barrier::Skips("v1.34".into())));
+        assert_eq!(way("v1.33.4+k3s1", "v2.0.0+k3s1"), Some(Barrier::Skips("v1.34".into())));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct Cmd {
     env: Vec<(OsString, Option<OsString>)>,
     cwd: Option<PathBuf>,
     stdin: Vec<u8>,
+    held: Option<PathBuf>,
     grace: Duration,
 }
 
@@ -42,6 +43,7 @@ impl Cmd {
             env: Vec::new(),
             cwd: None,
             stdin: Vec::new(),
+            held: None,
             grace: GRACE,
         }
     }
@@ -86,6 +88,14 @@ impl Cmd {
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
+        self
+    }
+
+    /// Has the program read the file at `path`, which is empty: a later p1 finds it by that, should
+    /// this one be killed ([`super::orphan`]).
+    #[must_use]
+    pub fn held_by(mut self, path: impl Into<PathBuf>) -> Self {
+        self.held = Some(path.into());
         self
     }
 
@@ -277,12 +287,20 @@ pub fn watch(
     let program = cmd.name();
     let mut command = cmd.command();
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.stdin(if cmd.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
+    // Without the folder of the file there is nothing that a later p1 could find.
+    let held = cmd.held.as_ref().and_then(|path| super::orphan::hold(path).ok());
+    command.stdin(match held {
+        Some(file) => Stdio::from(file),
+        None if cmd.stdin.is_empty() => Stdio::null(),
+        None => Stdio::piped(),
+    });
     let start = Instant::now();
     let mut child = command.spawn().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { program: program.clone() },
         _ => Error::Start { program: program.clone(), source },
     })?;
+    // The program alone keeps its input open.
+    drop(command);
     if let Some(mut pipe) = child.stdin.take() {
         let bytes = cmd.stdin.clone();
         // On a thread: a program that does not read must not block us. It may close early, too.

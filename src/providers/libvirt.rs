@@ -13,7 +13,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Kind, Leftovers, Machine, Provider, State, Tools, machine_name, network_name, node_mac,
+    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Snapshot, State, Tools, machine_name,
+    network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -26,6 +27,8 @@ use crate::spec::Cluster;
 const SHORT: Duration = Duration::from_secs(120);
 /// Sending a base image of some GiB to the pool.
 const UPLOAD: Duration = Duration::from_secs(1800);
+/// Writing a machine's memory into its disk, or reading it back.
+const MEMORY: Duration = Duration::from_secs(600);
 /// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
 pub const POOL: &str = "default";
 /// Where that one keeps its volumes.
@@ -449,6 +452,98 @@ impl Provider for Libvirt {
         done.ok().map(|_| ()).map_err(failed(doing))
     }
 
+    /// One virsh for all of them: a process takes 30 ms to start, a machine a fraction of one to pause.
+    fn pause(&self, cluster: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
+        self.turn("suspend", "pause the machines", &State::Paused, cluster, ids, cancel)
+    }
+
+    fn resume(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        self.turn("resume", "let the machines go on", &State::Running, cluster, ids, cancel)
+    }
+
+    fn snapshots(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Vec<Snapshot>>, Error> {
+        let doing = "list the snapshots";
+        let domains: Vec<String> = ids.keys().map(|node| machine_name(&cluster.name, node)).collect();
+        let lists = domains.iter().map(|d| vec!["snapshot-list", d, "--name"]);
+        let lists = self.several(doing, &lists.collect::<Vec<_>>(), cancel)?;
+        let mut named = Vec::new();
+        for ((node, domain), list) in ids.keys().zip(&domains).zip(&lists) {
+            // A name that p1 would not give is somebody else's.
+            let names = list.lines().map(str::trim).filter(|name| snapshot::is_name(name));
+            named.extend(names.map(|name| (node, domain, name)));
+        }
+        let dumps: Vec<_> = named.iter().map(|(_, d, name)| vec!["snapshot-dumpxml", d, name]).collect();
+        let dumps = self.several(doing, &dumps, cancel)?;
+        let mut found: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
+        for ((node, _, name), xml) in named.iter().zip(&dumps) {
+            let Some(note) = description(xml).and_then(|text| Note::read(&text)) else { continue };
+            let all = found.entry((*node).clone()).or_default();
+            all.push(Snapshot { name: (*name).to_owned(), note, bytes: None });
+        }
+        for (node, all) in &mut found {
+            let sizes = self.memory_sizes(&disk(&cluster.name, node), cancel);
+            for one in all {
+                one.bytes = sizes.get(&one.name).copied();
+            }
+        }
+        Ok(found)
+    }
+
+    /// An internal snapshot: disk and memory go into the machine's own qcow2, and with it when it is
+    /// destroyed.
+    fn take(
+        &self,
+        cluster: &Cluster,
+        (node, _): (&str, &str),
+        (name, note): (&str, &Note),
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let (domain, note) = (machine_name(&cluster.name, node), note.to_string());
+        let args = ["snapshot-create-as", &domain, name, "--description", &note, "--atomic"];
+        self.at_length("take the snapshot", &args, cancel)
+    }
+
+    /// libvirt ends the machine's QEMU and starts another one with that memory; `--force` is its word
+    /// for leave to do so.
+    fn restore(
+        &self,
+        cluster: &Cluster,
+        (node, _): (&str, &str),
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let domain = machine_name(&cluster.name, node);
+        let args = ["snapshot-revert", &domain, name, "--paused", "--force"];
+        self.at_length("restore the machine", &args, cancel)
+    }
+
+    fn forget(
+        &self,
+        cluster: &Cluster,
+        (node, _): (&str, &str),
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let domain = machine_name(&cluster.name, node);
+        let doing = "remove the snapshot";
+        let cmd = self.virsh(["snapshot-delete", &domain, name]);
+        let done = process::run(&cmd, MEMORY, cancel).map_err(Error::doing(doing))?;
+        if done.stderr.contains("snapshot not found") || done.stderr.contains("no domain snapshot") {
+            return Ok(());
+        }
+        done.ok().map(|_| ()).map_err(Error::doing(doing))
+    }
+
     fn clean(
         &self,
         cluster: &Cluster,
@@ -498,6 +593,64 @@ impl Provider for Libvirt {
 }
 
 impl Libvirt {
+    /// The answers to several questions, asked of one virsh.
+    fn several(&self, doing: &str, commands: &[Vec<&str>], cancel: &Cancel) -> Result<Vec<String>, Error> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let line: Vec<String> = commands.iter().map(|words| words.join(" ")).collect();
+        let text = self.ask(doing, &[&line.join(&format!("; echo {BETWEEN}; "))], cancel)?.stdout;
+        Ok(text.split(&format!("{BETWEEN}\n")).map(str::to_owned).collect())
+    }
+
+    /// Gives machines a command and sees to it that each is as it should be then.
+    fn turn(
+        &self,
+        command: &str,
+        doing: &str,
+        wanted: &State,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let names = ids.keys().map(|node| format!("{command} {}", machine_name(&cluster.name, node)));
+        let line = names.collect::<Vec<_>>().join("; ");
+        if line.is_empty() {
+            return Ok(());
+        }
+        // Its exit code is that of the last one, and one that is so already may be an error to it.
+        let done = process::run(&self.virsh([line]), SHORT, cancel).map_err(Error::doing(doing))?;
+        let now = self.machines(cluster, ids, cancel)?;
+        match ids.keys().find(|node| now.get(*node).is_none_or(|m| m.state != *wanted)) {
+            None => Ok(()),
+            Some(_) if !done.success() => done.ok().map(|_| ()).map_err(Error::doing(doing)),
+            Some(node) => Err(Error::Answer {
+                program: "virsh",
+                what: format!("{wanted} machine {}", machine_name(&cluster.name, node)),
+                lines: process::tail(&done.stderr, 5),
+            }),
+        }
+    }
+
+    fn at_length(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
+        let done = process::run(&self.virsh(args), MEMORY, cancel).and_then(Finished::ok);
+        done.map(|_| ()).map_err(Error::doing(doing))
+    }
+
+    /// By snapshot: the bytes of memory that are in a disk, if this user may look into it.
+    fn memory_sizes(&self, disk: &str, cancel: &Cancel) -> BTreeMap<String, u64> {
+        let look = || {
+            let path = self.ask("find the disk", &["vol-path", "--pool", POOL, disk], cancel).ok()?.stdout;
+            let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "-U", "--output=json"]).arg(path.trim());
+            let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).ok()?;
+            let info: serde_json::Value = serde_json::from_str(&done.stdout).ok()?;
+            let one =
+                |s: &serde_json::Value| Some((s["name"].as_str()?.to_owned(), s["vm-state-size"].as_u64()?));
+            Some(info["snapshots"].as_array()?.iter().filter_map(one).collect())
+        };
+        look().unwrap_or_default()
+    }
+
     /// Adds a reservation to a network; a stale one for the same name or address goes first.
     fn reserve(&self, network: &str, host: &Host, live: bool, cancel: &Cancel) -> Result<(), Error> {
         let xml = self.look("look at the network", &["net-dumpxml", network], cancel)?.unwrap_or_default();
@@ -531,6 +684,16 @@ pub fn network_xml(cluster: &Cluster) -> Result<String, render::Error> {
             "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),
         }),
     )
+}
+
+/// Between the answers of one virsh.
+const BETWEEN: &str = "=p1=";
+
+/// A snapshot's own description, from its XML; the machine's follows in there. A note of p1's has no
+/// character that XML writes in another way.
+fn description(xml: &str) -> Option<String> {
+    let own = xml.split("<domain ").next()?;
+    Some(own.split_once("<description>")?.1.split_once("</description>")?.0.to_owned())
 }
 
 fn state(word: &str) -> State {

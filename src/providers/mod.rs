@@ -18,7 +18,10 @@ use crate::explain::Explain;
 use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
+pub use snapshot::{Note, Snapshot};
+
 pub mod libvirt;
+pub mod snapshot;
 pub mod virtualbox;
 
 /// A provider that p1 knows.
@@ -318,6 +321,50 @@ pub trait Provider: Send + Sync {
         cancel: &Cancel,
     ) -> Result<(), Error>;
 
+    /// Halts the CPUs of machines, as nearly at one moment as it can; their memory is kept. `ids` are
+    /// the machines' ids, by node. Fine for those that are paused already.
+    fn pause(&self, cluster: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error>;
+
+    /// Lets machines go on that are paused or restored. Fine for those that run.
+    fn resume(&self, cluster: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel)
+    -> Result<(), Error>;
+
+    /// The snapshots that p1 took of these machines, by node.
+    fn snapshots(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Vec<Snapshot>>, Error>;
+
+    /// Takes a snapshot, memory included, of a machine that is paused; it stays so.
+    fn take(
+        &self,
+        cluster: &Cluster,
+        machine: (&str, &str),
+        snapshot: (&str, &Note),
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
+    /// Puts a machine back to a snapshot, whatever it does now. It does not run before
+    /// [`Provider::resume`].
+    fn restore(
+        &self,
+        cluster: &Cluster,
+        machine: (&str, &str),
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
+    /// Removes a snapshot. Fine if there is none.
+    fn forget(
+        &self,
+        cluster: &Cluster,
+        machine: (&str, &str),
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
     /// Takes away what is left after `vagrant destroy`, or in its place: machines, their disks, the
     /// network, the base image. Works on half-made and on vanished machines. Answers what was
     /// removed, a line each.
@@ -389,12 +436,17 @@ pub(crate) mod testing {
             nodes: nodes.iter().enumerate().map(node).collect(),
             k3s: K3s {
                 release: Release::Channel("stable".to_owned()),
+                endpoint: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },
             provision: Vec::new(),
+            namespaces: vec![],
+            manifests: vec![],
+            verify: Default::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            rollout: Default::default(),
             base: "/nowhere".into(),
         }
     }

@@ -3,7 +3,8 @@
 //! Written from Vagrant's own driver (vagrant 2.3.4, `plugins/providers/virtualbox/`), which reads
 //! the same commands' output, and tested against a script that answers as `VBoxManage` does. None
 //! of it was seen on a real VirtualBox, in particular not: how long a session stays locked after
-//! `poweroff`, and what `unregistervm --delete` says about a machine whose disks are gone.
+//! `poweroff`, what `unregistervm --delete` says about a machine whose disks are gone, and snapshots
+//! (after VirtualBox' manual, `VBoxManage snapshot`).
 //!
 //! Host-only adapters are shared by all machines of the host and Vagrant makes the one it needs, so
 //! nothing here creates or removes one.
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 
-use super::{BoxInfo, Error, Kind, Leftovers, Machine, Provider, State, Tools, machine_name};
+use super::{BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Snapshot, State, Tools, machine_name};
 use crate::os::cancel::Level;
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files};
@@ -30,6 +31,8 @@ const DEFAULT_RANGE: &str = "192.168.56.0/21";
 const ASK: Duration = Duration::from_secs(30);
 /// A command that changes something; deleting disks takes a while.
 const CHANGE: Duration = Duration::from_secs(120);
+/// Writing a machine's memory to a file, or merging disks.
+const MEMORY: Duration = Duration::from_secs(600);
 /// How long a machine may stay locked by its ended session.
 const UNLOCK: Duration = Duration::from_secs(20);
 
@@ -95,15 +98,29 @@ impl VirtualBox {
         Ok(true)
     }
 
-    /// Unregisters a machine and deletes its disks, waiting for the lock of its ended session.
+    /// Unregisters a machine and deletes its disks.
     fn delete(&self, id: &str, cancel: &Cancel) -> Result<(), Error> {
+        let doing = format!("delete VirtualBox' machine {id}");
+        // An inaccessible machine is unregistered although deleting its files then fails.
+        let gone = || Ok(self.state(id, cancel)? == State::Absent);
+        self.unlocked(&["unregistervm", id, "--delete"], CHANGE, &doing, &gone, cancel)
+    }
+
+    /// Changes a machine that was switched off, waiting for the lock of its ended session; `is_so`
+    /// looks whether it is done in spite of an error.
+    fn unlocked(
+        &self,
+        args: &[&str],
+        bound: Duration,
+        doing: &str,
+        is_so: &dyn Fn() -> Result<bool, Error>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let end = Instant::now() + UNLOCK;
         loop {
-            let args = ["unregistervm", id, "--delete"];
-            let doing = || Error::doing(format!("delete VirtualBox' machine {id}"));
-            let done = self.try_run(&args, CHANGE, cancel).map_err(doing())?;
-            // An inaccessible machine is unregistered although deleting its files then fails.
-            if done.success() || self.state(id, cancel)? == State::Absent {
+            let doing = || Error::doing(doing);
+            let done = self.try_run(args, bound, cancel).map_err(doing())?;
+            if done.success() || is_so()? {
                 return Ok(());
             }
             let locked = done.stderr.contains("while it is locked");
@@ -231,6 +248,86 @@ impl Provider for VirtualBox {
         self.switch_off(id, cancel).map(|_| ())
     }
 
+    fn pause(&self, _: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
+        for id in ids.values() {
+            if self.state(id, cancel)? != State::Paused {
+                let doing = format!("pause VirtualBox' machine {id}");
+                self.run(&["controlvm", id, "pause"], CHANGE, &doing, cancel)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A restored machine is a saved one: starting it reads its memory back.
+    fn resume(&self, _: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
+        for id in ids.values() {
+            let doing = format!("let VirtualBox' machine {id} go on");
+            if self.state(id, cancel)? == State::Saved {
+                self.run(&["startvm", id, "--type", "headless"], MEMORY, &doing, cancel)?;
+            }
+            if self.state(id, cancel)? == State::Paused {
+                self.run(&["controlvm", id, "resume"], CHANGE, &doing, cancel)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshots(
+        &self,
+        _: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Vec<Snapshot>>, Error> {
+        let mut found = BTreeMap::new();
+        for (node, id) in ids {
+            let doing = || Error::doing(format!("list the snapshots of VirtualBox' machine {id}"));
+            let args = ["snapshot", id, "list", "--machinereadable"];
+            let done = self.try_run(&args, ASK, cancel).map_err(doing())?;
+            // None at all is an error to it, and told on either stream.
+            let none = [&done.stdout, &done.stderr].iter().any(|t| t.contains("does not have any snapshots"));
+            if !none {
+                let all = snapshots_listed(&done.ok().map_err(doing())?.stdout);
+                found.extend((!all.is_empty()).then(|| (node.clone(), all)));
+            }
+        }
+        Ok(found)
+    }
+
+    fn take(
+        &self,
+        _: &Cluster,
+        (_, id): (&str, &str),
+        (name, note): (&str, &Note),
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let note = note.to_string();
+        let args = ["snapshot", id, "take", name, "--description", &note];
+        self.run(&args, MEMORY, "take the snapshot", cancel).map(|_| ())
+    }
+
+    /// Only a machine that is off can be restored.
+    fn restore(&self, _: &Cluster, (_, id): (&str, &str), name: &str, cancel: &Cancel) -> Result<(), Error> {
+        self.switch_off(id, cancel)?;
+        let args = ["snapshot", id, "restore", name];
+        self.unlocked(&args, MEMORY, "restore the machine", &|| Ok(false), cancel)
+    }
+
+    fn forget(
+        &self,
+        cluster: &Cluster,
+        (node, id): (&str, &str),
+        name: &str,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let ids = BTreeMap::from([(node.to_owned(), id.to_owned())]);
+        let gone = || {
+            let left = self.snapshots(cluster, &ids, cancel)?;
+            Ok(!left.values().flatten().any(|s| s.name == name))
+        };
+        let args = ["snapshot", id, "delete", name];
+        self.unlocked(&args, MEMORY, "remove the snapshot", &gone, cancel)
+    }
+
     /// The hidden machine that linked clones start from stays with its box.
     fn clean(
         &self,
@@ -269,6 +366,17 @@ fn machines_listed(text: &str) -> Vec<Listed> {
         Some(Listed { name: name.trim_matches('"').to_owned(), id: id.to_owned() })
     };
     text.lines().filter_map(line).collect()
+}
+
+/// From `snapshot list --machinereadable`: `SnapshotName="a"`, and with `-1`, `-1-1` for those that come
+/// after it; `SnapshotDescription` likewise.
+fn snapshots_listed(text: &str) -> Vec<Snapshot> {
+    let names = text.lines().filter_map(|l| l.strip_prefix("SnapshotName")?.split_once("=\""));
+    let one = |(which, name): (&str, &str)| {
+        let note = Note::read(value(text, &format!("SnapshotDescription{which}"))?)?;
+        Some(Snapshot { name: name.trim_end().trim_end_matches('"').to_owned(), note, bytes: None })
+    };
+    names.filter_map(one).collect()
 }
 
 fn not_found(stderr: &str) -> bool {

@@ -165,3 +165,41 @@ fn a_missing_program_points_at_doctor() {
     let error = VirtualBox::new(&tools).machines(&cluster, &BTreeMap::new(), &Cancel::new()).unwrap_err();
     assert!(error.hint().unwrap().contains("p1 doctor"));
 }
+
+#[test]
+fn a_snapshot_is_taken_of_a_paused_machine_and_restored_to_one_that_is_off() {
+    let fake = Fake::new(&[("id-1", "p1-iot-server running 1"), ("id-2", "p1-iot-worker running 0")]);
+    let cluster = cluster("iot", "192.168.56.0/24", &["server", "worker"]);
+    let (provider, cancel) = (fake.provider(), &fake.cancel);
+    let ids = ids(&[("server", "id-1"), ("worker", "id-2")]);
+    let state = |id| provider.state(id, cancel).unwrap();
+    let note = Note::read("p1 set=r1 at=2026-11-25T22:00:00Z nodes=server,worker ready=").unwrap();
+    assert!(provider.snapshots(&cluster, &ids, cancel).unwrap().is_empty());
+
+    for _ in 0..2 {
+        provider.pause(&cluster, &ids, cancel).unwrap();
+        assert_eq!((state("id-1"), state("id-2")), (State::Paused, State::Paused));
+    }
+    let server = ("server", "id-1");
+    provider.take(&cluster, server, ("a", &note), cancel).unwrap();
+    provider.take(&cluster, server, ("b", &note), cancel).unwrap();
+    // One that somebody took by hand.
+    let file = fake.dir.path().join("vms/id-1.snapshots");
+    fs::write(&file, format!("mine\n{}", fs::read_to_string(&file).unwrap())).unwrap();
+    for _ in 0..2 {
+        provider.resume(&cluster, &ids, cancel).unwrap();
+        assert_eq!((state("id-1"), state("id-2")), (State::Running, State::Running));
+    }
+    let found = provider.snapshots(&cluster, &ids, cancel).unwrap();
+    let one = |name: &str| Snapshot { name: name.into(), note: note.clone(), bytes: None };
+    assert_eq!(found, BTreeMap::from([("server".to_owned(), vec![one("a"), one("b")])]));
+
+    provider.restore(&cluster, server, "a", cancel).unwrap();
+    assert_eq!(state("id-1"), State::Saved);
+    provider.resume(&cluster, &ids, cancel).unwrap();
+    assert_eq!(state("id-1"), State::Running);
+    provider.forget(&cluster, server, "a", cancel).unwrap();
+    provider.forget(&cluster, server, "a", cancel).unwrap();
+    let left = provider.snapshots(&cluster, &ids, cancel).unwrap();
+    assert_eq!(left["server"], [one("b")]);
+}

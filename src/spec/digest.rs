@@ -19,6 +19,7 @@ pub fn digest(cluster: &Cluster) -> String {
         relative(path);
     }
     let artifacts = &mut moved.k3s.artifacts;
+    artifacts.dir.as_mut().map(relative);
     for source in artifacts.binary.iter_mut().chain(&mut artifacts.installer).chain(&mut artifacts.images) {
         if let Source::Path(path) = source {
             relative(path);

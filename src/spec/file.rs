@@ -5,10 +5,10 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, Labels, Map, Memory, Name, Taints, Text,
-    Time, Version,
+    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels, ManifestEntry,
+    Map, Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
 };
-use super::{BoxRef, ProviderChoice, ProvisionType, Role, Slot, Source};
+use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source};
 
 object! {
     /// A k3s cluster of virtual machines, as p1 makes it.
@@ -22,16 +22,36 @@ object! {
         optional r#box: BoxRef = "debian-12",
         /// The private network in which the nodes meet.
         optional network: NetworkFile,
-        /// The machines: exactly one server and any number of workers.
+        /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.
         optional k3s: K3sFile,
         /// Vagrant's provisioners, in the order in which they run on a node.
         optional provision: Vec<Option<At<ProvisionFile>>>,
+        /// Namespaces that are made before anything is applied: names, or {name: .., labels: ..}.
+        optional namespaces: Vec<Option<At<NamespaceEntry>>>,
+        /// What is applied, in this order, when the nodes are Ready: files, directories of files,
+        /// kustomizations; or {path: .., namespace: ..}.
+        optional manifests: Vec<Option<At<ManifestEntry>>>,
+        /// How `p1 verify` proves the cluster.
+        optional verify: VerifyFile,
         /// How long to wait for what, e.g. 90s, 5m or 1h30m.
         optional timeouts: TimeoutsFile,
         /// How often a step is tried when its error may pass.
         optional retry: RetryFile,
+        /// How nodes that run are restarted when their settings or their version change: servers one by
+        /// one, then workers in batches.
+        optional rollout: RolloutFile,
+    }
+}
+
+object! {
+    /// How nodes that run are restarted when their settings or their version change.
+    RolloutFile {
+        /// So many workers at a time.
+        optional workers: Count<1, 250> = 3,
+        /// Move the pods off a node before its k3s is restarted, and let them back when it is Ready.
+        optional drain: Flag = false,
     }
 }
 
@@ -61,9 +81,9 @@ object! {
         optional cpus: Count<1, 256>,
         /// MiB, or a text with a unit such as 2GiB. Default: 2048 for a server, 1024 for a worker.
         optional memory: Memory,
-        /// Labels of its Node object, set when it joins: {key: value} or [key=value].
+        /// Labels of its Node object: {key: value} or [key=value].
         optional labels: Labels,
-        /// Taints of its Node object, set when it joins: key=value:Effect.
+        /// Taints of its Node object: key=value:Effect.
         optional taints: Taints,
         /// k3s settings for this machine alone, beyond those of k3s.
         optional config: Config,
@@ -77,6 +97,9 @@ object! {
         optional channel: Channel = "stable",
         /// One release, e.g. v1.34.1+k3s1, instead of a channel.
         optional version: Version,
+        /// A name or address of your own, with a port if it is not 6443, at which the API answers
+        /// whichever server runs; it goes into the kubeconfig and into the servers' certificates.
+        optional endpoint: Endpoint,
         /// Settings of /etc/rancher/k3s/config.yaml for every node. Those that only a server knows go
         /// to the servers.
         optional config: Config,
@@ -98,6 +121,8 @@ object! {
         optional binary: Source,
         /// The installer script, install.sh.
         optional installer: Source,
+        /// A folder that p1 artifacts fetch wrote, relative to the folder of the spec; everything comes from there.
+        optional dir: FolderPath,
         /// Image archives for every node.
         optional images: Vec<Option<At<Source>>>,
     }
@@ -195,6 +220,14 @@ impl ProvisionFile {
 }
 
 object! {
+    /// How `p1 verify` proves the cluster.
+    VerifyFile {
+        /// The image of its pods, with busybox in it; without it one that k3s brings along.
+        optional image: Image,
+    }
+}
+
+object! {
     /// How long to wait for what, e.g. 90s, 5m or 1h30m.
     TimeoutsFile {
         /// From power-on to an address.
@@ -211,6 +244,8 @@ object! {
         optional download: Time = "10m",
         /// A provisioner on one node.
         optional provision: Time = "30m",
+        /// From the applied manifests to running applications.
+        optional rollout: Time = "5m",
     }
 }
 

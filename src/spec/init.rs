@@ -9,7 +9,7 @@ use super::{ProviderChoice, Role};
 pub struct Init {
     /// The cluster's name, a DNS label.
     pub name: String,
-    /// How many servers; this version runs exactly one.
+    /// How many servers: an odd number.
     pub servers: u32,
     /// How many workers.
     pub workers: u32,
@@ -100,8 +100,12 @@ k3s:
   #   installer: {{path: ./install.sh}}
   #   images: [{{path: ./k3s-airgap-images-amd64.tar.zst}}]
 
+# What runs on the cluster, applied when the nodes are Ready: files, directories, kustomizations.
+# namespaces: [shop]
+# manifests: [apps/]
+
 # How long to wait for what, and how often a step is tried when its error may pass.
-# timeouts: {{boot: 5m, ssh: 2m, install: 5m, server_ready: 5m, node_ready: 3m, download: 10m}}
+# timeouts: {{boot: 5m, ssh: 2m, install: 5m, server_ready: 5m, node_ready: 3m, download: 10m, rollout: 5m}}
 # retry: {{attempts: 3, backoff: 2s, max_backoff: 30s}}
 ",
         ip = example_address(cidr),

@@ -14,6 +14,7 @@ mod file;
 mod init;
 mod k3s_keys;
 mod load;
+pub mod manifest;
 mod node;
 mod problem;
 mod provision;
@@ -29,6 +30,7 @@ mod value;
 pub use digest::digest;
 pub use init::{Init, init, name_for};
 pub use load::{Error, MOST_BYTES, Parsed, load, parse};
+pub use manifest::{Document, Manifest, Namespace, Object};
 pub use problem::{Invalid, Problem, Severity, render};
 pub use provision::{ProvisionType, Provisioner, Slot, scalar};
 pub use schema::{SCHEMA_FILE, schema};
@@ -56,17 +58,29 @@ pub struct Cluster {
     pub image: BoxRef,
     /// Where they meet.
     pub network: Network,
-    /// The server first, then the workers in the order of the file.
+    /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
     pub k3s: K3s,
     /// Vagrant's provisioners, in the order in which they run on a node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub provision: Vec<Provisioner>,
+    /// Namespaces that p1 makes, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Namespace>,
+    /// What is applied when the nodes are Ready, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<Manifest>,
+    /// How `p1 verify` proves it.
+    #[serde(skip_serializing_if = "Verify::is_default")]
+    pub verify: Verify,
     /// Bounds of the waits.
     pub timeouts: Timeouts,
     /// How often a step is tried.
     pub retry: Retry,
+    /// How what runs is restarted.
+    #[serde(skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
     /// The folder of the spec file; relative paths of the spec were resolved against it.
     #[serde(skip)]
     pub base: PathBuf,
@@ -175,6 +189,9 @@ pub struct Node {
 pub struct K3s {
     /// A channel to be resolved, or a version.
     pub release: Release,
+    /// An address of the user's choosing at which the API answers, whichever server runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoint>,
     /// `/etc/rancher/k3s/registries.yaml`, as it is.
     pub registries: Yaml,
     /// Where the files come from, if not from k3s' releases.
@@ -191,6 +208,15 @@ pub enum Release {
     Version(String),
 }
 
+/// A name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// A DNS name or an IPv4 address.
+    pub host: String,
+    /// 6443 unless it is given.
+    pub port: u16,
+}
+
 /// Files given by the spec; what is `None` comes from the release.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Artifacts {
@@ -200,6 +226,9 @@ pub struct Artifacts {
     pub installer: Option<Source>,
     /// Image archives for every node; empty: nodes pull from registries.
     pub images: Vec<Source>,
+    /// A folder with all of it, in place of the others; absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
 }
 
 /// Where a file comes from.
@@ -215,6 +244,19 @@ pub enum Source {
         /// Its checksum, 64 hex digits; required, as nothing else vouches for the file.
         sha256: String,
     },
+}
+
+/// How `p1 verify` proves a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verify {
+    /// The image of its pods, if the spec names one.
+    pub image: Option<String>,
+}
+
+impl Verify {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Bounds of the long waits.
@@ -234,6 +276,8 @@ pub struct Timeouts {
     pub download: Duration,
     /// A provisioner on one node. Default 30 min.
     pub provision: Duration,
+    /// From the applied manifests to running applications. Default 5 min.
+    pub rollout: Duration,
 }
 
 /// How often a step is tried when its error may pass.
@@ -247,6 +291,27 @@ pub struct Retry {
     pub max_backoff: Duration,
 }
 
+/// How nodes that run are restarted: servers one by one, then workers in batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rollout {
+    /// So many workers at a time. Default 3.
+    pub workers: u32,
+    /// Move the pods off a node before its k3s is restarted. Default false.
+    pub drain: bool,
+}
+
+impl Rollout {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { workers: 3, drain: false }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         let minutes = |n: u64| Duration::from_secs(60 * n);
@@ -258,6 +323,7 @@ impl Default for Timeouts {
             node_ready: minutes(3),
             download: minutes(10),
             provision: minutes(30),
+            rollout: minutes(5),
         }
     }
 }
@@ -284,8 +350,18 @@ impl Cluster {
         self.nodes.iter().filter(|n| n.role == Role::Worker)
     }
 
-    /// The server that starts first and that workers join.
+    /// The server that begins a new cluster. In one that runs, any other may do what it does.
     pub fn first_server(&self) -> &Node {
         self.servers().next().expect("a valid spec has a server")
+    }
+
+    /// Whether the servers keep the cluster's state in an etcd of their own: several do, unless they
+    /// are given a datastore; one does if it is told to.
+    pub fn has_etcd(&self) -> bool {
+        let on = |key: &str| {
+            let value = self.first_server().config.get(key);
+            value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
+        };
+        !on("datastore-endpoint") && (self.servers().count() > 1 || on("cluster-init"))
     }
 }

@@ -7,13 +7,14 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_yaml::Value as YamlValue;
 
-use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, TimeoutsFile};
+use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Timeouts, Yaml, provision, validate,
+    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts, Verify, Yaml,
+    provision, validate,
 };
 
 /// The network of a spec that names none; VirtualBox allows it without being configured
@@ -46,6 +47,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
     let provision = provision::all(file, &drafts, report);
+    validate::apps(file, report);
     if let Some(network) = &network {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
@@ -64,6 +66,14 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             let layers = [common, role(Role::Server), draft.file.config.value()];
             validate::cluster_networks(network.cidr, cidr_at, &layers, report);
         }
+    }
+    if whole {
+        let servers: Vec<_> = drafts
+            .iter()
+            .filter(|d| d.role == Some(Role::Server))
+            .map(|d| (d, layered(&[common, role(Role::Server), d.file.config.value()], Role::Server)))
+            .collect();
+        validate::servers(&servers, report);
     }
     if report.errors() > 0 {
         return None;
@@ -102,10 +112,19 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         nodes,
         k3s: k3s(&file.k3s),
         provision,
+        namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),
+        manifests: listed(&file.manifests).map(|m| m.manifest.clone()).collect(),
+        verify: Verify { image: file.verify.value().and_then(|v| v.image.value()).map(|i| i.0.clone()) },
         timeouts: timeouts(file.timeouts.value()),
         retry: retry(file.retry.value()),
+        rollout: rollout(file.rollout.value()),
         base: report.base.to_owned(),
     })
+}
+
+/// The good items of a list.
+fn listed<T>(field: &Field<Vec<Option<At<T>>>>) -> impl Iterator<Item = &T> {
+    field.value().into_iter().flatten().flatten().map(|at| &at.value)
 }
 
 /// `None` if a part of it is bad.
@@ -258,6 +277,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     let Some(file) = field.value() else {
         return K3s {
             release: Release::Channel("stable".to_owned()),
+            endpoint: None,
             registries: Yaml::new(),
             artifacts: Artifacts::default(),
         };
@@ -269,9 +289,15 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     let artifacts = file.artifacts.value().map_or_else(Artifacts::default, |a| Artifacts {
         binary: a.binary.value().cloned(),
         installer: a.installer.value().cloned(),
+        dir: a.dir.value().map(|dir| dir.0.clone()),
         images: a.images.value().into_iter().flatten().flatten().map(|i| i.value.clone()).collect(),
     });
-    K3s { release, registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(), artifacts }
+    K3s {
+        release,
+        endpoint: file.endpoint.value().cloned(),
+        registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(),
+        artifacts,
+    }
 }
 
 fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
@@ -286,6 +312,7 @@ fn timeouts(file: Option<&TimeoutsFile>) -> Timeouts {
         node_ready: or(&file.node_ready, default.node_ready),
         download: or(&file.download, default.download),
         provision: or(&file.provision, default.provision),
+        rollout: or(&file.rollout, default.rollout),
     }
 }
 
@@ -296,6 +323,15 @@ pub(super) fn retry(file: Option<&RetryFile>) -> Retry {
         attempts: file.attempts.value().map_or(default.attempts, |a| a.0),
         backoff: file.backoff.value().map_or(default.backoff, |t| t.0),
         max_backoff: file.max_backoff.value().map_or(default.max_backoff, |t| t.0),
+    }
+}
+
+fn rollout(file: Option<&RolloutFile>) -> Rollout {
+    let default = Rollout::default();
+    let Some(file) = file else { return default };
+    Rollout {
+        workers: file.workers.value().map_or(default.workers, |w| w.0),
+        drain: file.drain.value().map_or(default.drain, |d| d.0),
     }
 }
 

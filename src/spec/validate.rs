@@ -10,9 +10,9 @@ use super::file::File;
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span, nearest};
 use super::resolve::{self, Draft};
-use super::shape::Field;
+use super::shape::{At, Field};
 use super::value::{Config, LABEL, check_label, check_taint, is_private};
-use super::{Network, Role};
+use super::{Network, Role, Yaml};
 
 /// Names and roles, and whether the machines are large enough. `whole` is false if an entry could
 /// not be read, so that nothing can be said about what is missing; `list` is where the nodes are.
@@ -43,22 +43,10 @@ pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut 
         }
     }
 
-    let mut servers = drafts.iter().filter(|d| d.role == Some(Role::Server));
-    match (servers.next(), servers.next()) {
-        (Some(_), Some(second)) => {
-            let group = second.file.count.get().filter(|_| second.index > 0);
-            let (at, help) = match group {
-                Some(count) => (count.at, "Leave `count` out; the others can be workers."),
-                None => (second.role_at, "Make this one a worker: leave `role` out."),
-            };
-            report.error(at, "this version of p1 runs exactly one server", help);
-        }
-        (None, _) if whole => {
-            let at = drafts.first().map_or(list, |d| d.name_at);
-            let help = "Make one of the nodes the server: `{name: server, role: server}`.";
-            report.error(at, "no node is the server", help);
-        }
-        _ => {}
+    if whole && !drafts.iter().any(|d| d.role == Some(Role::Server)) {
+        let at = drafts.first().map_or(list, |d| d.name_at);
+        let help = "Make one of the nodes the server: `{name: server, role: server}`.";
+        report.error(at, "no node is the server", help);
     }
     if drafts.len() > 50 {
         // k3s-io/docs, docs/installation/requirements.md.
@@ -258,6 +246,84 @@ pub(super) fn cluster_networks(
     }
 }
 
+/// Settings that have to be the same on all servers (k3s-io/docs, docs/cli/server.md): k3s compares most
+/// of them when a server joins, and one that differs does not start.
+const ALIKE: &[&str] = &[
+    "cluster-cidr",
+    "cluster-dns",
+    "cluster-domain",
+    "datastore-endpoint",
+    "disable-cloud-controller",
+    "disable-helm-controller",
+    "disable-kube-proxy",
+    "disable-network-policy",
+    "egress-selector-mode",
+    "embedded-registry",
+    "flannel-backend",
+    "flannel-external-ip",
+    "flannel-ipv6-masq",
+    "secrets-encryption",
+    "secrets-encryption-provider",
+    "service-cidr",
+];
+
+/// How many servers there are, and what has to be alike on them. `servers` come with their settings as
+/// they add up.
+pub(super) fn servers(servers: &[(&Draft<'_>, Yaml)], report: &mut Report<'_>) {
+    let given = |config: &Yaml, key: &str| config.get(key).is_some_and(|v| v.as_bool() != Some(false));
+    let count = servers.len();
+    let external = servers.iter().any(|(_, config)| given(config, "datastore-endpoint"));
+    if count > 1 && count.is_multiple_of(2) && !external {
+        let (last, _) = &servers[count - 1];
+        let at = last.file.count.get().filter(|_| last.index > 0).map_or(last.role_at, |c| c.at);
+        let (less, more) = (count - 1, count + 1);
+        let help = format!(
+            "etcd goes on as long as more than half of its servers run: {count} bear the loss of no more servers \
+             than {less} do. Make it {less} or {more}; only a cluster with a `datastore-endpoint` may have any number."
+        );
+        report.error(at, format!("an even number of servers ({count})"), help);
+    }
+    if count < 2 {
+        return;
+    }
+    if external && let Some((draft, _)) = servers.iter().find(|(_, c)| given(c, "cluster-init")) {
+        let help = "The servers keep their state in the datastore they are given; leave `cluster-init` out.";
+        report.error(draft.role_at, "`cluster-init` and `datastore-endpoint` exclude each other", help);
+    }
+    // Only what a server has of its own can differ.
+    let own = |draft: &Draft<'_>, key: &str| -> Option<Span> {
+        let entries = draft.file.config.value()?.0.iter();
+        entries.filter(|e| k3s_keys::long(&e.key) == key).map(|e| e.key_at).next()
+    };
+    let help = |key: &str| {
+        format!(
+            "k3s compares it when a server joins, and one that differs does not start (`critical configuration value \
+             mismatch`). Put `{key}` under `k3s: server_config`."
+        )
+    };
+    for key in ALIKE {
+        let first = servers[0].1.get(*key);
+        if servers.iter().all(|(_, config)| config.get(*key) == first) {
+            continue;
+        }
+        for at in servers.iter().filter_map(|(draft, _)| own(draft, key)) {
+            report.error(at, format!("`{key}` has to be the same on all servers"), help(key));
+        }
+    }
+    let balances = |config: &Yaml| {
+        let list = ["disable", "disable+"].iter().filter_map(|k| config.get(*k));
+        !list
+            .flat_map(|v| v.as_sequence().cloned().unwrap_or_else(|| vec![v.clone()]))
+            .any(|v| v.as_str().is_some_and(|text| text.split(',').any(|part| part.trim() == "servicelb")))
+    };
+    if servers.iter().any(|(_, config)| balances(config) != balances(&servers[0].1)) {
+        for at in servers.iter().filter_map(|(draft, _)| own(draft, "disable")) {
+            let message = "`disable: servicelb` has to be the same on all servers";
+            report.error(at, message, help("disable"));
+        }
+    }
+}
+
 /// Bounds that depend on each other.
 pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     let Some(retry) = file.retry.value() else { return };
@@ -271,5 +337,36 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
             crate::explain::seconds(resolved.max_backoff)
         );
         report.error(at, message, help);
+    }
+}
+
+/// Namespaces and objects that are there twice.
+pub(super) fn apps(file: &File, report: &mut Report<'_>) {
+    let mut names: HashMap<&str, Span> = HashMap::new();
+    for entry in file.namespaces.value().into_iter().flatten().flatten() {
+        let name = entry.value.0.name.as_str();
+        if let Some(first) = names.get(name) {
+            let help = format!("Line {} has it too; keep one of them.", report.line(*first));
+            report.error(entry.at, format!("the namespace `{name}` is here twice"), help);
+        }
+        names.entry(name).or_insert(entry.at);
+    }
+    let mut objects: HashMap<_, (Span, &str)> = HashMap::new();
+    for At { at, value: entry } in file.manifests.value().into_iter().flatten().flatten() {
+        for object in entry.documents.iter().flat_map(|d| &d.objects) {
+            let group = object.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+            let namespace = object.namespace.as_deref().or(entry.manifest.namespace.as_deref());
+            let key = (group, &object.kind, namespace, &object.name);
+            if let Some((first, other)) = objects.get(&key) {
+                let help = match first == at {
+                    true => "Keep one of them: the second would undo what the first says.".to_owned(),
+                    false => {
+                        format!("`{other}` (line {}) has it too; keep one of them.", report.line(*first))
+                    }
+                };
+                report.error(*at, format!("{object} is in `{}` twice", entry.manifest.shown), help);
+            }
+            objects.entry(key).or_insert((*at, &entry.manifest.shown));
+        }
     }
 }

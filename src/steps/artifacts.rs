@@ -7,7 +7,7 @@ use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
 use crate::plan::{Check, Scope, Shape};
 use crate::spec::{Cluster, Node, Release};
-use crate::state::Pinned;
+use crate::state::{Pinned, State};
 
 pub const STEP: Definition = Definition {
     shape: Shape { name: "artifacts", title: "get k3s", scope: Scope::Cluster, after: &[], serves: true },
@@ -46,7 +46,52 @@ pub fn look(world: &World) {
             seen.wanted = Some(super::world::wanted(&files));
             seen.version.clone_from(&files.version);
         });
+    } else if let (Ok(Release::Version(version)), None) =
+        (world.release(), &world.cluster.k3s.artifacts.binary)
+    {
+        world.note(|seen| seen.version = Some(version));
     }
+}
+
+/// What the spec's channel or version is called.
+fn wanted_release(cluster: &Cluster) -> String {
+    match &cluster.k3s.release {
+        Release::Channel(name) | Release::Version(name) => name.clone(),
+    }
+}
+
+/// The release to look for: a channel that was resolved for this cluster stays what it was.
+pub fn release(cluster: &Cluster, state: &State) -> Result<Release, Trouble> {
+    let pinned = state.facts()?.k3s;
+    Ok(match pinned {
+        Some(Pinned { wanted, version: Some(version) }) if wanted == wanted_release(cluster) => {
+            Release::Version(version)
+        }
+        _ => cluster.k3s.release.clone(),
+    })
+}
+
+/// Everything that a run without a connection would miss on this host: of the box, of k3s' files. What
+/// cannot even be named, such as a channel's version, is told by what could not be asked for.
+pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
+    let mut all = Vec::new();
+    if of_box {
+        all.extend(super::image::missing(world));
+    }
+    if !of_k3s {
+        return all;
+    }
+    let net = Net { offline: true, ..world.net.clone() };
+    match world.release().and_then(|release| world.resolved(&release, &net)) {
+        Ok(resolved) => all.extend(artifacts::missing(&resolved)),
+        Err(trouble) => {
+            all.push(trouble.failure.cause);
+            let given = &world.cluster.k3s.artifacts;
+            let sources = given.binary.iter().chain(&given.installer).chain(&given.images);
+            all.extend(sources.filter_map(|source| artifacts::lacks(source, &world.cache)));
+        }
+    }
+    all
 }
 
 impl World {
@@ -55,16 +100,20 @@ impl World {
         Bounds::new(&self.cluster.timeouts, &self.cluster.retry)
     }
 
+    fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, Trouble> {
+        // Nodes are of this host's architecture: neither provider runs another one.
+        let arch = artifacts::arch(std::env::consts::ARCH)?;
+        let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
+        Ok(artifacts::resolve(release, given, arch, &self.cache, net, &bounds, &self.cancel)?)
+    }
+
     fn fetch_with(
         &self,
         net: &Net,
         progress: &mut dyn FnMut(Progress<'_>),
         warn: &mut dyn FnMut(String),
     ) -> Result<artifacts::Files, Trouble> {
-        // Nodes are of this host's architecture: neither provider runs another one.
-        let arch = artifacts::arch(std::env::consts::ARCH)?;
-        let (release, given, bounds) = (self.release()?, &self.cluster.k3s.artifacts, self.bounds());
-        let resolved = artifacts::resolve(&release, given, arch, &self.cache, net, &bounds, &self.cancel)?;
+        let (resolved, bounds) = (self.resolved(&self.release()?, net)?, self.bounds());
         resolved.warnings.iter().cloned().for_each(&mut *warn);
         Ok(artifacts::fetch(&resolved, &self.cache, net, &bounds, progress, &self.cancel)?)
     }
@@ -77,27 +126,31 @@ impl World {
         self.fetch_with(&self.net, progress, warn)
     }
 
-    /// What the spec's channel or version is called.
-    fn wanted_release(&self) -> String {
-        match &self.cluster.k3s.release {
-            Release::Channel(name) | Release::Version(name) => name.clone(),
-        }
+    /// The version that a release is now, asking the network where that takes it.
+    pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), Trouble> {
+        let found = self.resolved(release, &self.net)?;
+        Ok((found.version, found.warnings))
     }
 
-    /// The release to look for: a channel that was resolved for this cluster stays what it was.
+    /// The release to look for: where an upgrade goes, else see [`release`].
     pub fn release(&self) -> Result<Release, Trouble> {
-        let pinned = self.state.facts()?.k3s;
-        Ok(match pinned {
-            Some(Pinned { wanted, version: Some(version) }) if wanted == self.wanted_release() => {
-                Release::Version(version)
-            }
-            _ => self.cluster.k3s.release.clone(),
-        })
+        match self.aim() {
+            Some(version) => Ok(Release::Version(version)),
+            None => release(&self.cluster, &self.state),
+        }
     }
 
     pub(super) fn keep_version(&self, files: &artifacts::Files) -> Result<(), Trouble> {
         let mut facts = self.state.facts()?;
-        facts.k3s = Some(Pinned { wanted: self.wanted_release(), version: files.version.clone() });
+        facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: files.version.clone() });
+        self.state.keep(&facts)?;
+        Ok(())
+    }
+
+    /// Holds the cluster to a version.
+    pub fn pin(&self, version: &str) -> Result<(), Trouble> {
+        let mut facts = self.state.facts()?;
+        facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: Some(version.to_owned()) });
         self.state.keep(&facts)?;
         Ok(())
     }

@@ -19,7 +19,7 @@ pub const STEP: Definition = Definition {
         name: "config",
         title: "configure k3s",
         scope: Scope::Nodes,
-        after: &[After::Node("system")],
+        after: &[After::Node("system"), After::Touch("ready")],
         serves: false,
     },
     retry: true,
@@ -30,15 +30,15 @@ pub const STEP: Definition = Definition {
 
 /// The node's files: path and text; no text means that there must be none.
 pub fn files(
-    cluster: &Cluster,
+    view: &View<'_>,
     node: &Node,
     facts: &NodeFacts,
     tokens: &Tokens,
 ) -> [(&'static str, Option<String>); 2] {
     let iface = facts.interface_of(node.ip).unwrap_or_default();
     [
-        (k3s::CONFIG_PATH, Some(k3s::config_yaml(cluster, node, iface, tokens))),
-        (k3s::REGISTRIES_PATH, k3s::registries_yaml(cluster)),
+        (k3s::CONFIG_PATH, Some(k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node)))),
+        (k3s::REGISTRIES_PATH, k3s::registries_yaml(view.cluster)),
     ]
 }
 
@@ -53,10 +53,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
         Err(check) => return check,
     };
     let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
-    let files = files(view.cluster, node, facts, tokens);
+    let files = files(view, node, facts, tokens);
     let differs =
         files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sum).as_ref());
+    let moves = facts.datastore.as_deref() == Some("sqlite") && view.join(node) == k3s::Join::Init;
     let why = |path: &str| match facts.written.contains_key(path) {
+        true if moves => "k3s moves its data from SQLite to etcd at its next start".to_owned(),
         true => format!("{path} is another one"),
         false => format!("{path} is not there"),
     };
@@ -65,13 +67,21 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
     let node = node.map(|n| (&n.name, n.ip, &n.labels, &n.taints, &n.config));
-    json!([cluster.first_server().ip, cluster.k3s.registries, node])
+    let servers: Vec<_> = cluster.servers().map(|s| s.ip).collect();
+    json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node])
 }
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
-    for (path, text) in files(&world.cluster, node, &facts, &tokens) {
+    let seen = world.seen();
+    let view = View::new(&world.cluster, &seen);
+    let join = match view.join(node) {
+        k3s::Join::Alone => None,
+        k3s::Join::Init => Some("init".to_owned()),
+        k3s::Join::Server(url) => Some(url),
+    };
+    for (path, text) in files(&view, node, &facts, &tokens) {
         let Some(text) = text else {
             if !facts.written.contains_key(path) {
                 continue;
@@ -87,21 +97,48 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         world.note(|seen| {
             if let Some(facts) = seen.nodes.get_mut(&node.name) {
                 facts.written.insert(path.to_owned(), sum(&text));
+                facts.joins.clone_from(&join);
             }
         });
     }
     Ok(None)
 }
 
+/// A configuration without labels and taints: k3s reads them when a node registers and never again, so
+/// for their sake it need not be restarted.
+fn without_marks(text: &str) -> String {
+    let mut inside = false;
+    let keep = |line: &&str| {
+        inside = match inside && line.starts_with("  ") {
+            true => true,
+            false => line.starts_with("node-label:") || line.starts_with("node-taint:"),
+        };
+        !inside
+    };
+    text.split_inclusive('\n').filter(keep).collect()
+}
+
 /// What k3s runs with: another value, and it has to be restarted.
-pub fn digest(cluster: &Cluster, node: &Node, facts: &NodeFacts, tokens: &Tokens) -> String {
+pub fn digest(view: &View<'_>, node: &Node, facts: &NodeFacts, tokens: &Tokens) -> String {
     let mut hash = Sha256::new();
-    for (path, text) in files(cluster, node, facts, tokens) {
+    for (path, text) in files(view, node, facts, tokens) {
         hash.update(path);
-        hash.update(text.unwrap_or_default());
+        hash.update(without_marks(&text.unwrap_or_default()));
     }
     // The node's own note of the binary: what it will run, whatever the spec says by now.
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     hash.update(facts.staged.get(&binary).map(String::as_str).unwrap_or_default());
     hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_taints_restart_nobody() {
+        let text =
+            "a: b\nnode-label:\n  - x=y\n  - z=\nnode-taint:\n  - k:NoSchedule\ndisable:\n  - traefik\n";
+        assert_eq!(without_marks(text), "a: b\ndisable:\n  - traefik\n");
+    }
 }

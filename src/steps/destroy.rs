@@ -9,7 +9,7 @@ use crate::explain::Explain;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Leftovers, State};
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Cluster, Node};
 use crate::ssh::KnownHosts;
 
 /// A single node that goes while its cluster stays is taken out of the cluster first.
@@ -61,9 +61,9 @@ pub const CLEAN: Definition = Definition {
     apply: clean,
 };
 
-fn leaves(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
-    if view.seen.whole || node.role == Role::Server {
+fn leaves(view: &View<'_>, _: Option<&Node>) -> Check {
+    let last = view.cluster.servers().all(|s| view.seen.doomed.contains(&s.name));
+    if view.seen.whole || last {
         return Check::Done("the whole cluster goes".into());
     }
     match view.seen.kubeconfig {
@@ -74,14 +74,9 @@ fn leaves(view: &View<'_>, node: Option<&Node>) -> Check {
 
 fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let server = world.cluster.first_server();
-    let running = world.look_at_machines()?.get(&server.name).is_some_and(|m| m.state == State::Running);
-    let done = match running {
-        true => {
-            world.script(server, "taking the node out of the cluster", &forget_node(&node.name)).map(|_| ())
-        }
-        false => Err(Trouble::new("the server does not run", "")),
-    };
+    let done = world.serving(Some(node)).and_then(|server| {
+        world.script(server, "taking the node out of the cluster", &forget_node(&node.name))
+    });
     // The machine goes all the same; `up` takes the stale Node away before a new one joins.
     if let Err(trouble) = done {
         ctx.control.warn(format!("The cluster was not told that it goes: {}.", trouble.failure.cause));

@@ -141,13 +141,44 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
         ));
     }
     let definition = definition(world, name)?;
-    let digest = boxes::digest(&definition);
-    if let Some(manifest) = world.library.get(name)?
-        && matches!(&manifest.origin, Origin::Built { digest: d, .. } if *d == digest)
-    {
+    if let Some(manifest) = of_definition(world, name, &definition)? {
         return Ok(manifest);
     }
+    if world.net.offline {
+        return Err(Trouble::new(
+            format!("the box `{name}` would have to be built from packages, and p1 is offline"),
+            "`p1 box add FILE --name NAME` takes one that was built elsewhere.",
+        ));
+    }
     build(&world.library, &definition, report, &world.cancel)
+}
+
+/// The box that was built of exactly this definition, if the library has it.
+fn of_definition(
+    world: &World,
+    name: &str,
+    definition: &boxes::Definition,
+) -> Result<Option<boxes::Manifest>, Trouble> {
+    let digest = boxes::digest(definition);
+    let there = world.library.get(name)?;
+    Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))
+}
+
+/// What a run without a connection would miss of the box.
+pub fn missing(world: &World) -> Option<String> {
+    match &world.cluster.image {
+        BoxRef::Path(_) => None,
+        BoxRef::Url { url, sha256 } => {
+            let source = Source::Url { url: url.clone(), sha256: sha256.clone() };
+            artifacts::lacks(&source, &world.cache).map(|url| format!("the box ({url})"))
+        }
+        BoxRef::Definition(name) => {
+            let there = given(world, name).ok().flatten().is_some()
+                || definition(world, name)
+                    .is_ok_and(|d| of_definition(world, name, &d).is_ok_and(|m| m.is_some()));
+            (!there).then(|| format!("the box `{name}`, which would have to be built from packages"))
+        }
+    }
 }
 
 /// Builds a box into the library.

@@ -8,7 +8,7 @@ use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::files;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, Scope, Shape, Standing};
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
@@ -16,7 +16,7 @@ pub const STEP: Definition = Definition {
         name: "kubeconfig",
         title: "fetch the kubeconfig",
         scope: Scope::Cluster,
-        after: &[After::FirstServer("start")],
+        after: &[After::Lead("start")],
         serves: false,
     },
     retry: true,
@@ -29,13 +29,12 @@ pub const STEP: Definition = Definition {
 const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 
 fn check(view: &View<'_>, _: Option<&Node>) -> Check {
-    let first = view.cluster.first_server();
     let wrong = if !view.seen.kubeconfig {
         Some("it is not there".to_owned())
     } else if view.seen.api.is_none() {
-        match view.facts(first) {
-            Ok(facts) if facts.unit("k3s").active == "active" => Some("the API does not take it".to_owned()),
-            _ => return Check::Unknown("looked at when the server runs".into()),
+        match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {
+            true => Some("the API does not take it".to_owned()),
+            false => return Check::Unknown("looked at when a server runs".into()),
         }
     } else {
         None
@@ -44,15 +43,15 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
 }
 
 fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
-    json!([cluster.name, k3s::server_url(cluster)])
+    json!([cluster.name, k3s::api_url(cluster, cluster.first_server())])
 }
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let server = world.cluster.first_server();
+    let server = world.serving(None)?;
     let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
     let text = String::from_utf8_lossy(&bytes);
-    let ours = k3s::rewrite(&text, &k3s::server_url(&world.cluster), &world.cluster.name)?;
+    let ours = k3s::rewrite(&text, &k3s::api_url(&world.cluster, server), &world.cluster.name)?;
     files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
     world.forget_api();
     world.note(|seen| seen.kubeconfig = true);

@@ -49,6 +49,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let before = world.look_at_machines()?;
     let machine = before.get(&node.name);
+    if let Some(id) = machine.filter(|m| m.state == State::Paused && !m.foreign).and_then(|m| m.id.clone()) {
+        return go_on(ctx, id);
+    }
     if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
         clear_half_made(ctx)?;
     }
@@ -71,6 +74,15 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     up?;
     Ok(id.map(|id| format!("machine {id}")))
+}
+
+/// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
+fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let ids = [(node.name.clone(), id)].into();
+    world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
+    world.look_at_machines()?;
+    Ok(Some("it was paused and goes on".into()))
 }
 
 /// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed

@@ -3,6 +3,7 @@
 //! A new step is a file here and a line in the lists of the verbs that have it.
 
 mod artifacts;
+pub mod backup;
 mod batch;
 mod config;
 mod destroy;
@@ -11,15 +12,22 @@ mod install;
 mod kubeconfig;
 mod login;
 mod machine;
+mod manifests;
+mod marks;
 mod network;
 mod observe;
 mod provision;
 mod ready;
+mod rollouts;
+mod rules;
+mod save;
+pub mod snapshot;
 mod stage;
 mod start;
 mod stop;
 mod system;
 mod uninstall;
+mod verify;
 mod view;
 mod world;
 
@@ -29,16 +37,19 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Control, Trouble, Work};
-use crate::plan::{self, Check, Plan, Scope, Shape, Step};
+use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
+pub use artifacts::{missing, release};
 pub use config::files as config_files;
 pub use image::build as build_box;
+pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
+pub use rules::refusal;
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
-pub use world::{INSTALLER, Parts, World};
+pub use world::{INSTALLER, Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
 pub struct Definition {
@@ -90,6 +101,7 @@ pub const VERBS: &[Verb] = &[
         steps: &[
             &image::STEP,
             &artifacts::STEP,
+            &save::STEP,
             &network::STEP,
             &machine::STEP,
             &login::STEP,
@@ -101,7 +113,27 @@ pub const VERBS: &[Verb] = &[
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+            &marks::STEP,
             &provision::AFTER,
+            &manifests::STEP,
+            &rollouts::STEP,
+        ],
+        depth: Depth::Nodes,
+    },
+    Verb {
+        name: "upgrade",
+        steps: &[
+            &artifacts::STEP,
+            &save::STEP,
+            &login::STEP,
+            &system::STEP,
+            &stage::STEP,
+            &config::STEP,
+            &install::STEP,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+            &marks::STEP,
         ],
         depth: Depth::Nodes,
     },
@@ -118,6 +150,20 @@ pub const VERBS: &[Verb] = &[
         ],
         depth: Depth::Nodes,
     },
+    Verb {
+        name: "verify",
+        steps: &[
+            &verify::HEALTHY,
+            &verify::PODS_RUN,
+            &verify::PEERS_ANSWER,
+            &verify::SERVICE,
+            &verify::NAME,
+            &verify::OUTSIDE,
+            &verify::STEADY,
+            &verify::CLEAN,
+        ],
+        depth: Depth::Nodes,
+    },
     Verb { name: "stop", steps: &[&stop::STEP], depth: Depth::Machines },
     Verb { name: "killall", steps: &[&uninstall::KILLALL], depth: Depth::Machines },
     Verb { name: "uninstall", steps: &[&uninstall::STEP, &uninstall::FORGET], depth: Depth::Machines },
@@ -126,6 +172,37 @@ pub const VERBS: &[Verb] = &[
         steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
         depth: Depth::Machines,
     },
+    Verb { name: "backup", steps: &[&backup::ASK, &backup::COPY], depth: Depth::Machines },
+    Verb {
+        name: "restore",
+        steps: &[
+            &backup::LOGIN,
+            &backup::HALT,
+            &backup::DATA,
+            &backup::CONFIG,
+            &start::STEP,
+            &kubeconfig::STEP,
+            &ready::STEP,
+        ],
+        depth: Depth::Machines,
+    },
+    Verb {
+        name: "snapshot save",
+        steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
+        depth: Depth::Machines,
+    },
+    Verb {
+        name: "snapshot restore",
+        steps: &[
+            &snapshot::RESTORE,
+            &snapshot::RESUME,
+            &snapshot::CLOCK,
+            &snapshot::KUBECONFIG,
+            &snapshot::READY,
+        ],
+        depth: Depth::Machines,
+    },
+    Verb { name: "snapshot delete", steps: &[&snapshot::FORGET], depth: Depth::Machines },
 ];
 
 impl Verb {
@@ -137,6 +214,11 @@ impl Verb {
     /// True if it brings machines up.
     pub fn boots(&self) -> bool {
         self.steps.iter().any(|d| d.shape.name == "vm")
+    }
+
+    /// True if a retry begins anew, since what was done belongs to a moment that is over.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.name, "snapshot save" | "snapshot restore")
     }
 
     /// Whether the step of that name is needed, by its own condition.
@@ -175,7 +257,9 @@ impl Verb {
             let inputs = (definition.inputs)(view.cluster, node);
             short_digest(&[&inputs.to_string()])
         };
-        plan::make(&shapes, view.cluster, targets, look, &digest)
+        let stands = |node: &Node| view.standing(node);
+        let basis = Basis { cluster: view.cluster, targets, look, digest: &digest, stands: &stands };
+        plan::make(&shapes, &basis)
     }
 }
 

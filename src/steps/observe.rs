@@ -28,7 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
     world.read_tokens()?;
     let kubeconfig = world.state.kubeconfig().is_file();
-    world.note(|seen| seen.kubeconfig = kubeconfig);
+    let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
+    let known: Vec<_> = known.collect();
+    world.note(|seen| {
+        seen.kubeconfig = kubeconfig;
+        for (name, memory) in known {
+            seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
+            seen.cordoned.extend(memory.cordoned.then(|| name.clone()));
+            seen.joined.extend(memory.joined.then_some(name));
+        }
+    });
     if !world.state.exists() && depth == Depth::Machines {
         // Nothing was ever made here, but somebody may have the name.
         world.look_at_machines()?;
@@ -43,14 +52,15 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
         });
         let machines = world.look_at_machines();
         // An address that nobody has keeps one waiting for seconds.
-        let server = world.cluster.first_server();
-        if depth >= Depth::Nodes
-            && kubeconfig
-            && world.seen().machines.get(&server.name).is_some_and(|m| m.state == State::Running)
-        {
+        let seen = world.seen();
+        let runs = |n: &Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running);
+        if depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
             look_at_api(world);
         }
         let seen = world.seen();
+        let answers = seen.api.is_some();
+        // What cannot be told now is asked again when the step's turn comes.
+        let apps = scope.spawn(move || answers.then(|| look_at_apps(world, depth)));
         let runs =
             |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
@@ -62,6 +72,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
             let _ = thread.join();
         }
         let _ = files.join();
+        let _ = apps.join();
         machines
     })?;
     let seen = world.seen();
@@ -106,11 +117,25 @@ fn look_at(world: &World, node: &Node) {
 
 /// What the API says of the nodes.
 pub fn look_at_api(world: &World) {
-    let answer = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from));
+    let answer = world.nodes();
     world.note(|seen| match answer {
         Ok(nodes) => seen.api = Some(nodes.into_iter().map(|n| (n.name.clone(), n)).collect()),
         Err(_) => seen.api = None,
     });
+}
+
+/// What was applied there; whether it is still as the manifests say only on a close look.
+fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
+    world.look_at_apps()?;
+    if depth == Depth::Inside && !world.cluster.manifests.is_empty() {
+        let differing = world.differing_apps()?;
+        world.note(|seen| {
+            if let Some(apps) = &mut seen.apps {
+                apps.differing = differing;
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The box and what the provider has of it; only where machines have to be made or started.

@@ -72,8 +72,14 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
-    let (version, status) = (view.seen.version.as_deref(), view.status(node));
-    holds("it is Ready", wrong(node, version, status).or_else(|| rebooted(Some(&facts.boot), status)))
+    let status = view.status(node);
+    let wrong = wrong(node, view.seen.version.as_deref(), status)
+        .or_else(|| rebooted(Some(&facts.boot), status))
+        .or_else(|| {
+            let cordoned = view.seen.cordoned.contains(&node.name) && status.is_some_and(|s| s.unschedulable);
+            cordoned.then(|| "p1 has cordoned it".to_owned())
+        });
+    holds("it is Ready", wrong)
 }
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
@@ -86,7 +92,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let version = world.seen().version;
     let mut last = String::new();
     loop {
-        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
+        let why = match world.nodes() {
             Ok(nodes) => {
                 let status = nodes.iter().find(|n| n.name == node.name);
                 let seen = world.seen();
@@ -95,7 +101,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
                 match why.or_else(|| rebooted(boot, status)) {
                     None => match settled(ctx)? {
-                        None => return Ok(status.map(|s| s.version.clone())),
+                        None => return done(ctx, status),
                         Some(why) => why,
                     },
                     Some(why) => why,
@@ -115,6 +121,21 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             return Err(Trouble::interrupted());
         }
     }
+}
+
+/// What is known of it now; and pods may come back.
+fn done(ctx: &Ctx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let Some(status) = status else { return Ok(None) };
+    world.note(|seen| {
+        seen.api.get_or_insert_default().insert(node.name.clone(), status.clone());
+    });
+    if world.memory(&node.name).is_some_and(|m| m.cordoned) {
+        let script = format!("k3s kubectl uncordon {}\n", node.name);
+        world.script(world.serving(None)?, "letting pods back", &script)?;
+    }
+    world.remember(&node.name, |m| (m.version, m.cordoned) = (Some(status.version.clone()), false))?;
+    Ok(Some(status.version.clone()))
 }
 
 /// A last look inside: the unit is active, and was not started again in between. What is seen is

@@ -19,7 +19,12 @@ pub const STEP: Definition = Definition {
         name: "stage",
         title: "push k3s",
         scope: Scope::Nodes,
-        after: &[After::Node("system"), After::Cluster("artifacts")],
+        after: &[
+            After::Node("system"),
+            After::Cluster("artifacts"),
+            After::Cluster("save"),
+            After::Touch("ready"),
+        ],
         serves: false,
     },
     retry: true,
@@ -39,6 +44,11 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
         Err(check) => return check,
     };
     let Some(wanted) = &view.seen.wanted else {
+        if let (Some(to), Some(from)) = (&view.seen.version, view.version(node))
+            && !k3s::runs(to, from)
+        {
+            return Check::Needed(format!("it runs {from}, not {to}"));
+        }
         return Check::Unknown("looked at when it is known which k3s is wanted".into());
     };
     let differs = wanted.iter().find(|w| facts.staged.get(&w.path) != Some(&w.sha256));

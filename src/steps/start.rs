@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::view::holds;
-use super::world::SHORT;
+use super::world::{SHORT, listens};
 use super::{Ctx, Definition, View, config, install};
 use crate::engine::Trouble;
 use crate::k3s;
@@ -26,7 +26,9 @@ pub const STEP: Definition = Definition {
             After::Node("install"),
             After::Node("config"),
             After::Node("system"),
-            After::FirstServer("start"),
+            After::Lead("start"),
+            After::Behind("start"),
+            After::Turn("ready"),
         ],
         serves: false,
     },
@@ -52,7 +54,7 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let wrong = if unit.active != "active" {
         let state = if unit.active.is_empty() { "not there" } else { &unit.active };
         Some(format!("its unit is {state}"))
-    } else if facts.stamps.get("start") != Some(&config::digest(view.cluster, node, facts, tokens)) {
+    } else if facts.stamps.get("start") != Some(&config::digest(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
     } else {
         None
@@ -68,9 +70,13 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let (facts, tokens) = (world.facts(node)?, world.tokens()?);
     let unit = node.role.unit();
-    let digest = config::digest(&world.cluster, node, &facts, &tokens);
-    if node.role == Role::Worker && !facts.node_password {
+    let seen = world.seen();
+    let digest = config::digest(&View::new(&world.cluster, &seen), node, &facts, &tokens);
+    if !facts.node_password {
         forget_former_node(ctx)?;
+    }
+    if world.cluster.rollout.drain && facts.unit(unit).active == "active" {
+        drain(ctx)?;
     }
     // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
     let script = format!(
@@ -86,7 +92,13 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         Role::Worker => world.cluster.timeouts.node_ready,
     };
     follow(ctx, &since, bound)?;
-    world.script(node, "noting the start", &install::stamp("start", &digest))?;
+    let mut note = install::stamp("start", &digest);
+    if !facts.node_password {
+        // It has registered with them.
+        note.extend(super::marks::first_note(node));
+    }
+    world.script(node, "noting the start", &note)?;
+    world.remember(&node.name, |m| m.joined = true)?;
     // What the API said of the node was said of the k3s before this one.
     world.note(|seen| {
         if let Some(api) = &mut seen.api {
@@ -117,7 +129,7 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     loop {
         // A server's port is looked at from here, which costs the node nothing; before it opens the
         // unit cannot be active.
-        let open = node.role == Role::Worker || listens(node);
+        let open = node.role == Role::Worker || listens(node, Duration::from_millis(250));
         let late = start.elapsed() > bound;
         if open || late || state_at.elapsed() > STATE {
             state_at = Instant::now();
@@ -156,12 +168,6 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     }
 }
 
-/// True if something accepts connections at the server's API port.
-fn listens(node: &Node) -> bool {
-    let address = (node.ip, k3s::config::api_port(node)).into();
-    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(250)).is_ok()
-}
-
 fn trouble(
     node: &Node,
     found: Option<k3s::Diagnosis>,
@@ -193,17 +199,45 @@ pub fn journal(ctx: &Ctx<'_>, since: &str) -> Result<Vec<String>, Trouble> {
     Ok(text.lines().map(|l| tokens.redact(l)).collect())
 }
 
+/// Takes the pods off a node before its k3s is restarted; `ready` lets them back.
+fn drain(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let others = world.cluster.servers().count() > 1;
+    let server = world.serving(others.then_some(node))?;
+    let bound = world.cluster.timeouts.node_ready;
+    ctx.control.says("moving its pods to other nodes");
+    world.remember(&node.name, |m| m.cordoned = true)?;
+    let script = format!(
+        "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --timeout={}s 2>&1\n",
+        node.name,
+        bound.as_secs()
+    );
+    let drained = world.on(server, |r| {
+        let patience = bound + SHORT;
+        r.script("draining the node", &script, true, patience, &mut |line| ctx.control.log(line))?.ok()
+    });
+    drained.map(drop).map_err(|mut trouble| {
+        let hint = "It stays cordoned until it is Ready in a later run. Pods without a controller are not moved: \
+                    delete them, or leave `rollout: drain` out.";
+        trouble.failure.hint = Some(hint.to_owned());
+        trouble
+    })
+}
+
 /// A new machine with a known hostname: the server knows another password for that node and
 /// would refuse it ("Node password rejected"; docs.k3s.io/architecture, agent node registration).
 fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let Ok(api) = world.api() else { return Ok(()) };
-    let known = api.nodes(&world.cancel).is_ok_and(|nodes| nodes.iter().any(|n| n.name == node.name));
+    if node.role == Role::Server && world.cluster.servers().count() == 1 {
+        return Ok(());
+    }
+    let known = world.nodes().is_ok_and(|nodes| nodes.iter().any(|n| n.name == node.name));
     if !known {
         return Ok(());
     }
     ctx.control.says("taking the former node of this name out of the cluster");
-    world.script(world.cluster.first_server(), "removing the former node", &forget_node(&node.name))?;
+    let server = world.serving(Some(node))?;
+    world.script(server, "removing the former node", &forget_node(&node.name))?;
     ctx.control.log("removed the Node object and the password of the machine that had this name before");
     Ok(())
 }

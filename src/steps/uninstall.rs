@@ -49,7 +49,7 @@ pub const FORGET: Definition = Definition {
         name: "forget",
         title: "forget the kubeconfig",
         scope: Scope::Cluster,
-        after: &[After::FirstServer("uninstall")],
+        after: &[After::Servers("uninstall")],
         serves: false,
     },
     retry: false,
@@ -77,9 +77,9 @@ fn kubeconfig_is_void(view: &View<'_>, _: Option<&Node>) -> Check {
     if !view.seen.kubeconfig {
         return Check::Done("there is none".into());
     }
-    match view.seen.doomed.contains(&view.cluster.first_server().name) {
+    match view.cluster.servers().all(|s| view.seen.doomed.contains(&s.name)) {
         true => Check::Needed("there is one".into()),
-        false => Check::Done("the server stays".into()),
+        false => Check::Done("a server stays".into()),
     }
 }
 
@@ -143,6 +143,7 @@ fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         )
         .evidence(after.scripts));
     }
+    world.remember(&node.name, |m| m.joined = false)?;
     Ok((!did).then(|| "k3s was not installed".into()))
 }
 

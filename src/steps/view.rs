@@ -1,14 +1,15 @@
 //! What was seen of a cluster, and the questions that conditions ask of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::manifests::Apps;
 use crate::api::NodeStatus;
-use crate::facts::NodeFacts;
-use crate::k3s::Tokens;
-use crate::plan::Check;
+use crate::facts::{NodeFacts, Unit};
+use crate::k3s::{self, Join, Tokens};
+use crate::plan::{Check, Standing};
 use crate::providers::{Machine, State};
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Role};
 
 /// Everything that was seen.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,12 @@ pub struct Seen {
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.
     pub api: Option<BTreeMap<String, NodeStatus>>,
+    /// What runs there by the spec's manifests, if the API told.
+    pub apps: Option<Apps>,
+    /// By node: k3s' unit when a `verify` began.
+    pub proven: BTreeMap<String, Unit>,
+    /// Namespaces that the user agreed to delete with all that is in them.
+    pub agreed: Vec<String>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
@@ -33,6 +40,12 @@ pub struct Seen {
     pub version: Option<String>,
     /// The kubeconfig is in the state folder.
     pub kubeconfig: bool,
+    /// The nodes whose present machine is known to have been part of the cluster.
+    pub joined: BTreeSet<String>,
+    /// By node: the version that it had when it was Ready last.
+    pub versions: BTreeMap<String, String>,
+    /// The nodes that p1 has cordoned.
+    pub cordoned: BTreeSet<String>,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
     /// By provisioner: what it is made from, or why its files cannot be read.
@@ -104,6 +117,67 @@ impl<'a> View<'a> {
             State::Absent => Check::Needed("the machine is new".into()),
             _ => Check::Unknown("looked at when the machine answers".into()),
         })
+    }
+
+    /// The version that a node runs: by the API's word, else the last that is known.
+    pub fn version(&self, node: &Node) -> Option<&str> {
+        let said = self.status(node).map(|s| s.version.as_str()).filter(|v| !v.is_empty());
+        said.or_else(|| self.seen.versions.get(&node.name).map(String::as_str))
+    }
+
+    /// How k3s stands on the node: by what it says of itself, else by what is remembered of it.
+    pub fn standing(&self, node: &Node) -> Standing {
+        if let Some(facts) = self.seen.nodes.get(&node.name) {
+            let was = match node.role {
+                Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
+                Role::Worker => facts.node_password,
+            };
+            return match facts.unit(node.role.unit()).active.as_str() {
+                "active" => Standing::Runs,
+                _ if was => Standing::Down,
+                _ => Standing::New,
+            };
+        }
+        match self.machine(node).state {
+            State::Absent => Standing::New,
+            _ if !self.seen.joined.contains(&node.name) => Standing::New,
+            State::Running => Standing::Runs,
+            _ => Standing::Down,
+        }
+    }
+
+    /// How the node begins, or began: what its configuration says stays as long as it is good for
+    /// anything, so that no node is restarted because another one is down.
+    pub fn join(&self, node: &Node) -> Join {
+        let (cluster, server) = (self.cluster, node.role == Role::Server);
+        if server && !cluster.has_etcd() {
+            return Join::Alone;
+        }
+        let facts = self.seen.nodes.get(&node.name);
+        let datastore = facts.and_then(|f| f.datastore.as_deref());
+        let others = |wanted: Standing| {
+            cluster.servers().filter(move |s| s.name != node.name && self.standing(s) == wanted)
+        };
+        let running = others(Standing::Runs).next();
+        let other = running.or_else(|| others(Standing::Down).next());
+        match facts.and_then(|f| f.joins.as_deref()) {
+            Some("init") if server && (datastore.is_some() || other.is_none()) => return Join::Init,
+            Some(url) => {
+                let named = cluster.servers().find(|s| s.name != node.name && k3s::server_url(s) == url);
+                let knows = datastore == Some("etcd") || facts.is_some_and(|f| !server && f.node_password);
+                let good = |s: &Node| knows || running.is_none() || self.standing(s) == Standing::Runs;
+                if named.is_some_and(good) {
+                    return Join::Server(url.to_owned());
+                }
+            }
+            None => {}
+        }
+        match other {
+            _ if server && datastore == Some("sqlite") => Join::Init,
+            Some(other) => Join::Server(k3s::server_url(other)),
+            None if node.name == cluster.first_server().name => Join::Init,
+            None => Join::Server(k3s::server_url(cluster.first_server())),
+        }
     }
 
     /// What the API said of the node.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::backup;
 use super::batch::Batch;
+use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
 use crate::api;
 use crate::artifacts::{self, Cache};
@@ -14,7 +17,7 @@ use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
 use crate::k3s::{self, Tokens};
 use crate::os::{Cancel, files};
-use crate::providers::{BoxInfo, Machine, Provider};
+use crate::providers::{self, BoxInfo, Machine, Provider};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
@@ -63,11 +66,19 @@ pub struct World {
     parts: Parts,
     /// The `vagrant up` of this run.
     pub batch: Batch,
+    /// The snapshot that is taken or restored in this run.
+    pub moment: Moment,
+    /// The backup that is made or put back in this run.
+    pub backup: backup::Progress,
     seen: Mutex<Seen>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
     tunnel: Mutex<Option<Tunnel>>,
+    /// Which server is asked first.
+    turn: AtomicUsize,
+    /// The version that an upgrade goes to.
+    aim: Mutex<Option<String>>,
     destroying: Mutex<()>,
     provisioning: Mutex<()>,
     making_key: Mutex<()>,
@@ -94,15 +105,28 @@ impl World {
             parts,
             memory,
             batch: Batch::default(),
+            moment: Moment::default(),
+            backup: backup::Progress::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
             files: Mutex::default(),
             api: Mutex::default(),
             tunnel: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            aim: Mutex::default(),
             destroying: Mutex::default(),
             provisioning: Mutex::default(),
             making_key: Mutex::default(),
         })
+    }
+
+    /// The run goes to this version, whatever the cluster is held to.
+    pub fn aim_at(&self, version: &str) {
+        *lock(&self.aim) = Some(version.to_owned());
+    }
+
+    pub(super) fn aim(&self) -> Option<String> {
+        lock(&self.aim).clone()
     }
 
     /// What was seen so far.
@@ -296,16 +320,21 @@ impl World {
             return Ok(Arc::clone(files));
         }
         let files = Arc::new(self.fetch(progress, warn)?);
-        self.keep_version(&files)?;
         self.note(|seen| {
             seen.wanted = Some(wanted(&files));
             seen.version.clone_from(&files.version);
         });
+        // Only now it may be known which version it is.
+        let seen = self.seen();
+        if let Some(trouble) = super::refusal(&super::View::new(&self.cluster, &seen)) {
+            return Err(trouble);
+        }
+        self.keep_version(&files)?;
         *held = Some(Arc::clone(&files));
         Ok(files)
     }
 
-    /// The API of the running cluster, by the kubeconfig in the state folder.
+    /// The API of the running cluster, by the kubeconfig in the state folder, at a server that answers.
     pub fn api(&self) -> Result<Arc<api::Client>, Trouble> {
         let mut held = lock(&self.api);
         if let Some(client) = &*held {
@@ -314,24 +343,78 @@ impl World {
         let path = self.state.kubeconfig();
         let text = files::read_if_there(&path)?
             .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
-        let through = self.tunnel_if_needed();
+        let (server, through) = self.way_to_api();
+        let ours = k3s::rewrite(&text, &k3s::server_url(server), &self.cluster.name)?;
         let address = through.as_ref().map(Tunnel::address);
-        let client = Arc::new(api::Client::new(&text, address, Duration::from_secs(10))?);
+        let client = Arc::new(api::Client::new(&ours, address, Duration::from_secs(10))?);
         *lock(&self.tunnel) = through;
         *held = Some(Arc::clone(&client));
         Ok(client)
     }
 
-    /// A way through SSH to the API, where this host cannot reach the server's address: SSH may come by
-    /// a forwarded port.
-    fn tunnel_if_needed(&self) -> Option<Tunnel> {
-        let server = self.cluster.first_server();
-        let port = k3s::config::api_port(server);
-        let direct = std::net::TcpStream::connect_timeout(&(server.ip, port).into(), Duration::from_secs(2));
-        if direct.is_ok() {
-            return None;
+    /// What the API says of its nodes, from whichever server answers.
+    pub fn nodes(&self) -> Result<Vec<api::NodeStatus>, Trouble> {
+        let mut tries = self.cluster.servers().count();
+        loop {
+            tries = tries.saturating_sub(1);
+            match self.api().and_then(|api| api.nodes(&self.cancel).map_err(Trouble::from)) {
+                // A server that is down, or one that is cut off from the others: the next one is asked.
+                Err(trouble) if trouble.transient && tries > 0 && !self.cancel.stopping() => {
+                    self.turn.fetch_add(1, Ordering::Relaxed);
+                    self.forget_api();
+                }
+                answer => return answer,
+            }
         }
-        self.on(server, |r| r.tunnel("127.0.0.1", port)).ok()
+    }
+
+    /// The servers, the one that answered last first, without those whose machines are known to be off.
+    fn servers_in_turn(&self) -> Vec<&Node> {
+        let mut all: Vec<&Node> = self.cluster.servers().collect();
+        let turn = self.turn.load(Ordering::Relaxed) % all.len();
+        all.rotate_left(turn);
+        let seen = lock(&self.seen);
+        let off =
+            |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != providers::State::Running);
+        match all.iter().all(off) {
+            true => all,
+            false => all.into_iter().filter(|n| !off(n)).collect(),
+        }
+    }
+
+    /// A server whose API answers, and a way through SSH where this host cannot reach its address: SSH
+    /// may come by a forwarded port.
+    fn way_to_api(&self) -> (&Node, Option<Tunnel>) {
+        let servers = self.servers_in_turn();
+        if let Some(server) = servers.iter().find(|s| listens(s, Duration::from_secs(2))) {
+            return (server, None);
+        }
+        for server in &servers {
+            let port = k3s::config::api_port(server);
+            let Ok(tunnel) = self.on(server, |r| r.tunnel("127.0.0.1", port)) else { continue };
+            let answers = || {
+                let (url, bound) = (k3s::server_url(server), Duration::from_secs(5));
+                api::cacerts(&url, Some(tunnel.address()), bound, &self.cancel).is_ok()
+            };
+            if servers.len() == 1 || answers() {
+                return (server, Some(tunnel));
+            }
+        }
+        (servers[0], None)
+    }
+
+    /// A server that runs, to work on the cluster through; `not` this one, which joins or leaves.
+    pub fn serving(&self, not: Option<&Node>) -> Result<&Node, Trouble> {
+        let mut servers = self.servers_in_turn();
+        servers.retain(|s| not.is_none_or(|n| n.name != s.name));
+        if let [only] = servers[..] {
+            return Ok(only);
+        }
+        let active = |s: &&&Node| self.script(s, "looking for a server", "systemctl is-active k3s").is_ok();
+        let open = servers.iter().find(|s| listens(s, Duration::from_secs(2)));
+        open.or_else(|| servers.iter().find(active)).copied().ok_or_else(|| {
+            Trouble::new("no other server of the cluster runs", "`p1 status` shows how they are.").transient()
+        })
     }
 
     /// Another kubeconfig: the next [`World::api`] reads it.
@@ -396,6 +479,12 @@ impl World {
         files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o600)?;
         Ok(())
     }
+}
+
+/// Whether something accepts connections at a server's API port.
+pub fn listens(server: &Node, bound: Duration) -> bool {
+    let address = (server.ip, k3s::config::api_port(server)).into();
+    std::net::TcpStream::connect_timeout(&address, bound).is_ok()
 }
 
 /// What an installer says of itself within its first lines: `# p1-banner: TEXT`.

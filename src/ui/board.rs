@@ -309,6 +309,17 @@ impl Board {
         self.lanes.iter().filter(|lane| lane.node.is_some())
     }
 
+    /// Nodes that were to be worked on, and on which nothing was done because of another's failure.
+    pub fn untouched(&self) -> Vec<&str> {
+        let blocked = |step: &Step| matches!(step.state, State::Over(Outcome::Blocked { .. }));
+        let idle = |step: &Step| blocked(step) || matches!(step.state, State::Over(Outcome::Skipped { .. }));
+        let left = |lane: &&Lane| {
+            let steps = self.of_lane(lane);
+            steps.clone().any(blocked) && steps.clone().all(idle)
+        };
+        self.nodes().filter(left).filter_map(|lane| lane.node.as_deref()).collect()
+    }
+
     /// What a lane does just now.
     pub fn doing<'a>(&'a self, lane: &'a Lane) -> Doing<'a> {
         let steps = self.of_lane(lane);

@@ -36,7 +36,10 @@ pub fn summary(board: &Board, options: &Options) -> String {
     }
     out.push('\n');
     out.push_str(&phases(board, options));
-    for part in text::wrap(&wording::tally(board), options.columns()) {
+    let untouched = board.untouched();
+    let left = (!untouched.is_empty()).then(|| wording::untouched(&untouched));
+    let said = left.into_iter().chain([wording::tally(board)]);
+    for part in said.flat_map(|line| text::wrap(&line, options.columns())) {
         out.push_str(&paint.tone(Tone::Dim, &part));
         out.push('\n');
     }

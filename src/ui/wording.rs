@@ -92,9 +92,12 @@ pub fn node_done(verb: &str) -> &'static str {
     match verb {
         "up" | "start" | "upgrade" => "ready",
         "stop" => "stopped",
+        "verify" => "works",
         "killall" => "k3s stopped",
         "uninstall" => "k3s removed",
         "destroy" => "gone",
+        "snapshot save" => "saved",
+        "restore" | "snapshot restore" => "restored",
         _ => "done",
     }
 }
@@ -153,10 +156,15 @@ pub fn steps_of(counts: &Counts) -> String {
 fn achieved(head: &Head, nodes: usize) -> String {
     let (whole, one, many) = match head.verb.as_str() {
         "up" | "start" => ("is up", "is up", "are up"),
+        "verify" => ("works", "works", "work"),
         "stop" => ("is stopped", "is stopped", "are stopped"),
         "killall" => ("has no k3s running", "has no k3s running", "have no k3s running"),
         "uninstall" => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
         "destroy" => ("is gone", "is gone", "are gone"),
+        "snapshot save" => ("is saved", "is saved", "are saved"),
+        "backup" => ("is backed up", "is backed up", "are backed up"),
+        "restore" | "snapshot restore" => ("is restored", "is restored", "are restored"),
+        "snapshot delete" => ("has one snapshot less", "has one snapshot less", "have one snapshot less"),
         "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),
         _ => ("is done", "is done", "are done"),
     };
@@ -195,6 +203,11 @@ pub fn unfinished(board: &Board, took: Duration) -> String {
     }
     let name = board.head.as_ref().map_or_else(String::new, |head| format!("cluster `{}`: ", head.cluster));
     format!("{name}{} after {}", parts.join(", "), seconds(took))
+}
+
+/// The nodes that stayed as they were.
+pub fn untouched(nodes: &[&str]) -> String {
+    format!("not touched, and as before: {}", nodes.join(", "))
 }
 
 /// How many steps came to what.

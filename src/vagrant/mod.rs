@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
-use crate::os::{Cancel, files::Error as FileError};
+use crate::os::{Cancel, files::Error as FileError, orphan};
 use crate::providers::BoxInfo;
 
 pub use error::Error;
@@ -27,6 +27,9 @@ pub use up::{Progress, Results, Up, read};
 
 /// Loading Ruby, the plugins and a Vagrantfile takes 1 to 6 s (reference: hashicorp/vagrant #11351).
 const SHORT: Duration = Duration::from_secs(120);
+
+/// What a Vagrant gets to finish what it is in the middle of when it is told to end.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// The login that every Vagrant box has (developer.hashicorp.com/vagrant/docs/boxes/base).
 pub const USER: &str = "vagrant";
@@ -47,7 +50,7 @@ pub struct Vagrant {
 impl Vagrant {
     /// A vagrant command line with everything set that could make it act differently elsewhere.
     pub fn command<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
-        let mut cmd = Cmd::new(&self.program).cwd(&self.dir);
+        let mut cmd = Cmd::new(&self.program).cwd(&self.dir).held_by(self.input());
         for arg in args {
             cmd = cmd.arg(arg.as_ref());
         }
@@ -82,6 +85,25 @@ impl Vagrant {
             .env("VAGRANT_CHECKPOINT_DISABLE", "1")
             .env("VAGRANT_BOX_UPDATE_CHECK_DISABLE", "1")
             .env("LC_ALL", "C.UTF-8")
+    }
+
+    fn input(&self) -> PathBuf {
+        self.dir.join("vagrant.input")
+    }
+
+    /// The Vagrant of this cluster that a killed p1 left running, by its pid.
+    pub fn left_behind(&self) -> Option<i32> {
+        orphan::left(&self.input(), "vagrant").map(nix::unistd::Pid::as_raw)
+    }
+
+    /// Waits for that one; false if it has not ended within the bound.
+    pub fn outlast(&self, bound: Duration) -> bool {
+        orphan::ends(&self.input(), "vagrant", bound)
+    }
+
+    /// Ends that one; false if it cannot be ended.
+    pub fn end_left_behind(&self) -> bool {
+        orphan::end(&self.input(), "vagrant", GRACE)
     }
 
     /// Makes the home. Plugins that the user installed with `vagrant plugin install` live in the

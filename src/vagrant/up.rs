@@ -55,7 +55,7 @@ impl Up<'_> {
         args.extend(["--no-install-provider", "--parallel", "--machine-readable"]);
         args.extend(self.nodes.iter().map(String::as_str));
         // An interrupt makes it finish what it is in the middle of; that needs time.
-        let cmd = self.vagrant.command(&args).grace(Duration::from_secs(20));
+        let cmd = self.vagrant.command(&args).grace(super::GRACE);
         let mut seen = Seen::default();
         let done = process::watch(&cmd, self.bound, cancel, &mut |stream, text| {
             log(text);

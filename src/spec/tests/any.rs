@@ -38,6 +38,8 @@ const WORDS: &[&str] = &[
     "path",
     "url",
     "sha256",
+    "manifests",
+    "namespaces",
     "timeouts",
     "boot",
     "retry",
@@ -244,6 +246,7 @@ fn what_a_new_spec_shows_in_comments_is_good() {
         .replace("yaml-language-server: $schema=./p1.schema.json\n", "")
         .replace("  version: v1.34.1+k3s1\n", "")
         .replace("  artifacts:\n", "")
+        .replace("manifests: [apps/]\n", "")
         .replace("Or one release:\n", "\n");
     let parsed = read(&text).unwrap_or_else(|e| panic!("{}", e.render(false)));
     assert!(parsed.warnings.is_empty());

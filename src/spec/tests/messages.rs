@@ -74,6 +74,45 @@ fn provisioners_that_do_not_fit() {
 }
 
 #[test]
+fn applications() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let object =
+        |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+    put("good.yaml", &object("Service", "web"));
+    put("again/web.yml", &object("Service", "web"));
+    put("broken.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\nkind: [\n");
+    put("values.yaml", "image: nginx\n");
+    put("chart/t.yaml", "{{- if .Values.x }}\nkind: Pod\n");
+    put("other.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: theirs}\n");
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    let spec = format!(
+        "{NODES}namespaces: [shop, Shop, shop, {{name: x, labels: {{\"a b\": c}}}}]
+manifests:
+  - good.yaml
+  - again
+  - missing.yaml
+  - broken.yaml
+  - values.yaml
+  - chart
+  - empty
+  - {{path: other.yaml, namespace: ours}}
+  - https://example.org/x.yaml
+  - {{path: good.yaml, namespac: x}}
+"
+    );
+    let said = match crate::spec::parse(&spec, &dir.path().join("cluster.yaml")) {
+        Ok(_) => panic!("it was taken"),
+        Err(invalid) => invalid.render(false),
+    };
+    assert_snapshot!(said.replace(&dir.path().display().to_string(), "DIR"));
+}
+
+#[test]
 fn yaml_itself() {
     let cases = [
         ("empty", String::new()),

@@ -87,6 +87,7 @@ nodes:
   - {name: worker, role: agent, count: 2, memory: 2048, labels: [a=b]}
 k3s:
   version: v1.34.1+k3s1
+  endpoint: k3s.lan:7443
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
   worker_config: {kubelet-arg: x}
@@ -105,12 +106,17 @@ provision:
   - {name: g, type: chef_solo, cookbooks_path: /, roles_path: /, run_list: [a], recipes: [a], json: {a: b}}
   - {name: h, type: chef_apply, recipe: a}
   - {name: i, type: salt, minion_config: /etc/passwd, run_highstate: true, masterless: true}
-timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h}
+timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h, rollout: 1s}
+verify: {image: "example.org:5000/busybox:1.36"}
+namespaces: [a, {name: b, labels: {pod-security.kubernetes.io/enforce: baseline}}]
+manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}]
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
+rollout: {workers: 2, drain: true}
 "#;
 
 fn full() -> String {
-    FULL.replace("SUM", &"0f".repeat(32))
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    FULL.replace("SUM", &"0f".repeat(32)).replace("EXAMPLES", examples)
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 12, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 16, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {
@@ -158,7 +164,7 @@ fn every_key_is_described_and_known_to_both() {
     assert!(valid(&schema, &json));
     let parsed = cluster(&full);
     assert!(read(&full).unwrap().warnings.is_empty());
-    for section in ["/network", "/k3s", "/timeouts", "/retry", "/nodes/0", "/k3s/artifacts", ""] {
+    for section in ["/network", "/k3s", "/timeouts", "/retry", "/verify", "/nodes/0", "/k3s/artifacts", ""] {
         let known = match section {
             "/nodes/0" => schema["properties"]["nodes"]["items"]["properties"].clone(),
             "/k3s/artifacts" => schema["properties"]["k3s"]["properties"]["artifacts"]["properties"].clone(),
@@ -168,8 +174,8 @@ fn every_key_is_described_and_known_to_both() {
         for key in known.as_object().unwrap().keys() {
             let object = json.pointer_mut(section).unwrap().as_object_mut().unwrap();
             let Some(value) = object.remove(key) else {
-                // Excluded by `version`, and by the first node being alone.
-                assert!(["channel", "count"].contains(&key.as_str()), "{section}/{key}");
+                // Excluded by `version`, by the first node being alone, and by the files that are named.
+                assert!(["channel", "count", "dir"].contains(&key.as_str()), "{section}/{key}");
                 continue;
             };
             // Without it: something else, or nothing at all. A key that is read and then forgotten fails here.
@@ -199,7 +205,7 @@ fn written_out_defaults_change_nothing() {
     for (key, value) in defaults(&schema()).as_object().unwrap() {
         spec[key] = value.clone();
     }
-    assert_eq!(spec["timeouts"].as_object().unwrap().len(), 7);
+    assert_eq!(spec["timeouts"].as_object().unwrap().len(), 8);
     spec["nodes"][1]["role"] =
         schema()["properties"]["nodes"]["items"]["properties"]["role"]["default"].clone();
     assert_eq!(digest(&cluster(&spec.to_string())), digest(&small));
@@ -242,6 +248,15 @@ fn both_refuse_the_same_values() {
         (
             "/timeouts",
             json!([{"boot": 5}, {"boot": "5"}, {"boot": ""}, {"boot": "5x"}, {"boot": "5s1h"}, {"x": "5s"}]),
+        ),
+        ("/verify", json!([[], "x", {"image": ""}, {"image": 1}, {"image": "a b"}, {"image": "-x"}])),
+        (
+            "/namespaces",
+            json!(["a", {}, ["A"], ["a_b"], [1], [{"name": "a", "x": 1}], [{"labels": {}}], [{"name": "a", "labels": ["a=b"]}]]),
+        ),
+        (
+            "/manifests",
+            json!(["a", {}, [""], [1], [{}], [{"path": ""}], [{"path": "x", "namespace": "A"}], [{"namespace": "a"}]]),
         ),
         ("/retry", json!([{"attempts": 0}, {"attempts": 21}, {"backoff": 1}, {"attempts": "3"}])),
     ] {

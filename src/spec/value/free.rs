@@ -256,17 +256,27 @@ impl Shape for Taints {
 
 const FEWER: &str = "A node needs a few; annotations hold what is only for people to read.";
 
-/// Reports what Kubernetes' API or the kubelet would refuse in `key=value`.
-pub(in crate::spec) fn check_label(label: &str, at: Span, report: &mut Report<'_>) -> bool {
+/// Reports what Kubernetes' API would refuse in `key=value`; the key, if it is good.
+pub(in crate::spec) fn check_any_label<'l>(
+    label: &'l str,
+    at: Span,
+    report: &mut Report<'_>,
+) -> Option<&'l str> {
     let Some((key, value)) = label.split_once('=') else {
         let message = format!("`{}` is not a label", short(label));
         report.error(at, message, "Write `key=value`; the value may be empty: `key=`.");
-        return false;
+        return None;
     };
     if !is_qualified(key) || !is_value(value) {
         report.error(at, format!("`{}` is not a label", short(label)), SYNTAX);
-        return false;
+        return None;
     }
+    Some(key)
+}
+
+/// Reports what Kubernetes' API or the kubelet would refuse in `key=value`.
+pub(in crate::spec) fn check_label(label: &str, at: Span, report: &mut Report<'_>) -> bool {
+    let Some(key) = check_any_label(label, at, report) else { return false };
     if !kubelet_accepts(key) {
         let message = format!("the kubelet refuses to start with the label `{}`", short(key));
         let help = "Labels of kubernetes.io and k8s.io are Kubernetes' own. Use a name of your own, or one \

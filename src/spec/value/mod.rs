@@ -1,15 +1,17 @@
 //! The single values of a spec: names, addresses, sizes, times, files. Each knows its schema, its
 //! rules and what to say when they are broken.
 
+mod apps;
 mod free;
 mod k3s;
 mod net;
 mod place;
 
+pub(super) use apps::{Image, ManifestEntry, NamespaceEntry};
 pub(super) use free::{Config, Labels, Map, Taints, check_label, check_taint};
 pub(super) use k3s::{Channel, Version};
 pub(super) use net::{Address, Cidr, is_private};
-pub(super) use place::{AnyPath, FilePath};
+pub(super) use place::{AnyPath, FilePath, FolderPath};
 
 use std::time::Duration;
 

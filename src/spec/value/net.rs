@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::{Value as Json, json};
 
+use super::is_label;
+use crate::spec::Endpoint;
 use crate::spec::node::Node;
 use crate::spec::report::Report;
 use crate::spec::shape::{Shape, text};
@@ -32,6 +34,33 @@ impl Shape for Address {
                     _ => HELP.to_owned(),
                 };
                 report.error(node.at, message, help);
+                None
+            }
+        }
+    }
+}
+
+impl Shape for Endpoint {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "Write a name or an IPv4 address, with a port if it is not 6443: `k3s.lan`, \
+                            `192.168.56.100:7443`.";
+        let text = text(node, report)?;
+        let (host, port) = text.split_once(':').unwrap_or((text, "6443"));
+        let labels = |host: &str| {
+            host.len() <= 253 && host.split('.').all(|label| is_label(&label.to_ascii_lowercase()))
+        };
+        // What is all digits and dots was meant to be an address.
+        let digits = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let good = if digits { host.parse::<Ipv4Addr>().is_ok() } else { labels(host) };
+        match port.parse() {
+            Ok(port @ 1..) if good => Some(Self { host: host.to_owned(), port }),
+            _ => {
+                let message = format!("`{}` is not a name or address of the API", node.shown(report));
+                report.error(node.at, message, HELP);
                 None
             }
         }

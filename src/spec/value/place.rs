@@ -63,6 +63,26 @@ fn path(node: &Node, fits: &dyn Fn(&std::fs::Metadata) -> bool, report: &mut Rep
     None
 }
 
+/// A folder on this host, absolute; it need not be there yet.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct FolderPath(pub PathBuf);
+
+impl Shape for FolderPath {
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        if text.is_empty() || text.starts_with('~') || text.chars().any(char::is_control) {
+            let message = format!("`{}` is not a folder", node.shown(report));
+            report.error(node.at, message, "Write a path relative to the spec's folder, or a whole one.");
+            return None;
+        }
+        Some(Self(report.base.join(text).components().filter(|c| *c != Component::CurDir).collect()))
+    }
+}
+
 /// An `http`, `https` or `file` URL.
 #[derive(Clone, Debug)]
 pub(in crate::spec) struct Url(pub String);

@@ -19,7 +19,8 @@ const BALANCER: &str = "https://127.0.0.1:6444";
 
 /// A node that has its certificates.
 pub struct Joined {
-    pub url: String,
+    /// All servers that it knows, the one it joined through first.
+    pub urls: Vec<String>,
     pub ca: String,
     pub client: Pair,
     pub serving: Pair,
@@ -36,7 +37,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let Some(token) = config.token() else { log::fatal("Error: --token is required") };
     let Some(url) = config.server_url() else { log::fatal("Error: --server is required") };
     std::thread::spawn(move || {
-        let joined = join(&config, &url, &token);
+        let joined = join(&config, &urls(&config, url), &token);
         log::info("k3s agent is up and running");
         notify::ready();
         kubelet::run(&config, &joined);
@@ -46,19 +47,47 @@ pub fn main(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Blocks until the cluster has taken the node in.
-pub fn join(config: &Config, url: &str, token: &str) -> Joined {
+/// What the load balancer knew before the last stop.
+const BALANCER_FILE: &str = "etc/k3s-agent-load-balancer.json";
+
+/// Where to join: the server of the configuration, and those that the load balancer remembers.
+fn urls(config: &Config, url: String) -> Vec<String> {
+    let kept = util::read(config.data_dir().join("agent").join(BALANCER_FILE));
+    let kept: Value = kept.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+    let mut urls = vec![url];
+    for known in kept["ServerAddresses"].as_array().into_iter().flatten().filter_map(|u| u.as_str()) {
+        if !urls.iter().any(|u| u == known) {
+            urls.push(known.to_owned());
+        }
+    }
+    urls
+}
+
+/// Remembers the servers for the next start.
+pub fn remember(config: &Config, urls: &[String]) {
+    let text = serde_json::json!({"ServerURL": urls.first(), "ServerAddresses": urls}).to_string();
+    let file = config.data_dir().join("agent").join(BALANCER_FILE);
+    let _ = util::write_atomically(&file, text.as_bytes(), 0o600);
+}
+
+/// Blocks until the cluster has taken the node in, through one of these servers.
+pub fn join(config: &Config, urls: &[String], token: &str) -> Joined {
     let ips = kubelet::node_ips(config);
-    let ca = loop {
+    let mut turn = urls.iter().cycle();
+    let (url, ca) = loop {
+        let url = turn.next().expect("there is at least one server");
         match validate(url, token) {
-            Ok(ca) => break ca,
+            Ok(ca) => break (url.as_str(), ca),
             Err(why) => log::error(format!("Failed to validate connection to cluster at {url}: {why}")),
         }
         std::thread::sleep(paths::seconds("validate_retry", 2.0));
     };
     loop {
         match configure(config, url, token, &ca, &ips) {
-            Ok(joined) => return joined,
+            Ok(mut joined) => {
+                joined.urls.extend(urls.iter().filter(|u| *u != url).cloned());
+                return joined;
+            }
             Err(why) => {
                 log::info(format!("Waiting to retrieve agent configuration; server is not ready: {why}"))
             }
@@ -71,7 +100,7 @@ pub fn join(config: &Config, url: &str, token: &str) -> Joined {
 }
 
 /// `clientaccess.ParseAndValidateToken`: fetches the CA, and checks it when the token has its hash.
-fn validate(url: &str, token: &str) -> Result<String, String> {
+pub fn validate(url: &str, token: &str) -> Result<String, String> {
     let hash = match token.strip_prefix("K10") {
         Some(rest) => Some(rest.split_once("::").ok_or("invalid token format")?.0),
         None => None,
@@ -159,7 +188,15 @@ fn configure(config: &Config, url: &str, token: &str, ca: &str, ips: &[String]) 
     };
     let serving = named("serving-kubelet")?;
     let client = named("client-kubelet")?;
-    Ok(Joined { url: url.to_owned(), ca: ca.to_owned(), client, serving, name, ips: ips.to_vec(), cluster })
+    Ok(Joined {
+        urls: vec![url.to_owned()],
+        ca: ca.to_owned(),
+        client,
+        serving,
+        name,
+        ips: ips.to_vec(),
+        cluster,
+    })
 }
 
 /// Made once per machine and kept by the uninstall script, so a machine keeps its name across

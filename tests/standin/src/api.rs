@@ -7,10 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::certs::{self, Authority};
+use crate::etcd::{self, Etcd, Leader};
 use crate::http::{Request, Response};
 use crate::resources::{self, Resource};
 use crate::store::{self, State, Store};
-use crate::{log, selector, util};
+use crate::{controllers, log, selector, util};
 
 pub struct Api {
     pub store: Arc<Store>,
@@ -21,6 +22,12 @@ pub struct Api {
     /// What joining nodes are told about the cluster.
     pub cluster: Value,
     pub version: String,
+    /// With several servers, or one that can become several.
+    pub etcd: Option<Arc<Etcd>>,
+    /// Where the authorities' files are.
+    pub tls: std::path::PathBuf,
+    /// Where this server is reached.
+    pub url: String,
 }
 
 /// Who is asking.
@@ -48,13 +55,35 @@ impl Api {
             return Response::failure(401, "Unauthorized", "Unauthorized", json!({}));
         };
         if let Some(rest) = path.strip_prefix("/v1-k3s/") {
-            return self.supervisor(rest, request, group);
+            return self.supervisor(rest, request, name, group);
         }
         let node = match group.as_str() {
             "system:masters" => None,
             "system:nodes" => name.strip_prefix("system:node:"),
             _ => Some(""),
         };
+        if let Some(etcd) = &self.etcd {
+            match (path, etcd.leader()) {
+                ("/readyz" | "/livez" | "/healthz", None) => {
+                    let failing = "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed\n";
+                    return Response::text(500, failing);
+                }
+                ("/readyz" | "/livez" | "/healthz" | "/version", _) | (_, Some(Leader::Me)) => {}
+                (_, Some(Leader::At(_)) | None) if request.header("standin-user").is_some() => {
+                    return etcd::no_leader("etcdserver: leader changed");
+                }
+                (_, Some(Leader::At(url))) => return etcd.hand_on(&url, request, name, group),
+                (_, None) => return etcd::no_leader("etcdserver: no leader"),
+            }
+        }
+        let answer = self.answer(path, request, node, name);
+        if let Some(etcd) = self.etcd.as_ref().filter(|_| request.method != "GET") {
+            etcd.push();
+        }
+        answer
+    }
+
+    fn answer(&self, path: &str, request: &Request, node: Option<&str>, name: &str) -> Response {
         match path {
             "/readyz" | "/livez" | "/healthz" => Response::text(200, "ok"),
             "/version" => Response::json(200, &self.version_info()),
@@ -96,6 +125,11 @@ impl Api {
         let agent = self.agent_password.as_deref() == Some(password);
         let named = |name: &str, group: &str| Who::User { name: name.into(), group: group.into() };
         match user {
+            // Another server's word for somebody that it knows.
+            "server" if server && request.header("standin-user").is_some() => named(
+                request.header("standin-user").unwrap_or_default(),
+                request.header("standin-group").unwrap_or_default(),
+            ),
             "server" if server => named("server", "k3s:server"),
             "node" if server || agent => named("node", "k3s:agent"),
             id if self.bootstrap_token(id, password) => named("node", "k3s:agent"),
@@ -126,11 +160,40 @@ impl Api {
     }
 
     /// The paths joining nodes use (`pkg/server/handlers`).
-    fn supervisor(&self, path: &str, request: &Request, group: &str) -> Response {
+    fn supervisor(&self, path: &str, request: &Request, name: &str, group: &str) -> Response {
         if !matches!(group, "k3s:agent" | "k3s:server" | "system:nodes" | "system:masters") {
             return Response::failure(403, "Forbidden", "forbidden", json!({}));
         }
+        let server = matches!(group, "k3s:server" | "system:masters");
+        let own = matches!(path, etcd::PEERS | etcd::STATE | etcd::MEMBERS | "server-bootstrap");
+        if own && !server {
+            return Response::failure(403, "Forbidden", "forbidden", json!({}));
+        }
+        if let Some(etcd) = &self.etcd {
+            // What has to be written down is for the one that leads.
+            let writes = matches!(path, "client-kubelet.crt" | "serving-kubelet.crt" | etcd::MEMBERS);
+            match etcd.leader() {
+                Some(Leader::At(url)) if writes && request.header("standin-user").is_none() => {
+                    return etcd.hand_on(&url, request, name, group);
+                }
+                Some(Leader::Me) => {}
+                _ if writes => return etcd::no_leader("etcdserver: no leader"),
+                _ => {}
+            }
+            if matches!(path, etcd::PEERS | etcd::STATE | etcd::MEMBERS) {
+                return etcd.answer(path, request);
+            }
+        } else if path == etcd::MEMBERS {
+            let why = "the server keeps its state in SQLite; it has to be restarted with --cluster-init";
+            return Response::failure(400, "BadRequest", why, json!({}));
+        }
         match path {
+            "server-bootstrap" => Response::json(200, &etcd::bootstrap(&self.tls)),
+            // pkg/server/handlers: the addresses behind the Service `kubernetes`.
+            "apiservers" => {
+                let all = self.etcd.as_ref().map_or_else(|| vec![self.url.clone()], |e| e.addresses());
+                Response::json(200, &json!(all))
+            }
             "config" => Response::json(200, &self.cluster),
             "readyz" => Response::text(200, "ok"),
             "client-ca.crt" => Response::text(200, self.client_ca.pem.clone()),
@@ -248,7 +311,7 @@ impl Api {
         let at = Place { resource, namespace, name, sub };
         match (request.method.as_str(), name) {
             ("GET" | "HEAD", None) => self.list(&at, request),
-            ("GET" | "HEAD", Some(_)) => self.get(&at),
+            ("GET" | "HEAD", Some(_)) => self.get(&at, request),
             ("POST", None) => self.create(&at, request),
             ("PUT" | "PATCH", Some(_)) => self.change(&at, request),
             ("DELETE", Some(_)) => self.delete(&at),
@@ -264,11 +327,12 @@ impl Api {
 
     fn list(&self, at: &Place, request: &Request) -> Response {
         let state = self.store.lock();
-        let items: Vec<&Value> = state
+        let items: Vec<Value> = state
             .list(at.resource.prefix, at.resource.plural, at.namespace)
             .map(|(_, object)| object)
             .filter(|o| request.parameter("labelSelector").is_none_or(|s| selector::labels_match(o, s)))
             .filter(|o| request.parameter("fieldSelector").is_none_or(|s| selector::fields_match(o, s)))
+            .map(|o| shown(o, request))
             .collect();
         Response::json(
             200,
@@ -279,9 +343,15 @@ impl Api {
         )
     }
 
-    fn get(&self, at: &Place) -> Response {
+    fn get(&self, at: &Place, request: &Request) -> Response {
         match self.store.lock().objects.get(&at.key()) {
-            Some(object) => Response::json(200, object),
+            Some(pod) if at.resource.plural == "pods" && at.sub == Some("log") => {
+                match controllers::log_of(pod, request.parameter("previous") == Some("true")) {
+                    Ok(text) => Response::text(200, text),
+                    Err(why) => Response::failure(400, "BadRequest", why, json!({})),
+                }
+            }
+            Some(object) => Response::json(200, &shown(object, request)),
             None => at.not_found(),
         }
     }
@@ -350,6 +420,20 @@ impl Api {
                     object["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(name);
                 }
                 "pods" => object["status"] = json!({"phase": "Pending"}),
+                "services" if object["spec"]["clusterIP"].is_null() => {
+                    object["spec"]["clusterIP"] = json!(self.free_service_address(state));
+                    if object["spec"]["type"].is_null() {
+                        object["spec"]["type"] = json!("ClusterIP");
+                    }
+                }
+                "customresourcedefinitions" => {
+                    for (prefix, plural, kind, namespaced) in resources::defined(&object) {
+                        resources::learn(&prefix, &plural, &kind, namespaced);
+                    }
+                    object["status"] = json!({"conditions": [
+                        {"type": "NamesAccepted", "status": "True"}, {"type": "Established", "status": "True"},
+                    ]});
+                }
                 _ => {}
             }
             Response::json(201, &state.put(&at.key(), object))
@@ -370,9 +454,8 @@ impl Api {
         let Ok(change) = parse(request) else {
             return bad_body();
         };
-        let missing = !self.store.lock().objects.contains_key(&at.key());
-        if missing && kind.starts_with("application/apply-patch") {
-            return self.create(&Place { name: None, ..*at }, request);
+        if kind.starts_with("application/apply-patch") {
+            return self.apply(at, request, &change);
         }
         self.store.update(|state| {
             let Some(old) = state.objects.get(&at.key()).cloned() else {
@@ -408,16 +491,87 @@ impl Api {
         })
     }
 
+    /// Server-side apply: what a manager applied before and does not any more goes, the rest is merged.
+    /// Conflicts with others' fields are not looked for, as with `force=true`.
+    fn apply(&self, at: &Place, request: &Request, change: &Value) -> Response {
+        let manager = request.parameter("fieldManager").unwrap_or("kubectl");
+        let note = format!("standin/applied/{manager}/{}", at.key());
+        let keep = |state: &mut State| {
+            let mut kept = json!({"metadata": {}, "applied": change});
+            kept["applied"]["metadata"].as_object_mut().map(|m| m.remove("namespace"));
+            state.put(&note, kept);
+        };
+        if !self.store.lock().objects.contains_key(&at.key()) {
+            let answer = self.create(&Place { name: None, ..*at }, request);
+            if answer.status == 201 {
+                self.store.update(keep);
+            }
+            return answer;
+        }
+        self.store.update(|state| {
+            let Some(old) = state.objects.get(&at.key()).cloned() else { return at.not_found() };
+            let mut new = old.clone();
+            if let Some(before) = state.objects.get(&note) {
+                without(&mut new, &before["applied"], change);
+            }
+            merge(&mut new, change);
+            if new == old {
+                return Response::json(200, &old);
+            }
+            if request.parameter("dryRun") == Some("All") {
+                return Response::json(200, &new);
+            }
+            if new["spec"] != old["spec"] && old["metadata"].get("generation").is_some() {
+                new["metadata"]["generation"] =
+                    json!(old["metadata"]["generation"].as_u64().unwrap_or(1) + 1);
+            }
+            keep(state);
+            Response::json(200, &state.put(&at.key(), new))
+        })
+    }
+
+    /// An address of the services' network that no service has.
+    fn free_service_address(&self, state: &State) -> Option<String> {
+        let range = self.cluster["ServiceIPRange"].as_str().unwrap_or("10.43.0.0/16");
+        let base: Vec<&str> = range.split('.').take(2).collect();
+        let used =
+            |a: &String| state.list("api/v1", "services", None).any(|(_, s)| s["spec"]["clusterIP"] == **a);
+        let mut all = (100..=65_000_u16).map(|n| format!("{}.{}.{}", base.join("."), n >> 8, n & 255));
+        all.find(|a| !used(a))
+    }
+
     fn delete(&self, at: &Place) -> Response {
         self.store.update(|state| {
             let Some(object) = state.remove(&at.key()) else { return at.not_found() };
             let name = at.name.unwrap_or_default();
+            // A new object of that name was applied by nobody.
+            let ending = format!("/{}", at.key());
+            let notes: Vec<String> = state
+                .objects
+                .keys()
+                .filter(|k| k.starts_with("standin/applied/") && k.ends_with(&ending))
+                .cloned()
+                .collect();
+            for note in notes {
+                state.remove(&note);
+            }
             match at.resource.plural {
+                "customresourcedefinitions" => {
+                    for (prefix, plural, ..) in resources::defined(&object) {
+                        resources::forget(&prefix, &plural);
+                        let all: Vec<String> =
+                            state.list(&prefix, &plural, None).map(|(k, _)| k.clone()).collect();
+                        for key in all {
+                            state.remove(&key);
+                        }
+                    }
+                }
                 // pkg/node/controller.go removes the node password together with its node.
                 "nodes" => {
                     state.heard.remove(name);
                     let secret = format!("{name}.node-password.k3s");
                     state.remove(&store::key("api/v1", "secrets", Some("kube-system"), &secret));
+                    Etcd::forget(state, name);
                 }
                 "namespaces" => {
                     let inside: Vec<String> = state
@@ -428,6 +582,10 @@ impl Api {
                         .collect();
                     for key in inside {
                         state.remove(&key);
+                        let ending = format!("/{key}");
+                        state
+                            .objects
+                            .retain(|k, _| !(k.starts_with("standin/applied/") && k.ends_with(&ending)));
                     }
                 }
                 _ => {}
@@ -524,10 +682,35 @@ pub fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
+/// Takes out of `target` what is in `before` and not in `now`.
+fn without(target: &mut Value, before: &Value, now: &Value) {
+    let (Some(fields), Some(old)) = (target.as_object_mut(), before.as_object()) else { return };
+    for (key, value) in old {
+        match now.get(key) {
+            None => _ = fields.remove(key),
+            Some(kept) => {
+                if let Some(inner) = fields.get_mut(key) {
+                    without(inner, value, kept);
+                }
+            }
+        }
+    }
+}
+
+/// An object as it is asked for: whole, or its metadata alone.
+fn shown(object: &Value, request: &Request) -> Value {
+    if !request.header("accept").is_some_and(|a| a.contains("as=PartialObjectMetadata")) {
+        return object.clone();
+    }
+    json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
+    })
+}
+
 fn groups() -> Value {
     let mut seen: Vec<&str> = vec![];
     let mut list = vec![];
-    for resource in resources::ALL.iter().filter(|r| !r.group().is_empty()) {
+    for resource in resources::all().into_iter().filter(|r| !r.group().is_empty()) {
         if !seen.contains(&resource.prefix) {
             seen.push(resource.prefix);
             let version = json!({"groupVersion": resource.api_version(), "version": resource.prefix.rsplit('/').next()});
@@ -538,8 +721,8 @@ fn groups() -> Value {
 }
 
 fn discovery(prefix: &str) -> Response {
-    let list: Vec<Value> = resources::ALL
-        .iter()
+    let list: Vec<Value> = resources::all()
+        .into_iter()
         .filter(|r| r.prefix == prefix)
         .map(|r| {
             json!({
@@ -565,6 +748,17 @@ fn hash_password(salt: &str, password: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_applied_no_more_goes_and_others_fields_stay() {
+        let mut target = json!({"spec": {"a": 1, "b": {"c": 1, "d": 1}, "theirs": 1}});
+        without(
+            &mut target,
+            &json!({"spec": {"a": 1, "b": {"c": 1, "d": 1}}}),
+            &json!({"spec": {"b": {"d": 2}}}),
+        );
+        assert_eq!(target, json!({"spec": {"b": {"d": 1}, "theirs": 1}}));
+    }
 
     #[test]
     fn conditions_merge_by_type_and_null_removes() {

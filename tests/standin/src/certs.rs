@@ -25,6 +25,7 @@ pub struct Authority {
 }
 
 /// A certificate followed by its key, both PEM: what the supervisor hands to joining nodes.
+#[derive(Clone)]
 pub struct Pair {
     pub cert: String,
     pub key: String,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -22,6 +22,7 @@ pub struct Client {
     tls: Arc<ClientConfig>,
     authorization: Option<String>,
     headers: Vec<(String, String)>,
+    bound: Duration,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,14 @@ impl Client {
             Some(pair) => builder.with_client_auth_cert(pair.chain()?, pair.private_key()?)?,
             None => builder.with_no_client_auth(),
         };
-        Ok(Client { host, port, tls: Arc::new(tls), authorization: None, headers: vec![] })
+        Ok(Client {
+            host,
+            port,
+            tls: Arc::new(tls),
+            authorization: None,
+            headers: vec![],
+            bound: Duration::from_secs(30),
+        })
     }
 
     pub fn basic(mut self, user: &str, password: &str) -> Self {
@@ -91,15 +99,21 @@ impl Client {
         self
     }
 
+    /// No part of a request takes longer.
+    pub fn within(mut self, bound: Duration) -> Self {
+        self.bound = bound;
+        self
+    }
+
     pub fn get(&self, path: &str) -> io::Result<Answer> {
         self.send("GET", path, None)
     }
 
     pub fn send(&self, method: &str, path: &str, body: Option<(&str, String)>) -> io::Result<Answer> {
         let address = SocketAddr::new(self.address()?, self.port);
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-        socket.set_read_timeout(Some(Duration::from_secs(30)))?;
-        socket.set_write_timeout(Some(Duration::from_secs(30)))?;
+        let socket = TcpStream::connect_timeout(&address, self.bound.min(Duration::from_secs(10)))?;
+        socket.set_read_timeout(Some(self.bound))?;
+        socket.set_write_timeout(Some(self.bound))?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         let connection = ClientConnection::new(self.tls.clone(), name).map_err(io::Error::other)?;
@@ -140,6 +154,63 @@ impl Client {
 
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// Makes a client for a server's URL.
+type Make = Box<dyn Fn(&str) -> Result<Client, Error> + Send + Sync>;
+
+/// The client load balancer of k3s' agents: one server after the other, beginning with the one that
+/// answered last.
+pub struct Balancer {
+    clients: Mutex<Vec<(String, Arc<Client>)>>,
+    make: Make,
+}
+
+impl Balancer {
+    pub fn new(
+        urls: &[String],
+        make: impl Fn(&str) -> Result<Client, Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let this = Balancer { clients: Mutex::default(), make: Box::new(make) };
+        this.set(urls)?;
+        Ok(this)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(String, Arc<Client>)>> {
+        self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Other servers; the one in use stays the first as long as it is one of them.
+    pub fn set(&self, urls: &[String]) -> Result<(), Error> {
+        let mut all = self.lock();
+        let first = all.first().map(|(url, _)| url.clone());
+        let mut new = Vec::new();
+        for url in urls {
+            let old = all.iter().find(|(known, _)| known == url).map(|(_, client)| client.clone());
+            new.push((url.clone(), old.map_or_else(|| (self.make)(url).map(Arc::new), Ok)?));
+        }
+        new.sort_by_key(|(url, _)| Some(url) != first.as_ref());
+        *all = new;
+        Ok(())
+    }
+
+    pub fn send(&self, method: &str, path: &str, body: Option<(&str, String)>) -> io::Result<Answer> {
+        let all = self.lock().clone();
+        let mut last = io::Error::other("no servers");
+        for (i, (url, client)) in all.iter().enumerate() {
+            match client.send(method, path, body.clone()) {
+                Ok(answer) => {
+                    if i > 0 {
+                        crate::log::info(format!("Updated load balancer k3s-agent-load-balancer: now {url}"));
+                        self.lock().sort_by_key(|(known, _)| known != url);
+                    }
+                    return Ok(answer);
+                }
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::etcd::Etcd;
 use crate::server::ensure;
 use crate::store::{self, State, Store};
 use crate::{faults, kubelet, log, paths, selector, util};
@@ -16,6 +17,11 @@ use crate::{faults, kubelet, log, paths, selector, util};
 /// What every cluster has before anybody asks for anything.
 pub fn seed(store: &Store, config: &Config) {
     store.update(|state| {
+        let definitions = state.list("apis/apiextensions.k8s.io/v1", "customresourcedefinitions", None);
+        for (prefix, plural, kind, namespaced) in definitions.flat_map(|(_, d)| crate::resources::defined(d))
+        {
+            crate::resources::learn(&prefix, &plural, &kind, namespaced);
+        }
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             ensure(
                 state,
@@ -36,6 +42,13 @@ pub fn seed(store: &Store, config: &Config) {
         packaged(state, config, "traefik", "traefik", "app.kubernetes.io/name", "traefik");
         if !config.disabled("traefik") {
             service(state, "kube-system", "traefik", "10.43.0.80", 80);
+            let key = store::key("api/v1", "services", Some("kube-system"), "traefik");
+            if let Some(mut traefik) = state.objects.get(&key).cloned()
+                && !config.disabled("servicelb")
+            {
+                traefik["spec"]["type"] = json!("LoadBalancer");
+                state.put(&key, traefik);
+            }
         }
     });
 }
@@ -76,14 +89,21 @@ fn packaged(state: &mut State, config: &Config, component: &str, name: &str, lab
     );
 }
 
-pub fn start(store: Arc<Store>) {
+/// With several servers only the one that leads does it.
+pub fn start(store: Arc<Store>, etcd: Option<Arc<Etcd>>) {
     let grace = paths::seconds("grace", 40.0);
     let period = paths::seconds("controller_period", 1.0).max(Duration::from_millis(20));
     std::thread::spawn(move || {
         loop {
+            if etcd.as_ref().is_some_and(|e| !e.leads()) {
+                std::thread::sleep(period);
+                continue;
+            }
             store.update(|state| {
                 nodes(state, grace);
                 workloads(state);
+                endpoints(state);
+                doors(state);
             });
             std::thread::sleep(period);
         }
@@ -149,10 +169,11 @@ fn nodes(state: &mut State, grace: Duration) {
 
 fn record(state: &mut State, mut event: Value) {
     State::stamp(&mut event);
+    let namespace = event["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
     let key = store::key(
         "api/v1",
         "events",
-        Some("default"),
+        Some(&namespace),
         event["metadata"]["name"].as_str().unwrap_or_default(),
     );
     state.put(&key, event);
@@ -302,6 +323,110 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
     }
 }
 
+/// A warning about a pod, once for each reason.
+fn warn(state: &mut State, pod: &Value, reason: &str, message: &str) {
+    let meta = &pod["metadata"];
+    let (name, namespace) =
+        (meta["name"].as_str().unwrap_or_default(), meta["namespace"].as_str().unwrap_or("default"));
+    let told = state.list("api/v1", "events", Some(namespace)).any(|(_, e)| {
+        e["involvedObject"]["uid"] == meta["uid"] && e["reason"] == reason && e["message"] == message
+    });
+    if told {
+        return;
+    }
+    let mut event = kubelet::new_event(name, reason, "Warning", message, "kubelet");
+    event["metadata"]["namespace"] = json!(namespace);
+    event["involvedObject"] =
+        json!({"kind": "Pod", "name": name, "namespace": namespace, "uid": meta["uid"]});
+    record(state, event);
+}
+
+/// What a container said: the stand-in runs none, so it says that, and how a fault ended it.
+pub fn log_of(pod: &Value, previous: bool) -> Result<String, String> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let container = &pod["status"]["containerStatuses"][0];
+    if let Some(said) = container["state"]["terminated"]["message"].as_str() {
+        return Ok(said.to_owned());
+    }
+    if container["lastState"]["terminated"].is_object() || container["state"]["terminated"]["exitCode"] == 1 {
+        return Ok("k3s stand-in: no container runs here\nstand-in fault crash: exiting with 1\n".into());
+    }
+    match (previous, &container["state"]) {
+        (false, state) if state["running"].is_object() || state["terminated"].is_object() => {
+            Ok(format!("k3s stand-in: no container runs here; {name} is a record\n"))
+        }
+        (true, _) => Err(format!("previous terminated container of pod {name} not found")),
+        _ => Err(format!("container in pod {name} is waiting to start")),
+    }
+}
+
+/// The addresses of a service that is offered outside: every Ready node's, as k3s' ServiceLB has it.
+fn doors(state: &mut State) {
+    let ready: Vec<Value> = state
+        .list("api/v1", "nodes", None)
+        .filter(|(_, n)| is_ready(n))
+        .map(|(_, n)| json!({"ip": n["status"]["addresses"][0]["address"]}))
+        .collect();
+    let status = json!({"loadBalancer": {"ingress": ready}});
+    let open: Vec<(String, Value)> = state
+        .list("api/v1", "services", None)
+        .filter(|(_, s)| s["spec"]["type"] == "LoadBalancer" && s["status"] != status)
+        .map(|(k, s)| (k.clone(), s.clone()))
+        .collect();
+    for (key, mut service) in open {
+        service["status"] = status.clone();
+        state.put(&key, service);
+    }
+}
+
+/// The addresses behind each service: its ready pods'.
+fn endpoints(state: &mut State) {
+    let services: Vec<Value> = state.list("api/v1", "services", None).map(|(_, s)| s.clone()).collect();
+    for service in services.iter().filter(|s| s["spec"]["selector"].is_object()) {
+        let (name, namespace) = (
+            service["metadata"]["name"].as_str().unwrap_or_default(),
+            service["metadata"]["namespace"].as_str().unwrap_or_default(),
+        );
+        let addresses: Vec<Value> = state
+            .list("api/v1", "pods", Some(namespace))
+            .filter(|(_, p)| selector::matches_all(p, &service["spec"]["selector"]) && is_ready(p))
+            .map(|(_, p)| {
+                json!({"ip": p["status"]["podIP"], "nodeName": p["spec"]["nodeName"],
+                "targetRef": {"kind": "Pod", "name": p["metadata"]["name"], "namespace": namespace}})
+            })
+            .collect();
+        let subsets = match addresses.is_empty() {
+            true => json!([]),
+            false => json!([{"addresses": addresses, "ports": service["spec"]["ports"]}]),
+        };
+        let key = store::key("api/v1", "endpoints", Some(namespace), name);
+        let old = state.objects.get(&key).cloned();
+        if old.as_ref().is_some_and(|o| o["subsets"] == subsets) {
+            continue;
+        }
+        let mut object = old.unwrap_or_else(|| {
+            let mut new = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": name, "namespace": namespace}});
+            State::stamp(&mut new);
+            new
+        });
+        object["subsets"] = subsets;
+        state.put(&key, object);
+    }
+    let orphans: Vec<String> = state
+        .list("api/v1", "endpoints", None)
+        .filter(|(_, e)| {
+            !services.iter().any(|s| {
+                s["metadata"]["name"] == e["metadata"]["name"]
+                    && s["metadata"]["namespace"] == e["metadata"]["namespace"]
+            })
+        })
+        .map(|(k, _)| k.clone())
+        .collect();
+    for key in orphans {
+        state.remove(&key);
+    }
+}
+
 /// One step in a pod's life: schedule, pull, run, finish; or stop being ready with its node.
 fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
     let mut pod = old.clone();
@@ -321,8 +446,10 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
         match fitting.first() {
             Some((_, node)) => pod["spec"]["nodeName"] = json!(node),
             None => {
+                let message = format!("0/{} nodes are available", nodes.len());
+                warn(state, old, "FailedScheduling", &message);
                 pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-                "message": format!("0/{} nodes are available", nodes.len())}])
+                "message": message}])
             }
         }
         if pod != *old {
@@ -340,15 +467,31 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             "name": c["name"], "image": c["image"], "imageID": "", "ready": ready, "started": ready, "restartCount": 0, "state": state,
         })).collect()
     };
-    let unpullable = faults::get("image-pull").filter(|t| !t.is_empty()).and_then(|t| {
-        containers.iter().find_map(|c| c["image"].as_str().filter(|i| i.contains(&t)).map(str::to_owned))
-    });
+    let struck = |fault: &str| {
+        faults::get(fault).filter(|t| !t.is_empty()).and_then(|t| {
+            containers.iter().find_map(|c| c["image"].as_str().filter(|i| i.contains(&t)).map(str::to_owned))
+        })
+    };
+    let unpullable = struck("image-pull");
     let once = old["spec"]["restartPolicy"].as_str().is_some_and(|p| p != "Always");
     match phase {
         "Pending" if up => {
             if let Some(image) = unpullable {
                 let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": format!("Back-off pulling image \"{image}\"")}});
+                warn(state, old, "Failed", &format!("Failed to pull image \"{image}\": not found"));
                 pod["status"]["containerStatuses"] = states(false, &waiting);
+            } else if struck("crash").is_some() {
+                // Once, so that a record does not change with every look.
+                if old["status"]["containerStatuses"][0]["lastState"]["terminated"].is_null() {
+                    warn(state, old, "BackOff", "Back-off restarting failed container");
+                    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}});
+                    let mut all = states(false, &waiting);
+                    for c in all.as_array_mut().into_iter().flatten() {
+                        c["restartCount"] = json!(3);
+                        c["lastState"] = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+                    }
+                    pod["status"]["containerStatuses"] = all;
+                }
             } else {
                 let address = node["status"]["addresses"][0]["address"].clone();
                 let cidr =
@@ -370,8 +513,10 @@ fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
             pod["status"]["phase"] = json!("Succeeded");
             pod["status"]["conditions"] =
                 json!([{"type": "Ready", "status": "False", "reason": "PodCompleted"}]);
-            pod["status"]["containerStatuses"] =
-                states(false, &json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+            pod["status"]["containerStatuses"] = states(
+                false,
+                &json!({"terminated": {"exitCode": 0, "reason": "Completed", "message": crate::ingress::asked(state, old)}}),
+            );
         }
         "Running" if is_ready(old) != up => {
             for c in pod["status"]["conditions"]

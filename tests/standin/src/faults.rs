@@ -17,6 +17,7 @@
 //! | `slow-start=SECONDS` | sleeps before doing anything |
 //! | `oom[=SECONDS]` | kills itself with SIGKILL, after so many seconds |
 //! | `silent` | a running node sends no heartbeats, so the server marks it Unknown; heals |
+//! | `crash=TEXT` | (server) containers whose image contains TEXT end with exit code 1 again and again; heals |
 //! | `image-pull=TEXT` | (server) pods whose image contains TEXT stay in ImagePullBackOff; heals |
 //!
 //! `unit-crash`, `slow-start` and `oom` also exist as `NAME-once`: the marker is removed when it
@@ -39,6 +40,7 @@ const NAMES: &[&str] = &[
     "oom",
     "silent",
     "image-pull",
+    "crash",
     "unit-crash-once",
     "slow-start-once",
     "oom-once",

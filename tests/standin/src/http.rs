@@ -16,6 +16,8 @@ const IDLE: Duration = Duration::from_secs(60);
 
 pub struct Request {
     pub method: String,
+    /// Path and query as they were sent.
+    pub target: String,
     pub path: String,
     pub query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
@@ -228,6 +230,7 @@ fn read_request<S: Read + Write>(stream: &mut BufReader<S>) -> io::Result<Option
         .collect();
     Ok(Some(Request {
         method: method.to_owned(),
+        target: target.to_owned(),
         path: decode(path),
         query,
         headers,

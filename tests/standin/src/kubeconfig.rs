@@ -9,11 +9,11 @@ use serde_yaml::Value;
 use crate::certs::{Error, Pair};
 use crate::{paths, util};
 
-pub fn write(path: &Path, mode: u32, port: u16, ca: &str, admin: &Pair) -> std::io::Result<()> {
+pub fn write(path: &Path, mode: u32, at: &str, ca: &str, admin: &Pair) -> std::io::Result<()> {
     let b = |text: &str| STANDARD.encode(text);
     let text = format!(
         "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    \
-         server: https://127.0.0.1:{port}\n  name: default\ncontexts:\n- context:\n    \
+         server: https://{at}\n  name: default\ncontexts:\n- context:\n    \
          cluster: default\n    user: default\n  name: default\ncurrent-context: default\n\
          kind: Config\nusers:\n- name: default\n  user:\n    client-certificate-data: {}\n    \
          client-key-data: {}\n",

@@ -38,8 +38,11 @@ impl Connection {
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), String> {
-        let kind =
-            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let kind = match method {
+            "PATCH" if path.contains("fieldManager=") => "application/apply-patch+yaml",
+            "PATCH" => "application/strategic-merge-patch+json",
+            _ => "application/json",
+        };
         let answer =
             self.client.send(method, path, body.map(|b| (kind, b.to_string()))).map_err(|e| {
                 match e.kind() {
@@ -204,6 +207,8 @@ fn run(arguments: &[String]) -> Result<(), String> {
         "get" => get(&line, &open()?),
         "delete" => delete(&line, &open()?),
         "apply" | "create" => apply(&line, &open()?, line.word(0) == "create"),
+        "diff" => diff(&line, &open()?),
+        "kustomize" => crate::kustomize::main(line.word(1)),
         "cordon" => cordon(&open()?, line.word(1), true),
         "uncordon" => cordon(&open()?, line.word(1), false),
         "drain" => drain(&line, &open()?),
@@ -229,7 +234,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
         }
         "" | "help" => {
             println!(
-                "kubectl of the k3s stand-in: get, delete, apply, create, cordon, uncordon, drain, label, annotate, taint, wait, rollout status, version, cluster-info, auth can-i, config view"
+                "kubectl of the k3s stand-in: get, delete, apply, create, diff, kustomize, cordon, uncordon, drain, label, annotate, taint, wait, rollout status, version, cluster-info, auth can-i, config view"
             );
             Ok(())
         }
@@ -630,7 +635,7 @@ fn delete(line: &Line, connection: &Connection) -> Result<(), String> {
     let mut wanted: Vec<(&Resource, String, String)> = vec![];
     if line.get(&["-f", "--filename"]).is_some() {
         for object in documents(line)? {
-            let resource = kind_of(&object)?;
+            let resource = kind_of(connection, &object)?;
             wanted.push((resource, namespace_of(line, &object), text(&object["metadata"]["name"])));
         }
     } else {
@@ -659,8 +664,16 @@ fn namespace_of(line: &Line, object: &Value) -> String {
     object["metadata"]["namespace"].as_str().map_or_else(|| line.namespace().to_owned(), str::to_owned)
 }
 
-fn kind_of(object: &Value) -> Result<&'static Resource, String> {
+fn kind_of(connection: &Connection, object: &Value) -> Result<&'static Resource, String> {
     let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    if resources::by_kind(&version, &kind).is_none() {
+        // A kind that was defined in the cluster.
+        let prefix = if version.contains('/') { format!("apis/{version}") } else { format!("api/{version}") };
+        let found = connection.read(&format!("/{prefix}")).unwrap_or_default();
+        for one in found["resources"].as_array().into_iter().flatten().filter(|r| r["kind"] == *kind) {
+            resources::learn(&prefix, &text(&one["name"]), &kind, one["namespaced"] == true);
+        }
+    }
     resources::by_kind(&version, &kind).ok_or_else(|| format!(
         "error: resource mapping not found for name: \"{}\" namespace: \"{}\": no matches for kind \"{kind}\" in version \"{version}\"\nensure CRDs are installed first (k3s stand-in)",
         text(&object["metadata"]["name"]), text(&object["metadata"]["namespace"])
@@ -727,7 +740,7 @@ fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), 
     }
     let mut errors = vec![];
     for mut object in documents(line)? {
-        let resource = match kind_of(&object) {
+        let resource = match kind_of(connection, &object) {
             Ok(resource) => resource,
             Err(e) => {
                 errors.push(e);
@@ -735,11 +748,32 @@ fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), 
             }
         };
         let namespace = namespace_of(line, &object);
+        if let Some(asked) =
+            line.get(&["-n", "--namespace"]).filter(|n| resource.namespaced && *n != namespace)
+        {
+            errors.push(format!(
+                "error: the namespace from the provided object \"{namespace}\" does not match the namespace \"{asked}\". You must pass '--namespace={namespace}' to perform this operation."
+            ));
+            continue;
+        }
         if resource.namespaced {
             object["metadata"]["namespace"] = json!(namespace);
         }
         let name = text(&object["metadata"]["name"]);
         let shown = format!("{}/{name}", resource.qualified(&resource.singular()));
+        if line.on(&["--server-side"]) {
+            let manager = line.get(&["--field-manager"]).unwrap_or("kubectl");
+            let path = format!(
+                "{}?fieldManager={}&force=true",
+                url(resource, Some(&namespace), Some(&name)),
+                encode(manager)
+            );
+            match connection.write("PATCH", &path, &object) {
+                Ok(_) => println!("{shown} serverside-applied"),
+                Err(e) => errors.push(e),
+            }
+            continue;
+        }
         let result = match connection.read(&url(resource, Some(&namespace), Some(&name))) {
             Ok(old) if !create_only => {
                 connection.write("PATCH", &url(resource, Some(&namespace), Some(&name)), &object).map(|new| {
@@ -759,6 +793,35 @@ fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), 
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+}
+
+/// As `kubectl diff --server-side`: a header for each object that applying would change; exit code 1.
+fn diff(line: &Line, connection: &Connection) -> Result<(), String> {
+    let mut differs = false;
+    for mut object in documents(line)? {
+        let resource = kind_of(connection, &object)?;
+        let (namespace, name) = (namespace_of(line, &object), text(&object["metadata"]["name"]));
+        if resource.namespaced {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        let path = url(resource, Some(&namespace), Some(&name));
+        let live = connection.read(&path).unwrap_or_default();
+        let manager = line.get(&["--field-manager"]).unwrap_or("kubectl");
+        let dry = format!("{path}?fieldManager={}&force=true&dryRun=All", encode(manager));
+        let merged =
+            if live.is_null() { object.clone() } else { connection.write("PATCH", &dry, &object)? };
+        if merged != live {
+            differs = true;
+            let place = if resource.namespaced { namespace.as_str() } else { "" };
+            let file =
+                format!("{}.{}.{place}.{name}", resource.api_version().replace('/', "."), resource.kind);
+            println!("diff -u -N /tmp/LIVE-1/{file} /tmp/MERGED-1/{file}");
+        }
+    }
+    if differs {
+        std::process::exit(1)
+    }
+    Ok(())
 }
 
 fn cordon(connection: &Connection, name: &str, on: bool) -> Result<(), String> {

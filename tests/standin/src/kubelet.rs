@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use rustls::{ServerConfig, crypto::ring};
 use serde_json::{Value, json};
 
-use crate::agent::Joined;
-use crate::client::Client;
+use crate::agent::{self, Joined};
+use crate::client::{Balancer, Client};
 use crate::config::{Config, Role};
+use crate::etcd::Place;
 use crate::http::{self, Request, Response};
-use crate::{faults, log, paths, util};
+use crate::{faults, ingress, log, paths, util};
 
 pub const SHIM_NAME: &str = "containerd-shim-standin";
 
@@ -58,11 +59,15 @@ pub fn run(config: &Config, joined: &Joined) {
     if let Err(e) = listen(joined) {
         log::error(format!("\"Failed to listen and serve\" err=\"{e}\""));
     }
-    let client = match Client::new(&joined.url, Some(&joined.ca), Some(&joined.client)) {
+    let (ca, pair) = (joined.ca.clone(), joined.client.clone());
+    let client = match Balancer::new(&joined.urls, move |url| Client::new(url, Some(&ca), Some(&pair))) {
         Ok(client) => client,
         Err(e) => log::fatal(format!("kubelet: {e}")),
     };
     prepare_directories(config);
+    if config.role == Role::Agent && joined.cluster["StandInIngress"] == true {
+        ingress::forward(&joined.urls);
+    }
     let node = loop {
         match register(&client, config, joined) {
             Ok(node) => break node,
@@ -99,14 +104,21 @@ fn path(name: &str) -> String {
 }
 
 /// Creates the Node, or takes over the one that is there, as a restarted kubelet does.
-fn register(client: &Client, config: &Config, joined: &Joined) -> Result<Value, String> {
+fn register(client: &Balancer, config: &Config, joined: &Joined) -> Result<Value, String> {
     let body = node(config, joined);
     let created = client
         .send("POST", "/api/v1/nodes", Some(("application/json", body.to_string())))
         .map_err(|e| e.to_string())?;
     let answer = match created.status {
         409 => {
-            let change = json!({"metadata": {"labels": body["metadata"]["labels"], "annotations": body["metadata"]["annotations"]}});
+            // The labels and taints of the configuration are for a new Node only.
+            let mut labels = body["metadata"]["labels"].clone();
+            for label in config.list("node-label") {
+                let key = label.split_once('=').map_or(label.as_str(), |(key, _)| key);
+                labels.as_object_mut().map(|l| l.remove(key));
+            }
+            let change =
+                json!({"metadata": {"labels": labels, "annotations": body["metadata"]["annotations"]}});
             client
                 .send(
                     "PATCH",
@@ -136,7 +148,7 @@ fn node(config: &Config, joined: &Joined) -> Value {
     });
     if config.role == Role::Server {
         labels["node-role.kubernetes.io/control-plane"] = json!("true");
-        if config.is_on("cluster-init") {
+        if Place::of(config).etcd.exists() {
             labels["node-role.kubernetes.io/etcd"] = json!("true");
         }
         if minor(&paths::version()) < 34 {
@@ -209,7 +221,7 @@ impl Health {
     }
 }
 
-fn send_status(client: &Client, config: &Config, joined: &Joined, health: &Health) -> Result<(), String> {
+fn send_status(client: &Balancer, config: &Config, joined: &Joined, health: &Health) -> Result<(), String> {
     let now = util::now();
     let since = util::rfc3339(health.since);
     let pressure = |kind: &str, reason: &str, message: &str| {
@@ -241,6 +253,11 @@ fn send_status(client: &Client, config: &Config, joined: &Joined, health: &Healt
             pressure("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             pressure("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ready,
+        ],
+        // Named as k3s' own, so that whoever looks for one finds it; nothing is behind them.
+        "images": [
+            {"names": ["docker.io/rancher/mirrored-library-busybox:standin"], "sizeBytes": 0},
+            {"names": ["docker.io/rancher/mirrored-pause:standin"], "sizeBytes": 0},
         ],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": paths::number("kubelet_port", 10_250)}},
         "nodeInfo": {
@@ -274,7 +291,7 @@ fn capacity() -> Value {
 
 /// Looks at the faults every second, and speaks when something changed or a heartbeat is due. A Node
 /// that was deleted is not made again before a restart, as with the real kubelet.
-fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
+fn heartbeats(client: &Balancer, config: &Config, joined: &Joined) {
     let start = Instant::now();
     let delay = paths::seconds("ready_delay", 2.0);
     let period = paths::seconds("heartbeat", 10.0);
@@ -282,8 +299,13 @@ fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
     let mut health = Health::starting();
     let mut sent = Instant::now();
     let mut announced = false;
+    let mut asked: Option<Instant> = None;
     loop {
         std::thread::sleep(tick);
+        if config.role == Role::Agent && asked.is_none_or(|at| at.elapsed() > 3 * period) {
+            asked = Some(Instant::now());
+            know_servers(client, config, joined);
+        }
         if faults::is_set("silent") {
             announced = false;
             continue;
@@ -316,7 +338,19 @@ fn heartbeats(client: &Client, config: &Config, joined: &Joined) {
     }
 }
 
-fn event(client: &Client, joined: &Joined, reason: &str, kind: &str, message: &str) {
+/// The real agent watches the endpoints of the Service `kubernetes`; this one asks now and then.
+fn know_servers(client: &Balancer, config: &Config, joined: &Joined) {
+    let Ok(answer) = client.send("GET", "/v1-k3s/apiservers", None) else { return };
+    let said = answer.json();
+    let urls: Vec<String> =
+        said.as_array().into_iter().flatten().filter_map(|u| u.as_str().map(Into::into)).collect();
+    // A server on loopback, in tests, does not know by which port it is reached; then nothing changes.
+    if answer.ok() && urls.len() > 1 && urls != joined.urls && client.set(&urls).is_ok() {
+        agent::remember(config, &urls);
+    }
+}
+
+fn event(client: &Balancer, joined: &Joined, reason: &str, kind: &str, message: &str) {
     let body = new_event(&joined.name, reason, kind, message, "kubelet");
     // An event nobody recorded is no reason to stop.
     let _ = client.send(

@@ -14,11 +14,14 @@ mod certs;
 mod client;
 mod config;
 mod controllers;
+mod etcd;
 mod faults;
 mod http;
+mod ingress;
 mod kubeconfig;
 mod kubectl;
 mod kubelet;
+mod kustomize;
 mod log;
 mod notify;
 mod paths;
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
         "check-config" => tools::check_config(),
         "crictl" | "ctr" => tools::containers(&command, &rest),
         "token" => tools::token(&rest),
-        "etcd-snapshot" => tools::etcd_snapshot(),
+        "etcd-snapshot" => etcd::snapshot(&rest),
         "secrets-encrypt" => tools::secrets_encrypt(&rest),
         "" | "help" | "--help" | "-h" => tools::help(),
         other => {

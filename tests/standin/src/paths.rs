@@ -4,7 +4,9 @@
 //! their own. The numbers come from `K3S_STANDIN_<NAME>` or from `<name>=<value>` lines in
 //! `/etc/p1-standin/tune`. Names beginning with `K3S_` pass through the installer's environment file.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::util;
@@ -44,11 +46,29 @@ pub fn number(name: &str, default: u16) -> u16 {
     tuned(name).and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-/// The version this binary claims: environment, then file, then what it was compiled with.
+/// The version this binary claims: environment, then file, then what was put behind its end
+/// (`tests/standin/package DIRECTORY VERSION`).
 pub fn version() -> String {
     std::env::var("K3S_STANDIN_VERSION")
         .ok()
         .filter(|v| !v.is_empty())
         .or_else(|| util::read(at("/etc/p1-standin/version")))
-        .unwrap_or_else(|| option_env!("STANDIN_VERSION").unwrap_or(DEFAULT_VERSION).to_owned())
+        .unwrap_or_else(|| {
+            STAMP.get_or_init(|| stamped().unwrap_or_else(|| DEFAULT_VERSION.to_owned())).clone()
+        })
+}
+
+static STAMP: OnceLock<String> = OnceLock::new();
+
+/// The last line of this program's file. The running one's, also when another was put in its place.
+fn stamped() -> Option<String> {
+    const MARK: &str = "\nK3S-STANDIN-VERSION=";
+    let mut file = std::fs::File::open("/proc/self/exe").ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(end.saturating_sub(200))).ok()?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail).into_owned();
+    let (_, version) = tail.rsplit_once(MARK)?;
+    Some(version.trim().to_owned()).filter(|v| !v.is_empty())
 }

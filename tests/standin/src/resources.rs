@@ -1,5 +1,9 @@
 //! The kinds the stand-in knows, as the API and `kubectl` name them.
 
+use std::sync::Mutex;
+
+use serde_json::Value;
+
 pub struct Resource {
     /// `api/v1` or `apis/<group>/<version>`.
     pub prefix: &'static str,
@@ -48,6 +52,15 @@ pub const ALL: &[Resource] = &[
     r("apis/policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", true, &["pdb"]),
     r("apis/coordination.k8s.io/v1", "leases", "Lease", true, &[]),
     r("apis/autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", true, &["hpa"]),
+    r("apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true, &[]),
+    r(
+        "apis/apiextensions.k8s.io/v1",
+        "customresourcedefinitions",
+        "CustomResourceDefinition",
+        false,
+        &["crd"],
+    ),
+    r("api/v1", "resourcequotas", "ResourceQuota", true, &["quota"]),
     r("apis/helm.cattle.io/v1", "helmcharts", "HelmChart", true, &[]),
     r("apis/helm.cattle.io/v1", "helmchartconfigs", "HelmChartConfig", true, &[]),
 ];
@@ -71,19 +84,60 @@ impl Resource {
     }
 }
 
+/// Kinds that a CustomResourceDefinition made known to this process. They stay for its life, as the
+/// kinds above do.
+static CUSTOM: Mutex<Vec<&'static Resource>> = Mutex::new(Vec::new());
+
+/// Every kind there is.
+pub fn all() -> Vec<&'static Resource> {
+    let custom = CUSTOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    ALL.iter().chain(custom.iter().copied()).collect()
+}
+
+/// Makes a kind known.
+pub fn learn(prefix: &str, plural: &str, kind: &str, namespaced: bool) {
+    if by_path(prefix, plural).is_some() {
+        return;
+    }
+    let kept = |text: &str| -> &'static str { String::leak(text.to_owned()) };
+    let resource = r(kept(prefix), kept(plural), kept(kind), namespaced, &[]);
+    let mut custom = CUSTOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    custom.push(Box::leak(Box::new(resource)));
+}
+
+/// Takes a kind away whose definition was deleted.
+pub fn forget(prefix: &str, plural: &str) {
+    let mut custom = CUSTOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    custom.retain(|r| r.prefix != prefix || r.plural != plural);
+}
+
+/// Prefix, plural, kind and scope of each version of a definition.
+pub fn defined(definition: &Value) -> Vec<(String, String, String, bool)> {
+    let spec = &definition["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, names) = (text(&spec["group"]), &spec["names"]);
+    let versions = spec["versions"].as_array().into_iter().flatten();
+    versions
+        .map(|v| {
+            let prefix = format!("apis/{group}/{}", text(&v["name"]));
+            (prefix, text(&names["plural"]), text(&names["kind"]), spec["scope"] != "Cluster")
+        })
+        .collect()
+}
+
 pub fn by_path(prefix: &str, plural: &str) -> Option<&'static Resource> {
-    ALL.iter().find(|r| r.prefix == prefix && r.plural == plural)
+    all().into_iter().find(|r| r.prefix == prefix && r.plural == plural)
 }
 
 pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
-    ALL.iter().find(|r| r.kind == kind && r.api_version() == api_version)
+    all().into_iter().find(|r| r.kind == kind && r.api_version() == api_version)
 }
 
 /// What a user types: plural, singular, short name, with or without the group.
 pub fn by_word(word: &str) -> Option<&'static Resource> {
     let word = word.to_lowercase();
     let bare = word.split('.').next().unwrap_or_default();
-    ALL.iter().find(|r| {
+    all().into_iter().find(|r| {
         (r.plural == bare || r.singular() == bare || r.short.contains(&bare))
             && (word == bare || word[bare.len() + 1..].starts_with(r.group()))
     })

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::certs::{self, Authority, Pair};
 use crate::config::{Config, Role};
+use crate::etcd::{self, Etcd};
 use crate::http::{self, Request};
 use crate::store::{self, State, Store};
-use crate::{agent, controllers, faults, kubeconfig, kubelet, log, notify, paths, tools, util};
+use crate::{agent, controllers, faults, ingress, kubeconfig, kubelet, log, notify, paths, tools, util};
 
 /// Starts as root of its own key space, so that the API cannot list it.
 const BOOTSTRAP_KEY: &str = "standin/bootstrap/-/token";
@@ -26,19 +27,25 @@ pub fn main(arguments: &[String]) -> ExitCode {
     log::info(format!("Starting k3s {}", tools::version_line()));
     faults::at_start();
     refuse_what_is_missing(&config);
-
-    let data = config.data_dir().join("server");
-    let had_data = data.join("db/state.json").exists();
-    let store = Store::open(data.join("db/state.json")).unwrap_or_else(|e| log::fatal(e));
-    let store = Arc::new(store);
-    let password = password(&config, &data, had_data);
-    check_bootstrap(&store, &password);
+    if config.is_on("cluster-reset") {
+        etcd::reset(&config);
+    }
 
     let node_ips = kubelet::node_ips(&config);
-    let api = build(&config, &data, &store, password, &node_ips)
+    let data = config.data_dir().join("server");
+    let (file, is_etcd) = etcd::settle(&config);
+    let had_data = file.exists();
+    let store = Store::open(file).unwrap_or_else(|e| log::fatal(e));
+    let store = Arc::new(store);
+    let password = password(&config, &data, had_data);
+    check_bootstrap(&store, &password, &data.join("tls"));
+
+    let mut api = build(&config, &data, &store, password, &node_ips)
         .unwrap_or_else(|e| log::fatal(format!("Error: preparing server: {e}")));
+    keep_bootstrap(&store, &data.join("tls"));
     let join_password = api.agent_password.clone().unwrap_or_else(|| api.server_password.clone());
-    controllers::seed(&store, &config);
+    let etcd = is_etcd.then(|| Etcd::start(&config, &store, &api.server_password, &api.server_ca.pem));
+    api.etcd.clone_from(&etcd);
 
     let address = config.get("bind-address").unwrap_or_else(|| "0.0.0.0".into());
     let port = config.port();
@@ -63,7 +70,15 @@ pub fn main(arguments: &[String]) -> ExitCode {
         std::thread::spawn(move || http::serve(&listener, &tls, &handler));
     }
     log::info(format!("Running kube-apiserver (stand-in) on {address}:{port}"));
-    controllers::start(store.clone());
+    if let Some(etcd) = &etcd {
+        etcd.watch();
+        etcd.wait();
+    }
+    if etcd.as_ref().is_none_or(|e| e.leads()) {
+        controllers::seed(&store, &config);
+    }
+    controllers::start(store.clone(), etcd);
+    ingress::serve(&store, &config);
     log::info("Kube API server is now running");
     log::info("k3s is up and running");
     notify::ready();
@@ -75,7 +90,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         };
         let url = format!("https://{to}:{port}");
         std::thread::spawn(move || {
-            let joined = agent::join(&config, &url, &join_password);
+            let joined = agent::join(&config, &[url], &join_password);
             kubelet::run(&config, &joined);
         });
     }
@@ -107,15 +122,8 @@ pub fn until_terminated() -> Terminated {
 
 /// What the real program can do and this one would have to pretend.
 fn refuse_what_is_missing(config: &Config) {
-    if let Some(url) = config.server_url() {
-        log::fatal(format!(
-            "the k3s stand-in cannot join a further server to {url}: it has no embedded etcd, only one server is supported"
-        ));
-    }
-    for key in ["datastore-endpoint", "cluster-reset", "cluster-reset-restore-path"] {
-        if config.get(key).is_some() {
-            log::fatal(format!("the k3s stand-in does not support --{key}"));
-        }
+    if config.get("datastore-endpoint").is_some() {
+        log::fatal("the k3s stand-in does not support --datastore-endpoint");
     }
 }
 
@@ -133,7 +141,7 @@ fn password(config: &Config, data: &Path, had_data: bool) -> String {
 }
 
 /// `K10<hash>::<user>:<password>` or `<password>` → the password.
-fn secret_of(token: &str) -> String {
+pub fn secret_of(token: &str) -> String {
     match token.split_once("::") {
         Some((_, credentials)) => credentials.split_once(':').map_or(credentials, |(_, p)| p).to_owned(),
         None => token.to_owned(),
@@ -141,12 +149,24 @@ fn secret_of(token: &str) -> String {
 }
 
 /// k3s encrypts its bootstrap data with the server token, so another token cannot open the
-/// datastore. Here a digest of the token stands for that data.
-fn check_bootstrap(store: &Store, password: &str) {
+/// datastore. Here a digest of the token stands for the encryption. The authorities' files are in there,
+/// for a machine that has the data and not the files.
+pub fn check_bootstrap(store: &Store, password: &str, tls: &Path) {
     let digest = util::sha256(format!("bootstrap {password}").as_bytes());
     let known = store.lock().objects.get(BOOTSTRAP_KEY).map(|b| b["digest"] == digest.as_str());
     match known {
-        Some(true) => {}
+        Some(true) => {
+            let files = store.lock().objects.get(BOOTSTRAP_KEY).map(|b| b["files"].clone());
+            for name in etcd::BOOTSTRAP {
+                let text = files.as_ref().and_then(|f| f[name].as_str()).unwrap_or_default();
+                if !text.is_empty() && !tls.join(name).exists() {
+                    log::info(format!("Writing {name} from the datastore"));
+                    if let Err(e) = util::write_atomically(&tls.join(name), text.as_bytes(), 0o600) {
+                        log::fatal(format!("Error: preparing server: {name}: {e}"));
+                    }
+                }
+            }
+        }
         Some(false) => log::fatal(
             "Error: preparing server: failed to bootstrap cluster data: failed to reconcile with local \
              datastore: bootstrap data already found and encrypted with different token",
@@ -155,6 +175,17 @@ fn check_bootstrap(store: &Store, password: &str) {
             state.put(BOOTSTRAP_KEY, json!({"digest": digest, "metadata": {}}));
         }),
     }
+}
+
+/// The authorities go into the datastore, once.
+fn keep_bootstrap(store: &Store, tls: &Path) {
+    store.update(|state| {
+        let mut object = state.objects.get(BOOTSTRAP_KEY).cloned().unwrap_or_default();
+        if object["files"].is_null() {
+            object["files"] = etcd::bootstrap(tls);
+            state.put(BOOTSTRAP_KEY, object);
+        }
+    });
 }
 
 fn build(
@@ -187,7 +218,8 @@ fn build(
 
     let admin = Pair::kept(&tls, "client-admin", || client_ca.client("system:admin", "system:masters"))?;
     let (path, mode) = config.kubeconfig();
-    kubeconfig::write(&path, mode, config.port(), &server_ca.pem, &admin)?;
+    let bound = config.get("bind-address").filter(|a| a != "0.0.0.0").unwrap_or_else(|| "127.0.0.1".into());
+    kubeconfig::write(&path, mode, &format!("{bound}:{}", config.port()), &server_ca.pem, &admin)?;
     log::info(format!("Wrote kubeconfig {}", path.display()));
     let advertised = node_ips.first().map_or("127.0.0.1", String::as_str);
     log::info(format!(
@@ -203,7 +235,10 @@ fn build(
         server_password: password,
         agent_password,
         version,
-        cluster: cluster(config),
+        cluster: etcd::with_critical(cluster(config), config),
+        etcd: None,
+        tls,
+        url: format!("https://{advertised}:{}", config.port()),
     })
 }
 
@@ -216,7 +251,7 @@ fn cluster(config: &Config) -> Value {
         "ClusterDNS": or("cluster-dns", "10.43.0.10"),
         "ClusterDomain": or("cluster-domain", "cluster.local"),
         "FlannelBackend": or("flannel-backend", "vxlan"),
-        "HTTPSPort": config.port(), "SupervisorPort": config.port(),
+        "HTTPSPort": config.port(), "SupervisorPort": config.port(), "StandInIngress": ingress::is_on(config),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The datastore: objects by path, kept in memory and written to `db/state.json` in one step.
+//! The datastore: objects by path, kept in memory and written to one file in one step.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -60,8 +60,26 @@ impl Store {
         self.write(&self.lock());
     }
 
+    /// All of it, as it lies on the disk.
+    pub fn text(&self, state: &State) -> String {
+        json!({"version": state.version, "objects": state.objects}).to_string()
+    }
+
+    /// Takes over a newer state, of another server's.
+    pub fn replace(&self, newer: &Value) {
+        let mut state = self.lock();
+        let version = newer["version"].as_u64().unwrap_or(0);
+        if version <= state.version {
+            return;
+        }
+        state.version = version;
+        state.objects =
+            newer["objects"].as_object().into_iter().flatten().map(|(k, o)| (k.clone(), o.clone())).collect();
+        self.write(&state);
+    }
+
     fn write(&self, state: &State) {
-        let text = json!({"version": state.version, "objects": state.objects}).to_string();
+        let text = self.text(state);
         if let Err(e) = util::write_atomically(&self.file, text.as_bytes(), 0o600) {
             log::error(format!("stand-in datastore {}: {e}", self.file.display()));
         }

@@ -123,10 +123,6 @@ pub fn token(arguments: &[String]) -> ExitCode {
     }
 }
 
-pub fn etcd_snapshot() -> ExitCode {
-    crate::log::fatal("etcd datastore disabled: the k3s stand-in has no embedded etcd")
-}
-
 pub fn secrets_encrypt(arguments: &[String]) -> ExitCode {
     if arguments.first().map(String::as_str) == Some("status") {
         println!("Encryption Status: Disabled, no configuration file found (k3s stand-in)");

@@ -1,0 +1,10 @@
+//! What runs on the cluster by the spec's `manifests`: what was applied, how far it has come, and
+//! what keeps it. Pure: the API is asked by others.
+
+mod inventory;
+mod rollout;
+mod secrets;
+
+pub use inventory::{Inventory, Item, NAME, Owned, digest};
+pub use rollout::{Progress, Trouble, progress, rolls_out, selector, trouble};
+pub use secrets::Secrets;

@@ -1,0 +1,135 @@
+//! `p1 snapshot`: all machines of the cluster at one moment, memory included.
+
+use serde_json::json;
+
+use super::args::SnapshotVerb;
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::print;
+use super::run::{self, Job};
+use crate::providers::snapshot::is_name;
+use crate::state::State;
+use crate::steps::snapshot::{self, Set};
+use crate::steps::{Verb, World};
+use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
+
+/// Runs one of them.
+pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
+    match verb {
+        SnapshotVerb::Save { name } => {
+            if !is_name(&name) {
+                let hint = "A name is made of letters, digits, `-`, `_` and `.`, at most 60, and begins with a letter or a digit.";
+                return Err(Fail::new(code::USAGE, format!("`{name}` is no name for a snapshot"), hint));
+            }
+            change(context, "snapshot save", name, &|world, name| {
+                if snapshot::look(world)?.iter().any(|s| s.name == name && s.lacks().is_empty()) {
+                    let hint = format!("Choose another name, or remove it: p1 snapshot delete {name}");
+                    return Err(Fail::new(
+                        code::USAGE,
+                        format!("there is a snapshot `{name}` already"),
+                        hint,
+                    ));
+                }
+                match snapshot::unfit(&world.cluster, &world.seen().machines) {
+                    Some(trouble) => Err(trouble.into()),
+                    None => Ok(()),
+                }
+            })
+        }
+        SnapshotVerb::Restore { name } => change(context, "snapshot restore", name, &|world, name| {
+            let set = find(world, name)?;
+            if let Some((what, hint)) = set.obstacle(&world.seen().machines) {
+                return Err(Fail::new(code::FAILED, what, hint));
+            }
+            let question = format!(
+                "This puts {} back to {}; what happened on the cluster since is lost. Go on?",
+                set.note.nodes.join(", "),
+                when(&set)
+            );
+            context.agree(&question)
+        }),
+        SnapshotVerb::Delete { name } => change(context, "snapshot delete", name, &|world, name| {
+            let set = find(world, name)?;
+            context.agree(&format!("This removes the snapshot `{name}` of {}. Go on?", when(&set)))
+        }),
+        SnapshotVerb::List => list(context),
+    }
+}
+
+type Ready<'a> = &'a dyn Fn(&World, &str) -> Result<(), Fail>;
+
+fn change(context: &Context, verb: &str, name: String, ready: Ready<'_>) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
+    let verb = Verb::find(verb).expect("a verb");
+    let job = Job { verb, targets: Vec::new(), subject: Some(name.clone()), retry_of: None, deep: false };
+    let report = run::run(context, cluster, job, &|world, _| ready(world, &name))?;
+    run::verdict(&report)
+}
+
+fn find(world: &World, name: &str) -> Result<Set, Fail> {
+    let mut all = snapshot::look(world)?;
+    if let Some(at) = all.iter().position(|s| s.name == name) {
+        return Ok(all.remove(at));
+    }
+    let names: Vec<String> = all.into_iter().map(|s| s.name).collect();
+    let hint = match names.is_empty() {
+        true => "There is none. `p1 snapshot save NAME` takes one.".to_owned(),
+        false => format!("There are: {}.", names.join(", ")),
+    };
+    Err(Fail::new(code::USAGE, format!("there is no snapshot `{name}`"), hint))
+}
+
+fn when(set: &Set) -> String {
+    set.note.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+fn list(context: &Context) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    context.must_be_made(&cluster, &state)?;
+    let kind = context.kind(&cluster, &state)?;
+    let world = context.world(cluster, kind);
+    let machines = world.look_at_machines()?;
+    let all = snapshot::look(&world)?;
+    let mut rows = Vec::new();
+    for set in &all {
+        let obstacle = set.obstacle(&machines);
+        if context.ui.format == Format::Json {
+            let line = json!({
+                "v": 1, "snapshot": set.name, "at": set.note.at, "nodes": set.note.nodes, "ready": set.note.ready,
+                "lacks": set.lacks(), "bytes": set.bytes(), "usable": obstacle.is_none(),
+                "obstacle": obstacle.map(|(what, _)| what),
+            });
+            print(&format!("{line}\n"));
+            continue;
+        }
+        let state = match obstacle {
+            None => Cell::new(Tone::Good, "whole"),
+            Some(_) if !set.lacks().is_empty() => {
+                Cell::new(Tone::Bad, format!("not whole: lacks {}", set.lacks().join(", ")))
+            }
+            Some((what, _)) => Cell::new(Tone::Warn, what),
+        };
+        rows.push(vec![
+            Cell::from(set.name.clone()),
+            Cell::from(when(set)),
+            Cell::from(set.bytes().map_or("-".to_owned(), bytes)),
+            Cell::from(set.note.nodes.join(", ")),
+            state,
+        ]);
+    }
+    if context.ui.format == Format::Json {
+        return Ok(());
+    }
+    if rows.is_empty() {
+        eprintln!(
+            "there is no snapshot of cluster `{}`; `p1 snapshot save NAME` takes one",
+            world.cluster.name
+        );
+        return Ok(());
+    }
+    let layout = Layout { paint: context.paint(), right: false, indent: 0 };
+    print(&table(&["snapshot", "taken", "memory", "nodes", "state"], &rows, layout));
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! `p1 verify`: the cluster works, proven by using it.
+
+use super::args::Verify;
+use super::context::Context;
+use super::fail::{Fail, code};
+use super::run::{self, Job};
+use crate::state::State;
+use crate::steps;
+
+/// Proves it; exit code 1 if something does not work.
+pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let targets = context.targets(&cluster, &args.nodes.nodes)?;
+    let state = State::of(&cluster.base, &cluster.name);
+    context.must_be_made(&cluster, &state)?;
+    if let Some(image) = args.image.as_ref().filter(|i| i.is_empty() || i.contains(char::is_whitespace)) {
+        let what = format!("`{image}` is not the name of an image");
+        return Err(Fail::new(code::USAGE, what, "Write it as in a pod: `--image busybox:1.36.1`."));
+    }
+    let job = Job {
+        verb: steps::Verb::find("verify").expect("a verb"),
+        targets,
+        subject: args.image.clone(),
+        retry_of: None,
+        deep: false,
+    };
+    let report = run::run(context, cluster, job, &|_, _| Ok(()))?;
+    run::verdict(&report)
+}

@@ -1,0 +1,735 @@
+//! The spec's namespaces and manifests are applied, and what left the spec is taken away.
+//!
+//! p1 applies by `k3s kubectl apply --server-side` on a server, where the version always fits; texts
+//! go through standard input. What it applied is noted in the cluster ([`Inventory`]) before it is,
+//! so that a run that is cut off forgets nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::view::holds;
+use super::{Ctx, Definition, View, World};
+use crate::api::{self, Client};
+use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::os::cancel::Level;
+use crate::os::process::{self, quote};
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::State;
+use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "manifests",
+        title: "apply the manifests",
+        scope: Scope::Cluster,
+        // Of all nodes: pods that start when there is one node stay on it.
+        after: &[After::Node("ready"), After::Provisioners(Slot::AfterK3s), After::Cluster("kubeconfig")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// One `kubectl` with many objects; each start of it takes six seconds under emulation.
+const WRITE: Duration = Duration::from_secs(300);
+/// From a definition of a new kind to the kind.
+const ESTABLISHED: Duration = Duration::from_secs(60);
+/// The name under which the cluster keeps which fields are p1's.
+const MANAGER: &str = "p1";
+
+/// What was seen of the applications.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Apps {
+    /// The note of what was applied; empty if nothing was.
+    pub inventory: Inventory,
+    /// What was applied and is not there.
+    pub missing: Vec<String>,
+    /// What was applied and does not run as it should: object, and what it lacks.
+    pub unfinished: Vec<(String, String)>,
+    /// Namespaces that p1 made and that left the spec, with objects in them that p1 did not apply.
+    pub held: BTreeMap<String, Vec<String>>,
+    /// Objects that the cluster has in another form than the manifests say; only when looked at closely.
+    pub differing: Vec<String>,
+}
+
+fn none_wanted(cluster: &Cluster) -> bool {
+    cluster.manifests.is_empty() && cluster.namespaces.is_empty()
+}
+
+/// What to think of applications that were not looked at.
+pub(super) fn unseen(view: &View<'_>) -> Check {
+    let absent = view.machine(view.cluster.first_server()).state == State::Absent;
+    match (none_wanted(view.cluster), absent) {
+        (true, true) => Check::Done("the spec has none".into()),
+        (false, true) => Check::Needed("the cluster is new".into()),
+        _ => Check::Unknown("looked at when the nodes are Ready".into()),
+    }
+}
+
+fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+    let Some(apps) = &view.seen.apps else { return unseen(view) };
+    let none = none_wanted(view.cluster);
+    if none && apps.inventory == Inventory::default() {
+        return Check::Done("the spec has none".into());
+    }
+    let wrong = if apps.inventory.digest != apps::digest(view.cluster) {
+        Some(match (apps.inventory.digest.is_empty(), none) {
+            (_, true) => "the spec has none any more".to_owned(),
+            (true, _) if apps.inventory.objects.is_empty() => "not applied yet".to_owned(),
+            (true, _) => "not applied to the end".to_owned(),
+            _ => "they changed since they were applied".to_owned(),
+        })
+    } else if let Some(first) = apps.missing.first() {
+        Some(and_more(format!("{first} is not there"), apps.missing.len()))
+    } else {
+        apps.differing
+            .first()
+            .map(|d| and_more(format!("{d} was changed in the cluster"), apps.differing.len()))
+    };
+    holds("they are applied", wrong)
+}
+
+pub(super) fn and_more(first: String, count: usize) -> String {
+    if count > 1 { format!("{first} (and {} more)", count - 1) } else { first }
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
+    json!(apps::digest(cluster))
+}
+
+impl World {
+    /// The note of what was applied.
+    pub fn inventory(&self, api: &Client) -> Result<Inventory, Trouble> {
+        let Some(map) = api.object(&Inventory::path(), &self.cancel)? else {
+            return Ok(Inventory::default());
+        };
+        Inventory::read(&map).map_err(|why| {
+            let cause = format!("p1's note in the cluster of what it applied cannot be used: {why}");
+            let hint = format!(
+                "Without it p1 applies everything again and prunes nothing that left the spec before: \
+                 p1 kubectl -n kube-system delete configmap {}",
+                apps::NAME
+            );
+            Trouble::new(cause, hint)
+        })
+    }
+
+    /// Looks at what was applied, by what the cluster notes of it.
+    pub fn look_at_apps(&self) -> Result<Apps, Trouble> {
+        let api = self.api()?;
+        let inventory = self.inventory(&api)?;
+        let mut apps = Apps::default();
+        for item in &inventory.objects {
+            let rolls = apps::rolls_out(&item.kind);
+            let found = match rolls {
+                true => api.object(&item.path(), &self.cancel)?,
+                false => api.metadata(&item.path(), &self.cancel)?,
+            };
+            match found {
+                None if !item.fleeting => apps.missing.push(item.to_string()),
+                Some(object) if rolls => match apps::progress(&object) {
+                    Progress::Done => {}
+                    Progress::Waiting(why) | Progress::Failed(why) => {
+                        apps.unfinished.push((item.to_string(), why));
+                    }
+                },
+                _ => {}
+            }
+        }
+        for owned in &inventory.namespaces {
+            let wanted = self.cluster.namespaces.iter().any(|n| n.name == owned.name);
+            if wanted {
+                let path = format!("/api/v1/namespaces/{}", owned.name);
+                if api.metadata(&path, &self.cancel)?.is_none() {
+                    apps.missing.push(format!("Namespace {}", owned.name));
+                }
+            } else if owned.made && inventory.digest != apps::digest(&self.cluster) {
+                let others = self.foreign(&api, &owned.name, &inventory)?;
+                if !others.is_empty() {
+                    apps.held.insert(owned.name.clone(), others);
+                }
+            }
+        }
+        apps.inventory = inventory;
+        self.note(|seen| seen.apps = Some(apps.clone()));
+        Ok(apps)
+    }
+
+    /// Which of the applied objects are not as the manifests say: `kubectl diff` on a server. Only names
+    /// come out of it. What cannot be compared, such as an object of a kind that is gone, counts as
+    /// the same: applying tells more of it.
+    pub fn differing_apps(&self) -> Result<Vec<String>, Trouble> {
+        let mut found = Vec::new();
+        for manifest in self.cluster.manifests.iter().filter(|m| !m.kustomize) {
+            let documents = manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?;
+            let all: Vec<&str> =
+                documents.iter().map(|d| d.text.trim_start_matches('\n').trim_end()).collect();
+            let place = manifest.namespace.as_ref().map_or(String::new(), |n| format!(" -n {}", quote(n)));
+            let diff = format!(
+                "k3s kubectl diff --server-side --force-conflicts --field-manager={MANAGER}{place} -f - 2>/dev/null"
+            );
+            // 1 means that there are differences (kubernetes.io/docs/reference/kubectl/generated/kubectl_diff).
+            let script = fed(&diff, &all.join("\n---\n"));
+            let done = self.on(self.writer(), |r| {
+                r.script("comparing the manifests", &script, true, WRITE, &mut |_| {})
+            })?;
+            found.extend(done.text().lines().filter_map(diffed));
+        }
+        Ok(found)
+    }
+
+    /// What is in a namespace that p1 did not apply, without what the cluster puts into each and what
+    /// belongs to other objects.
+    fn foreign(&self, api: &Client, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, Trouble> {
+        let mut found = Vec::new();
+        for version in api.versions(&self.cancel)? {
+            if version.starts_with("metrics.k8s.io/") {
+                continue;
+            }
+            for kind in api.kinds(&version, &self.cancel)?.into_iter().filter(|k| k.namespaced && k.listed) {
+                if matches!(kind.kind.as_str(), "Event" | "Endpoints" | "EndpointSlice" | "Lease") {
+                    continue;
+                }
+                let list = format!("/{}/namespaces/{namespace}/{}", api::prefix(&version), kind.plural);
+                for object in api.names(&list, &self.cancel)? {
+                    let meta = &object["metadata"];
+                    let item = Item {
+                        api_version: version.clone(),
+                        kind: kind.kind.clone(),
+                        namespace: Some(namespace.to_owned()),
+                        name: meta["name"].as_str().unwrap_or_default().to_owned(),
+                        ..Item::default()
+                    };
+                    let account = !meta["annotations"]["kubernetes.io/service-account.name"].is_null();
+                    let usual = match item.kind.as_str() {
+                        "ServiceAccount" => item.name == "default",
+                        "ConfigMap" => item.name == "kube-root-ca.crt",
+                        "Secret" => account,
+                        _ => false,
+                    };
+                    let owned = meta["ownerReferences"].as_array().is_some_and(|o| !o.is_empty());
+                    if !usual && !owned && !inventory.objects.iter().any(|i| i.is(&item)) {
+                        found.push(item.to_string());
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The server on which kubectl runs: one that the API calls Ready, else the first.
+    pub(super) fn writer(&self) -> &Node {
+        let seen = self.seen();
+        let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
+        self.cluster.servers().find(ready).unwrap_or_else(|| self.cluster.first_server())
+    }
+}
+
+/// The object of a line `diff -u -N /tmp/LIVE-1/apps.v1.Deployment.web.nginx /tmp/MERGED-2/...`.
+fn diffed(line: &str) -> Option<String> {
+    let file = line.strip_prefix("diff ")?.split_whitespace().last()?.rsplit_once('/')?.1;
+    // GROUP.VERSION.KIND.NAMESPACE.NAME: the group may have dots, and so may the name; a kind begins
+    // with a capital letter, and no other part has one.
+    let start = file.split('.').position(|part| part.starts_with(|c: char| c.is_ascii_uppercase()))?;
+    let parts: Vec<&str> = file.split('.').skip(start).collect();
+    match parts.as_slice() {
+        [kind, "", name @ ..] => Some(format!("{kind} {}", name.join("."))),
+        [kind, namespace, name @ ..] => Some(format!("{kind} {namespace}/{}", name.join("."))),
+        _ => None,
+    }
+}
+
+/// Runs root's script with kubectl in it on a server. What it says is told and written down without
+/// the values of Secrets.
+pub(super) fn kubectl(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets) -> Result<String, Trouble> {
+    let world = ctx.world;
+    let done = world.on(world.writer(), |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
+    let text = secrets.hide(&done.text());
+    for line in text.lines() {
+        ctx.control.log(line);
+    }
+    if done.status == 0 {
+        return Ok(text);
+    }
+    let wrong: Vec<&str> = text.lines().filter(|l| !l.ends_with("serverside-applied")).collect();
+    let lines = process::tail(&wrong.join("\n"), 8);
+    let cause = lines.iter().rev().find(|l| l.contains("rror")).or(lines.last());
+    let cause = cause.map_or(String::new(), |line| format!(": {}", line.trim()));
+    let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
+    let hint = if has(&["immutable"]) {
+        "What cannot be changed has to be made anew: delete the object with `p1 kubectl delete`, then `p1 retry`."
+    } else if has(&["no matches for kind"]) {
+        "The cluster does not know that kind: its definition (CRD) has to be applied as well, or k3s is too old for it."
+    } else if has(&["is being terminated", "because it is being"]) {
+        "The namespace is being deleted; `p1 retry` goes on when it is gone."
+    } else {
+        ""
+    };
+    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).evidence(lines);
+    let passing = [
+        "connection refused",
+        "was refused",
+        "failed calling webhook",
+        "etcdserver",
+        "Internal error",
+        "currently unable",
+        "i/o timeout",
+        "TLS handshake",
+        "is being terminated",
+        "because it is being",
+        "not yet ready",
+        "try again later",
+    ];
+    Err(if has(&passing) { trouble.transient() } else { trouble })
+}
+
+/// Shell text that gives `text` to a command's standard input.
+pub(super) fn fed(command: &str, text: &str) -> String {
+    // A text cannot hold its own digest.
+    let mark = format!("P1_{}", super::short_digest(&[text]));
+    format!("{command} <<'{mark}'\n{text}\n{mark}\n")
+}
+
+/// The command that applies what comes in.
+pub(super) fn applying(namespace: Option<&str>) -> String {
+    let place = namespace.map_or(String::new(), |n| format!(" -n {}", quote(n)));
+    format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
+}
+
+/// What is to be applied: the documents of one entry after the other.
+struct Wanted {
+    documents: Vec<(Option<String>, Document)>,
+    secrets: Secrets,
+}
+
+fn wanted(ctx: &Ctx<'_>) -> Result<Wanted, Trouble> {
+    let mut documents = Vec::new();
+    for manifest in &ctx.world.cluster.manifests {
+        let found = match manifest.kustomize {
+            true => kustomized(ctx, manifest)?,
+            false => manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?,
+        };
+        documents.extend(found.into_iter().map(|d| (manifest.namespace.clone(), d)));
+    }
+    let secrets = Secrets::of(documents.iter().map(|(_, d)| d));
+    Ok(Wanted { documents, secrets })
+}
+
+fn changed(manifest: &Manifest, how: &str) -> Trouble {
+    let cause = format!("`{}` changed while p1 was at work: {how}", manifest.shown);
+    Trouble::new(cause, "`p1 validate` looks at it again; then `p1 up`.")
+}
+
+/// Has kustomize on the server build what an entry stands for; the files lie there only meanwhile.
+fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Trouble> {
+    use base64::Engine;
+    let texts = manifest.texts().map_err(|flaw| changed(manifest, &flaw.message))?;
+    let mut script = String::from(
+        "umask 077\nmkdir -p /run/p1 && d=$(mktemp -d /run/p1/kustomize.XXXXXX) || exit 90\n\
+         trap 'rm -rf \"$d\"' EXIT\n",
+    );
+    for (name, text) in &texts {
+        let name = name.to_string_lossy();
+        let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
+        let write = format!("mkdir -p \"$d\"/in/{} && base64 -d >\"$d\"/in/{}", quote(dir), quote(&name));
+        // In base64: whatever the file is, no line of it is taken for something else.
+        script.push_str(&fed(&write, &base64::engine::general_purpose::STANDARD.encode(text)));
+    }
+    let inner = manifest.path.strip_prefix(&manifest.root).unwrap_or(&manifest.path);
+    script.push_str(&format!(
+        "k3s kubectl kustomize \"$d\"/in/{} >\"$d\"/out 2>\"$d\"/err || {{ cat \"$d\"/err; exit 1; }}\ncat \"$d\"/out\n",
+        quote(&inner.to_string_lossy())
+    ));
+    let world = ctx.world;
+    ctx.control.says(format!("building {}", manifest.shown));
+    // What comes back may hold secrets: it is neither logged nor shown.
+    let what = format!("building the kustomization {}", manifest.shown);
+    let done = world.on(world.writer(), |r| r.script(&what, &script, true, WRITE, &mut |_| {}))?;
+    if done.status != 0 {
+        let text = done.text();
+        let lines = process::tail(&text, 6);
+        let cause = lines.last().cloned().unwrap_or_default();
+        return Err(Trouble::new(
+            format!("the kustomization `{}` does not build: {cause}", manifest.shown),
+            "",
+        )
+        .evidence(lines));
+    }
+    let (documents, flaws) = crate::spec::manifest::documents(&done.text());
+    match flaws.into_iter().next() {
+        None => Ok(documents),
+        Some(flaw) => {
+            let cause = format!(
+                "the kustomization `{}` builds what cannot be applied: {}",
+                manifest.shown, flaw.message
+            );
+            Err(Trouble::new(cause, flaw.help))
+        }
+    }
+}
+
+/// The kinds of the cluster, asked for once each.
+struct Kinds<'a> {
+    api: &'a Client,
+    world: &'a World,
+    known: BTreeMap<String, Vec<api::Kind>>,
+}
+
+impl Kinds<'_> {
+    /// The object with its place in the API; none as long as its kind is not known.
+    fn item(
+        &mut self,
+        object: &Object,
+        namespace: Option<&str>,
+        fleeting: bool,
+    ) -> Result<Option<Item>, Trouble> {
+        let version = &object.api_version;
+        if !self.known.contains_key(version) {
+            let kinds = self.api.kinds(version, &self.world.cancel)?;
+            self.known.insert(version.clone(), kinds);
+        }
+        let found = self.known[version].iter().find(|k| k.kind == object.kind);
+        if found.is_none() {
+            // Its definition may be about to be applied.
+            self.known.remove(version);
+        }
+        Ok(self.known.get(version).and_then(|all| all.iter().find(|k| k.kind == object.kind)).map(|kind| {
+            let said = object.namespace.as_deref().or(namespace).unwrap_or("default");
+            Item {
+                api_version: version.clone(),
+                kind: object.kind.clone(),
+                plural: kind.plural.clone(),
+                namespace: kind.namespaced.then(|| said.to_owned()),
+                name: object.name.clone(),
+                fleeting,
+            }
+        }))
+    }
+}
+
+fn is_definition(document: &Document) -> bool {
+    document.objects.iter().any(|o| o.kind == "CustomResourceDefinition")
+}
+
+fn is_namespace(document: &Document) -> bool {
+    !document.objects.is_empty()
+        && document.objects.iter().all(|o| o.kind == "Namespace" && o.api_version == "v1")
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    let changed_there = world.seen().apps.is_some_and(|a| !a.differing.is_empty());
+    let apps = world.look_at_apps()?;
+    let seen = world.seen();
+    if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {
+        return Ok(Some("as they should be".into()));
+    }
+    let api = world.api()?;
+    let old = apps.inventory.clone();
+    for manifest in &world.cluster.manifests {
+        let now = crate::spec::manifest::look(&manifest.shown, &manifest.path, manifest.namespace.as_deref());
+        match now {
+            Ok((now, _)) if now.digest == manifest.digest => {}
+            Ok(_) => return Err(changed(manifest, "it is another one now")),
+            Err(flaws) => return Err(changed(manifest, &flaws[0].message)),
+        }
+    }
+    let wanted = wanted(ctx)?;
+    let mut new = Inventory { digest: apps::digest(&world.cluster), ..Inventory::default() };
+
+    // Namespaces first: those of the spec, and those that are in manifests.
+    let mut first = String::new();
+    let spec = world.cluster.namespaces.iter().map(|n| (n.name.clone(), Some(n)));
+    let inner = wanted.documents.iter().filter(|(_, d)| is_namespace(d)).flat_map(|(_, d)| &d.objects);
+    for (name, own) in spec.chain(inner.map(|o| (o.name.clone(), None))) {
+        if new.namespaces.iter().any(|n| n.name == name) {
+            continue;
+        }
+        let made = match old.namespaces.iter().find(|n| n.name == name) {
+            Some(known) => known.made,
+            None => api.metadata(&format!("/api/v1/namespaces/{name}"), &world.cancel)?.is_none(),
+        };
+        if let Some(own) = own {
+            let labels: BTreeMap<&str, &str> = own.labels.iter().filter_map(|l| l.split_once('=')).collect();
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+            first.push_str(&format!("---\n{object}\n"));
+        }
+        new.namespaces.push(Owned { name, made });
+    }
+
+    // Then the definitions of kinds, and when the cluster knows these, the rest.
+    let early = |d: &Document| is_namespace(d) || is_definition(d);
+    let definitions: Vec<String> = wanted
+        .documents
+        .iter()
+        .flat_map(|(_, d)| &d.objects)
+        .filter(|o| o.kind == "CustomResourceDefinition")
+        .map(|o| o.name.clone())
+        .collect();
+    let mut kinds = Kinds { api: &api, world, known: BTreeMap::new() };
+    let mut unknown = Vec::new();
+    let place =
+        |kinds: &mut Kinds<'_>, new: &mut Inventory, unknown: &mut Vec<Object>| -> Result<(), Trouble> {
+            unknown.clear();
+            new.objects.clear();
+            for (namespace, document) in &wanted.documents {
+                for object in
+                    document.objects.iter().filter(|o| !(o.kind == "Namespace" && o.api_version == "v1"))
+                {
+                    match kinds.item(object, namespace.as_deref(), document.fleeting)? {
+                        Some(item) => new.objects.push(item),
+                        None => unknown.push(object.clone()),
+                    }
+                }
+            }
+            Ok(())
+        };
+    place(&mut kinds, &mut new, &mut unknown)?;
+    if definitions.is_empty() {
+        known(&unknown)?;
+    }
+    let note = |new: &Inventory| fed(&applying(None), &new.manifest());
+    let mut begun = false;
+    let early_documents: Vec<_> = wanted.documents.iter().filter(|(_, d)| early(d)).collect();
+    let mut script = format!("set -e\n{}", note(&new.with(&old)));
+    if !first.is_empty() {
+        script.push_str(&fed(&applying(None), &first));
+    }
+    script.push_str(&texts(&early_documents));
+    if !definitions.is_empty() {
+        ctx.control.says("applying definitions");
+        kubectl(ctx, "applying the definitions", &script, &wanted.secrets)?;
+        begun = true;
+        established(ctx, &api, &definitions)?;
+        place(&mut kinds, &mut new, &mut unknown)?;
+        known(&unknown)?;
+        script = format!("set -e\n{}", note(&new.with(&old)));
+    }
+    let rest: Vec<_> = wanted.documents.iter().filter(|(_, d)| !early(d)).collect();
+    if !rest.is_empty() || !begun {
+        ctx.control.says(match new.objects.len() {
+            0 => "applying namespaces".to_owned(),
+            n => format!("applying {n} objects"),
+        });
+        script.push_str(&texts(&rest));
+        kubectl(ctx, "applying the manifests", &script, &wanted.secrets)?;
+    }
+
+    // At last, what left the spec, and the note that all is done.
+    let gone = leaving(ctx, &api, &old, &new)?;
+    let mut script = String::from("set -e\n");
+    if !gone.is_empty() {
+        ctx.control.says(format!("removing {} objects", gone.len()));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": gone.iter().map(Item::reference).collect::<Vec<_>>()});
+        script.push_str(&fed("k3s kubectl delete --ignore-not-found --wait=false -f -", &list.to_string()));
+    }
+    script.push_str(&match none_wanted(&world.cluster) {
+        true => format!("k3s kubectl -n kube-system delete --ignore-not-found configmap {}\n", apps::NAME),
+        false => note(&new),
+    });
+    kubectl(ctx, "noting what was applied", &script, &wanted.secrets)?;
+    // What was seen before no longer holds.
+    world.look_at_apps()?;
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let mut said = vec![count(new.objects.len(), "object")];
+    if !new.namespaces.is_empty() {
+        said.push(count(new.namespaces.len(), "namespace"));
+    }
+    if !gone.is_empty() {
+        said.push(format!("{} removed", gone.len()));
+    }
+    Ok(Some(said.join(", ")))
+}
+
+/// Commands that apply documents in their order, those of one namespace together.
+fn texts(documents: &[&(Option<String>, Document)]) -> String {
+    let mut out = String::new();
+    for run in documents.chunk_by(|a, b| a.0 == b.0) {
+        let all: Vec<&str> = run.iter().map(|(_, d)| d.text.trim_start_matches('\n').trim_end()).collect();
+        out.push_str(&fed(&applying(run[0].0.as_deref()), &all.join("\n---\n")));
+    }
+    out
+}
+
+fn known(unknown: &[Object]) -> Result<(), Trouble> {
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let cause = format!("the cluster knows no {} of {} ({})", first.kind, first.api_version, first.name);
+    Err(Trouble::new(cause, "Apply its definition (CRD) as well, or write the version that this k3s has."))
+}
+
+/// Waits until the cluster serves new kinds.
+fn established(ctx: &Ctx<'_>, api: &Client, names: &[String]) -> Result<(), Trouble> {
+    let start = Instant::now();
+    for name in names {
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+        loop {
+            let object = api.object(&path, &ctx.world.cancel)?.unwrap_or_default();
+            let says = |kind: &str| {
+                let all = object["status"]["conditions"].as_array().into_iter().flatten();
+                all.into_iter().find(|c| c["type"] == kind).cloned().unwrap_or_default()
+            };
+            if says("Established")["status"] == "True" {
+                break;
+            }
+            if start.elapsed() > ESTABLISHED {
+                let why =
+                    says("NamesAccepted")["message"].as_str().unwrap_or("no reason is given").to_owned();
+                let cause =
+                    format!("the kind {name} was not established within {}: {why}", seconds(ESTABLISHED));
+                return Err(Trouble::new(cause, "").transient());
+            }
+            ctx.control.says(format!("waiting for the kind {name}"));
+            if ctx.control.cancel().sleep(Duration::from_millis(300), Level::Stop) {
+                return Err(Trouble::interrupted());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is to be deleted of what was applied before: never what holds others' objects, unless the
+/// user agreed to it.
+fn leaving(ctx: &Ctx<'_>, api: &Client, old: &Inventory, new: &Inventory) -> Result<Vec<Item>, Trouble> {
+    let world = ctx.world;
+    let mut gone = Vec::new();
+    for item in old.leaving(new) {
+        if item.kind == "CustomResourceDefinition" {
+            let object = api.object(&item.path(), &world.cancel)?.unwrap_or_default();
+            let spec = &object["spec"];
+            let version = spec["versions"].as_array().into_iter().flatten().find(|v| v["served"] == true);
+            if let (Some(group), Some(version), Some(plural)) = (
+                spec["group"].as_str(),
+                version.and_then(|v| v["name"].as_str()),
+                spec["names"]["plural"].as_str(),
+            ) {
+                let all = api.names(&format!("/apis/{group}/{version}/{plural}"), &world.cancel)?;
+                let ours = |o: &&Value| {
+                    let name = o["metadata"]["name"].as_str();
+                    old.objects.iter().any(|i| i.plural == plural && Some(i.name.as_str()) == name)
+                };
+                let others = all.iter().filter(|o| !ours(o)).count();
+                if others > 0 {
+                    ctx.control.warn(format!(
+                        "{item} left the spec and stays: {others} objects of its kind are not p1's, and would go with it."
+                    ));
+                    continue;
+                }
+            }
+        }
+        gone.push(item);
+    }
+    for owned in old.namespaces.iter().filter(|o| !new.namespaces.iter().any(|n| n.name == o.name)) {
+        if !owned.made {
+            continue;
+        }
+        let others = world.foreign(api, &owned.name, old)?;
+        if !others.is_empty() && !world.seen().agreed.contains(&owned.name) {
+            ctx.control.warn(format!(
+                "The namespace {} left the spec and stays: p1 did not apply {}. `p1 kubectl delete namespace {}` \
+                 deletes all of it.",
+                owned.name,
+                and_more(others[0].clone(), others.len()),
+                owned.name
+            ));
+            continue;
+        }
+        gone.push(Item {
+            api_version: "v1".into(),
+            kind: "Namespace".into(),
+            plural: "namespaces".into(),
+            name: owned.name.clone(),
+            ..Item::default()
+        });
+    }
+    Ok(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::cluster;
+    use crate::providers::Machine;
+    use crate::spec::Namespace;
+    use crate::steps::Seen;
+
+    fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {
+        let mut seen = Seen { apps, ..Seen::default() };
+        if runs {
+            seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
+        }
+        check(&View::new(cluster, &seen), None)
+    }
+
+    #[test]
+    fn nothing_wanted_and_nothing_applied_is_done() {
+        let mut cluster = cluster(0);
+        assert_eq!(checked(&cluster, None, false), Check::Done("the spec has none".into()));
+        assert!(matches!(checked(&cluster, None, true), Check::Unknown(_)));
+        assert_eq!(checked(&cluster, Some(Apps::default()), true), Check::Done("the spec has none".into()));
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec![] });
+        assert!(matches!(checked(&cluster, None, false), Check::Needed(_)));
+        assert_eq!(checked(&cluster, Some(Apps::default()), true), Check::Needed("not applied yet".into()));
+    }
+
+    #[test]
+    fn a_change_here_or_there_makes_it_due() {
+        let mut cluster = cluster(0);
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec![] });
+        let inventory = Inventory {
+            digest: apps::digest(&cluster),
+            namespaces: vec![Owned { name: "web".into(), made: true }],
+            ..Inventory::default()
+        };
+        let good = Apps { inventory, ..Apps::default() };
+        assert_eq!(checked(&cluster, Some(good.clone()), true), Check::Done("they are applied".into()));
+        let lost = Apps { missing: vec!["Service web/a".into(), "x".into()], ..good.clone() };
+        let said = checked(&cluster, Some(lost), true);
+        assert_eq!(said, Check::Needed("Service web/a is not there (and 1 more)".into()));
+        cluster.namespaces.clear();
+        assert_eq!(
+            checked(&cluster, Some(good.clone()), true),
+            Check::Needed("the spec has none any more".into())
+        );
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec!["a=b".into()] });
+        assert!(checked(&cluster, Some(good), true).reason().contains("changed"));
+    }
+
+    #[test]
+    fn a_difference_is_known_by_its_object() {
+        let line = |name: &str| diffed(&format!("diff -u -N /tmp/LIVE-12/{name} /tmp/MERGED-34/{name}"));
+        assert_eq!(line("apps.v1.Deployment.web.nginx").unwrap(), "Deployment web/nginx");
+        assert_eq!(line("v1.Namespace..web").unwrap(), "Namespace web");
+        assert_eq!(line("helm.cattle.io.v1.HelmChart.kube-system.a.b").unwrap(), "HelmChart kube-system/a.b");
+        assert_eq!(diffed("+  password: x"), None);
+    }
+
+    #[test]
+    fn texts_reach_kubectl_whole_and_by_namespace() {
+        let documents = |text: &str| crate::spec::manifest::documents(text).0;
+        let all: Vec<(Option<String>, Document)> = documents(
+            "apiVersion: v1\nkind: A\nmetadata: {name: a}\nx: '$(touch /nowhere) `id`'\n---\napiVersion: v1\nkind: B\nmetadata: {name: b}\n",
+        )
+        .into_iter()
+        .map(|d| (None, d))
+        .chain(documents("apiVersion: v1\nkind: C\nmetadata: {name: c}\n").into_iter().map(|d| (Some("web".to_owned()), d)))
+        .collect();
+        let script = texts(&all.iter().collect::<Vec<_>>());
+        // With a k3s that shows what it gets.
+        let script = format!("k3s() {{ echo \"$@\"; cat; }}\n{script}");
+        let cmd = crate::os::process::Cmd::new("sh").stdin(script.as_str());
+        let done = process::run(&cmd, Duration::from_secs(10), &crate::os::Cancel::new()).unwrap();
+        assert_eq!(
+            done.stdout,
+            "kubectl apply --server-side --force-conflicts --field-manager=p1 -f -\napiVersion: v1\nkind: A\n\
+             metadata: {name: a}\nx: '$(touch /nowhere) `id`'\n---\napiVersion: v1\nkind: B\nmetadata: {name: b}\n\
+             kubectl apply --server-side --force-conflicts --field-manager=p1 -n web -f -\napiVersion: v1\nkind: C\n\
+             metadata: {name: c}\n"
+        );
+    }
+}

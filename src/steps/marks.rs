@@ -1,0 +1,214 @@
+//! A node's labels and taints are the spec's.
+//!
+//! k3s sets them when a node registers and never again (docs.k3s.io/cli/agent, `node-label`), so what
+//! changes later is set here, through a server, and what left the spec is removed: only what p1 has set
+//! before, by its note on the node.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::view::holds;
+use super::{Ctx, Definition, View, install};
+use crate::api::NodeStatus;
+use crate::engine::Trouble;
+use crate::facts::NodeFacts;
+use crate::os::process::quote;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "labels",
+        title: "set labels and taints",
+        scope: Scope::Nodes,
+        after: &[After::Node("ready")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// p1's note.
+const STAMP: &str = "labels";
+
+/// Labels by key, and taints by key and effect, each with what it is set by.
+type Marks = BTreeMap<(bool, String), String>;
+
+fn mark(text: &str, taint: bool) -> ((bool, String), String) {
+    let key = match taint {
+        false => text.split('=').next().unwrap_or_default().to_owned(),
+        true => taint_key(text),
+    };
+    ((taint, key), text.to_owned())
+}
+
+/// `key:Effect` of `key=value:Effect`: two taints of one key differ by their effect.
+fn taint_key(taint: &str) -> String {
+    let (head, effect) = taint.rsplit_once(':').unwrap_or((taint, ""));
+    format!("{}:{effect}", head.split('=').next().unwrap_or_default())
+}
+
+fn wanted(node: &Node) -> Marks {
+    let labels = node.labels.iter().map(|l| mark(l, false));
+    labels.chain(node.taints.iter().map(|t| mark(t, true))).collect()
+}
+
+/// What p1 set last, by its note.
+fn noted(facts: &NodeFacts) -> Marks {
+    let words = facts.stamps.get(STAMP).map(String::as_str).unwrap_or_default().split_whitespace();
+    words
+        .filter_map(|word| match word.split_once('/')? {
+            ("label", text) => Some(mark(text, false)),
+            ("taint", text) => Some(mark(text, true)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The note of what is wanted now.
+fn note(node: &Node) -> String {
+    let words: Vec<String> = wanted(node)
+        .into_iter()
+        .map(|((taint, _), text)| format!("{}/{text}", if taint { "taint" } else { "label" }))
+        .collect();
+    words.join(" ")
+}
+
+/// Notes on a node that joins with its labels and taints what these are; none for one without any.
+pub fn first_note(node: &Node) -> Option<String> {
+    let note = note(node);
+    (!note.is_empty()).then(|| install::stamp(STAMP, &note))
+}
+
+/// What the Node object has.
+fn has(status: &NodeStatus, (taint, key): &(bool, String), text: &str) -> bool {
+    match taint {
+        true => status.taints.iter().any(|t| t == text || *t == text.replacen("=:", ":", 1)),
+        false => status.labels.get(key).is_some_and(|value| text == format!("{key}={value}")),
+    }
+}
+
+/// Arguments for `kubectl label` and `kubectl taint`.
+fn changes(node: &Node, facts: &NodeFacts, status: &NodeStatus) -> (Vec<String>, Vec<String>) {
+    let (wanted, noted) = (wanted(node), noted(facts));
+    let (mut labels, mut taints) = (Vec::new(), Vec::new());
+    let mut add = |taint: bool, text: String| if taint { taints.push(text) } else { labels.push(text) };
+    for (key, text) in wanted.iter().filter(|(key, text)| !has(status, key, text)) {
+        add(key.0, text.clone());
+    }
+    for (key, text) in noted.iter().filter(|(key, text)| !wanted.contains_key(*key) && has(status, key, text))
+    {
+        let _ = text;
+        add(key.0, format!("{}-", key.1));
+    }
+    (labels, taints)
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(_) if wanted(node).is_empty() => return Check::Done("it has none of the spec's".into()),
+        Err(check) => return check,
+    };
+    if wanted(node).is_empty() && noted(facts).is_empty() {
+        return Check::Done("it has none of the spec's".into());
+    }
+    let Some(status) = view.status(node) else {
+        return Check::Unknown("asked when the API answers".into());
+    };
+    let (labels, taints) = changes(node, facts, status);
+    let wrong = match (labels.first().or(taints.first()), noted(facts) == wanted(node)) {
+        (Some(first), _) => match first.strip_suffix('-') {
+            Some(key) => Some(format!("{key} left the spec")),
+            None => Some(format!("it lacks {first}")),
+        },
+        (None, false) => Some("p1's note of them is another one".to_owned()),
+        (None, true) => None,
+    };
+    holds("its labels and taints are the spec's", wrong)
+}
+
+fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!(node.map(|n| (&n.labels, &n.taints)))
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let facts = world.look_at_node(node)?;
+    let nodes = world.nodes()?;
+    let status = nodes.iter().find(|n| n.name == node.name).ok_or_else(|| {
+        Trouble::new("the cluster does not know the node", "`p1 up` lets it join.").transient()
+    })?;
+    let (labels, taints) = changes(node, &facts, status);
+    let mut script = String::new();
+    for (verb, list) in [("label", &labels), ("taint", &taints)] {
+        if !list.is_empty() {
+            let list: Vec<String> = list.iter().map(|c| quote(c)).collect();
+            let line = format!("k3s kubectl {verb} node {} {} --overwrite\n", node.name, list.join(" "));
+            script.push_str(&line.replacen('\n', " || exit 1\n", 1));
+        }
+    }
+    if !script.is_empty() {
+        world.script(world.serving(None)?, "setting labels and taints", &script)?;
+    }
+    world.script(node, "noting labels and taints", &install::stamp(STAMP, &note(node)))?;
+    world.look_at_node(node)?;
+    let all = [labels, taints].concat();
+    Ok((!all.is_empty()).then(|| all.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::Seen;
+
+    fn looked(
+        labels: &[&str],
+        taints: &[&str],
+        note: &str,
+        there: &[(&str, &str)],
+        tainted: &[&str],
+    ) -> Check {
+        let mut cluster = crate::plan::tests::cluster(0);
+        cluster.nodes[0].labels = labels.iter().map(|l| (*l).to_owned()).collect();
+        cluster.nodes[0].taints = taints.iter().map(|l| (*l).to_owned()).collect();
+        let mut facts = NodeFacts::default();
+        facts.stamps.insert(STAMP.into(), note.into());
+        let status = NodeStatus {
+            name: "server".into(),
+            labels: there.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            taints: tainted.iter().map(|t| (*t).to_owned()).collect(),
+            ..NodeStatus::default()
+        };
+        let mut seen = Seen { api: Some([("server".to_owned(), status)].into()), ..Seen::default() };
+        seen.nodes.insert("server".into(), facts);
+        check(&View::new(&cluster, &seen), Some(&cluster.nodes[0]))
+    }
+
+    #[test]
+    fn only_what_p1_set_is_removed() {
+        let done = |c: Check| !c.may_run();
+        assert!(done(looked(&[], &[], "", &[("theirs", "x")], &["a:NoExecute"])));
+        assert!(done(looked(&["a=b"], &[], "label/a=b", &[("a", "b"), ("c", "d")], &[])));
+        let why = |c: Check| c.reason().to_owned();
+        assert_eq!(why(looked(&["a=b"], &[], "", &[], &[])), "it lacks a=b");
+        assert_eq!(why(looked(&["a=c"], &[], "label/a=b", &[("a", "b")], &[])), "it lacks a=c");
+        assert_eq!(why(looked(&[], &[], "label/a=b", &[("a", "b")], &[])), "a left the spec");
+        // Somebody gave it another value meanwhile: it is theirs.
+        assert_eq!(
+            why(looked(&[], &[], "label/a=b", &[("a", "z")], &[])),
+            "p1's note of them is another one"
+        );
+        assert_eq!(why(looked(&[], &["k=v:NoSchedule"], "", &[], &[])), "it lacks k=v:NoSchedule");
+        assert_eq!(
+            why(looked(&[], &[], "taint/k=v:NoSchedule", &[], &["k=v:NoSchedule"])),
+            "k:NoSchedule left the spec"
+        );
+        assert!(done(looked(&[], &["k:NoSchedule"], "taint/k:NoSchedule", &[], &["k:NoSchedule"])));
+        assert!(done(looked(&[], &["k=:NoSchedule"], "taint/k=:NoSchedule", &[], &["k:NoSchedule"])));
+    }
+}

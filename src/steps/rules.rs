@@ -1,0 +1,118 @@
+//! What p1 refuses to begin, told from what was seen.
+
+use super::View;
+use crate::engine::Trouble;
+use crate::k3s::{Barrier, Join, Version};
+use crate::spec::Node;
+
+/// Since this version k3s makes etcd's data of SQLite's (docs.k3s.io/datastore/ha-embedded).
+const MIGRATES: &str = "v1.22.2";
+
+/// Why the plan must not be run; none if it may.
+pub fn refusal(view: &View<'_>) -> Option<Trouble> {
+    growth(view).or_else(|| upgrade(view))
+}
+
+/// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):
+/// servers go forward by one minor version at most, and no worker is newer than a server.
+fn upgrade(view: &View<'_>) -> Option<Trouble> {
+    let to: Version = view.seen.version.as_ref()?.parse().ok()?;
+    let version = |n: &Node| view.version(n).and_then(|v| v.parse::<Version>().ok());
+    let servers: Vec<(&Node, Version)> =
+        view.cluster.servers().filter_map(|s| Some((s, version(s)?))).collect();
+    for (server, from) in &servers {
+        match from.barrier(&to) {
+            None => {}
+            Some(Barrier::Back) => {
+                return Some(Trouble::new(
+                    format!("`{}` runs {from}, and k3s' servers do not go back to {to}", server.name),
+                    format!(
+                        "Its data may be in the newer form already. Let the spec say {from} or a newer one; to go back, \
+                         restore a backup into a new cluster."
+                    ),
+                ));
+            }
+            Some(Barrier::Skips(next)) => {
+                return Some(Trouble::new(
+                    format!("`{}` runs {from}, and {to} skips a minor version", server.name),
+                    format!("Upgrade to the newest of {next} first: `p1 upgrade --to {next}`."),
+                ));
+            }
+        }
+    }
+    let chosen = |n: &Node| view.seen.doomed.is_empty() || view.seen.doomed.contains(&n.name);
+    let (left, from) = servers.iter().find(|(s, from)| !chosen(s) && *from < to)?;
+    let worker = view.cluster.workers().find(|w| chosen(w) && version(w).as_ref() != Some(&to))?;
+    Some(Trouble::new(
+        format!("`{}` would run {to} while `{}` runs {from}", worker.name, left.name),
+        "No worker may be newer than a server: leave the names out, or name the servers too.",
+    ))
+}
+
+/// One server with SQLite becomes the first of several.
+fn growth(view: &View<'_>) -> Option<Trouble> {
+    let grows = view.cluster.servers().find(|s| {
+        let sqlite = view.seen.nodes.get(&s.name).is_some_and(|f| f.datastore.as_deref() == Some("sqlite"));
+        sqlite && view.join(s) == Join::Init
+    })?;
+    let version: Version = view.status(grows)?.version.parse().ok()?;
+    (version < MIGRATES.parse().expect("a version")).then(|| {
+        Trouble::new(
+            format!("`{}` runs {version}, which cannot move its data from SQLite to etcd", grows.name),
+            format!(
+                "k3s does since {MIGRATES}: upgrade with one server first, one minor version at a time, and add the \
+                 others then. Or make a new cluster."
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::NodeStatus;
+    use crate::plan::tests::sized;
+    use crate::steps::Seen;
+
+    /// What is said of a cluster of one server and one worker at these versions.
+    fn said(server: &str, worker: &str, to: &str, targets: &[&str]) -> Option<String> {
+        let cluster = sized(1, 1);
+        let status = |v: &str| NodeStatus { version: v.into(), ..NodeStatus::default() };
+        let api = [("server".to_owned(), status(server)), ("worker-1".to_owned(), status(worker))];
+        let seen = Seen {
+            api: Some(api.into()),
+            version: Some(to.into()),
+            doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
+            ..Seen::default()
+        };
+        refusal(&View::new(&cluster, &seen)).map(|t| t.failure.cause)
+    }
+
+    #[test]
+    fn versions_go_forward_without_a_gap_and_servers_first() {
+        let (old, new) = ("v1.33.4+k3s1", "v1.34.1+k3s1");
+        assert_eq!(said(old, old, new, &[]), None);
+        assert_eq!(said(new, old, new, &["worker-1"]), None);
+        assert_eq!(said(old, old, old, &["worker-1"]), None);
+        assert!(said(old, old, "v1.35.0+k3s1", &[]).unwrap().contains("skips a minor version"));
+        assert!(said(new, old, old, &[]).unwrap().contains("do not go back"));
+        assert!(said(old, old, new, &["worker-1"]).unwrap().contains("`worker-1` would run v1.34.1+k3s1"));
+    }
+
+    #[test]
+    fn an_old_server_cannot_become_the_first_of_several() {
+        let cluster = sized(3, 0);
+        let status = |v: &str| NodeStatus { version: v.into(), ..NodeStatus::default() };
+        let facts = crate::facts::NodeFacts { datastore: Some("sqlite".into()), ..Default::default() };
+        let said = |v: &str| {
+            let seen = Seen {
+                api: Some([("server".to_owned(), status(v))].into()),
+                nodes: [("server".to_owned(), facts.clone())].into(),
+                ..Seen::default()
+            };
+            refusal(&View::new(&cluster, &seen))
+        };
+        assert!(said("v1.21.2+k3s1").unwrap().failure.cause.contains("SQLite"));
+        assert_eq!(said("v1.22.2+k3s1"), None);
+    }
+}

@@ -1,0 +1,476 @@
+//! Snapshots of all machines at one moment, memory included, and the way back to them.
+//!
+//! All machines are paused, each is written down, and each goes on as soon as it is written: what it
+//! does then reaches no other before that one is written too, since a paused machine hears nothing.
+//! The way back is the same: none runs before all are restored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Ctx, Definition, World, kubeconfig, observe, ready};
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::os::Cancel;
+use crate::os::cancel::Level;
+use crate::os::files;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::{Machine, Note, Snapshot, State};
+use crate::spec::{Cluster, Node};
+
+/// The moment: every machine of the cluster is paused.
+pub const PAUSE: Definition = Definition {
+    shape: shape("pause", "pause the machines", Scope::Cluster, &[]),
+    retry: false,
+    check: asked,
+    inputs,
+    apply: pause,
+};
+
+/// One machine is written down, and goes on.
+pub const TAKE: Definition = Definition {
+    shape: shape("take", "write down disk and memory", Scope::Nodes, &[After::Cluster("pause")]),
+    retry: false,
+    check: asked,
+    inputs,
+    apply: take,
+};
+
+/// One machine is put back; it stays paused.
+pub const RESTORE: Definition = Definition {
+    shape: shape("restore", "put the machine back", Scope::Nodes, &[]),
+    retry: false,
+    check: asked,
+    inputs,
+    apply: restore,
+};
+
+/// All of them go on.
+pub const RESUME: Definition = Definition {
+    shape: shape("resume", "let the machines go on", Scope::Cluster, &[After::Node("restore")]),
+    retry: false,
+    check: asked,
+    inputs,
+    apply: resume,
+};
+
+/// The clock of a machine stood still while it was paused, or is that of the snapshot.
+pub const CLOCK: Definition = Definition {
+    shape: shape("clock", "set the clock", Scope::Nodes, &[After::Node("take"), After::Cluster("resume")]),
+    retry: true,
+    check: asked,
+    inputs,
+    apply: clock,
+};
+
+/// The kubeconfig is that of the k3s which the snapshot has.
+pub const KUBECONFIG: Definition = Definition {
+    shape: shape("kubeconfig", "fetch the kubeconfig", Scope::Cluster, &[After::Lead("clock")]),
+    retry: true,
+    check: asked,
+    inputs,
+    apply: fetch_kubeconfig,
+};
+
+/// Nodes that were Ready at that moment are so again, and show that they live.
+pub const READY: Definition = Definition {
+    shape: shape("ready", "be Ready again", Scope::Nodes, &[After::Cluster("resume")]),
+    retry: false,
+    check: asked,
+    inputs,
+    apply: be_ready,
+};
+
+/// One machine's snapshot is removed.
+pub const FORGET: Definition = Definition {
+    shape: shape("forget", "remove the snapshot", Scope::Nodes, &[]),
+    retry: true,
+    check: asked,
+    inputs,
+    apply: forget,
+};
+
+const fn shape(name: &'static str, title: &'static str, scope: Scope, after: &'static [After]) -> Shape {
+    Shape { name, title, scope, after, serves: false }
+}
+
+fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
+    Check::Needed("asked for".into())
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.name, node.map(|n| &n.name)])
+}
+
+/// What a run knows of the moment that it makes, or goes back to.
+#[derive(Default)]
+pub struct Moment {
+    /// Machines that it paused and that do not go on yet.
+    paused: Mutex<BTreeSet<String>>,
+    note: Mutex<Option<Note>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Moment {
+    fn note(&self) -> Option<Note> {
+        lock(&self.note).clone()
+    }
+
+    /// Lets go on what this run paused and nobody let go on: steps that never began, or failed. To be
+    /// called when a run ends, however it ends.
+    pub fn let_go(&self, world: &World) -> Result<(), Trouble> {
+        let ids = world.vagrant.ids();
+        let left = std::mem::take(&mut *lock(&self.paused));
+        let left = left.into_iter().filter_map(|node| Some((node.clone(), ids.get(&node)?.clone())));
+        // Even when the user ended the run: a machine that stays paused looks like one that died.
+        world.provider.resume(&world.cluster, &left.collect(), &Cancel::new()).map_err(Trouble::from)
+    }
+
+    fn go_on(&self, world: &World, node: &str) -> Result<(), Trouble> {
+        let ids = BTreeMap::from([(node.to_owned(), id(world, node))]);
+        world.provider.resume(&world.cluster, &ids, &Cancel::new())?;
+        lock(&self.paused).remove(node);
+        Ok(())
+    }
+}
+
+/// A cluster's snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Set {
+    /// What people call it.
+    pub name: String,
+    /// As each of its machines has it.
+    pub note: Note,
+    /// By node that has it: the bytes of memory in it, where that can be told.
+    pub has: BTreeMap<String, Option<u64>>,
+}
+
+impl Set {
+    /// Nodes whose machine does not have it: it was cut off, or the machine is another one now.
+    pub fn lacks(&self) -> Vec<&str> {
+        let lacks = |n: &&String| !self.has.contains_key(*n);
+        self.note.nodes.iter().filter(lacks).map(String::as_str).collect()
+    }
+
+    /// Bytes of memory in all of it.
+    pub fn bytes(&self) -> Option<u64> {
+        self.has.values().copied().sum()
+    }
+
+    /// Why the cluster cannot go back to it: what is wrong, and what to do.
+    pub fn obstacle(&self, machines: &BTreeMap<String, Machine>) -> Option<(String, String)> {
+        let lacks = self.lacks();
+        if !lacks.is_empty() {
+            let gone = format!(
+                "the snapshot `{}` is not whole: the machine of {} does not have it",
+                self.name,
+                lacks.join(" and of ")
+            );
+            return Some((
+                gone,
+                format!(
+                    "It was cut off, or the machine was made anew since. `p1 snapshot delete {}` removes what there is of it.",
+                    self.name
+                ),
+            ));
+        }
+        let later =
+            machines.iter().find(|(node, m)| m.state != State::Absent && !self.note.nodes.contains(node));
+        later.map(|(node, _)| {
+            (
+                format!("the snapshot `{}` is from before `{node}` was made", self.name),
+                format!("`p1 destroy {node}` takes it away; after the restore `p1 up` makes it again."),
+            )
+        })
+    }
+}
+
+/// The sets among the machines' snapshots, the newest first.
+pub fn sets(found: &BTreeMap<String, Vec<Snapshot>>) -> Vec<Set> {
+    let mut all: BTreeMap<(Timestamp, String), Set> = BTreeMap::new();
+    for (node, snapshots) in found {
+        for one in snapshots {
+            let key = (one.note.at, format!("{} {}", one.note.set, one.name));
+            let set = all.entry(key).or_insert_with(|| Set {
+                name: one.name.clone(),
+                note: one.note.clone(),
+                has: BTreeMap::new(),
+            });
+            set.has.insert(node.clone(), one.bytes);
+        }
+    }
+    all.into_values().rev().collect()
+}
+
+/// The sets of a cluster. The machines have to have been looked at.
+pub fn look(world: &World) -> Result<Vec<Set>, Trouble> {
+    Ok(sets(&world.provider.snapshots(&world.cluster, &there(world), &world.cancel)?))
+}
+
+/// The ids of the machines that exist and are ours.
+fn there(world: &World) -> BTreeMap<String, String> {
+    let seen = world.seen().machines.into_iter().filter(|(_, m)| m.state != State::Absent && !m.foreign);
+    seen.filter_map(|(node, m)| Some((node, m.id?))).collect()
+}
+
+fn id(world: &World, node: &str) -> String {
+    world.vagrant.ids().remove(node).unwrap_or_default()
+}
+
+fn name(world: &World) -> Result<String, Trouble> {
+    world.seen().subject.ok_or_else(|| Trouble::new("no snapshot was named", ""))
+}
+
+/// Why machines cannot be written down now.
+pub fn unfit(cluster: &Cluster, machines: &BTreeMap<String, Machine>) -> Option<Trouble> {
+    let state = |n: &Node| machines.get(&n.name).map_or(State::Absent, |m| m.state.clone());
+    let odd = cluster.nodes.iter().find(|n| !matches!(state(n), State::Running | State::Paused))?;
+    let (what, hint) = match state(odd) {
+        State::Absent => ("does not exist".to_owned(), "`p1 up` makes it."),
+        state => (format!("is {state}"), "`p1 start` starts it."),
+    };
+    Some(Trouble::new(format!("the machine of `{}` {what}: it has no memory to be kept", odd.name), hint))
+}
+
+fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, cancel) = (ctx.world, ctx.control.cancel());
+    let name = name(world)?;
+    let machines = world.look_at_machines()?;
+    if let Some(trouble) = unfit(&world.cluster, &machines) {
+        return Err(trouble);
+    }
+    let ids = there(world);
+    for set in look(world)?.into_iter().filter(|s| s.name == name) {
+        if set.lacks().is_empty() {
+            return Ok(Some("it was taken before".into()));
+        }
+        ctx.control.says("removing what an interrupted run left of it");
+        for node in set.has.keys() {
+            world.provider.forget(&world.cluster, (node, &id(world, node)), &name, cancel)?;
+        }
+        ctx.control.log("removed what an interrupted run left of this snapshot");
+    }
+    // While they run: what the API says of them when they are paused comes too late.
+    if world.seen().kubeconfig {
+        observe::look_at_api(world);
+    }
+    let api = world.seen().api.unwrap_or_default();
+    let is_ready = |node: &&String| api.get(*node).is_some_and(|status| status.ready);
+    *lock(&world.moment.paused) = ids.keys().cloned().collect();
+    world.provider.pause(&world.cluster, &ids, cancel)?;
+    *lock(&world.moment.note) = Some(Note {
+        set: world.run.clone(),
+        at: Timestamp::now(),
+        nodes: ids.keys().cloned().collect(),
+        ready: ids.keys().filter(is_ready).cloned().collect(),
+    });
+    Ok(None)
+}
+
+fn take(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let Some(note) = world.moment.note() else { return Ok(Some("it was taken before".into())) };
+    let (name, id) = (name(world)?, id(world, &node.name));
+    let machine = (node.name.as_str(), id.as_str());
+    let taken = world.provider.take(&world.cluster, machine, (&name, &note), ctx.control.cancel());
+    let goes_on = world.moment.go_on(world, &node.name);
+    taken?;
+    goes_on.map(|()| None)
+}
+
+/// The set that the run goes back to, looked for once.
+fn chosen(world: &World) -> Result<Note, Trouble> {
+    let mut held = lock(&world.moment.note);
+    if let Some(note) = &*held {
+        return Ok(note.clone());
+    }
+    let name = name(world)?;
+    let machines = world.look_at_machines()?;
+    let set = look(world)?.into_iter().find(|s| s.name == name);
+    let set = set.ok_or_else(|| {
+        Trouble::new(
+            format!("there is no snapshot `{name}`"),
+            "`p1 snapshot list` shows those that there are.",
+        )
+    })?;
+    if let Some((what, hint)) = set.obstacle(&machines) {
+        return Err(Trouble::new(what, hint));
+    }
+    *held = Some(set.note.clone());
+    Ok(set.note)
+}
+
+fn restore(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    chosen(world)?;
+    world.forget_node(&node.name);
+    let (name, id) = (name(world)?, id(world, &node.name));
+    world.provider.restore(&world.cluster, (&node.name, &id), &name, ctx.control.cancel())?;
+    Ok(None)
+}
+
+fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    let nodes = chosen(world)?.nodes;
+    let ids = world.vagrant.ids().into_iter().filter(|(node, _)| nodes.contains(node)).collect();
+    // What the API said was said by another past.
+    world.forget_api();
+    world.note(|seen| seen.api = None);
+    world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
+    world.look_at_machines()?;
+    Ok(None)
+}
+
+fn clock(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let did = world.script(node, "setting the clock", &set_clock(now))?;
+    Ok(Some(did.trim().to_owned()).filter(|text| !text.is_empty()))
+}
+
+/// Sets a clock that is more than a second off. Under emulation the way there takes half a second.
+fn set_clock(now: Duration) -> String {
+    format!(
+        "off=$(( $(date +%s) - {secs} ))\n\
+         if [ \"$off\" -gt 1 ] || [ \"$off\" -lt -1 ]; then\n\
+         date -s @{secs}.{millis:03} >/dev/null && echo \"it was ${{off}}s off\"\nfi\n",
+        secs = now.as_secs(),
+        millis = now.subsec_millis()
+    )
+}
+
+fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    if chosen(world)?.ready.is_empty() {
+        files::remove_if_there(&world.state.kubeconfig())?;
+        world.forget_api();
+        return Ok(Some("no node was Ready then; `p1 up` goes on from there".into()));
+    }
+    (kubeconfig::STEP.apply)(ctx)
+}
+
+fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    if !chosen(world)?.ready.contains(&node.name) {
+        return Ok(Some("it was not Ready then".into()));
+    }
+    let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
+    let mut first: Option<String> = None;
+    loop {
+        let why = match pulse(world, node) {
+            Ok((beat, None)) if first.as_ref().is_some_and(|first| *first != beat) => return Ok(None),
+            Ok((beat, wrong)) => {
+                first.get_or_insert(beat);
+                wrong.unwrap_or_else(|| "it has not reported since it was put back".to_owned())
+            }
+            Err(trouble) => trouble.failure.cause,
+        };
+        ctx.control.says(why.clone());
+        if start.elapsed() > bound {
+            let hint = format!("Its journal: p1 logs {}", node.name);
+            return Err(Trouble::new(
+                format!("the node was not Ready within {}: {why}", seconds(bound)),
+                hint,
+            ));
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
+            return Err(Trouble::interrupted());
+        }
+    }
+}
+
+/// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API
+/// says of a node right after it was put back is what it had heard before the snapshot.
+fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), Trouble> {
+    let api = world.api()?;
+    let nodes = api.nodes(&world.cancel)?;
+    let status = nodes.iter().find(|n| n.name == node.name);
+    let lease = api.leases(&world.cancel)?.remove(&node.name);
+    let beat = format!("{lease:?} {:?}", status.and_then(|s| s.heartbeat));
+    Ok((beat, ready::wrong(node, None, status)))
+}
+
+fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let name = name(world)?;
+    let Some(id) = there(world).remove(&node.name) else { return Ok(Some("there is no machine".into())) };
+    world.provider.forget(&world.cluster, (&node.name, &id), &name, ctx.control.cancel())?;
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(set: &str, at: &str, nodes: &[&str]) -> Note {
+        let nodes = nodes.iter().map(ToString::to_string).collect();
+        Note { set: set.into(), at: at.parse().unwrap(), nodes, ready: vec![] }
+    }
+
+    fn snapshot(name: &str, note: &Note, bytes: u64) -> Snapshot {
+        Snapshot { name: name.into(), note: note.clone(), bytes: Some(bytes) }
+    }
+
+    fn machines(nodes: &[&str]) -> BTreeMap<String, Machine> {
+        let one = |n: &&str| (n.to_string(), Machine { id: None, state: State::Running, foreign: false });
+        nodes.iter().map(one).collect()
+    }
+
+    #[test]
+    fn machines_snapshots_become_sets_and_what_is_lost_shows() {
+        let (old, new) = (
+            note("r1", "2026-11-25T10:00:00Z", &["server", "worker"]),
+            note("r2", "2026-11-25T11:00:00Z", &["server", "worker"]),
+        );
+        let found = BTreeMap::from([
+            ("server".to_owned(), vec![snapshot("a", &old, 1), snapshot("b", &new, 2)]),
+            ("worker".to_owned(), vec![snapshot("b", &new, 3)]),
+        ]);
+        let all = sets(&found);
+        assert_eq!(all.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!((all[0].lacks(), all[0].bytes()), (vec![], Some(5)));
+        assert_eq!(all[1].lacks(), ["worker"]);
+        assert_eq!(all[0].obstacle(&machines(&["server", "worker"])), None);
+        let (what, hint) = all[1].obstacle(&machines(&["server", "worker"])).unwrap();
+        assert!(
+            what.contains("of worker does not have it") && hint.contains("p1 snapshot delete a"),
+            "{what}"
+        );
+        let (what, hint) = all[0].obstacle(&machines(&["server", "worker", "late"])).unwrap();
+        assert!(what.contains("before `late`") && hint.contains("p1 destroy late"), "{what}");
+        let mut gone = machines(&["server", "worker", "late"]);
+        gone.get_mut("late").unwrap().state = State::Absent;
+        assert_eq!(all[0].obstacle(&gone), None);
+    }
+
+    #[test]
+    fn two_cut_off_runs_of_one_name_are_not_taken_for_a_whole_set() {
+        let (one, other) = (
+            note("r1", "2026-11-25T10:00:00Z", &["server", "worker"]),
+            note("r2", "2026-11-25T10:05:00Z", &["server", "worker"]),
+        );
+        let found = BTreeMap::from([
+            ("server".to_owned(), vec![snapshot("a", &one, 1)]),
+            ("worker".to_owned(), vec![snapshot("a", &other, 1)]),
+        ]);
+        assert!(sets(&found).iter().all(|s| s.lacks().len() == 1));
+    }
+
+    #[test]
+    fn a_machine_without_memory_is_named() {
+        let cluster = crate::plan::tests::cluster(1);
+        assert!(unfit(&cluster, &machines(&["server", "worker-1"])).is_none());
+        let cause = |machines| unfit(&cluster, &machines).unwrap().failure.cause;
+        assert!(cause(machines(&["server"])).contains("`worker-1` does not exist"));
+        let mut off = machines(&["server", "worker-1"]);
+        off.get_mut("server").unwrap().state = State::Off;
+        assert!(cause(off).contains("`server` is off"));
+    }
+}
