@@ -263,4 +263,61 @@ fn offline_asks_nobody_but_the_cluster_and_tells_all_that_is_missing_at_once() {
     )
     .unwrap();
     sim.p1(&["artifacts", "verify", "folder"]).exits(1).says(&["another checksum"]);
+#[test]
+fn provisioners_run_once_in_their_order_and_again_when_what_they_are_made_from_changes() {
+    let more = "provision:
+  - {name: early, type: shell, path: early.sh, args: [a, b c], env: {API_TOKEN: 'very $(secret)'}}
+  - {name: user, type: shell, inline: 'touch ~/mine; id -un', privileged: false, nodes: [worker]}
+  - {name: conf, type: file, source: conf.d, destination: /opt/conf d, nodes: [worker]}
+  - {name: one, type: file, source: conf.d/a, destination: '~/deep/er/', nodes: [worker]}
+  - {name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker]}
+";
+    let sim = Sim::new(&spec(1, 1, more));
+    // k3s is not there yet; the secret is in the environment, and not shown.
+    let script = "set -eu\n[ ! -e /etc/systemd/system/k3s.service ] || [ -s /root/early ]\n\
+                  echo \"$1 $2 $API_TOKEN\" | tee -a /root/early\npwd\n";
+    fs::write(sim.at("early.sh"), script.replace('\n', "\r\n")).unwrap();
+    fs::create_dir_all(sim.at("conf.d/sub dir")).unwrap();
+    fs::write(sim.at("conf.d/a"), "one\n").unwrap();
+    fs::write(sim.at("conf.d/sub dir/b"), "two\n").unwrap();
+    fs::write(sim.at("site.yml"), "- hosts: all\n").unwrap();
+    sim.node("worker").vm_fault("fail-provision=Ansible failed to complete successfully.\n");
+
+    let up = sim.p1(&["up"]).exits(1);
+    up.says(&["ansible: fatal: [worker]: FAILED!"]);
+    let record = sim.last();
+    for step in ["server/provision-early", "worker/provision-one", "worker/ready", "server/ready"] {
+        assert!(record.passed(step), "{step}: {:?}", record.outcomes);
+    }
+    assert!(matches!(record.outcomes["worker/provision-site"], Outcome::Failed(_)));
+    let worker = sim.node("worker");
+    assert_eq!(worker.sh("cat /root/early"), "a b c very $(secret)\n");
+    let placed = "cat '/opt/conf d/sub dir/b' /home/vagrant/deep/er/a; stat -c %U /opt/conf\\ d/a /home/vagrant/mine \
+                  /home/vagrant/deep /home/vagrant/deep/er/a; ls /var/lib/p1/provision";
+    assert_eq!(worker.sh(placed), "two\none\nroot\nvagrant\nvagrant\nvagrant\n");
+
+    worker.vm_fault("");
+    sim.p1(&["retry"]).exits(0);
+    assert_eq!(began(&sim.last()), ["worker/provision-site"]);
+    assert_eq!(sim.calls().last().unwrap(), "provision worker --provision-with site --machine-readable");
+    for verb in [&["up"][..], &["up", "--deep"]] {
+        sim.p1(verb).exits(0).says(&["nothing to do"]);
+    }
+
+    fs::write(sim.at("conf.d/a"), "other\n").unwrap();
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(began(&sim.last()), ["worker/provision-conf", "worker/provision-one"]);
+    assert_eq!(worker.sh("cat '/opt/conf d/a' /home/vagrant/deep/er/a"), "other\nother\n");
+    // Another secret is another input.
+    sim.spec(&spec(1, 1, &more.replace("very", "quite")));
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(began(&sim.last()), ["server/provision-early", "worker/provision-early"]);
+    assert_eq!(worker.sh("cat /root/early"), "a b c very $(secret)\na b c quite $(secret)\n");
+    let told = sim.sh("grep -rlE '(very|quite) .\\(secret' .p1; stat -c %a .p1/sim/Vagrantfile; grep -rh 'a b c' .p1/sim/logs");
+    assert!(told.starts_with(".p1/sim/Vagrantfile\n600\n") && told.contains(" a b c ***"), "{told}");
+
+    // A machine that is made anew has none of it.
+    sim.p1(&["--yes", "destroy", "worker"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(worker.sh("cat /root/early; ls '/opt/conf d'"), "a b c quite $(secret)\na\nsub dir\n");
 }

@@ -286,7 +286,7 @@ impl Node<'_> {
     /// - `no-address`: it boots without an address; `no-ssh`: without sshd (from its first boot on).
     /// - `slow-WHEN=SECONDS`, `hang-WHEN`, `fail-WHEN=TEXT` (this machine's part of vagrant fails),
     ///   `exit-WHEN=CODE` (all of vagrant ends): WHEN is `begin`, `disk` (made), `domain` (defined, its
-    ///   id not noted), `boot` (switched on), `end` (it answers), `destroy`.
+    ///   id not noted), `boot` (switched on), `end` (it answers), `destroy`, `provision`.
     pub fn vm_fault(&self, lines: &str) {
         fs::write(self.sim.at("vm-faults").join(&self.name), lines).unwrap();
     }

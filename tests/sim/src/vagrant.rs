@@ -62,6 +62,10 @@ pub fn main(called: &str, args: &[String]) -> ExitCode {
         Some("up") => vagrant.each(&names, "up", |v, m| v.up(m)),
         Some("destroy") => vagrant.each(&names, "destroy", |v, m| v.destroy(m)),
         Some("halt") => vagrant.each(&names, "halt", |v, m| v.virsh(&["destroy", &m.domain()], "").map(drop)),
+        Some("provision") => {
+            let (machines, name) = names.split_at(names.len().min(1));
+            vagrant.each(machines, "provision", |v, m| v.provision(m, name.first().map_or("", |n| n)))
+        }
         Some("validate") => vagrant.machines().map(drop),
         _ => Err(format!("this is a part of p1's tests and does not know `{}`", args.join(" "))),
     };
@@ -342,6 +346,25 @@ impl Vagrant {
             thread::sleep(Duration::from_millis(50));
         }
         Err("Timed out while waiting for the machine to boot.".into())
+    }
+
+    /// Says what it would run, and that it did or, by a fault, did not.
+    fn provision(&self, machine: &Machine, name: &str) -> Result<(), String> {
+        let text = fs::read_to_string(&self.vagrantfile).map_err(|e| e.to_string())?;
+        let section = text.split(&format!("config.vm.define '{}'", machine.name)).nth(1).unwrap_or_default();
+        let section = section.split("config.vm.define").next().unwrap_or_default();
+        let begin = format!("node.vm.provision '{name}', type: '");
+        // Vagrant says nothing of a name that it does not find.
+        let Some(kind) = section.split(&begin).nth(1).and_then(|rest| rest.split('\'').next()) else {
+            return Ok(());
+        };
+        self.ui(machine, &format!("Running provisioner: {name} ({kind})..."));
+        let failed = self.strike(machine, "provision");
+        if failed.is_err() {
+            let line = format!("fatal: [{}]: FAILED! => {{\"msg\": \"told to\"}}", machine.name);
+            self.say(&machine.name, &["ui", "detail", &format!("    {}: {line}", machine.name)]);
+        }
+        failed
     }
 
     fn destroy(&self, machine: &Machine) -> Result<(), String> {
