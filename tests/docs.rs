@@ -135,6 +135,60 @@ fn the_reference_has_every_key_with_its_default() {
     assert!(more.is_empty(), "docs/spec.md has keys that there are not: {more:?}");
 }
 
+/// What waits: for a time, for another process, for another thread, for the network.
+const WAITS: &[&str] = &[
+    ".sleep(",
+    "thread::sleep(",
+    ".recv(",
+    ".recv_timeout(",
+    ".wait_timeout(",
+    ".join()",
+    "poll(&mut",
+    "connect_timeout(",
+    "process::run(",
+    "process::watch(",
+    "hand_over(",
+    "Lock::take",
+    "to_socket_addrs(",
+    ".wait_for(",
+];
+
+#[test]
+fn every_file_that_waits_is_in_the_table_of_waits() {
+    let table = read("docs/waits.md");
+    let mut sources = Vec::new();
+    files(&root().join("src"), "rs", &mut sources);
+    let mut waiting = 0;
+    for path in sources {
+        let name = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        if name.contains("tests") || name.contains("testserver") {
+            continue;
+        }
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code: String =
+            code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        if !WAITS.iter().any(|w| code.contains(w)) {
+            continue;
+        }
+        waiting += 1;
+        let room = name.split('/').next().unwrap_or_default();
+        let named = table.contains(&format!("`{name}`")) || table.contains(&format!("`{room}/`"));
+        assert!(named, "docs/waits.md does not say what src/{name} waits for, and how long at most");
+    }
+    assert!(waiting > 25, "{waiting}");
+    // And what is named is there.
+    for name in table.split('`').filter(|w| w.ends_with(".rs") && !w.starts_with("tests/")) {
+        assert!(root().join("src").join(name).is_file(), "docs/waits.md names {name}");
+    }
+    // Every row of it says how long.
+    let rows =
+        table.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| wait") && !l.starts_with("| file"));
+    for row in rows {
+        assert!(row.split('|').all(|cell| cell.trim() != "?") && row.matches('|').count() >= 4, "{row}");
+    }
+}
+
 #[test]
 fn links_between_texts_lead_somewhere() {
     let mut texts = Vec::new();

@@ -5,6 +5,10 @@
 mod fake;
 #[path = "support/run.rs"]
 mod run;
+#[path = "support/sim.rs"]
+mod sim;
+#[path = "support/sshd.rs"]
+mod sshd;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use fake::Fake;
 use nix::sys::signal::Signal;
+use p1::event::{Kind, Outcome};
 use run::{Done, until};
+use sim::{K3S, Sim, spec};
 
 // ---------------------------------------------------------------------------------------------
 // Evidence and secrets
@@ -156,4 +162,429 @@ fn files_below(dir: &Path) -> BTreeMap<String, String> {
         }
     }
     all
+}
+
+// ---------------------------------------------------------------------------------------------
+// Locks
+
+#[test]
+fn a_lock_is_waited_for_and_looking_is_free() {
+    let fake = Fake::new("begin server; begin worker; hang");
+    let running = fake.start(&["up"]);
+    fake.hanging();
+    let waiting = fake.start(&["--wait", "2m", "--yes", "destroy"]);
+    let pid = format!("p1 up (pid {}", running.child.id());
+    waiting.until_said("another p1 works on this cluster");
+    assert!(
+        waiting.stderr().contains(&pid) && waiting.stderr().contains("waiting up to 2m00s"),
+        "{}",
+        waiting.stderr()
+    );
+    // A wait that runs out says who it was, and is over in time.
+    let begun = Instant::now();
+    fake.run(&["--wait", "1s", "stop"]).exits(4).says(&["locked by another p1", "`up`"]);
+    note("the lock of a cluster (--wait)", begun.elapsed(), Duration::from_secs(1), Duration::from_secs(10));
+    // Whoever only looks, or works by hand, is not kept from it.
+    for (verb, code) in [
+        (&["status"][..], 1),
+        (&["plan"], 10),
+        (&["logs"], 0),
+        (&["logs", "--step", "server/vm"], 0),
+        (&["kubeconfig"], 1),
+        (&["ssh", "server", "--", "true"], 255),
+        (&["exec", "--timeout", "1s", "--", "true"], 1),
+        (&["render"], 0),
+        (&["validate"], 0),
+        (&["logs", "--bundle", "while.tar.gz"], 0),
+    ] {
+        let done = fake.run(verb);
+        assert!(!done.stderr().contains("locked by another"), "{verb:?}: {}", done.stderr());
+        done.exits(code);
+    }
+    running.signal(Signal::SIGINT);
+    running.until_said("press Ctrl-C again");
+    running.signal(Signal::SIGINT);
+    running.end().exits(130);
+    waiting.end().exits(0);
+    assert!(!fake.at(".p1").exists());
+}
+
+/// Killed outright, with a vagrant of its that lives on.
+#[test]
+fn a_lock_dies_with_its_owner() {
+    let fake = Fake::new("begin server; made server; begin worker; hang");
+    let running = fake.start(&["up"]);
+    let orphans = fake.hanging();
+    let waiting = fake.start(&["--wait", "2m", "plan"]);
+    waiting.end().exits(10);
+    let waiting = fake.start(&["--wait", "2m", "--yes", "destroy"]);
+    waiting.until_said("another p1 works on this cluster");
+    running.signal(Signal::SIGKILL);
+    running.end();
+    waiting.end().exits(0);
+    assert!(!fake.at(".p1").exists());
+    for pid in orphans {
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// The one that waits for `destroy` gets a lock of what is there afterwards, not of what was removed.
+#[test]
+fn who_waits_for_destroy_finds_a_place_of_its_own() {
+    let fake = Fake::new("begin server; made server; done_with server; begin worker; hang");
+    let first = fake.start(&["up"]);
+    fake.hanging();
+    let destroy = fake.start(&["--wait", "2m", "--yes", "destroy"]);
+    destroy.until_said("another p1 works on this cluster");
+    let next = fake.start(&["--wait", "2m", "up"]);
+    next.until_said("another p1 works on this cluster");
+    fake.up("begin server; begin worker; exit 7");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    // In whatever order they get it: `destroy` succeeds, `up` fails with what vagrant says.
+    destroy.end().exits(0);
+    next.end().exits(1).says(&["exited with 7"]);
+    for pid in fake.hanging() {
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+    }
+    fake.run(&["--yes", "destroy"]).exits(0);
+    assert!(!fake.at(".p1").exists());
+}
+
+// ---------------------------------------------------------------------------------------------
+// Waits
+
+/// Notes how long a wait of `bound` took, and that it was over within `slack` of it.
+#[track_caller]
+fn note(what: &str, took: Duration, bound: Duration, slack: Duration) {
+    let over = took.saturating_sub(bound);
+    println!("{what:60} bound {:>6.2} s, over by {:>6.3} s", bound.as_secs_f64(), over.as_secs_f64());
+    // It waited at all, and not for ever. A busy machine is given its due.
+    assert!(took + Duration::from_millis(50) >= bound, "{what}: {took:?} of {bound:?}");
+    assert!(over <= slack, "{what}: {took:?} of {bound:?}");
+}
+
+/// What docs/waits.md promises beyond a bound, on a machine that is not overloaded; tests have more.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// A peer that accepts and never says a word.
+fn silent() -> (std::net::TcpListener, u16) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[test]
+fn waits_on_peers_that_never_answer_end_at_their_bounds() {
+    use p1::os::cancel::Level;
+    use p1::os::process::{self, Cmd};
+    use p1::os::{Cancel, lock::Lock};
+    use p1::ssh::{Bound, Endpoint, KnownHosts, Login, Options, connect, wait_for};
+
+    let cancel = Cancel::new();
+    let ms = Duration::from_millis;
+    let timed = |what: &str, bound: Duration, work: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        work();
+        note(what, begun.elapsed(), bound, SLACK);
+    };
+
+    // Programs: one that ignores every wish, one that never stops talking, one whose child holds the pipe.
+    let sh = |script: &str| Cmd::new("sh").args(["-c", script]).grace(ms(200));
+    for (what, script) in [
+        ("a program that ignores signals", "trap '' INT TERM; while :; do sleep 1; done"),
+        ("a program that never stops talking", "yes"),
+        ("a program with a child in the background", "sleep 300 & wait"),
+    ] {
+        timed(what, ms(500), &mut || {
+            process::run(&sh(script), ms(500), &cancel).unwrap_err();
+        });
+    }
+    timed("a pause", ms(300), &mut || assert!(!cancel.sleep(ms(300), Level::Stop)));
+
+    // A lock that somebody has.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock");
+    let _held = Lock::take(&path, "up", Duration::ZERO, &cancel).unwrap();
+    timed("a lock", ms(500), &mut || {
+        Lock::take(&path, "stop", ms(500), &cancel).unwrap_err();
+    });
+
+    // The network: a peer that accepts and is silent.
+    let (_listener, port) = silent();
+    let login = |options: Options| Login {
+        endpoint: Endpoint { node: "n".into(), host: "127.0.0.1".into(), port, user: "vagrant".into() },
+        keys: vec![dir.path().join("none")],
+        known_hosts: KnownHosts::learning(dir.path().join("known_hosts")),
+        options,
+    };
+    timed("SSH: one attempt, no greeting", ms(600), &mut || {
+        let error = connect(&login(Options { login: ms(600), ..Options::default() }), &cancel).err().unwrap();
+        assert!(error.to_string().contains("within 0.6s while waiting for its SSH greeting"), "{error}");
+    });
+    timed("SSH: until it works", ms(900), &mut || {
+        let quick = login(Options { login: ms(250), ..Options::default() });
+        wait_for(&quick, ms(900), &cancel, &mut |_| {}).err().unwrap();
+    });
+    let url = format!("https://127.0.0.1:{port}");
+    timed("the API: no answer", ms(700), &mut || {
+        p1::api::cacerts(&url, None, ms(700), &cancel).unwrap_err();
+    });
+
+    // A node that is there and hangs.
+    let sshd = sshd::Sshd::start();
+    let hang = sshd.hang();
+    let mut line = |_: &str| {};
+    timed("SSH: a script, in all", ms(1000), &mut || {
+        sshd.session().script("hanging", &hang, false, ms(1000), &mut line).unwrap_err();
+    });
+    timed("SSH: a script, in silence", ms(700), &mut || {
+        let bound = Bound::new(Duration::from_secs(300), ms(700));
+        sshd.session().script("hanging", &hang, false, bound, &mut line).unwrap_err();
+    });
+    timed("SSH: a command", ms(800), &mut || {
+        sshd.session().exec(&hang, b"", ms(800), &mut |_| {}).unwrap_err();
+    });
+    timed("SSH: a command that never stops talking", ms(800), &mut || {
+        sshd.session().exec("yes", b"", ms(800), &mut |_| {}).unwrap_err();
+    });
+}
+
+/// The settings of the spec, against machines that do not do their part; times by the journal.
+#[test]
+fn waits_of_steps_end_at_the_specs_bounds() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    let failed = |step: &str, bound: u64, names: &str| {
+        let record = sim.last();
+        let event = record.events.iter().rev().find_map(|e| match &e.kind {
+            Kind::StepFinished { step: s, outcome: Outcome::Failed(f), took_ms, .. } if s == step => {
+                Some((f.cause.clone(), Duration::from_millis(*took_ms)))
+            }
+            _ => None,
+        });
+        let (cause, took) = event.unwrap_or_else(|| panic!("{step} did not fail: {:?}", record.outcomes));
+        assert!(cause.contains(names), "{step}: {cause}");
+        note(
+            &format!("{step}: {cause}").chars().take(60).collect::<String>(),
+            took,
+            Duration::from_secs(bound),
+            SLACK,
+        );
+    };
+    let more = |timeouts: &str| {
+        sim.spec(&spec(1, 1, &format!("timeouts: {{{timeouts}}}\nretry: {{attempts: 1}}\n")));
+    };
+    // Switched on, and no address.
+    sim.node("worker").vm_fault("no-ssh");
+    more("boot: 4s");
+    sim.p1(&["up"]).exits(1);
+    failed("worker/vm", 4, "did not answer");
+    sim.node("worker").vm_fault("");
+    sim.p1(&["--yes", "destroy"]).exits(0);
+
+    // The installer, the server and the worker each hang.
+    sim.node("server").fault("install-hang", "");
+    more("install: 3s");
+    sim.p1(&["up"]).exits(1);
+    failed("server/install", 3, "did not end within 3s");
+    sim.node("server").heal();
+    sim.node("server").fault("never-notify", "");
+    more("server_ready: 3s");
+    sim.p1(&["up"]).exits(1);
+    failed("server/start", 3, "did not become active within 3s");
+    sim.node("server").heal();
+    sim.node("worker").fault("never-notify", "");
+    more("node_ready: 4s");
+    sim.p1(&["up"]).exits(1);
+    failed("worker/start", 4, "did not become active within 4s");
+    sim.node("worker").heal();
+    // It runs, and is never Ready.
+    sim.node("worker").fault("never-ready", "");
+    sim.p1(&["up"]).exits(1);
+    failed("worker/ready", 4, "was not Ready within 4s");
+    sim.node("worker").heal();
+    // Frozen: whoever looks is told in time.
+    more("ssh: 2s");
+    sim.p1(&["up"]).exits(0);
+    sim.node("worker").pause();
+    let begun = Instant::now();
+    sim.p1(&["exec", "--timeout", "2s", "worker", "--", "true"]).exits(1);
+    note("exec on a paused machine: TCP, login", begun.elapsed(), Duration::ZERO, Duration::from_secs(60));
+    let begun = Instant::now();
+    sim.p1(&["logs", "--bundle", "paused.tar.gz"]).exits(0).says(&["not in it: nodes/worker"]);
+    note("logs --bundle with a paused machine", begun.elapsed(), Duration::ZERO, Duration::from_secs(90));
+}
+
+// ---------------------------------------------------------------------------------------------
+// Secrets, in a whole cluster
+
+/// Everything that any process of this machine is called by, looked at again and again: those of simulated
+/// nodes are among them.
+struct ArgvWatch {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: std::thread::JoinHandle<(usize, Vec<String>)>,
+}
+
+impl ArgvWatch {
+    fn start(state: PathBuf) -> Self {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let end = std::sync::Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut looked, mut found) = (0, Vec::new());
+            while !end.load(Ordering::Relaxed) {
+                let secrets = secrets_of(&state);
+                for process in fs::read_dir("/proc").unwrap().flatten() {
+                    for file in ["cmdline", "environ"] {
+                        let line = fs::read(process.path().join(file)).unwrap_or_default();
+                        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                        if secrets.iter().any(|s| line.contains(s.as_str())) {
+                            found.push(format!("{}: {line}", process.path().display()));
+                        }
+                    }
+                }
+                looked += usize::from(!secrets.is_empty());
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            (looked, found)
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> (usize, Vec<String>) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap()
+    }
+}
+
+/// The tokens and the lines of the private key.
+fn secrets_of(state: &Path) -> Vec<String> {
+    let read = |name: &str| fs::read_to_string(state.join(name)).unwrap_or_default();
+    let tokens =
+        read("token").lines().filter_map(|l| Some(l.split_once('=')?.1.to_owned())).collect::<Vec<_>>();
+    let key = read("id_ed25519");
+    let key = key.lines().filter(|l| !l.starts_with("-----") && l.len() > 40).map(str::to_owned);
+    tokens.into_iter().chain(key).filter(|s| s.len() > 20).collect()
+}
+
+const PASSWORDS: [&str; 3] = ["registry-pa55word", "s3-secret-k3y", "provision-pa55"];
+
+#[test]
+fn a_whole_cluster_keeps_its_secrets() {
+    use std::os::unix::fs::PermissionsExt;
+    let k3s = format!(
+        "k3s: {{{K3S}, server_config: {{etcd-s3-secret-key: s3-secret-k3y}}, registries: {{configs: {{mirror.test: \
+         {{auth: {{username: u, password: registry-pa55word}}}}}}}}}}\n\
+         provision: [{{name: db, type: shell, inline: 'true', env: {{DB_PASSWORD: provision-pa55}}}}]\n"
+    );
+    let sim = Sim::new(&spec(1, 1, &k3s));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let mut said: BTreeMap<String, String> = BTreeMap::new();
+    let mut hear = |name: &str, done: Done| {
+        said.insert(name.to_owned(), done.stdout() + &done.stderr());
+    };
+    let watch = ArgvWatch::start(sim.state());
+    hear("plan", sim.p1(&["-v", "plan"]).exits(10));
+    // One that fails, then one that does not, each in another output.
+    sim.node("worker").fault("install-fail", "enable");
+    hear("up", sim.p1(&["-v", "up"]).exits(1));
+    sim.node("worker").heal();
+    hear("retry", sim.p1(&["-o", "json", "retry"]).exits(0));
+    hear("status", sim.p1(&["-o", "json", "status"]).exits(0));
+    hear("plan -o json", sim.p1(&["-o", "json", "plan", "--deep"]).exits(0));
+    hear("render", sim.p1(&["render"]).exits(0));
+    hear("kubeconfig", sim.p1(&["kubeconfig"]).exits(0));
+    hear("bundle", sim.p1(&["logs", "--bundle", "b.tar.gz"]).exits(0));
+    let (looked, found) = watch.end();
+    assert!(looked > 20, "the processes were looked at {looked} times only");
+    let secrets = secrets_of(&sim.state());
+    assert!(secrets.len() >= 2 + 4, "{}", secrets.len());
+    assert_eq!(found, [""; 0], "on a command line or in an environment");
+
+    // Here: in nothing but their own files, which are private.
+    assert_eq!(mode(&sim.at(".p1")), 0o700);
+    assert_eq!(mode(&sim.state()), 0o700);
+    let mut all = files_below(&sim.at(".p1"));
+    for kept in ["token", "id_ed25519", "kubeconfig"] {
+        let path = sim.state().join(kept);
+        assert_eq!(mode(&path), 0o600, "{kept}");
+        assert!(all.remove(&path.display().to_string()).is_some());
+    }
+    // A provisioner's settings are for Vagrant to read.
+    let vagrantfile = sim.state().join("Vagrantfile");
+    assert_eq!(mode(&vagrantfile), 0o600);
+    let vagrantfile = all.remove(&vagrantfile.display().to_string()).unwrap();
+    assert!(!secrets.iter().any(|s| vagrantfile.contains(s.as_str())));
+    assert!(all.len() > 20, "{:?}", all.keys());
+
+    // The bundle, from nodes that answer.
+    let tar = Command::new("tar")
+        .arg("-xzf")
+        .arg(sim.at("b.tar.gz"))
+        .arg("-C")
+        .arg(sim.at("home"))
+        .status()
+        .unwrap();
+    assert!(tar.success());
+    let bundle = fs::read_dir(sim.at("home")).unwrap().flatten().map(|e| e.path());
+    let bundle =
+        bundle.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("p1-sim-")).next().unwrap();
+    let parts = files_below(&bundle);
+    for part in [
+        "server/k3s-journal",
+        "server/ip-addr",
+        "server/config.yaml",
+        "worker/k3s-agent-unit",
+        "worker/check-config",
+    ] {
+        let path = bundle.join(format!("nodes/{part}.txt"));
+        assert!(parts.contains_key(&path.display().to_string()), "{part}: {:?}", parts.keys());
+    }
+    let nodes = &parts[&bundle.join("nodes/server/kubectl-nodes.txt").display().to_string()];
+    assert!(nodes.contains("worker"), "{nodes}");
+    let summary = &parts[&bundle.join("SUMMARY.txt").display().to_string()];
+    assert!(!summary.contains("nodes/"), "{summary}");
+    all.extend(parts);
+    all.extend(said);
+
+    // There: in k3s' own files, which are root's.
+    for (node, files) in
+        [("server", "config.yaml registries.yaml"), ("worker", "config.yaml registries.yaml")]
+    {
+        let modes = sim.node(node).sh(&format!("cd /etc/rancher/k3s; stat -c '%a %U' {files}"));
+        assert!(modes.lines().all(|l| l == "600 root"), "{node}: {modes}");
+        let text = sim
+            .node(node)
+            .sh("cat /etc/systemd/system/k3s*; find /var/lib/p1 /run/p1 /tmp /var/log -type f -size -2000k \
+             -exec cat {} + 2>/dev/null || true; journalctl --no-pager -o cat 2>/dev/null || true");
+        assert!(text.contains("ExecStart"), "{node}: {text}");
+        all.insert(format!("on {node}"), text);
+    }
+    for (name, text) in &all {
+        for secret in secrets.iter().map(String::as_str).chain(PASSWORDS) {
+            assert!(!text.contains(secret), "{name} has {secret}:\n{text}");
+        }
+    }
+
+    // Vagrant's key, which everybody has, opens nothing any more; the cluster's own does.
+    let insecure = sim.at("home/.local/share/p1/vagrant/insecure_private_key");
+    let ssh = |key: &Path, ip: &str| {
+        let mut command = sim.command("ssh");
+        let options = "-F /dev/null -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes -o ConnectTimeout=30 \
+                       -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+        command.args(options.split_whitespace()).arg("-i").arg(key).arg(format!("vagrant@{ip}")).arg("true");
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for ip in ["192.168.56.110", "192.168.56.111"] {
+        assert_eq!(ssh(&sim.state().join("id_ed25519"), ip).0, Some(0));
+        if insecure.is_file() {
+            let (code, text) = ssh(&insecure, ip);
+            assert!(code == Some(255) && text.contains("Permission denied"), "{text}");
+        }
+        let keys = sim.node(if ip.ends_with("110") { "server" } else { "worker" });
+        let keys = keys.sh("cat /home/vagrant/.ssh/authorized_keys /root/.ssh/authorized_keys");
+        assert!(!keys.contains("insecure"), "{keys}");
+    }
 }

@@ -202,10 +202,18 @@ impl Context {
     /// The lock of a cluster; its folder is made for it.
     pub fn lock(&self, state: &State, verb: &str) -> Result<Lock, Fail> {
         state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
-        Lock::take(&state.lock(), verb, self.global.wait, &self.cancel).map_err(|e| {
-            let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
-            Fail::of(code, &e)
-        })
+        let tell = &mut |owner: Option<&lock::Owner>| {
+            let whom = owner.map(|o| format!(": p1 {} (pid {}, since {})", o.verb, o.pid, o.since));
+            let bound = crate::explain::seconds(self.global.wait);
+            eprintln!("another p1 works on this cluster{}; waiting up to {bound}", whom.unwrap_or_default());
+        };
+        Lock::take_telling(&state.lock(), verb, self.global.wait, &self.cancel, tell)
+            .map_err(|e| {
+                let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
+                Fail::of(code, &e)
+            })
+            // Should the former owner have removed the folder, it was made anew without what else is in it.
+            .and_then(|lock| state.create().map(|()| lock).map_err(|e| Fail::of(code::FAILED, &e)))
     }
 
     /// For verbs that work on machines: they have to have been made.

@@ -3,7 +3,6 @@
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
-use crate::state::State;
 use crate::steps::Verb;
 
 /// Removes machines, and with all of them everything of the cluster.
@@ -26,7 +25,6 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     }
     // Every node by name is the same as none by name.
     let targets = if targets.len() == cluster.nodes.len() { Vec::new() } else { targets };
-    let state = State::of(&cluster.base, &cluster.name);
     let whole = targets.is_empty();
     let names: Vec<&str> = match whole {
         true => cluster.nodes.iter().map(|n| n.name.as_str()).collect(),
@@ -48,8 +46,5 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         deep: false,
     };
     let report = run::run(context, cluster, job, &|_, _| context.agree(&question))?;
-    if report.success && whole {
-        state.remove()?;
-    }
     run::verdict(&report)
 }

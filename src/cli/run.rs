@@ -55,6 +55,10 @@ pub fn run_to(
     let lock = context.lock(&state, job.verb.name)?;
     let world = context.world(cluster, kind);
     let result = before(&world).and_then(|()| locked(context, &world, &job, ready));
+    if job.verb.name == "destroy" && job.targets.is_empty() && result.as_ref().is_ok_and(|r| r.success) {
+        // Before the lock is freed: the next owner would lose its folder.
+        state.remove()?;
+    }
     if !existed && journal::runs(&state.runs()).is_empty() {
         // Nothing was begun: leave no folder behind that would look like a cluster.
         let _ = state.remove();

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -54,30 +54,41 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock at `path`, waiting up to `wait` for another holder; the wait ends when the
-    /// user asks to stop. The file stays when the lock is freed: deleting it would let two owners
-    /// lock two files of one name.
+    /// user asks to stop. The file stays when the lock is freed; should its whole folder have been
+    /// removed by the former owner, the lock is one of the new file of that name.
     pub fn take(path: &Path, verb: &str, wait: Duration, cancel: &Cancel) -> Result<Self, Error> {
-        if let Some(dir) = path.parent() {
-            files::dir(dir)?;
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .at("open", path)?;
+        Self::take_telling(path, verb, wait, cancel, &mut |_| {})
+    }
+
+    /// [`Lock::take`]; `tell` hears once for whom it has to wait.
+    pub fn take_telling(
+        path: &Path,
+        verb: &str,
+        wait: Duration,
+        cancel: &Cancel,
+        tell: &mut dyn FnMut(Option<&Owner>),
+    ) -> Result<Self, Error> {
         let end = Instant::now() + wait;
+        let mut told = false;
+        let mut file = open(path)?;
         loop {
             match file.try_lock() {
-                Ok(()) => break,
+                Ok(()) if is_at(&file, path) => break,
+                // Its owner removed it while we waited: nobody else would see a lock of it.
+                Ok(()) => {
+                    file = open(path)?;
+                    continue;
+                }
                 Err(TryLockError::Error(e)) => {
                     return Err(Err::<(), _>(e).at("lock", path).unwrap_err().into());
                 }
                 Err(TryLockError::WouldBlock) => {}
             }
             let done = Instant::now() >= end;
+            if !done && !told {
+                tell(read_owner(&mut file).as_ref());
+                told = true;
+            }
             if done || cancel.sleep(Duration::from_millis(100), Level::Stop) {
                 return Err(Error::Held { path: path.to_owned(), owner: read_owner(&mut file) });
             }
@@ -88,6 +99,21 @@ impl Lock {
         file.write_all(&text).at("write", path)?;
         Ok(Self { _file: file })
     }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    if let Some(dir) = path.parent().filter(|d| !d.is_dir()) {
+        files::private_dir(dir)?;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    Ok(options.open(path).at("open", path)?)
+}
+
+/// True if `file` is still the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    matches!((file.metadata().map(id), path.metadata().map(id)), (Ok(mine), Ok(there)) if mine == there)
 }
 
 /// Who holds the lock at `path` now; `None` when it is free or absent.
@@ -127,5 +153,31 @@ mod tests {
         drop(first);
         assert_eq!(holder(&path), None);
         Lock::take(&path, "destroy", Duration::ZERO, &cancel).unwrap();
+    }
+
+    /// As `destroy` does with the whole folder.
+    #[test]
+    fn a_lock_whose_file_was_removed_meanwhile_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster/lock");
+        let cancel = Cancel::new();
+        let first = Lock::take(&path, "destroy", Duration::ZERO, &cancel).unwrap();
+        let mut waits = Vec::new();
+        let second = std::thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let (path, cancel) = (&path, &cancel);
+            let second = scope.spawn(move || {
+                let wait = Duration::from_secs(30);
+                Lock::take_telling(path, "up", wait, cancel, &mut |owner| tell.send(owner.cloned()).unwrap())
+            });
+            waits.push(told.recv().unwrap().unwrap().verb);
+            std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+            drop(first);
+            second.join().unwrap().unwrap()
+        });
+        assert_eq!(waits, ["destroy"]);
+        assert_eq!(holder(&path).unwrap().verb, "up");
+        assert!(Lock::take(&path, "stop", Duration::ZERO, &cancel).is_err());
+        drop(second);
     }
 }

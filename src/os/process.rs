@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,18 @@ use crate::explain::Explain;
 
 /// How long a program gets between the signals INT, TERM and KILL when it has to end.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long a pipe may stay open after its program ended: a grandchild may hold it for ever.
+/// How long a pipe may stay open and silent after its program ended: a grandchild may hold it for ever.
 const DRAIN: Duration = Duration::from_millis(500);
+/// And how long while something still comes.
+const REST_OF_OUTPUT: Duration = Duration::from_secs(10);
+/// Of what a program writes to a pipe, at least so many of the last bytes are kept.
+const KEEP: usize = 8 << 20;
+/// A longer line comes in parts.
+const LINE: u64 = 1 << 20;
+/// Lines that wait to be taken; then the program waits.
+const QUEUE: usize = 1024;
+/// A program is looked at so often, however much it says.
+const LOOK: Duration = Duration::from_millis(25);
 /// How long the rest of a group gets between TERM and KILL when its leader has ended.
 const REST: Duration = Duration::from_secs(2);
 
@@ -162,9 +172,9 @@ pub struct Finished {
     pub line: String,
     /// Its exit status.
     pub status: ExitStatus,
-    /// All it wrote to standard output.
+    /// All it wrote to standard output; of very much, the end.
     pub stdout: String,
-    /// All it wrote to standard error.
+    /// All it wrote to standard error; of very much, the end.
     pub stderr: String,
     /// How long it ran.
     pub elapsed: Duration,
@@ -306,7 +316,7 @@ pub fn watch(
         // On a thread: a program that does not read must not block us. It may close early, too.
         thread::spawn(move || pipe.write_all(&bytes));
     }
-    let (lines, received) = mpsc::channel();
+    let (lines, received) = mpsc::sync_channel(QUEUE);
     pump(child.stdout.take().expect("piped"), Stream::Out, lines.clone());
     pump(child.stderr.take().expect("piped"), Stream::Err, lines);
 
@@ -316,21 +326,30 @@ pub fn watch(
         let all = if stream == Stream::Out { &mut stdout } else { &mut stderr };
         all.push_str(text);
         all.push('\n');
+        if all.len() > 2 * KEEP {
+            let cut = all.ceil_char_boundary(all.len() - KEEP);
+            all.drain(..cut);
+        }
         on_line(stream, text);
     };
     let mut why: Option<Error> = None;
     let mut pause = Duration::from_millis(1);
+    let mut looked = Instant::now();
     let status = loop {
         match received.recv_timeout(pause) {
             Ok((stream, text)) => {
                 take(stream, &text);
-                continue;
+                // One that never stops talking has its bound too.
+                if looked.elapsed() < LOOK {
+                    continue;
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
             // Both pipes are closed: it is about to end, or it closed them on purpose.
             Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
         }
-        pause = (pause * 2).min(Duration::from_millis(25));
+        pause = (pause * 2).min(LOOK);
+        looked = Instant::now();
         let ended = running.child.try_wait();
         match ended {
             Ok(Some(status)) => break status,
@@ -351,8 +370,9 @@ pub fn watch(
     if why.is_some() {
         running.end_the_rest();
     }
-    let end = Instant::now() + DRAIN;
-    while let Ok((stream, text)) = received.recv_timeout(end.saturating_duration_since(Instant::now())) {
+    let end = Instant::now() + REST_OF_OUTPUT;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        let Ok((stream, text)) = received.recv_timeout(left.min(DRAIN)) else { break };
         take(stream, &text);
     }
     match why {
@@ -425,11 +445,11 @@ impl Running {
     }
 }
 
-fn pump(pipe: impl Read + Send + 'static, stream: Stream, lines: Sender<(Stream, String)>) {
+fn pump(pipe: impl Read + Send + 'static, stream: Stream, lines: SyncSender<(Stream, String)>) {
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
+        while reader.by_ref().take(LINE).read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
             if lines.send((stream, text)).is_err() {
                 break;
@@ -467,6 +487,29 @@ mod tests {
         let error = run(&cmd, Duration::from_millis(200), &cancel).unwrap_err();
         assert!(matches!(&error, Error::Deadline { tail, .. } if tail == &["begun"]), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    /// It is always about to say more, and what it says would fill any memory.
+    #[test]
+    fn a_program_that_never_stops_talking_has_its_bound() {
+        let start = Instant::now();
+        for script in ["yes", "yes >&2", "tr '\\0' x </dev/zero", "trap '' INT; yes & yes"] {
+            let (mut lines, mut longest) = (0, 0);
+            let cmd = sh(script).grace(Duration::from_millis(100));
+            let error = watch(&cmd, Duration::from_millis(300), &Cancel::new(), &mut |_, line| {
+                (lines, longest) = (lines + 1, longest.max(line.len()));
+            });
+            assert!(matches!(error.unwrap_err(), Error::Deadline { .. }), "{script}");
+            assert!(lines > 0 && longest <= 1 << 20, "{script}: {lines} lines, one of {longest}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+        let much = run(
+            &sh("head -c 40000000 /dev/zero | tr '\\0' y; echo end"),
+            Duration::from_secs(60),
+            &Cancel::new(),
+        );
+        let much = much.unwrap().stdout;
+        assert!(much.ends_with("end\n") && (8 << 20..18 << 20).contains(&much.len()), "{}", much.len());
     }
 
     #[test]

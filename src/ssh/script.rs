@@ -107,6 +107,9 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
+/// A longer line comes in parts.
+const LINE: usize = 1 << 20;
+
 /// Cuts bytes into lines.
 #[derive(Default)]
 pub(super) struct Lines(Vec<u8>);
@@ -114,6 +117,9 @@ pub(super) struct Lines(Vec<u8>);
 impl Lines {
     pub(super) fn push(&mut self, bytes: &[u8], on_line: &mut dyn FnMut(&str)) {
         self.0.extend_from_slice(bytes);
+        if self.0.len() > LINE && !bytes.contains(&b'\n') {
+            self.0.push(b'\n');
+        }
         let Some(end) = self.0.iter().rposition(|b| *b == b'\n') else { return };
         for line in self.0[..end].split(|b| *b == b'\n') {
             on_line(String::from_utf8_lossy(line).trim_end_matches('\r'));

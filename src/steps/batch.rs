@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::World;
 use crate::engine::{Control, Trouble};
 use crate::os::Cancel;
 use crate::os::cancel::Level;
 use crate::vagrant::{Progress, Up};
+
+/// Past its bound, the signals that end it, and then some: nothing of it can be left.
+const ENDING: Duration = Duration::from_secs(90);
 
 /// The machines that are being brought up.
 #[derive(Default)]
@@ -34,6 +37,8 @@ struct Inner {
     given_up: BTreeSet<String>,
     /// Ends the running process.
     end: Option<Cancel>,
+    /// When it has ended for sure.
+    until: Option<Instant>,
 }
 
 /// What is known of a node's machine.
@@ -80,6 +85,7 @@ impl Batch {
             inner.nodes.insert(node.clone(), Heard::default());
         }
         inner.running = true;
+        inner.until = None;
         inner.current.clone_from(&nodes);
         inner.given_up.clear();
         drop(inner);
@@ -111,7 +117,11 @@ impl Batch {
         let end = Cancel::new();
         let inner_end = end.clone();
         let _on_abort = world.cancel.on_abort(move || inner_end.raise(Level::Abort));
-        self.lock().end = Some(end.clone());
+        {
+            let mut inner = self.lock();
+            inner.end = Some(end.clone());
+            inner.until = Some(Instant::now() + bound + ENDING);
+        }
         let heard = &mut |node: &str, progress: Progress| {
             let mut inner = self.lock();
             let Some(entry) = inner.nodes.get_mut(node) else { return };
@@ -169,6 +179,10 @@ impl Batch {
         while inner.running {
             let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
             inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            if inner.until.is_some_and(|until| Instant::now() > until) {
+                let trouble = Trouble::new("vagrant did not end when it was killed", "");
+                return inner.current.iter().map(|n| (n.clone(), trouble.clone())).collect();
+            }
         }
         let failed = |(n, h): (&String, &Heard)| Some((n.clone(), h.result.clone()?.err()?));
         inner.nodes.iter().filter_map(failed).collect()
