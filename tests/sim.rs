@@ -263,6 +263,8 @@ fn offline_asks_nobody_but_the_cluster_and_tells_all_that_is_missing_at_once() {
     )
     .unwrap();
     sim.p1(&["artifacts", "verify", "folder"]).exits(1).says(&["another checksum"]);
+}
+
 #[test]
 fn provisioners_run_once_in_their_order_and_again_when_what_they_are_made_from_changes() {
     let more = "provision:
