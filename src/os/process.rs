@@ -327,7 +327,7 @@ pub fn watch(
         all.push_str(text);
         all.push('\n');
         if all.len() > 2 * KEEP {
-            let cut = all.ceil_char_boundary(all.len() - KEEP);
+            let cut = (all.len() - KEEP..).find(|at| all.is_char_boundary(*at)).unwrap_or(0);
             all.drain(..cut);
         }
         on_line(stream, text);
