@@ -55,7 +55,7 @@ fn read_spec(given: &str) {
     let tokens = k3s::Tokens::placeholder();
     spec::digest(&cluster);
     for node in &cluster.nodes {
-        let text = k3s::config_yaml(&cluster, node, "eth0", &tokens);
+        let text = k3s::config_yaml(&cluster, node, "eth0", &tokens, &k3s::Join::Alone);
         let back: serde_json::Value = p1_yaml(&text);
         assert_eq!(back["node-name"], node.name.as_str(), "{text}");
     }
