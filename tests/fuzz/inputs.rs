@@ -12,8 +12,11 @@ use p1::redact::Redactor;
 use p1::spec::Severity;
 use p1::{facts, journal, k3s, spec, vagrant};
 
-/// What can be read, with what is done to it. Each panics where a promise is broken.
-pub const INPUTS: &[(&str, fn(&str))] = &[
+/// Reads an input, and panics where a promise is broken.
+type Read = fn(&str);
+
+/// What can be read, with what is done to it.
+pub const INPUTS: &[(&str, Read)] = &[
     ("spec", read_spec),
     ("vagrant", read_vagrant),
     ("api", read_api),
