@@ -367,18 +367,33 @@ fn in_order(steps: &mut Vec<Step>) {
     }
 }
 
-/// What is done on a node is looked at again where something before it is still to be done there: a
-/// unit runs with its binary until another one is pushed.
+/// What is done on a node on the way to what others wait for is looked at again where something before
+/// it is still to be done there: a unit runs with its binary until another one is pushed.
 fn look_again(steps: &[(&Shape, Option<&Node>, Option<String>)], mut checks: Vec<Check>) -> Vec<Check> {
     let mut open: BTreeSet<(&str, &str)> = BTreeSet::new();
     // Shapes are listed in an order in which they could run.
+    let mut way: BTreeSet<&str> = BTreeSet::new();
+    for (shape, ..) in steps.iter().rev() {
+        way.extend(shape.after.iter().filter_map(|after| match after {
+            After::Turn(name) | After::Touch(name) => Some(*name),
+            _ => None,
+        }));
+    }
+    for (shape, ..) in steps.iter().rev().filter(|(s, ..)| s.name != PROVISION) {
+        if way.contains(shape.name) {
+            way.extend(shape.after.iter().filter_map(|after| match after {
+                After::Node(name) => Some(*name),
+                _ => None,
+            }));
+        }
+    }
     for ((shape, node, _), check) in steps.iter().zip(&mut checks) {
         let Some(node) = node else { continue };
         let before = shape.after.iter().find_map(|after| match after {
             After::Node(name) if open.contains(&(*name, node.name.as_str())) => Some(*name),
             _ => None,
         });
-        if let (Check::Done(_), Some(name)) = (&check, before) {
+        if let (Check::Done(_), Some(name), true) = (&check, before, way.contains(shape.name)) {
             *check = Check::Unknown(format!("looked at again after `{name}`"));
         }
         if check.may_run() {

@@ -233,7 +233,7 @@ fn mistakes_in_the_configuration_end_the_process() {
     exits(
         "server: https://127.0.0.1:1\nnode-ip: 127.0.0.1\n",
         &["server"],
-        "k3s stand-in cannot join a further server",
+        "--token is required to join a cluster",
     );
     exits(
         "token: K10abc::server:x\n",
