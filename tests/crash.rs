@@ -1,6 +1,7 @@
 //! Crash anywhere: p1 is struck right after each event of its journal, by SIGKILL, SIGTERM, one and two
 //! Ctrl-C, and by the loss of its terminal. After every one `retry` converges, no step that was done
-//! is begun again, and the journal reads back. `P1_CRASH_ALL=1` takes every signal at every event.
+//! is begun again, and the journal reads back. `P1_CRASH_ALL=1` takes every signal at every event,
+//! `P1_CRASH_EVERY=5` only every fifth event.
 
 #[path = "support/run.rs"]
 mod run;
@@ -83,7 +84,9 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
     }
     let what = format!("{} {how:?} after event {k}", args.last().unwrap());
     figures().tried += 1;
+    eprintln!("{what}");
     let fail = |why: &str| {
+        eprintln!("{what}: {why}");
         figures().failed.push(format!("{what}: {why}"));
     };
     let status = done.0.status;
@@ -128,6 +131,10 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
     true
 }
 
+fn every() -> usize {
+    std::env::var("P1_CRASH_EVERY").map_or(1, |n| n.parse().expect("a number"))
+}
+
 fn up_and_retry(how: How, k: usize) -> bool {
     let sim = Sim::new(&spec(1, 1, ""));
     let struck = point(&sim, &["up"], how, k);
@@ -143,7 +150,7 @@ fn there_and_back(hows: &[How]) {
         // Each of the two makes the other's ground.
         let (mut stop, mut start, mut k) = (true, true, 0);
         while stop || start {
-            k += 1;
+            k += every();
             stop = point(&sim, &["stop"], how, k);
             assert_eq!(
                 (sim.node("server").state(), sim.node("worker").state()),
@@ -153,7 +160,7 @@ fn there_and_back(hows: &[How]) {
             sim.p1(&["status"]).exits(0);
         }
         for verb in ["killall", "uninstall", "destroy"] {
-            for k in 1.. {
+            for k in (1..).step_by(every()) {
                 let struck = point(&sim, &["--yes", verb], how, k);
                 if verb == "destroy" {
                     assert!(!sim.state().exists(), "{verb} {how:?} {k}");
@@ -180,7 +187,7 @@ fn p1_may_be_struck_after_any_event() {
         sim.last().events.len()
     };
     let mut work = VecDeque::new();
-    for k in 1..=events {
+    for k in (1..=events).step_by(every()) {
         let others = [How::Term, How::Int, How::Twice, How::Hup];
         let turn = |(i, _): &(usize, &How)| all || (i + k) % 3 == 0;
         work.push_back((How::Kill, k));
@@ -212,5 +219,5 @@ fn p1_may_be_struck_after_any_event() {
     assert!(figures.failed.is_empty(), "{}", figures.failed.join("\n"));
     assert!(figures.repeated.is_empty(), "{}", figures.repeated.join("\n"));
     assert_eq!(figures.tried, figures.converged);
-    assert!(figures.tried > events);
+    assert!(figures.tried > events / every());
 }

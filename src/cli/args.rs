@@ -37,7 +37,7 @@ pub struct Global {
     /// Say more, in plain lines
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// At most so many steps at a time
+    /// At most so many steps, or nodes, at a time
     #[arg(short, long, global = true, default_value_t = 16, value_name = "N")]
     pub jobs: usize,
     /// Answer every question with yes

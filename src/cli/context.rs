@@ -172,6 +172,7 @@ impl Context {
             users_vagrant_home: Some(self.env.home.join(".vagrant.d")),
             run: journal::new_run_id(),
             cancel: self.cancel.clone(),
+            jobs: self.global.jobs,
             cluster,
         })
     }

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::Mutex;
-use std::thread;
 
 use serde_json::json;
 
@@ -10,6 +9,7 @@ use super::args::Exec;
 use super::context::Context;
 use super::fail::Fail;
 use crate::engine::Trouble;
+use crate::os::many;
 use crate::os::process::quote;
 use crate::spec::Node;
 use crate::ssh::{Output, Remote};
@@ -66,10 +66,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         }
         Ok(output)
     };
-    let results: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = nodes.iter().map(|n| scope.spawn(move || (n.name.clone(), one(n)))).collect();
-        threads.into_iter().filter_map(|t| t.join().ok()).collect()
-    });
+    let results = many::each(context.global.jobs, &nodes, |n| (n.name.clone(), one(n)));
     let mut worst = 0;
     for (node, result) in results {
         let status = match result {

@@ -4,6 +4,7 @@
 pub mod cancel;
 pub mod files;
 pub mod lock;
+pub mod many;
 pub mod orphan;
 pub mod process;
 

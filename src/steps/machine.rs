@@ -68,7 +68,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     world.batch.join(world, &node.name, ctx.control);
     let up = wait(ctx);
-    let id = world.vagrant.ids().remove(&node.name);
+    let id = world.vagrant.id(&node.name);
     if id.is_some() {
         files::remove_if_there(&making)?;
     }
@@ -129,7 +129,7 @@ fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     if !world.provider.disk_left(&world.cluster, &node.name, cancel)? {
         return Ok(());
     }
-    let known = world.vagrant.ids().contains_key(&node.name);
+    let known = world.vagrant.id(&node.name).is_some();
     if known || !world.state.making(&node.name).exists() {
         return Err(Trouble::new(
             "the machine was removed outside p1, and its disk was left behind",

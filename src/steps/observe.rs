@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{World, artifacts, view::Seen};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
+use crate::os::many;
 use crate::providers::State;
 use crate::spec::Node;
 
@@ -64,13 +65,9 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
         let runs =
             |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
-        let threads: Vec<_> = nodes
-            .filter(|node| depth == Depth::Inside || !vouched_for(world, &seen, node))
-            .map(|node| scope.spawn(move || look_at(world, node)))
-            .collect();
-        for thread in threads {
-            let _ = thread.join();
-        }
+        let unknown: Vec<&Node> =
+            nodes.filter(|node| depth == Depth::Inside || !vouched_for(world, &seen, node)).collect();
+        many::each(world.jobs, &unknown, |node| look_at(world, node));
         let _ = files.join();
         let _ = apps.join();
         machines

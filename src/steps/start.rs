@@ -101,6 +101,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     world.script(node, "noting the start", &note)?;
     world.remember(&node.name, |m| m.joined = true)?;
     // What the API said of the node was said of the k3s before this one.
+    world.forget_nodes();
     world.note(|seen| {
         if let Some(api) = &mut seen.api {
             api.remove(&node.name);

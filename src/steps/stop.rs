@@ -49,7 +49,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", "systemctl poweroff --no-block");
     let start = Instant::now();
-    let id = world.vagrant.ids().remove(&node.name).unwrap_or_default();
+    let id = world.vagrant.id(&node.name).unwrap_or_default();
     let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
     let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };
     ctx.control.says("waiting for it to go off");

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backup;
 use super::batch::Batch;
 use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
-use crate::api;
+use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::engine::Trouble;
@@ -26,6 +26,8 @@ use crate::vagrant::{self, Libvirt, Vagrant};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SHORT: Duration = Duration::from_secs(60);
+/// An answer of the API serves all who ask within so long of it.
+const FRESH: Duration = Duration::from_millis(300);
 /// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
 pub const INSECURE: &str = "vagrant insecure public key";
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
@@ -59,6 +61,8 @@ pub struct Parts {
     pub run: String,
     /// The user's wish.
     pub cancel: Cancel,
+    /// At most so many nodes at a time.
+    pub jobs: usize,
 }
 
 /// Everything shared.
@@ -74,6 +78,7 @@ pub struct World {
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
+    answer: Mutex<Option<(Instant, Arc<Vec<NodeStatus>>)>>,
     tunnel: Mutex<Option<Tunnel>>,
     /// Which server is asked first.
     turn: AtomicUsize,
@@ -111,6 +116,7 @@ impl World {
             remotes: Mutex::default(),
             files: Mutex::default(),
             api: Mutex::default(),
+            answer: Mutex::default(),
             tunnel: Mutex::default(),
             turn: AtomicUsize::new(0),
             aim: Mutex::default(),
@@ -162,21 +168,22 @@ impl World {
 
     /// What is remembered of a node's present machine.
     pub fn memory(&self, node: &str) -> Option<NodeMemory> {
-        let machine = self.vagrant.ids().remove(node)?;
+        let machine = self.vagrant.id(node)?;
         lock(&self.memory).get(node).filter(|m| m.machine == machine).cloned()
     }
 
     /// Remembers something of a node's present machine.
     pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), Trouble> {
-        let machine = self.vagrant.ids().remove(node).unwrap_or_default();
+        let machine = self.vagrant.id(node).unwrap_or_default();
         let mut all = lock(&self.memory);
-        let before = all.clone();
+        // Compared alone: with many nodes the others would be most of the work.
+        let before = all.get(node).cloned();
         let entry = all.entry(node.to_owned()).or_default();
         if entry.machine != machine {
             *entry = NodeMemory { machine, ..NodeMemory::default() };
         }
         change(entry);
-        if *all != before {
+        if Some(&*entry) != before.as_ref() {
             self.state.remember(&all)?;
         }
         Ok(())
@@ -200,7 +207,7 @@ impl World {
 
     /// How to log in to a node.
     pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
-        let id = self.vagrant.ids().remove(&node.name).unwrap_or_default();
+        let id = self.vagrant.id(&node.name).unwrap_or_default();
         let address = self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?;
         let endpoint = Endpoint {
             node: node.name.clone(),
@@ -415,6 +422,26 @@ impl World {
         open.or_else(|| servers.iter().find(active)).copied().ok_or_else(|| {
             Trouble::new("no other server of the cluster runs", "`p1 status` shows how they are.").transient()
         })
+    }
+
+    /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
+    /// costs as much as there are nodes.
+    pub fn nodes(&self) -> Result<Arc<Vec<NodeStatus>>, Trouble> {
+        let mut held = lock(&self.answer);
+        if let Some((asked, nodes)) = &*held
+            && asked.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(nodes));
+        }
+        let asked = Instant::now();
+        let nodes = Arc::new(self.api()?.nodes(&self.cancel)?);
+        *held = Some((asked, Arc::clone(&nodes)));
+        Ok(nodes)
+    }
+
+    /// What the API said is no longer so: the next [`World::nodes`] asks.
+    pub fn forget_nodes(&self) {
+        *lock(&self.answer) = None;
     }
 
     /// Another kubeconfig: the next [`World::api`] reads it.

@@ -144,6 +144,12 @@ impl Vagrant {
         ids
     }
 
+    /// The id of one of them.
+    pub fn id(&self, node: &str) -> Option<String> {
+        let path = self.dir.join(".vagrant/machines").join(node).join(self.provider).join("id");
+        Some(fs::read_to_string(path).ok()?.trim().to_owned())
+    }
+
     /// Runs a short command and reads its lines.
     pub fn run(&self, args: &[&str], bound: Duration, cancel: &Cancel) -> Result<Vec<Line>, Error> {
         let cmd = self.command(args.iter().chain(&["--machine-readable"]));
