@@ -116,7 +116,7 @@ fn look_at(world: &World, node: &Node) {
 pub fn look_at_api(world: &World) {
     let answer = world.nodes();
     world.note(|seen| match answer {
-        Ok(nodes) => seen.api = Some(nodes.into_iter().map(|n| (n.name.clone(), n)).collect()),
+        Ok(nodes) => seen.api = Some(nodes.iter().map(|n| (n.name.clone(), n.clone())).collect()),
         Err(_) => seen.api = None,
     });
 }

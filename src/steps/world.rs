@@ -360,7 +360,7 @@ impl World {
     }
 
     /// What the API says of its nodes, from whichever server answers.
-    pub fn nodes(&self) -> Result<Vec<api::NodeStatus>, Trouble> {
+    fn ask_for_nodes(&self) -> Result<Vec<NodeStatus>, Trouble> {
         let mut tries = self.cluster.servers().count();
         loop {
             tries = tries.saturating_sub(1);
@@ -434,7 +434,7 @@ impl World {
             return Ok(Arc::clone(nodes));
         }
         let asked = Instant::now();
-        let nodes = Arc::new(self.api()?.nodes(&self.cancel)?);
+        let nodes = Arc::new(self.ask_for_nodes()?);
         *held = Some((asked, Arc::clone(&nodes)));
         Ok(nodes)
     }
