@@ -528,8 +528,8 @@ fn a_whole_cluster_keeps_its_secrets() {
         .unwrap();
     assert!(tar.success());
     let bundle = fs::read_dir(sim.at("home")).unwrap().flatten().map(|e| e.path());
-    let bundle =
-        bundle.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("p1-sim-")).next().unwrap();
+    let mut bundle =
+        bundle.find(|p| p.file_name().unwrap().to_string_lossy().starts_with("p1-sim-")).unwrap();
     let parts = files_below(&bundle);
     for part in [
         "server/k3s-journal",
