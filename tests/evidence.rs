@@ -527,9 +527,8 @@ fn a_whole_cluster_keeps_its_secrets() {
         .status()
         .unwrap();
     assert!(tar.success());
-    let bundle = fs::read_dir(sim.at("home")).unwrap().flatten().map(|e| e.path());
-    let mut bundle =
-        bundle.find(|p| p.file_name().unwrap().to_string_lossy().starts_with("p1-sim-")).unwrap();
+    let mut parts = fs::read_dir(sim.at("home")).unwrap().flatten().map(|e| e.path());
+    let bundle = parts.find(|p| p.file_name().unwrap().to_string_lossy().starts_with("p1-sim-")).unwrap();
     let parts = files_below(&bundle);
     for part in [
         "server/k3s-journal",
