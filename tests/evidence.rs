@@ -363,7 +363,7 @@ fn waits_of_steps_end_at_the_specs_bounds() {
             _ => None,
         });
         let (cause, took) = event.unwrap_or_else(|| panic!("{step} did not fail: {:?}", record.outcomes));
-        assert!(cause.contains(names), "{step}: {cause}");
+        assert!(names.split('|').any(|word| cause.contains(word)), "{step}: {cause}");
         note(
             &format!("{step}: {cause}").chars().take(60).collect::<String>(),
             took,
@@ -378,7 +378,8 @@ fn waits_of_steps_end_at_the_specs_bounds() {
     sim.node("worker").vm_fault("no-ssh");
     more("boot: 4s");
     sim.p1(&["up"]).exits(1);
-    failed("worker/vm", 4, "did not answer");
+    // p1's bound and Vagrant's are the same: whichever is first.
+    failed("worker/vm", 4, "did not answer|waiting for the machine to boot");
     sim.node("worker").vm_fault("");
     sim.p1(&["--yes", "destroy"]).exits(0);
 

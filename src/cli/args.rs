@@ -127,12 +127,15 @@ pub enum Verb {
     /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
     Backup {
         /// Where to [default: NAME-TIME.backup in this folder]
-        file: Option<PathBuf>,
+        // Not `file`: that is the spec's, of every verb.
+        #[arg(value_name = "FILE")]
+        archive: Option<PathBuf>,
     },
     /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
     Restore {
         /// What `backup` wrote
-        file: PathBuf,
+        #[arg(value_name = "FILE")]
+        archive: PathBuf,
     },
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),

@@ -179,11 +179,12 @@ if [ -d db/etcd ]; then
   k3s etcd-snapshot save --name p1-backup
   mv "$(ls -t db/snapshots/p1-backup* | head -n 1)" "$work/own/snapshot"
   kind=etcd how=snapshot
-elif [ -f db/state.db ] && command -v sqlite3 >/dev/null 2>&1; then
-  mkdir "$work/own/db"
-  sqlite3 db/state.db ".backup '$work/own/db/state.db'"
+elif [ -f db/state.db ] && command -v sqlite3 >/dev/null 2>&1 && mkdir "$work/own/db" &&
+  sqlite3 db/state.db ".backup '$work/own/db/state.db'"; then
   kind=sqlite how=online
 else
+  # What its own way cannot copy, such as with an sqlite3 that is too old, is copied at rest.
+  rm -rf "$work/own/db"
   [ -d db ] || { echo "there is no datastore in $PWD/db" >&2; exit 3; }
   if [ "$active" != inactive ] && [ "$active" != failed ]; then
     stopped=yes

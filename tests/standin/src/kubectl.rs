@@ -223,6 +223,13 @@ fn run(arguments: &[String]) -> Result<(), String> {
     match line.word(0) {
         "get" => get(&line, &open()?),
         "delete" => delete(&line, &open()?),
+        "create" if matches!(line.word(1), "namespace" | "ns") => {
+            let name = line.word(2);
+            let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            open()?.write("POST", "/api/v1/namespaces", &body)?;
+            println!("namespace/{name} created");
+            Ok(())
+        }
         "apply" | "create" => apply(&line, &open()?, line.word(0) == "create"),
         "diff" => diff(&line, &open()?),
         "kustomize" => crate::kustomize::main(line.word(1)),
