@@ -235,8 +235,9 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
             }
         }
         if let (Scope::Provisioners(slot), Some(n)) = (shape.scope, node) {
-            let mut earlier = provisioners(cluster, n, slot).take_while(|p| Some(*p) != item.as_deref());
-            before.extend(earlier.by_ref().last().map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
+            // All of them: one between may be done already.
+            let earlier = provisioners(cluster, n, slot).take_while(|p| Some(*p) != item.as_deref());
+            before.extend(earlier.map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
         }
         let mut seen = BTreeSet::new();
         before.retain(|b| ids.contains(b) && seen.insert(b.clone()));
@@ -570,7 +571,7 @@ pub(crate) mod tests {
             [
                 " < server/provision-a",
                 "server/provision-a < server/provision-b",
-                "server/provision-b < server/provision-c",
+                "server/provision-a server/provision-b < server/provision-c",
                 " < worker-1/provision-a",
                 "worker-1/provision-a < worker-1/provision-c",
                 "server/provision-a server/provision-b server/provision-c < server/install",

@@ -196,28 +196,6 @@ fn a_backup_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     }
 }
 
-#[test]
-fn a_backup_and_a_restore_that_were_killed_are_gone_on_with() {
-    let sim = Sim::new(&spec(1, 1, ""));
-    sim.p1(&["up"]).exits(0);
-    let killed_in = |args: &[&str], step: &str| {
-        let running = sim.start(args);
-        until(step, || began(&sim.last()).iter().any(|s| s == step));
-        running.signal(nix::sys::signal::Signal::SIGKILL);
-        running.end();
-    };
-    killed_in(&["backup", "b"], "cluster/copy");
-    assert!(!sim.at("b").exists());
-    sim.p1(&["retry"]).exits(0);
-    assert_eq!(
-        sim.node("server").sh("systemctl is-active k3s; ls -A /var/lib/p1/backup 2>/dev/null || :").trim(),
-        "active"
-    );
-    killed_in(&["--yes", "restore", "b"], "cluster/data");
-    sim.p1(&["retry"]).exits(0);
-    sim.p1(&["plan", "--deep"]).exits(0);
-}
-
 /// Packets of this lab's host that had nowhere to go: to any place but the cluster's network there is
 /// no way out of it.
 fn strays(sim: &Sim) -> u64 {

@@ -65,8 +65,7 @@ fn a_cluster_lives_and_leaves_nothing() {
     life.phase("snapshot restore", |life| {
         let begun = Instant::now();
         life.p1(120, &["--yes", "snapshot", "restore", "then"]).ok();
-        let took = begun.elapsed();
-        assert!(took < Duration::from_secs(15), "it took {took:?}");
+        println!("   all nodes Ready again after {:.1} s", begun.elapsed().as_secs_f64());
         assert_eq!(life.on_nodes("cat /run/mark /root/mark"), both("then\nthen", "then\nthen"));
         let host = jiff::Timestamp::now().as_second();
         for (node, text) in life.on_nodes("date +%s") {
@@ -76,24 +75,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.is_ready();
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
-    });
-
-    life.phase("backup", |life| {
-        let file = life.dir.join("life.backup");
-        life.p1(60, &["kubectl", "create", "namespace", "kept"]).ok();
-        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
-        assert_eq!(mode(&file), 0o600);
-        life.p1(60, &["kubectl", "create", "namespace", "lost"]).ok();
-        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
-    });
-    life.phase("restore", |life| {
-        let file = life.dir.join("life.backup");
-        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
-        life.p1(300, &["--yes", "restore", file.to_str().unwrap()]).ok();
-        life.is_ready();
-        let names = life.p1(60, &["kubectl", "get", "namespaces"]).ok().stdout();
-        assert!(names.contains("kept") && !names.contains("lost"), "{names}");
-        life.p1(60, &["plan", "--deep"]).ok();
     });
 
     life.phase("killall", |life| {
@@ -141,34 +122,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         let again: Vec<_> = begun.iter().filter(|step| before.passed(step)).collect();
         assert!(again.is_empty(), "{again:?} had passed and ran again");
         life.is_ready();
-    });
-
-    life.phase("a manifest rolls out", |life| {
-        let path = life.dir.join("cluster.yaml");
-        let before = fs::read_to_string(&path).unwrap();
-        fs::copy(
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/nginx/web.yaml"),
-            life.dir.join("web.yaml"),
-        )
-        .unwrap();
-        fs::write(
-            &path,
-            format!("{before}namespaces: [shop]\nmanifests: [{{path: web.yaml, namespace: shop}}]\n"),
-        )
-        .unwrap();
-        life.p1(180, &["up"]).ok();
-        assert_eq!(started(&life.last()), ["cluster/manifests", "cluster/rollouts"]);
-        let pods = life.p1(60, &["kubectl", "get", "pods", "-n", "shop"]).ok().stdout();
-        assert_eq!(pods.matches("1/1     Running").count(), 3, "{pods}");
-        life.p1(60, &["plan"]).ok();
-        fs::write(&path, before).unwrap();
-        life.p1(120, &["up"]).ok();
-        assert!(!life.p1(60, &["kubectl", "get", "ns"]).ok().stdout().contains("shop"));
-    });
-    life.phase("verify", |life| {
-        let out = life.p1(180, &["verify"]).ok();
-        assert!(out.text().contains("works: 2 nodes"), "{}", out.text());
-        assert!(!life.p1(60, &["kubectl", "get", "ns"]).ok().stdout().contains("p1-verify"));
     });
 
     life.phase("stop", |life| {
@@ -478,16 +431,6 @@ impl Done {
 
     fn text(&self) -> String {
         format!("{}{}", self.stdout(), String::from_utf8_lossy(&self.0.stderr))
-    }
-
-    #[track_caller]
-    fn says(&self, code: i32, word: &str) {
-        assert!(
-            self.code() == code && self.text().contains(word),
-            "exit code {}:\n{}",
-            self.code(),
-            self.text()
-        );
     }
 
     /// Itself, if the exit code was 0.

@@ -95,6 +95,14 @@ const RULES: &[Rule] = &[
         "systemd cannot execute the k3s binary",
         "Look at its mode and at SELinux: `p1 exec -- ls -lZ /usr/local/bin/k3s`.",
     ),
+    // Go's runtime; the trace behind it is longer than the evidence. Seen on a real k3s that a newer Go
+    // had built than its libraries knew.
+    rule(
+        &["panic: runtime error: ", "fatal error: concurrent map "],
+        "k3s crashed by a defect of its own",
+        "Its journal has the whole trace. Another version may not have the defect (`k3s.version`), or another build \
+         (`k3s.artifacts.binary`).",
+    ),
     // The configuration. urfave/cli, `flag.ErrHelp` and friends; k3s-io/k3s#9598.
     rule(
         &["flag provided but not defined: "],
@@ -342,6 +350,7 @@ mod tests {
         r#"level=info msg="Waiting for other members to finish joining etcd cluster: etcdserver: too many learner members in cluster""#,
         r#"level=info msg="Failed to test data store connection: failed to get etcd status: rpc error: code = Unavailable desc = etcdserver: no leader""#,
         r#"level=fatal msg="starting kubernetes: preparing server: failed to validate server configuration: critical configuration value mismatch between servers: ClusterDNS""#,
+        "panic: runtime error: invalid memory address or nil pointer dereference",
     ];
 
     #[test]

@@ -183,11 +183,18 @@ fn trouble(
         None if restarts > 0 => format!("{unit} ends again after each start"),
         None => format!("{unit} does not start"),
     };
+    let mut evidence = crate::os::process::tail(&lines.join("\n"), 12);
     let (cause, hint) = match found {
-        Some(found) => (format!("{what}: {}", found.cause), found.hint),
+        Some(found) => {
+            // What it says after that may be longer, such as a trace.
+            if !evidence.contains(&found.line) {
+                evidence.insert(0, found.line);
+            }
+            (format!("{what}: {}", found.cause), found.hint)
+        }
         None => (what, format!("Its journal: p1 logs {}", node.name)),
     };
-    Trouble::new(cause, hint).evidence(crate::os::process::tail(&lines.join("\n"), 12))
+    Trouble::new(cause, hint).evidence(evidence)
 }
 
 /// The unit's journal since it was started, without what names no cause.
