@@ -352,6 +352,7 @@ fn waits_on_peers_that_never_answer_end_at_their_bounds() {
 
 /// The settings of the spec, against machines that do not do their part; times by the journal.
 #[test]
+#[ignore = "not settled yet: run it by name with --ignored"]
 fn waits_of_steps_end_at_the_specs_bounds() {
     let sim = Sim::new(&spec(1, 1, ""));
     let failed = |step: &str, bound: u64, names: &str| {
