@@ -1,0 +1,326 @@
+//! Several servers, configuration rolled out and upgrades, among simulated machines (tests/sim).
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::Signal;
+use p1::event::{Kind, Outcome};
+use p1::journal::Record;
+
+use run::{began, until};
+use sim::{K3S, Sim, spec};
+
+/// When each node was worked on in a run, by the number of the event: from the first step that touches a
+/// running k3s to its Ready.
+fn spans(record: &Record) -> BTreeMap<String, (usize, usize)> {
+    let mut spans: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (at, event) in record.events.iter().enumerate() {
+        match &event.kind {
+            Kind::StepStarted { step, .. } => {
+                let (node, name) = step.split_once('/').unwrap();
+                if ["stage", "config", "install", "start"].contains(&name) {
+                    spans.entry(node.to_owned()).or_insert((at, usize::MAX));
+                }
+            }
+            Kind::StepFinished { step, outcome, .. } if outcome.passed() => {
+                let (node, name) = step.split_once('/').unwrap();
+                if let ("ready", Some(span)) = (name, spans.get_mut(node)) {
+                    span.1 = at;
+                }
+            }
+            _ => {}
+        }
+    }
+    spans
+}
+
+/// Servers one at a time and before all workers, of which at most so many at a time.
+#[track_caller]
+fn in_turn(record: &Record, workers: usize) {
+    let spans = spans(record);
+    for (node, (from, to)) in &spans {
+        let meanwhile: Vec<_> = spans.iter().filter(|(_, (start, end))| start < to && from < end).collect();
+        let servers = meanwhile.iter().filter(|(n, _)| n.starts_with("server")).count();
+        if node.starts_with("server") {
+            assert_eq!(meanwhile.len(), 1, "{node} was not alone: {meanwhile:?}");
+        } else {
+            // Spans touch in chains; what counts is how many there are at the moment when this one begins.
+            let now = spans.values().filter(|(start, end)| start <= from && from < end).count();
+            assert!(servers == 0 && now <= workers, "{node}: {meanwhile:?}");
+        }
+    }
+    let last = spans.iter().filter(|(n, _)| n.starts_with("server")).map(|(_, (_, to))| *to).max();
+    let first = spans.iter().filter(|(n, _)| n.starts_with("worker")).map(|(_, (from, _))| *from).min();
+    if let (Some(last), Some(first)) = (last, first) {
+        assert!(last < first, "a worker before a server: {spans:?}");
+    }
+}
+
+/// Which nodes' k3s was started in a run.
+fn restarted(record: &Record) -> Vec<String> {
+    let mut names: Vec<String> =
+        began(record).iter().filter_map(|s| Some(s.strip_suffix("/start")?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn three_servers_bear_the_loss_of_the_first() {
+    let sim = Sim::new(&spec(3, 2, ""));
+    sim.p1(&["up"]).exits(0);
+    let record = sim.last();
+    let finished = |step: &str| {
+        let is = |k: &Kind| matches!(k, Kind::StepFinished { step: s, .. } if s == step);
+        record.events.iter().position(|e| is(&e.kind)).unwrap()
+    };
+    let started = |step: &str| {
+        let is = |k: &Kind| matches!(k, Kind::StepStarted { step: s, .. } if s == step);
+        record.events.iter().position(|e| is(&e.kind)).unwrap()
+    };
+    assert!(finished("server-1/ready") < started("server-2/start"));
+    assert!(finished("server-2/ready") < started("server-3/start"));
+    assert!(finished("server-3/start") < started("worker-1/start"));
+    assert!(
+        started("worker-3/install".replace('3', "2").as_str()) < finished("server-1/ready"),
+        "installed meanwhile"
+    );
+    let calls = sim.calls();
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    assert_eq!(sim.calls(), calls);
+    let config = |node: &str| sim.node(node).sh("cat /etc/rancher/k3s/config.yaml");
+    assert!(config("server-1").contains("cluster-init: true") && !config("server-1").contains("server:"));
+    assert!(config("server-2").contains("server: https://192.168.56.110:6443"));
+    assert!(config("server-3").contains("192.168.56.110") && config("server-3").contains("192.168.56.111"));
+    let worker = config("worker-1");
+    assert!(!worker.contains("cluster-init") && !worker.contains("tls-san"));
+    let token = sim.node("server-2").sh("grep ^token: /etc/rancher/k3s/config.yaml");
+    assert!(!worker.contains(token.trim()), "a worker has the servers' token");
+
+    // The first one is off: everything goes on, and what p1 says is so.
+    sim.node("server-1").power_off();
+    let said = sim.p1(&["kubectl", "get", "nodes", "-o", "name"]).exits(0);
+    said.says(&["`server-1` does not answer: the kubeconfig names `server-2` now"]);
+    let status = sim.p1(&["status"]).exits(1);
+    assert!(status.stdout().contains("worker-2") && status.stdout().contains("Ready"), "{}", status.stdout());
+    // What does not concern it can be done.
+    sim.p1(&["up", "worker-1", "server-2", "server-3"]).exits(0);
+    assert_eq!(restarted(&sim.last()), [""; 0], "nobody is restarted because the first server is down");
+
+    // Its machine is made anew: it joins another.
+    sim.p1(&["--yes", "destroy", "server-1"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), ["server-1"]);
+    let config = sim.node("server-1").sh("cat /etc/rancher/k3s/config.yaml");
+    assert!(
+        config.contains("server: https://192.168.56.111:6443") && !config.contains("cluster-init"),
+        "{config}"
+    );
+    sim.p1(&["status"]).exits(0);
+    let members = sim.p1(&["kubectl", "get", "nodes"]).exits(0).stdout();
+    assert_eq!(members.matches("control-plane,etcd").count(), 3, "{members}");
+
+    // All of them at once: none comes up before the others are there.
+    sim.p1(&["stop"]).exits(0);
+    sim.p1(&["start"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+    sim.p1(&["killall"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["status"]).exits(0);
+}
+
+#[test]
+fn one_server_grows_to_three() {
+    let more = "rollout: {workers: 1}\n";
+    let sim = Sim::new(&spec(1, 1, more));
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["kubectl", "label", "node", "worker", "kept=yes"]).exits(0);
+    // The first server keeps its name and address.
+    let three = spec(1, 1, more).replace(
+        "  - {name: worker,",
+        "  - {name: server-b, role: server, ip: 192.168.56.120, cpus: 1, memory: 1024}\n  \
+         - {name: server-c, role: server, ip: 192.168.56.121, cpus: 1, memory: 1024}\n  - {name: worker,",
+    );
+    sim.spec(&three.replace("server-c, role: server", "server-c, role: worker"));
+    sim.p1(&["validate"]).exits(2).says(&["an even number of servers (2)"]);
+    sim.spec(&three);
+    let plan = sim.p1(&["plan"]).exits(10);
+    assert!(
+        plan.stdout().contains("k3s moves its data from SQLite to etcd at its next start"),
+        "{}",
+        plan.stdout()
+    );
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), ["server", "server-b", "server-c"]);
+    let kept =
+        sim.p1(&["kubectl", "get", "node", "worker", "-o", "jsonpath={.metadata.labels.kept}"]).exits(0);
+    assert_eq!(kept.stdout().trim(), "yes");
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+}
+
+#[test]
+fn a_changed_spec_reaches_whom_it_concerns_and_stops_at_the_first_that_stays_away() {
+    let more = |k3s: &str| {
+        format!(
+            "k3s: {{{K3S}{k3s}}}\nrollout: {{workers: 2}}\ntimeouts: {{server_ready: 20s, node_ready: 20s}}\n"
+        )
+    };
+    let sim = Sim::new(&spec(3, 4, &more("")));
+    sim.p1(&["up"]).exits(0);
+    // Everybody's setting.
+    sim.spec(&spec(3, 4, &more(", config: {debug: true}")));
+    let plan = sim.p1(&["plan"]).exits(10);
+    assert!(plan.stdout().contains("worker-4/config"), "{}", plan.stdout());
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()).len(), 7);
+    in_turn(&sim.last(), 2);
+    // Workers' only; and registries everywhere.
+    sim.spec(&spec(3, 4, &more(", config: {debug: true}, worker_config: {kubelet-arg: [max-pods=50]}")));
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), ["worker-1", "worker-2", "worker-3", "worker-4"]);
+    in_turn(&sim.last(), 2);
+
+    // Labels and taints restart nobody; only p1's own are removed.
+    let marked = |marks: &str| {
+        spec(3, 4, &more(", config: {debug: true}, worker_config: {kubelet-arg: [max-pods=50]}"))
+            .replace("name: worker-2,", &format!("name: worker-2, {marks}"))
+    };
+    sim.p1(&["kubectl", "label", "node", "worker-2", "theirs=1"]).exits(0);
+    sim.spec(&marked("labels: {tier: front, zone: a}, taints: ['only=x:NoSchedule'],"));
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), [""; 0]);
+    let object = |path: &str| {
+        sim.p1(&["kubectl", "get", "node", "worker-2", "-o", &format!("jsonpath={{{path}}}")])
+            .exits(0)
+            .stdout()
+    };
+    assert!(object(".metadata.labels.tier").contains("front") && object(".spec.taints").contains("only"));
+    sim.spec(&marked("labels: {zone: b},"));
+    let plan = sim.p1(&["plan"]).exits(10);
+    assert!(plan.stdout().contains("worker-2/labels"), "{}", plan.stdout());
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), [""; 0]);
+    assert_eq!((object(".metadata.labels.tier").trim(), object(".metadata.labels.zone").trim()), ("", "b"));
+    assert!(object(".metadata.labels.theirs").contains('1') && !object(".spec.taints").contains("only"));
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+
+    // The second server does not come back: the third and the workers are not touched.
+    let runs = |node: &str| {
+        let unit = if node.starts_with("server") { "k3s" } else { "k3s-agent" };
+        sim.node(node)
+            .sh(&format!("systemctl show -p InvocationID {unit}; sha256sum /etc/rancher/k3s/config.yaml"))
+    };
+    let rest = ["server-3", "worker-1", "worker-2", "worker-3", "worker-4"];
+    let before: Vec<String> = rest.iter().map(|n| runs(n)).collect();
+    sim.node("server-2").fault("unit-crash", "");
+    sim.spec(&marked("labels: {zone: b},").replace("debug: true", "debug: false"));
+    let done = sim.p1(&["up"]).exits(1);
+    done.says(&[
+        "stand-in fault unit-crash",
+        "not touched, and as before",
+        "server-3",
+        "worker-4",
+        "p1 retry",
+    ]);
+    let after: Vec<String> = rest.iter().map(|n| runs(n)).collect();
+    assert_eq!(before, after);
+    assert!(matches!(sim.last().outcomes["server-2/start"], Outcome::Failed(_)));
+    assert!(matches!(sim.last().outcomes["server-3/config"], Outcome::Blocked { .. }));
+    sim.node("server-2").heal();
+    sim.p1(&["retry"]).exits(0);
+    let again = restarted(&sim.last());
+    assert!(!again.contains(&"server-1".to_owned()) && again.len() == 6, "{again:?}");
+    in_turn(&sim.last(), 2);
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+}
+
+/// Releases of the stand-in as k3s' own places have them, and a list of channels.
+fn releases(sim: &mut Sim, versions: &[&str], stable: &str) {
+    for version in versions {
+        sim.sh(&format!(
+            "mkdir -p releases/{version}; cat k3s >releases/{version}/k3s\n\
+             printf '\\nK3S-STANDIN-VERSION={version}\\n' >>releases/{version}/k3s; chmod 755 releases/{version}/k3s\n\
+             cp install.sh releases/{version}/; cd releases/{version}; sha256sum k3s >sha256sum-amd64.txt"
+        ));
+    }
+    let channels = format!(r#"{{"data":[{{"id":"stable","name":"stable","latest":"{stable}"}}]}}"#);
+    fs::write(sim.at("channels.json"), channels).unwrap();
+    let place = |name: &str| format!("file://{}", sim.at(name).display());
+    let all = [
+        ("P1_K3S_RELEASES", place("releases")),
+        ("P1_K3S_SOURCE", place("releases")),
+        ("P1_K3S_CHANNELS", place("channels.json")),
+    ];
+    sim.env.extend(all.map(|(name, value)| (name.to_owned(), value)));
+}
+
+fn versions(sim: &Sim) -> Vec<String> {
+    let path = "jsonpath={.items[*].status.nodeInfo.kubeletVersion}";
+    let said = sim.p1(&["kubectl", "get", "nodes", "-o", path]).exits(0).stdout();
+    said.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_upgrade_that_was_killed_is_finished_by_retry() {
+    let (old, new, far) = ("v1.33.5+k3s1", "v1.34.1+k3s1", "v1.35.0+k3s1");
+    let mut sim = Sim::new(&spec(3, 3, "k3s: {channel: stable}\nrollout: {workers: 2}\n"));
+    releases(&mut sim, &[old, new, far], old);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(versions(&sim), vec![old; 6]);
+
+    sim.p1(&["upgrade", "--to", far]).exits(1).says(&["skips a minor version", "p1 upgrade --to v1.34"]);
+    sim.p1(&["upgrade", "--to", "v1.32.9+k3s1"]).exits(1);
+    sim.p1(&["upgrade", "--to", "newest"]).exits(2).says(&["neither a version nor a channel"]);
+    sim.p1(&["plan"]).exits(0);
+
+    let running = sim.start(&["upgrade", "--to", new]);
+    until("the second server's turn", || {
+        let text = fs::read_to_string(sim.runs().last().unwrap()).unwrap_or_default();
+        text.contains(r#""step_started","step":"server-2/start""#)
+    });
+    running.signal(Signal::SIGKILL);
+    let pid = running.pid();
+    drop(running.end());
+    until("it is gone", || nix::sys::signal::kill(pid, None).is_err());
+    let record = sim.last();
+    assert!(
+        record.passed("cluster/save") && record.passed("server-1/ready") && !record.passed("server-2/ready")
+    );
+    let Outcome::Done { detail: Some(saved) } = &record.outcomes["cluster/save"] else { panic!("not saved") };
+    let (name, server) =
+        saved.strip_prefix("etcd snapshot `").and_then(|s| s.split_once("` on ")).expect(saved);
+    sim.node(server).sh(&format!("test -s /var/lib/rancher/k3s/server/db/snapshots/{name}"));
+
+    sim.p1(&["retry"]).exits(0).says(&["is upgraded"]);
+    assert_eq!(versions(&sim), vec![new; 6]);
+    in_turn(&sim.last(), 2);
+    assert!(!restarted(&sim.last()).contains(&"server-1".to_owned()));
+    // The channel stays where it was; the cluster stays where it is.
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    // By the spec: back is refused, forward is done.
+    sim.spec(&spec(3, 3, &format!("k3s: {{version: {old}}}\n")));
+    sim.p1(&["up"]).exits(1).says(&["do not go back"]);
+    sim.p1(&["upgrade", "--to", far]).exits(2).says(&[&format!("the spec says `version: {old}`")]);
+    sim.spec(&spec(3, 3, &format!("k3s: {{version: {far}}}\n")));
+    sim.p1(&["plan"]).exits(10);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(versions(&sim), vec![far; 6]);
+    in_turn(&sim.last(), 3);
+}
+
+#[test]
+fn a_lone_servers_sqlite_is_copied_before_it_changes() {
+    let (old, new) = ("v1.33.5+k3s1", "v1.34.1+k3s1");
+    let mut sim = Sim::new(&spec(1, 1, "k3s: {channel: stable}\n"));
+    releases(&mut sim, &[old, new], old);
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["upgrade", "--to", new]).exits(0).says(&["SQLite and token in /var/lib/p1/backups/"]);
+    assert_eq!(versions(&sim), vec![new; 2]);
+    let files =
+        sim.node("server").sh("cd /var/lib/p1/backups/*; ls db token; stat -c %a . token db/state.db");
+    assert!(files.contains("state.db") && files.contains("600"), "{files}");
+}
