@@ -10,7 +10,7 @@ use crate::engine::Trouble;
 use crate::os::cancel::Level;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
-use crate::providers::{self, Leftovers, State};
+use crate::providers::{self, Leftovers, Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh::KnownHosts;
 
@@ -47,8 +47,8 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let before = world.look_at_machines()?;
-    let machine = before.get(&node.name);
+    let machine = world.look_at_machine(node)?;
+    let machine = machine.as_ref();
     if let Some(id) = machine.filter(|m| m.state == State::Paused && !m.foreign).and_then(|m| m.id.clone()) {
         return go_on(ctx, id);
     }
@@ -73,6 +73,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         files::remove_if_there(&making)?;
     }
     up?;
+    let machine = Machine { id: id.clone(), state: State::Running, foreign: false };
+    world.note(|seen| drop(seen.machines.insert(node.name.clone(), machine)));
     Ok(id.map(|id| format!("machine {id}")))
 }
 
@@ -81,7 +83,7 @@ fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let ids = [(node.name.clone(), id)].into();
     world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
-    world.look_at_machines()?;
+    world.look_at_machine(node)?;
     Ok(Some("it was paused and goes on".into()))
 }
 
@@ -195,8 +197,8 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
 /// longer does, somebody or the host's lack of memory has ended it: waiting does not mend that, `p1 retry`
 /// starts it first.
 pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
-    let Ok(now) = world.look_at_machines() else { return trouble };
-    let Some(machine) = now.get(&node.name).filter(|m| m.state != State::Running) else { return trouble };
+    let Ok(machine) = world.look_at_machine(node) else { return trouble };
+    let Some(machine) = machine.filter(|m| m.state != State::Running) else { return trouble };
     let what = match machine.state {
         State::Absent => "the machine is gone: it was removed outside p1".to_owned(),
         _ => format!("the machine is {}: it was not p1 that did it", machine.state),

@@ -157,6 +157,17 @@ impl World {
         Ok(machines)
     }
 
+    /// How one node's machine is now. What was seen of the others stays: steps at work on them know better.
+    pub fn look_at_machine(&self, node: &Node) -> Result<Option<Machine>, Trouble> {
+        let mut machines = self.provider.machines(&self.cluster, &self.vagrant.ids(), &self.cancel)?;
+        let machine = machines.remove(&node.name);
+        self.note(|seen| {
+            seen.machines.remove(&node.name);
+            seen.machines.extend(machine.clone().map(|m| (node.name.clone(), m)));
+        });
+        Ok(machine)
+    }
+
     /// A node's machine is gone or new: what was known of it is no longer true.
     pub fn forget_node(&self, node: &str) {
         lock(&self.remotes).remove(node);
