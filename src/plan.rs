@@ -124,6 +124,9 @@ pub struct Step {
     pub check: Check,
     /// It runs when the steps before it are over, whatever came of them.
     pub anyway: bool,
+    /// It ends only when its like on other nodes has begun too, so it takes no place among those that run at
+    /// a time: with too few of them each would wait for one that waits for its place.
+    pub beside: bool,
 }
 
 /// Steps in an order in which they could run one after the other.
@@ -260,6 +263,8 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
             behind,
             check,
             anyway: shape.after.iter().any(|a| matches!(a, After::Ended(_))),
+            beside: node.is_some_and(|n| order.together.contains(n.name.as_str()))
+                && shape.after.iter().any(|a| matches!(a, After::Turn(_))),
         });
     }
     in_order(&mut plan.steps);
@@ -291,6 +296,8 @@ struct Order<'a> {
     lead: &'a Node,
     /// By node: those that have to be Ready before it is touched.
     before: BTreeMap<&'a str, Vec<&'a Node>>,
+    /// Servers of which none comes up before others of them do.
+    together: BTreeSet<&'a str>,
 }
 
 impl<'a> Order<'a> {
@@ -327,6 +334,8 @@ impl<'a> Order<'a> {
             .iter_mut()
             .for_each(|turn| turn.retain(|n| is_in(n) && (stands(n) != Standing::Runs || touched(n))));
         turns.retain(|turn| !turn.is_empty());
+        let together =
+            turns.iter().filter(|turn| turn.len() > 1).flatten().map(|n| n.name.as_str()).collect();
         let (mut before, mut former) = (BTreeMap::new(), Vec::new());
         for turn in turns {
             before.extend(turn.iter().map(|n| (n.name.as_str(), former.clone())));
@@ -351,7 +360,7 @@ impl<'a> Order<'a> {
             before.insert(worker.name.as_str(), former.clone());
             batch.push(worker);
         }
-        Self { lead, before }
+        Self { lead, before, together }
     }
 }
 
@@ -800,5 +809,7 @@ pub(crate) mod tests {
                 "without a majority none comes up alone"
             );
         }
+        let beside: Vec<_> = plan.steps.iter().filter(|s| s.beside).map(|s| s.info.id.as_str()).collect();
+        assert_eq!(beside, ["server/start", "server-2/start", "server-3/start"]);
     }
 }

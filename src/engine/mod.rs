@@ -159,7 +159,7 @@ pub struct Run<'a> {
     pub id: &'a str,
     /// The first event but for its steps, which come from the plan.
     pub started: Kind,
-    /// At most so many steps at a time.
+    /// At most so many steps at a time, but for those that run beside others.
     pub jobs: usize,
     /// How often a step is tried.
     pub retry: &'a Retry,
@@ -196,6 +196,7 @@ pub fn run(
         plan,
         states: vec![State::Waiting; plan.steps.len()],
         running: 0,
+        placed: 0,
         report: Report::default(),
         start: Instant::now(),
         seq: 0,
@@ -233,6 +234,8 @@ struct Dispatcher<'a> {
     plan: &'a Plan,
     states: Vec<State>,
     running: usize,
+    /// Those that count among the ones that may run at a time.
+    placed: usize,
     report: Report,
     start: Instant,
     seq: u64,
@@ -281,6 +284,7 @@ impl<'a> Dispatcher<'a> {
                 Message::Event(kind) => self.emit(kind),
                 Message::Finished { step, outcome, attempt, took } => {
                     self.running -= 1;
+                    self.placed -= usize::from(!self.plan.steps[step].beside);
                     self.finish(step, outcome, attempt, took);
                 }
             }
@@ -342,8 +346,8 @@ impl<'a> Dispatcher<'a> {
         };
         for (i, step) in plan.steps.iter().enumerate() {
             let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
-            if self.running >= run.jobs.max(1) {
-                return;
+            if self.placed >= run.jobs.max(1) && !step.beside {
+                continue;
             }
             let behind = step.behind.iter().all(|b| over(&self.states, b));
             let due = match step.anyway {
@@ -355,6 +359,7 @@ impl<'a> Dispatcher<'a> {
             }
             self.states[i] = State::Running;
             self.running += 1;
+            self.placed += usize::from(!step.beside);
             let sender = sender.clone();
             let log = run.logs.join(format!("{}.log", step.info.id.replace('/', "-")));
             let control = Control {

@@ -60,6 +60,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         behind: vec![],
         check: Check::Needed("r".into()),
         anyway: id.starts_with("clean"),
+        beside: id.starts_with("beside"),
     };
     Plan { steps: edges.iter().map(step).collect() }
 }
@@ -134,6 +135,33 @@ fn a_failed_step_blocks_its_dependents_and_nobody_else() {
         assert_eq!(report.outcomes[id], Outcome::Blocked { by: "a".into() });
     }
     assert!(report.outcomes["y"].passed());
+}
+
+/// Each of them ends when all of them run: with too few places that would be never.
+#[test]
+fn what_waits_for_its_like_takes_no_place() {
+    let count = 4 + 3;
+    let names: Vec<String> = (0..count).map(|i| format!("beside-{i}")).collect();
+    let before: Vec<String> = (0..count).map(|i| format!("a-{i}")).collect();
+    let edges: Vec<(&str, [&str; 1])> =
+        names.iter().zip(&before).map(|(n, b)| (n.as_str(), [b.as_str()])).collect();
+    let mut all: Vec<(&str, &[&str])> = before.iter().map(|b| (b.as_str(), &[][..])).collect();
+    all.extend(edges.iter().map(|(n, b)| (*n, &b[..])));
+    let there = std::sync::Barrier::new(count);
+    let (now, most) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+    let work = Fake::new(move |step, _, _| {
+        use std::sync::atomic::Ordering::SeqCst;
+        if step.beside {
+            there.wait();
+        } else {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            assert!(most.load(SeqCst) <= 4);
+            now.fetch_sub(1, SeqCst);
+        }
+        Ok(None)
+    });
+    let (report, _) = go(&plan(&all), &work, &Cancel::new());
+    assert!(report.success, "{report:?}");
 }
 
 #[test]
