@@ -124,6 +124,16 @@ pub fn is_secret(name: &str) -> bool {
         || ["password", "passwd", "passphrase"].iter().any(|w| name.contains(w))
 }
 
+/// The same of a variable that the user gives to a script of his own: any word of its name counts
+/// (`DB_PASS`, `API_KEY_2`), since nobody else has said what such names mean.
+pub fn is_secret_variable(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let ends = ["token", "pass", "secret", "key", "credential", "credentials", "auth", "pwd"];
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+    let of_file = ["_file", "_path", "_name", "_ttl", "_url"].iter().any(|e| lower.ends_with(e));
+    is_secret(name) || !of_file && words.any(|word| ends.iter().any(|end| word.ends_with(end)))
+}
+
 /// Everything from the head of a private key to its foot, or to the end where that was cut off.
 fn private_keys(text: &str) -> Cow<'_, str> {
     const END: &str = "PRIVATE KEY-----";

@@ -3,7 +3,7 @@
 
 use serde_yaml::Value;
 
-use crate::redact::{self, MASK, Redactor, is_secret};
+use crate::redact::{self, MASK, Redactor, is_secret, is_secret_variable};
 use crate::spec::{BoxRef, Cluster, Source};
 
 /// All of them, to be taken out of whatever is shown.
@@ -53,6 +53,10 @@ fn walk_all(cluster: &mut Cluster, look: Look<'_>) {
     cluster.k3s.registries.iter_mut().for_each(|(key, value)| walk(Some(key), value, false, look));
     for one in &mut cluster.provision {
         let Ok(mut settings) = serde_yaml::to_value(&one.settings) else { continue };
+        for (name, value) in settings.get_mut("env").and_then(Value::as_mapping_mut).into_iter().flatten() {
+            let secret = name.as_str().is_some_and(is_secret_variable);
+            walk(None, value, secret, look);
+        }
         walk(None, &mut settings, false, look);
         if let Ok(settings) = serde_json::to_value(&settings).and_then(serde_json::from_value) {
             one.settings = settings;
@@ -89,7 +93,7 @@ mod tests {
     const SPEC: &str = r#"
 name: iot
 provision:
-  - {name: db, type: shell, inline: "true", env: {DB_PASSWORD: SECRETSEVEN, DB_USER: me}}
+  - {name: db, type: shell, inline: "true", env: {DB_PASSWORD: SECRETSEVEN, DB_PASS_2: SECRETEIGHT, DB_USER: me, KEYBOARD: latin, TOKEN_FILE: there}}
 nodes:
   - {name: server, role: server}
   - {name: worker, config: {kubelet-arg: ["x=y"]}}
@@ -113,7 +117,7 @@ k3s:
     fn secrets_are_found_and_masked_and_nothing_else() {
         let cluster = spec::parse(SPEC, std::path::Path::new("/x/cluster.yaml")).unwrap().cluster;
         let found = secrets(&cluster);
-        for secret in ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN"] {
+        for secret in ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"] {
             assert!(
                 found.iter().any(|f| *f == format!("SECRET{secret}") || secret == "THREE"),
                 "{secret}: {found:?}"
@@ -128,8 +132,17 @@ k3s:
             text += &crate::k3s::config_yaml(&masked, node, "eth0", &tokens, &crate::k3s::Join::Alone);
         }
         assert!(!text.contains("SECRET") && !text.contains("1234567"), "{text}");
-        for kept in ["DB_USER\":\"me", "its-name", "username: user", "x=y", "v=2", "mirror.test", "postgres"]
-        {
+        for kept in [
+            "DB_USER\":\"me",
+            "latin",
+            "there",
+            "its-name",
+            "username: user",
+            "x=y",
+            "v=2",
+            "mirror.test",
+            "postgres",
+        ] {
             assert!(text.contains(kept) || kept == "postgres", "{kept} is not in\n{text}");
         }
     }

@@ -173,23 +173,6 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(did)
 }
 
-/// Takes what must not be shown out of a provisioner's output: the values of variables whose names
-/// say that they are secret.
-struct Redact(Vec<String>);
-
-impl Redact {
-    fn of(one: &Provisioner) -> Self {
-        const WORDS: [&str; 7] = ["TOKEN", "PASS", "SECRET", "KEY", "CREDENTIAL", "AUTH", "PWD"];
-        let secret = |name: &str| WORDS.iter().any(|w| name.to_ascii_uppercase().contains(w));
-        let env = one.env().into_iter();
-        Self(env.filter(|(k, v)| secret(k) && v.len() > 3).map(|(_, v)| v).collect())
-    }
-
-    fn line(&self, line: &str) -> String {
-        self.0.iter().fold(line.to_owned(), |line, secret| line.replace(secret.as_str(), "***"))
-    }
-}
-
 /// A script, as root or as the login user, in the login user's home as with Vagrant.
 fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
@@ -210,29 +193,28 @@ fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let script = call(one, &place, text.starts_with(b"#!"));
     let job = Job { name: &name, id: digest, script: &script, env: &env };
-    let redact = Redact::of(one);
     let mut rest = String::new();
     let done = world.on(node, |r| {
         r.detached(&job, world.cluster.timeouts.provision, &mut |bytes| {
             rest.push_str(&String::from_utf8_lossy(bytes));
             while let Some(end) = rest.find('\n') {
                 let line: String = rest.drain(..=end).collect();
-                tell(ctx, redact.line(line.trim_end()));
+                tell(ctx, line.trim_end());
             }
         })
     })?;
     if !rest.is_empty() {
-        tell(ctx, redact.line(&rest));
+        tell(ctx, &rest);
     }
     if done.status == 0 {
         return Ok(None);
     }
-    let lines = process::tail(&done.text(), 12).iter().map(|l| redact.line(l)).collect();
+    let lines = process::tail(&done.text(), 12);
     Err(Trouble::new(format!("the script exited with {}", done.status), "").evidence(lines).transient())
 }
 
-fn tell(ctx: &Ctx<'_>, line: String) {
-    ctx.control.log(&line);
+fn tell(ctx: &Ctx<'_>, line: &str) {
+    ctx.control.log(line);
     if !line.trim().is_empty() {
         ctx.control.says(line);
     }
@@ -346,7 +328,6 @@ fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble
 /// One of the others, by Vagrant.
 fn by_vagrant(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let redact = Redact::of(one);
     // A second vagrant beside one that brings machines up makes either fail.
     world.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
     ctx.control.says("waiting for another provisioner");
@@ -357,18 +338,19 @@ fn by_vagrant(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Troubl
     world.write_vagrantfile()?;
     ctx.control.says("starting Vagrant");
     let bound = world.cluster.timeouts.provision;
-    let mut heard = |line: &str| tell(ctx, redact.line(line));
+    let mut heard = |line: &str| tell(ctx, line);
     let result = world.vagrant.provision(&node.name, &one.name, bound, &world.cancel, &mut heard);
     let Err((error, said)) = result else { return Ok(None) };
     let mut trouble = Trouble::from(error).transient();
     // What Ansible says of a task that failed is better than Vagrant's word that it failed.
     if let Some(line) = said.iter().rev().find(|l| l.starts_with("fatal: ") || l.starts_with("ERROR! ")) {
-        let short: String = redact.line(line).chars().take(300).collect();
+        // Half a secret would not be known for one.
+        let short: String = world.redactor().text(line).chars().take(300).collect();
         trouble.failure.cause = format!("{}: {short}", one.kind.name());
     }
     if !said.is_empty() {
         let last = said.len().saturating_sub(12);
-        trouble.failure.evidence = said[last..].iter().map(|l| redact.line(l)).collect();
+        trouble.failure.evidence = said[last..].to_vec();
     }
     Err(trouble)
 }
