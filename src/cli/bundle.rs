@@ -1,6 +1,6 @@
 //! `p1 logs --bundle`: all that shows how a cluster is, in one file that can be given to somebody else.
 //!
-//! Everything is asked for at once and nobody is waited for long: what could not be had is a line of the
+//! Nodes are asked `--jobs` at a time and none is waited for long: what could not be had is a line of the
 //! file's summary. Nothing is written down before the secrets are out of it. No lock is needed.
 
 use std::collections::BTreeMap;
@@ -179,13 +179,11 @@ fn collect(context: &Context, world: &World, parts: &Parts) {
             parts.lack("nodes", "the cluster has not been made: there is nobody to ask");
             return;
         }
-        for node in &world.cluster.nodes {
-            scope.spawn(move || {
-                if let Err(trouble) = of_node(world, node, parts) {
-                    parts.lack(&format!("nodes/{}", node.name), &trouble.failure.cause);
-                }
-            });
-        }
+        os::many::each(world.jobs, &world.cluster.nodes, |node| {
+            if let Err(trouble) = of_node(world, node, parts) {
+                parts.lack(&format!("nodes/{}", node.name), &trouble.failure.cause);
+            }
+        });
     });
 }
 
