@@ -289,11 +289,12 @@ fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         return Err(Trouble::new("k3s is not installed there", "`p1 up` installs it; then restore again."));
     }
     let killall = k3s::killall_script();
-    let unit = node.role.unit();
-    // A worker makes its certificates anew from the server's; those of another authority are in its way.
+    let (unit, config) = (node.role.unit(), k3s::CONFIG_PATH);
+    // A worker makes its certificates anew from the server's; those of another authority are in its way. How
+    // it joined before says nothing of how it has to now: the one with the data begins.
     let script = format!(
         "set -eu\nsystemctl stop {unit} 2>/dev/null || :\nif [ -x {killall} ]; then {killall}; fi\n\
-         rm -f /var/lib/p1/stamps/start\n\
+         rm -f /var/lib/p1/stamps/start {config}\n\
          rm -f /var/lib/rancher/k3s/agent/*.crt /var/lib/rancher/k3s/agent/*.key /var/lib/rancher/k3s/agent/*.kubeconfig\n"
     );
     job(ctx, node, "halt", &script)?;

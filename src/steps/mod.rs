@@ -258,7 +258,11 @@ impl Verb {
             let inputs = (definition.inputs)(view.cluster, node);
             short_digest(&[&inputs.to_string()])
         };
-        let stands = |node: &Node| view.standing(node);
+        let stands = |node: &Node| match self.name {
+            // However k3s stood, it is stopped on all of them first, and only the first server has the data.
+            "restore" => plan::Standing::New,
+            _ => view.standing(node),
+        };
         let basis = Basis { cluster: view.cluster, targets, look, digest: &digest, stands: &stands };
         plan::make(&shapes, &basis)
     }

@@ -186,10 +186,13 @@ impl Drop for Sim {
             thread::park_timeout(Duration::from_millis(5));
         }
         if thread::panicking() {
-            for name in ["lab.log", "console/server", "console/worker"] {
-                let text = fs::read_to_string(self.at(name)).unwrap_or_default();
+            let consoles = fs::read_dir(self.at("console")).into_iter().flatten().flatten();
+            let mut files: Vec<PathBuf> = consoles.map(|entry| entry.path()).collect();
+            files.sort();
+            for path in std::iter::once(self.at("lab.log")).chain(files) {
+                let text = fs::read_to_string(&path).unwrap_or_default();
                 if !text.is_empty() {
-                    eprintln!("-- {name}\n{text}");
+                    eprintln!("-- {}\n{text}", path.display());
                 }
             }
         }
