@@ -45,6 +45,8 @@ pub enum Scope {
     Nodes,
     /// Once for every provisioner of this slot and each of its nodes, in the spec's order on a node.
     Provisioners(Slot),
+    /// Once for every machine that goes: of a node that left the spec, or that is made anew.
+    Leaving,
 }
 
 /// What has to be done before a step.
@@ -68,6 +70,15 @@ pub enum After {
     Ended(&'static str),
     /// For a step of the cluster: every server's step of that name.
     Servers(&'static str),
+    /// The step of that name of the node before, so that they take turns.
+    Before(&'static str),
+    /// The step of that name of the machine that goes and has this node's name or address.
+    Leaving(&'static str),
+    /// For a server that goes: the step of that name of every machine that goes before it.
+    LeavingBefore(&'static str),
+    /// For a server that goes: the step of that name of every server that is made in the place of those
+    /// before it, and needs none of the others gone.
+    Heirs(&'static str),
     /// That step of the nodes whose turn comes before this one's: see [`Standing`].
     Turn(&'static str),
     /// The same, only where k3s runs already: what is changed there takes effect by a restart, and the
@@ -155,6 +166,9 @@ pub struct Basis<'a> {
     pub cluster: &'a Cluster,
     /// Node names; empty means all. A step of the cluster is always in.
     pub targets: &'a [String],
+    /// The machines that go, as they were made: their names may be of nodes that are made anew, and
+    /// `targets` does not concern them.
+    pub leaving: &'a [Node],
     /// Says of a step whether it is needed.
     pub look: &'a dyn Fn(&str, Option<&Node>) -> Check,
     /// What a step's inputs come to.
@@ -178,6 +192,7 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
                 steps
                     .extend(nodes.iter().flat_map(|n| of(n).into_iter().map(|p| (shape, Some(*n), Some(p)))));
             }
+            Scope::Leaving => steps.extend(basis.leaving.iter().map(|n| (shape, Some(n), None))),
         }
     }
     let name = |shape: &Shape, item: &Option<String>| match item {
@@ -195,7 +210,15 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
         .filter(|((s, ..), check)| waits(s) && check.may_run())
         .filter_map(|((_, n, _), _)| n.map(|n| n.name.as_str()))
         .collect();
-    let order = Order::of(cluster, &nodes, basis.stands, &touched);
+    // Who is made in the place of one that goes can be made once it has gone; of two that it takes the
+    // name and the address of, the later one counts. Servers come back in the order in which they go,
+    // and none goes before those that need less than it have come: so there is no circle.
+    let heir = |n: &Node| {
+        let same = |other: &Node| other.name == n.name || other.ip == n.ip;
+        basis.leaving.iter().rposition(same).filter(|_| (basis.stands)(n) == Standing::New)
+    };
+    let place = |n: &Node| basis.leaving.iter().position(|l| l.name == n.name).unwrap_or_default();
+    let order = Order::of(cluster, &nodes, basis.stands, &heir, &touched);
     let mut plan = Plan::default();
     for ((shape, node, item), check) in steps.iter().zip(checks) {
         let name = name(shape, item);
@@ -205,7 +228,26 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
                 (After::Cluster(name), _) => before.push(id(name, None)),
                 (After::Node(name) | After::Ended(name), Some(n)) => before.push(id(name, Some(n))),
                 (After::Node(name) | After::Ended(name), None) => {
-                    before.extend(nodes.iter().map(|n| id(name, Some(n))));
+                    before.extend(nodes.iter().copied().chain(basis.leaving).map(|n| id(name, Some(n))));
+                }
+                (After::Lead(name), Some(n)) if shape.scope == Scope::Leaving => {
+                    let lead = Some(order.lead).filter(|lead| heir(lead) < Some(place(n)));
+                    before.extend(lead.map(|lead| id(name, Some(lead))));
+                }
+                (After::Before(name), Some(n)) => {
+                    let at = nodes.iter().position(|other| other.name == n.name).unwrap_or(0);
+                    before.extend(nodes[..at].last().map(|other| id(name, Some(other))));
+                }
+                (After::Leaving(name), Some(n)) if heir(n).is_some() => {
+                    let same = |other: &&Node| other.name == n.name || other.ip == n.ip;
+                    before.extend(basis.leaving.iter().filter(same).map(|n| id(name, Some(n))));
+                }
+                (After::LeavingBefore(name), Some(n)) if n.role == Role::Server => {
+                    before.extend(basis.leaving[..place(n)].iter().map(|n| id(name, Some(n))));
+                }
+                (After::Heirs(name), Some(n)) if n.role == Role::Server => {
+                    let earlier = |s: &&Node| heir(s).is_some_and(|at| at < place(n));
+                    before.extend(cluster.servers().filter(earlier).map(|s| id(name, Some(s))));
                 }
                 (After::Lead(name), n) if n.is_none_or(|n| n.role == Role::Worker) => {
                     before.push(id(name, Some(order.lead)));
@@ -301,17 +343,21 @@ struct Order<'a> {
 }
 
 impl<'a> Order<'a> {
-    /// `chosen`: the nodes in the plan; `touched`: those on which something may be done.
+    /// `chosen`: the nodes in the plan; `heir`: which of the machines that go has to be gone before;
+    /// `touched`: the nodes on which something may be done.
     fn of(
         cluster: &'a Cluster,
         chosen: &[&'a Node],
         stands: &dyn Fn(&Node) -> Standing,
+        heir: &dyn Fn(&Node) -> Option<usize>,
         touched: &BTreeSet<&str>,
     ) -> Self {
         let is_in = |n: &Node| chosen.iter().any(|c| c.name == n.name);
         let touched = |n: &Node| touched.contains(n.name.as_str());
         let servers = |wanted| cluster.servers().filter(move |n| stands(n) == wanted).collect::<Vec<_>>();
-        let (new, down, runs) = (servers(Standing::New), servers(Standing::Down), servers(Standing::Runs));
+        let (mut new, down, runs) =
+            (servers(Standing::New), servers(Standing::Down), servers(Standing::Runs));
+        new.sort_by_key(|n| heir(n));
         let rolls = |n: &&Node| is_in(n) && stands(n) == Standing::Runs && touched(n);
         let untouched = runs.iter().find(|n| !touched(n)).copied();
 
@@ -492,7 +538,14 @@ pub(crate) mod tests {
         let (cluster, digest) = (cluster(2), |_: &str, _: Option<&Node>| "d".into());
         make(
             SHAPES,
-            &Basis { cluster: &cluster, targets: &[], look, digest: &digest, stands: &|_| Standing::New },
+            &Basis {
+                cluster: &cluster,
+                targets: &[],
+                leaving: &[],
+                look,
+                digest: &digest,
+                stands: &|_| Standing::New,
+            },
         )
     }
 
@@ -568,6 +621,7 @@ pub(crate) mod tests {
         let basis = Basis {
             cluster: &cluster,
             targets: &[],
+            leaving: &[],
             look: &|name, _| Check::Needed(name.into()),
             digest: &digest,
             stands: &|_| Standing::New,
@@ -688,7 +742,7 @@ pub(crate) mod tests {
                 _ => Check::Needed("n".into()),
             };
             let digest = |_: &str, _: Option<&Node>| String::new();
-            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], look: &look, digest: &digest, stands: &stands });
+            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], look: &look, digest: &digest, stands: &stands });
             let mut picks = picks.iter().cycle();
             let failing = |id: &str| {
                 let (node, name) = id.split_once('/').unwrap();
@@ -751,7 +805,10 @@ pub(crate) mod tests {
         look: &dyn Fn(&str, Option<&Node>) -> Check,
         stands: &dyn Fn(&Node) -> Standing,
     ) -> Plan {
-        make(&up(), &Basis { cluster, targets: &[], look, digest: &|_, _| String::new(), stands })
+        make(
+            &up(),
+            &Basis { cluster, targets: &[], leaving: &[], look, digest: &|_, _| String::new(), stands },
+        )
     }
 
     fn after<'p>(plan: &'p Plan, id: &str) -> Vec<&'p str> {

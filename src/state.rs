@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::Explain;
 use crate::facts::NodeFacts;
 use crate::os::files::{self, At};
 use crate::providers::Kind;
+use crate::spec::Role;
 
 /// The version of `cluster.json`.
 const VERSION: u32 = 1;
@@ -49,8 +52,25 @@ pub struct NodeMemory {
     pub version: Option<String>,
     /// p1 has cordoned it and is to let pods back.
     pub cordoned: bool,
+    /// What its machine was made from and for; none if an older p1 made it.
+    pub made: Option<Made>,
     /// What it said of itself when all was as the spec says, and nothing was done there since.
     pub facts: Option<NodeFacts>,
+}
+
+/// What a machine was made from and for: what cannot be changed of it while it lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// What it was to be.
+    pub role: Role,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// The network that it was made for.
+    pub cidr: Ipv4Net,
+    /// How many cards it has.
+    pub nics: u8,
+    /// What the spec's box stood for then.
+    pub image: String,
 }
 
 /// A resolved channel.

@@ -79,7 +79,9 @@ if [ -f /var/lib/p1/files ]; then
   # shellcheck disable=SC2086 # p1's own paths have no blanks
   [ -n "${paths:-}" ] && stat -c 'stat=%s %Y %n' $paths 2>/dev/null
 fi
-written='/etc/rancher/k3s/config.yaml /etc/rancher/k3s/registries.yaml'
+# The last two tell whether a worker knows the server that there is.
+written='/etc/rancher/k3s/config.yaml /etc/rancher/k3s/registries.yaml
+  /var/lib/rancher/k3s/server/tls/server-ca.crt /var/lib/rancher/k3s/agent/server-ca.crt'
 present=
 for file in $written; do [ -f "$file" ] && present="$present $file"; done
 # shellcheck disable=SC2086

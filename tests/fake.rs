@@ -424,6 +424,162 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Changes of the spec, and of reality
+
+const BOTH: &str = "begin server; made server; done_with server; begin worker; made worker; done_with worker";
+
+impl Fake {
+    /// Two machines that run and that nobody answers in.
+    fn made() -> Self {
+        let fake = Self::new(BOTH);
+        fake.run(&["up"]).exits(1);
+        fake.size("server", 1, 1024);
+        fake.size("worker", 1, 512);
+        fake
+    }
+
+    fn size(&self, node: &str, cpus: u32, mib: u32) {
+        fs::create_dir_all(self.at("bin/sizes")).unwrap();
+        fs::write(self.at(&format!("bin/sizes/p1-fake-{node}")), format!("{cpus} {}\n", mib * 1024)).unwrap();
+    }
+
+    fn domains(&self) -> String {
+        fs::read_to_string(self.at("bin/domains")).unwrap()
+    }
+
+    /// The spec with something of it replaced.
+    fn edit(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.at("cluster.yaml")).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(self.at("cluster.yaml"), text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// Kinds of drift by node, as programs see them.
+    fn drift(&self) -> BTreeMap<String, Vec<String>> {
+        let out = self.run(&["-o", "json", "status"]).stdout();
+        let lines = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let kinds = |line: &serde_json::Value| {
+            let drift = line["drift"].as_array().unwrap();
+            drift.iter().map(|d| d["kind"].as_str().unwrap().to_owned()).collect()
+        };
+        lines.map(|l| (l["node"].as_str().unwrap_or("cluster").to_owned(), kinds(&l))).collect()
+    }
+}
+
+#[test]
+fn a_node_that_left_the_spec_goes_after_a_yes_and_not_before() {
+    let fake = Fake::made();
+    let worker = "  - {name: worker, role: worker, ip: 192.168.56.111, cpus: 1, memory: 512}\n";
+    fake.edit(worker, "");
+    assert_eq!(fake.drift()["worker"], ["vm_extra"]);
+    let plan = fake.run(&["plan"]).exits(10).stdout();
+    assert!(plan.contains("worker/machine") && plan.contains("lost: what is on its disk"), "{plan}");
+    let before = (fake.domains(), fake.runs().len(), fake.calls());
+    fake.run(&["up"]).exits(2).says(&["worker", "nobody is there to be asked", "p1 destroy worker", "--yes"]);
+    assert_eq!((fake.domains(), fake.runs().len(), fake.calls()), before, "something was begun");
+    // Nodes by name concern nobody else.
+    fake.run(&["up", "server"]).exits(1);
+    assert!(fake.domains().contains("p1-fake-worker"));
+
+    fake.run(&["--yes", "up"]).exits(1);
+    assert!(fake.last().passed("worker/machine"), "{:?}", fake.last().outcomes);
+    assert!(!fake.domains().contains("p1-fake-worker") && fake.domains().contains("p1-fake-server"));
+    assert!(!fake.drift().contains_key("worker"));
+    assert!(!fs::read_to_string(fake.at(".p1/fake/nodes.json")).unwrap().contains("worker"));
+}
+
+#[test]
+fn a_former_node_is_destroyed_by_its_name() {
+    let fake = Fake::made();
+    fake.edit("name: worker,", "name: other,");
+    fake.run(&["destroy", "nonsense"]).exits(2).says(&["no node `nonsense`"]);
+    fake.run(&["--yes", "destroy", "worker"]).exits(0);
+    assert!(!fake.domains().contains("p1-fake-worker") && fake.domains().contains("p1-fake-server"));
+    fake.run(&["--yes", "destroy", "server"]).exits(2).says(&["only server", "p1 replace"]);
+    fake.run(&["--yes", "destroy"]).exits(0);
+    assert_eq!(fake.domains(), "");
+}
+
+#[test]
+fn a_machine_is_made_anew_only_when_it_was_named_or_agreed_to() {
+    let fake = Fake::made();
+    fake.edit("192.168.56.111", "192.168.56.112");
+    assert_eq!(fake.drift()["worker"], ["address"]);
+    let calls = fake.calls();
+    fake.run(&["up"]).exits(2).says(&[
+        "its address is 192.168.56.111, not 192.168.56.112",
+        "lost: what is on its disk",
+        "p1 up --replace worker",
+    ]);
+    assert_eq!(fake.calls(), calls);
+    fake.run(&["up", "server", "--replace", "worker"]).exits(2).says(&["is to be replaced"]);
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["up", "--replace", "worker"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("worker/machine") && record.passed("worker/vm"), "{:?}", record.outcomes);
+    let order: Vec<_> = began(&record).into_iter().filter(|s| s.starts_with("worker/")).take(2).collect();
+    assert_eq!(order, ["worker/machine", "worker/vm"]);
+    assert!(!fake.drift().get("worker").is_some_and(|kinds| kinds.contains(&"address".to_owned())));
+    // The only server takes the cluster with it.
+    fake.edit("192.168.56.110", "192.168.56.113");
+    fake.run(&["up", "--replace", "server"]).exits(2).says(&["all data of the cluster `fake`"]);
+    fake.run(&["replace", "server"]).exits(2).says(&["all data of the cluster `fake`"]);
+}
+
+/// A replacement that was cut off is finished by `retry`: what is gone does not go again.
+#[test]
+fn a_cut_off_replacement_is_finished() {
+    let fake = Fake::made();
+    fake.up("begin worker; hang");
+    let running = fake.start(&["--yes", "replace", "worker"]);
+    let pids = fake.hanging();
+    assert!(fake.last().passed("worker/machine"));
+    running.signal(Signal::SIGKILL);
+    running.end();
+    for pid in pids {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    fake.up("begin worker; made worker; done_with worker");
+    fake.run(&["retry"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("worker/vm"), "{:?}", record.outcomes);
+    assert!(!began(&record).contains(&"worker/machine".to_owned()), "{:?}", began(&record));
+    assert_eq!(fake.domains().matches("p1-fake-worker").count(), 1);
+}
+
+#[test]
+fn what_needs_the_whole_cluster_anew_is_refused() {
+    let fake = Fake::made();
+    fake.edit("192.168.56.0/24", "192.168.0.0/16");
+    fake.run(&["--yes", "up"]).exits(2).says(&["made for the network 192.168.56.0/24", "p1 destroy"]);
+    fake.run(&["plan"]).exits(10);
+    fake.edit("192.168.0.0/16", "192.168.56.0/24");
+    fake.edit("provider: libvirt", "provider: virtualbox");
+    fake.run(&["--yes", "up"]).exits(2).says(&["its machines are of libvirt, not of virtualbox"]);
+    fake.edit("provider: virtualbox", "provider: libvirt");
+    fake.edit("name: fake", "name: other");
+    fake.run(&["plan"]).exits(10).says(&["`other` is a new cluster", "fake"]);
+}
+
+#[test]
+fn differences_have_names_and_what_is_paused_goes_on() {
+    let fake = Fake::made();
+    fake.size("worker", 1, 1024);
+    fake.size("server", 2, 1024);
+    assert_eq!(fake.drift()["server"][0], "cpus");
+    assert_eq!(fake.drift()["worker"][0], "memory");
+    fake.size("worker", 1, 512);
+    fake.size("server", 1, 1024);
+    let domains = fake.domains().replace("p1-fake-worker running", "p1-fake-worker paused");
+    fs::write(fake.at("bin/domains"), domains).unwrap();
+    assert_eq!(fake.drift()["worker"], ["vm_paused"]);
+    let calls = fake.calls();
+    fake.run(&["up"]).exits(1);
+    assert!(fake.domains().contains("p1-fake-worker running"), "{}", fake.domains());
+    assert_eq!(fake.calls(), calls, "Vagrant was asked");
+}
+
+// ---------------------------------------------------------------------------------------------
 // What is rendered, as those see it who have to read it: real Vagrant, Ruby, a shell
 
 /// Legal values that mean something to Ruby, YAML and shells.

@@ -160,7 +160,7 @@ fn vagrants_own_machine_lock_is_held() {
 fn a_machine_changed_outside_p1_before_a_run() {
     let fake = Fake::new(BOTH);
     fake.run(&["up"]).exits(1);
-    // Off and paused: started again, and nobody else is touched.
+    // Off and paused: started again, the second without Vagrant, and nobody else is touched.
     for state in ["shut off", "paused"] {
         let text = format!("uuid-server p1-fake-server running\nuuid-worker p1-fake-worker {state}\n");
         fs::write(fake.at("bin/domains"), text).unwrap();
@@ -171,6 +171,7 @@ fn a_machine_changed_outside_p1_before_a_run() {
         let asked: &[&str] = if state == "paused" { &[] } else { &["worker"] };
         assert_eq!(ups(&fake)[before..], *asked, "{state}");
         assert!(fake.last().passed("worker/vm"));
+        assert!(!fs::read_to_string(fake.at("bin/domains")).unwrap().contains("paused"));
     }
 
     // Its domain is gone and its disk is there: what is on it is not thrown away unasked.

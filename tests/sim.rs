@@ -1,5 +1,7 @@
 //! Whole verbs among simulated machines: see tests/support/sim.rs and tests/sim.
 
+#[path = "support/sim_change.rs"]
+mod change;
 #[path = "support/run.rs"]
 mod run;
 #[path = "support/sim.rs"]

@@ -141,7 +141,13 @@ pub enum Verb {
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay
     Uninstall(Nodes),
-    /// Remove the machines and all that belongs to them
+    /// Make nodes anew, one server at a time: leave the cluster, new machine, join again
+    Replace {
+        /// Which
+        #[arg(value_name = "NODE", required = true)]
+        nodes: Vec<String>,
+    },
+    /// Remove the machines and all that belongs to them; a node by name leaves its cluster first
     Destroy(Nodes),
     /// Fill and check a folder with all that nodes need, for a host without internet
     #[command(subcommand)]
@@ -222,6 +228,9 @@ pub struct Up {
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
+    /// Make this node's machine anew, with the loss of what is on it; may be given several times
+    #[arg(long, value_name = "NODE")]
+    pub replace: Vec<String>,
 }
 
 /// Options of `verify`.

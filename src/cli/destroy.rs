@@ -1,5 +1,6 @@
 //! `p1 destroy`: works on half-made and vanished machines, and is not blocked by what nobody holds.
 
+use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
@@ -8,23 +9,25 @@ use crate::steps::Verb;
 /// Removes machines, and with all of them everything of the cluster.
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
-    let targets = context.targets(&cluster, nodes)?;
-    let all = cluster.servers().all(|s| targets.contains(&s.name));
-    if let Some(server) = targets.iter().find(|t| cluster.servers().any(|s| s.name == **t))
-        && all
-        && targets.len() < cluster.nodes.len()
-    {
+    let targets = change::targets(context, &cluster, nodes)?;
+    // Every node by name is the same as none by name.
+    let all = cluster.nodes.iter().all(|n| targets.contains(&n.name));
+    let targets = if all { Vec::new() } else { targets };
+    if !targets.is_empty() && cluster.servers().all(|s| targets.contains(&s.name)) {
+        let servers: Vec<String> = cluster.servers().map(|s| format!("`{}`", s.name)).collect();
+        let what = match &servers[..] {
+            [one] => format!("{one} is the cluster's only server: without it there is no cluster"),
+            all => format!(
+                "{} are all of the cluster's servers: without them there is no cluster",
+                all.join(", ")
+            ),
+        };
         return Err(Fail::new(
             code::USAGE,
-            match cluster.servers().count() {
-                1 => format!("`{server}` is the cluster's only server: without it there is no cluster"),
-                _ => "these are all servers: without them there is no cluster".to_owned(),
-            },
-            "`p1 destroy` without names removes the whole cluster.",
+            what,
+            "`p1 destroy` without names removes the whole cluster; `p1 replace NODE` makes a node anew.",
         ));
     }
-    // Every node by name is the same as none by name.
-    let targets = if targets.len() == cluster.nodes.len() { Vec::new() } else { targets };
     let whole = targets.is_empty();
     let names: Vec<&str> = match whole {
         true => cluster.nodes.iter().map(|n| n.name.as_str()).collect(),

@@ -19,6 +19,7 @@ mod artifacts;
 mod backup;
 mod boxes;
 mod bundle;
+mod change;
 mod context;
 mod destroy;
 mod doctor;
@@ -30,6 +31,7 @@ mod kubectl;
 mod logs;
 mod plan;
 mod power;
+mod replace;
 mod retry;
 mod run;
 mod signals;
@@ -93,6 +95,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Restore { archive } => backup::restore(context, &archive),
         Verb::Killall(args) => power::run(context, "killall", &args.nodes),
         Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
+        Verb::Replace { nodes } => replace::replace(context, &nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
         Verb::Artifacts(verb) => artifacts::run(context, verb),
         Verb::Box(verb) => boxes::run(context, verb),

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::args::Looks;
+use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
@@ -19,12 +20,21 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let verb = Verb::find("up").expect("a verb");
-    let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
+    observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
+    let (drift, leaving) = change::look(&world, &targets);
+    // As after a yes.
+    world.note(|seen| seen.leaving = leaving);
+    let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     let plan = verb.plan(&view, &targets);
+    let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {
         for step in &plan.steps {
             print(&format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
+        }
+        // A cluster that is to be made differs in everything.
+        for drift in drift.iter().filter(|_| world.state.exists()) {
+            print(&format!("{}\n", json!({"v": 1, "drift": drift})));
         }
     } else {
         let paint = context.paint();
@@ -42,7 +52,14 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
         }
         let needed = plan.steps.iter().filter(|s| matches!(s.check, Check::Needed(_))).count();
         let unknown = plan.steps.iter().filter(|s| matches!(s.check, Check::Unknown(_))).count();
-        if plan.is_done() {
+        for drift in change::worth_saying(&drift) {
+            let (mark, tone) = if drift.destroys() { ("!", Tone::Bad) } else { ("-", Tone::Warn) };
+            print(&format!("{}\n", paint.tone(tone, &format!("{mark} {drift}"))));
+        }
+        if let Some(note) = change::neighbours(&world) {
+            eprintln!("note: {note}");
+        }
+        if !due {
             eprintln!("nothing to do: cluster `{}` is as the spec says", world.cluster.name);
         } else {
             eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);
@@ -51,5 +68,5 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     if let Some(trouble) = refusal(&view) {
         return Err(trouble.into());
     }
-    if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::CHANGES)) }
+    if !due { Ok(()) } else { Err(Fail::quiet(code::CHANGES)) }
 }

@@ -1,5 +1,6 @@
 //! `p1 retry`: what the last run left outstanding, same verb, same nodes.
 
+use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
@@ -41,7 +42,7 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
         let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
         Fail::new(code::USAGE, what, "Use the p1 that began it.")
     })?;
-    let targets = context.targets(&cluster, &record.targets)?;
+    let targets = change::targets(context, &cluster, &record.targets)?;
     let subject = record.subject.clone();
     let job = Job { verb, targets, subject, retry_of: Some(record.clone()), deep: false };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;

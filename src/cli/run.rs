@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::{self, Report, Run};
@@ -38,7 +39,18 @@ pub fn run(
     job: Job,
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
-    run_to(context, cluster, job, &|_| Ok(()), ready)
+    run_to(context, cluster, job, &[], &|_| Ok(()), ready)
+}
+
+/// The same, with nodes that were named to be made anew.
+pub fn replacing(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    replace: &[String],
+    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
+) -> Result<Report, Fail> {
+    run_to(context, cluster, job, replace, &|_| Ok(()), ready)
 }
 
 /// The same, with something to be done under the lock before anything is looked at.
@@ -46,6 +58,7 @@ pub fn run_to(
     context: &Context,
     cluster: Cluster,
     job: Job,
+    replace: &[String],
     before: &dyn Fn(&World) -> Result<(), Fail>,
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
@@ -54,7 +67,7 @@ pub fn run_to(
     let existed = state.exists();
     let lock = context.lock(&state, job.verb.name)?;
     let world = context.world(cluster, kind);
-    let result = before(&world).and_then(|()| locked(context, &world, &job, ready));
+    let result = before(&world).and_then(|()| locked(context, &world, &job, replace, ready));
     if job.verb.name == "destroy" && job.targets.is_empty() && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
         state.remove()?;
@@ -71,6 +84,7 @@ fn locked(
     context: &Context,
     world: &Arc<World>,
     job: &Job,
+    replace: &[String],
     ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
 ) -> Result<Report, Fail> {
     let verb = job.verb;
@@ -85,7 +99,9 @@ fn locked(
         Some(record) => outstanding(world, verb, record)?,
         None => {
             let depth = if job.deep { Depth::Inside } else { verb.depth };
-            let seen = observe(world, depth)?;
+            observe(world, depth)?;
+            goes(world, verb, change::leaving(context, world, job, replace)?);
+            let seen = world.seen();
             let view = View::new(&world.cluster, &seen);
             let plan = verb.plan(&view, &job.targets);
             remember(world, &plan)?;
@@ -99,10 +115,10 @@ fn locked(
         }
     }
     ready(world, &plan)?;
-    if matches!(verb.name, "up" | "start") {
+    if matches!(verb.name, "up" | "start" | "replace") {
         world.tokens()?;
     }
-    world.batch.plan(plan.nodes_for("vm"));
+    world.batch.plan(for_vagrant(world, &plan));
 
     let screen = ui::start(context.ui, Box::new(std::io::stdout()), Box::new(std::io::stderr()));
     let _signals = super::signals::watch(context.cancel.clone(), screen.sender())?;
@@ -130,7 +146,7 @@ fn locked(
         cancel: &context.cancel,
         redactor: &redactor,
     };
-    let steps = Steps { verb, world: Arc::clone(world) };
+    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     if let Err(trouble) = world.moment.let_go(world) {
@@ -173,6 +189,24 @@ fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
     ))
 }
 
+/// These machines go.
+fn goes(world: &World, verb: &Verb, leaving: Vec<spec::Node>) {
+    world.note(|seen| {
+        seen.whole_goes = verb.name == "destroy" && seen.whole;
+        seen.leaving = leaving;
+    });
+}
+
+/// The nodes whose machines Vagrant has to bring up. What is halted goes on without it, and what runs
+/// still goes, or is started by the step that stopped it.
+fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
+    use providers::State::{Paused, Running};
+    let machines = world.seen().machines;
+    let by_itself =
+        |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
+    plan.nodes_for("vm").into_iter().filter(|n| !by_itself(n)).collect()
+}
+
 /// Nodes on which nothing is due are remembered as they are.
 fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     let seen = world.seen();
@@ -193,10 +227,15 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     let several = world.cluster.servers().count() > 1;
     observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
+    let leaving = change::outstanding(world, &record.steps);
+    goes(world, verb, leaving.clone());
+    let gone = |name: &str| record.passed(&format!("{name}/machine"));
+    // What is gone already is not to go again: the machine of that name is the new one.
+    world.note(|seen| seen.leaving.retain(|n| !gone(&n.name)));
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     // Digests of now, to compare with those of then.
-    let now = verb.plan_with(&view, &record.targets, &|_, _| Check::Unknown(String::new()));
+    let now = verb.plan_with(&view, &record.targets, &leaving, &|_, _| Check::Unknown(String::new()));
     let same = |step: &str| {
         let then = record.steps.iter().find(|s| s.id == step);
         let now = now.steps.iter().find(|s| s.info.id == step);
@@ -212,13 +251,14 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
             // The provider's word is at hand, and it outweighs the journal's.
             return verb.condition(name, &view, Some(node));
         }
-        let there = node.is_none_or(|n| alive(&n.name) || !verb.boots());
+        let goes = matches!(name, "leave" | "uninstall" | "machine");
+        let there = node.is_none_or(|n| alive(&n.name) || goes || !verb.boots());
         match record.passed(&step) && same(&step) && there && !verb.begins_anew() {
             true => Check::Done("done in the run before".into()),
             false => Check::Unknown("outstanding".into()),
         }
     };
-    Ok(verb.plan_with(&view, &record.targets, &look))
+    Ok(verb.plan_with(&view, &record.targets, &leaving, &look))
 }
 
 /// A panic is told where it does not break the screen, and without secrets. The step that it ends says

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::args::Looks;
+use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
@@ -11,7 +12,7 @@ use crate::journal;
 use crate::plan::Check;
 use crate::providers::State as Power;
 use crate::state::State;
-use crate::steps::{Depth, Verb, View, observe};
+use crate::steps::{Depth, Drift, Verb, View, observe};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says.
@@ -24,26 +25,20 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let seen = observe(&world, if args.deep { Depth::Inside } else { Depth::Nodes })?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
+    let (drift, _) = change::look(&world, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
     let last = journal::latest(&state.runs());
     let outstanding = last.as_ref().ok().and_then(|r| r.as_ref()).map(|r| (r.outstanding().count(), &r.verb));
 
     let mut rows = Vec::new();
-    for node in world.cluster.nodes.iter().filter(|n| chosen(&n.name)) {
+    let nodes = world.cluster.nodes.iter().chain(&seen.former);
+    for node in nodes.filter(|n| chosen(&n.name)) {
         let machine = view.machine(node);
         let facts = seen.nodes.get(&node.name);
         let status = view.status(node);
         let unit = facts.map(|f| f.unit(node.role.unit()));
-        let drift: Vec<String> = plan
-            .steps
-            .iter()
-            .filter(|s| s.info.node.as_deref() == Some(&node.name))
-            .filter_map(|s| match &s.check {
-                Check::Needed(why) => Some(why.clone()),
-                _ => None,
-            })
-            .collect();
+        let drift: Vec<&Drift> = drift.iter().filter(|d| d.node.as_deref() == Some(&node.name)).collect();
         let ready = status.map(|s| s.ready && facts.is_some());
         if context.ui.format == Format::Json {
             let line = json!({
@@ -51,7 +46,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 "machine": machine.state.to_string(), "machine_id": machine.id,
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
                 "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
-                "ssh": seen.silent.get(&node.name), "drift": drift,
+                "ssh": seen.silent.get(&node.name), "drift": drift, "size": machine.size,
+                "former": world.cluster.node(&node.name).is_none(),
             });
             print(&format!("{line}\n"));
             continue;
@@ -74,7 +70,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 None => Cell::new(Tone::Dim, "-"),
             },
             Cell::from(status.map_or("-".to_owned(), |s| s.version.clone())),
-            Cell::new(Tone::Warn, drift.first().cloned().unwrap_or_default()),
+            Cell::new(Tone::Warn, drift.iter().map(|d| d.what.clone()).collect::<Vec<_>>().join("; ")),
         ]);
     }
     // What belongs to no node: the applications.
@@ -84,12 +80,19 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         .filter(|s| matches!(s.name, "manifests" | "rollouts") && matches!(s.check, Check::Needed(_)))
         .map(|s| s.check.reason())
         .collect();
-    if context.ui.format == Format::Json && !apps.is_empty() {
-        let drift: Vec<_> = apps.iter().map(|what| json!({ "what": what })).collect();
-        print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": drift})));
-    }
-    if context.ui.format != Format::Json {
+    if context.ui.format == Format::Json {
+        for drift in drift.iter().filter(|d| d.node.is_none()) {
+            print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
+        }
+        for what in &apps {
+            let drift = json!([{"kind": "applications", "what": what}]);
+            print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": drift})));
+        }
+    } else {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
+        for drift in drift.iter().filter(|d| d.node.is_none()) {
+            eprintln!("{drift}");
+        }
         print(&table(
             &["node", "role", "address", "machine", "k3s", "node is", "version", "differs"],
             &rows,
@@ -106,5 +109,5 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("what the last run left is not known: {}", chain(error));
         }
     }
-    if plan.is_done() { Ok(()) } else { Err(Fail::quiet(code::FAILED)) }
+    if !change::is_due(&plan, &drift) { Ok(()) } else { Err(Fail::quiet(code::FAILED)) }
 }

@@ -1,6 +1,7 @@
 //! `p1 up`.
 
 use super::args::Up;
+use super::change;
 use super::context::Context;
 use super::doctor;
 use super::fail::{Fail, code};
@@ -16,6 +17,11 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
         let hint = "Run `p1 doctor --fix` while there is a connection.";
         return Err(Fail::new(code::USAGE, "`--setup` installs packages, which `--offline` forbids", hint));
     }
+    let replace = context.targets(&cluster, &args.replace)?;
+    if let Some(other) = replace.iter().find(|n| !targets.is_empty() && !targets.contains(n)) {
+        let what = format!("`{other}` is to be replaced, and is not one of the nodes that `up` is for");
+        return Err(Fail::new(code::USAGE, what, "Name it among the nodes as well."));
+    }
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
@@ -26,7 +32,10 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
         retry_of: None,
         deep: args.looks.deep,
     };
-    let report = run::run(context, cluster, job, &|world, plan| {
+    let report = run::replacing(context, cluster, job, &replace, &|world, plan| {
+        if let Some(note) = change::neighbours(world) {
+            eprintln!("note: {note}");
+        }
         preflight(context, world, plan)?;
         ask_for_namespaces(context, world);
         Ok(())

@@ -24,7 +24,7 @@ pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
         subject: None,
     };
     let before = |world: &World| aim(world, &release);
-    let report = run::run_to(context, cluster, job, &before, &begin)?;
+    let report = run::run_to(context, cluster, job, &[], &before, &begin)?;
     run::verdict(&report)
 }
 

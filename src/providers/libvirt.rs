@@ -13,8 +13,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Snapshot, State, Tools, machine_name,
-    network_name, node_mac, snapshot,
+    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Size, Snapshot, State, Tools, machine_name,
+    machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -56,6 +56,15 @@ impl Libvirt {
     fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
         let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
         done.ok().map_err(failed(doing))
+    }
+
+    /// A command that may find its work done: the machine runs already.
+    fn unless(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
+        if done.stderr.contains("already active") || done.stderr.contains("already running") {
+            return Ok(());
+        }
+        done.ok().map(|_| ()).map_err(Error::doing(doing))
     }
 
     /// Standard output, or `None` if virsh says no: the thing is not there.
@@ -230,13 +239,37 @@ fn disk(cluster: &str, node: &str) -> String {
 
 fn pairs(text: &str) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|l| !l.contains(':')) {
         let mut words = line.split_whitespace();
         if let (Some(uuid), Some(name)) = (words.next(), words.next()) {
             map.insert(name.to_owned(), uuid.to_owned());
         }
     }
     map
+}
+
+/// By domain, from what `virsh dominfo` says of several, one after the other.
+fn sizes(text: &str) -> BTreeMap<String, Size> {
+    let (mut all, mut name, mut cpus) = (BTreeMap::new(), String::new(), None);
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        match key {
+            "Name" => {
+                value.clone_into(&mut name);
+                cpus = None;
+            }
+            "CPU(s)" => cpus = value.parse().ok(),
+            "Max memory" => {
+                let kib: Option<u32> = value.strip_suffix("KiB").and_then(|n| n.trim().parse().ok());
+                if let (Some(cpus), Some(kib)) = (cpus, kib) {
+                    all.insert(name.clone(), Size { cpus, memory: kib / 1024 });
+                }
+            }
+            _ => {}
+        }
+    }
+    all
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -311,10 +344,15 @@ impl Provider for Libvirt {
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
     ) -> Result<BTreeMap<String, Machine>, Error> {
-        let both = ["list --all --uuid --name; list --all"];
-        let text = self.ask("list the machines", &both, cancel)?.stdout;
+        let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
+        // One virsh: it goes on after a `dominfo` of what is not there, and its exit code is the last one's.
+        let infos: String =
+            names.iter().map(|n| format!("dominfo {}; ", machine_name(&cluster.name, n))).collect();
+        let all = [format!("list --all --uuid --name; {infos}list --all")];
+        let text = self.ask("list the machines", &[&all[0]], cancel)?.stdout;
         let (uuids, table) = text.split_once(" Id ").unwrap_or((&text, ""));
-        let uuids = pairs(uuids);
+        // Between them, lines of `key: value`.
+        let (uuids, sizes) = (pairs(uuids), sizes(uuids));
         let mut states = BTreeMap::new();
         for line in table.lines().skip(2) {
             let mut words = line.split_whitespace().skip(1);
@@ -322,17 +360,20 @@ impl Provider for Libvirt {
                 states.insert(name.to_owned(), state(&words.collect::<Vec<_>>().join(" ")));
             }
         }
-        let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
+        let prefix = machine_prefix(&cluster.name);
+        let alike = uuids.keys().filter_map(|domain| domain.strip_prefix(&prefix).map(str::to_owned));
+        let names: BTreeSet<String> = names.into_iter().cloned().chain(alike).collect();
         Ok(names
             .into_iter()
             .map(|node| {
-                let domain = machine_name(&cluster.name, node);
+                let domain = machine_name(&cluster.name, &node);
                 let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
                     id: Some(uuid.clone()),
                     state: states.get(&domain).cloned().unwrap_or(State::Other("unknown".into())),
-                    foreign: ids.get(node) != Some(uuid),
+                    foreign: ids.get(&node) != Some(uuid),
+                    size: sizes.get(&domain).copied(),
                 });
-                (node.clone(), machine)
+                (node, machine)
             })
             .collect())
     }
@@ -544,6 +585,32 @@ impl Provider for Libvirt {
         done.ok().map(|_| ()).map_err(Error::doing(doing))
     }
 
+    /// vagrant-libvirt gives a machine as many processors and as much memory as it may ever have.
+    fn resize(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        _id: &str,
+        size: Size,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let domain = machine_name(&cluster.name, node);
+        let (cpus, memory) = (size.cpus, size.memory);
+        // What it has may never be more than what it may have, so the order depends on the direction.
+        let may_cpus = format!("setvcpus {domain} {cpus} --maximum --config");
+        let has_cpus = format!("setvcpus {domain} {cpus} --config");
+        let may_memory = format!("setmaxmem {domain} {memory}MiB --config");
+        let has_memory = format!("setmem {domain} {memory}MiB --config");
+        for command in [may_cpus, has_cpus, may_memory, has_memory] {
+            self.ask("give the machine another size", &[&command], cancel)?;
+        }
+        Ok(())
+    }
+
+    fn boot(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
+        self.unless("start the machine", &["start", &machine_name(&cluster.name, node)], cancel)
+    }
+
     fn clean(
         &self,
         cluster: &Cluster,
@@ -708,6 +775,20 @@ fn state(word: &str) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_from_what_libvirt_says() {
+        let one = |name: &str, cpus: u32, kib: u32| {
+            format!(
+                "Id:             1\nName:           {name}\nUUID:           6695eb01\nState:          shut off\n\
+                 CPU(s):         {cpus}\nMax memory:     {kib} KiB\nUsed memory:    {kib} KiB\n\n"
+            )
+        };
+        let read = sizes(&(one("p1-iot-server", 2, 2_097_152) + &one("p1-iot-worker", 1, 524_288)));
+        assert_eq!(read["p1-iot-server"], Size { cpus: 2, memory: 2048 });
+        assert_eq!(read["p1-iot-worker"], Size { cpus: 1, memory: 512 });
+        assert!(sizes("").is_empty());
+    }
 
     #[test]
     fn a_network_is_read_back_from_what_libvirt_says() {

@@ -128,6 +128,22 @@ impl fmt::Display for State {
     }
 }
 
+/// What a machine was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Virtual processors.
+    pub cpus: u32,
+    /// MiB.
+    pub memory: u32,
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.cpus == 1 { "" } else { "s" };
+        write!(f, "{} CPU{s} and {} MiB", self.cpus, self.memory)
+    }
+}
+
 /// A machine as the provider sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Machine {
@@ -138,12 +154,14 @@ pub struct Machine {
     /// True if it has our name but not the id that Vagrant knows: left over from an interrupted
     /// `up`, or somebody else's. Vagrant would stop at its name.
     pub foreign: bool,
+    /// What it has, if the provider says so.
+    pub size: Option<Size>,
 }
 
 impl Machine {
     /// No machine at all.
     pub fn absent() -> Self {
-        Self { id: None, state: State::Absent, foreign: false }
+        Self { id: None, state: State::Absent, foreign: false, size: None }
     }
 }
 
@@ -259,8 +277,9 @@ pub trait Provider: Send + Sync {
     fn parallel(&self) -> bool;
 
     /// How every node's machine is, by one or two cheap commands for all of them. `ids` holds the
-    /// machine ids that Vagrant knows, by node. The answer has every node of the cluster and every
-    /// key of `ids`.
+    /// machine ids that Vagrant knows, by node. The answer has every node of the cluster, every key of
+    /// `ids`, and what else is named like a machine of this cluster: that may be another cluster's,
+    /// which [`Provider::made_from`] tells.
     fn machines(
         &self,
         cluster: &Cluster,
@@ -364,6 +383,19 @@ pub trait Provider: Send + Sync {
         name: &str,
         cancel: &Cancel,
     ) -> Result<(), Error>;
+
+    /// Gives a machine that is off another size, from its next start on.
+    fn resize(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        machine_id: &str,
+        size: Size,
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
+    /// Starts a machine that exists and is off, as it is. Fine if it runs.
+    fn boot(&self, cluster: &Cluster, node: &str, machine_id: &str, cancel: &Cancel) -> Result<(), Error>;
 
     /// Takes away what is left after `vagrant destroy`, or in its place: machines, their disks, the
     /// network, the base image. Works on half-made and on vanished machines. Answers what was

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 
-use super::{BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Snapshot, State, Tools, machine_name};
+use super::{
+    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Size, Snapshot, State, Tools, machine_name,
+};
 use crate::os::cancel::Level;
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files};
@@ -203,10 +205,12 @@ impl Provider for VirtualBox {
             let found = known.or_else(|| listed.iter().find(|l| l.name == name));
             let machine = match found {
                 None => Machine::absent(),
-                Some(l) => match self.state(&l.id, cancel)? {
-                    State::Absent => Machine::absent(),
-                    state => Machine { id: Some(l.id.clone()), state, foreign: known.is_none() },
-                },
+                Some(l) => self.info(&l.id, cancel)?.map_or_else(Machine::absent, |info| Machine {
+                    id: Some(l.id.clone()),
+                    state: state_of(&info),
+                    foreign: known.is_none(),
+                    size: size_of(&info),
+                }),
             };
             machines.insert(node.clone(), machine);
         }
@@ -328,6 +332,20 @@ impl Provider for VirtualBox {
         self.unlocked(&args, MEMORY, "remove the snapshot", &gone, cancel)
     }
 
+    fn resize(&self, _: &Cluster, node: &str, id: &str, size: Size, cancel: &Cancel) -> Result<(), Error> {
+        let (cpus, memory) = (size.cpus.to_string(), size.memory.to_string());
+        let args = ["modifyvm", id, "--cpus", &cpus, "--memory", &memory];
+        self.run(&args, CHANGE, &format!("give the machine of {node} another size"), cancel).map(|_| ())
+    }
+
+    fn boot(&self, _: &Cluster, node: &str, id: &str, cancel: &Cancel) -> Result<(), Error> {
+        if self.state(id, cancel)? == State::Running {
+            return Ok(());
+        }
+        let args = ["startvm", id, "--type", "headless"];
+        self.run(&args, CHANGE, &format!("start the machine of {node}"), cancel).map(|_| ())
+    }
+
     /// The hidden machine that linked clones start from stays with its box.
     fn clean(
         &self,
@@ -400,6 +418,11 @@ fn state_of(info: &str) -> State {
         Some(other) => State::Other(other.to_owned()),
         None => State::Other("unknown".to_owned()),
     }
+}
+
+fn size_of(info: &str) -> Option<Size> {
+    let number = |key: &str| value(info, key)?.parse().ok();
+    Some(Size { cpus: number("cpus")?, memory: number("memory")? })
 }
 
 /// From `Forwarding(0)="ssh,tcp,127.0.0.1,2222,,22"`: rule, protocol, host address and port, guest

@@ -42,7 +42,7 @@ pub fn files(
     ]
 }
 
-fn sum(text: &str) -> String {
+pub(super) fn sum(text: &str) -> String {
     Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
 }
 

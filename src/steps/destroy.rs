@@ -1,24 +1,29 @@
-//! The machines and all that belongs to them are gone, whatever state they are in.
+//! Machines and all that belongs to them are gone, whatever state they are in. A node that goes while
+//! its cluster stays leaves it first.
+
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::start::forget_node;
-use super::{Ctx, Definition, View};
+use super::{Ctx, Definition, View, World, quorum, stop, uninstall};
 use crate::engine::Trouble;
-use crate::explain::Explain;
+use crate::explain::{Explain, seconds};
+use crate::os::files;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Leftovers, State};
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Role};
 use crate::ssh::KnownHosts;
 
-/// A single node that goes while its cluster stays is taken out of the cluster first.
+/// Out of the cluster: drained, forgotten by the API, no longer a member of etcd. One server after the
+/// other, and where it is made anew the next one goes when it is back.
 pub const LEAVE: Definition = Definition {
     shape: Shape {
         name: "leave",
         title: "leave the cluster",
-        scope: Scope::Nodes,
-        after: &[],
+        scope: Scope::Leaving,
+        after: &[After::Lead("start"), After::LeavingBefore("machine"), After::Heirs("ready")],
         serves: false,
     },
     retry: false,
@@ -27,17 +32,35 @@ pub const LEAVE: Definition = Definition {
     apply: leave,
 };
 
+/// The same where nothing comes back: a machine that cannot be removed keeps no other one from going.
+pub const GO: Definition = Definition { shape: Shape { after: &[], ..LEAVE.shape }, ..LEAVE };
+
+/// k3s ends in order, so that nothing of it speaks for the node any more.
+pub const UNINSTALL: Definition = Definition {
+    shape: Shape {
+        name: "uninstall",
+        title: "uninstall k3s",
+        scope: Scope::Leaving,
+        after: &[After::Node("leave")],
+        serves: false,
+    },
+    retry: false,
+    check: uninstalls,
+    inputs: |_, node| json!(node.map(|n| &n.name)),
+    apply: uninstall,
+};
+
 /// Vagrant destroys what it knows of.
 pub const MACHINES: Definition = Definition {
     shape: Shape {
         name: "machine",
         title: "destroy the machine",
-        scope: Scope::Nodes,
-        after: &[After::Node("leave")],
+        scope: Scope::Leaving,
+        after: &[After::Node("leave"), After::Node("uninstall")],
         serves: false,
     },
     retry: true,
-    check: |view, node| match node.map(|n| view.machine(n).state) {
+    check: |view, node| match node.and_then(|n| view.seen.machines.get(&n.name)).map(|m| &m.state) {
         // Something of it may be left all the same: a disk, Vagrant's files.
         None | Some(State::Absent) => Check::Needed("it does not exist; what is left of it goes".into()),
         Some(state) => Check::Needed(format!("it is {state}")),
@@ -61,41 +84,159 @@ pub const CLEAN: Definition = Definition {
     apply: clean,
 };
 
-fn leaves(view: &View<'_>, _: Option<&Node>) -> Check {
-    let last = view.cluster.servers().all(|s| view.seen.doomed.contains(&s.name));
-    if view.seen.whole || last {
-        return Check::Done("the whole cluster goes".into());
+/// How long pods may take to go elsewhere. Those that do not are ended with the machine.
+pub const DRAIN: Duration = Duration::from_secs(90);
+/// How long the API may take to let go of a node; of a server etcd has to do so as well.
+const FORGET: Duration = Duration::from_secs(120);
+
+/// The servers that are there and do not go.
+fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
+    let exists = |n: &&Node| {
+        let machine = view.seen.machines.get(&n.name);
+        machine.is_some_and(|m| m.state != State::Absent && !m.foreign)
+    };
+    view.cluster.servers().filter(exists).filter(|n| !view.seen.leaving.iter().any(|l| l.name == n.name))
+}
+
+/// Whether servers stay, or come back one by one: a cluster that a node can leave.
+pub fn cluster_stays(view: &View<'_>) -> bool {
+    if !view.seen.kubeconfig {
+        return false;
     }
-    match view.seen.kubeconfig {
+    let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);
+    let come_back = view.seen.leaving.iter().filter(goes).filter(|n| view.is_made_anew(n)).count();
+    standing(view).next().is_some() || (!view.seen.whole_goes && come_back > 1)
+}
+
+fn leaves(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    if view.seen.left.contains(&node.name) {
+        return Check::Done("it has left".into());
+    }
+    match cluster_stays(view) {
         true => Check::Needed("the cluster stays".into()),
-        false => Check::Done("there is no cluster to leave".into()),
+        false => Check::Done("there is no cluster that stays".into()),
     }
+}
+
+/// A server that can be told about others, and is not about to go itself.
+fn teller(world: &World, node: &Node) -> Option<Node> {
+    let seen = world.seen();
+    let runs =
+        |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
+    let ready = |n: &Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
+    let mut all: Vec<&Node> = world.cluster.servers().filter(|n| n.name != node.name).filter(runs).collect();
+    all.sort_by_key(|n| !ready(n));
+    all.first().map(|n| (*n).clone())
 }
 
 fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let done = world.serving(Some(node)).and_then(|server| {
-        world.script(server, "taking the node out of the cluster", &forget_node(&node.name))
-    });
-    // The machine goes all the same; `up` takes the stale Node away before a new one joins.
-    if let Err(trouble) = done {
-        ctx.control.warn(format!("The cluster was not told that it goes: {}.", trouble.failure.cause));
+    let _turn = (node.role == Role::Server).then(|| world.leaving());
+    world.look_at_machines()?;
+    let told = match teller(world, node) {
+        Some(server) => tell(ctx, &server),
+        None => Err(Trouble::new("no server runs that could be told", "`p1 start` starts the machines.")),
+    };
+    let done = match told {
+        Ok(done) => done,
+        Err(trouble) if trouble.cancelled || node.role == Role::Server => return Err(trouble),
+        // The machine goes all the same; what the API still says of the node is drift, which `up` mends.
+        Err(trouble) => {
+            ctx.control.warn(format!("The cluster was not told that it goes: {}.", trouble.failure.cause));
+            None
+        }
+    };
+    world.note(|seen| seen.left.push(node.name.clone()));
+    Ok(done)
+}
+
+fn tell(ctx: &Ctx<'_>, server: &Node) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let api = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from));
+    let api = match api {
+        Ok(nodes) => nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+        // A worker is nobody's majority.
+        Err(trouble) if node.role == Role::Server => return Err(trouble),
+        Err(_) => Default::default(),
+    };
+    if node.role == Role::Server {
+        quorum::may_leave(&api, &node.name).map_err(|why| {
+            Trouble::new(
+                format!("{} must not leave now: {why}", node.name),
+                "Without a majority etcd takes no more writes. Bring the others back first (`p1 status`).",
+            )
+        })?;
     }
-    Ok(None)
+    let mut done = None;
+    if api.get(&node.name).is_some_and(|s| s.ready) {
+        ctx.control.says("moving its pods elsewhere");
+        let script = format!(
+            "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --force --timeout={}s",
+            node.name,
+            DRAIN.as_secs()
+        );
+        let bound = DRAIN + super::world::SHORT;
+        let mut log = |line: &str| ctx.control.log(line);
+        let drained = world.on(server, |r| r.script("draining the node", &script, true, bound, &mut log))?;
+        match drained.status {
+            0 => done = Some("drained".to_owned()),
+            _ => ctx.control.warn(format!(
+                "Not all pods went elsewhere within {}; the rest end with the machine.",
+                seconds(DRAIN)
+            )),
+        }
+    }
+    ctx.control.says("taking it out of the cluster");
+    let script = forget_node(&node.name);
+    world.on(server, |r| {
+        r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
+    })?;
+    Ok(done)
+}
+
+fn uninstalls(view: &View<'_>, node: Option<&Node>) -> Check {
+    let machine = node.and_then(|n| view.seen.machines.get(&n.name));
+    match machine.map(|m| &m.state) {
+        _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
+        Some(State::Running) if machine.is_some_and(|m| !m.foreign) => {
+            Check::Needed("its machine runs".into())
+        }
+        _ => Check::Done("its machine does not run".into()),
+    }
+}
+
+fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    match uninstall::uninstall(ctx) {
+        Err(trouble) if !trouble.cancelled => {
+            ctx.control.warn(format!("k3s was not uninstalled before: {}.", trouble.failure.cause));
+            Ok(None)
+        }
+        done => done,
+    }
 }
 
 fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
-    if world.look_at_machines()?.get(&node.name).is_some_and(|m| m.foreign) {
+    let machine = world.look_at_machines()?.remove(&node.name);
+    if machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent) {
         super::machine::must_be_ours(ctx)?;
+    }
+    let heir = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
+    if heir.is_some() && machine.is_some_and(|m| m.state == State::Running) {
+        // In order, so that it gives its address back: its lease would keep the address from the other.
+        stop::shut_down(ctx)?;
     }
     // One Ruby for all of them, one after the other within: Vagrant's own lock is per machine, ours
     // keeps the steps of one run from starting one each.
     let _turn = world.destroying();
-    let known: Vec<String> = world.vagrant.ids().into_keys().collect();
-    if known.contains(&node.name) && world.state.vagrantfile().is_file() {
-        let all: Vec<String> = known.into_iter().filter(|n| world.seen().doomed.contains(n)).collect();
+    let seen = world.seen();
+    // Vagrant knows of nodes that its file has; whoever has left already may go with this one.
+    let goes = |n: &String| *n == node.name || seen.whole_goes || seen.left.contains(n);
+    let known = world.vagrant.ids().into_keys().filter(|n| world.cluster.node(n).is_some());
+    let all: Vec<String> = known.filter(|n| goes(n) && seen.leaving.iter().any(|l| l.name == *n)).collect();
+    if all.contains(&node.name) && world.state.vagrantfile().is_file() {
         ctx.control.says("asking Vagrant");
         if let Err(error) = world.vagrant.destroy(&all, cancel) {
             if error.cancelled() {
@@ -112,9 +253,25 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     for line in &did {
         ctx.control.log(line);
     }
+    if node.role == Role::Server && !cluster_stays(&View::new(&world.cluster, &seen)) {
+        // The next server is of another cluster, with other certificates.
+        files::remove_if_there(&world.state.kubeconfig())?;
+        world.forget_api();
+        world.note(|seen| (seen.kubeconfig, seen.api) = (false, None));
+    }
     world.vagrant.forget(&node.name)?;
     KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
     world.forget_node(&node.name);
+    world.forget_memory(&node.name)?;
+    world.note(|seen| {
+        seen.made.remove(&node.name);
+        for list in [&mut seen.leaving, &mut seen.former] {
+            list.retain(|n| n.name != node.name);
+        }
+        if let Some(api) = &mut seen.api {
+            api.remove(&node.name);
+        }
+    });
     Ok(None)
 }
 
@@ -124,7 +281,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if !world.seen().whole {
         return Ok(None);
     }
-    let _lock = Lock::take(&world.host_lock, "clean", std::time::Duration::from_secs(600), cancel)?;
+    let _lock = Lock::take(&world.host_lock, "clean", Duration::from_secs(600), cancel)?;
     let ids = world.vagrant.ids();
     // Nodes that left the spec are known to Vagrant only.
     let mut nodes: Vec<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();

@@ -29,7 +29,7 @@ pub const STEP: Definition = Definition {
 
 /// What the installation came from: the installer, the binary and the call. The installer compares
 /// the same things to tell whether anything changed (install.sh, `get_installed_hashes`).
-fn digest(facts: &NodeFacts, node: &Node) -> String {
+pub(super) fn digest(facts: &NodeFacts, node: &Node) -> String {
     let sum = |path: &str| facts.staged.get(path).map_or("?", String::as_str).to_owned();
     let call = k3s::install(node.role, INSTALLER, true).line();
     let binary = sum(&format!("{}/k3s", k3s::BIN_DIR));

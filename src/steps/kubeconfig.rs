@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View};
+use super::{Ctx, Definition, View, destroy};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape, Standing};
-use crate::spec::{Cluster, Node};
+use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
@@ -31,6 +31,8 @@ const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     let wrong = if !view.seen.kubeconfig {
         Some("it is not there".to_owned())
+    } else if view.seen.leaving.iter().any(|n| n.role == Role::Server) && !destroy::cluster_stays(view) {
+        Some("it is of the cluster that goes".to_owned())
     } else if view.seen.api.is_none() {
         match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {
             true => Some("the API does not take it".to_owned()),

@@ -19,7 +19,12 @@ pub const STEP: Definition = Definition {
         name: "vm",
         title: "boot the machine",
         scope: Scope::Nodes,
-        after: &[After::Cluster("network"), After::Cluster("box")],
+        after: &[
+            After::Cluster("network"),
+            After::Cluster("box"),
+            After::Node("resize"),
+            After::Leaving("machine"),
+        ],
         serves: false,
     },
     retry: true,
@@ -30,6 +35,9 @@ pub const STEP: Definition = Definition {
 
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
+    if view.is_made_anew(node) {
+        return Check::Needed("it is made anew".into());
+    }
     let machine = view.machine(node);
     match machine.state {
         State::Absent => Check::Needed("it does not exist".into()),
@@ -59,21 +67,29 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         clear_left_disk(ctx)?;
     }
     let making = world.state.making(&node.name);
-    if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
+    let new = machine.is_none_or(|m| m.state == State::Absent || m.foreign);
+    if new {
         files::dir(making.parent().unwrap_or(world.state.dir()))?;
         files::write(&making, b"", 0o600)?;
         // A new machine has a new host key, and nobody's old one may vouch for it.
         KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
         world.forget_node(&node.name);
+        world.forget_memory(&node.name)?;
+        // Now as well, for a run that is cut off before the machine has an id.
+        world.remember_made(node)?;
     }
     world.batch.join(world, &node.name, ctx.control);
     let up = wait(ctx);
     let id = world.vagrant.id(&node.name);
     if id.is_some() {
+        if new {
+            world.remember_made(node)?;
+        }
         files::remove_if_there(&making)?;
     }
     up?;
-    let machine = Machine { id: id.clone(), state: State::Running, foreign: false };
+    let size = machine.and_then(|m| m.size);
+    let machine = Machine { id: id.clone(), state: State::Running, foreign: false, size };
     world.note(|seen| drop(seen.machines.insert(node.name.clone(), machine)));
     Ok(id.map(|id| format!("machine {id}")))
 }
@@ -85,6 +101,25 @@ fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
     world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
     world.look_at_machine(node)?;
     Ok(Some("it was paused and goes on".into()))
+}
+
+/// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
+pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let start = Instant::now();
+    let address = || {
+        let endpoint = world.login(node).ok()?.endpoint;
+        Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
+    };
+    while !address().is_some_and(answers) {
+        if start.elapsed() > world.cluster.timeouts.boot {
+            return Err(no_address(ctx));
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Abort) {
+            return Err(Trouble::interrupted());
+        }
+    }
+    Ok(())
 }
 
 /// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed

@@ -7,6 +7,7 @@ pub mod backup;
 mod batch;
 mod config;
 mod destroy;
+mod drift;
 mod image;
 mod install;
 mod kubeconfig;
@@ -17,7 +18,9 @@ mod marks;
 mod network;
 mod observe;
 mod provision;
+mod quorum;
 mod ready;
+mod resize;
 mod rollouts;
 mod rules;
 mod save;
@@ -42,10 +45,12 @@ use crate::spec::{Cluster, Node};
 
 pub use artifacts::{missing, release};
 pub use config::files as config_files;
+pub use drift::{Drift, Mend, changes, leaver, lost_with, to_mend};
 pub use image::build as build_box;
 pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
+pub use quorum::may_leave;
 pub use rules::refusal;
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
@@ -94,32 +99,36 @@ pub struct Verb {
     pub depth: Depth,
 }
 
+/// The cluster as the spec says.
+const UP: &[&Definition] = &[
+    &destroy::LEAVE,
+    &destroy::UNINSTALL,
+    &destroy::MACHINES,
+    &image::STEP,
+    &artifacts::STEP,
+    &save::STEP,
+    &network::STEP,
+    &resize::STEP,
+    &machine::STEP,
+    &login::STEP,
+    &system::STEP,
+    &stage::STEP,
+    &provision::BEFORE,
+    &config::STEP,
+    &install::STEP,
+    &start::STEP,
+    &kubeconfig::STEP,
+    &ready::STEP,
+    &marks::STEP,
+    &provision::AFTER,
+    &manifests::STEP,
+    &rollouts::STEP,
+];
+
 /// Every verb that runs steps.
 pub const VERBS: &[Verb] = &[
-    Verb {
-        name: "up",
-        steps: &[
-            &image::STEP,
-            &artifacts::STEP,
-            &save::STEP,
-            &network::STEP,
-            &machine::STEP,
-            &login::STEP,
-            &system::STEP,
-            &stage::STEP,
-            &provision::BEFORE,
-            &config::STEP,
-            &install::STEP,
-            &start::STEP,
-            &kubeconfig::STEP,
-            &ready::STEP,
-            &marks::STEP,
-            &provision::AFTER,
-            &manifests::STEP,
-            &rollouts::STEP,
-        ],
-        depth: Depth::Nodes,
-    },
+    Verb { name: "up", steps: UP, depth: Depth::Nodes },
+    Verb { name: "replace", steps: UP, depth: Depth::Nodes },
     Verb {
         name: "upgrade",
         steps: &[
@@ -169,7 +178,7 @@ pub const VERBS: &[Verb] = &[
     Verb { name: "uninstall", steps: &[&uninstall::STEP, &uninstall::FORGET], depth: Depth::Machines },
     Verb {
         name: "destroy",
-        steps: &[&destroy::LEAVE, &destroy::MACHINES, &destroy::CLEAN],
+        steps: &[&destroy::GO, &destroy::UNINSTALL, &destroy::MACHINES, &destroy::CLEAN],
         depth: Depth::Machines,
     },
     Verb { name: "backup", steps: &[&backup::ASK, &backup::COPY], depth: Depth::Machines },
@@ -239,7 +248,7 @@ impl Verb {
 
     /// The plan, with `look` to say whether a step is needed, or the steps' own conditions.
     pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
-        self.plan_with(view, targets, &|name, node| self.condition(name, view, node))
+        self.plan_with(view, targets, &view.seen.leaving, &|name, node| self.condition(name, view, node))
     }
 
     /// See [`Verb::plan`].
@@ -247,6 +256,7 @@ impl Verb {
         &self,
         view: &View<'_>,
         targets: &[String],
+        leaving: &[Node],
         look: &dyn Fn(&str, Option<&Node>) -> Check,
     ) -> Plan {
         let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
@@ -263,7 +273,7 @@ impl Verb {
             "restore" => plan::Standing::New,
             _ => view.standing(node),
         };
-        let basis = Basis { cluster: view.cluster, targets, look, digest: &digest, stands: &stands };
+        let basis = Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands };
         plan::make(&shapes, &basis)
     }
 }
@@ -289,6 +299,8 @@ pub struct Steps {
     pub verb: &'static Verb,
     /// What they share.
     pub world: Arc<World>,
+    /// The machines that go, as the plan has them.
+    pub leaving: Vec<Node>,
 }
 
 impl Work for Steps {
@@ -327,7 +339,11 @@ fn step_definition(verb: &Verb, step: &Step) -> &'static Definition {
 
 impl Steps {
     fn node(&self, step: &Step) -> Option<&Node> {
-        self.world.cluster.node(step.info.node.as_deref()?)
+        let name = step.info.node.as_deref()?;
+        match step_definition(self.verb, step).shape.scope {
+            Scope::Leaving => self.leaving.iter().find(|n| n.name == name),
+            _ => self.world.cluster.node(name),
+        }
     }
 }
 
@@ -335,15 +351,20 @@ impl Steps {
 mod tests {
     use super::*;
 
+    fn former(name: &str, last: u8) -> Node {
+        let ip = [192, 168, 56, last].into();
+        Node { name: name.into(), ip, ..plan::tests::cluster(1).nodes[1].clone() }
+    }
+
     /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.
     #[test]
     fn every_verb_makes_a_plan() {
         for verb in VERBS {
             for workers in [0, 3] {
                 let cluster = plan::tests::cluster(workers);
-                let seen = Seen::default();
-                let plan =
-                    verb.plan_with(&View::new(&cluster, &seen), &[], &|_, _| Check::Needed("x".into()));
+                let (seen, leaving) = (Seen::default(), [cluster.nodes[0].clone(), former("old", 250)]);
+                let view = View::new(&cluster, &seen);
+                let plan = verb.plan_with(&view, &[], &leaving, &|_, _| Check::Needed("x".into()));
                 let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
                 assert_eq!(ids.len(), plan.steps.len(), "{}", verb.name);
             }

@@ -1,5 +1,7 @@
 //! Looking at a cluster before planning: everything at once, bounded, without Ruby.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -9,7 +11,8 @@ use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::os::many;
 use crate::providers::State;
-use crate::spec::Node;
+use crate::spec::{Cluster, Node, Role};
+use crate::state::Made;
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +45,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
     if !world.state.exists() && depth == Depth::Machines {
         // Nothing was ever made here, but somebody may have the name.
         world.look_at_machines()?;
+        look_at_memory(world);
         return Ok(world.seen());
     }
     thread::scope(|scope| {
@@ -58,6 +62,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
         if depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
             look_at_api(world);
         }
+        look_at_memory(world);
         let seen = world.seen();
         let answers = seen.api.is_some();
         // What cannot be told now is asked again when the step's turn comes.
@@ -78,6 +83,49 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
         look_at_host(world);
     }
     Ok(world.seen())
+}
+
+/// What this folder remembers of machines, and which of them the spec no longer has.
+fn look_at_memory(world: &World) {
+    let image = super::image::wanted(world).ok();
+    let kind = world.state.facts().ok().and_then(|f| f.provider);
+    let seen = world.seen();
+    let made: BTreeMap<_, _> =
+        seen.machines.keys().filter_map(|n| Some((n.clone(), world.memory(n)?.made?))).collect();
+    let former = former(&world.cluster, &seen, &made);
+    world.note(|seen| {
+        seen.image = image;
+        seen.provider = kind;
+        seen.made = made;
+        seen.former = former;
+    });
+}
+
+/// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node
+/// objects of the cluster.
+pub(super) fn former(cluster: &Cluster, seen: &Seen, made: &BTreeMap<String, Made>) -> Vec<Node> {
+    let objects = seen.api.iter().flat_map(|api| api.keys());
+    let names: BTreeSet<&String> = seen.machines.keys().chain(objects).collect();
+    let gone = names.into_iter().filter(|n| cluster.node(n).is_none());
+    gone.map(|name| {
+        let (made, object) = (made.get(name), seen.api.as_ref().and_then(|api| api.get(name)));
+        let serves = object.is_some_and(|o| o.roles.iter().any(|r| r == "control-plane" || r == "master"));
+        let address = object.and_then(|o| match o.internal_ip {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        });
+        Node {
+            name: name.clone(),
+            role: made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role),
+            ip: made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED),
+            cpus: 0,
+            memory: 0,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            config: Default::default(),
+        }
+    })
+    .collect()
 }
 
 /// What is remembered of a node still holds as far as can be told without logging in: the API says

@@ -45,6 +45,12 @@ pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) ->
     other.map(|v| format!("it runs {}, not {v}", status.version))
 }
 
+/// Pods are kept from it. p1 cordons only what leaves, so this is somebody's, or what is left of a
+/// removal that was called off.
+pub fn cordoned(status: Option<&NodeStatus>) -> Option<String> {
+    status.filter(|s| s.unschedulable).map(|_| "it is cordoned".to_owned())
+}
+
 /// After a start of k3s the API goes on to say what it last heard: a Ready counts only when the kubelet
 /// has reported since. Both times are of the node's own clock.
 fn stale(started: Option<i64>, status: Option<&NodeStatus>) -> Option<String> {
@@ -72,14 +78,9 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
-    let status = view.status(node);
-    let wrong = wrong(node, view.seen.version.as_deref(), status)
-        .or_else(|| rebooted(Some(&facts.boot), status))
-        .or_else(|| {
-            let cordoned = view.seen.cordoned.contains(&node.name) && status.is_some_and(|s| s.unschedulable);
-            cordoned.then(|| "p1 has cordoned it".to_owned())
-        });
-    holds("it is Ready", wrong)
+    let (version, status) = (view.seen.version.as_deref(), view.status(node));
+    let why = wrong(node, version, status).or_else(|| rebooted(Some(&facts.boot), status));
+    holds("it is Ready", why.or_else(|| cordoned(status)))
 }
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
@@ -90,7 +91,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
     let version = world.seen().version;
-    let mut last = String::new();
+    let (mut last, mut uncordoned) = (String::new(), false);
     loop {
         let why = match world.nodes() {
             Ok(nodes) => {
@@ -100,6 +101,13 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 let boot = seen.nodes.get(&node.name).map(|facts| facts.boot.as_str());
                 let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
                 match why.or_else(|| rebooted(boot, status)) {
+                    None if cordoned(status).is_some() && !uncordoned => {
+                        uncordoned = true;
+                        ctx.control.says("letting pods onto it again");
+                        let script = format!("k3s kubectl uncordon {}", node.name);
+                        world.script(world.serving(None)?, "uncordoning the node", &script)?;
+                        continue;
+                    }
                     None => match settled(ctx)? {
                         None => return done(ctx, status),
                         Some(why) => why,

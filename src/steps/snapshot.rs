@@ -419,7 +419,9 @@ mod tests {
     }
 
     fn machines(nodes: &[&str]) -> BTreeMap<String, Machine> {
-        let one = |n: &&str| (n.to_string(), Machine { id: None, state: State::Running, foreign: false });
+        let one = |n: &&str| {
+            (n.to_string(), Machine { id: None, state: State::Running, foreign: false, size: None })
+        };
         nodes.iter().map(one).collect()
     }
 

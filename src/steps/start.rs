@@ -12,9 +12,11 @@ use super::view::holds;
 use super::world::{SHORT, listens};
 use super::{Ctx, Definition, View, config, install};
 use crate::engine::Trouble;
+use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
@@ -51,16 +53,36 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
         Err(check) => return check,
     };
     let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
+    if node.role == Role::Worker && view.cluster.servers().all(|s| view.machine(s).state == State::Absent) {
+        return Check::Unknown("looked at when there is a server".into());
+    }
     let unit = facts.unit(node.role.unit());
     let wrong = if unit.active != "active" {
         let state = if unit.active.is_empty() { "not there" } else { &unit.active };
         Some(format!("its unit is {state}"))
     } else if facts.stamps.get("start") != Some(&config::digest(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
+    } else if node.role == Role::Worker && is_orphan(view, node, facts) {
+        Some("its server was made anew".to_owned())
+    } else if view.seen.api.is_some() && view.status(node).is_none() {
+        // Its Node object was deleted, and a kubelet registers when it starts.
+        Some("the cluster does not know it".to_owned())
     } else {
         None
     };
     holds("it runs with this configuration", wrong)
+}
+
+/// A worker that trusts another server than there is, and that the cluster does not know as Ready: its
+/// server was made anew. A k3s that runs never learns of it; one that starts asks for everything again.
+fn is_orphan(view: &View<'_>, node: &Node, facts: &NodeFacts) -> bool {
+    const SERVER: &str = "/var/lib/rancher/k3s/server/tls/server-ca.crt";
+    const AGENT: &str = "/var/lib/rancher/k3s/agent/server-ca.crt";
+    let Some(trusts) = facts.written.get(AGENT) else { return false };
+    let mut servers = view.cluster.servers().filter_map(|s| view.facts(s).ok()).peekable();
+    servers.peek().is_some()
+        && servers.all(|s| s.written.get(SERVER) != Some(trusts))
+        && !view.status(node).is_some_and(|s| s.ready)
 }
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {

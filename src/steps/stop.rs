@@ -25,7 +25,7 @@ pub const STEP: Definition = Definition {
     retry: false,
     check,
     inputs,
-    apply,
+    apply: shut_down,
 };
 
 /// A guest with many containers takes its time; under emulation more of it.
@@ -44,7 +44,8 @@ fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
     json!(node.map(|n| &n.name))
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+/// In order, and by its plug if it does not go.
+pub fn shut_down(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", "systemctl poweroff --no-block");

@@ -121,7 +121,7 @@ fn killall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+pub fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let before = facts(ctx)?;
     let mut did = false;

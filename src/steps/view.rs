@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::drift::Drift;
 use super::manifests::Apps;
 use crate::api::NodeStatus;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
-use crate::providers::{Machine, State};
+use crate::providers::{Kind, Machine, State};
 use crate::spec::{Cluster, Node, Role};
+use crate::state::Made;
 
 /// Everything that was seen.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,24 @@ pub struct Seen {
     pub started: BTreeMap<String, i64>,
     /// By provisioner: what it is made from, or why its files cannot be read.
     pub provision: BTreeMap<String, Result<MadeFrom, String>>,
+    /// By node: what its present machine was made from and for, as far as it is remembered.
+    pub made: BTreeMap<String, Made>,
+    /// What the spec's box stands for just now.
+    pub image: Option<String>,
+    /// What makes the cluster's machines.
+    pub provider: Option<Kind>,
+    /// Machines and Node objects of nodes that the spec does not have, as far as they are this
+    /// cluster's; with the role and the address that they had.
+    pub former: Vec<Node>,
+    /// What else differs from the spec, told by whoever looked.
+    pub differs: Vec<Drift>,
+    /// The machines that go in this run, as they were made: of former nodes, and of nodes that are made
+    /// anew. One whose machine is gone is no longer in here.
+    pub leaving: Vec<Node>,
+    /// By name: nodes that are out of the cluster, so that their machines may go.
+    pub left: Vec<String>,
+    /// No machine of the cluster stays or comes back.
+    pub whole_goes: bool,
     /// The verb is for the whole cluster.
     pub whole: bool,
     /// The nodes that the verb is for.
@@ -103,14 +123,24 @@ impl<'a> View<'a> {
         self.seen.provision.get(name)?.as_ref().ok().map(|made| made.told.clone())
     }
 
-    /// The node's machine.
+    /// The node's machine; none for one that goes before the node is made anew.
     pub fn machine(&self, node: &Node) -> Machine {
+        if self.is_made_anew(node) {
+            return Machine::absent();
+        }
         self.seen.machines.get(&node.name).cloned().unwrap_or_else(Machine::absent)
+    }
+
+    /// Whether its machine is still to go before the node is made.
+    pub fn is_made_anew(&self, node: &Node) -> bool {
+        self.seen.leaving.iter().any(|n| n.name == node.name) && self.cluster.node(&node.name).is_some()
     }
 
     /// What the node said of itself, or what to think of a step inside it until it has.
     pub fn facts(&self, node: &Node) -> Result<&NodeFacts, Check> {
-        if let Some(facts) = self.seen.nodes.get(&node.name) {
+        if let Some(facts) = self.seen.nodes.get(&node.name)
+            && !self.is_made_anew(node)
+        {
             return Ok(facts);
         }
         Err(match self.machine(node).state {
@@ -127,6 +157,9 @@ impl<'a> View<'a> {
 
     /// How k3s stands on the node: by what it says of itself, else by what is remembered of it.
     pub fn standing(&self, node: &Node) -> Standing {
+        if self.is_made_anew(node) {
+            return Standing::New;
+        }
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
@@ -153,7 +186,7 @@ impl<'a> View<'a> {
         if server && !cluster.has_etcd() {
             return Join::Alone;
         }
-        let facts = self.seen.nodes.get(&node.name);
+        let facts = self.facts(node).ok();
         let datastore = facts.and_then(|f| f.datastore.as_deref());
         let others = |wanted: Standing| {
             cluster.servers().filter(move |s| s.name != node.name && self.standing(s) == wanted)
@@ -182,7 +215,7 @@ impl<'a> View<'a> {
 
     /// What the API said of the node.
     pub fn status(&self, node: &Node) -> Option<&NodeStatus> {
-        self.seen.api.as_ref()?.get(&node.name)
+        self.seen.api.as_ref()?.get(&node.name).filter(|_| !self.is_made_anew(node))
     }
 }
 

@@ -17,11 +17,11 @@ use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
 use crate::k3s::{self, Tokens};
 use crate::os::{Cancel, files};
-use crate::providers::{self, BoxInfo, Machine, Provider};
+use crate::providers::{self, BoxInfo, Kind, Machine, Provider};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
-use crate::state::{NodeMemory, State};
+use crate::state::{Made, NodeMemory, State};
 use crate::vagrant::{self, Libvirt, Vagrant};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
@@ -86,6 +86,7 @@ pub struct World {
     aim: Mutex<Option<String>>,
     destroying: Mutex<()>,
     provisioning: Mutex<()>,
+    leaving: Mutex<()>,
     making_key: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
 }
@@ -122,6 +123,7 @@ impl World {
             aim: Mutex::default(),
             destroying: Mutex::default(),
             provisioning: Mutex::default(),
+            leaving: Mutex::default(),
             making_key: Mutex::default(),
         })
     }
@@ -152,7 +154,18 @@ impl World {
 
     /// How the machines are now.
     pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
-        let machines = self.provider.machines(&self.cluster, &self.vagrant.ids(), &self.cancel)?;
+        let ids = self.vagrant.ids();
+        let mut machines = self.provider.machines(&self.cluster, &ids, &self.cancel)?;
+        let known = lock(&self.seen).machines.clone();
+        for node in machines.keys().cloned().collect::<Vec<_>>() {
+            // Named like ours: whose it is costs a question, and does not change.
+            let ours =
+                self.cluster.node(&node).is_some() || ids.contains_key(&node) || known.contains_key(&node);
+            let file = self.state.vagrantfile();
+            if !ours && !self.provider.made_from(&self.cluster, &node, &file, &self.cancel)? {
+                machines.remove(&node);
+            }
+        }
         self.note(|seen| seen.machines.clone_from(&machines));
         Ok(machines)
     }
@@ -191,13 +204,35 @@ impl World {
         let before = all.get(node).cloned();
         let entry = all.entry(node.to_owned()).or_default();
         if entry.machine != machine {
-            *entry = NodeMemory { machine, ..NodeMemory::default() };
+            // Written down before there was a machine to bind it to.
+            let made = entry.made.take().filter(|_| entry.machine.is_empty());
+            *entry = NodeMemory { machine, made, ..NodeMemory::default() };
         }
         change(entry);
         if Some(&*entry) != before.as_ref() {
             self.state.remember(&all)?;
         }
         Ok(())
+    }
+
+    /// Nothing is remembered of a node whose machine is gone.
+    pub fn forget_memory(&self, node: &str) -> Result<(), Trouble> {
+        let mut all = lock(&self.memory);
+        if all.remove(node).is_some() {
+            self.state.remember(&all)?;
+        }
+        Ok(())
+    }
+
+    /// What the node's machine is made from and for, from here on.
+    pub fn remember_made(&self, node: &Node) -> Result<(), Trouble> {
+        let image = self.state.facts()?.image.map(|i| i.wanted).unwrap_or_default();
+        let network = &self.cluster.network;
+        let made = Made { role: node.role, ip: node.ip, cidr: network.cidr, nics: network.nics, image };
+        self.note(|seen| {
+            seen.made.insert(node.name.clone(), made.clone());
+        });
+        self.remember(&node.name, |m| m.made = Some(made))
     }
 
     /// The way to a node; does not connect yet.
@@ -219,7 +254,11 @@ impl World {
     /// How to log in to a node.
     pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
         let id = self.vagrant.id(&node.name).unwrap_or_default();
-        let address = self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?;
+        let address = match self.memory(&node.name).and_then(|m| m.made) {
+            // Where it is, which need not be where the spec wants the node to be.
+            Some(made) if made.nics == 1 && self.provider.kind() == Kind::Libvirt => (made.ip, 22).into(),
+            _ => self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?,
+        };
         let endpoint = Endpoint {
             node: node.name.clone(),
             host: address.ip().to_string(),
@@ -468,6 +507,11 @@ impl World {
     /// One `vagrant provision` at a time.
     pub fn provisioning(&self) -> MutexGuard<'_, ()> {
         lock(&self.provisioning)
+    }
+
+    /// One server at a time leaves a cluster.
+    pub fn leaving(&self) -> MutexGuard<'_, ()> {
+        lock(&self.leaving)
     }
 
     /// A line to be said before anything else, if what is used is not what it is called.

@@ -162,7 +162,15 @@ impl Row<'_> {
                 self.row(left.with(Tone::Dim, &wording::waits(next, *before)), Line::new())
             }
             Doing::Finished => {
-                let word = if lane.node.is_some() { wording::node_done(verb) } else { wording::status::DONE };
+                let last = lane.steps.last().map(|at| self.board.steps[*at].info.id.as_str());
+                let word = match &lane.node {
+                    // A node that left, whatever the verb made of the others.
+                    Some(_) if last.is_some_and(|id| id.ends_with("/machine")) => {
+                        wording::node_done("destroy")
+                    }
+                    Some(_) => wording::node_done(verb),
+                    None => wording::status::DONE,
+                };
                 self.row(self.left(name, Tone::Good, signs.good).with(Tone::Plain, word), took())
             }
             Doing::Unneeded => {

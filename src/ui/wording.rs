@@ -90,7 +90,7 @@ pub fn waits(next: &Step, before: Option<&Step>) -> String {
 /// A node that is through, by verb.
 pub fn node_done(verb: &str) -> &'static str {
     match verb {
-        "up" | "start" | "upgrade" => "ready",
+        "up" | "start" | "replace" | "upgrade" => "ready",
         "stop" => "stopped",
         "verify" => "works",
         "killall" => "k3s stopped",
@@ -155,7 +155,7 @@ pub fn steps_of(counts: &Counts) -> String {
 /// What the verb did to the cluster or to the nodes that were named.
 fn achieved(head: &Head, nodes: usize) -> String {
     let (whole, one, many) = match head.verb.as_str() {
-        "up" | "start" => ("is up", "is up", "are up"),
+        "up" | "start" | "replace" => ("is up", "is up", "are up"),
         "verify" => ("works", "works", "work"),
         "stop" => ("is stopped", "is stopped", "are stopped"),
         "killall" => ("has no k3s running", "has no k3s running", "have no k3s running"),

@@ -1,0 +1,411 @@
+//! Drift: every difference between the spec and what is there, as data. Pure.
+//!
+//! What the steps' own conditions find is told here under a name that programs can rely on; what no step
+//! mends is found here as well: what would take a machine with its data.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Verb, View, ready, resize};
+use crate::k3s;
+use crate::plan::{Check, Plan};
+use crate::providers::State;
+use crate::spec::{Node, ProviderChoice, Release, Role};
+
+/// What differs. The names are part of what `-o json` promises and are explained in docs/changes.md; there
+/// may be more in the future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    VmMissing,
+    VmStopped,
+    VmPaused,
+    VmForeign,
+    VmExtra,
+    Cpus,
+    Memory,
+    Address,
+    Nic,
+    Network,
+    Box,
+    Role,
+    Provider,
+    Ssh,
+    System,
+    K3sFiles,
+    K3sConfig,
+    K3sInstall,
+    K3sVersion,
+    K3sUnit,
+    K3sRestarts,
+    NodeMissing,
+    NodeNotReady,
+    NodeAddress,
+    NodeCordoned,
+    NodeLabels,
+    NodeExtra,
+    Kubeconfig,
+    Manifests,
+    Rollout,
+    Provision,
+    /// Whatever another step found.
+    Other,
+}
+
+/// What mends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mend {
+    /// `up`, and nothing is lost.
+    Up,
+    /// `up`, which first asks whether the machine may go: the node is not in the spec.
+    Remove,
+    /// `up --replace NODE`, or `up` and a yes: the machine is made anew.
+    Replace,
+    /// `destroy` and `up`: the whole cluster is made anew.
+    Anew,
+    /// Nothing has to be done; it is as well to know.
+    Note,
+}
+
+/// A difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drift {
+    /// The node; none for the cluster as a whole.
+    pub node: Option<String>,
+    /// What differs.
+    pub kind: Kind,
+    /// In words, a fragment.
+    pub what: String,
+    /// What mends it.
+    pub mend: Mend,
+    /// What will happen to which machine, a fragment.
+    pub then: String,
+    /// What is lost by that; none if nothing is.
+    pub lost: Option<String>,
+}
+
+impl Drift {
+    /// False for what is only said.
+    pub fn counts(&self) -> bool {
+        self.mend != Mend::Note
+    }
+
+    /// True if a machine goes for it.
+    pub fn destroys(&self) -> bool {
+        matches!(self.mend, Mend::Remove | Mend::Replace | Mend::Anew)
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node.as_deref().unwrap_or("cluster");
+        write!(f, "{node}: {}: {}", self.what, self.then)?;
+        match &self.lost {
+            Some(lost) => write!(f, "; lost: {lost}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The differences that `up` would find, and the machines that would go for them after a yes, as they
+/// were made: those of former nodes first.
+pub fn changes(view: &View<'_>, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
+    let plan = Verb::find("up").expect("a verb").plan(view, targets);
+    let mut all = drift(view, &plan);
+    // Nodes by name concern nobody else.
+    let concerns = |d: &Drift| d.mend == Mend::Anew || d.node.as_ref().is_some_and(|n| targets.contains(n));
+    all.retain(|d| targets.is_empty() || concerns(d));
+    let names = to_mend(&all, Mend::Remove).into_iter().chain(to_mend(&all, Mend::Replace));
+    let leaving = names.filter_map(|n| leaver(view, &n)).collect();
+    (all, leaving)
+}
+
+/// The nodes that have something to be mended in this way.
+pub fn to_mend(all: &[Drift], mend: Mend) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in all.iter().filter(|d| d.mend == mend).filter_map(|d| d.node.clone()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The node of that name as its machine was made, whether the spec has it or not.
+pub fn leaver(view: &View<'_>, name: &str) -> Option<Node> {
+    let former = view.seen.former.iter().find(|n| n.name == name);
+    view.cluster.node(name).map(|n| as_made(view, n)).or_else(|| former.cloned())
+}
+
+/// Everything that differs, by node in the order of the spec, former nodes last. `plan` is that of `up`.
+fn drift(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
+    let mut all = of_cluster(view, plan);
+    for node in &view.cluster.nodes {
+        let mut found = of_machine(view, node);
+        // One that has to be made anew is not mended otherwise.
+        if !found.iter().any(Drift::destroys) && !found.iter().any(|d| d.kind == Kind::VmMissing) {
+            found.extend(of_steps(view, node, plan));
+        }
+        let mut kinds = Vec::new();
+        found.retain(|d| !kinds.contains(&d.kind) && (kinds.push(d.kind), true).1);
+        all.extend(found);
+    }
+    all.extend(view.seen.former.iter().map(|node| former(view, node)));
+    all.extend(view.seen.differs.iter().cloned());
+    all
+}
+
+fn finding(
+    node: Option<&Node>,
+    kind: Kind,
+    what: impl Into<String>,
+    mend: Mend,
+    then: impl Into<String>,
+) -> Drift {
+    let (what, then) = (what.into(), then.into());
+    Drift { node: node.map(|n| n.name.clone()), kind, what, mend, then, lost: None }
+}
+
+/// What goes with a machine.
+pub fn lost_with(view: &View<'_>, node: &Node) -> String {
+    match node.role {
+        Role::Server if servers(view) <= 1 => {
+            format!("all data of the cluster `{}`: {} is its only server", view.cluster.name, node.name)
+        }
+        Role::Server => "what is on its disk; the cluster's data is on the other servers as well".to_owned(),
+        Role::Worker => "what is on its disk, volumes of pods included".to_owned(),
+    }
+}
+
+/// How many servers there are now, by the machines.
+fn servers(view: &View<'_>) -> usize {
+    let exists = |n: &&Node| view.seen.machines.get(&n.name).is_some_and(|m| m.state != State::Absent);
+    let role = |n: &Node| view.seen.made.get(&n.name).map_or(n.role, |m| m.role);
+    let ours = view.cluster.nodes.iter().chain(&view.seen.former);
+    ours.filter(exists).filter(|n| role(n) == Role::Server).count()
+}
+
+/// A node as its machine was made.
+fn as_made(view: &View<'_>, node: &Node) -> Node {
+    match view.seen.made.get(&node.name) {
+        Some(made) => Node { role: made.role, ip: made.ip, ..node.clone() },
+        None => node.clone(),
+    }
+}
+
+fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
+    let (cluster, seen) = (view.cluster, view.seen);
+    let mut all = Vec::new();
+    let exists = seen.machines.values().any(|m| m.state != State::Absent && !m.foreign);
+    let anew = |kind, what: String| Drift {
+        lost: Some(format!("everything of the cluster `{}`", cluster.name)),
+        ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
+    };
+    let wanted = match cluster.provider {
+        ProviderChoice::Auto => None,
+        ProviderChoice::Libvirt => Some(crate::providers::Kind::Libvirt),
+        ProviderChoice::Virtualbox => Some(crate::providers::Kind::Virtualbox),
+    };
+    if let (Some(wanted), Some(has)) = (wanted, seen.provider)
+        && wanted != has
+        && exists
+    {
+        all.push(anew(Kind::Provider, format!("its machines are of {has}, not of {wanted}")));
+    }
+    let present = |n: &&String| seen.machines.get(*n).is_some_and(|m| m.state != State::Absent);
+    let mut made = seen.made.iter().filter(|(n, _)| present(n)).map(|(_, m)| m);
+    if let Some(made) = made.find(|m| m.cidr != cluster.network.cidr || m.nics != cluster.network.nics) {
+        let cards = |n: u8| if n == 1 { "1 card".to_owned() } else { format!("{n} cards") };
+        let (is, wants) = (
+            format!("{} with {}", made.cidr, cards(made.nics)),
+            format!("{} with {}", cluster.network.cidr, cards(cluster.network.nics)),
+        );
+        all.push(anew(Kind::Network, format!("its machines were made for the network {is}, not {wants}")));
+    }
+    for step in plan.steps.iter().filter(|_| exists) {
+        let Check::Needed(why) = &step.check else { continue };
+        let (kind, what, then) = match step.name {
+            "kubeconfig" => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
+            "manifests" => (Kind::Manifests, "its manifests", "they are applied"),
+            "rollouts" => (Kind::Rollout, "its applications", "they are waited for"),
+            _ => continue,
+        };
+        all.push(finding(None, kind, format!("{what}: {why}"), Mend::Up, then));
+    }
+    all
+}
+
+fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
+    let seen = view.seen;
+    let up = |kind, what: String, then: &str| finding(Some(node), kind, what, Mend::Up, then);
+    let Some(machine) = seen.machines.get(&node.name).filter(|m| m.state != State::Absent) else {
+        return vec![up(Kind::VmMissing, "there is no machine".into(), "it is made and joins")];
+    };
+    if machine.foreign {
+        let what = "a machine of its name exists that this folder does not know".to_owned();
+        return vec![up(Kind::VmForeign, what, "it is made anew if it is half-made and of this folder")];
+    }
+    let mut all = Vec::new();
+    let lost = lost_with(view, &as_made(view, node));
+    let replace = |kind, what: String| Drift {
+        lost: Some(lost.clone()),
+        ..finding(Some(node), kind, what, Mend::Replace, "its machine is made anew and joins again")
+    };
+    let made = seen.made.get(&node.name);
+    if let Some(made) = made.filter(|m| m.ip != node.ip) {
+        all.push(replace(Kind::Address, format!("its address is {}, not {}", made.ip, node.ip)));
+    }
+    let facts = seen.nodes.get(&node.name);
+    let runs = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
+    let other = if node.role == Role::Server { Role::Worker } else { Role::Server };
+    let was = match facts {
+        Some(_) => runs(other) && !runs(node.role),
+        None => made.is_some_and(|m| m.role == other),
+    };
+    if was {
+        all.push(replace(Kind::Role, format!("it is a {other}, not a {}", node.role)));
+    }
+    match &machine.state {
+        State::Running => {}
+        State::Paused => all.push(up(Kind::VmPaused, "its machine is paused".into(), "it goes on")),
+        state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
+    }
+    if let Some(size) = machine.size.filter(|s| *s != resize::wanted(node)) {
+        let then = match machine.state {
+            State::Running | State::Paused => "it is shut down, changed and started; nothing is lost",
+            _ => "it is changed; nothing is lost",
+        };
+        if size.cpus != node.cpus {
+            all.push(up(Kind::Cpus, format!("its machine has {} CPUs, not {}", size.cpus, node.cpus), then));
+        }
+        if size.memory != node.memory {
+            let what = format!("its machine has {} MiB, not {}", size.memory, node.memory);
+            all.push(up(Kind::Memory, what, then));
+        }
+    }
+    if let (Some(made), Some(image)) = (made, &seen.image)
+        && !made.image.is_empty()
+        && made.image != *image
+    {
+        let name = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+        let what = match name(&made.image) == name(image) {
+            true => format!("its machine was made from another content of the box {}", name(image)),
+            false => format!("its machine was made from {}, not {}", name(&made.image), name(image)),
+        };
+        let then = format!("it stays; `p1 up --replace {}` makes it from the new box", node.name);
+        all.push(finding(Some(node), Kind::Box, what, Mend::Note, then));
+    }
+    if let Some(facts) = facts {
+        let restarts = facts.unit(node.role.unit()).restarts;
+        if restarts > 0 {
+            let what = format!("systemd has restarted its k3s {restarts} times");
+            let then = format!("nothing; `p1 logs {}` may show why", node.name);
+            all.push(finding(Some(node), Kind::K3sRestarts, what, Mend::Note, then));
+        }
+    }
+    all
+}
+
+/// What the conditions of `up`'s steps found.
+fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
+    let facts = view.seen.nodes.get(&node.name);
+    let mine = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(&node.name));
+    let needed = mine.filter_map(|s| match &s.check {
+        Check::Needed(why) => Some((s, why)),
+        _ => None,
+    });
+    let mut all = Vec::new();
+    for (step, why) in needed {
+        let kind = match step.name {
+            // Told with the machine.
+            "vm" | "resize" | "leave" | "machine" | "uninstall" => continue,
+            "ssh" => Kind::Ssh,
+            "system" if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
+            "system" => Kind::System,
+            "stage" if other_binary(view, node) => Kind::K3sVersion,
+            "stage" => Kind::K3sFiles,
+            "config" => Kind::K3sConfig,
+            "install" => Kind::K3sInstall,
+            "start" if view.seen.api.is_some() && view.status(node).is_none() => Kind::NodeMissing,
+            "start" if facts.is_some_and(|f| f.unit(node.role.unit()).active == "active") => Kind::K3sConfig,
+            "start" => Kind::K3sUnit,
+            "provision" => Kind::Provision,
+            "labels" => Kind::NodeLabels,
+            "ready" => of_object(view, node),
+            _ => Kind::Other,
+        };
+        all.push(finding(Some(node), kind, why.clone(), Mend::Up, step.info.title.clone()));
+    }
+    // Known without the files of the wanted release, which may not be here yet.
+    let version = match &view.cluster.k3s.release {
+        Release::Version(version) => Some(version),
+        Release::Channel(_) => view.seen.version.as_ref(),
+    };
+    let status = view.status(node).filter(|s| s.ready && s.internal_ip == Some(node.ip.into()));
+    if let (Some(version), Some(status)) = (version, status)
+        && !k3s::runs(version, &status.version)
+    {
+        let what = format!("it runs {}, not {version}", status.version);
+        all.push(finding(Some(node), Kind::K3sVersion, what, Mend::Up, "its k3s is replaced and restarted"));
+    }
+    all
+}
+
+/// The node has a k3s of p1's, and it is another one.
+fn other_binary(view: &View<'_>, node: &Node) -> bool {
+    let binary = format!("{}/k3s", k3s::BIN_DIR);
+    let has = view.seen.nodes.get(&node.name).and_then(|f| f.staged.get(&binary));
+    let wants = view.seen.wanted.iter().flatten().find(|w| w.path == binary);
+    matches!((has, wants), (Some(has), Some(wants)) if *has != wants.sha256)
+}
+
+fn of_object(view: &View<'_>, node: &Node) -> Kind {
+    match view.status(node) {
+        None => Kind::NodeMissing,
+        Some(s) if !s.ready => Kind::NodeNotReady,
+        Some(s) if s.internal_ip != Some(node.ip.into()) => Kind::NodeAddress,
+        Some(s) if ready::wrong(node, None, Some(s)).is_none() && ready::cordoned(Some(s)).is_some() => {
+            let version = view.seen.version.as_deref();
+            if ready::wrong(node, version, Some(s)).is_some() { Kind::K3sVersion } else { Kind::NodeCordoned }
+        }
+        Some(_) => Kind::K3sVersion,
+    }
+}
+
+/// What is there of a node that the spec does not have.
+fn former(view: &View<'_>, node: &Node) -> Drift {
+    let machine = view.seen.machines.get(&node.name).filter(|m| m.state != State::Absent);
+    let (kind, what, then, lost) = match machine {
+        Some(machine) => (
+            Kind::VmExtra,
+            format!("the spec does not have it, and its machine is {}", machine.state),
+            "it leaves the cluster and its machine is destroyed",
+            Some(lost_with(view, node)),
+        ),
+        None if view.seen.machines.contains_key(&node.name) => (
+            Kind::VmExtra,
+            "the spec does not have it, and its machine is gone".to_owned(),
+            "what is left of it is removed",
+            Some("its disk, if that was left behind".to_owned()),
+        ),
+        None => (
+            Kind::NodeExtra,
+            "the cluster knows it, and the spec does not have it".to_owned(),
+            "its Node object is deleted",
+            Some("its place in the cluster; p1 knows no machine of it".to_owned()),
+        ),
+    };
+    // Renamed, as far as anybody can tell: the same place under another name.
+    let heir = view.cluster.nodes.iter().find(|n| n.ip == node.ip && n.role == node.role);
+    let then = match heir {
+        Some(heir) => format!("{then}; {} is made new at its address", heir.name),
+        None => then.to_owned(),
+    };
+    Drift { lost, ..finding(Some(node), kind, what, Mend::Remove, then) }
+}
+
+#[cfg(test)]
+#[path = "drift_tests.rs"]
+mod tests;

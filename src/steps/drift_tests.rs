@@ -1,0 +1,371 @@
+//! Drift over random pairs of specs: reality is what the old one made, and the new one is looked at.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::api::NodeStatus;
+use crate::facts::{NodeFacts, Unit};
+use crate::k3s::Tokens;
+use crate::providers::Machine;
+use crate::spec::{BoxRef, Cluster};
+use crate::state::Made;
+use crate::steps::manifests::Apps;
+use crate::steps::{INSTALLER, Seen, Wanted, config, install, observe};
+
+fn image(cluster: &Cluster) -> String {
+    let BoxRef::Definition(name) = &cluster.image else { unreachable!() };
+    format!("{name} sum-of-{name}")
+}
+
+fn version(cluster: &Cluster) -> String {
+    let Release::Version(version) = &cluster.k3s.release else { unreachable!() };
+    version.clone()
+}
+
+fn wanted(cluster: &Cluster) -> Vec<Wanted> {
+    let file =
+        |path: String, sha256: String| Wanted { source: "/x".into(), path, sha256, len: 1, mode: 0o755 };
+    vec![
+        file(format!("{}/k3s", k3s::BIN_DIR), format!("sum-of-{}", version(cluster))),
+        file(INSTALLER.into(), "sum-of-installer".into()),
+    ]
+}
+
+/// Everything is as this spec wants it.
+fn reality(cluster: &Cluster) -> Seen {
+    let tokens = Tokens::from_random([0x11; 32], [0x22; 32]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let mut seen = Seen {
+        provider: Some(match cluster.provider {
+            ProviderChoice::Virtualbox => crate::providers::Kind::Virtualbox,
+            _ => crate::providers::Kind::Libvirt,
+        }),
+        kubeconfig: true,
+        tokens: Some(tokens.clone()),
+        box_ready: true,
+        prepared: Some(Ok(())),
+        whole: true,
+        api: Some(BTreeMap::new()),
+        apps: Some(Apps::default()),
+        ..Seen::default()
+    };
+    for node in &cluster.nodes {
+        let unit = Unit { loaded: true, active: "active".into(), ..Unit::default() };
+        let mut facts = NodeFacts {
+            boot: "boot".into(),
+            hostname: node.name.clone(),
+            epoch: i64::try_from(now).unwrap(),
+            addresses: vec![("eth0".into(), node.ip)],
+            default_routes: vec!["eth0".into()],
+            systemd: true,
+            cgroup_memory: true,
+            disk_free_mib: 8000,
+            units: [(node.role.unit().to_owned(), unit)].into(),
+            scripts: vec![k3s::uninstall_script(node.role)],
+            staged: wanted(cluster).into_iter().map(|w| (w.path, w.sha256)).collect(),
+            ..NodeFacts::default()
+        };
+        let first = cluster.first_server();
+        match node.role {
+            Role::Server => {
+                facts.datastore = Some(if cluster.has_etcd() { "etcd" } else { "sqlite" }.into());
+                facts.joins = cluster.has_etcd().then(|| match node.name == first.name {
+                    true => "init".into(),
+                    false => k3s::server_url(first),
+                });
+            }
+            Role::Worker => (facts.node_password, facts.joins) = (true, Some(k3s::server_url(first))),
+        }
+        for (path, text) in
+            config::files(&View::new(cluster, &Seen::default()), node, &facts.clone(), &tokens)
+        {
+            if let Some(text) = text {
+                facts.written.insert(path.into(), config::sum(&text));
+            }
+        }
+        let marks: Vec<String> = node.labels.iter().map(|l| format!("label/{l}")).collect();
+        facts.stamps.insert("labels".into(), marks.join(" "));
+        facts.stamps.insert("install".into(), install::digest(&facts, node));
+        facts.stamps.insert(
+            "start".into(),
+            config::digest(&View::new(cluster, &Seen::default()), node, &facts, &tokens),
+        );
+        let network = &cluster.network;
+        let made = Made {
+            role: node.role,
+            ip: node.ip,
+            cidr: network.cidr,
+            nics: network.nics,
+            image: image(cluster),
+        };
+        let status = NodeStatus {
+            name: node.name.clone(),
+            ready: true,
+            internal_ip: Some(node.ip.into()),
+            version: version(cluster),
+            roles: if node.role == Role::Server { vec!["control-plane".into()] } else { vec![] },
+            labels: node
+                .labels
+                .iter()
+                .filter_map(|l| l.split_once('='))
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+            ..NodeStatus::default()
+        };
+        let size = Some(resize::wanted(node));
+        let machine = Machine { id: Some(node.name.clone()), state: State::Running, foreign: false, size };
+        seen.machines.insert(node.name.clone(), machine);
+        seen.nodes.insert(node.name.clone(), facts);
+        seen.made.insert(node.name.clone(), made);
+        seen.api.as_mut().unwrap().insert(node.name.clone(), status);
+    }
+    seen
+}
+
+/// What `up` sees when the spec has become another one.
+fn look_with(new: &Cluster, mut seen: Seen) -> Seen {
+    seen.image = Some(image(new));
+    seen.wanted = Some(wanted(new));
+    seen.version = Some(version(new));
+    for node in &new.nodes {
+        seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);
+    }
+    seen.former = observe::former(new, &seen, &seen.made.clone());
+    seen
+}
+
+#[derive(Clone, Debug)]
+struct Spec {
+    servers: usize,
+    /// By letter: whether it is there, the last part of its address, memory, CPUs, a label.
+    workers: Vec<(bool, u8, u32, u32, bool)>,
+    server: (u8, u32, u32),
+    /// The letters of servers change places with workers'.
+    swapped: bool,
+    other: [bool; 5],
+}
+
+impl Spec {
+    fn cluster(&self) -> Cluster {
+        let mut cluster = crate::plan::tests::cluster(1);
+        let [cidr, nics, image, version, provider] = self.other;
+        cluster.network.cidr = if cidr { "192.168.0.0/16" } else { "192.168.56.0/24" }.parse().unwrap();
+        cluster.network.nics = if nics { 2 } else { 1 };
+        cluster.image = BoxRef::Definition(if image { "debian-13" } else { "debian-12" }.into());
+        cluster.k3s.release = Release::Version(if version { "v1.35.0+k3s1" } else { "v1.34.1+k3s1" }.into());
+        cluster.provider = if provider { ProviderChoice::Virtualbox } else { ProviderChoice::Libvirt };
+        let (server, worker) = (cluster.nodes[0].clone(), cluster.nodes[1].clone());
+        let name = |i: usize, server: bool| format!("{}{i}", if server != self.swapped { "s" } else { "w" });
+        cluster.nodes = (0..self.servers)
+            .map(|i| Node {
+                name: name(i, true),
+                ip: Ipv4Addr::from([192, 168, 56, self.server.0 + i as u8]),
+                memory: self.server.1,
+                cpus: self.server.2,
+                ..server.clone()
+            })
+            .collect();
+        let workers = self.workers.iter().enumerate().filter(|(_, w)| w.0);
+        cluster.nodes.extend(workers.map(|(i, w)| Node {
+            name: name(i, false),
+            // No two have one address.
+            ip: Ipv4Addr::from([192, 168, 56, 100 + 10 * i as u8 + w.1]),
+            memory: w.2,
+            cpus: w.3,
+            labels: if w.4 { vec!["tier=web".into()] } else { vec![] },
+            ..worker.clone()
+        }));
+        cluster
+    }
+}
+
+fn specs() -> impl Strategy<Value = Spec> {
+    let rare = || prop::bool::weighted(0.1);
+    let worker = (any::<bool>(), 0u8..2, 1u32..3, 1u32..3, any::<bool>())
+        .prop_map(|(there, ip, memory, cpus, label)| (there, ip, memory * 512, cpus, label));
+    (
+        prop_oneof![Just(1usize), Just(3)],
+        prop::collection::vec(worker, 4),
+        (0u8..2, 1u32..3, 1u32..3).prop_map(|(ip, memory, cpus)| (11 + ip * 10, memory * 1024, cpus)),
+        rare(),
+        [rare(), rare(), rare(), rare(), rare()],
+    )
+        .prop_map(|(servers, workers, server, swapped, other)| Spec {
+            servers,
+            workers,
+            server,
+            swapped,
+            other,
+        })
+}
+
+fn plan(view: &View<'_>) -> Plan {
+    Verb::find("up").unwrap().plan(view, &[])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// What is as the spec says is left alone.
+    #[test]
+    fn nothing_changed_nothing_to_do(spec in specs()) {
+        let cluster = spec.cluster();
+        let seen = look_with(&cluster, reality(&cluster));
+        let view = View::new(&cluster, &seen);
+        let (drift, leaving) = changes(&view, &[]);
+        prop_assert_eq!(&drift, &[]);
+        prop_assert!(leaving.is_empty());
+        let due: Vec<_> = plan(&view).steps.into_iter().filter(|s| s.check.may_run()).collect();
+        prop_assert!(due.is_empty(), "{:?}", due);
+    }
+
+    /// No machine goes that was not named as lost, and only for a reason that needs it.
+    #[test]
+    fn nothing_is_destroyed_unsaid(old in specs(), new in specs()) {
+        let (old, new) = (old.cluster(), new.cluster());
+        let mut seen = look_with(&new, reality(&old));
+        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        let undisturbed = plan(&View::new(&new, &seen));
+        prop_assert!(!undisturbed.steps.iter().any(|s| s.name == "machine"), "destroys unasked");
+        seen.leaving = leaving;
+        let plan = plan(&View::new(&new, &seen));
+        for step in plan.steps.iter().filter(|s| s.name == "machine") {
+            let name = step.info.node.as_deref().unwrap();
+            let said = drift.iter().any(|d| {
+                d.node.as_deref() == Some(name) && d.destroys() && d.lost.is_some() && !d.then.is_empty()
+            });
+            prop_assert!(said, "{} goes unsaid: {:?}", name, drift);
+        }
+        for was in &old.nodes {
+            let goes = seen.leaving.iter().any(|n| n.name == was.name);
+            let stays = new.node(&was.name).is_some_and(|n| n.ip == was.ip && n.role == was.role);
+            prop_assert_eq!(goes, !stays, "{}", &was.name);
+        }
+        let anew = old.network != new.network || old.provider != new.provider;
+        prop_assert_eq!(drift.iter().any(|d| d.mend == Mend::Anew), anew);
+    }
+
+    /// Each change is told under its name, and mended by a step of the node that it concerns.
+    #[test]
+    fn every_change_is_named(old in specs(), new in specs()) {
+        let (old, new) = (old.cluster(), new.cluster());
+        let mut seen = look_with(&new, reality(&old));
+        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        seen.leaving = leaving;
+        let plan = plan(&View::new(&new, &seen));
+        let told = |node: &str, kind: Kind| drift.iter().any(|d| d.kind == kind && d.node.as_deref() == Some(node));
+        let due = |node: &str, step: &str| {
+            plan.steps.iter().any(|s| s.info.id == format!("{node}/{step}") && s.check.may_run())
+        };
+        for node in &new.nodes {
+            let Some(was) = old.node(&node.name) else {
+                prop_assert!(told(&node.name, Kind::VmMissing) && due(&node.name, "vm"));
+                continue;
+            };
+            prop_assert_eq!(told(&node.name, Kind::Role), was.role != node.role);
+            prop_assert_eq!(told(&node.name, Kind::Address), was.ip != node.ip);
+            prop_assert_eq!(told(&node.name, Kind::Memory), was.memory != node.memory);
+            prop_assert_eq!(told(&node.name, Kind::Cpus), was.cpus != node.cpus);
+            prop_assert_eq!(told(&node.name, Kind::Box), old.image != new.image);
+            if seen.leaving.iter().any(|n| n.name == node.name) {
+                prop_assert!(due(&node.name, "vm") && due(&node.name, "machine"));
+                continue;
+            }
+            prop_assert_eq!(due(&node.name, "resize"), (was.memory, was.cpus) != (node.memory, node.cpus));
+            // Whoever is given another size is started again, and looked at then.
+            prop_assert_eq!(due(&node.name, "vm"), due(&node.name, "resize"));
+            prop_assert_eq!(told(&node.name, Kind::K3sVersion), old.k3s.release != new.k3s.release);
+            if was.labels != node.labels {
+                prop_assert!(told(&node.name, Kind::K3sConfig) && due(&node.name, "config"));
+            }
+        }
+        for was in old.nodes.iter().filter(|n| new.node(&n.name).is_none()) {
+            prop_assert!(told(&was.name, Kind::VmExtra) && due(&was.name, "machine"));
+        }
+    }
+}
+
+/// One thing is changed in a cluster that is as it should be, and found under its name.
+#[test]
+fn what_somebody_did_is_found() {
+    let mut cluster = crate::plan::tests::cluster(2);
+    cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
+    let found = |change: fn(&mut Seen)| {
+        let mut seen = look_with(&cluster, reality(&cluster));
+        change(&mut seen);
+        seen.former = observe::former(&cluster, &seen, &seen.made.clone());
+        let (drift, _) = changes(&View::new(&cluster, &seen), &[]);
+        drift.into_iter().map(|d| (d.node.unwrap_or_default(), d.kind, d.mend)).collect::<Vec<_>>()
+    };
+    fn machine(seen: &mut Seen) -> &mut Machine {
+        seen.machines.get_mut("worker-1").unwrap()
+    }
+    fn facts(seen: &mut Seen) -> &mut NodeFacts {
+        seen.nodes.get_mut("worker-1").unwrap()
+    }
+    fn object(seen: &mut Seen) -> &mut NodeStatus {
+        seen.api.as_mut().unwrap().get_mut("worker-1").unwrap()
+    }
+    type Change = fn(&mut Seen);
+    let cases: Vec<(Change, Kind, Mend)> = vec![
+        (|s| *machine(s) = Machine::absent(), Kind::VmMissing, Mend::Up),
+        (|s| machine(s).state = State::Off, Kind::VmStopped, Mend::Up),
+        (|s| machine(s).state = State::Paused, Kind::VmPaused, Mend::Up),
+        (|s| machine(s).foreign = true, Kind::VmForeign, Mend::Up),
+        (|s| machine(s).size.as_mut().unwrap().cpus = 7, Kind::Cpus, Mend::Up),
+        (|s| machine(s).size.as_mut().unwrap().memory = 7, Kind::Memory, Mend::Up),
+        (|s| facts(s).addresses.clear(), Kind::Nic, Mend::Up),
+        (|s| facts(s).hostname = "debian".into(), Kind::System, Mend::Up),
+        (|s| drop(facts(s).staged.remove(INSTALLER)), Kind::K3sFiles, Mend::Up),
+        (|s| facts(s).written.clear(), Kind::K3sConfig, Mend::Up),
+        (|s| facts(s).scripts.clear(), Kind::K3sInstall, Mend::Up),
+        (|s| facts(s).units.get_mut("k3s-agent").unwrap().active = "failed".into(), Kind::K3sUnit, Mend::Up),
+        (|s| facts(s).units.get_mut("k3s-agent").unwrap().restarts = 3, Kind::K3sRestarts, Mend::Note),
+        (|s| object(s).ready = false, Kind::NodeNotReady, Mend::Up),
+        (|s| object(s).internal_ip = None, Kind::NodeAddress, Mend::Up),
+        (|s| object(s).version = "v1.33.0+k3s1".into(), Kind::K3sVersion, Mend::Up),
+        (|s| object(s).unschedulable = true, Kind::NodeCordoned, Mend::Up),
+        (|s| drop(facts(s).stamps.insert("labels".into(), "label/old=x".into())), Kind::NodeLabels, Mend::Up),
+        (|s| drop(s.api.as_mut().unwrap().remove("worker-1")), Kind::NodeMissing, Mend::Up),
+        (|s| s.image = Some("other sum".into()), Kind::Box, Mend::Note),
+        (|s| s.made.get_mut("worker-1").unwrap().ip = [192, 168, 56, 9].into(), Kind::Address, Mend::Replace),
+    ];
+    for (change, kind, mend) in cases {
+        let found = found(change);
+        assert!(found.contains(&("worker-1".into(), kind, mend)), "{kind:?} is not in {found:?}");
+    }
+    let extra = found(|s| {
+        let stranger = NodeStatus { name: "stranger".into(), ..NodeStatus::default() };
+        s.api.as_mut().unwrap().insert("stranger".into(), stranger);
+        s.machines.insert("old".into(), Machine { id: None, state: State::Off, foreign: false, size: None });
+    });
+    assert_eq!(
+        extra,
+        [("old".into(), Kind::VmExtra, Mend::Remove), ("stranger".into(), Kind::NodeExtra, Mend::Remove)]
+    );
+    let apps = found(|s| s.apps.as_mut().unwrap().inventory.digest = "of others".into());
+    assert_eq!(apps, [(String::new(), Kind::Manifests, Mend::Up)]);
+    assert_eq!(found(|s| s.provider = Some(crate::providers::Kind::Virtualbox)).len(), 1);
+}
+
+/// The only server takes all with it, and says so; a renamed node is told as such.
+#[test]
+fn what_is_lost_is_said() {
+    let old = {
+        let mut cluster = crate::plan::tests::cluster(1);
+        cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
+        cluster
+    };
+    let mut new = old.clone();
+    new.nodes[0].ip = [192, 168, 56, 77].into();
+    new.nodes[1].name = "renamed".into();
+    let seen = look_with(&new, reality(&old));
+    let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+    let said: Vec<String> = drift.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(said.join("\n"));
+    let names: Vec<_> = leaving.iter().map(|n| (n.name.as_str(), n.ip)).collect();
+    assert_eq!(names, [("worker-1", old.nodes[1].ip), ("server", old.nodes[0].ip)]);
+}

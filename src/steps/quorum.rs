@@ -1,0 +1,112 @@
+//! Whether a cluster can do without one of its servers. etcd decides by the majority of its members;
+//! without one it takes no writes, and p1 never brings that about unasked.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Ctx;
+use crate::api::NodeStatus;
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::os::cancel::Level;
+use crate::spec::Node;
+
+/// What the API said, by node.
+type Api = BTreeMap<String, NodeStatus>;
+
+/// The servers that the cluster has, by its own word.
+fn servers(api: &Api) -> impl Iterator<Item = &NodeStatus> {
+    let serves = |n: &&NodeStatus| n.roles.iter().any(|r| r == "control-plane" || r == "master");
+    api.values().filter(serves)
+}
+
+/// Why a server must not be stopped for a while: too few of the others are Ready. One or two servers
+/// cannot do without each other, so that there nothing is kept by waiting.
+fn may_stop(api: &Api, node: &str) -> Result<(), String> {
+    let all = servers(api).count();
+    let others = servers(api).filter(|s| s.name != node && s.ready).count();
+    if all < 3 || others * 2 > all {
+        return Ok(());
+    }
+    Err(format!("only {others} of the {} other servers are Ready", all - 1))
+}
+
+/// Why a server must not leave: those that stay would have no majority among themselves. The last one
+/// may go; that ends the cluster, and is asked about as such.
+pub fn may_leave(api: &Api, node: &str) -> Result<(), String> {
+    let members = servers(api).filter(|s| s.name != node).count();
+    let ready: Vec<&str> =
+        servers(api).filter(|s| s.name != node && s.ready).map(|s| s.name.as_str()).collect();
+    if members == 0 || ready.len() * 2 > members {
+        return Ok(());
+    }
+    let those = if ready.is_empty() { "none".to_owned() } else { ready.join(", ") };
+    Err(format!(
+        "of the {members} servers that stay, {} are Ready ({those}), which is no majority",
+        ready.len()
+    ))
+}
+
+/// Waits until the cluster can do without the server for the time of a restart.
+pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
+    let world = ctx.world;
+    let bound = world.cluster.timeouts.server_ready;
+    let start = Instant::now();
+    loop {
+        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
+            Ok(nodes) => {
+                let api: Api = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
+                let Err(why) = may_stop(&api, &node.name) else { return Ok(()) };
+                why
+            }
+            // One or two servers cannot do without each other anyway, and without a kubeconfig there is
+            // no cluster yet.
+            Err(_) if world.cluster.servers().count() < 3 || !world.seen().kubeconfig => return Ok(()),
+            Err(trouble) => trouble.failure.cause,
+        };
+        ctx.control.says(format!("waiting: {why}"));
+        if start.elapsed() > bound {
+            let late = format!("(waited {})", seconds(bound));
+            return Err(Trouble::new(
+                format!("the cluster cannot do without {} for a moment: {why} {late}", node.name),
+                "`p1 status` shows which server is not Ready; once it is, `p1 retry` goes on.",
+            ));
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
+            return Err(Trouble::interrupted());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api(ready: &[bool]) -> Api {
+        let server = |(i, ready): (usize, &bool)| {
+            let name = format!("s{i}");
+            let roles = vec!["control-plane".to_owned()];
+            (name.clone(), NodeStatus { name, ready: *ready, roles, ..NodeStatus::default() })
+        };
+        let worker = NodeStatus { name: "w".into(), ready: true, ..NodeStatus::default() };
+        ready.iter().enumerate().map(server).chain([("w".to_owned(), worker)]).collect()
+    }
+
+    #[test]
+    fn a_server_stops_only_where_the_others_are_a_majority() {
+        assert!(may_stop(&api(&[true]), "s0").is_ok());
+        assert!(may_stop(&api(&[true, true, true]), "s0").is_ok());
+        assert!(may_stop(&api(&[true, true, false]), "s0").is_err());
+        assert!(may_stop(&api(&[true, true, false]), "s2").is_ok(), "it is the one that is down");
+        assert!(may_stop(&api(&[true, true, true, false, true]), "s0").is_ok());
+    }
+
+    #[test]
+    fn a_server_leaves_only_where_a_majority_stays() {
+        assert!(may_leave(&api(&[true]), "s0").is_ok(), "that ends the cluster, which is another question");
+        assert!(may_leave(&api(&[true, true]), "s0").is_ok());
+        assert!(may_leave(&api(&[true, true, false]), "s2").is_ok());
+        assert!(may_leave(&api(&[true, true, false]), "s0").is_err());
+        assert!(may_leave(&api(&[true, false]), "s0").is_err());
+    }
+}

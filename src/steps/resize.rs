@@ -1,0 +1,127 @@
+//! The machine has the processors and the memory that the spec gives it.
+//!
+//! One node after the other: each is shut down in order, changed, started, and has to be Ready again
+//! before the next one goes, so that the cluster serves on where it has nodes to serve with.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View, machine, quorum, ready, stop};
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::os::cancel::Level;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::{Size, State};
+use crate::spec::{Cluster, Node, Role};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "resize",
+        title: "give the machine its size",
+        scope: Scope::Nodes,
+        after: &[After::Before("resize")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+/// What the spec gives a node.
+pub fn wanted(node: &Node) -> Size {
+    Size { cpus: node.cpus, memory: node.memory }
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let machine = view.machine(node);
+    if machine.state == State::Absent || machine.foreign {
+        return Check::Done("it is made with it".into());
+    }
+    match machine.size.filter(|size| *size != wanted(node)) {
+        Some(size) => Check::Needed(format!("it has {size}, not {}", wanted(node))),
+        None => Check::Done("it has it".into()),
+    }
+}
+
+fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!(node.map(|n| (&n.name, n.cpus, n.memory)))
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let cancel = ctx.control.cancel();
+    let before = world.look_at_machines()?.remove(&node.name);
+    let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
+    let id = before.id.clone().unwrap_or_default();
+    let runs = !matches!(before.state, State::Off | State::Saved);
+    let status = world.seen().api.and_then(|mut api| api.remove(&node.name)).filter(|s| s.ready);
+    if runs {
+        if node.role == Role::Server {
+            quorum::wait_to_stop(ctx, node)?;
+        }
+        if before.state == State::Paused {
+            // Who is halted hears of nothing.
+            let ids = [(node.name.clone(), id.clone())].into();
+            world.provider.resume(&world.cluster, &ids, cancel)?;
+        }
+        ctx.control.says("shutting it down");
+        stop::shut_down(ctx)?;
+    }
+    world.provider.resize(&world.cluster, &node.name, &id, wanted(node), cancel)?;
+    if world.box_info()?.is_some() {
+        world.write_vagrantfile()?;
+    }
+    if runs {
+        ctx.control.says("starting it");
+        world.provider.boot(&world.cluster, &node.name, &id, cancel)?;
+        machine::wait_for_sshd(ctx)?;
+        world.on(node, |r| r.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
+        if let Some(status) = status {
+            is_back(ctx, &status.boot_id)?;
+        }
+        world.look_at_node(node)?;
+    }
+    world.look_at_machines()?;
+    let had = before.size.map(|s| format!("it had {s}"));
+    Ok(had)
+}
+
+/// A node that was Ready is so again, since its restart.
+fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let timeouts = &world.cluster.timeouts;
+    let bound =
+        timeouts.node_ready + if node.role == Role::Server { timeouts.server_ready } else { Duration::ZERO };
+    let start = Instant::now();
+    let mut last = String::new();
+    loop {
+        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
+            Ok(nodes) => {
+                let status = nodes.iter().find(|n| n.name == node.name);
+                match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
+                    true => Some("it has not reported since it was started".to_owned()),
+                    false => ready::wrong(node, None, status),
+                }
+            }
+            Err(trouble) => Some(trouble.failure.cause),
+        };
+        let Some(why) = why else { return Ok(()) };
+        if why != last {
+            ctx.control.says(why.clone());
+            ctx.control.log(&why);
+            last = why;
+        }
+        if start.elapsed() > bound {
+            return Err(Trouble::new(
+                format!("the node was not Ready again within {}: {last}", seconds(bound)),
+                format!("Its journal: p1 logs {}", node.name),
+            ));
+        }
+        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
+            return Err(Trouble::interrupted());
+        }
+    }
+}

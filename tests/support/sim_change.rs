@@ -1,0 +1,236 @@
+//! Changes of the spec and of reality, on simulated machines.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::run::{began, until};
+use super::sim::{Sim, spec};
+
+/// The spec with something of it replaced.
+fn edit(sim: &Sim, from: &str, to: &str) {
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    assert!(text.contains(from), "`{from}` is not in\n{text}");
+    sim.spec(&text.replacen(from, to, 1));
+}
+
+/// The line of a node in the spec.
+fn line(sim: &Sim, node: &str) -> String {
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    let found = text.lines().find(|l| l.contains(&format!("{{name: {node},")));
+    format!("{}\n", found.unwrap_or_else(|| panic!("{node} is not in\n{text}")))
+}
+
+fn kubectl(sim: &Sim, server: &str, args: &str) -> String {
+    sim.node(server).sh(&format!("k3s kubectl {args}"))
+}
+
+/// Node objects, as the API has them: name and status.
+fn nodes(sim: &Sim, server: &str) -> Vec<(String, String)> {
+    let text = kubectl(sim, server, "get nodes --no-headers");
+    let words = text.lines().map(|l| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let mut all: Vec<_> = words.map(|w| (w[0].clone(), w[1].clone())).collect();
+    all.sort();
+    all
+}
+
+fn boot(sim: &Sim, node: &str) -> String {
+    sim.node(node).sh("cat /proc/sys/kernel/random/boot_id")
+}
+
+/// Kinds of drift of a node, as `status` tells them to programs.
+fn drift(sim: &Sim, node: &str) -> Vec<String> {
+    let out = sim.p1(&["-o", "json", "status", "--deep"]).stdout();
+    let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let Some(line) = lines.iter().find(|l| l["node"] == node) else { return Vec::new() };
+    let drift = line["drift"].as_array().unwrap();
+    drift.iter().map(|d| d["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+fn settled(sim: &Sim) {
+    sim.p1(&["status", "--deep"]).exits(0);
+    sim.p1(&["plan", "--deep"]).exits(0);
+    let calls = sim.calls();
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    assert_eq!(sim.calls(), calls);
+}
+
+#[test]
+fn a_machine_gets_another_size_and_nothing_else_happens() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    sim.p1(&["up"]).exits(0);
+    let (server, other) = (boot(&sim, "server"), boot(&sim, "worker-2"));
+    let was = line(&sim, "worker-1");
+    edit(&sim, &was, &was.replace("cpus: 1, memory: 512", "cpus: 2, memory: 640"));
+    assert_eq!(drift(&sim, "worker-1"), ["cpus", "memory"]);
+    let plan = sim.p1(&["plan"]).exits(10).stdout();
+    assert!(plan.contains("worker-1/resize") && plan.contains("nothing is lost"), "{plan}");
+    let calls = sim.calls();
+    sim.p1(&["up"]).exits(0);
+    let steps = began(&sim.last());
+    let of_nodes: Vec<_> = steps.iter().filter(|s| !s.starts_with("cluster/")).collect();
+    assert_eq!(of_nodes, ["worker-1/resize", "worker-1/ready"]);
+    assert_eq!(sim.calls(), calls, "Vagrant has no part in it");
+    assert_eq!((boot(&sim, "server"), boot(&sim, "worker-2")), (server, other));
+    let info = sim.virsh(&["dominfo", "p1-sim-worker-1"]);
+    assert!(info.contains("CPU(s):         2") && info.contains("655360 KiB"), "{info}");
+    let file = fs::read_to_string(sim.state().join("Vagrantfile")).unwrap();
+    assert!(file.contains("libvirt.memory = 640"), "{file}");
+    settled(&sim);
+
+    // All at once in the spec, one after the other in reality; smaller as well as larger.
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    sim.spec(
+        &text
+            .replace("memory: 512", "memory: 600")
+            .replace("memory: 640", "memory: 520")
+            .replace("memory: 1024", "memory: 1100"),
+    );
+    sim.p1(&["up"]).exits(0);
+    let steps = began(&sim.last());
+    let resized: Vec<_> = steps.iter().filter(|s| s.ends_with("/resize")).collect();
+    assert_eq!(resized, ["server/resize", "worker-1/resize", "worker-2/resize"]);
+    settled(&sim);
+}
+
+#[test]
+fn a_node_joins_and_a_node_leaves() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    sim.p1(&["up"]).exits(0);
+    let gone = line(&sim, "worker-2");
+    edit(&sim, &gone, "  - {name: late, role: worker, ip: 192.168.56.120, cpus: 1, memory: 512}\n");
+    assert_eq!(drift(&sim, "worker-2"), ["vm_extra"]);
+    assert_eq!(drift(&sim, "late"), ["vm_missing"]);
+    sim.p1(&["up"]).exits(2).says(&["worker-2", "p1 destroy worker-2"]);
+    assert_eq!(sim.node("worker-2").state(), "running");
+    sim.p1(&["--yes", "up"]).exits(0);
+    let record = sim.last();
+    for step in ["worker-2/leave", "worker-2/uninstall", "worker-2/machine", "late/ready"] {
+        assert!(record.passed(step), "{step}: {:?}", record.outcomes);
+    }
+    assert_eq!(sim.node("worker-2").state(), "");
+    let names: Vec<_> = nodes(&sim, "server").into_iter().map(|n| n.0).collect();
+    assert_eq!(names, ["late", "server", "worker-1"]);
+    let secrets = kubectl(&sim, "server", "-n kube-system get secrets --no-headers");
+    assert!(
+        !secrets.contains("worker-2.node-password") && secrets.contains("late.node-password"),
+        "{secrets}"
+    );
+    settled(&sim);
+    // It may come back under its name.
+    edit(&sim, &line(&sim, "late"), &gone);
+    sim.p1(&["--yes", "up"]).exits(0);
+    settled(&sim);
+}
+
+/// The machine of the old name gives the address back before the new one asks for it.
+#[test]
+fn a_renamed_node_keeps_its_address() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    edit(&sim, "name: worker,", "name: renamed,");
+    let plan = sim.p1(&["plan"]).exits(10).stdout();
+    assert!(plan.contains("renamed is made new at its address"), "{plan}");
+    sim.p1(&["--yes", "up"]).exits(0);
+    let order = began(&sim.last());
+    let at = |step: &str| order.iter().position(|s| s == step).unwrap_or_else(|| panic!("{step}: {order:?}"));
+    assert!(at("worker/machine") < at("renamed/vm"));
+    settled(&sim);
+}
+
+#[test]
+fn a_worker_is_replaced_in_one_run() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let (server, worker) = (boot(&sim, "server"), sim.virsh(&["domuuid", "p1-sim-worker"]));
+    sim.p1(&["replace", "worker"]).exits(2).says(&["lost: what is on its disk"]);
+    sim.p1(&["--yes", "replace", "worker"]).exits(0);
+    assert_ne!(sim.virsh(&["domuuid", "p1-sim-worker"]), worker);
+    assert_eq!(boot(&sim, "server"), server);
+    settled(&sim);
+    // Its address and its role are what a machine is made for.
+    edit(&sim, "ip: 192.168.56.111", "ip: 192.168.56.130");
+    assert_eq!(drift(&sim, "worker"), ["address"]);
+    sim.p1(&["up", "--replace", "worker"]).exits(0);
+    assert!(sim.node("worker").sh("ip -4 addr").contains("192.168.56.130"));
+    settled(&sim);
+}
+
+/// Without its only server a cluster is a new one, and its workers have to learn that.
+#[test]
+fn the_only_server_is_replaced_and_its_workers_join_the_new_one() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "server", "create namespace precious");
+    let worker = boot(&sim, "worker-1");
+    sim.p1(&["replace", "server"]).exits(2).says(&["all data of the cluster `sim`"]);
+    sim.p1(&["--yes", "replace", "server"]).exits(0);
+    assert_eq!(boot(&sim, "worker-1"), worker, "the workers' machines stay");
+    let ready = |n: &(String, String)| n.1 == "Ready";
+    let all = nodes(&sim, "server");
+    assert!(all.len() == 3 && all.iter().all(ready), "{all:?}");
+    assert!(!kubectl(&sim, "server", "get namespaces").contains("precious"));
+    settled(&sim);
+
+    // The same when somebody else took it away.
+    sim.node("server").destroy();
+    sim.p1(&["up"]).exits(0);
+    let all = nodes(&sim, "server");
+    assert!(all.len() == 3 && all.iter().all(ready), "{all:?}");
+    settled(&sim);
+}
+
+/// Cut off after every step that has begun: `retry` finishes it, and no step that passed runs again.
+#[test]
+fn a_replacement_cut_anywhere_is_finished_by_retry() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    for step in
+        ["worker/leave", "worker/uninstall", "worker/machine", "worker/vm", "worker/install", "worker/ready"]
+    {
+        let before = sim.runs().len();
+        let running = sim.start(&["--yes", "replace", "worker"]);
+        until(step, || sim.runs().len() > before && began(&sim.last()).iter().any(|s| s == step));
+        running.signal(Signal::SIGKILL);
+        running.end();
+        let record = sim.last();
+        sim.p1(&["--yes", "retry"]).exits(0);
+        let again: Vec<_> = began(&sim.last()).into_iter().filter(|s| record.passed(s)).collect();
+        assert_eq!(again, [""; 0], "after {step}");
+        settled(&sim);
+    }
+}
+
+#[test]
+fn what_somebody_did_is_named_and_mended() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "server", "cordon worker");
+    assert_eq!(drift(&sim, "worker"), ["node_cordoned"]);
+    sim.p1(&["up"]).exits(0);
+    settled(&sim);
+
+    sim.node("worker").pause();
+    assert_eq!(drift(&sim, "worker"), ["vm_paused"]);
+    let calls = sim.calls();
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(sim.calls(), calls, "a paused machine needs no Vagrant");
+
+    sim.node("worker").power_off();
+    assert_eq!(drift(&sim, "worker")[0], "vm_stopped");
+    sim.p1(&["up"]).exits(0);
+    settled(&sim);
+
+    sim.node("worker").sh("systemctl stop k3s-agent");
+    assert_eq!(drift(&sim, "worker")[0], "k3s_unit");
+    sim.node("worker").sh("echo '# by hand' >>/etc/rancher/k3s/config.yaml");
+    assert!(drift(&sim, "worker").contains(&"k3s_config".to_owned()));
+    sim.p1(&["up", "--deep"]).exits(0);
+    settled(&sim);
+
+    kubectl(&sim, "server", "delete node worker");
+    assert_eq!(drift(&sim, "worker"), ["node_missing"]);
+    sim.p1(&["up"]).exits(0);
+    settled(&sim);
+}
