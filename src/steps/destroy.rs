@@ -23,7 +23,7 @@ pub const LEAVE: Definition = Definition {
         name: "leave",
         title: "leave the cluster",
         scope: Scope::Leaving,
-        after: &[After::Lead("start"), After::LeavingBefore("machine"), After::Heirs("ready")],
+        after: &[After::Lead("ready"), After::LeavingBefore("machine"), After::Heirs("ready")],
         serves: false,
     },
     retry: false,

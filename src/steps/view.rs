@@ -155,11 +155,14 @@ impl<'a> View<'a> {
         said.or_else(|| self.seen.versions.get(&node.name).map(String::as_str))
     }
 
-    /// How k3s stands on the node: by what it says of itself, else by what is remembered of it.
+    /// How k3s stands on the node: by what it says of itself, else by what is remembered of it. One that is
+    /// made anew is new.
     pub fn standing(&self, node: &Node) -> Standing {
-        if self.is_made_anew(node) {
-            return Standing::New;
-        }
+        if self.is_made_anew(node) { Standing::New } else { self.stands_now(node) }
+    }
+
+    /// The same of the machine that is there now, be it about to go or not.
+    fn stands_now(&self, node: &Node) -> Standing {
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
@@ -189,16 +192,18 @@ impl<'a> View<'a> {
         let facts = self.facts(node).ok();
         let datastore = facts.and_then(|f| f.datastore.as_deref());
         let others = |wanted: Standing| {
-            cluster.servers().filter(move |s| s.name != node.name && self.standing(s) == wanted)
+            cluster.servers().filter(move |s| s.name != node.name && self.stands_now(s) == wanted)
         };
-        let running = others(Standing::Runs).next();
+        // Rather one that stays; but one that goes later is still of the cluster.
+        let stays = |s: &&Node| !self.is_made_anew(s);
+        let running = others(Standing::Runs).find(stays).or_else(|| others(Standing::Runs).next());
         let other = running.or_else(|| others(Standing::Down).next());
         match facts.and_then(|f| f.joins.as_deref()) {
             Some("init") if server && (datastore.is_some() || other.is_none()) => return Join::Init,
             Some(url) => {
                 let named = cluster.servers().find(|s| s.name != node.name && k3s::server_url(s) == url);
                 let knows = datastore == Some("etcd") || facts.is_some_and(|f| !server && f.node_password);
-                let good = |s: &Node| knows || running.is_none() || self.standing(s) == Standing::Runs;
+                let good = |s: &Node| knows || running.is_none() || self.stands_now(s) == Standing::Runs;
                 if named.is_some_and(good) {
                     return Join::Server(url.to_owned());
                 }

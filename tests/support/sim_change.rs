@@ -3,6 +3,8 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
+use p1::event::Kind;
+use p1::journal::Record;
 use serde_json::Value;
 
 use super::run::{began, until};
@@ -232,5 +234,82 @@ fn what_somebody_did_is_named_and_mended() {
     kubectl(&sim, "server", "delete node worker");
     assert_eq!(drift(&sim, "worker"), ["node_missing"]);
     sim.p1(&["up"]).exits(0);
+    settled(&sim);
+}
+
+/// Names of nodes that etcd counts as members, by their roles.
+fn servers(sim: &Sim, server: &str) -> Vec<String> {
+    let text = kubectl(sim, server, "get nodes --no-headers -l node-role.kubernetes.io/etcd=true");
+    let mut names: Vec<_> = text.lines().map(|l| l.split_whitespace().next().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Where a step began, or ended well, among a run's events.
+fn at(record: &Record, step: &str, ended: bool) -> usize {
+    let is = |kind: &Kind| match kind {
+        Kind::StepStarted { step: s, .. } => !ended && s == step,
+        Kind::StepFinished { step: s, outcome, .. } => ended && s == step && outcome.passed(),
+        _ => false,
+    };
+    record.events.iter().position(|e| is(&e.kind)).unwrap_or_else(|| panic!("{step} is not in the run"))
+}
+
+/// All servers are made anew, one at a time, and what the cluster knows is kept; then their number
+/// shrinks, and p1 stops where a majority would be lost.
+#[test]
+fn servers_are_replaced_in_turn_and_leave_as_long_as_a_majority_stays() {
+    let sim = Sim::new(&spec(3, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "server-1", "create namespace precious");
+    let boots = ["server-1", "server-2", "server-3"].map(|s| boot(&sim, s));
+    sim.p1(&["--yes", "replace", "server-1", "server-2", "server-3"]).exits(0);
+    let record = sim.last();
+    for (one, next) in [("server-1", "server-2"), ("server-2", "server-3")] {
+        let ready = at(&record, &format!("{one}/ready"), true);
+        assert!(ready < at(&record, &format!("{next}/leave"), false), "{next} left before {one} was back");
+    }
+    for (was, server) in boots.iter().zip(["server-1", "server-2", "server-3"]) {
+        assert_ne!(*was, boot(&sim, server));
+    }
+    assert!(kubectl(&sim, "server-2", "get namespaces").contains("precious"));
+    assert_eq!(servers(&sim, "server-3"), ["server-1", "server-2", "server-3"]);
+    settled(&sim);
+
+    // One is down, so none of the others may go.
+    sim.node("server-2").power_off();
+    until("the API says that it is not Ready", || {
+        nodes(&sim, "server-1").iter().any(|n| n.0 == "server-2" && n.1 == "NotReady")
+    });
+    sim.p1(&["--yes", "destroy", "server-3"]).exits(1).says(&["must not leave", "no majority"]);
+    assert_eq!(sim.node("server-3").state(), "running");
+    // The one that is down may.
+    sim.p1(&["--yes", "destroy", "server-2"]).exits(0);
+    assert_eq!(servers(&sim, "server-1"), ["server-1", "server-3"]);
+
+    // Back to one server, which was not the first.
+    for server in ["server-1", "server-2"] {
+        edit(&sim, &line(&sim, server), "");
+    }
+    sim.p1(&["--yes", "up"]).exits(0);
+    assert_eq!(servers(&sim, "server-3"), ["server-3"]);
+    assert!(kubectl(&sim, "server-3", "get namespaces").contains("precious"));
+    settled(&sim);
+}
+
+/// A server and a worker change places: both are made anew, and the cluster goes on meanwhile.
+#[test]
+fn a_server_and_a_worker_change_places() {
+    let sim = Sim::new(&spec(3, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "server-1", "create namespace precious");
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    let swapped = text.replace("name: server-2,", "name: other,").replace("name: worker,", "name: server-2,");
+    sim.spec(&swapped.replace("name: other,", "name: worker,"));
+    assert!(drift(&sim, "worker").contains(&"role".to_owned()));
+    sim.p1(&["up"]).exits(2).says(&["server-2", "worker"]);
+    sim.p1(&["up", "--replace", "server-2", "--replace", "worker"]).exits(0);
+    assert_eq!(servers(&sim, "server-1"), ["server-1", "server-3", "worker"]);
+    assert!(kubectl(&sim, "server-1", "get namespaces").contains("precious"));
     settled(&sim);
 }
