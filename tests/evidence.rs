@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use fake::Fake;
 use nix::sys::signal::Signal;
 use p1::event::{Kind, Outcome};
+use p1::journal::Record;
 use run::{Done, until};
 use sim::{K3S, Sim, spec};
 
@@ -350,63 +351,83 @@ fn waits_on_peers_that_never_answer_end_at_their_bounds() {
     });
 }
 
+/// How long a step took that failed, in the last run, for the reason that it is to name.
+#[track_caller]
+fn ended(record: &Record, step: &str, bound: Duration, word: &str) {
+    let event = record.events.iter().rev().find_map(|e| match &e.kind {
+        Kind::StepFinished { step: s, outcome: Outcome::Failed(f), took_ms, .. } if s == step => {
+            Some((f.cause.clone(), Duration::from_millis(*took_ms)))
+        }
+        _ => None,
+    });
+    let (cause, took) = event.unwrap_or_else(|| panic!("{step} did not fail: {:?}", record.outcomes));
+    assert!(cause.contains(word), "{step}: `{word}` is not in\n{cause}");
+    note(&format!("{step}: {word}"), took, bound, SLACK);
+}
+
 /// The settings of the spec, against machines that do not do their part; times by the journal.
 #[test]
-#[ignore = "not settled yet: run it by name with --ignored"]
 fn waits_of_steps_end_at_the_specs_bounds() {
     let sim = Sim::new(&spec(1, 1, ""));
-    let failed = |step: &str, bound: u64, names: &str| {
-        let record = sim.last();
-        let event = record.events.iter().rev().find_map(|e| match &e.kind {
-            Kind::StepFinished { step: s, outcome: Outcome::Failed(f), took_ms, .. } if s == step => {
-                Some((f.cause.clone(), Duration::from_millis(*took_ms)))
-            }
-            _ => None,
-        });
-        let (cause, took) = event.unwrap_or_else(|| panic!("{step} did not fail: {:?}", record.outcomes));
-        assert!(names.split('|').any(|word| cause.contains(word)), "{step}: {cause}");
-        note(
-            &format!("{step}: {cause}").chars().take(60).collect::<String>(),
-            took,
-            Duration::from_secs(bound),
-            SLACK,
-        );
-    };
-    let more = |timeouts: &str| {
+    let bounds = |timeouts: &str| {
         sim.spec(&spec(1, 1, &format!("timeouts: {{{timeouts}}}\nretry: {{attempts: 1}}\n")));
     };
-    // Switched on, and no address.
-    sim.node("worker").vm_fault("no-ssh");
-    more("boot: 4s");
-    sim.p1(&["up"]).exits(1);
-    // p1's bound and Vagrant's are the same: whichever is first.
-    failed("worker/vm", 4, "did not answer|waiting for the machine to boot");
+    let fails = |args: &[&str], step: &str, seconds: u64, word: &str| {
+        sim.p1(args).exits(1);
+        ended(&sim.last(), step, Duration::from_secs(seconds), word);
+    };
+    // Switched on, and no address: it gets one when it is switched on again.
+    sim.node("worker").vm_fault("no-address");
+    bounds("boot: 4s");
+    fails(&["up"], "worker/vm", 4, "the machine did not answer at 192.168.56.111 within 4s");
     sim.node("worker").vm_fault("");
-    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.node("worker").power_off();
+    sim.p1(&["up"]).exits(0);
 
-    // The installer, the server and the worker each hang.
-    sim.node("server").fault("install-hang", "");
-    more("install: 3s");
-    sim.p1(&["up"]).exits(1);
-    failed("server/install", 3, "did not end within 3s");
+    // It runs, and its card is dead.
+    sim.node("worker").sh("ip link set eth0 down");
+    bounds("ssh: 4s");
+    fails(&["up", "--deep"], "worker/ssh", 4, "not reachable over SSH within 4");
+    sim.node("worker").sh("ip link set eth0 up; ip route add default via 192.168.56.1");
+
+    // The installer hangs; then the machine that it hangs on is frozen.
+    sim.p1(&["--yes", "uninstall"]).exits(0);
+    sim.node("server").fault("install-hang", "unit");
+    bounds("install: 3s");
+    fails(&["up"], "server/install", 3, "install did not end within 3s");
+    bounds("install: 8s");
+    let before = sim.runs().len();
+    let running = sim.start(&["up"]);
+    until("the installer hangs", || {
+        let runs = sim.runs();
+        let run = runs.last().filter(|_| runs.len() > before).and_then(|r| r.file_stem());
+        let log = run.map(|run| sim.state().join("logs").join(run).join("server-install.log"));
+        log.and_then(|l| fs::read_to_string(l).ok()).is_some_and(|text| text.contains("install-hang"))
+    });
+    sim.node("server").pause();
+    running.end().exits(1);
+    ended(&sim.last(), "server/install", Duration::from_secs(8), "the machine is paused: it was not p1");
     sim.node("server").heal();
+    sim.node("server").resume();
+
+    // k3s of the server and of the worker each hang at their start; then the node is never Ready.
     sim.node("server").fault("never-notify", "");
-    more("server_ready: 3s");
-    sim.p1(&["up"]).exits(1);
-    failed("server/start", 3, "did not become active within 3s");
+    bounds("server_ready: 3s");
+    fails(&["up"], "server/start", 3, "k3s did not become active within 3s");
     sim.node("server").heal();
     sim.node("worker").fault("never-notify", "");
-    more("node_ready: 4s");
-    sim.p1(&["up"]).exits(1);
-    failed("worker/start", 4, "did not become active within 4s");
+    bounds("node_ready: 4s");
+    // What hung is not asked again how it began.
+    sim.node("server").sh("systemctl restart --no-block k3s");
+    fails(&["up"], "worker/start", 4, "k3s-agent did not become active within 4s");
     sim.node("worker").heal();
-    // It runs, and is never Ready.
     sim.node("worker").fault("never-ready", "");
-    sim.p1(&["up"]).exits(1);
-    failed("worker/ready", 4, "was not Ready within 4s");
+    sim.node("worker").sh("systemctl restart --no-block k3s-agent");
+    fails(&["up"], "worker/ready", 4, "was not Ready within 4s");
     sim.node("worker").heal();
+
     // Frozen: whoever looks is told in time.
-    more("ssh: 2s");
+    bounds("ssh: 2s");
     sim.p1(&["up"]).exits(0);
     sim.node("worker").pause();
     let begun = Instant::now();
@@ -415,6 +436,24 @@ fn waits_of_steps_end_at_the_specs_bounds() {
     let begun = Instant::now();
     sim.p1(&["logs", "--bundle", "paused.tar.gz"]).exits(0).says(&["not in it: nodes/worker"]);
     note("logs --bundle with a paused machine", begun.elapsed(), Duration::ZERO, Duration::from_secs(90));
+}
+
+/// A server that takes the connection and never answers.
+#[test]
+fn a_download_ends_at_the_specs_bound() {
+    let mut fake = Fake::new("begin server; made server; begin worker; made worker");
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/server.rb");
+    fake.before = format!(
+        "ip link set lo up; rm -f {0}/listening; ruby {server} {0} >/dev/null 2>&1 & \
+         until [ -e {0}/listening ]; do sleep 0.02; done",
+        fake.dir.path().display()
+    );
+    fake.spec("timeouts: {ssh: 300ms, download: 3s}\nretry: {attempts: 1}\n");
+    let url = format!("binary: {{url: 'http://127.0.0.1:8080/silent', sha256: {}}}", "a".repeat(64));
+    let text = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+    fs::write(fake.at("cluster.yaml"), text.replace("binary: {path: k3s}", &url)).unwrap();
+    fake.run(&["up"]).exits(1);
+    ended(&fake.last(), "cluster/artifacts", Duration::from_secs(3), "did not come within 3s");
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -198,6 +198,61 @@ fn a_backup_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     }
 }
 
+#[test]
+fn a_backup_and_a_restore_that_were_killed_are_gone_on_with() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let server = sim.node("server");
+    let killed_when = |args: &[&str], what: &str, come: &dyn Fn() -> bool| {
+        let before = sim.runs().len();
+        let running = sim.start(args);
+        until(what, || sim.runs().len() > before && come());
+        running.signal(nix::sys::signal::Signal::SIGKILL);
+        running.end();
+    };
+    let active = || server.sh("systemctl is-active k3s || :").trim() == "active";
+    let begun = |step: &str| began(&sim.last()).iter().any(|s| s == step);
+    killed_when(&["backup", "b"], "the copy begins", &|| begun("cluster/copy"));
+    assert!(!sim.at("b").exists());
+    sim.p1(&["retry"]).exits(0);
+    assert!(active());
+
+    // In the middle of the copy, with k3s stopped for it; it is noted what k3s does while its files are copied.
+    server.sh(
+        "cat >/usr/local/bin/cp <<'X'\n#!/bin/sh\n[ \"$2\" != db ] || systemctl is-active k3s >>/run/k3s-was\n\
+         if [ ! -e /run/held ]; then : >/run/held; until [ -e /run/go ]; do sleep 0.05; done; fi\n\
+         exec /bin/cp \"$@\"\nX\nchmod +x /usr/local/bin/cp",
+    );
+    let held = || server.sh("ls /run").contains("held");
+    killed_when(&["backup", "c"], "it copies", &held);
+    assert!(!active() && !sim.at("c").exists());
+    sim.p1(&["retry"]).exits(0);
+    assert!(active() && sim.at("c").exists());
+    assert_eq!(
+        server.sh("cat /run/k3s-was; ls -A /var/lib/p1/backup /run/p1 2>/dev/null || :"),
+        "inactive\ninactive\n/run/p1:\n"
+    );
+    // The copy is killed too, as for lack of memory: the next one knows that k3s was stopped for it.
+    server.sh("rm /run/held");
+    killed_when(&["backup", "e"], "it copies", &held);
+    server.sh("r=$(cat /run/p1/pack/pid); t=$(pgrep -P $r); kill -9 $r; kill -9 -$t");
+    assert!(!active());
+    sim.p1(&["retry"]).exits(0);
+    assert!(active() && sim.at("e").exists());
+    // Nobody comes back: the copy goes on without p1, and k3s is started again.
+    server.sh("rm /run/held");
+    killed_when(&["backup", "d"], "it copies", &held);
+    assert!(!active());
+    server.sh(": >/run/go");
+    until("k3s runs again", active);
+    sim.p1(&["--yes", "retry"]).exits(0);
+    assert!(active() && sim.at("d").exists());
+
+    killed_when(&["--yes", "restore", "d"], "the data is put back", &|| begun("cluster/data"));
+    sim.p1(&["retry"]).exits(0);
+    sim.p1(&["plan", "--deep"]).exits(0);
+}
+
 /// Packets of this lab's host that had nowhere to go: to any place but the cluster's network there is
 /// no way out of it.
 fn strays(sim: &Sim) -> u64 {

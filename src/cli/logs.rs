@@ -11,7 +11,7 @@ use super::{bundle, print, ssh as ssh_verb};
 use crate::event::Outcome;
 use crate::explain::chain;
 use crate::journal;
-use crate::os::process::{self, tail};
+use crate::os::process;
 use crate::ssh;
 use crate::state::State;
 
@@ -72,7 +72,9 @@ fn show(path: &Path, lines: u32) {
     eprintln!("{}", path.display());
     match fs::read(path) {
         Ok(bytes) => {
-            print(&(tail(&String::from_utf8_lossy(&bytes), lines as usize).join("\n") + "\n"));
+            let text = String::from_utf8_lossy(&bytes);
+            let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+            print(&(all[all.len().saturating_sub(lines as usize)..].join("\n") + "\n"));
         }
         Err(_) => eprintln!("(the step wrote nothing)"),
     }

@@ -205,10 +205,22 @@ impl Finished {
     }
 }
 
-/// The last `n` lines of `text` that say something.
+/// The last `n` lines of `text` that say something; what is said again and again is one of them.
 pub fn tail(text: &str, n: usize) -> Vec<String> {
-    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(n)..].iter().map(|l| (*l).to_owned()).collect()
+    let mut last: Vec<(&str, usize)> = Vec::new();
+    for line in text.lines().rev().filter(|l| !l.trim().is_empty()) {
+        let full = last.len() == n;
+        match last.last_mut() {
+            Some((same, times)) if *same == line => *times += 1,
+            _ if full => break,
+            _ => last.push((line, 1)),
+        }
+    }
+    let told = |(line, times): (&str, usize)| match times {
+        1 => line.to_owned(),
+        times => format!("{line} ({times} times)"),
+    };
+    last.into_iter().rev().map(told).collect()
 }
 
 /// Why a program did not do its work.
@@ -477,6 +489,15 @@ mod tests {
         let error = done.ok().unwrap_err();
         assert_eq!(error.to_string(), "`sh` exited with 3");
         assert_eq!(error.evidence(), ["bad"]);
+    }
+
+    #[test]
+    fn the_last_words_say_each_thing_once() {
+        let text = "begun\nwaiting\n\nwaiting\nwaiting\nno\nwaiting\n";
+        assert_eq!(tail(text, 3), ["waiting (3 times)", "no", "waiting"]);
+        assert_eq!(tail(text, 9)[0], "begun");
+        assert_eq!(tail(&"the same\n".repeat(40), 12), ["the same (40 times)"]);
+        assert_eq!(tail("a\nb\n", 0), [""; 0]);
     }
 
     #[test]

@@ -124,6 +124,7 @@ pub fn wait_for(
 ) -> Result<Session, Error> {
     let start = Instant::now();
     let mut refused: Option<Instant> = None;
+    let mut before: Option<Error> = None;
     let mut pauses = PAUSES.iter().chain(std::iter::repeat(&PAUSES[2]));
     loop {
         let left = bound.saturating_sub(start.elapsed());
@@ -133,7 +134,7 @@ pub fn wait_for(
         let error = match connect(&now, cancel) {
             Ok(session) => return Ok(session),
             Err(error) if !error.worth_waiting() => return Err(error),
-            Err(error) => error,
+            Err(error) => telling(error, before.take(), &login.options),
         };
         match error {
             Error::AuthRefused { .. } => {
@@ -144,14 +145,26 @@ pub fn wait_for(
             _ => refused = None,
         }
         on_wait(&error);
-        let pause = *pauses.next().expect("it repeats");
-        if start.elapsed() + pause >= bound {
+        let left = bound.saturating_sub(start.elapsed());
+        if left.is_zero() {
             let (node, last) = (login.endpoint.node.clone(), Box::new(error));
             return Err(Error::Unreachable { node, waited: start.elapsed(), last });
         }
-        if cancel.sleep(pause, Level::Stop) {
+        if cancel.sleep(left.min(*pauses.next().expect("it repeats")), Level::Stop) {
             return Err(Error::Cancelled { node: login.endpoint.node.clone() });
         }
+        before = Some(error);
+    }
+}
+
+/// Which of two attempts shows why: the last one, unless the end of the whole wait cut it before it
+/// could have learned anything.
+fn telling(last: Error, before: Option<Error>, usual: &Options) -> Error {
+    let cut =
+        matches!(&last, Error::Timeout { bound, .. } if *bound < ATTEMPT.min(usual.connect).min(usual.login));
+    match before {
+        Some(before) if cut => before,
+        _ => last,
     }
 }
 
@@ -295,6 +308,25 @@ fn is_refusal(error: &ssh2::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_that_was_cut_does_not_hide_the_reason_of_the_one_before() {
+        let (node, address) = (String::from("worker"), String::from("192.0.2.1:22"));
+        let refused = || Error::Refused { node: node.clone(), address: address.clone() };
+        let late = |ms: u64| Error::Timeout {
+            node: node.clone(),
+            address: address.clone(),
+            doing: "waiting for its SSH greeting",
+            bound: Duration::from_millis(ms),
+        };
+        let told =
+            |last: Error, before: Option<Error>| telling(last, before, &Options::default()).to_string();
+        assert_eq!(told(late(100), Some(refused())), refused().to_string());
+        assert_eq!(told(late(100), None), late(100).to_string());
+        // It was long enough to show that somebody listens by now and does not speak.
+        assert_eq!(told(late(3000), Some(refused())), late(3000).to_string());
+        assert_eq!(told(refused(), Some(late(3000))), refused().to_string());
+    }
 
     #[test]
     fn errors_of_the_network_are_told_apart() {

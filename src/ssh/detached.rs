@@ -18,8 +18,10 @@ use crate::os::process::quote;
 
 /// How long one request follows a job before it answers: the heartbeat by which a frozen node is noticed.
 const WINDOW: u64 = 10;
-/// What a job is given beyond its bound to leave its result.
-const SLACK: Duration = Duration::from_secs(15);
+/// What a job that is told to end is given until it is killed, in seconds.
+const GRACE: u64 = 5;
+/// What a job is given beyond its bound to end and to leave its result.
+const SLACK: Duration = Duration::from_secs(GRACE + 2);
 /// Of a job's output, so many of the last bytes are kept for the result.
 const KEEP: usize = 1 << 20;
 
@@ -58,9 +60,11 @@ impl Job<'_> {
         let env: String = self.env.iter().map(|(k, v)| format!("export {k}={}\n", quote(v))).collect();
         let run = format!(
             "cd {dir}\nexec 9>lock\nflock 9\necho $$ >pid.new && mv pid.new pid\n. ./env\nrm -f env\ncd /\n\
-             timeout -k 10 {bound} /bin/sh {dir}/work >{dir}/out 2>&1 </dev/null 9>&- &\n\
-             trap \"kill $! 2>/dev/null\" TERM\nwait $!\n\
-             echo $? >{dir}/rc.new && mv {dir}/rc.new {dir}/rc\n",
+             timeout -k {GRACE} {bound} /bin/sh {dir}/work >{dir}/out 2>&1 </dev/null 9>&- &\n\
+             job=$!\ntrap \"kill $job 2>/dev/null\" TERM\nwait $job\nrc=$?\n\
+             # A signal ends the wait, not the job; the lock is let go when it has ended.\n\
+             while kill -0 $job 2>/dev/null; do wait $job; rc=$?; done\n\
+             echo $rc >{dir}/rc.new && mv {dir}/rc.new {dir}/rc\n",
             dir = self.dir(),
             bound = whole_seconds(bound),
         );
@@ -141,12 +145,12 @@ impl Session {
         let mark = format!("\x1ep1-{}:", nonce());
         let text = whole(&job.request(from, start, &mark));
         let mut held: Vec<u8> = Vec::new();
-        let silence = Duration::from_secs(WINDOW) + self.answer;
+        let silence = (Duration::from_secs(WINDOW) + self.answer).min(left);
         let output = self.run(Task {
             what: job.name,
             command: &self.as_root(true, "sh -s"),
             input: &mut text.as_bytes(),
-            bound: Bound::new(left.max(silence), silence),
+            bound: Bound::new(left, silence),
             on_output: &mut |bytes| {
                 held.extend_from_slice(bytes);
                 let ready = before(&held, mark.as_bytes());
@@ -222,8 +226,10 @@ impl Remote {
                 }
                 Ok((State::Done(status), size)) if from >= size => break status,
                 Ok(_) => known = true,
+                // Its time is over, whatever the node would say.
+                Err(Error::Deadline { .. } | Error::Silent { .. }) if start.elapsed() >= bound + SLACK => {}
                 Err(error) if error.connection() => {
-                    self.wait_for(left, &mut |_| {})?;
+                    self.wait_for((bound + SLACK).saturating_sub(start.elapsed()), &mut |_| {})?;
                 }
                 Err(error) => return Err(error),
             }

@@ -171,7 +171,9 @@ rm -rf "$work"
 mkdir -p "$work/own"
 cd /var/lib/rancher/k3s/server
 active=$(systemctl is-active k3s || :)
-again() { [ -z "${stopped:-}" ] || systemctl start --no-block k3s; }
+# Also the next one of these knows of it, should this one be killed.
+stopped=/run/p1/stopped-for-copy
+again() { [ ! -e "$stopped" ] || { systemctl start --no-block k3s && rm -f "$stopped"; }; }
 trap again EXIT
 trap 'exit 143' HUP INT TERM
 if [ -d db/etcd ]; then
@@ -187,14 +189,13 @@ else
   rm -rf "$work/own/db"
   [ -d db ] || { echo "there is no datastore in $PWD/db" >&2; exit 3; }
   if [ "$active" != inactive ] && [ "$active" != failed ]; then
-    stopped=yes
+    : >"$stopped"
     echo "stopping k3s"
     systemctl stop k3s
   fi
   cp -a db "$work/own/db"
   kind=sqlite how=stopped
   again
-  stopped=
 fi
 for name in tls cred token agent-token node-token; do
   # Links stay links; a copy of what they mean would outlive a change of it.

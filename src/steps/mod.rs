@@ -226,9 +226,10 @@ impl Verb {
         self.steps.iter().any(|d| d.shape.name == "vm")
     }
 
-    /// True if a retry begins anew, since what was done belongs to a moment that is over.
+    /// True if a retry begins anew, since what was done belongs to a moment that is over: what a backup
+    /// asked the nodes for ended with its p1.
     pub fn begins_anew(&self) -> bool {
-        matches!(self.name, "snapshot save" | "snapshot restore")
+        matches!(self.name, "snapshot save" | "snapshot restore" | "backup")
     }
 
     /// Whether the step of that name is needed, by its own condition.

@@ -209,7 +209,7 @@ fn trouble(
     let (cause, hint) = match found {
         Some(found) => {
             // What it says after that may be longer, such as a trace.
-            if !evidence.contains(&found.line) {
+            if !evidence.iter().any(|line| line.starts_with(&found.line)) {
                 evidence.insert(0, found.line);
             }
             (format!("{what}: {}", found.cause), found.hint)

@@ -1,5 +1,7 @@
 //! The Vagrantfile, and the names that Vagrant and its providers give to things.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -42,7 +44,8 @@ pub fn values(
         "provider": provider,
         "prefix": machine_prefix(&cluster.name),
         "box": {"name": box_info.name, "version": box_info.version},
-        "boot_timeout": cluster.timeouts.boot.as_secs(),
+        // Later than p1, which says more about a machine that does not come.
+        "boot_timeout": (cluster.timeouts.boot + Duration::from_secs(10)).as_secs(),
         "ssh_user": super::USER,
         "libvirt": libvirt,
         "asks_guest": cluster.provision.iter().any(|p| p.kind.asks_guest()),
