@@ -56,6 +56,9 @@ pub enum After {
     Cluster(&'static str),
     /// This node's step of that name (for a step of the cluster: every node's).
     Node(&'static str),
+    /// This node's step of that name, which leaves all that later steps ask about as it was: they are not
+    /// looked at again for it.
+    Kept(&'static str),
     /// For a step of a worker or of the cluster: that step of the server that leads, which is one that
     /// runs, or else the one that starts first.
     Lead(&'static str),
@@ -226,7 +229,9 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
         for after in shape.after {
             match (*after, node) {
                 (After::Cluster(name), _) => before.push(id(name, None)),
-                (After::Node(name) | After::Ended(name), Some(n)) => before.push(id(name, Some(n))),
+                (After::Node(name) | After::Kept(name) | After::Ended(name), Some(n)) => {
+                    before.push(id(name, Some(n)))
+                }
                 (After::Node(name) | After::Ended(name), None) => {
                     before.extend(nodes.iter().copied().chain(basis.leaving).map(|n| id(name, Some(n))));
                 }

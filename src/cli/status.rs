@@ -9,7 +9,6 @@ use super::fail::{Fail, code};
 use super::print;
 use crate::explain::chain;
 use crate::journal;
-use crate::plan::Check;
 use crate::providers::State as Power;
 use crate::state::State;
 use crate::steps::{Depth, Drift, Verb, View, observe};
@@ -39,7 +38,9 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         let status = view.status(node);
         let unit = facts.map(|f| f.unit(node.role.unit()));
         let drift: Vec<&Drift> = drift.iter().filter(|d| d.node.as_deref() == Some(&node.name)).collect();
-        let ready = status.map(|s| s.ready && facts.is_some());
+        let former = world.cluster.node(&node.name).is_none();
+        // The API takes a while to see that a node is gone; a former one was not asked itself.
+        let ready = status.map(|s| s.ready && (former || facts.is_some()));
         if context.ui.format == Format::Json {
             let line = json!({
                 "v": 1, "node": node.name, "role": node.role, "ip": node.ip,
@@ -47,7 +48,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
                 "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
                 "ssh": seen.silent.get(&node.name), "drift": drift, "size": machine.size,
-                "former": world.cluster.node(&node.name).is_none(),
+                "former": former,
             });
             print(&format!("{line}\n"));
             continue;
@@ -73,20 +74,9 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             Cell::new(Tone::Warn, drift.iter().map(|d| d.what.clone()).collect::<Vec<_>>().join("; ")),
         ]);
     }
-    // What belongs to no node: the applications.
-    let apps: Vec<&str> = plan
-        .steps
-        .iter()
-        .filter(|s| matches!(s.name, "manifests" | "rollouts") && matches!(s.check, Check::Needed(_)))
-        .map(|s| s.check.reason())
-        .collect();
     if context.ui.format == Format::Json {
         for drift in drift.iter().filter(|d| d.node.is_none()) {
             print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
-        }
-        for what in &apps {
-            let drift = json!([{"kind": "applications", "what": what}]);
-            print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": drift})));
         }
     } else {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
@@ -98,9 +88,6 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             &rows,
             layout,
         ));
-        for what in &apps {
-            eprintln!("applications: {what}");
-        }
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {

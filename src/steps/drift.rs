@@ -101,7 +101,7 @@ impl Drift {
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = self.node.as_deref().unwrap_or("cluster");
-        write!(f, "{node}: {}: {}", self.what, self.then)?;
+        write!(f, "{node}: {} → {}", self.what, self.then)?;
         match &self.lost {
             Some(lost) => write!(f, "; lost: {lost}"),
             None => Ok(()),

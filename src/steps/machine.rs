@@ -22,7 +22,7 @@ pub const STEP: Definition = Definition {
         after: &[
             After::Cluster("network"),
             After::Cluster("box"),
-            After::Node("resize"),
+            After::Kept("resize"),
             After::Leaving("machine"),
         ],
         serves: false,

@@ -273,10 +273,19 @@ fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// A script for a server: takes a node's object and its password out of the cluster.
+/// A script for a server: takes a node's object and its password out of the cluster. While etcd gives a
+/// member up it may be without a leader for a moment, so what the API cannot do just now is asked for again.
 pub fn forget_node(name: &str) -> String {
     format!(
-        "k3s kubectl delete node {name} --ignore-not-found --timeout=30s\n\
-         k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=30s\n"
+        "again() {{\n\
+         for i in 1 2 3 4 5 6 7 8; do\n\
+         said=$(\"$@\" 2>&1) && {{ echo \"$said\"; return 0; }}\n\
+         echo \"$said\"\n\
+         case $said in *Unavailable*|*etcdserver:*|*refused*|*imeout*) sleep 2 ;; *) return 1 ;; esac\n\
+         done\n\
+         return 1\n\
+         }}\n\
+         again k3s kubectl delete node {name} --ignore-not-found --timeout=10s || exit 1\n\
+         again k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=10s || exit 1\n"
     )
 }
