@@ -78,6 +78,18 @@ fn machines_that_are_off_are_started() {
     sim.p1(&["status"]).exits(0);
 }
 
+/// One `vagrant up` makes all machines, and with few steps at a time the turn of a node's own comes when
+/// its machine is half there.
+#[test]
+fn a_step_whose_turn_comes_late_finds_its_machine_in_the_making() {
+    let sim = Sim::new(&spec(1, 3, ""));
+    sim.node("worker-1").vm_fault("slow-disk=4");
+    sim.node("worker-2").vm_fault("slow-domain=4");
+    let said = sim.p1(&["--jobs", "1", "up"]).exits(0).stderr();
+    assert!(!said.contains("interrupted run"), "{said}");
+    assert_eq!(sim.calls().iter().filter(|c| c.starts_with("up ")).count(), 1, "{:?}", sim.calls());
+}
+
 #[test]
 fn a_failed_install_leaves_the_others_alone_and_is_made_up_for() {
     let sim = Sim::new(&spec(1, 2, ""));

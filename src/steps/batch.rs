@@ -2,7 +2,9 @@
 //!
 //! Vagrant must not be asked twice at once about one machine (its locks fail either process), and one
 //! process for all machines is much faster than one each. So the first step that wants its machine
-//! starts Vagrant for all that the plan has, and every step hears of its own.
+//! starts Vagrant for all that the plan has, and every step hears of its own. What has to be looked at or
+//! taken away beforehand is so for all of them then: a step whose turn comes later, with more nodes than
+//! may be worked on at a time, finds its machine in the making.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::World;
 use crate::engine::{Control, Trouble};
-use crate::os::Cancel;
 use crate::os::cancel::Level;
+use crate::os::{Cancel, many};
 use crate::vagrant::{Progress, Up};
 
 /// Past its bound, the signals that end it, and then some: nothing of it can be left.
@@ -31,6 +33,8 @@ struct Inner {
     planned: Vec<String>,
     running: bool,
     nodes: BTreeMap<String, Heard>,
+    /// What has to be done before it begins is done.
+    prepared: bool,
     /// Nodes of the running process.
     current: Vec<String>,
     /// Those of them that nobody waits for any more.
@@ -46,10 +50,14 @@ struct Inner {
 pub struct Heard {
     /// Vagrant's last words that were not heard yet.
     pub says: Option<String>,
+    /// What the user should know of it, and was not told yet.
+    pub warnings: Vec<String>,
     /// It was switched on.
     pub booting: bool,
     /// Vagrant is through with it.
     pub result: Option<Result<(), Trouble>>,
+    /// Its step has heard of that.
+    told: bool,
 }
 
 impl Batch {
@@ -60,6 +68,16 @@ impl Batch {
     /// What the first `vagrant up` of this run is for.
     pub fn plan(&self, nodes: Vec<String>) {
         self.lock().planned = nodes;
+    }
+
+    /// True if the running process is at work on the node's machine, or has a word on it that nobody heard.
+    pub fn has(&self, node: &str) -> bool {
+        let mut inner = self.lock();
+        while inner.running && !inner.prepared {
+            inner = self.news.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        let at_work = inner.running && inner.current.iter().any(|n| n == node);
+        inner.nodes.get(node).is_some_and(|h| !h.told && (at_work || h.result.is_some()))
     }
 
     /// Has the node's machine brought up: by the running process if it is in there, else by the
@@ -84,7 +102,7 @@ impl Batch {
         for node in &nodes {
             inner.nodes.insert(node.clone(), Heard::default());
         }
-        inner.running = true;
+        (inner.running, inner.prepared) = (true, false);
         inner.until = None;
         inner.current.clone_from(&nodes);
         inner.given_up.clear();
@@ -94,16 +112,41 @@ impl Batch {
     }
 
     fn run(&self, world: &World, nodes: &[String]) {
-        let results = match world.write_vagrantfile() {
-            Err(trouble) => nodes.iter().map(|n| (n.clone(), Err(trouble.clone()))).collect(),
-            Ok(()) => self.vagrant(world, nodes),
+        let all = |trouble: Trouble| nodes.iter().map(|n| (n.clone(), Err(trouble.clone()))).collect();
+        let results = match world.write_vagrantfile().and_then(|()| self.prepare(world, nodes)) {
+            Err(trouble) => all(trouble),
+            Ok(nodes) if nodes.is_empty() => BTreeMap::new(),
+            Ok(nodes) => self.vagrant(world, &nodes),
         };
         let mut inner = self.lock();
         for (node, result) in results {
             inner.nodes.entry(node).or_default().result = Some(result);
         }
-        inner.running = false;
+        (inner.running, inner.prepared) = (false, true);
         self.news.notify_all();
+    }
+
+    /// Those that Vagrant is to be asked for; the others' steps hear why not.
+    fn prepare(&self, world: &World, nodes: &[String]) -> Result<Vec<String>, Trouble> {
+        let machines = world.provider.machines(&world.cluster, &world.vagrant.ids(), &world.cancel)?;
+        let ready = many::each(world.jobs, nodes, |name| {
+            let node = world.cluster.node(name)?;
+            let warn = |text: String| {
+                self.lock().nodes.entry(name.clone()).or_default().warnings.push(text);
+                self.news.notify_all();
+            };
+            match super::machine::prepare(world, node, machines.get(name), &warn) {
+                Ok(true) => return Some(name.clone()),
+                Ok(false) => self.lock().current.retain(|n| n != name),
+                Err(trouble) => {
+                    self.lock().nodes.entry(name.clone()).or_default().result = Some(Err(trouble));
+                }
+            }
+            None
+        });
+        self.lock().prepared = true;
+        self.news.notify_all();
+        Ok(ready.into_iter().flatten().collect())
     }
 
     fn vagrant(&self, world: &World, nodes: &[String]) -> BTreeMap<String, Result<(), Trouble>> {
@@ -158,14 +201,16 @@ impl Batch {
     /// What became known of the node, waiting up to `patience` for news.
     pub fn heard(&self, node: &str, patience: Duration) -> Heard {
         let mut inner = self.lock();
-        let news = |i: &Inner| i.nodes.get(node).is_some_and(|h| h.says.is_some() || h.result.is_some());
-        if !news(&inner) {
+        let news = |h: &Heard| h.says.is_some() || h.result.is_some() || !h.warnings.is_empty();
+        if !inner.nodes.get(node).is_some_and(news) {
             let waited = self.news.wait_timeout(inner, patience);
             inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
         let Some(entry) = inner.nodes.get_mut(node) else { return Heard::default() };
         let heard = entry.clone();
         entry.says = None;
+        entry.warnings.clear();
+        entry.told = heard.result.is_some();
         heard
     }
 

@@ -221,7 +221,7 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let cancel = ctx.control.cancel();
     let machine = world.look_at_machines()?.remove(&node.name);
     if machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent) {
-        super::machine::must_be_ours(ctx)?;
+        super::machine::must_be_ours(world, node)?;
     }
     let heir = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
     if heir.is_some() && machine.is_some_and(|m| m.state == State::Running) {

@@ -55,20 +55,49 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let machine = world.look_at_machine(node)?;
-    let machine = machine.as_ref();
-    if let Some(id) = machine.filter(|m| m.state == State::Paused && !m.foreign).and_then(|m| m.id.clone()) {
-        return go_on(ctx, id);
+    // Vagrant may be at work on it already, for another node's step.
+    if !world.batch.has(&node.name) {
+        let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
+        match machine.and_then(|m| Some((m.state, m.id?))) {
+            Some((State::Paused, id)) => return go_on(ctx, id),
+            Some((State::Running, id)) => return Ok(Some(format!("machine {id}"))),
+            _ => {}
+        }
+        world.batch.join(world, &node.name, ctx.control);
+    }
+    let up = wait(ctx);
+    let (id, making) = (world.vagrant.id(&node.name), world.state.making(&node.name));
+    if id.is_some() && making.exists() {
+        world.remember_made(node)?;
+        files::remove_if_there(&making)?;
+    }
+    up?;
+    world.note(|seen| {
+        let machine = seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);
+        (machine.id, machine.state, machine.foreign) = (id.clone(), State::Running, false);
+    });
+    Ok(id.map(|id| format!("machine {id}")))
+}
+
+/// Before Vagrant begins: what an interrupted run left is taken away, and what is about to be made is
+/// noted. False if Vagrant is not to be asked.
+pub fn prepare(
+    world: &World,
+    node: &Node,
+    machine: Option<&Machine>,
+    tell: Tell<'_>,
+) -> Result<bool, Trouble> {
+    if machine.is_some_and(|m| m.state == State::Paused && !m.foreign) {
+        return Ok(false);
     }
     if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
-        clear_half_made(ctx)?;
+        clear_half_made(world, node, tell)?;
     }
     if machine.is_none_or(|m| m.state == State::Absent) {
-        clear_left_disk(ctx)?;
+        clear_left_disk(world, node, tell)?;
     }
-    let making = world.state.making(&node.name);
-    let new = machine.is_none_or(|m| m.state == State::Absent || m.foreign);
-    if new {
+    if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
+        let making = world.state.making(&node.name);
         files::dir(making.parent().unwrap_or(world.state.dir()))?;
         files::write(&making, b"", 0o600)?;
         // A new machine has a new host key, and nobody's old one may vouch for it.
@@ -78,21 +107,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         // Now as well, for a run that is cut off before the machine has an id.
         world.remember_made(node)?;
     }
-    world.batch.join(world, &node.name, ctx.control);
-    let up = wait(ctx);
-    let id = world.vagrant.id(&node.name);
-    if id.is_some() {
-        if new {
-            world.remember_made(node)?;
-        }
-        files::remove_if_there(&making)?;
-    }
-    up?;
-    let size = machine.and_then(|m| m.size);
-    let machine = Machine { id: id.clone(), state: State::Running, foreign: false, size };
-    world.note(|seen| drop(seen.machines.insert(node.name.clone(), machine)));
-    Ok(id.map(|id| format!("machine {id}")))
+    Ok(true)
 }
+
+/// Is told what the user should know.
+pub type Tell<'a> = &'a (dyn Fn(String) + Sync);
 
 /// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
 fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
@@ -126,10 +145,8 @@ pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
 /// between making it and writing its id down. It is taken away only if it says that it was made
 /// from this folder's Vagrantfile, and p1 noted that it was making it; anybody else's stays, and so does
 /// one of ours of which p1 knows nothing any more, because somebody removed its state.
-fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
-    let cancel = ctx.control.cancel();
-    must_be_ours(ctx)?;
+fn clear_half_made(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
+    must_be_ours(world, node)?;
     let name = providers::machine_name(&world.cluster.name, &node.name);
     if !world.state.making(&node.name).exists() {
         return Err(Trouble::new(
@@ -138,21 +155,20 @@ fn clear_half_made(ctx: &Ctx<'_>) -> Result<(), Trouble> {
                 "It was in {}, with the key that opens the machine: put it back from a copy if you have one. Else \
                  `p1 destroy{}` removes the machine with all that is on it, and `p1 up` makes it anew.",
                 world.state.dir().display(),
-                alone(ctx)
+                alone(world, node)
             ),
         ));
     }
-    ctx.control.warn(format!("{name} was left half-made by an interrupted run; it is made anew."));
+    tell(format!("{name} was left half-made by an interrupted run; it is made anew."));
     let (nodes, ids) = ([node.name.clone()], Default::default());
     let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
-    world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
+    world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
     world.vagrant.forget(&node.name)?;
     Ok(())
 }
 
 /// What `p1 destroy` needs to be told to remove this node, where that leaves a cluster: ` NODE`.
-fn alone(ctx: &Ctx<'_>) -> String {
-    let (world, node) = (ctx.world, ctx.node());
+fn alone(world: &World, node: &Node) -> String {
     let known = world.vagrant.ids();
     let others = world.cluster.servers().any(|s| s.name != node.name && known.contains_key(&s.name));
     if others { format!(" {}", node.name) } else { String::new() }
@@ -160,10 +176,8 @@ fn alone(ctx: &Ctx<'_>) -> String {
 
 /// A disk without its machine. If p1 was making the machine, an interrupted run made the disk and
 /// nothing was ever on it. Otherwise somebody removed the machine, and the disk holds what it held.
-fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
-    let cancel = ctx.control.cancel();
-    if !world.provider.disk_left(&world.cluster, &node.name, cancel)? {
+fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
+    if !world.provider.disk_left(&world.cluster, &node.name, &world.cancel)? {
         return Ok(());
     }
     let known = world.vagrant.id(&node.name).is_some();
@@ -172,23 +186,22 @@ fn clear_left_disk(ctx: &Ctx<'_>) -> Result<(), Trouble> {
             "the machine was removed outside p1, and its disk was left behind",
             format!(
                 "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` makes the machine anew.",
-                alone(ctx)
+                alone(world, node)
             ),
         ));
     }
-    ctx.control.warn("A disk was left by an interrupted run, before the machine was made; it is made anew.");
+    tell("A disk was left by an interrupted run, before the machine was made; it is made anew.".into());
     let (nodes, ids) = ([node.name.clone()], Default::default());
     let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
-    world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
+    world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
     Ok(())
 }
 
 /// Of a machine that has the node's name and is not known here: an error, unless it says that it was
 /// made from this folder's Vagrantfile.
-pub fn must_be_ours(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn must_be_ours(world: &World, node: &Node) -> Result<(), Trouble> {
     let file = world.state.vagrantfile();
-    if world.provider.made_from(&world.cluster, &node.name, &file, ctx.control.cancel())? {
+    if world.provider.made_from(&world.cluster, &node.name, &file, &world.cancel)? {
         return Ok(());
     }
     let name = providers::machine_name(&world.cluster.name, &node.name);
@@ -209,6 +222,7 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
         if let Some(text) = heard.says {
             ctx.control.says(text);
         }
+        heard.warnings.into_iter().for_each(|text| ctx.control.warn(text));
         if let Some(result) = heard.result {
             return result;
         }
