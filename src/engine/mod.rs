@@ -194,6 +194,7 @@ pub fn run(
     let (sender, receiver) = mpsc::channel();
     let mut dispatcher = Dispatcher {
         plan,
+        places: plan.steps.iter().enumerate().map(|(i, s)| (s.info.id.as_str(), i)).collect(),
         states: vec![State::Waiting; plan.steps.len()],
         running: 0,
         placed: 0,
@@ -232,6 +233,8 @@ enum State {
 
 struct Dispatcher<'a> {
     plan: &'a Plan,
+    /// By id: where in the plan.
+    places: BTreeMap<&'a str, usize>,
     states: Vec<State>,
     running: usize,
     /// Those that count among the ones that may run at a time.
@@ -280,12 +283,16 @@ impl<'a> Dispatcher<'a> {
             if self.running == 0 {
                 return;
             }
-            match receiver.recv().expect("a sender is held here") {
-                Message::Event(kind) => self.emit(kind),
-                Message::Finished { step, outcome, attempt, took } => {
-                    self.running -= 1;
-                    self.placed -= usize::from(!self.plan.steps[step].beside);
-                    self.finish(step, outcome, attempt, took);
+            // Words change nothing: most messages are some, and a look at all steps costs as much as there are.
+            loop {
+                match receiver.recv().expect("a sender is held here") {
+                    Message::Event(kind) => self.emit(kind),
+                    Message::Finished { step, outcome, attempt, took } => {
+                        self.running -= 1;
+                        self.placed -= usize::from(!self.plan.steps[step].beside);
+                        self.finish(step, outcome, attempt, took);
+                        break;
+                    }
                 }
             }
         }
@@ -339,22 +346,23 @@ impl<'a> Dispatcher<'a> {
     {
         let plan: &'a Plan = self.plan;
         let stopping = run.cancel.stopping();
+        let places = &self.places;
         // What never begins is over too.
         let over = |states: &[State], a: &String| {
-            let at = plan.steps.iter().position(|s| s.info.id == *a);
-            at.is_none_or(|at| states[at] == State::Over || stopping && states[at] == State::Waiting)
+            let at = places.get(a.as_str());
+            at.is_none_or(|at| states[*at] == State::Over || stopping && states[*at] == State::Waiting)
         };
         for (i, step) in plan.steps.iter().enumerate() {
-            let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
-            if self.placed >= run.jobs.max(1) && !step.beside {
+            if self.states[i] != State::Waiting || self.placed >= run.jobs.max(1) && !step.beside {
                 continue;
             }
+            let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
             let behind = step.behind.iter().all(|b| over(&self.states, b));
             let due = match step.anyway {
                 true => step.info.after.iter().all(|a| over(&self.states, a)),
                 false => !stopping && step.info.after.iter().all(ready) && behind,
             };
-            if self.states[i] != State::Waiting || !due {
+            if !due {
                 continue;
             }
             self.states[i] = State::Running;
