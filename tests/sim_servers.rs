@@ -121,6 +121,7 @@ fn three_servers_bear_the_loss_of_the_first() {
         "{config}"
     );
     sim.p1(&["status"]).exits(0);
+    sim.p1(&["verify"]).exits(0);
     let members = sim.p1(&["kubectl", "get", "nodes", "-o", "json"]).exits(0).stdout();
     assert_eq!(members.matches("node-role.kubernetes.io/etcd").count(), 3, "{members}");
 
@@ -235,6 +236,48 @@ fn a_changed_spec_reaches_whom_it_concerns_and_stops_at_the_first_that_stays_awa
     let again = restarted(&sim.last());
     assert!(!again.contains(&"server-1".to_owned()) && again.len() == 6, "{again:?}");
     in_turn(&sim.last(), 2);
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+}
+
+#[test]
+fn pods_leave_a_node_before_its_k3s_is_restarted() {
+    let more = |k3s: &str| {
+        format!("k3s: {{{K3S}{k3s}}}\nrollout: {{workers: 1, drain: true}}\nmanifests: [web.yaml]\n")
+    };
+    let sim = Sim::new(&spec(1, 2, &more("")));
+    let web = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 4, selector: \
+               {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: \
+               [{name: web, image: nginx:1}]}}}\n";
+    fs::write(sim.at("web.yaml"), web).unwrap();
+    sim.p1(&["up"]).exits(0);
+    let kubectl = |line: &str| sim.node("server").sh(&format!("k3s kubectl {line}"));
+    let log = |step: &str| {
+        let run = sim.runs().pop().unwrap();
+        let dir = sim.state().join("logs").join(run.file_stem().unwrap());
+        fs::read_to_string(dir.join(format!("{step}.log"))).unwrap()
+    };
+    let cordoned = || kubectl("get nodes -o json").contains("\"unschedulable\": true");
+    sim.spec(&spec(1, 2, &more(", worker_config: {debug: true}")));
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(restarted(&sim.last()), ["worker-1", "worker-2"]);
+    for node in ["worker-1", "worker-2"] {
+        let text = log(&format!("{node}-start"));
+        assert!(text.contains("evicting pod default/web-") && text.contains("drained"), "{text}");
+    }
+    assert!(!cordoned());
+
+    // A pod that nobody would make anew is not taken away: the node stays as it is, but for new pods.
+    let bare = "apiVersion: v1\nkind: Pod\nmetadata: {name: bare}\nspec: {nodeName: worker-1, containers: [{name: bare, image: nginx:1}]}";
+    sim.node("server").sh(&format!("printf '%s\n' '{bare}' | k3s kubectl apply -f -"));
+    let unit = || sim.node("worker-1").sh("systemctl show -p InvocationID k3s-agent");
+    let before = unit();
+    sim.spec(&spec(1, 2, &more(", worker_config: {debug: false}")));
+    sim.p1(&["up"]).exits(1).says(&["declare no controller", "It stays cordoned"]);
+    assert_eq!(unit(), before);
+    assert!(cordoned() && matches!(sim.last().outcomes["worker-2/config"], Outcome::Blocked { .. }));
+    kubectl("delete pod bare");
+    sim.p1(&["retry"]).exits(0);
+    assert!(!cordoned());
     sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
 }
 
