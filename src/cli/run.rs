@@ -146,7 +146,7 @@ fn locked(
         cancel: &context.cancel,
         redactor: &redactor,
     };
-    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving };
+    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving.clone() };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     if let Err(trouble) = world.moment.let_go(world) {
@@ -201,7 +201,7 @@ fn goes(world: &World, verb: &Verb, leaving: Vec<spec::Node>) {
 /// still goes, or is started by the step that stopped it.
 fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
     use providers::State::{Paused, Running};
-    let machines = world.seen().machines;
+    let machines = &world.seen().machines;
     let by_itself =
         |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
     plan.nodes_for("vm").into_iter().filter(|n| !by_itself(n)).collect()
@@ -213,8 +213,9 @@ fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     for (name, facts) in &seen.nodes {
         let mut steps = plan.steps.iter().filter(|s| s.info.node.as_ref() == Some(name)).peekable();
         if steps.peek().is_some() && steps.all(|s| !s.check.may_run()) {
-            world
-                .remember(name, |m| (m.facts, m.joined) = (Some(facts.clone()), m.joined || facts.runs()))?;
+            world.remember(name, |m| {
+                (m.facts, m.joined) = (Some((**facts).clone()), m.joined || facts.runs())
+            })?;
         }
     }
     Ok(())

@@ -46,7 +46,7 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
 /// A namespace that left the spec goes by itself only if nothing in it is anybody else's. Without a
 /// yes it stays, and `up` goes on.
 fn ask_for_namespaces(context: &Context, world: &World) {
-    for (name, others) in world.seen().apps.map(|a| a.held).unwrap_or_default() {
+    for (name, others) in world.seen().apps.clone().map(|a| a.held).unwrap_or_default() {
         let shown: Vec<&str> = others.iter().take(3).map(String::as_str).collect();
         let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
         let question = format!(

@@ -117,7 +117,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn file(world: &World) -> Result<PathBuf, Trouble> {
-    world.seen().subject.map(PathBuf::from).ok_or_else(|| Trouble::new("no file was named", ""))
+    world.seen().subject.as_ref().map(PathBuf::from).ok_or_else(|| Trouble::new("no file was named", ""))
 }
 
 /// The backup that the run puts back, read and checked once.

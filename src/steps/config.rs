@@ -1,5 +1,7 @@
 //! k3s' configuration is on the node: config.yaml with the token (0600), registries.yaml.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -95,7 +97,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let upload = Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
         world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
         world.note(|seen| {
-            if let Some(facts) = seen.nodes.get_mut(&node.name) {
+            if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
                 facts.written.insert(path.to_owned(), sum(&text));
                 facts.joins.clone_from(&join);
             }

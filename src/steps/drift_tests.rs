@@ -118,7 +118,7 @@ fn reality(cluster: &Cluster) -> Seen {
         let size = Some(resize::wanted(node));
         let machine = Machine { id: Some(node.name.clone()), state: State::Running, foreign: false, size };
         seen.machines.insert(node.name.clone(), machine);
-        seen.nodes.insert(node.name.clone(), facts);
+        seen.nodes.insert(node.name.clone(), facts.into());
         seen.made.insert(node.name.clone(), made);
         seen.api.as_mut().unwrap().insert(node.name.clone(), status);
     }
@@ -303,7 +303,7 @@ fn what_somebody_did_is_found() {
         seen.machines.get_mut("worker-1").unwrap()
     }
     fn facts(seen: &mut Seen) -> &mut NodeFacts {
-        seen.nodes.get_mut("worker-1").unwrap()
+        std::sync::Arc::make_mut(seen.nodes.get_mut("worker-1").unwrap())
     }
     fn object(seen: &mut Seen) -> &mut NodeStatus {
         seen.api.as_mut().unwrap().get_mut("worker-1").unwrap()

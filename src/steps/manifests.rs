@@ -424,7 +424,7 @@ fn is_namespace(document: &Document) -> bool {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let changed_there = world.seen().apps.is_some_and(|a| !a.differing.is_empty());
+    let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
     let apps = world.look_at_apps()?;
     let seen = world.seen();
     if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {

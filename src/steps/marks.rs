@@ -185,7 +185,7 @@ mod tests {
             ..NodeStatus::default()
         };
         let mut seen = Seen { api: Some([("server".to_owned(), status)].into()), ..Seen::default() };
-        seen.nodes.insert("server".into(), facts);
+        seen.nodes.insert("server".into(), facts.into());
         check(&View::new(&cluster, &seen), Some(&cluster.nodes[0]))
     }
 

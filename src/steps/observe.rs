@@ -29,7 +29,7 @@ pub enum Depth {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks, and keeps what was seen in the world.
-pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Seen, Trouble> {
+pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
     world.read_tokens()?;
     let kubeconfig = world.state.kubeconfig().is_file();
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
@@ -143,7 +143,7 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let epoch = i64::try_from(now).unwrap_or(i64::MAX);
-        seen.nodes.insert(node.name.clone(), NodeFacts { epoch, ..facts });
+        seen.nodes.insert(node.name.clone(), NodeFacts { epoch, ..facts }.into());
     });
     true
 }

@@ -90,7 +90,7 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
-    let version = world.seen().version;
+    let version = world.seen().version.clone();
     let (mut last, mut uncordoned) = (String::new(), false);
     loop {
         let why = match world.nodes() {
@@ -196,7 +196,7 @@ mod tests {
         };
         let api = Some([(node.name.clone(), status)].into());
         let mut seen = crate::steps::Seen { api, ..Default::default() };
-        seen.nodes.insert(node.name.clone(), crate::facts::NodeFacts::default());
+        seen.nodes.insert(node.name.clone(), Default::default());
         let found = check(&View::new(&cluster, &seen), Some(node));
         assert!(matches!(found, Check::Unknown(_)), "{found:?}");
     }

@@ -57,7 +57,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
     let id = before.id.clone().unwrap_or_default();
     let runs = !matches!(before.state, State::Off | State::Saved);
-    let status = world.seen().api.and_then(|mut api| api.remove(&node.name)).filter(|s| s.ready);
+    let status = world.seen().api.as_ref().and_then(|api| api.get(&node.name).cloned()).filter(|s| s.ready);
     if runs {
         if node.role == Role::Server {
             quorum::wait_to_stop(ctx, node)?;

@@ -107,7 +107,7 @@ mod tests {
         let said = |v: &str| {
             let seen = Seen {
                 api: Some([("server".to_owned(), status(v))].into()),
-                nodes: [("server".to_owned(), facts.clone())].into(),
+                nodes: [("server".to_owned(), facts.clone().into())].into(),
                 ..Seen::default()
             };
             refusal(&View::new(&cluster, &seen))

@@ -215,7 +215,8 @@ pub fn look(world: &World) -> Result<Vec<Set>, Trouble> {
 
 /// The ids of the machines that exist and are ours.
 fn there(world: &World) -> BTreeMap<String, String> {
-    let seen = world.seen().machines.into_iter().filter(|(_, m)| m.state != State::Absent && !m.foreign);
+    let seen =
+        world.seen().machines.clone().into_iter().filter(|(_, m)| m.state != State::Absent && !m.foreign);
     seen.filter_map(|(node, m)| Some((node, m.id?))).collect()
 }
 
@@ -224,7 +225,7 @@ fn id(world: &World, node: &str) -> String {
 }
 
 fn name(world: &World) -> Result<String, Trouble> {
-    world.seen().subject.ok_or_else(|| Trouble::new("no snapshot was named", ""))
+    world.seen().subject.clone().ok_or_else(|| Trouble::new("no snapshot was named", ""))
 }
 
 /// Why machines cannot be written down now.
@@ -260,7 +261,7 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if world.seen().kubeconfig {
         observe::look_at_api(world);
     }
-    let api = world.seen().api.unwrap_or_default();
+    let api = world.seen().api.clone().unwrap_or_default();
     let is_ready = |node: &&String| api.get(*node).is_some_and(|status| status.ready);
     *lock(&world.moment.paused) = ids.keys().cloned().collect();
     world.provider.pause(&world.cluster, &ids, cancel)?;

@@ -1,5 +1,6 @@
 //! k3s' files are on the node: binary, installer, images. Pushed only when the node's copy differs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -89,7 +90,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     world.script(node, "noting what was pushed", &note(&wanted))?;
     world.note(|seen| {
-        if let Some(facts) = seen.nodes.get_mut(&node.name) {
+        if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
             facts.staged = wanted.iter().map(|w| (w.path.clone(), w.sha256.clone())).collect();
         }
     });

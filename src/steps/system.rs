@@ -196,7 +196,7 @@ mod tests {
             let mut facts = good(node);
             change(&mut facts);
             let mut seen = Seen::default();
-            seen.nodes.insert(node.name.clone(), facts);
+            seen.nodes.insert(node.name.clone(), facts.into());
             check(&View::new(&cluster, &seen), Some(node))
         };
         assert!(matches!(reason(|_| {}), Check::Done(_)));

@@ -137,7 +137,7 @@ fn inputs(_: &Cluster, _: Option<&Node>) -> Value {
 
 /// The nodes that are looked at.
 fn targets(world: &World) -> Vec<&Node> {
-    let chosen = world.seen().doomed;
+    let chosen = &world.seen().doomed;
     world.cluster.nodes.iter().filter(|n| chosen.contains(&n.name)).collect()
 }
 
@@ -178,7 +178,7 @@ fn healthy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 /// The image of the pods: what the user wants, or what all nodes have, or what is to be pulled.
 fn image(world: &World, api: &Client, nodes: &[&Node]) -> Result<(String, bool), Trouble> {
     let seen = world.seen();
-    if let Some(image) = seen.subject.or_else(|| world.cluster.verify.image.clone()) {
+    if let Some(image) = seen.subject.clone().or_else(|| world.cluster.verify.image.clone()) {
         return Ok((image, false));
     }
     let all = api.items("/api/v1/nodes", &world.cancel)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::drift::Drift;
 use super::manifests::Apps;
@@ -19,7 +20,7 @@ pub struct Seen {
     /// By node: the provider's word.
     pub machines: BTreeMap<String, Machine>,
     /// By node: what it said of itself over SSH.
-    pub nodes: BTreeMap<String, NodeFacts>,
+    pub nodes: BTreeMap<String, Arc<NodeFacts>>,
     /// By node: why it did not answer over SSH.
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.

@@ -74,7 +74,7 @@ pub struct World {
     pub moment: Moment,
     /// The backup that is made or put back in this run.
     pub backup: backup::Progress,
-    seen: Mutex<Seen>,
+    seen: Mutex<Arc<Seen>>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
     api: Mutex<Option<Arc<api::Client>>>,
@@ -138,13 +138,13 @@ impl World {
     }
 
     /// What was seen so far.
-    pub fn seen(&self) -> Seen {
-        lock(&self.seen).clone()
+    pub fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&lock(&self.seen))
     }
 
     /// Keeps something that was seen.
     pub fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut lock(&self.seen));
+        change(Arc::make_mut(&mut lock(&self.seen)));
     }
 
     /// The log of something that is no single step.
@@ -303,7 +303,7 @@ impl World {
         let facts = facts::parse(&text)?;
         self.note(|seen| {
             seen.silent.remove(&node.name);
-            seen.nodes.insert(node.name.clone(), facts.clone());
+            seen.nodes.insert(node.name.clone(), facts.clone().into());
         });
         Ok(facts)
     }
@@ -311,7 +311,7 @@ impl World {
     /// A node's facts: those that were seen, or asked for now.
     pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
         let seen = lock(&self.seen).nodes.get(&node.name).cloned();
-        seen.map_or_else(|| self.look_at_node(node), Ok)
+        seen.map_or_else(|| self.look_at_node(node), |facts| Ok((*facts).clone()))
     }
 
     /// The public half of the cluster's key; the first caller makes the pair.
