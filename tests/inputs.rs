@@ -127,8 +127,8 @@ fn what_is_deep_long_or_endless_is_refused_in_time() {
         for (input, _) in inputs::INPUTS {
             let begun = Instant::now();
             inputs::check(input, text.as_bytes());
-            // Of a YAML whose aliases multiply the reader gives up by itself, some seconds after each attempt.
-            assert!(begun.elapsed() < Duration::from_secs(300), "{input}: {:?}: {text:.40}", begun.elapsed());
+            // Seconds even without optimisation and beside other work.
+            assert!(begun.elapsed() < Duration::from_secs(60), "{input}: {:?}: {text:.40}", begun.elapsed());
         }
     }
     assert!(peak() - before < 700, "grew by {} MiB", peak() - before);

@@ -179,6 +179,17 @@ fn foreign(config: &Value) -> Vec<Value> {
     lists.filter(|e| name_of(e) != Some("iot")).collect()
 }
 
+#[test]
+fn what_is_nested_too_deeply_is_refused_at_once() {
+    let begun = std::time::Instant::now();
+    let error = unmerge(&"{\"items\":[".repeat(100_000), "x").unwrap_err();
+    assert!(error.to_string().contains("nested too deeply"), "{error}");
+    // The reader by itself takes many minutes for it.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+    let fine = format!("x: {}{}\n", "[".repeat(60), "]".repeat(60));
+    assert_eq!(unmerge(&fine, "x").unwrap(), None);
+}
+
 proptest! {
     #[test]
     fn foreign_entries_survive_and_merging_twice_is_merging_once(config in file(), switch: bool) {

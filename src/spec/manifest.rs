@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_yaml::Value;
 use sha2::{Digest, Sha256};
 
+use super::plain;
+
 /// The largest file, and the most files of one entry.
 const MOST_BYTES: u64 = 4 << 20;
 const MOST_FILES: usize = 1000;
@@ -287,7 +289,7 @@ fn closure(start: &Path) -> Result<(PathBuf, Vec<PathBuf>), Flaw> {
         }
         let Some(file) = kustomization(&dir) else { continue };
         let text = read(&file)?;
-        let value: Value = serde_yaml::from_str(&text).map_err(|e| syntax(&e, 0).of(&file))?;
+        let value = plain(&text).map_err(|e| syntax(&e, 0).of(&file))?;
         for key in ["resources", "bases", "components"] {
             for item in value.get(key).and_then(Value::as_sequence).into_iter().flatten() {
                 let Some(item) = item.as_str() else { continue };
@@ -355,7 +357,7 @@ const TEMPLATE: &str = "A template is not a manifest yet; render it first, e.g. 
 pub fn documents(text: &str) -> (Vec<Document>, Vec<Flaw>) {
     let (mut out, mut flaws) = (Vec::new(), Vec::new());
     for (line, text) in slices(text) {
-        let value: Value = match serde_yaml::from_str(text) {
+        let value = match plain(text) {
             Ok(value) => value,
             Err(error) => {
                 let flaw = syntax(&error, line - 1);
