@@ -181,6 +181,20 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
     for name in table.split('`').filter(|w| w.ends_with(".rs") && !w.starts_with("tests/")) {
         assert!(root().join("src").join(name).is_file(), "docs/waits.md names {name}");
     }
+    // Of what a user sets, a row names the test that sees it run out.
+    let places = FAULTS.iter().map(|(place, file, _)| (*place, *file)).chain([
+        ("evidence", "tests/evidence.rs"),
+        ("sim_apps", "tests/sim_apps.rs"),
+        ("engine", "src/engine/tests.rs"),
+        ("orphan", "src/os/orphan.rs"),
+    ]);
+    let places: BTreeMap<&str, &str> = places.collect();
+    let named: Vec<_> = table.split('`').filter_map(|w| w.split_once("::")).collect();
+    assert!(named.len() > 14, "{named:?}");
+    for (place, test) in named {
+        let file = places.get(place).unwrap_or_else(|| panic!("{place}::{test}"));
+        assert!(tests_of(&read(file)).contains(test), "{file} lacks {test}");
+    }
     // Every row of it says how long.
     let rows =
         table.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| wait") && !l.starts_with("| file"));
@@ -245,7 +259,13 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("sshd", "tests/sshd.rs", false),
     ("artifacts", "src/artifacts/tests.rs", false),
     ("faults", "tests/faults.rs", true),
+    ("sim_faults", "tests/sim_faults.rs", true),
 ];
+
+/// The names of the tests in a source.
+fn tests_of(source: &str) -> BTreeSet<&str> {
+    source.split("#[test]").skip(1).filter_map(|after| after.split("fn ").nth(1)?.split('(').next()).collect()
+}
 
 #[test]
 fn every_fault_has_its_test_and_every_faults_test_its_row() {
@@ -263,11 +283,7 @@ fn every_fault_has_its_test_and_every_faults_test_its_row() {
     assert!(rows > 25, "{rows}");
     for (place, file, every) in FAULTS {
         let source = read(file);
-        let tests: BTreeSet<&str> = source
-            .split("#[test]")
-            .skip(1)
-            .filter_map(|after| after.split("fn ").nth(1)?.split('(').next())
-            .collect();
+        let tests = tests_of(&source);
         let named = told.remove(place).unwrap_or_default();
         let missing: Vec<_> = named.difference(&tests).collect();
         assert!(missing.is_empty(), "{file} lacks {missing:?}");

@@ -426,6 +426,18 @@ fn waits_of_steps_end_at_the_specs_bounds() {
     fails(&["up"], "worker/ready", 4, "was not Ready within 4s");
     sim.node("worker").heal();
 
+    // A provisioner sleeps, and so does k3s' own script.
+    let slow = "timeouts: {provision: 3s}\nretry: {attempts: 1}\n\
+                provision: [{name: slow, type: shell, inline: sleep 600, nodes: [worker]}]\n";
+    sim.spec(&spec(1, 1, slow));
+    fails(&["up"], "worker/provision-slow", 3, "provision-slow did not end within 3s");
+    let script = "/usr/local/bin/k3s-killall.sh";
+    sim.node("worker")
+        .sh(&format!("mv {script} /root; printf '#!/bin/sh\\nsleep 600\\n' >{script}; chmod +x {script}"));
+    bounds("install: 3s");
+    fails(&["killall", "worker"], "worker/killall", 3, "killall did not end within 3s");
+    sim.node("worker").sh(&format!("mv /root/k3s-killall.sh {script}"));
+
     // Frozen: whoever looks is told in time.
     bounds("ssh: 2s");
     sim.p1(&["up"]).exits(0);

@@ -69,6 +69,24 @@ fn a_vagrant_that_is_killed_before_it_notes_a_machine() {
     assert_eq!(ups(&fake), ["server worker", "worker"]);
 }
 
+/// One machine needs nothing but Vagrant, of the other an earlier run left half: Vagrant begins for both when
+/// that is out of its way, however long it takes.
+#[test]
+fn vagrant_begins_when_no_machine_is_left_half_made() {
+    let fake = Fake::new(
+        "begin worker; made worker\nrm \"$VAGRANT_DOTFILE_PATH/machines/worker/libvirt/id\"; kill -9 $$",
+    );
+    fake.run(&["up"]).exits(1);
+    let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in *undefine*) sleep 1 ;; esac\n\
+        exec \"$here/virsh.real\" \"$@\"\n";
+    fs::rename(fake.at("bin/virsh"), fake.at("bin/virsh.real")).unwrap();
+    executable(&fake.at("bin/virsh"), script);
+    fake.up(&format!("grep -q p1-fake-worker \"$here/domains\" && exit 9; {BOTH}"));
+    fake.run(&["retry"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("server/vm") && record.passed("worker/vm"), "{:?}", record.outcomes);
+}
+
 #[test]
 fn libvirtd_restarts_while_p1_works() {
     let fake = Fake::new(BOTH);
@@ -85,6 +103,28 @@ fn libvirtd_restarts_while_p1_works() {
     assert!(record.passed("cluster/network") && record.passed("server/vm"), "{:?}", record.outcomes);
     let network = |e: &&p1::event::Event| matches!(&e.kind, p1::event::Kind::StepRetrying { step, cause, .. } if step == "cluster/network" && cause.contains("libvirt does not answer"));
     assert_eq!(record.events.iter().filter(network).count(), 1);
+}
+
+/// Its virsh goes on without it, and would write to the volume that the next p1 makes.
+#[test]
+fn p1_is_killed_while_it_sends_the_base_image() {
+    let fake = Fake::new(BOTH);
+    let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in *vol-upload*)\n\
+        [ -e \"$here/sending\" ] || { echo $$ >\"$here/sending\"; sleep 600; } ;; esac\n\
+        exec \"$here/virsh.real\" \"$@\"\n";
+    fs::rename(fake.at("bin/virsh"), fake.at("bin/virsh.real")).unwrap();
+    executable(&fake.at("bin/virsh"), script);
+    let sending = || fs::read_to_string(fake.at("bin/sending")).unwrap_or_default().trim().parse().ok();
+    let running = fake.start(&["up"]);
+    until("the image is being sent", || sending().is_some());
+    running.signal(Signal::SIGKILL);
+    running.end();
+    let virsh = nix::unistd::Pid::from_raw(sending().unwrap());
+    assert!(!gone(virsh), "it goes on");
+    fake.run(&["up"]).exits(1);
+    let record = fake.last();
+    assert!(record.passed("cluster/network") && record.passed("server/vm"), "{:?}", record.outcomes);
+    assert!(gone(virsh), "it was ended");
 }
 
 #[test]
@@ -413,7 +453,9 @@ fn the_state_directory_is_full() {
     // While machines are made: those are waited for, nothing else is begun, and it is said why. The
     // tmpfs ends with p1's namespace, so the state is carried over.
     let fake = {
-        let mut fake = Fake::new(&format!("{BOTH}\nhead -c 9m /dev/zero >\"$VAGRANT_CWD/ballast\""));
+        // Before p1 hears of them, so that nothing that it goes on to can be quicker.
+        let full = "head -c 9m /dev/zero >\"$VAGRANT_CWD/ballast\"\ndone_with server; done_with worker";
+        let mut fake = Fake::new(&format!("begin server; begin worker; made server; made worker\n{full}"));
         fs::create_dir_all(fake.at(".p1")).unwrap();
         fs::create_dir_all(fake.at("kept")).unwrap();
         fake.before = "mount -t tmpfs -o size=1m none .p1 && \"$@\"; code=$?\n\

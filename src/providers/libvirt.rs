@@ -19,6 +19,7 @@ use super::{
 use crate::explain::Explain;
 use crate::os::Cancel;
 use crate::os::files::At;
+use crate::os::orphan;
 use crate::os::process::{self, Cmd, Finished};
 use crate::render;
 use crate::spec::Cluster;
@@ -27,6 +28,8 @@ use crate::spec::Cluster;
 const SHORT: Duration = Duration::from_secs(120);
 /// Sending a base image of some GiB to the pool.
 const UPLOAD: Duration = Duration::from_secs(1800);
+/// For a program of a killed p1 to end, after each signal.
+const ORPHAN: Duration = Duration::from_secs(10);
 /// Writing a machine's memory into its disk, or reading it back.
 const MEMORY: Duration = Duration::from_secs(600);
 /// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
@@ -127,6 +130,15 @@ impl Libvirt {
     fn upload(&self, image: &BoxInfo, report: &mut dyn FnMut(&str), cancel: &Cancel) -> Result<(), Error> {
         let name = volume(image);
         report("sending the base image to libvirt");
+        // What a killed p1 left at that goes on writing to the volume, which is about to be made anew.
+        let input = image.image.with_extension("sending");
+        let program = self.tools.virsh.file_name().unwrap_or_default().to_string_lossy();
+        if !orphan::end(&input, &program, ORPHAN) {
+            return Err(Error::Conflict {
+                what: "the virsh that a killed p1 left sending the base image does not end".into(),
+                remedy: format!("It holds {}; end it by hand.", input.display()),
+            });
+        }
         if self.volume_size(&name, cancel)?.is_some() {
             // Cut off in the middle of an upload. vagrant-libvirt would clone from it for ever.
             self.ask("remove a broken base image", &["vol-delete", "--pool", POOL, &name], cancel)?;
@@ -135,7 +147,7 @@ impl Libvirt {
         let create = ["vol-create-as", POOL, &name, &capacity, "--format", "qcow2"];
         self.ask("make the base image", &create, cancel)?;
         let path = image.image.to_string_lossy();
-        let cmd = self.virsh(["vol-upload", "--pool", POOL, &name, &path]);
+        let cmd = self.virsh(["vol-upload", "--pool", POOL, &name, &path]).held_by(input);
         let doing = "send the base image";
         process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         self.ask("read the pool again", &["pool-refresh", POOL], cancel)?;

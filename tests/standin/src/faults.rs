@@ -127,6 +127,8 @@ pub fn at_start() {
         std::thread::spawn(move || {
             std::thread::sleep(delay);
             log::error("stand-in fault oom: killing itself");
+            // systemd's words of a real one.
+            eprintln!("A process of this unit has been killed by the OOM killer.");
             let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
         });
     }

@@ -1,0 +1,300 @@
+//! The faults of docs/faults.md that need nodes, on simulated ones (tests/sim). All tests share one cluster,
+//! one after the other: a server, two workers that come to harm, and a third that shows that nobody else is
+//! held up. Each leaves the cluster as well as it found it.
+
+#[path = "support/run.rs"]
+mod run;
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use p1::event::Outcome;
+use p1::journal::Record;
+use run::{began, until};
+use sim::{Sim, spec};
+
+/// There as long as a test is interested in it.
+static LAB: Mutex<Weak<Mutex<Sim>>> = Mutex::new(Weak::new());
+
+fn lab() -> Arc<Mutex<Sim>> {
+    let mut lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    lab.upgrade().unwrap_or_else(|| {
+        let sim = Sim::new(&spec(1, 3, ""));
+        sim.p1(&["up"]).exits(0);
+        let sim = Arc::new(Mutex::new(sim));
+        *lab = Arc::downgrade(&sim);
+        sim
+    })
+}
+
+/// The cluster for one test, with these bounds; a test that failed may have left it in any state.
+fn begin<'a>(lab: &'a Arc<Mutex<Sim>>, timeouts: &str) -> MutexGuard<'a, Sim> {
+    let sim = lab.lock().expect("the test before left the cluster well");
+    bounds(&sim, timeouts);
+    sim
+}
+
+fn bounds(sim: &Sim, timeouts: &str) {
+    sim.spec(&spec(1, 3, &format!("timeouts: {{{timeouts}}}\nretry: {{attempts: 1}}\n")));
+}
+
+/// What a step failed of.
+#[track_caller]
+fn cause(record: &Record, step: &str) -> String {
+    match record.outcomes.get(step) {
+        Some(Outcome::Failed(failure)) => {
+            let log = failure.log.as_ref().unwrap_or_else(|| panic!("{step} kept no log"));
+            assert!(fs::metadata(log).is_ok_and(|m| m.len() > 0), "{}", log.display());
+            failure.cause.clone()
+        }
+        other => panic!("{step}: {other:?}"),
+    }
+}
+
+/// Runs p1, which fails at these steps of the first workers for these reasons.
+#[track_caller]
+fn fails(sim: &Sim, args: &[&str], faults: &[(&str, &str)]) -> Record {
+    let begun = Instant::now();
+    let done = sim.p1(args).exits(1).says(&["p1 retry"]);
+    let record = sim.last();
+    for (i, (step, word)) in faults.iter().enumerate() {
+        let told = cause(&record, &format!("{}/{step}", worker(i)));
+        println!("{:6.1} s: {told}", begun.elapsed().as_secs_f64());
+        assert!(told.contains(word), "{}: `{word}` is not in\n{told}\n{}", worker(i), done.stderr());
+        assert!(!record.passed(&format!("{}/ready", worker(i))));
+    }
+    for node in ["server", "worker-3"] {
+        assert!(record.passed(&format!("{node}/ready")), "{node} goes on:\n{}", done.stderr());
+    }
+    record
+}
+
+/// The retry does the rest, and nothing of what was done.
+#[track_caller]
+fn recovers(sim: &Sim, before: &Record) {
+    let done = sim.p1(&["retry"]).exits(0);
+    let again: Vec<_> = began(&sim.last()).into_iter().filter(|s| before.passed(s)).collect();
+    assert_eq!(again, [""; 0], "{}", done.stderr());
+    sim.p1(&["status", "--deep"]).exits(0);
+}
+
+fn worker(i: usize) -> String {
+    format!("worker-{}", i + 1)
+}
+
+#[test]
+fn an_installer_fails_at_any_stage_or_hangs() {
+    let lab = lab();
+    let sim = begin(&lab, "install: 20s");
+    let rounds = [["env", "verify"], ["symlinks", "killall"], ["uninstall", "remove"], ["unit", "enable"]];
+    for stages in rounds {
+        sim.p1(&["--yes", "uninstall", "worker-1", "worker-2"]).exits(0);
+        let words = stages.map(|s| format!("k3s' installer failed: stand-in fault install-fail={s}"));
+        for (i, stage) in stages.iter().enumerate() {
+            sim.node(&worker(i)).fault("install-fail", stage);
+        }
+        let record = fails(&sim, &["up"], &[("install", &words[0]), ("install", &words[1])]);
+        (0..2).for_each(|i| sim.node(&worker(i)).heal());
+        recovers(&sim, &record);
+    }
+    sim.p1(&["--yes", "uninstall", "worker-1"]).exits(0);
+    sim.node("worker-1").fault("install-hang", "unit");
+    let record = fails(&sim, &["up"], &[("install", "install did not end within 20s")]);
+    sim.node("worker-1").heal();
+    recovers(&sim, &record);
+}
+
+#[test]
+fn a_k3s_does_not_come_up() {
+    let lab = lab();
+    let sim = begin(&lab, "node_ready: 20s");
+    type Fault = (&'static str, &'static str, &'static str, &'static str);
+    let rounds: [&[Fault]; 3] = [
+        &[
+            ("unit-crash", "", "start", "k3s-agent ends again after each start"),
+            ("oom", "", "start", "k3s-agent ends again after each start: the node ran out of memory"),
+        ],
+        &[
+            ("never-notify", "", "start", "k3s-agent did not become active within 20s"),
+            ("never-ready", "", "ready", "was not Ready within 20s: it is not Ready"),
+        ],
+        &[("wrong-ip", "10.9.8.7", "ready", "its address in the cluster is 10.9.8.7, not 192.168.56.111")],
+    ];
+    for faults in rounds {
+        for (i, (name, value, ..)) in faults.iter().enumerate() {
+            sim.node(&worker(i)).sh("systemctl stop k3s-agent");
+            sim.node(&worker(i)).fault(name, value);
+        }
+        let words: Vec<_> = faults.iter().map(|(_, _, step, word)| (*step, *word)).collect();
+        let record = fails(&sim, &["up", "--deep"], &words);
+        for i in 0..faults.len() {
+            sim.node(&worker(i)).heal();
+            // As after a reboot: what was faulty at its start is not looked at again.
+            sim.node(&worker(i)).sh("systemctl restart --no-block k3s-agent");
+        }
+        recovers(&sim, &record);
+    }
+}
+
+/// Somebody did something to nodes of a cluster that was well.
+#[test]
+fn a_node_was_changed() {
+    let lab = lab();
+    let sim = begin(&lab, "node_ready: 15s");
+    let drop_in = |key: &str, value: &str| {
+        let dir = "/etc/rancher/k3s/config.yaml.d";
+        (format!("mkdir -p {dir}; echo '{key}: {value}' >{dir}/x.yaml"), format!("rm -r {dir}"))
+    };
+    let mount = |at: &str, size: &str| {
+        (format!("mount -t tmpfs -o size={size} none {at}; mkdir -p {at}/rancher"), format!("umount {at}"))
+    };
+    let rounds = [
+        [
+            (drop_in("token", "not-the-token"), "start", "the server rejects the token"),
+            (
+                drop_in("server", "https://192.168.56.111:6443"),
+                "start",
+                "the node cannot reach the server's API",
+            ),
+        ],
+        [
+            (
+                drop_in("node-name", "worker-3"),
+                "start",
+                "the server knows another machine by this node's name",
+            ),
+            (mount("/usr/local/bin", "64k"), "stage", "no space for /usr/local/bin/k3s"),
+        ],
+    ];
+    for faults in rounds {
+        for (i, ((script, _), ..)) in faults.iter().enumerate() {
+            sim.node(&worker(i)).sh(&format!("systemctl stop k3s-agent; {script}"));
+        }
+        let words: Vec<_> = faults.iter().map(|(_, step, word)| (*step, *word)).collect();
+        let record = fails(&sim, &["up", "--deep"], &words);
+        for (i, ((_, back), ..)) in faults.iter().enumerate() {
+            sim.node(&worker(i)).sh(back);
+        }
+        recovers(&sim, &record);
+    }
+    let (full, back) = mount("/var/lib", "50m");
+    sim.node("worker-1").sh(&full);
+    let record = fails(&sim, &["up", "--deep"], &[("system", "MiB free below /var/lib")]);
+    sim.node("worker-1").sh(&back);
+    recovers(&sim, &record);
+
+    // An hour ahead, and another's name: put right without a word.
+    sim.node("worker-1").sh(
+        "cat >/usr/local/bin/date <<'X'\n#!/bin/sh\ncase $1 in -s) rm /usr/local/bin/date; echo \"$2\" >/run/set ;; \
+         *) exec /usr/bin/date -d '+1 hour' \"$@\" ;; esac\nX\nchmod +x /usr/local/bin/date",
+    );
+    sim.node("worker-2").sh("hostname worker-1; echo worker-1 >/etc/hostname");
+    let said = sim.p1(&["status", "--deep"]).exits(1).stdout();
+    assert!(said.contains("its clock is 3") && said.contains("its hostname is worker-1"), "{said}");
+    sim.p1(&["up", "--deep"]).exits(0);
+    assert!(sim.node("worker-1").sh("cat /run/set").starts_with('@'));
+    assert_eq!(sim.node("worker-2").sh("cat /etc/hostname").trim(), "worker-2");
+    sim.p1(&["status", "--deep"]).exits(0);
+}
+
+#[test]
+fn a_way_in_is_closed() {
+    let lab = lab();
+    let sim = begin(&lab, "ssh: 6s");
+    let no_root = "echo 'AllowUsers vagrant' >>/etc/ssh/sshd_config; systemctl restart ssh";
+    let no_sudo = "printf '#!/bin/sh\\necho sudo: a password is required >&2; exit 1\\n' >/usr/local/bin/sudo; \
+                   chmod +x /usr/local/bin/sudo";
+    let harm =
+        |i: usize, script: &str| sim.node(&worker(i)).sh(&format!("systemctl stop k3s-agent; {script}"));
+
+    harm(0, "systemctl stop ssh");
+    harm(1, "rm /etc/ssh/ssh_host_*; ssh-keygen -q -A; systemctl restart ssh");
+    let words = [("ssh", "nothing listens at 192.168.56.111:22"), ("ssh", "the host key has changed")];
+    let record = fails(&sim, &["up", "--deep"], &words);
+    sim.node("worker-1").sh("systemctl start ssh");
+    // As the message says.
+    let known = sim.state().join("known_hosts");
+    let text = fs::read_to_string(&known).unwrap();
+    let kept = text.lines().filter(|l| !l.starts_with("worker-2 ")).map(|l| format!("{l}\n"));
+    fs::write(known, kept.collect::<String>()).unwrap();
+    recovers(&sim, &record);
+
+    // Root's way in is closed, which matters to nobody where there is sudo.
+    harm(0, no_root);
+    sim.p1(&["up", "--deep"]).exits(0);
+    harm(0, no_sudo);
+    harm(1, "ip addr flush dev eth0");
+    let words =
+        [("ssh", "vagrant cannot become root: a password is required"), ("ssh", "not reachable over SSH")];
+    let record = fails(&sim, &["up", "--deep"], &words);
+    assert!(cause(&record, "worker-2/ssh").contains("192.168.56.112"));
+    sim.node("worker-1")
+        .sh("rm /usr/local/bin/sudo; sed -i /AllowUsers/d /etc/ssh/sshd_config; systemctl restart ssh");
+    // Its card gets the address again with the next boot, as the message says.
+    sim.p1(&["stop", "worker-2"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+
+    // Longer than a right key may be refused by a machine that boots.
+    bounds(&sim, "ssh: 40s");
+    harm(0, "rm /root/.ssh/authorized_keys /home/vagrant/.ssh/authorized_keys");
+    fails(&sim, &["up", "--deep"], &[("ssh", "refuses to let vagrant in")]);
+    sim.p1(&["--yes", "destroy", "worker-1"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["status", "--deep"]).exits(0);
+}
+
+#[test]
+fn a_machine_is_lost() {
+    let lab = lab();
+    let sim = begin(&lab, "install: 20s, ssh: 6s");
+    sim.p1(&["--yes", "uninstall", "worker-1", "worker-2"]).exits(0);
+    for i in 0..2 {
+        sim.node(&worker(i)).fault("install-hang", "unit");
+    }
+    let running = sim.start(&["up"]);
+    for i in 0..2 {
+        let log = sim.state().join("logs");
+        until("the installer hangs", || {
+            let runs = fs::read_dir(&log).into_iter().flatten().flatten().map(|e| e.path());
+            let last = runs.max().map(|run| run.join(format!("{}-install.log", worker(i))));
+            last.and_then(|l| fs::read_to_string(l).ok()).is_some_and(|l| l.contains("install-hang"))
+        });
+    }
+    sim.node("worker-1").power_off();
+    sim.node("worker-2").destroy();
+    let done = running.end().exits(1).says(&["`p1 retry` brings it back"]);
+    let record = sim.last();
+    for (i, word) in ["off", "gone"].iter().enumerate() {
+        let told = cause(&record, &format!("{}/install", worker(i)));
+        assert!(told.starts_with(&format!("the machine is {word}")), "{told}\n{}", done.stderr());
+    }
+    (0..2).for_each(|i| sim.node(&worker(i)).heal());
+    sim.p1(&["retry"]).exits(0);
+    let again = began(&sim.last());
+    assert!(!again.iter().any(|s| s.starts_with("worker-3/") || s.starts_with("server/")), "{again:?}");
+    sim.p1(&["status", "--deep"]).exits(0);
+
+    // Made anew, although the cluster knows a node and a password of that name.
+    let password = sim.node("worker-1").sh("cat /etc/rancher/node/password");
+    sim.node("worker-1").destroy();
+    sim.p1(&["up"]).exits(0);
+    assert_ne!(sim.node("worker-1").sh("cat /etc/rancher/node/password"), password);
+    sim.p1(&["status", "--deep"]).exits(0);
+}
+
+#[test]
+fn a_server_does_not_come_up() {
+    let lab = lab();
+    let sim = begin(&lab, "server_ready: 30s");
+    // Another program that happens to be at hand.
+    sim.node("server").sh("systemctl stop k3s; /usr/sbin/sshd -p 6443 -o PidFile=/run/other.pid");
+    let words = ["an address that k3s listens on", "is in use by another program", "ss -ltnp", "p1 retry"];
+    sim.p1(&["up", "--deep"]).exits(1).says(&words);
+    let record = sim.last();
+    assert!(cause(&record, "server/start").contains("6443"));
+    sim.node("server").sh("kill $(cat /run/other.pid)");
+    recovers(&sim, &record);
+}
