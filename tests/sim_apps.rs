@@ -85,7 +85,13 @@ fn manifests_are_applied_awaited_and_pruned() {
     write(&sim, "apps/b-web.yaml", &WEB.replace("replicas: 3", "replicas: 2"));
     shows(&sim, &["plan"], 10, &["they changed since they were applied"]);
     sim.p1(&["up"]).exits(0);
-    assert_eq!(began(&sim.last()), ["cluster/manifests", "cluster/rollouts"]);
+    // One pod less may have gone before it is looked for.
+    let record = sim.last();
+    assert!(
+        began(&record)[0] == "cluster/manifests" && record.passed("cluster/rollouts"),
+        "{:?}",
+        began(&record)
+    );
     kubectl(&sim, "delete deployment web");
     shows(&sim, &["status"], 1, &["Deployment default/web is not there"]);
     sim.p1(&["up"]).exits(0);

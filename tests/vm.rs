@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -26,7 +26,13 @@ const VERSION: &str = "v1.34.1+k3s1";
 #[test]
 #[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run vm"]
 fn a_cluster_lives_and_leaves_nothing() {
-    let mut life = Life::new();
+    let mut life = Life::new("life", &[("server", 1024), ("worker", 512)], |standin| {
+        format!(
+            "k3s:\n  version: {VERSION}\n  artifacts:\n    binary: {{path: {0}/k3s}}\n    \
+             installer: {{path: {0}/install.sh}}\n",
+            standin.display()
+        )
+    });
 
     life.phase("build the box (or find it)", |life| {
         life.host(600, &["box", "build"]).ok();
@@ -35,7 +41,7 @@ fn a_cluster_lives_and_leaves_nothing() {
 
     life.phase("up", |life| {
         let watch = ArgvWatch::start(life.state().join("token"));
-        life.p1(420, &["up"]).ok();
+        life.p1(900, &["up"]).ok();
         assert!(watch.looked() > 0, "nobody looked at the processes");
         assert_eq!(watch.end(), Vec::<String>::new(), "the token is on a command line");
         life.is_ready();
@@ -75,6 +81,24 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.is_ready();
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
+    });
+
+    life.phase("backup", |life| {
+        let file = life.dir.join("life.backup");
+        life.kubectl("server", "create namespace kept");
+        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
+        assert_eq!(mode(&file), 0o600);
+        life.kubectl("server", "create namespace lost");
+        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
+    });
+    life.phase("restore", |life| {
+        let file = life.dir.join("life.backup");
+        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
+        life.p1(300, &["--yes", "restore", file.to_str().unwrap()]).ok();
+        life.is_ready();
+        let names = life.kubectl("server", "get namespaces");
+        assert!(names.contains("kept") && !names.contains("lost"), "{names}");
+        life.p1(60, &["plan", "--deep"]).ok();
     });
 
     life.phase("killall", |life| {
@@ -128,14 +152,18 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(180, &["stop"]).ok();
         assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
     });
-    life.phase("start", |life| {
-        life.p1(300, &["start"]).ok();
+    life.phase("start is killed in each of its phases, and retry goes on", |life| {
+        life.killed_at("worker/vm", &["start"]);
+        for step in ["worker/ssh", "worker/ready"] {
+            life.killed_at(step, &["retry"]);
+        }
+        life.goes_on(&["retry"]);
         life.is_ready();
     });
-
-    life.phase("destroy", |life| {
+    life.phase("destroy is killed, and retry goes on", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
-        life.p1(180, &["--yes", "destroy"]).ok();
+        life.killed_at("worker/machine", &["--yes", "destroy"]);
+        life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
         assert_eq!(life.virsh(&["net-list", "--all", "--name"]), [""; 0]);
         let volumes = life.virsh(&["vol-list", "default"]);
@@ -160,6 +188,9 @@ fn started(record: &Record) -> Vec<String> {
 
 /// Where things are, and what was seen of the run so far.
 struct Life {
+    name: &'static str,
+    /// Nodes and their addresses.
+    nodes: Vec<(String, String)>,
     dir: PathBuf,
     home: PathBuf,
     path: String,
@@ -170,7 +201,9 @@ struct Life {
 }
 
 impl Life {
-    fn new() -> Self {
+    /// A cluster of these nodes and their memory, the servers first. `more`, told where the stand-in is, is
+    /// the rest of the spec.
+    fn new(name: &'static str, nodes: &[(&str, u32)], more: impl FnOnce(&Path) -> String) -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "labs and boxes need root");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let standin = target.join("standin");
@@ -178,22 +211,26 @@ impl Life {
             assert!(standin.join(file).is_file(), "there is no {file}: run tests/standin/package");
         }
         let home = target.join("vm/home");
-        let dir = target.join("vm/life");
+        let dir = target.join("vm").join(name);
         // What a killed run left is of no use: its lab is gone.
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         fs::create_dir_all(&home).unwrap();
-        let spec = format!(
-            "name: life\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\nnodes:\n  \
-             - {{name: server, role: server, ip: {SERVER}, cpus: 1, memory: 1024}}\n  \
-             - {{name: worker, role: worker, ip: {WORKER}, cpus: 1, memory: 512}}\n\
-             k3s:\n  version: {VERSION}\n  artifacts:\n    binary: {{path: {0}/k3s}}\n    \
-             installer: {{path: {0}/install.sh}}\nretry: {{attempts: 2, backoff: 500ms}}\n",
-            standin.display()
+        let mut spec = format!(
+            "name: {name}\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
+             retry: {{attempts: 2, backoff: 500ms}}\ntimeouts: {{boot: 15m, ssh: 5m}}\nnodes:\n"
         );
-        fs::write(dir.join("cluster.yaml"), spec).unwrap();
+        let mut known = Vec::new();
+        for (i, (node, memory)) in nodes.iter().enumerate() {
+            let role = if node.starts_with("server") { "server" } else { "worker" };
+            let ip = format!("192.168.56.{}", 110 + i);
+            spec += &format!("  - {{name: {node}, role: {role}, ip: {ip}, cpus: 1, memory: {memory}}}\n");
+            known.push(((*node).to_owned(), ip));
+        }
+        fs::write(dir.join("cluster.yaml"), spec + &more(&standin)).unwrap();
         let path = std::env::var("PATH").unwrap();
-        Self { dir, home, path, lab: None, times: Vec::new(), said: Mutex::default() }
+        let (times, said) = (Vec::new(), Mutex::default());
+        Self { name, nodes: known, dir, home, path, lab: None, times, said }
     }
 
     fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self)) {
@@ -213,7 +250,7 @@ impl Life {
     }
 
     fn state(&self) -> PathBuf {
-        self.dir.join(".p1/life")
+        self.dir.join(".p1").join(self.name)
     }
 
     /// The journal of the newest run.
@@ -236,14 +273,63 @@ impl Life {
         self.inside(seconds, &line)
     }
 
+    /// p1 in the lab, not waited for.
+    fn start(&self, args: &[&str]) -> Child {
+        let file = self.dir.join("cluster.yaml");
+        let mut command = Command::new(lab_script());
+        self.enter(&mut command).arg(env!("CARGO_BIN_EXE_p1")).arg("-f").arg(file).args(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// p1 in the lab, killed when that step has begun.
+    #[track_caller]
+    fn killed_at(&self, step: &str, args: &[&str]) {
+        let runs = || journal::runs(&self.state().join("runs"));
+        let (before, begun) = (runs().len(), format!(r#""step_started","step":"{step}""#));
+        let mut running = self.start(args);
+        let bound = Instant::now() + Duration::from_secs(900);
+        loop {
+            let text = runs().get(before).map(|run| fs::read_to_string(run).unwrap()).unwrap_or_default();
+            if text.contains(&begun) {
+                break;
+            }
+            assert!(running.try_wait().unwrap().is_none(), "it ended:\n{text}");
+            assert!(Instant::now() < bound, "it never came to {step}:\n{text}");
+            thread::sleep(Duration::from_millis(50));
+        }
+        // Of the lab's processes alone, as it has its own.
+        self.inside(30, &["pkill", "-KILL", "-x", "p1"]).ok();
+        assert!(!running.wait().unwrap().success());
+    }
+
+    /// p1 in the lab; what had passed in the run before is not begun again.
+    #[track_caller]
+    fn goes_on(&self, args: &[&str]) {
+        let before = self.last();
+        self.p1(900, args).ok();
+        let again: Vec<_> = started(&self.last()).into_iter().filter(|step| before.passed(step)).collect();
+        assert!(again.is_empty(), "{again:?} had passed and ran again");
+    }
+
     /// Any command in the lab.
     fn inside(&self, seconds: u32, line: &[&str]) -> Done {
-        let lab = self.lab.as_ref().expect("the lab is up");
         let mut command = bounded(seconds);
-        command.arg(lab_script()).arg("enter").arg(&lab.0).arg("env");
+        command.arg(lab_script());
+        self.finish(self.enter(&mut command).args(line))
+    }
+
+    fn enter<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        let lab = self.lab.as_ref().expect("the lab is up");
+        command.args(["enter", &lab.0, "env"]);
         // The programs that a lab needs itself are found by its own PATH.
-        command.arg(format!("HOME={}", self.home.display())).arg(format!("PATH={}", self.path));
-        self.finish(command.args(line))
+        command.arg(format!("HOME={}", self.home.display())).arg(format!("PATH={}", self.path))
+    }
+
+    /// What the server's own kubectl says, for root.
+    #[track_caller]
+    fn kubectl(&self, server: &str, args: &str) -> String {
+        let line = format!("k3s kubectl {args}");
+        self.p1(120, &["exec", server, "--root", "--", &line]).ok().stdout()
     }
 
     fn finish(&self, command: &mut Command) -> Done {
@@ -259,7 +345,7 @@ impl Life {
     fn on_nodes(&self, script: &str) -> BTreeMap<String, String> {
         let out = self.p1(120, &["-o", "json", "exec", "--root", "--", script]).ok();
         let mut all: BTreeMap<String, Vec<String>> =
-            ["server", "worker"].map(|n| (n.to_owned(), Vec::new())).into();
+            self.nodes.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
         for line in out.stdout().lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             if let Some(text) = line["line"].as_str() {
@@ -277,8 +363,13 @@ impl Life {
         out.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
     }
 
-    /// Both nodes are Ready, at the addresses and the version of the spec, by kubectl's word.
     fn is_ready(&mut self) {
+        self.is_ready_at(VERSION);
+    }
+
+    /// All nodes are Ready, at the spec's addresses and this version, by kubectl's word.
+    #[track_caller]
+    fn is_ready_at(&mut self, version: &str) {
         let out = self.p1(120, &["kubectl", "get", "nodes", "-o", "json"]).ok();
         let list: Value = serde_json::from_str(&out.stdout()).unwrap();
         let mut seen = BTreeMap::new();
@@ -295,8 +386,8 @@ impl Life {
             ];
             seen.insert(node["metadata"]["name"].as_str().unwrap().to_owned(), facts);
         }
-        let node = |ip: &str| ["True".to_owned(), ip.to_owned(), VERSION.to_owned()];
-        assert_eq!(seen, BTreeMap::from([("server".into(), node(SERVER)), ("worker".into(), node(WORKER))]));
+        let node = |ip: &String| ["True".to_owned(), ip.clone(), version.to_owned()];
+        assert_eq!(seen, self.nodes.iter().map(|(name, ip)| (name.clone(), node(ip))).collect());
     }
 
     /// A `vagrant` that is first on PATH and only leaves a mark; answers where.
@@ -431,6 +522,12 @@ impl Done {
 
     fn text(&self) -> String {
         format!("{}{}", self.stdout(), String::from_utf8_lossy(&self.0.stderr))
+    }
+
+    #[track_caller]
+    fn says(&self, code: i32, word: &str) {
+        let says = self.code() == code && self.text().contains(word);
+        assert!(says, "exit code {}:\n{}", self.code(), self.text());
     }
 
     /// Itself, if the exit code was 0.
