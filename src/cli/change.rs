@@ -8,7 +8,7 @@ use super::run::Job;
 use crate::plan::{Check, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Drift, Mend, View, World, changes, leaver, lost_with, may_leave, to_mend};
+use crate::steps::{Drift, Mend, View, World, changes, leaver, lost_with, may_leave, members_seen, to_mend};
 
 /// The differences that `up` would find, and the machines that would go for them after a yes.
 pub fn look(world: &World, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
@@ -70,7 +70,7 @@ pub fn leaving(context: &Context, world: &World, job: &Job, replace: &[String]) 
 
 /// What would leave etcd without a majority is refused, not asked.
 fn must_be_allowed(view: &View<'_>, leaving: &[Node]) -> Result<(), Fail> {
-    let Some(mut api) = view.seen.api.clone() else { return Ok(()) };
+    let Some(mut api) = members_seen(view.seen) else { return Ok(()) };
     for node in leaving {
         may_leave(&api, &node.name).map_err(|why| {
             Fail::new(

@@ -39,7 +39,10 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             cluster.name,
             names.join(", ")
         ),
-        false => format!("This destroys {} with their data. Go on?", names.join(", ")),
+        false => {
+            let whose = if names.len() == 1 { "its" } else { "their" };
+            format!("This destroys {} with {whose} data. Go on?", names.join(", "))
+        }
     };
     let job = Job {
         verb: Verb::find("destroy").expect("a verb"),

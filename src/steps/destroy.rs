@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::start::forget_node;
+use super::start::take_out;
 use super::{Ctx, Definition, View, World, quorum, stop, uninstall};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
@@ -86,8 +86,6 @@ pub const CLEAN: Definition = Definition {
 
 /// How long pods may take to go elsewhere. Those that do not are ended with the machine.
 pub const DRAIN: Duration = Duration::from_secs(90);
-/// How long the API may take to let go of a node; of a server etcd has to do so as well.
-const FORGET: Duration = Duration::from_secs(120);
 
 /// The servers that are there and do not go.
 fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
@@ -153,9 +151,8 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 fn tell(ctx: &Ctx<'_>, server: &Node) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let api = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from));
-    let api = match api {
-        Ok(nodes) => nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+    let api = match quorum::now(world) {
+        Ok(api) => api,
         // A worker is nobody's majority.
         Err(trouble) if node.role == Role::Server => return Err(trouble),
         Err(_) => Default::default(),
@@ -188,10 +185,7 @@ fn tell(ctx: &Ctx<'_>, server: &Node) -> Result<Option<String>, Trouble> {
         }
     }
     ctx.control.says("taking it out of the cluster");
-    let script = forget_node(&node.name);
-    world.on(server, |r| {
-        r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
-    })?;
+    take_out(world, server, &node.name)?;
     Ok(done)
 }
 

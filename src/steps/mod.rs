@@ -50,7 +50,7 @@ pub use image::build as build_box;
 pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use provision::{look_at_provisioners, without_secrets};
-pub use quorum::may_leave;
+pub use quorum::{may_leave, seen as members_seen};
 pub use rules::refusal;
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};

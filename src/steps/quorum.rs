@@ -4,15 +4,42 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Ctx;
+use super::{Ctx, Seen, World};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::os::cancel::Level;
+use crate::providers::{Machine, State};
 use crate::spec::Node;
 
 /// What the API said, by node.
 type Api = BTreeMap<String, NodeStatus>;
+
+/// What was seen of nodes; none if the API did not answer.
+pub fn seen(seen: &Seen) -> Option<Api> {
+    seen.api.clone().map(|api| put_right(api, &seen.machines))
+}
+
+/// The same just now; and servers have to answer themselves.
+pub fn now(world: &World) -> Result<Api, Trouble> {
+    let nodes = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from))?;
+    let api = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
+    let mut api = put_right(api, &world.seen().machines);
+    for server in world.cluster.servers() {
+        if let Some(status) = api.get_mut(&server.name).filter(|s| s.ready) {
+            status.ready = world.is_up(server);
+        }
+    }
+    Ok(api)
+}
+
+/// The API takes 40 s to notice that a node is gone (`node-monitor-grace-period` of the controller manager),
+/// so one whose machine does not run is not Ready, whatever it says.
+fn put_right(mut api: Api, machines: &BTreeMap<String, Machine>) -> Api {
+    let runs = |name: &String| machines.get(name).is_none_or(|m| m.state == State::Running);
+    api.iter_mut().for_each(|(name, status)| status.ready &= runs(name));
+    api
+}
 
 /// The servers that the cluster has, by its own word.
 fn servers(api: &Api) -> impl Iterator<Item = &NodeStatus> {
@@ -53,9 +80,8 @@ pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     let bound = world.cluster.timeouts.server_ready;
     let start = Instant::now();
     loop {
-        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
-            Ok(nodes) => {
-                let api: Api = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
+        let why = match now(world) {
+            Ok(api) => {
                 let Err(why) = may_stop(&api, &node.name) else { return Ok(()) };
                 why
             }
@@ -108,5 +134,18 @@ mod tests {
         assert!(may_leave(&api(&[true, true, false]), "s2").is_ok());
         assert!(may_leave(&api(&[true, true, false]), "s0").is_err());
         assert!(may_leave(&api(&[true, false]), "s0").is_err());
+    }
+
+    #[test]
+    fn a_server_whose_machine_is_off_is_not_ready_whatever_the_api_says() {
+        let off = Machine { state: State::Off, ..Machine::absent() };
+        let known = Seen {
+            api: Some(api(&[true, true, true])),
+            machines: [("s1".to_owned(), off)].into(),
+            ..Seen::default()
+        };
+        let api = seen(&known).unwrap();
+        assert!(may_leave(&api, "s0").is_err() && may_stop(&api, "s0").is_err());
+        assert!(may_leave(&api, "s1").is_ok());
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::{SHORT, listens};
-use super::{Ctx, Definition, View, config, install};
+use super::{Ctx, Definition, View, World, config, install};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s;
@@ -45,6 +45,8 @@ pub const STEP: Definition = Definition {
 const LINES: u32 = 60;
 /// A unit that was restarted so often since its start does not get up by itself.
 const CRASHES: u32 = 4;
+/// How long the API may take to let go of a node; of a server etcd has to do so as well.
+const FORGET: Duration = Duration::from_secs(120);
 
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
@@ -237,7 +239,6 @@ fn drain(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let server = world.serving(others.then_some(node))?;
     let bound = world.cluster.timeouts.node_ready;
     ctx.control.says("moving its pods to other nodes");
-    world.remember(&node.name, |m| m.cordoned = true)?;
     let script = format!(
         "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --timeout={}s 2>&1\n",
         node.name,
@@ -268,15 +269,15 @@ fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     }
     ctx.control.says("taking the former node of this name out of the cluster");
     let server = world.serving(Some(node))?;
-    world.script(server, "removing the former node", &forget_node(&node.name))?;
+    take_out(world, server, &node.name)?;
     ctx.control.log("removed the Node object and the password of the machine that had this name before");
     Ok(())
 }
 
-/// A script for a server: takes a node's object and its password out of the cluster. While etcd gives a
-/// member up it may be without a leader for a moment, so what the API cannot do just now is asked for again.
-pub fn forget_node(name: &str) -> String {
-    format!(
+/// Takes a node's object and its password out of the cluster, through a server. While etcd gives a member up
+/// it may be without a leader for a moment, so what the API cannot do just now is asked for again.
+pub fn take_out(world: &World, server: &Node, name: &str) -> Result<(), Trouble> {
+    let script = format!(
         "again() {{\n\
          for i in 1 2 3 4 5 6 7 8; do\n\
          said=$(\"$@\" 2>&1) && {{ echo \"$said\"; return 0; }}\n\
@@ -287,5 +288,9 @@ pub fn forget_node(name: &str) -> String {
          }}\n\
          again k3s kubectl delete node {name} --ignore-not-found --timeout=10s || exit 1\n\
          again k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=10s || exit 1\n"
-    )
+    );
+    world.on(server, |r| {
+        r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
+    })?;
+    Ok(())
 }

@@ -26,6 +26,8 @@ use crate::vagrant::{self, Libvirt, Vagrant};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SHORT: Duration = Duration::from_secs(60);
+/// How long a server's API port may take to open.
+const KNOCK: Duration = Duration::from_secs(2);
 /// An answer of the API serves all who ask within so long of it.
 const FRESH: Duration = Duration::from_millis(300);
 /// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
@@ -443,7 +445,7 @@ impl World {
     /// may come by a forwarded port.
     fn way_to_api(&self) -> (&Node, Option<Tunnel>) {
         let servers = self.servers_in_turn();
-        if let Some(server) = servers.iter().find(|s| listens(s, Duration::from_secs(2))) {
+        if let Some(server) = servers.iter().find(|s| listens(s, KNOCK)) {
             return (server, None);
         }
         for server in &servers {
@@ -467,11 +469,19 @@ impl World {
         if let [only] = servers[..] {
             return Ok(only);
         }
-        let active = |s: &&&Node| self.script(s, "looking for a server", "systemctl is-active k3s").is_ok();
-        let open = servers.iter().find(|s| listens(s, Duration::from_secs(2)));
-        open.or_else(|| servers.iter().find(active)).copied().ok_or_else(|| {
+        let open = servers.iter().find(|s| listens(s, KNOCK));
+        open.or_else(|| servers.iter().find(|s| self.is_active(s))).copied().ok_or_else(|| {
             Trouble::new("no other server of the cluster runs", "`p1 status` shows how they are.").transient()
         })
+    }
+
+    /// Whether k3s runs on a server, by its own word.
+    pub fn is_up(&self, server: &Node) -> bool {
+        listens(server, KNOCK) || self.is_active(server)
+    }
+
+    fn is_active(&self, server: &Node) -> bool {
+        self.script(server, "looking for a server", "systemctl is-active k3s").is_ok()
     }
 
     /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
