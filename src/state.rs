@@ -50,8 +50,6 @@ pub struct NodeMemory {
     pub joined: bool,
     /// The version of k3s that it had when it was Ready last.
     pub version: Option<String>,
-    /// p1 has cordoned it and is to let pods back.
-    pub cordoned: bool,
     /// What its machine was made from and for; none if an older p1 made it.
     pub made: Option<Made>,
     /// What it said of itself when all was as the spec says, and nothing was done there since.

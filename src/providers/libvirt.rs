@@ -63,11 +63,11 @@ impl Libvirt {
 
     /// A command that may find its work done: the machine runs already.
     fn unless(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(Error::doing(doing))?;
+        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
         if done.stderr.contains("already active") || done.stderr.contains("already running") {
             return Ok(());
         }
-        done.ok().map(|_| ()).map_err(Error::doing(doing))
+        done.ok().map(|_| ()).map_err(failed(doing))
     }
 
     /// Standard output, or `None` if virsh says no: the thing is not there.
@@ -590,11 +590,11 @@ impl Provider for Libvirt {
         let domain = machine_name(&cluster.name, node);
         let doing = "remove the snapshot";
         let cmd = self.virsh(["snapshot-delete", &domain, name]);
-        let done = process::run(&cmd, MEMORY, cancel).map_err(Error::doing(doing))?;
+        let done = process::run(&cmd, MEMORY, cancel).map_err(failed(doing))?;
         if done.stderr.contains("snapshot not found") || done.stderr.contains("no domain snapshot") {
             return Ok(());
         }
-        done.ok().map(|_| ()).map_err(Error::doing(doing))
+        done.ok().map(|_| ()).map_err(failed(doing))
     }
 
     /// vagrant-libvirt gives a machine as many processors and as much memory as it may ever have.
@@ -698,11 +698,11 @@ impl Libvirt {
             return Ok(());
         }
         // Its exit code is that of the last one, and one that is so already may be an error to it.
-        let done = process::run(&self.virsh([line]), SHORT, cancel).map_err(Error::doing(doing))?;
+        let done = process::run(&self.virsh([line]), SHORT, cancel).map_err(failed(doing))?;
         let now = self.machines(cluster, ids, cancel)?;
         match ids.keys().find(|node| now.get(*node).is_none_or(|m| m.state != *wanted)) {
             None => Ok(()),
-            Some(_) if !done.success() => done.ok().map(|_| ()).map_err(Error::doing(doing)),
+            Some(_) if !done.success() => done.ok().map(|_| ()).map_err(failed(doing)),
             Some(node) => Err(Error::Answer {
                 program: "virsh",
                 what: format!("{wanted} machine {}", machine_name(&cluster.name, node)),
@@ -713,7 +713,7 @@ impl Libvirt {
 
     fn at_length(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
         let done = process::run(&self.virsh(args), MEMORY, cancel).and_then(Finished::ok);
-        done.map(|_| ()).map_err(Error::doing(doing))
+        done.map(|_| ()).map_err(failed(doing))
     }
 
     /// By snapshot: the bytes of memory that are in a disk, if this user may look into it.

@@ -38,7 +38,6 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
         seen.kubeconfig = kubeconfig;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
-            seen.cordoned.extend(memory.cordoned.then(|| name.clone()));
             seen.joined.extend(memory.joined.then_some(name));
         }
     });

@@ -45,8 +45,8 @@ pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) ->
     other.map(|v| format!("it runs {}, not {v}", status.version))
 }
 
-/// Pods are kept from it. p1 cordons only what leaves, so this is somebody's, or what is left of a
-/// removal that was called off.
+/// Pods are kept from it: p1 has drained it for a restart or a removal that did not come to its end, or
+/// somebody has cordoned it.
 pub fn cordoned(status: Option<&NodeStatus>) -> Option<String> {
     status.filter(|s| s.unschedulable).map(|_| "it is cordoned".to_owned())
 }
@@ -131,18 +131,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
 }
 
-/// What is known of it now; and pods may come back.
+/// What is known of it now.
 fn done(ctx: &Ctx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let Some(status) = status else { return Ok(None) };
     world.note(|seen| {
         seen.api.get_or_insert_default().insert(node.name.clone(), status.clone());
     });
-    if world.memory(&node.name).is_some_and(|m| m.cordoned) {
-        let script = format!("k3s kubectl uncordon {}\n", node.name);
-        world.script(world.serving(None)?, "letting pods back", &script)?;
-    }
-    world.remember(&node.name, |m| (m.version, m.cordoned) = (Some(status.version.clone()), false))?;
+    world.remember(&node.name, |m| m.version = Some(status.version.clone()))?;
     Ok(Some(status.version.clone()))
 }
 

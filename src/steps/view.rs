@@ -47,8 +47,6 @@ pub struct Seen {
     pub joined: BTreeSet<String>,
     /// By node: the version that it had when it was Ready last.
     pub versions: BTreeMap<String, String>,
-    /// The nodes that p1 has cordoned.
-    pub cordoned: BTreeSet<String>,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
     /// By provisioner: what it is made from, or why its files cannot be read.
