@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::quorum::Api;
 use super::start::take_out;
 use super::{Ctx, Definition, View, World, quorum, stop, uninstall};
 use crate::engine::Trouble;
@@ -117,25 +118,30 @@ fn leaves(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-/// A server that can be told about others, and is not about to go itself.
-fn teller(world: &World, node: &Node) -> Option<Node> {
+/// A server that can be told about others, rather one that is Ready.
+fn teller<'a>(world: &'a World, node: &Node, api: &Api) -> Option<&'a Node> {
     let seen = world.seen();
     let runs =
         |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
-    let ready = |n: &Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
+    let ready = |n: &Node| api.get(&n.name).is_some_and(|s| s.ready);
     let mut all: Vec<&Node> = world.cluster.servers().filter(|n| n.name != node.name).filter(runs).collect();
     all.sort_by_key(|n| !ready(n));
-    all.first().map(|n| (*n).clone())
+    all.first().copied()
 }
 
 fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let _turn = (node.role == Role::Server).then(|| world.leaving());
     world.look_at_machines()?;
-    let told = match teller(world, node) {
-        Some(server) => tell(ctx, &server),
-        None => Err(Trouble::new("no server runs that could be told", "`p1 start` starts the machines.")),
+    let api = match quorum::now(world) {
+        // A worker is nobody's majority.
+        Err(_) if node.role == Role::Worker => Ok(Api::new()),
+        api => api,
     };
+    let told = api.and_then(|api| match teller(world, node, &api) {
+        Some(server) => tell(ctx, server, &api),
+        None => Err(Trouble::new("no server runs that could be told", "`p1 start` starts the machines.")),
+    });
     let done = match told {
         Ok(done) => done,
         Err(trouble) if trouble.cancelled || node.role == Role::Server => return Err(trouble),
@@ -149,16 +155,10 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(done)
 }
 
-fn tell(ctx: &Ctx<'_>, server: &Node) -> Result<Option<String>, Trouble> {
+fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let api = match quorum::now(world) {
-        Ok(api) => api,
-        // A worker is nobody's majority.
-        Err(trouble) if node.role == Role::Server => return Err(trouble),
-        Err(_) => Default::default(),
-    };
     if node.role == Role::Server {
-        quorum::may_leave(&api, &node.name).map_err(|why| {
+        quorum::may_leave(api, &node.name).map_err(|why| {
             Trouble::new(
                 format!("{} must not leave now: {why}", node.name),
                 "Without a majority etcd takes no more writes. Bring the others back first (`p1 status`).",
@@ -213,7 +213,7 @@ fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
-    let machine = world.look_at_machines()?.remove(&node.name);
+    let machine = world.look_at_machine(node)?;
     if machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent) {
         super::machine::must_be_ours(world, node)?;
     }

@@ -13,7 +13,7 @@ use crate::providers::{Machine, State};
 use crate::spec::Node;
 
 /// What the API said, by node.
-type Api = BTreeMap<String, NodeStatus>;
+pub type Api = BTreeMap<String, NodeStatus>;
 
 /// What was seen of nodes; none if the API did not answer.
 pub fn seen(seen: &Seen) -> Option<Api> {

@@ -53,7 +53,7 @@ fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
-    let before = world.look_at_machines()?.remove(&node.name);
+    let before = world.look_at_machine(node)?;
     let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
     let id = before.id.clone().unwrap_or_default();
     let runs = !matches!(before.state, State::Off | State::Saved);
@@ -84,7 +84,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         world.look_at_node(node)?;
     }
-    world.look_at_machines()?;
+    world.look_at_machine(node)?;
     let had = before.size.map(|s| format!("it had {s}"));
     Ok(had)
 }
