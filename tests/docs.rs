@@ -187,6 +187,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         ("sim_apps", "tests/sim_apps.rs"),
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),
+        ("wait", "src/steps/wait.rs"),
     ]);
     let places: BTreeMap<&str, &str> = places.collect();
     let named: Vec<_> = table.split('`').filter_map(|w| w.split_once("::")).collect();
@@ -195,12 +196,27 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         let file = places.get(place).unwrap_or_else(|| panic!("{place}::{test}"));
         assert!(tests_of(&read(file)).contains(test), "{file} lacks {test}");
     }
-    // Every row of it says how long.
-    let rows =
-        table.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| wait") && !l.starts_with("| file"));
-    for row in rows {
-        assert!(row.split('|').all(|cell| cell.trim() != "?") && row.matches('|').count() >= 4, "{row}");
+    // Every row says how long, and which test sees it run out: by name, or as a kind that names one.
+    let (_, kinds) = table.split_once("## Kinds of waits").unwrap();
+    let (kinds, rest) = kinds.split_once("## Set in the spec").unwrap();
+    let (rest, within) = rest.split_once("## Within these").unwrap();
+    let kinds: BTreeSet<&str> = table_rows(kinds).iter().map(|cells| cells[0]).collect();
+    assert!(kinds.len() > 5, "{kinds:?}");
+    let known = table_rows(rest);
+    for cells in &known {
+        assert!(cells.len() >= 5 && cells.iter().all(|cell| !cell.is_empty() && *cell != "?"), "{cells:?}");
+        let seen = cells.last().unwrap();
+        assert!(seen.contains("::") || seen.split(", ").all(|kind| kinds.contains(kind)), "{cells:?}");
     }
+    assert!(known.len() > 50 && table_rows(within).len() > 8, "{}", known.len());
+}
+
+/// The cells of the tables' rows, without their heads.
+fn table_rows(text: &str) -> Vec<Vec<&str>> {
+    let rows = text
+        .lines()
+        .filter(|l| l.starts_with("| ") && !l.ends_with(" test |") && !l.contains("| bounded by"));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
 #[test]

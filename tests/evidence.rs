@@ -438,6 +438,24 @@ fn waits_of_steps_end_at_the_specs_bounds() {
     fails(&["killall", "worker"], "worker/killall", 3, "killall did not end within 3s");
     sim.node("worker").sh(&format!("mv /root/k3s-killall.sh {script}"));
 
+    // Of another size, it does not become Ready again; a server's data is packed for ever.
+    sim.p1(&["up"]).exits(0);
+    sim.node("worker").fault("never-ready", "");
+    let text = spec(1, 1, "timeouts: {node_ready: 4s}\nretry: {attempts: 1}\n");
+    sim.spec(&text.replace("memory: 512", "memory: 600"));
+    fails(&["up"], "worker/resize", 4, "the node was not Ready again within 4s");
+    sim.node("worker").heal();
+    sim.node("worker").sh("systemctl restart --no-block k3s-agent");
+    sim.p1(&["up"]).exits(0);
+    let tar = "/usr/local/sbin/tar";
+    sim.node("server").sh(&format!("printf '#!/bin/sh\\nsleep 600\\n' >{tar}; chmod +x {tar}"));
+    sim.spec(
+        &spec(1, 1, "timeouts: {server_ready: 3s}\nretry: {attempts: 1}\n")
+            .replace("memory: 512", "memory: 600"),
+    );
+    fails(&["backup"], "cluster/copy", 3, "pack did not end within 3s");
+    sim.node("server").sh(&format!("rm {tar}"));
+
     // Frozen: whoever looks is told in time.
     bounds("ssh: 2s");
     sim.p1(&["up"]).exits(0);

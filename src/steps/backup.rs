@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::wait::{Patience, wait_for};
 use super::world::SHORT;
 use super::{Ctx, Definition, World, config, login};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::k3s;
-use crate::os::cancel::Level;
 use crate::os::{files, process};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
@@ -230,7 +230,6 @@ fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let size = backup.write(&path)?;
     world.script(server, "removing what was packed", "rm -rf /var/lib/p1/backup\n")?;
     if result.ends_with("stopped") {
-        ctx.control.says("waiting for k3s, which was stopped for the copy");
         until_active(ctx, server)?;
     }
     let how = match result {
@@ -263,24 +262,20 @@ fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, T
 }
 
 fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
-    let (bound, start) = (ctx.world.cluster.timeouts.server_ready, Instant::now());
-    loop {
+    let bound = ctx.world.cluster.timeouts.server_ready;
+    let active = wait_for(ctx, Patience::of(bound), || {
         let state = ctx.world.script(node, "looking at k3s' unit", "systemctl is-active k3s || :\n")?;
-        match state.trim() {
-            "active" => return Ok(()),
-            _ if start.elapsed() > bound => {
-                let what = format!("k3s did not become active again within {}", seconds(bound));
-                return Err(Trouble::new(
-                    what,
-                    format!("The backup is whole. Its journal: p1 logs {}", node.name),
-                ));
-            }
-            _ => {}
-        }
-        if ctx.control.cancel().sleep(Duration::from_secs(1), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
-    }
+        Ok(match state.trim() {
+            "active" => Ok(()),
+            other => Err(format!("waiting for k3s, which was stopped for the copy (it is {other})")),
+        })
+    })?;
+    active.map_err(|_| {
+        Trouble::new(
+            format!("k3s did not become active again within {}", seconds(bound)),
+            format!("The backup is whole. Its journal: p1 logs {}", node.name),
+        )
+    })
 }
 
 fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
 use crate::os::cancel::Level;
@@ -125,20 +126,16 @@ fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
 /// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
 pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let start = Instant::now();
     let address = || {
         let endpoint = world.login(node).ok()?.endpoint;
         Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
     };
-    while !address().is_some_and(answers) {
-        if start.elapsed() > world.cluster.timeouts.boot {
-            return Err(no_address(ctx));
-        }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Abort) {
-            return Err(Trouble::interrupted());
-        }
-    }
-    Ok(())
+    let patience = Patience::stubborn(world.cluster.timeouts.boot);
+    let answer = wait_for(ctx, patience, || {
+        let answers = address().is_some_and(answers);
+        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
+    })?;
+    answer.map_err(|_| no_address(ctx))
 }
 
 /// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed

@@ -5,17 +5,17 @@
 //! so that a run that is cut off forgets nothing.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::view::holds;
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, World};
 use crate::api::{self, Client};
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::os::cancel::Level;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
@@ -565,32 +565,30 @@ fn known(unknown: &[Object]) -> Result<(), Trouble> {
 
 /// Waits until the cluster serves new kinds.
 fn established(ctx: &Ctx<'_>, api: &Client, names: &[String]) -> Result<(), Trouble> {
-    let start = Instant::now();
-    for name in names {
-        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-        loop {
+    // All of them together have that long.
+    let mut open = names.iter().peekable();
+    let mut why = String::new();
+    let served = wait_for(ctx, Patience::of(ESTABLISHED), || {
+        while let Some(name) = open.peek() {
+            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
             let object = api.object(&path, &ctx.world.cancel)?.unwrap_or_default();
             let says = |kind: &str| {
                 let all = object["status"]["conditions"].as_array().into_iter().flatten();
                 all.into_iter().find(|c| c["type"] == kind).cloned().unwrap_or_default()
             };
-            if says("Established")["status"] == "True" {
-                break;
+            if says("Established")["status"] != "True" {
+                why = says("NamesAccepted")["message"].as_str().unwrap_or("no reason is given").to_owned();
+                return Ok(Err(format!("waiting for the kind {name}")));
             }
-            if start.elapsed() > ESTABLISHED {
-                let why =
-                    says("NamesAccepted")["message"].as_str().unwrap_or("no reason is given").to_owned();
-                let cause =
-                    format!("the kind {name} was not established within {}: {why}", seconds(ESTABLISHED));
-                return Err(Trouble::new(cause, "").transient());
-            }
-            ctx.control.says(format!("waiting for the kind {name}"));
-            if ctx.control.cancel().sleep(Duration::from_millis(300), Level::Stop) {
-                return Err(Trouble::interrupted());
-            }
+            open.next();
         }
-    }
-    Ok(())
+        Ok(Ok(()))
+    })?;
+    served.map_err(|_| {
+        let name = open.peek().map_or("", |name| name.as_str());
+        let cause = format!("the kind {name} was not established within {}: {why}", seconds(ESTABLISHED));
+        Trouble::new(cause, "").transient()
+    })
 }
 
 /// What is to be deleted of what was applied before: never what holds others' objects, unless the

@@ -32,6 +32,7 @@ mod system;
 mod uninstall;
 mod verify;
 mod view;
+mod wait;
 mod world;
 
 use std::sync::Arc;

@@ -2,13 +2,12 @@
 //! without one it takes no writes, and p1 never brings that about unasked.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Seen, World};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::os::cancel::Level;
 use crate::providers::{Machine, State};
 use crate::spec::Node;
 
@@ -78,30 +77,21 @@ pub fn may_leave(api: &Api, node: &str) -> Result<(), String> {
 pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.server_ready;
-    let start = Instant::now();
-    loop {
-        let why = match now(world) {
-            Ok(api) => {
-                let Err(why) = may_stop(&api, &node.name) else { return Ok(()) };
-                why
-            }
-            // One or two servers cannot do without each other anyway, and without a kubeconfig there is
-            // no cluster yet.
-            Err(_) if world.cluster.servers().count() < 3 || !world.seen().kubeconfig => return Ok(()),
-            Err(trouble) => trouble.failure.cause,
-        };
-        ctx.control.says(format!("waiting: {why}"));
-        if start.elapsed() > bound {
-            let late = format!("(waited {})", seconds(bound));
-            return Err(Trouble::new(
-                format!("the cluster cannot do without {} for a moment: {why} {late}", node.name),
-                "`p1 status` shows which server is not Ready; once it is, `p1 retry` goes on.",
-            ));
-        }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
-    }
+    let other = wait_for(ctx, Patience::of(bound), || match now(world) {
+        Ok(api) => Ok(may_stop(&api, &node.name).map_err(|why| format!("waiting: {why}"))),
+        // One or two servers cannot do without each other anyway, and without a kubeconfig there is
+        // no cluster yet.
+        Err(_) if world.cluster.servers().count() < 3 || !world.seen().kubeconfig => Ok(Ok(())),
+        Err(trouble) => Ok(Err(format!("waiting: {}", trouble.failure.cause))),
+    })?;
+    other.map_err(|why| {
+        let why = why.trim_start_matches("waiting: ");
+        let late = format!("(waited {})", seconds(bound));
+        Trouble::new(
+            format!("the cluster cannot do without {} for a moment: {why} {late}", node.name),
+            "`p1 status` shows which server is not Ready; once it is, `p1 retry` goes on.",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
 //! The node counts: its Node object is Ready, at its address, at the wanted version.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::start::journal;
 use super::view::holds;
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::k3s;
-use crate::os::cancel::Level;
 use crate::os::process;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
@@ -89,45 +89,34 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
-    let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
+    let bound = world.cluster.timeouts.node_ready;
     let version = world.seen().version.clone();
-    let (mut last, mut uncordoned) = (String::new(), false);
-    loop {
-        let why = match world.nodes() {
-            Ok(nodes) => {
-                let status = nodes.iter().find(|n| n.name == node.name);
-                let seen = world.seen();
-                let started = seen.started.get(&node.name).copied();
-                let boot = seen.nodes.get(&node.name).map(|facts| facts.boot.as_str());
-                let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
-                match why.or_else(|| rebooted(boot, status)) {
-                    None if cordoned(status).is_some() && !uncordoned => {
-                        uncordoned = true;
-                        ctx.control.says("letting pods onto it again");
-                        let script = format!("k3s kubectl uncordon {}", node.name);
-                        world.script(world.serving(None)?, "uncordoning the node", &script)?;
-                        continue;
-                    }
-                    None => match settled(ctx)? {
-                        None => return done(ctx, status),
-                        Some(why) => why,
-                    },
-                    Some(why) => why,
-                }
-            }
-            Err(trouble) => trouble.failure.cause,
+    let mut uncordoned = false;
+    let found = wait_for(ctx, Patience::of(bound), || {
+        let nodes = match world.nodes() {
+            Ok(nodes) => nodes,
+            Err(trouble) => return Ok(Err(trouble.failure.cause)),
         };
-        if why != last {
-            ctx.control.log(&why);
-            ctx.control.says(why.clone());
-            last = why;
+        let status = nodes.iter().find(|n| n.name == node.name);
+        let seen = world.seen();
+        let started = seen.started.get(&node.name).copied();
+        let boot = seen.nodes.get(&node.name).map(|facts| facts.boot.as_str());
+        let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
+        if let Some(why) = why.or_else(|| rebooted(boot, status)) {
+            return Ok(Err(why));
         }
-        if start.elapsed() > bound {
-            return Err(late(ctx, &last, bound));
+        if cordoned(status).is_some() && !uncordoned {
+            uncordoned = true;
+            ctx.control.says("letting pods onto it again");
+            let script = format!("k3s kubectl uncordon {}", node.name);
+            world.script(world.serving(None)?, "uncordoning the node", &script)?;
+            return Ok(Err("letting pods onto it again".to_owned()));
         }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
+        Ok(settled(ctx)?.map_or_else(|| Ok(status.cloned()), Err))
+    })?;
+    match found {
+        Ok(status) => done(ctx, status.as_ref()),
+        Err(why) => Err(late(ctx, &why, bound)),
     }
 }
 

@@ -3,14 +3,14 @@
 //! One node after the other: each is shut down in order, changed, started, and has to be Ready again
 //! before the next one goes, so that the cluster serves on where it has nodes to serve with.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, machine, quorum, ready, stop};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::os::cancel::Level;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Size, State};
 use crate::spec::{Cluster, Node, Role};
@@ -95,33 +95,22 @@ fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
     let timeouts = &world.cluster.timeouts;
     let bound =
         timeouts.node_ready + if node.role == Role::Server { timeouts.server_ready } else { Duration::ZERO };
-    let start = Instant::now();
-    let mut last = String::new();
-    loop {
-        let why = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
-            Ok(nodes) => {
-                let status = nodes.iter().find(|n| n.name == node.name);
-                match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
-                    true => Some("it has not reported since it was started".to_owned()),
-                    false => ready::wrong(node, None, status),
-                }
-            }
-            Err(trouble) => Some(trouble.failure.cause),
+    let back = wait_for(ctx, Patience::of(bound), || {
+        let nodes = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
+            Ok(nodes) => nodes,
+            Err(trouble) => return Ok(Err(trouble.failure.cause)),
         };
-        let Some(why) = why else { return Ok(()) };
-        if why != last {
-            ctx.control.says(why.clone());
-            ctx.control.log(&why);
-            last = why;
-        }
-        if start.elapsed() > bound {
-            return Err(Trouble::new(
-                format!("the node was not Ready again within {}: {last}", seconds(bound)),
-                format!("Its journal: p1 logs {}", node.name),
-            ));
-        }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
-    }
+        let status = nodes.iter().find(|n| n.name == node.name);
+        let why = match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
+            true => Some("it has not reported since it was started".to_owned()),
+            false => ready::wrong(node, None, status),
+        };
+        Ok(why.map_or(Ok(()), Err))
+    })?;
+    back.map_err(|why| {
+        Trouble::new(
+            format!("the node was not Ready again within {}: {why}", seconds(bound)),
+            format!("Its journal: p1 logs {}", node.name),
+        )
+    })
 }

@@ -1,18 +1,18 @@
 //! What was applied runs: Deployments, StatefulSets, DaemonSets, Jobs and pods, as they themselves say.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::manifests::{and_more, unseen};
 use super::view::holds;
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, World};
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::os::cancel::Level;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
 
@@ -56,17 +56,17 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let (bound, start) = (world.cluster.timeouts.rollout, Instant::now());
+    let bound = world.cluster.timeouts.rollout;
     let api = world.api()?;
     let inventory = world.inventory(&api)?;
     let mut open: Vec<Item> = inventory.objects.into_iter().filter(|i| apps::rolls_out(&i.kind)).collect();
     let all = open.len();
-    let mut last = String::new();
-    loop {
-        let mut why = BTreeMap::new();
+    let mut why = BTreeMap::new();
+    let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
+    let run = wait_for(ctx, patience, || {
+        why.clear();
         let mut failed = false;
-        let mut waiting = Vec::new();
-        for item in open {
+        for item in std::mem::take(&mut open) {
             let (progress, object) = match api.object(&item.path(), &world.cancel) {
                 Ok(Some(object)) => (apps::progress(&object), Some(object)),
                 Ok(None) if item.fleeting => (Progress::Done, None),
@@ -77,33 +77,20 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            match progress {
-                Progress::Done => {}
-                Progress::Waiting(text) | Progress::Failed(text) => {
-                    failed |= matches!(
-                        apps::progress(object.as_ref().unwrap_or(&Value::Null)),
-                        Progress::Failed(_)
-                    ) || text == "it was deleted";
-                    why.insert(item.to_string(), (text, object));
-                    waiting.push(item);
-                }
+            failed |= matches!(progress, Progress::Failed(_));
+            if let Progress::Waiting(text) | Progress::Failed(text) = progress {
+                why.insert(item.to_string(), (text, object));
+                open.push(item);
             }
         }
-        open = waiting;
-        let Some((object, (text, _))) = why.first_key_value() else { break };
-        let said = and_more(format!("{object}: {text}"), why.len());
-        if said != last {
-            ctx.control.log(&said);
-            ctx.control.says(said.clone());
-            last = said;
+        if failed {
+            return Err(explained(ctx, &api, &why, None));
         }
-        if failed || start.elapsed() > bound {
-            let late = (!failed).then_some(bound);
-            return Err(explained(ctx, &api, &why, late));
-        }
-        if ctx.control.cancel().sleep(Duration::from_secs(1), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
+        let first = why.first_key_value().map(|(object, (text, _))| format!("{object}: {text}"));
+        Ok(first.map_or(Ok(()), |first| Err(and_more(first, why.len()))))
+    })?;
+    if run.is_err() {
+        return Err(explained(ctx, &api, &why, Some(bound)));
     }
     world.look_at_apps()?;
     Ok((all > 0).then(|| format!("{all} running")))

@@ -6,16 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, World, kubeconfig, observe, ready};
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::os::Cancel;
-use crate::os::cancel::Level;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Machine, Note, Snapshot, State};
@@ -362,29 +362,23 @@ fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if !chosen(world)?.ready.contains(&node.name) {
         return Ok(Some("it was not Ready then".into()));
     }
-    let (bound, start) = (world.cluster.timeouts.node_ready, Instant::now());
+    let bound = world.cluster.timeouts.node_ready;
     let mut first: Option<String> = None;
-    loop {
-        let why = match pulse(world, node) {
-            Ok((beat, None)) if first.as_ref().is_some_and(|first| *first != beat) => return Ok(None),
-            Ok((beat, wrong)) => {
-                first.get_or_insert(beat);
-                wrong.unwrap_or_else(|| "it has not reported since it was put back".to_owned())
-            }
-            Err(trouble) => trouble.failure.cause,
+    let back = wait_for(ctx, Patience::of(bound), || {
+        let (beat, wrong) = match pulse(world, node) {
+            Ok(pulse) => pulse,
+            Err(trouble) => return Ok(Err(trouble.failure.cause)),
         };
-        ctx.control.says(why.clone());
-        if start.elapsed() > bound {
-            let hint = format!("Its journal: p1 logs {}", node.name);
-            return Err(Trouble::new(
-                format!("the node was not Ready within {}: {why}", seconds(bound)),
-                hint,
-            ));
+        if wrong.is_none() && first.as_ref().is_some_and(|first| *first != beat) {
+            return Ok(Ok(()));
         }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
-    }
+        first.get_or_insert(beat);
+        Ok(Err(wrong.unwrap_or_else(|| "it has not reported since it was put back".to_owned())))
+    })?;
+    back.map(|()| None).map_err(|why| {
+        let hint = format!("Its journal: p1 logs {}", node.name);
+        Trouble::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
+    })
 }
 
 /// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API

@@ -1,14 +1,14 @@
 //! The machine is shut down: in order, and by its plug if it does not go.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::wait::{Patience, wait_for};
 use super::world::SHORT;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::os::cancel::Level;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
@@ -49,19 +49,16 @@ pub fn shut_down(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", "systemctl poweroff --no-block");
-    let start = Instant::now();
     let id = world.vagrant.id(&node.name).unwrap_or_default();
     let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
     let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };
-    ctx.control.says("waiting for it to go off");
-    while start.elapsed() < patience {
-        if world.look_at_machines()?.get(&node.name).is_none_or(|m| gone(&m.state)) {
-            world.forget_node(&node.name);
-            return Ok(None);
-        }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Abort) {
-            return Err(Trouble::interrupted());
-        }
+    let off = wait_for(ctx, Patience::stubborn(patience), || {
+        let off = world.look_at_machines()?.get(&node.name).is_none_or(|m| gone(&m.state));
+        Ok(if off { Ok(()) } else { Err("waiting for it to go off".to_owned()) })
+    })?;
+    if off.is_ok() {
+        world.forget_node(&node.name);
+        return Ok(None);
     }
     world.provider.power_off(&world.cluster, &node.name, &id, ctx.control.cancel())?;
     world.forget_node(&node.name);

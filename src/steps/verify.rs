@@ -9,13 +9,14 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::manifests::{applying, fed, kubectl};
 use super::ready::wrong;
 use super::rollouts::look_at_pods;
+use super::wait::{Patience, wait_for};
 use super::world::SHORT;
 use super::{Ctx, Definition, View, World};
 use crate::api::Client;
@@ -24,7 +25,6 @@ use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::facts::Unit;
 use crate::os::Cancel;
-use crate::os::cancel::Level;
 use crate::os::process::tail;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
@@ -297,33 +297,6 @@ fn place(kind: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{SPACE}/{kind}/{name}")
 }
 
-/// Looks on until `look` finds something; what it lacks is said meanwhile, and when time is over.
-fn until<T>(
-    ctx: &Ctx<'_>,
-    bound: Duration,
-    look: &mut dyn FnMut() -> Result<Result<T, String>, Trouble>,
-) -> Result<Result<T, String>, Trouble> {
-    let start = Instant::now();
-    let mut last = String::new();
-    loop {
-        let why = match look()? {
-            Ok(found) => return Ok(Ok(found)),
-            Err(why) => why,
-        };
-        if why != last {
-            ctx.control.log(&why);
-            ctx.control.says(why.clone());
-            last.clone_from(&why);
-        }
-        if start.elapsed() > bound {
-            return Ok(Err(why));
-        }
-        if ctx.control.cancel().sleep(Duration::from_millis(500), Level::Stop) {
-            return Err(Trouble::interrupted());
-        }
-    }
-}
-
 fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let api = world.api()?;
@@ -332,7 +305,7 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if api.metadata(&space, &world.cancel)?.is_some() {
         ctx.control.says("removing what an earlier verify left");
         kubectl(ctx, "removing what an earlier verify left", &removal(), &Secrets::default())?;
-        let gone = until(ctx, GONE, &mut || {
+        let gone = wait_for(ctx, Patience::of(GONE), || {
             let left = api.metadata(&space, &world.cancel)?;
             Ok(left.map_or(Ok(()), |_| Err("waiting for an earlier verify's namespace to go".to_owned())))
         })?;
@@ -351,7 +324,7 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
     let list = format!("/api/v1/namespaces/{SPACE}/pods?labelSelector=app%3D{WORD}");
     let mut addresses: Vec<(String, String)> = Vec::new();
-    let run = until(ctx, PODS, &mut || {
+    let run = wait_for(ctx, Patience::of(PODS), || {
         let all = api.items(&list, &world.cancel)?;
         addresses.clear();
         let mut lacking: Vec<String> = Vec::new();
@@ -411,7 +384,7 @@ fn found(ctx: &Ctx<'_>) -> Result<Vec<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let api = world.api()?;
     let path = place("pods", &format!("ask-{}", node.name));
-    let ended = until(ctx, ASKING, &mut || {
+    let ended = wait_for(ctx, Patience::of(ASKING), || {
         let pod = api.object(&path, &world.cancel)?;
         let Some(pod) = pod else { return Ok(Err("its pod is not there".to_owned())) };
         Ok(match pod["status"]["phase"].as_str() {
@@ -486,7 +459,7 @@ fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let api = world.api()?;
     let path = "/api/v1/namespaces/kube-system/services/traefik";
     let mut doors: Vec<IpAddr> = Vec::new();
-    let outcome = until(ctx, INGRESS, &mut || {
+    let outcome = wait_for(ctx, Patience::of(INGRESS), || {
         let Some(service) = api.object(path, &world.cancel)? else {
             return Ok(Err("traefik's Service is not there".to_owned()));
         };
