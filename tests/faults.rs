@@ -550,6 +550,49 @@ fn the_state_was_written_by_a_newer_p1() {
 }
 
 // ---------------------------------------------------------------------------------------------
+// A machine with two cards
+
+/// On VirtualBox logins go through the first card, so that one is heard of whose second has no address.
+/// The script that `system` runs there, in namespaces that have such cards.
+#[test]
+fn a_private_card_has_no_address() {
+    let fake = Fake::new("");
+    fake.run(&["render", "--dir", "out"]).exits(0);
+    let inside = r#"set -eu
+        cards() {
+            for name; do
+                ip link add "$name" type bridge
+                mkdir -p "cards/$name/device"
+                ip -o link show "$name" | sed 's/.*ether \([^ ]*\).*/\1/' >"cards/$name/address"
+            done
+            mount --bind cards /sys/class/net
+        }
+        mkdir -p cards etc/network
+        cp /etc/hosts etc
+        mount --bind etc /etc
+        cards eth0 eth1 eth2
+        ip addr add 10.0.2.15/24 dev eth0
+        ip addr add 172.16.0.2/24 dev eth2
+        sh out/worker/system.sh >said
+        ip -o -4 addr show dev eth1
+        cat etc/network/interfaces.d/60-p1
+        ip addr flush dev eth1
+        ip addr add 172.16.1.2/24 dev eth1
+        sh out/worker/system.sh 2>&1 || echo "code $?"
+        "#;
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--net", "--mount", "--uts", "--propagation", "private", "/bin/sh", "-c", inside]);
+    let out = command.current_dir(fake.dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(text.contains("192.168.56.111/24"), "{text}");
+    assert!(text.contains("iface eth1 inet static\n  address 192.168.56.111/24"), "{text}");
+    let said = fs::read_to_string(fake.at("said")).unwrap();
+    assert!(said.contains("gave eth1 the address 192.168.56.111"), "{said}");
+    // Where each card has one of its own, none is taken away.
+    assert!(text.contains("no network card is left for the address 192.168.56.111\ncode 20"), "{text}");
+}
+
+// ---------------------------------------------------------------------------------------------
 // The journal
 
 #[test]

@@ -94,7 +94,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok((!did.is_empty()).then(|| did.join(", ")))
 }
 
-/// What is run on the node; `now` is the time, in seconds since 1970.
+/// What is run on the node; `now` is the time, in seconds since 1970; 0 leaves the clock alone.
 pub fn script(cluster: &Cluster, node: &Node, now: u64) -> Result<String, render::Error> {
     let values = json!({
         "name": node.name,
