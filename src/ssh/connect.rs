@@ -125,12 +125,13 @@ pub fn wait_for(
     let start = Instant::now();
     let mut refused: Option<Instant> = None;
     let mut before: Option<Error> = None;
+    let mut patience = login.options.login;
     let mut pauses = PAUSES.iter().chain(std::iter::repeat(&PAUSES[2]));
     loop {
         let left = bound.saturating_sub(start.elapsed());
         let mut now = login.clone();
         now.options.connect = now.options.connect.min(ATTEMPT).min(left.max(PAUSES[0]));
-        now.options.login = now.options.login.min(left.max(PAUSES[0]));
+        now.options.login = patience.min(left.max(PAUSES[0]));
         let error = match connect(&now, cancel) {
             Ok(session) => return Ok(session),
             Err(error) if !error.worth_waiting() => return Err(error),
@@ -141,6 +142,12 @@ pub fn wait_for(
                 if refused.get_or_insert_with(Instant::now).elapsed() >= login.options.refused {
                     return Err(error);
                 }
+            }
+            // Too slow for that, as many guests are that boot at once under emulation: the next attempt has longer,
+            // since one that is given up goes on costing the guest a process.
+            Error::Timeout { bound, .. } if bound >= patience => {
+                patience *= 2;
+                refused = None;
             }
             _ => refused = None,
         }

@@ -1,6 +1,6 @@
 //! The machine exists and runs.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{self, Leftovers, Machine, State};
 use crate::spec::{Cluster, Node};
-use crate::ssh::KnownHosts;
+use crate::ssh::{Knock, KnownHosts};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
@@ -131,8 +131,9 @@ pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
         Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
     };
     let patience = Patience::stubborn(world.cluster.timeouts.boot);
+    let mut knock = Knock::default();
     let answer = wait_for(ctx, patience, || {
-        let answers = address().is_some_and(answers);
+        let answers = address().is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
         Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
     })?;
     answer.map_err(|_| no_address(ctx))
@@ -214,6 +215,7 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let known = world.provider.known_address(&world.cluster, &node.name);
     let mut booting: Option<Instant> = None;
+    let mut knock = Knock::default();
     loop {
         let heard = world.batch.heard(&node.name, Duration::from_millis(200));
         if let Some(text) = heard.says {
@@ -225,7 +227,7 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
         }
         if heard.booting {
             let since = *booting.get_or_insert_with(Instant::now);
-            if known.is_some_and(answers) {
+            if known.is_some_and(|a| knock.answers(a, Duration::from_millis(300))) {
                 return Ok(());
             }
             if since.elapsed() > world.cluster.timeouts.boot {
@@ -253,17 +255,6 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     trouble.failure.hint = Some("`p1 retry` brings it back and goes on.".to_owned());
     trouble.transient = false;
     trouble
-}
-
-/// sshd greets first; a port that only accepts may be a forwarder's.
-fn answers(address: SocketAddr) -> bool {
-    use std::io::Read;
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) else {
-        return false;
-    };
-    let mut greeting = [0; 4];
-    let patient = stream.set_read_timeout(Some(Duration::from_secs(2)));
-    patient.is_ok() && stream.read_exact(&mut greeting).is_ok() && &greeting == b"SSH-"
 }
 
 fn no_address(ctx: &Ctx<'_>) -> Trouble {

@@ -1,0 +1,91 @@
+//! Whether an SSH server answers, asked by one connection that stays open.
+//!
+//! sshd forks for each connection, and a guest that is emulated on a busy host needs many seconds for
+//! that. Whoever gives up early and asks again leaves it a process each time, until its `MaxStartups`
+//! (sshd_config(5); 10 by default) turns away the logins that matter, Vagrant's and ours.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// For TCP: the guest's kernel answers, not its sshd.
+const CONNECT: Duration = Duration::from_millis(300);
+
+/// A connection that is silent for so long may be to a machine that has been restarted since.
+const STALE: Duration = Duration::from_secs(60);
+
+/// One who waits at the door.
+#[derive(Debug, Default)]
+pub struct Knock {
+    open: Option<(TcpStream, Instant)>,
+}
+
+impl Knock {
+    /// Whether a server there has greeted; waits for it for `patience`. sshd greets first; a port that only
+    /// accepts may be a forwarder's.
+    pub fn answers(&mut self, address: SocketAddr, patience: Duration) -> bool {
+        let kept = self.open.take().filter(|(tcp, since)| {
+            since.elapsed() < STALE && tcp.peer_addr().is_ok_and(|there| there == address)
+        });
+        let opened = || Some((TcpStream::connect_timeout(&address, CONNECT).ok()?, Instant::now()));
+        let Some((tcp, since)) = kept.or_else(opened) else { return false };
+        let mut greeting = [0; 4];
+        let _ = tcp.set_read_timeout(Some(patience.max(Duration::from_millis(1))));
+        match tcp.peek(&mut greeting) {
+            Ok(4) => return &greeting == b"SSH-",
+            // It was closed, or refuses.
+            Ok(0) => {}
+            Ok(_) => self.open = Some((tcp, since)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                self.open = Some((tcp, since));
+            }
+            Err(_) => {}
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn one_connection_waits_for_a_slow_greeting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut knock = Knock::default();
+        for _ in 0..5 {
+            assert!(!knock.answers(address, SHORT));
+        }
+        let (mut first, _) = listener.accept().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "there is no second one");
+        first.write_all(b"SSH-2.0-x\r\n").unwrap();
+        assert!(knock.answers(address, LONG));
+    }
+
+    #[test]
+    fn who_is_turned_away_or_finds_somebody_else_knocks_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut knock = Knock::default();
+        assert!(!knock.answers(address, SHORT));
+        drop(listener.accept().unwrap());
+        assert!(!knock.answers(address, LONG), "closed");
+        assert!(!knock.answers(address, SHORT));
+        listener.accept().unwrap().0.write_all(b"Exceeded MaxStartups\r\n").unwrap();
+        assert!(!knock.answers(address, LONG));
+        assert!(!knock.answers(address, SHORT));
+        listener.accept().unwrap().0.write_all(b"SSH-2.0-x\r\n").unwrap();
+        // What was accepted and closed may still be read.
+        assert!(knock.answers(address, LONG));
+        drop(listener);
+        assert!(!knock.answers(address, SHORT));
+    }
+}
