@@ -23,7 +23,13 @@ pub struct Client {
     authorization: Option<String>,
     headers: Vec<(String, String)>,
     bound: Duration,
+    /// A connection that the last request left open: under emulation a TLS handshake takes a tenth of a second
+    /// from both ends, and servers ask each other several times a second.
+    idle: Mutex<Option<Open>>,
 }
+
+/// A connection, with what was read ahead on it.
+type Open = BufReader<StreamOwned<ClientConnection, TcpStream>>;
 
 #[derive(Debug)]
 pub struct Answer {
@@ -86,6 +92,7 @@ impl Client {
             authorization: None,
             headers: vec![],
             bound: Duration::from_secs(30),
+            idle: Mutex::default(),
         })
     }
 
@@ -110,6 +117,27 @@ impl Client {
     }
 
     pub fn send(&self, method: &str, path: &str, body: Option<(&str, String)>) -> io::Result<Answer> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let kept = self.kept().take();
+        if let Some(open) = kept {
+            match self.ask(open, method, path, body.clone()) {
+                // The server has closed it, or is another one by now.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+                    ) => {}
+                answer => return answer,
+            }
+        }
+        self.ask(self.open()?, method, path, body)
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Open>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn open(&self) -> io::Result<Open> {
         let address = SocketAddr::new(self.address()?, self.port);
         let socket = TcpStream::connect_timeout(&address, self.bound.min(Duration::from_secs(10)))?;
         socket.set_read_timeout(Some(self.bound))?;
@@ -117,9 +145,19 @@ impl Client {
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         let connection = ClientConnection::new(self.tls.clone(), name).map_err(io::Error::other)?;
-        let mut stream = BufReader::new(StreamOwned::new(connection, socket));
+        Ok(BufReader::new(StreamOwned::new(connection, socket)))
+    }
+
+    /// One request over a connection, which is kept for the next one.
+    fn ask(
+        &self,
+        mut stream: Open,
+        method: &str,
+        path: &str,
+        body: Option<(&str, String)>,
+    ) -> io::Result<Answer> {
         let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: k3s-standin\r\nConnection: close\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: k3s-standin\r\n",
             self.host, self.port
         );
         if let Some(value) = &self.authorization {
@@ -138,7 +176,11 @@ impl Client {
         let line = http::read_line(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
         let headers = http::read_headers(&mut stream)?;
-        Ok(Answer { status, body: http::read_body(&mut stream, &headers)? })
+        let body = http::read_body(&mut stream, &headers)?;
+        if !headers.iter().any(|(name, value)| name == "connection" && value.eq_ignore_ascii_case("close")) {
+            *self.kept() = Some(stream);
+        }
+        Ok(Answer { status, body })
     }
 
     fn address(&self) -> io::Result<IpAddr> {

@@ -42,6 +42,8 @@ pub struct Etcd {
     name: String,
     token: String,
     ca: String,
+    /// By URL and seconds of patience: who is asked.
+    clients: Mutex<BTreeMap<(String, u64), Arc<Client>>>,
     peers: Mutex<BTreeMap<String, Peer>>,
     leader: Mutex<Option<Leader>>,
 }
@@ -259,9 +261,15 @@ impl Etcd {
             name,
             token: token.to_owned(),
             ca: ca.to_owned(),
+            clients: Mutex::default(),
             peers: Mutex::default(),
             leader: Mutex::default(),
         })
+    }
+
+    fn client(&self, url: &str, patience: u64) -> Arc<Client> {
+        let new = || Arc::new(peer(url, &self.ca, &self.token).within(Duration::from_secs(patience)));
+        lock(&self.clients).entry((url.to_owned(), patience)).or_insert_with(new).clone()
     }
 
     /// Looks for the others until the process ends.
@@ -317,7 +325,7 @@ impl Etcd {
             (members(&state), state.version(), cluster(&state))
         };
         for member in all.iter().filter(|m| m.name != self.name) {
-            let client = peer(&member.url, &self.ca, &self.token).within(Duration::from_secs(2));
+            let client = self.client(&member.url, 2);
             match client.get(&format!("/v1-k3s/{PEERS}")) {
                 Ok(answer) if answer.ok() && answer.json()["cluster"] == cluster => {
                     let said = answer.json();
@@ -397,7 +405,7 @@ impl Etcd {
             if !behind {
                 continue;
             }
-            let client = peer(&member.url, &self.ca, &self.token).within(Duration::from_secs(5));
+            let client = self.client(&member.url, 5);
             let sent =
                 client.send("PUT", &format!("/v1-k3s/{PEERS}"), Some(("application/json", text.clone())));
             if sent.is_ok_and(|a| a.ok())
@@ -429,7 +437,7 @@ impl Etcd {
     }
 
     fn pull(&self, url: &str) {
-        let client = peer(url, &self.ca, &self.token).within(Duration::from_secs(5));
+        let client = self.client(url, 5);
         if let Ok(answer) = client.get(&format!("/v1-k3s/{STATE}"))
             && answer.ok()
         {
