@@ -24,7 +24,7 @@ use run::{Running, began};
 use sim::{Sim, spec};
 
 /// Clusters at a time.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum How {

@@ -200,28 +200,7 @@ fn missing(list: &str, name: &str) -> Error {
     Error::Shape { which: OURS, message: format!("it has no `{name}` under `{list}`") }
 }
 
-/// How deep brackets may be nested: a kubeconfig has three of them within each other.
-const DEEPEST: usize = 500;
-
-/// How many brackets are open at once at most, those within texts included.
-fn depth(text: &str) -> usize {
-    let (mut open, mut most) = (0usize, 0);
-    for byte in text.bytes() {
-        match byte {
-            b'[' | b'{' => open += 1,
-            b']' | b'}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        most = most.max(open);
-    }
-    most
-}
-
 fn parse(text: &str, which: &'static str) -> Result<Mapping, Error> {
-    // The reader refuses these too, but only when its scanner has looked at each bracket for each other.
-    if depth(text) > DEEPEST {
-        return Err(Error::Yaml { which, message: "it is nested too deeply".to_owned() });
-    }
     match spec::plain(text).map_err(|e| Error::Yaml { which, message: e.to_string() })? {
         Value::Mapping(map) => Ok(map),
         _ => Err(Error::Shape { which, message: "it is not a map".to_owned() }),

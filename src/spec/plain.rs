@@ -8,14 +8,36 @@ use serde::de::{
 };
 use serde_yaml::Value;
 
+/// So many brackets may be open at once, those within texts included, where not all of them are closed.
+const DEEPEST: usize = 5000;
+
 /// Reads YAML. Aliases can make of a few lines more than any memory holds; such a text is refused
-/// before anything is made of it, as soon as it is seen to be several times what was written.
+/// before anything is made of it, as soon as it is seen to be several times what was written. So is one that
+/// is nested too deeply: the reader refuses that too, but only when its scanner has looked at each bracket
+/// for each other.
 pub fn plain(text: &str) -> Result<Value, serde_yaml::Error> {
+    if depth(text) > DEEPEST {
+        return Err(serde_yaml::Error::custom("it is nested too deeply"));
+    }
     if text.contains('*') {
         let left = Cell::new(text.len() * 4 + 10_000);
         Size(&left).deserialize(serde_yaml::Deserializer::from_str(text))?;
     }
     serde_yaml::from_str(text)
+}
+
+/// How many brackets are open at once at most.
+fn depth(text: &str) -> usize {
+    let (mut open, mut most) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 /// Reads and keeps nothing, while what is read fits into what is left.

@@ -22,6 +22,7 @@ pub const INPUTS: &[(&str, Read)] = &[
     ("api", read_api),
     ("journal", read_journal),
     ("kubeconfig", read_kubeconfig),
+    ("manifest", read_manifest),
     ("facts", read_facts),
     ("redact", redact),
 ];
@@ -129,6 +130,17 @@ fn read_journal(text: &str) {
         Ok(None) => {}
         Err(journal::Error::Damaged { line, .. }) => assert!(line >= 1 && line <= text.lines().count()),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// Every flaw says what is wrong and what to do, at a line that there is.
+fn read_manifest(text: &str) {
+    let (documents, flaws) = spec::manifest::documents(text);
+    let lines = text.lines().count().max(1);
+    assert!(documents.iter().all(|d| d.line >= 1 && d.line <= lines));
+    for flaw in flaws {
+        assert!(flaw.line.is_none_or(|line| line >= 1 && line <= lines), "{:?} of {lines}", flaw.line);
+        assert!(!flaw.message.is_empty() && !flaw.help.is_empty());
     }
 }
 
