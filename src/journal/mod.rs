@@ -59,7 +59,8 @@ impl Writer {
         Ok(Self { file, path })
     }
 
-    /// Appends an event: one write, so that two lines never mix; synced where it ends something.
+    /// Appends an event: one write, so that two lines never mix; synced where something was done, which a
+    /// step that is passed over does not: `up` on a cluster that is as it should be ends a dozen for each node.
     /// Progress is not kept.
     pub fn append(&mut self, event: &Event) -> Result<(), Error> {
         if matches!(event.kind, Kind::StepProgress { .. }) {
@@ -68,10 +69,12 @@ impl Writer {
         let mut line = serde_json::to_vec(event).expect("an event is plain data");
         line.push(b'\n');
         self.file.write_all(&line).at("write", &self.path)?;
-        let ends = matches!(
-            event.kind,
-            Kind::RunStarted { .. } | Kind::StepFinished { .. } | Kind::RunFinished { .. }
-        );
+        let ends = match &event.kind {
+            Kind::StepFinished { outcome, .. } => {
+                !matches!(outcome, Outcome::Skipped { .. } | Outcome::Blocked { .. })
+            }
+            kind => matches!(kind, Kind::RunStarted { .. } | Kind::RunFinished { .. }),
+        };
         if ends {
             self.file.sync_data().at("write", &self.path)?;
         }
