@@ -22,6 +22,8 @@ use serde_json::Value;
 const SERVER: &str = "192.168.56.110";
 const WORKER: &str = "192.168.56.111";
 const VERSION: &str = "v1.34.1+k3s1";
+/// From which the second cluster is upgraded to [`VERSION`].
+const OLDER: &str = "v1.33.5+k3s1";
 
 #[test]
 #[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run vm"]
@@ -36,6 +38,7 @@ fn a_cluster_lives_and_leaves_nothing() {
 
     life.phase("build the box (or find it)", |life| {
         life.host(600, &["box", "build"]).ok();
+        life.box_is_whole();
     });
     life.phase("start the lab", |life| life.lab = Some(Lab::up()));
 
@@ -81,24 +84,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.is_ready();
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
-    });
-
-    life.phase("backup", |life| {
-        let file = life.dir.join("life.backup");
-        life.kubectl("server", "create namespace kept");
-        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
-        assert_eq!(mode(&file), 0o600);
-        life.kubectl("server", "create namespace lost");
-        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
-    });
-    life.phase("restore", |life| {
-        let file = life.dir.join("life.backup");
-        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
-        life.p1(300, &["--yes", "restore", file.to_str().unwrap()]).ok();
-        life.is_ready();
-        let names = life.kubectl("server", "get namespaces");
-        assert!(names.contains("kept") && !names.contains("lost"), "{names}");
-        life.p1(60, &["plan", "--deep"]).ok();
     });
 
     life.phase("killall", |life| {
@@ -173,6 +158,132 @@ fn a_cluster_lives_and_leaves_nothing() {
     life.print_times();
 }
 
+#[test]
+#[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run servers"]
+fn three_servers_through_their_life() {
+    let nodes = [("server-1", 1024), ("server-2", 1024), ("server-3", 1024), ("worker", 512)];
+    let more = "provision:\n  \
+                - {name: note, type: shell, inline: 'echo \"$1\" >/root/note', args: [by-shell]}\n  \
+                - {name: copy, type: file, source: web.yaml, destination: /srv/web.yaml, nodes: [server-2]}\n  \
+                - {name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}\n\
+                namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n";
+    let mut life = Life::new("many", &nodes, |_| format!("k3s: {{channel: stable}}\n{more}"));
+    life.releases(&[OLDER, VERSION], OLDER);
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    fs::copy(examples.join("nginx/web.yaml"), life.dir.join("web.yaml")).unwrap();
+    let playbook = "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo by-ansible >/root/site\n";
+    fs::write(life.dir.join("site.yml"), playbook).unwrap();
+
+    life.phase("build the box (or find it)", |life| {
+        life.host(600, &["box", "build"]).ok();
+    });
+    life.phase("start the lab", |life| life.lab = Some(Lab::up()));
+
+    life.phase("up: three servers, a worker, provisioners, an application", |life| {
+        life.p1(1200, &["up"]).ok();
+        life.is_ready_at(OLDER);
+        let record = life.last();
+        in_turn(&record, &["server-1", "server-2", "server-3"]);
+        assert!(record.passed("cluster/manifests") && record.passed("cluster/rollouts"));
+        let notes = life.on_nodes("cat /root/note /root/site 2>/dev/null; ls /srv; true");
+        assert_eq!(
+            (notes["server-2"].as_str(), notes["server-3"].as_str()),
+            ("by-shell\nweb.yaml", "by-shell")
+        );
+        assert_eq!(notes["worker"], "by-shell\nby-ansible");
+        let pods = life.kubectl("server-2", "get pods -n shop");
+        assert_eq!(pods.matches("1/1     Running").count(), 3, "{pods}");
+        life.p1(60, &["up"]).ok();
+        assert_eq!(started(&life.last()), [""; 0]);
+    });
+    life.phase("verify", |life| {
+        life.p1(240, &["verify"]).says(0, "works: 4 nodes");
+        assert!(!life.kubectl("server-1", "get namespaces").contains("p1-verify"));
+    });
+
+    life.phase("a provisioner's input and the application change", |life| {
+        life.edit("[by-shell]", "[again]");
+        life.edit("namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n", "");
+        life.p1(240, &["--yes", "up"]).ok();
+        let begun = started(&life.last());
+        assert!(!begun.iter().any(|s| s.ends_with("/provision-site") || s.ends_with("/start")), "{begun:?}");
+        assert!(life.on_nodes("cat /root/note").values().all(|text| text == "again"));
+        assert!(!life.kubectl("server-1", "get namespaces").contains("shop"));
+    });
+    life.phase("the configuration changes", |life| {
+        life.edit("k3s: {channel: stable}", "k3s: {channel: stable, config: {kubelet-arg: [max-pods=50]}}");
+        life.p1(60, &["plan"]).says(10, "server-1");
+        life.p1(300, &["up"]).ok();
+        in_turn(&life.last(), &["server-1", "server-2", "server-3", "worker"]);
+        life.is_ready_at(OLDER);
+    });
+
+    life.phase("an upgrade is killed", |life| {
+        life.killed_at("server-2/start", &["upgrade", "--to", VERSION]);
+    });
+    life.phase("retry upgrades the rest", |life| {
+        let before = life.last();
+        assert!(before.passed("cluster/save") && before.passed("server-1/ready"));
+        life.goes_on(&["retry"]);
+        in_turn(&life.last(), &["server-2", "server-3", "worker"]);
+        life.is_ready_at(VERSION);
+    });
+
+    life.phase("the first server is destroyed, and another takes its place", |life| {
+        life.kubectl("server-2", "create namespace precious");
+        life.virsh(&["destroy", "p1-many-server-1"]);
+        life.virsh(&["undefine", "p1-many-server-1", "--remove-all-storage"]);
+        life.p1(60, &["plan"]).says(10, "boot the machine: it does not exist");
+        // Whoever asks is answered meanwhile.
+        assert!(life.p1(120, &["kubectl", "get", "nodes"]).ok().stdout().contains("server-3"));
+        life.p1(900, &["up"]).ok();
+        life.is_ready_at(VERSION);
+        assert!(life.kubectl("server-1", "get namespaces").contains("precious"));
+        let members = life.kubectl("server-1", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
+        assert_eq!(members.lines().count(), 3, "{members}");
+    });
+
+    life.phase("etcd: backup", |life| {
+        let file = life.dir.join("many.backup");
+        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
+        assert_eq!(mode(&file), 0o600);
+        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
+        life.kubectl("server-1", "create namespace lost");
+    });
+    life.phase("etcd: restore", |life| {
+        let file = life.dir.join("many.backup");
+        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
+        life.p1(500, &["--yes", "restore", file.to_str().unwrap()]).ok();
+        life.is_ready_at(VERSION);
+        let names = life.kubectl("server-3", "get namespaces");
+        assert!(names.contains("precious") && !names.contains("lost"), "{names}");
+    });
+    life.phase("destroy", |life| {
+        life.p1(240, &["--yes", "destroy"]).ok();
+        assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
+        assert!(!life.dir.join(".p1").exists());
+    });
+    life.print_times();
+}
+
+/// One after the other was Ready, before the next one was started.
+#[track_caller]
+fn in_turn(record: &Record, nodes: &[&str]) {
+    let at = |wanted: &str, ready: bool| {
+        let is = |kind: &Kind| match kind {
+            Kind::StepStarted { step, .. } => !ready && step == wanted,
+            Kind::StepFinished { step, outcome, .. } => ready && step == wanted && outcome.passed(),
+            _ => false,
+        };
+        let at = record.events.iter().position(|e| is(&e.kind));
+        at.unwrap_or_else(|| panic!("{wanted} is not in the run"))
+    };
+    for (one, next) in nodes.iter().zip(&nodes[1..]) {
+        let (ready, start) = (at(&format!("{one}/ready"), true), at(&format!("{next}/start"), false));
+        assert!(ready < start, "{next} before {one} was Ready");
+    }
+}
+
 fn both(server: &str, worker: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("server".into(), server.into()), ("worker".into(), worker.into())])
 }
@@ -191,6 +302,8 @@ struct Life {
     name: &'static str,
     /// Nodes and their addresses.
     nodes: Vec<(String, String)>,
+    /// Where p1 finds releases of k3s, if not where the spec says.
+    env: Vec<String>,
     dir: PathBuf,
     home: PathBuf,
     path: String,
@@ -230,7 +343,35 @@ impl Life {
         fs::write(dir.join("cluster.yaml"), spec + &more(&standin)).unwrap();
         let path = std::env::var("PATH").unwrap();
         let (times, said) = (Vec::new(), Mutex::default());
-        Self { name, nodes: known, dir, home, path, lab: None, times, said }
+        Self { name, nodes: known, env: Vec::new(), dir, home, path, lab: None, times, said }
+    }
+
+    /// Places of k3s' releases with the stand-in in these versions, of which one is the stable one.
+    fn releases(&mut self, versions: &[&str], stable: &str) {
+        // A release never changes, so p1 keeps what it knows of one; the stand-in does.
+        let _ = fs::remove_dir_all(self.home.join(".cache/p1/artifacts/releases"));
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin/package");
+        let standin = self.home.parent().unwrap().parent().unwrap().join("standin");
+        let out = bounded(300).arg(package).arg(&standin).args(versions).output().unwrap();
+        Done(out).ok();
+        let channels = self.dir.join("channels.json");
+        let text = format!(r#"{{"data":[{{"id":"stable","name":"stable","latest":"{stable}"}}]}}"#);
+        fs::write(&channels, text).unwrap();
+        let releases = standin.join("releases");
+        for (name, place) in
+            [("P1_K3S_RELEASES", &releases), ("P1_K3S_SOURCE", &releases), ("P1_K3S_CHANNELS", &channels)]
+        {
+            self.env.push(format!("{name}=file://{}", place.display()));
+        }
+    }
+
+    /// The spec with something of it replaced.
+    #[track_caller]
+    fn edit(&self, from: &str, to: &str) {
+        let path = self.dir.join("cluster.yaml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "`{from}` is not in\n{text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
     }
 
     fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self)) {
@@ -263,6 +404,21 @@ impl Life {
         let mut command = bounded(seconds);
         command.arg(env!("CARGO_BIN_EXE_p1")).arg("-f").arg(self.dir.join("cluster.yaml")).args(args);
         self.finish(command.env("HOME", &self.home))
+    }
+
+    /// The box is what its definition says, in the form that Vagrant reads.
+    fn box_is_whole(&self) {
+        let boxes = p1::boxes::library::Library::new(self.home.join(".local/share/p1/boxes"));
+        let built = boxes.verify("debian-12").unwrap();
+        assert!(built.packages.is_sorted() && built.packages.len() > 100);
+        for wanted in &p1::boxes::load("debian-12", None).unwrap().packages {
+            assert!(built.packages.iter().any(|p| p.split('=').next() == Some(wanted)), "{wanted}");
+        }
+        let list = Command::new("tar").arg("-tf").arg(boxes.path("debian-12")).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        let mut names: Vec<&str> = list.lines().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["Vagrantfile", "box.img", "metadata.json", "packages.txt"]);
     }
 
     /// p1 in the lab.
@@ -320,7 +476,7 @@ impl Life {
 
     fn enter<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let lab = self.lab.as_ref().expect("the lab is up");
-        command.args(["enter", &lab.0, "env"]);
+        command.args(["enter", &lab.0, "env"]).args(&self.env);
         // The programs that a lab needs itself are found by its own PATH.
         command.arg(format!("HOME={}", self.home.display())).arg(format!("PATH={}", self.path))
     }

@@ -11,7 +11,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 const MAX_BODY: usize = 8 << 20;
-const MAX_CONNECTIONS: usize = 64;
+/// Each agent of a fleet keeps a few.
+const MAX_CONNECTIONS: usize = 1024;
 const IDLE: Duration = Duration::from_secs(60);
 
 pub struct Request {
