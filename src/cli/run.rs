@@ -210,14 +210,15 @@ fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
 /// Nodes on which nothing is due are remembered as they are.
 fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     let seen = world.seen();
-    for (name, facts) in &seen.nodes {
-        let mut steps = plan.steps.iter().filter(|s| s.info.node.as_ref() == Some(name)).peekable();
-        if steps.peek().is_some() && steps.all(|s| !s.check.may_run()) {
-            world.remember(name, |m| {
-                (m.facts, m.joined) = (Some((**facts).clone()), m.joined || facts.runs())
-            })?;
-        }
-    }
+    let idle = |name: &str| {
+        let mut steps = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(name)).peekable();
+        steps.peek().is_some() && steps.all(|s| !s.check.may_run())
+    };
+    let idle = seen.nodes.keys().map(String::as_str).filter(|name| idle(name));
+    world.remember_all(idle, |name, memory| {
+        let facts = &*seen.nodes[name];
+        (memory.facts, memory.joined) = (Some(facts.clone()), memory.joined || facts.runs());
+    })?;
     Ok(())
 }
 

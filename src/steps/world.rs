@@ -200,18 +200,33 @@ impl World {
 
     /// Remembers something of a node's present machine.
     pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), Trouble> {
-        let machine = self.vagrant.id(node).unwrap_or_default();
+        let mut change = Some(change);
+        self.remember_all([node], |_, memory| change.take().expect("of one node")(memory))
+    }
+
+    /// Remembers something of each of these nodes' present machines. Written once: what is remembered of
+    /// all nodes is one file.
+    pub fn remember_all<'n>(
+        &self,
+        nodes: impl IntoIterator<Item = &'n str>,
+        mut change: impl FnMut(&str, &mut NodeMemory),
+    ) -> Result<(), Trouble> {
         let mut all = lock(&self.memory);
-        // Compared alone: with many nodes the others would be most of the work.
-        let before = all.get(node).cloned();
-        let entry = all.entry(node.to_owned()).or_default();
-        if entry.machine != machine {
-            // Written down before there was a machine to bind it to.
-            let made = entry.made.take().filter(|_| entry.machine.is_empty());
-            *entry = NodeMemory { machine, made, ..NodeMemory::default() };
+        let mut changed = false;
+        for node in nodes {
+            let machine = self.vagrant.id(node).unwrap_or_default();
+            // Compared alone: with many nodes the others would be most of the work.
+            let before = all.get(node).cloned();
+            let entry = all.entry(node.to_owned()).or_default();
+            if entry.machine != machine {
+                // Written down before there was a machine to bind it to.
+                let made = entry.made.take().filter(|_| entry.machine.is_empty());
+                *entry = NodeMemory { machine, made, ..NodeMemory::default() };
+            }
+            change(node, entry);
+            changed |= Some(&*entry) != before.as_ref();
         }
-        change(entry);
-        if Some(&*entry) != before.as_ref() {
+        if changed {
             self.state.remember(&all)?;
         }
         Ok(())
