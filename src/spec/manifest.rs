@@ -289,7 +289,7 @@ fn closure(start: &Path) -> Result<(PathBuf, Vec<PathBuf>), Flaw> {
         }
         let Some(file) = kustomization(&dir) else { continue };
         let text = read(&file)?;
-        let value = plain(&text).map_err(|e| syntax(&e, 0).of(&file))?;
+        let value = plain(&text).map_err(|e| syntax(&e, &text, 0).of(&file))?;
         for key in ["resources", "bases", "components"] {
             for item in value.get(key).and_then(Value::as_sequence).into_iter().flatten() {
                 let Some(item) = item.as_str() else { continue };
@@ -342,9 +342,11 @@ fn digest(texts: &[(PathBuf, String)]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn syntax(error: &serde_yaml::Error, before: usize) -> Flaw {
+/// Of `given`, which has so many lines `before` it. The reader calls the end of a text a line of its own.
+fn syntax(error: &serde_yaml::Error, given: &str, before: usize) -> Flaw {
     let text = error.to_string();
-    let line = error.location().map(|l| l.line() + before);
+    let last = given.lines().count().max(1);
+    let line = error.location().map(|l| l.line().clamp(1, last) + before);
     // The place is said apart.
     let message = text.split(" at line ").next().unwrap_or_default();
     let help = "This is not valid YAML; look at the indentation, brackets and quotes just before.";
@@ -360,7 +362,7 @@ pub fn documents(text: &str) -> (Vec<Document>, Vec<Flaw>) {
         let value = match plain(text) {
             Ok(value) => value,
             Err(error) => {
-                let flaw = syntax(&error, line - 1);
+                let flaw = syntax(&error, text, line - 1);
                 let help = if text.contains("{{") { TEMPLATE.to_owned() } else { flaw.help };
                 flaws.push(Flaw { help, ..flaw });
                 continue;
