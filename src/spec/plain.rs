@@ -8,7 +8,7 @@ use serde::de::{
 };
 use serde_yaml::Value;
 
-/// So many brackets may be open at once, those within texts included, where not all of them are closed.
+/// So many brackets may be open at once; those within texts count as well, which are mostly closed too.
 const DEEPEST: usize = 5000;
 
 /// Reads YAML. Aliases can make of a few lines more than any memory holds; such a text is refused
@@ -129,6 +129,15 @@ mod tests {
         let lists =
             (1..levels).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", ")));
         format!("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{}", lists.collect::<String>())
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_refused_before_it_is_read() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        plain(&nested(50)).unwrap();
+        plain(&"a: '[]'\n- {}\n".repeat(DEEPEST)).unwrap_err();
+        let error = plain(&nested(DEEPEST + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "it is nested too deeply");
     }
 
     #[test]
