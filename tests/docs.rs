@@ -187,6 +187,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         ("sim_apps", "tests/sim_apps.rs"),
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),
+        ("virtualbox", "src/providers/virtualbox_tests.rs"),
         ("wait", "src/steps/wait.rs"),
     ]);
     let places: BTreeMap<&str, &str> = places.collect();

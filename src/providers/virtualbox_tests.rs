@@ -130,6 +130,21 @@ fn clean_takes_exactly_ours_whatever_their_condition() {
 }
 
 #[test]
+fn a_machine_that_stays_locked_is_waited_for_as_long_as_is_said() {
+    let fake = Fake::new(&[("id-1", "p1-iot-server poweroff 1000000")]);
+    let cluster = cluster("iot", "192.168.56.0/24", &["server"]);
+    let (nodes, known) = (["server".to_owned()], ids(&[("server", "id-1")]));
+    let what = Leftovers { nodes: &nodes, ids: &known, whole: true, image: None };
+    let start = std::time::Instant::now();
+    let error = fake.provider().clean(&cluster, &what, &mut |_| {}, &fake.cancel).unwrap_err();
+    let took = start.elapsed();
+    assert!(took >= UNLOCK && took < UNLOCK + std::time::Duration::from_secs(10), "{took:?}");
+    let words = crate::explain::Explain::evidence(&error).join("\n");
+    assert!(words.contains("while it is locked"), "{error}: {words}");
+    assert_eq!(fake.left(), ["id-1"]);
+}
+
+#[test]
 fn prepare_names_what_is_in_the_way() {
     let fake = Fake::new(&[]);
     let said = |cidr: &str, nodes: &[&str]| {

@@ -13,7 +13,7 @@ pub type Look<T> = Result<T, String>;
 /// How long, how often, and what ends it before.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// After this much time there is no further look; one that has begun ends by its own bound.
+    /// The last look begins when this much time has passed; it ends by its own bound.
     pub bound: Duration,
     /// Between two looks.
     pub every: Duration,
