@@ -78,14 +78,13 @@ pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.server_ready;
     let other = wait_for(ctx, Patience::of(bound), || match now(world) {
-        Ok(api) => Ok(may_stop(&api, &node.name).map_err(|why| format!("waiting: {why}"))),
+        Ok(api) => Ok(may_stop(&api, &node.name)),
         // One or two servers cannot do without each other anyway, and without a kubeconfig there is
         // no cluster yet.
         Err(_) if world.cluster.servers().count() < 3 || !world.seen().kubeconfig => Ok(Ok(())),
-        Err(trouble) => Ok(Err(format!("waiting: {}", trouble.failure.cause))),
+        Err(trouble) => Ok(Err(trouble.failure.cause)),
     })?;
     other.map_err(|why| {
-        let why = why.trim_start_matches("waiting: ");
         let late = format!("(waited {})", seconds(bound));
         Trouble::new(
             format!("the cluster cannot do without {} for a moment: {why} {late}", node.name),
