@@ -419,6 +419,9 @@ impl Life {
         let mut names: Vec<&str> = list.lines().collect();
         names.sort_unstable();
         assert_eq!(names, ["Vagrantfile", "box.img", "metadata.json", "packages.txt"]);
+        // Nothing of the work is left, wherever it was done.
+        let find = Command::new("find").arg(&self.home).args(["-name", ".p1-box-*"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&find.stdout), "");
     }
 
     /// p1 in the lab.
