@@ -168,14 +168,12 @@ impl World {
         let mut found = Vec::new();
         for manifest in self.cluster.manifests.iter().filter(|m| !m.kustomize) {
             let documents = manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?;
-            let all: Vec<&str> =
-                documents.iter().map(|d| d.text.trim_start_matches('\n').trim_end()).collect();
             let place = manifest.namespace.as_ref().map_or(String::new(), |n| format!(" -n {}", quote(n)));
             let diff = format!(
                 "k3s kubectl diff --server-side --force-conflicts --field-manager={MANAGER}{place} -f - 2>/dev/null"
             );
             // 1 means that there are differences (kubernetes.io/docs/reference/kubectl/generated/kubectl_diff).
-            let script = fed(&diff, &all.join("\n---\n"));
+            let script = fed(&diff, &stream(documents.iter().map(|d| d.text.as_str())));
             let done = self.on(self.writer(), |r| {
                 r.script("comparing the manifests", &script, true, WRITE, &mut |_| {})
             })?;
@@ -293,7 +291,14 @@ pub(super) fn kubectl(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets
 pub(super) fn fed(command: &str, text: &str) -> String {
     // A text cannot hold its own digest.
     let mark = format!("P1_{}", super::short_digest(&[text]));
-    format!("{command} <<'{mark}'\n{text}\n{mark}\n")
+    format!("{command} <<'{mark}'\n{}\n{mark}\n", text.trim_end_matches('\n'))
+}
+
+/// Documents as one stream, each behind its mark. kubectl takes a stream whose first character is `{` for
+/// JSON to its end, and stumbles over the first mark in it (apimachinery, pkg/util/yaml,
+/// `YAMLOrJSONDecoder`); behind a mark JSON is YAML.
+pub(super) fn stream<'d>(documents: impl IntoIterator<Item = &'d str>) -> String {
+    documents.into_iter().map(|d| format!("---\n{}\n", d.trim_start_matches('\n').trim_end())).collect()
 }
 
 /// The command that applies what comes in.
@@ -458,7 +463,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         if let Some(own) = own {
             let labels: BTreeMap<&str, &str> = own.labels.iter().filter_map(|l| l.split_once('=')).collect();
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-            first.push_str(&format!("---\n{object}\n"));
+            first.push_str(&stream([object.to_string().as_str()]));
         }
         new.namespaces.push(Owned { name, made });
     }
@@ -551,8 +556,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn texts(documents: &[&(Option<String>, Document)]) -> String {
     let mut out = String::new();
     for run in documents.chunk_by(|a, b| a.0 == b.0) {
-        let all: Vec<&str> = run.iter().map(|(_, d)| d.text.trim_start_matches('\n').trim_end()).collect();
-        out.push_str(&fed(&applying(run[0].0.as_deref()), &all.join("\n---\n")));
+        let all = stream(run.iter().map(|(_, d)| d.text.as_str()));
+        out.push_str(&fed(&applying(run[0].0.as_deref()), &all));
     }
     out
 }
@@ -724,9 +729,9 @@ mod tests {
         let done = process::run(&cmd, Duration::from_secs(10), &crate::os::Cancel::new()).unwrap();
         assert_eq!(
             done.stdout,
-            "kubectl apply --server-side --force-conflicts --field-manager=p1 -f -\napiVersion: v1\nkind: A\n\
+            "kubectl apply --server-side --force-conflicts --field-manager=p1 -f -\n---\napiVersion: v1\nkind: A\n\
              metadata: {name: a}\nx: '$(touch /nowhere) `id`'\n---\napiVersion: v1\nkind: B\nmetadata: {name: b}\n\
-             kubectl apply --server-side --force-conflicts --field-manager=p1 -n web -f -\napiVersion: v1\nkind: C\n\
+             kubectl apply --server-side --force-conflicts --field-manager=p1 -n web -f -\n---\napiVersion: v1\nkind: C\n\
              metadata: {name: c}\n"
         );
     }

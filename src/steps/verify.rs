@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::manifests::{applying, fed, kubectl};
+use super::manifests::{applying, fed, kubectl, stream};
 use super::ready::wrong;
 use super::rollouts::look_at_pods;
 use super::wait::{Patience, wait_for};
@@ -271,7 +271,8 @@ fn responders(image: &str) -> String {
                 "backend": {"service": {"name": "answer", "port": {"number": 80}}}}]}}]},
         }),
     ];
-    all.map(|object| object.to_string()).join("\n---\n")
+    let all = all.map(|object| object.to_string());
+    stream(all.iter().map(String::as_str))
 }
 
 fn probe(node: &Node, image: &str, env: &[(&str, String)]) -> Value {
@@ -371,7 +372,12 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         all.push(probe(node, &image, &env).to_string());
     }
     ctx.control.says("letting them ask each other");
-    kubectl(ctx, "starting pods", &fed(&applying(None), &all.join("\n---\n")), &Secrets::default())?;
+    kubectl(
+        ctx,
+        "starting pods",
+        &fed(&applying(None), &stream(all.iter().map(String::as_str))),
+        &Secrets::default(),
+    )?;
     Ok(Some(format!(
         "{} of {image}{}",
         addresses.len(),
@@ -637,7 +643,7 @@ mod tests {
 
     #[test]
     fn what_is_applied_is_json_of_kubernetes() {
-        for document in responders("busybox").split("\n---\n") {
+        for document in responders("busybox").split("---\n").skip(1) {
             let value: Value = serde_json::from_str(document).unwrap();
             assert!(value["kind"].is_string() && value["metadata"]["name"].is_string());
         }

@@ -706,7 +706,6 @@ fn kind_of(connection: &Connection, object: &Value) -> Result<&'static Resource,
 
 /// The YAML documents of every `-f`, directories in alphabetical order, `-` for standard input.
 fn documents(line: &Line) -> Result<Vec<Value>, String> {
-    use serde::de::Deserialize as _;
     let mut texts = vec![];
     for (_, file) in line.flags.iter().filter(|(n, _)| n == "-f" || n == "--filename") {
         if file == "-" {
@@ -738,10 +737,7 @@ fn documents(line: &Line) -> Result<Vec<Value>, String> {
     }
     let mut objects = vec![];
     for text in texts {
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let value = Value::deserialize(document).map_err(|e| {
-                format!("error: error parsing the input: error converting YAML to JSON: yaml: {e}")
-            })?;
+        for value in values(&text)? {
             match (value["kind"].as_str(), value["items"].as_array()) {
                 (Some("List"), Some(items)) => objects.extend(items.iter().cloned()),
                 (Some(_), _) => objects.push(value),
@@ -753,6 +749,25 @@ fn documents(line: &Line) -> Result<Vec<Value>, String> {
         }
     }
     Ok(objects)
+}
+
+/// As kubectl takes a text: one that begins with a brace is JSON to its end (apimachinery, pkg/util/yaml,
+/// `GuessJSONStream`), any other is YAML.
+fn values(text: &str) -> Result<Vec<Value>, String> {
+    use serde::de::Deserialize as _;
+    if text.trim_start().starts_with('{') {
+        let all = serde_json::Deserializer::from_str(text).into_iter();
+        return all
+            .map(|value| value.map_err(|e| format!("error: error parsing STDIN: json: {e}")))
+            .collect();
+    }
+    serde_yaml::Deserializer::from_str(text)
+        .map(|document| {
+            Value::deserialize(document).map_err(|e| {
+                format!("error: error parsing the input: error converting YAML to JSON: yaml: {e}")
+            })
+        })
+        .collect()
 }
 
 fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), String> {

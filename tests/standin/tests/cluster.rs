@@ -294,7 +294,7 @@ fn faults_strike_and_heal() {
     worker.remove(&format!("{faults}/silent"));
     server.until_ready("worker", "True");
 
-    let manifest = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 2, selector: {matchLabels: {app: web}}, \
+    let manifest = "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 2, selector: {matchLabels: {app: web}}, \
                     template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: broken/image}]}}}}";
     worker.write("/web.yaml", manifest);
     let file = worker.path("/web.yaml").display().to_string();
