@@ -60,6 +60,15 @@ impl Explain for crate::os::lock::Error {
     }
 }
 
+/// How often something was done.
+pub fn times(n: u32) -> String {
+    match n {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        n => format!("{n} times"),
+    }
+}
+
 /// A duration as people write it: `0.4s`, `12s`, `3m05s`, `1h02m`.
 pub fn seconds(time: std::time::Duration) -> String {
     let whole = time.as_secs();

@@ -300,7 +300,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     if let Some(facts) = facts {
         let restarts = facts.unit(node.role.unit()).restarts;
         if restarts > 0 {
-            let what = format!("systemd has restarted its k3s {restarts} times");
+            let what = format!("systemd has restarted its k3s {}", crate::explain::times(restarts));
             let then = format!("nothing; `p1 logs {}` may show why", node.name);
             all.push(finding(Some(node), Kind::K3sRestarts, what, Mend::Note, then));
         }

@@ -22,7 +22,7 @@ use super::{Ctx, Definition, View, World};
 use crate::api::Client;
 use crate::apps::{self, Secrets};
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{seconds, times};
 use crate::facts::Unit;
 use crate::os::Cancel;
 use crate::os::process::tail;
@@ -163,7 +163,7 @@ fn healthy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     if unit.restarts > 0 {
         ctx.control
-            .warn(format!("k3s was started again by systemd {} times since it was started.", unit.restarts));
+            .warn(format!("k3s was started again by systemd {} since it was started.", times(unit.restarts)));
     }
     world.note(|seen| {
         seen.proven.insert(node.name.clone(), unit);
