@@ -3,6 +3,8 @@
 //! A table of causes, the surest first. A line that also appears while a healthy node starts (a
 //! server that does not answer yet) stands last, so that it counts only when nothing else does.
 
+use crate::os::process::tail;
+
 /// Why a unit does not come up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
@@ -71,6 +73,72 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
             lasting: rule.lasting,
         })
     })
+}
+
+/// systemd's word for the end of a unit's process (src/core/service.c).
+const EXIT: &str = "Main process exited";
+/// As much as is shown of a journal.
+const SHOWN: usize = 12;
+/// A line of etcd's or of the API server's may fill a screen.
+const LONGEST: usize = 300;
+
+/// The lines of a journal that are worth showing, oldest first: what was called an error, and the last
+/// ones. Those of a unit that ends again and again (`ended`) count only up to its last end: what comes
+/// after is the next attempt, which has not failed yet.
+pub fn telling(lines: &[String], ended: bool) -> Vec<String> {
+    let end = lines.iter().rposition(|l| ended && l.contains(EXIT)).map_or(lines.len(), |at| at + 1);
+    let mut errors: Vec<&str> = Vec::new();
+    let last = end.saturating_sub(SHOWN / 2);
+    for line in lines[..last].iter().rev().filter(|l| is_error(l)) {
+        // What is said again and again is one of them.
+        let new = errors.iter().all(|known| message(known) != message(line));
+        if new && errors.len() < SHOWN / 2 {
+            errors.push(line);
+        }
+    }
+    errors.reverse();
+    errors.extend(lines[last..end].iter().map(String::as_str));
+    tail(&errors.join("\n"), SHOWN).iter().map(|line| clipped(line, LONGEST)).collect()
+}
+
+/// The error with which a unit's process last ended, in its own words; `None` if it named none.
+pub fn last_words(lines: &[String]) -> Option<String> {
+    let end = lines.iter().rposition(|l| l.contains(EXIT)).unwrap_or(lines.len());
+    let fatal = lines[..end].iter().rev().find(|l| l.contains("level=fatal"));
+    let error = || lines[..end].iter().rev().take(SHOWN).find(|l| is_error(l));
+    Some(clipped(message(fatal.or_else(error)?), LONGEST)).filter(|words| !words.is_empty())
+}
+
+/// Errors in the words of k3s and containerd (logrus), of Kubernetes (klog: a letter and the date), of etcd
+/// (zap) and of Go's runtime.
+fn is_error(line: &str) -> bool {
+    let klog = |line: &str| {
+        let rest = line.strip_prefix(['E', 'F'])?.get(..4)?;
+        Some(rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    ["level=fatal", "level=error", "\"level\":\"fatal\"", "\"level\":\"error\""]
+        .iter()
+        .any(|s| line.contains(s))
+        || ["panic: ", "fatal error: "].iter().any(|s| line.starts_with(s))
+        || klog(line).unwrap_or(false)
+}
+
+/// What a line says, without when and where: logrus' `msg`, klog's `err` or what follows its place.
+fn message(line: &str) -> &str {
+    let quoted = |key: &str| {
+        let rest = line.split_once(key)?.1.strip_prefix('"')?;
+        let end = rest.char_indices().find(|&(at, c)| c == '"' && !rest[..at].ends_with('\\'))?.0;
+        Some(&rest[..end])
+    };
+    let place = || line.split_once("] ").map(|(_, rest)| rest);
+    quoted(" err=").or_else(|| quoted(" msg=")).or_else(place).unwrap_or(line).trim()
+}
+
+fn clipped(line: &str, most: usize) -> String {
+    match line.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
 }
 
 const CLOCK: &str = "Set the clocks of host and nodes right (`p1 exec -- date -u` shows them), for instance \
@@ -361,6 +429,58 @@ mod tests {
             out.push_str(&format!("{line}\n  => {}\n", found.cause));
         }
         insta::assert_snapshot!(out);
+    }
+
+    /// A kubelet's end, as a server of v1.21 wrote it.
+    fn kubelet() -> Vec<String> {
+        let mut lines: Vec<String> =
+            (0..40).map(|n| format!("I1126 10:11:20.30{n:04}     714 x.go:{n}] \"Well\"")).collect();
+        lines.extend(
+            [
+                r#"E1126 10:11:20.300100     714 a.go:1] "Cannot" err="a \"b\" c""#,
+                r#"E1126 10:11:20.300200     714 a.go:1] "Cannot" err="a \"b\" c""#,
+                r#"I1126 10:11:20.374400     714 kubelet.go:404] "Attempting to sync node with API server""#,
+                r#"I1126 10:11:20.374400     714 kubelet.go:405] "b""#,
+                r#"I1126 10:11:20.374400     714 kubelet.go:406] "c""#,
+                r#"I1126 10:11:20.374400     714 kubelet.go:407] "d""#,
+                r#"E1126 10:11:20.374460     714 server.go:288] "Failed to run kubelet" err="failed to run Kubelet: failed to create kubelet: open /dev/kmsg: no such file or directory""#,
+                "k3s.service: Main process exited, code=exited, status=1/FAILURE",
+            ]
+            .map(str::to_owned),
+        );
+        lines.extend(
+            (0..60).map(|n| format!("{{\"level\":\"info\",\"n\":{n},\"long\":\"{}\"}}", "x".repeat(900))),
+        );
+        lines
+    }
+
+    #[test]
+    fn the_last_end_is_told_in_its_own_words() {
+        let lines = kubelet();
+        let why =
+            "failed to run Kubelet: failed to create kubelet: open /dev/kmsg: no such file or directory";
+        assert_eq!(last_words(&lines).as_deref(), Some(why));
+        assert_eq!(last_words(&["all is well".to_owned()]), None);
+        let fatal = r#"time="2026-11-26T10:11:20Z" level=fatal msg="starting \"x\": no""#.to_owned();
+        assert_eq!(last_words(&[fatal]).as_deref(), Some(r#"starting \"x\": no"#));
+    }
+
+    #[test]
+    fn what_is_shown_of_a_journal_has_the_error_and_an_end() {
+        let lines = kubelet();
+        let shown = telling(&lines, true);
+        assert!(
+            shown.last().unwrap().contains(EXIT) && shown.iter().any(|l| l.contains("/dev/kmsg")),
+            "{shown:#?}"
+        );
+        assert_eq!(shown.iter().filter(|l| l.contains("Cannot")).count(), 1, "{shown:#?}");
+        // Of one that still runs the newest lines count, the errors before them too.
+        let shown = telling(&lines, false);
+        assert!(
+            shown.iter().any(|l| l.contains("/dev/kmsg")) && shown.last().unwrap().contains("\"n\":59"),
+            "{shown:#?}"
+        );
+        assert!(shown.len() <= SHOWN && shown.iter().all(|l| l.chars().count() <= LONGEST + 1));
     }
 
     #[test]

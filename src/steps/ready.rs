@@ -1,16 +1,16 @@
 //! The node counts: its Node object is Ready, at its address, at the wanted version.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::start::journal;
+use super::start::{MANY, Unit, journal, trouble};
 use super::view::holds;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{seconds, times};
 use crate::k3s;
 use crate::os::process;
 use crate::plan::{After, Check, Scope, Shape};
@@ -87,12 +87,26 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts, node.map(|n| (&n.name, n.ip))])
 }
 
+/// How often the unit is looked at meanwhile.
+const LOOK: Duration = Duration::from_secs(10);
+
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let bound = world.cluster.timeouts.node_ready;
     let version = world.seen().version.clone();
     let mut uncordoned = false;
+    let mut looked = Instant::now();
+    let mut before = world.seen().started.contains_key(&node.name).then_some(0);
     let found = wait_for(ctx, Patience::of(bound), || {
+        // systemd takes a unit for started as soon as its API answers; the kubelet may end k3s right after.
+        if looked.elapsed() > LOOK {
+            looked = Instant::now();
+            if let Ok(unit) = Unit::of(ctx)
+                && unit.gave_up(*before.get_or_insert(unit.restarts))
+            {
+                return Err(trouble(node, &journal(ctx, "", MANY)?, None, unit.restarts));
+            }
+        }
         let nodes = match world.nodes() {
             Ok(nodes) => nodes,
             Err(trouble) => return Ok(Err(trouble.failure.cause)),
@@ -141,7 +155,7 @@ fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         return Ok(Some(format!("its unit {} is {}", node.role.unit(), unit.active)));
     }
     if unit.restarts > 0 {
-        ctx.control.warn(format!("k3s ended and was started again by systemd ({} times).", unit.restarts));
+        ctx.control.warn(format!("k3s ended and was started again by systemd, {}.", times(unit.restarts)));
     }
     world.remember(&node.name, |m| m.facts = Some(facts))?;
     Ok(None)
@@ -149,7 +163,8 @@ fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
     let (world, node) = (ctx.world, ctx.node());
-    let mut lines = journal(ctx, "").unwrap_or_default();
+    let lines = journal(ctx, "", MANY).unwrap_or_default();
+    let mut evidence = k3s::telling(&lines, false);
     let found = k3s::diagnose(&lines);
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
     let mut hint = format!("Its journal: p1 logs {}", node.name);
@@ -160,9 +175,9 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
     if let Ok(api) = world.api() {
         let events = api.events(20, &world.cancel).unwrap_or_default();
         let of_node = events.iter().filter(|e| e.object.ends_with(&node.name));
-        lines.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
+        evidence.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }
-    Trouble::new(cause, hint).evidence(process::tail(&lines.join("\n"), 12))
+    Trouble::new(cause, hint).evidence(process::tail(&evidence.join("\n"), 16))
 }
 
 #[cfg(test)]

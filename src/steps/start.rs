@@ -41,8 +41,10 @@ pub const STEP: Definition = Definition {
     apply,
 };
 
-/// Lines of the unit's journal to look for a cause in.
-const LINES: u32 = 60;
+/// Lines of the unit's journal to look for a cause in: while it starts, and when it was started again, for
+/// which a server of Kubernetes 1.21 writes some 200 each time.
+const FEW: u32 = 60;
+pub const MANY: u32 = 600;
 /// A unit that was restarted so often since its start does not get up by itself.
 const CRASHES: u32 = 4;
 /// How long the API may take to let go of a node; of a server etcd has to do so as well.
@@ -141,8 +143,7 @@ const JOURNAL: Duration = Duration::from_secs(10);
 
 /// Looks on until the unit is active.
 fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
-    let unit = node.role.unit();
+    let node = ctx.node();
     let start = Instant::now();
     let (mut state_at, mut journal_at) = (Instant::now(), Instant::now());
     let mut before: Option<String> = None;
@@ -159,18 +160,14 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
         let late = start.elapsed() > bound;
         if open || late || state_at.elapsed() > STATE {
             state_at = Instant::now();
-            let show = format!("systemctl show -p ActiveState,SubState,NRestarts {unit}");
-            let text = world.script(node, "looking at k3s' unit", &show)?;
-            let value =
-                |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
-            let restarts: u32 = value("NRestarts").parse().unwrap_or(0);
-            if value("ActiveState") == "active" {
+            let is = Unit::of(ctx)?;
+            if is.active {
                 return Ok(());
             }
-            let gave_up = value("ActiveState") == "failed" || restarts >= CRASHES;
+            let gave_up = is.gave_up(0);
             if gave_up || late || journal_at.elapsed() > JOURNAL {
                 journal_at = Instant::now();
-                let lines = journal(ctx, since)?;
+                let lines = journal(ctx, since, if is.restarts > 0 { MANY } else { FEW })?;
                 for line in lines.iter().rev().take(3).rev() {
                     ctx.control.log(line);
                 }
@@ -183,7 +180,7 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
                 let stuck = cause.is_some() && cause == before;
                 before = cause;
                 if gave_up || late || stuck {
-                    return Err(trouble(node, found, lines, late.then_some(bound), restarts));
+                    return Err(trouble(node, &lines, late.then_some(bound), is.restarts));
                 }
             }
         }
@@ -194,21 +191,47 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
     }
 }
 
-fn trouble(
-    node: &Node,
-    found: Option<k3s::Diagnosis>,
-    lines: Vec<String>,
-    late: Option<Duration>,
-    restarts: u32,
-) -> Trouble {
+/// What systemd says of the unit.
+pub struct Unit {
+    active: bool,
+    failed: bool,
+    /// How often it was started again since somebody started it.
+    pub restarts: u32,
+}
+
+impl Unit {
+    /// Asks the node.
+    pub fn of(ctx: &Ctx<'_>) -> Result<Self, Trouble> {
+        let node = ctx.node();
+        let show = format!("systemctl show -p ActiveState,SubState,NRestarts {}", node.role.unit());
+        let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
+        let value =
+            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
+        let state = value("ActiveState");
+        Ok(Self {
+            active: state == "active",
+            failed: state == "failed",
+            restarts: value("NRestarts").parse().unwrap_or(0),
+        })
+    }
+
+    /// Whether it ends again and again, or for good, having been started again `before` times when the
+    /// wait began.
+    pub fn gave_up(&self, before: u32) -> bool {
+        self.failed || self.restarts >= before + CRASHES
+    }
+}
+
+/// Why a unit does not come up, from its journal.
+pub fn trouble(node: &Node, lines: &[String], late: Option<Duration>, restarts: u32) -> Trouble {
     let unit = node.role.unit();
     let what = match late {
         Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),
         None if restarts > 0 => format!("{unit} ends again after each start"),
         None => format!("{unit} does not start"),
     };
-    let mut evidence = crate::os::process::tail(&lines.join("\n"), 12);
-    let (cause, hint) = match found {
+    let mut evidence = k3s::telling(lines, restarts > 0);
+    let (cause, hint) = match k3s::diagnose(lines) {
         Some(found) => {
             // What it says after that may be longer, such as a trace.
             if !evidence.iter().any(|line| line.starts_with(&found.line)) {
@@ -216,16 +239,20 @@ fn trouble(
             }
             (format!("{what}: {}", found.cause), found.hint)
         }
-        None => (what, format!("Its journal: p1 logs {}", node.name)),
+        None => {
+            let words = k3s::last_words(lines).filter(|_| restarts > 0);
+            let cause = words.map_or_else(|| what.clone(), |words| format!("{what}: {words}"));
+            (cause, format!("Its journal: p1 logs {}", node.name))
+        }
     };
     Trouble::new(cause, hint).evidence(evidence)
 }
 
-/// The unit's journal since it was started, without what names no cause.
-pub fn journal(ctx: &Ctx<'_>, since: &str) -> Result<Vec<String>, Trouble> {
+/// The last lines of the unit's journal since it was started.
+pub fn journal(ctx: &Ctx<'_>, since: &str, most: u32) -> Result<Vec<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let from = if since.is_empty() { String::new() } else { format!("--since @{since}") };
-    let script = format!("journalctl -u {} -n {LINES} --no-pager -o cat {from}", node.role.unit());
+    let script = format!("journalctl -u {} -n {most} --no-pager -o cat {from}", node.role.unit());
     let text =
         world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
     let tokens = world.tokens()?;
