@@ -12,6 +12,7 @@ use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
 use crate::os::files;
 use crate::os::lock::Lock;
+use crate::os::process::tail;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Leftovers, State};
 use crate::spec::{Cluster, Node, Role};
@@ -176,12 +177,30 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
         let bound = DRAIN + super::world::SHORT;
         let mut log = |line: &str| ctx.control.log(line);
         let drained = world.on(server, |r| r.script("draining the node", &script, true, bound, &mut log))?;
+        let text = drained.text();
         match drained.status {
             0 => done = Some("drained".to_owned()),
-            _ => ctx.control.warn(format!(
+            // kubectl's words for a drain that is not over in time (kubectl, pkg/drain).
+            _ if text.contains("timeout reached") => ctx.control.warn(format!(
                 "Not all pods went elsewhere within {}; the rest end with the machine.",
                 seconds(DRAIN)
             )),
+            _ => {
+                let last = tail(&text, 1).pop().unwrap_or_else(|| "kubectl failed".to_owned());
+                ctx.control.warn(format!("Its pods were not moved, they end with the machine: {last}"));
+            }
+        }
+    }
+    if node.role == Role::Server && quorum::spares(api, &node.name) {
+        // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for
+        // another one too long end themselves (seen on k3s v1.21). A stop is what every restart is.
+        ctx.control.says("stopping its k3s");
+        let stop = format!("systemctl stop {}", node.role.unit());
+        if let Err(trouble) = world.script(node, "stopping k3s", &stop) {
+            if trouble.cancelled {
+                return Err(trouble);
+            }
+            ctx.control.log(&trouble.failure.cause);
         }
     }
     ctx.control.says("taking it out of the cluster");

@@ -50,11 +50,18 @@ fn servers(api: &Api) -> impl Iterator<Item = &NodeStatus> {
 /// cannot do without each other, so that there nothing is kept by waiting.
 fn may_stop(api: &Api, node: &str) -> Result<(), String> {
     let all = servers(api).count();
-    let others = servers(api).filter(|s| s.name != node && s.ready).count();
-    if all < 3 || others * 2 > all {
+    if all < 3 || spares(api, node) {
         return Ok(());
     }
+    let others = servers(api).filter(|s| s.name != node && s.ready).count();
     Err(format!("only {others} of the {} other servers are Ready", all - 1))
+}
+
+/// Whether etcd has a majority without this server before it is told to do without it.
+pub fn spares(api: &Api, node: &str) -> bool {
+    let all = servers(api).count();
+    let others = servers(api).filter(|s| s.name != node && s.ready).count();
+    others * 2 > all
 }
 
 /// Why a server must not leave: those that stay would have no majority among themselves. The last one
