@@ -429,13 +429,19 @@ impl World {
     /// What the API says of its nodes, from whichever server answers.
     fn ask_for_nodes(&self) -> Result<Vec<NodeStatus>, Trouble> {
         let mut tries = self.cluster.servers().count();
+        let mut first = None;
         loop {
-            tries = tries.saturating_sub(1);
             match self.api().and_then(|api| api.nodes(&self.cancel).map_err(Trouble::from)) {
                 // A server that is down, or one that is cut off from the others: the next one is asked.
-                Err(trouble) if trouble.transient && tries > 0 && !self.cancel.stopping() => {
+                Err(trouble) if trouble.transient && !self.cancel.stopping() => {
+                    tries = tries.saturating_sub(1);
                     self.turn.fetch_add(1, Ordering::Relaxed);
                     self.forget_api();
+                    let trouble = first.get_or_insert(trouble);
+                    if tries == 0 {
+                        // All have been asked: what the one says that answered before tells most.
+                        return Err(trouble.clone());
+                    }
                 }
                 answer => return answer,
             }
