@@ -273,9 +273,13 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         world.note(|seen| (seen.kubeconfig, seen.api) = (false, None));
     }
     world.vagrant.forget(&node.name)?;
-    KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
     world.forget_node(&node.name);
-    world.forget_memory(&node.name)?;
+    if !seen.whole_goes {
+        // Each is one file of all nodes. With the whole cluster they go as files; should that not come
+        // about, the making of a machine forgets its node.
+        KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
+        world.forget_memory(&node.name)?;
+    }
     world.note(|seen| {
         seen.made.remove(&node.name);
         for list in [&mut seen.leaving, &mut seen.former] {
