@@ -6,10 +6,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// For TCP: the guest's kernel answers, not its sshd.
-const CONNECT: Duration = Duration::from_millis(300);
+/// For TCP. The guest's kernel answers, not its sshd, but a guest that boots under emulation on a busy host
+/// may take seconds even for that, and works through what was given up meanwhile all the same. About as long
+/// as this host asks for an address that is not there yet.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// A connection that is silent for so long may be to a machine that has been restarted since.
 const STALE: Duration = Duration::from_secs(60);
@@ -18,6 +22,8 @@ const STALE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Knock {
     open: Option<(TcpStream, Instant)>,
+    /// On its way.
+    coming: Option<(SocketAddr, Receiver<io::Result<TcpStream>>)>,
 }
 
 impl Knock {
@@ -27,8 +33,7 @@ impl Knock {
         let kept = self.open.take().filter(|(tcp, since)| {
             since.elapsed() < STALE && tcp.peer_addr().is_ok_and(|there| there == address)
         });
-        let opened = || Some((TcpStream::connect_timeout(&address, CONNECT).ok()?, Instant::now()));
-        let Some((tcp, since)) = kept.or_else(opened) else { return false };
+        let Some((tcp, since)) = kept.or_else(|| self.connected(address, patience)) else { return false };
         let mut greeting = [0; 4];
         let _ = tcp.set_read_timeout(Some(patience.max(Duration::from_millis(1))));
         match tcp.peek(&mut greeting) {
@@ -36,12 +41,39 @@ impl Knock {
             // It was closed, or refuses.
             Ok(0) => {}
             Ok(_) => self.open = Some((tcp, since)),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                ) =>
+            {
                 self.open = Some((tcp, since));
             }
             Err(_) => {}
         }
         false
+    }
+
+    /// The connection that is on its way, or a new one, if it is there within `patience`.
+    fn connected(&mut self, address: SocketAddr, patience: Duration) -> Option<(TcpStream, Instant)> {
+        let coming = self.coming.take().filter(|(there, _)| *there == address);
+        let coming = match coming {
+            Some((_, coming)) => coming,
+            None => {
+                let (tell, coming) = mpsc::channel();
+                let connect = move || drop(tell.send(TcpStream::connect_timeout(&address, CONNECT)));
+                thread::Builder::new().name("knock".to_owned()).spawn(connect).ok()?;
+                coming
+            }
+        };
+        match coming.recv_timeout(patience) {
+            Ok(connected) => Some((connected.ok()?, Instant::now())),
+            Err(RecvTimeoutError::Timeout) => {
+                self.coming = Some((address, coming));
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 }
 
