@@ -96,8 +96,15 @@ impl Done {
 
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.0.status.code(), Some(code), "{}{}", self.stdout(), self.stderr());
+        assert_eq!(self.0.status.code(), Some(code), "{}{}{}", self.stdout(), self.stderr(), self.logs());
         self
+    }
+
+    /// The logs that p1 named: they go with their folder.
+    fn logs(&self) -> String {
+        let named = |line: &str| line.trim().strip_prefix("log ").map(|path| path.trim().to_owned());
+        let read = |path: String| Some(format!("-- {path}\n{}\n", fs::read_to_string(&path).ok()?));
+        self.stderr().lines().filter_map(named).filter_map(read).collect()
     }
 
     #[track_caller]

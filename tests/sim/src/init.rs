@@ -353,7 +353,8 @@ impl Init {
             let begun = Instant::now();
             let pause = restart_pause(&spec);
             while begun.elapsed() < pause && inner.units.get(name).is_some_and(|u| !u.unwanted) {
-                inner = self.wait(inner, (pause - begun.elapsed()).min(Duration::from_millis(100)));
+                inner =
+                    self.wait(inner, pause.saturating_sub(begun.elapsed()).min(Duration::from_millis(100)));
             }
             let Some(unit) = inner.units.get_mut(name) else { return };
             if unit.unwanted {
