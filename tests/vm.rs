@@ -22,19 +22,14 @@ use serde_json::Value;
 const SERVER: &str = "192.168.56.110";
 const WORKER: &str = "192.168.56.111";
 const VERSION: &str = "v1.34.1+k3s1";
-/// From which the second cluster is upgraded to [`VERSION`].
+/// From which the cluster is upgraded to [`VERSION`].
 const OLDER: &str = "v1.33.5+k3s1";
 
 #[test]
 #[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run vm"]
 fn a_cluster_lives_and_leaves_nothing() {
-    let mut life = Life::new("life", &[("server", 1024), ("worker", 512)], |standin| {
-        format!(
-            "k3s:\n  version: {VERSION}\n  artifacts:\n    binary: {{path: {0}/k3s}}\n    \
-             installer: {{path: {0}/install.sh}}\n",
-            standin.display()
-        )
-    });
+    let mut life = Life::new(&[("server", 1024), ("worker", 512)]);
+    life.releases(&[OLDER, VERSION], OLDER);
 
     life.phase("build the box (or find it)", |life| {
         life.host(600, &["box", "build"]).ok();
@@ -47,7 +42,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(900, &["up"]).ok();
         assert!(watch.looked() > 0, "nobody looked at the processes");
         assert_eq!(watch.end(), Vec::<String>::new(), "the token is on a command line");
-        life.is_ready();
+        life.is_ready_at(OLDER);
         let names = life.on_nodes("cat /proc/sys/kernel/hostname");
         assert_eq!(names, both("server", "worker"));
     });
@@ -81,7 +76,7 @@ fn a_cluster_lives_and_leaves_nothing() {
             let off = text.parse::<i64>().unwrap() - host;
             assert!(off.abs() < 10, "the clock of {node} is {off} s off");
         }
-        life.is_ready();
+        life.is_ready_at(OLDER);
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
     });
@@ -93,11 +88,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(120, &["killall"]).ok();
         assert_eq!(life.on_nodes(units), both("inactive\ninactive", "inactive\ninactive"));
     });
-    life.phase("up after killall", |life| {
-        life.p1(240, &["up"]).ok();
-        life.is_ready();
-    });
-
     life.phase("uninstall", |life| {
         let left = "for f in /usr/local/bin/k3s* /etc/systemd/system/k3s* /etc/rancher /var/lib/rancher \
                     /run/k3s; do [ ! -e \"$f\" ] || echo \"$f\"; done; command -v k3s; true";
@@ -130,7 +120,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert_eq!(begun.first().map(String::as_str), Some("worker/install"));
         let again: Vec<_> = begun.iter().filter(|step| before.passed(step)).collect();
         assert!(again.is_empty(), "{again:?} had passed and ran again");
-        life.is_ready();
+        life.is_ready_at(OLDER);
     });
 
     life.phase("stop", |life| {
@@ -143,48 +133,29 @@ fn a_cluster_lives_and_leaves_nothing() {
             life.killed_at(step, &["retry"]);
         }
         life.goes_on(&["retry"]);
-        life.is_ready();
+        life.is_ready_at(OLDER);
     });
-    life.phase("destroy is killed, and retry goes on", |life| {
-        assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
-        life.killed_at("worker/machine", &["--yes", "destroy"]);
-        life.p1(300, &["--yes", "retry"]).ok();
-        assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
-        assert_eq!(life.virsh(&["net-list", "--all", "--name"]), [""; 0]);
-        let volumes = life.virsh(&["vol-list", "default"]);
-        assert!(!volumes.iter().any(|l| l.contains(".img")), "{volumes:?}");
-        assert!(!life.dir.join(".p1").exists());
-    });
-    life.print_times();
-}
-
-#[test]
-#[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run servers"]
-fn three_servers_through_their_life() {
-    let nodes = [("server-1", 1024), ("server-2", 1024), ("server-3", 1024), ("worker", 512)];
-    let more = "provision:\n  \
-                - {name: note, type: shell, inline: 'echo \"$1\" >/root/note', args: [by-shell]}\n  \
-                - {name: copy, type: file, source: web.yaml, destination: /srv/web.yaml, nodes: [server-2]}\n  \
-                - {name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}\n\
-                namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n";
-    let mut life = Life::new("many", &nodes, |_| format!("k3s: {{channel: stable}}\n{more}"));
-    life.releases(&[OLDER, VERSION], OLDER);
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    fs::copy(examples.join("nginx/web.yaml"), life.dir.join("web.yaml")).unwrap();
-    let playbook = "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo by-ansible >/root/site\n";
-    fs::write(life.dir.join("site.yml"), playbook).unwrap();
-
-    life.phase("build the box (or find it)", |life| {
-        life.host(600, &["box", "build"]).ok();
-    });
-    life.phase("start the lab", |life| life.lab = Some(Lab::up()));
-
-    life.phase("up: three servers, a worker, provisioners, an application", |life| {
+    life.phase("two servers more, provisioners, an application", |life| {
+        life.kubectl("server", "create namespace of-sqlite");
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        fs::copy(examples.join("nginx/web.yaml"), life.dir.join("web.yaml")).unwrap();
+        let playbook =
+            "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo by-ansible >/root/site\n";
+        fs::write(life.dir.join("site.yml"), playbook).unwrap();
+        life.edit(
+            "k3s: {channel: stable}\n",
+            &format!("k3s: {{channel: stable}}\n{PROVISIONERS}{APPLICATION}"),
+        );
+        life.add(&[("server-2", 1024), ("server-3", 1024)]);
+        life.p1(60, &["plan"]).says(10, "server-3");
         life.p1(1200, &["up"]).ok();
         life.is_ready_at(OLDER);
         let record = life.last();
-        in_turn(&record, &["server-1", "server-2", "server-3"]);
+        in_turn(&record, &["server", "server-2", "server-3"]);
         assert!(record.passed("cluster/manifests") && record.passed("cluster/rollouts"));
+        let members = life.kubectl("server", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
+        assert_eq!(members.lines().count(), 3, "{members}");
+        assert!(life.kubectl("server-3", "get namespaces").contains("of-sqlite"), "the data came along");
         let notes = life.on_nodes("cat /root/note /root/site 2>/dev/null; ls /srv; true");
         assert_eq!(
             (notes["server-2"].as_str(), notes["server-3"].as_str()),
@@ -198,23 +169,23 @@ fn three_servers_through_their_life() {
     });
     life.phase("verify", |life| {
         life.p1(240, &["verify"]).says(0, "works: 4 nodes");
-        assert!(!life.kubectl("server-1", "get namespaces").contains("p1-verify"));
+        assert!(!life.kubectl("server", "get namespaces").contains("p1-verify"));
     });
 
     life.phase("a provisioner's input and the application change", |life| {
         life.edit("[by-shell]", "[again]");
-        life.edit("namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n", "");
+        life.edit(APPLICATION, "");
         life.p1(240, &["--yes", "up"]).ok();
         let begun = started(&life.last());
         assert!(!begun.iter().any(|s| s.ends_with("/provision-site") || s.ends_with("/start")), "{begun:?}");
         assert!(life.on_nodes("cat /root/note").values().all(|text| text == "again"));
-        assert!(!life.kubectl("server-1", "get namespaces").contains("shop"));
+        assert!(!life.kubectl("server", "get namespaces").contains("shop"));
     });
     life.phase("the configuration changes", |life| {
         life.edit("k3s: {channel: stable}", "k3s: {channel: stable, config: {kubelet-arg: [max-pods=50]}}");
-        life.p1(60, &["plan"]).says(10, "server-1");
+        life.p1(60, &["plan"]).says(10, "server");
         life.p1(300, &["up"]).ok();
-        in_turn(&life.last(), &["server-1", "server-2", "server-3", "worker"]);
+        in_turn(&life.last(), &["server", "server-2", "server-3", "worker"]);
         life.is_ready_at(OLDER);
     });
 
@@ -223,7 +194,7 @@ fn three_servers_through_their_life() {
     });
     life.phase("retry upgrades the rest", |life| {
         let before = life.last();
-        assert!(before.passed("cluster/save") && before.passed("server-1/ready"));
+        assert!(before.passed("cluster/save") && before.passed("server/ready"));
         life.goes_on(&["retry"]);
         in_turn(&life.last(), &["server-2", "server-3", "worker"]);
         life.is_ready_at(VERSION);
@@ -231,36 +202,41 @@ fn three_servers_through_their_life() {
 
     life.phase("the first server is destroyed, and another takes its place", |life| {
         life.kubectl("server-2", "create namespace precious");
-        life.virsh(&["destroy", "p1-many-server-1"]);
-        life.virsh(&["undefine", "p1-many-server-1", "--remove-all-storage"]);
+        life.virsh(&["destroy", "p1-life-server"]);
+        life.virsh(&["undefine", "p1-life-server", "--remove-all-storage"]);
         life.p1(60, &["plan"]).says(10, "boot the machine: it does not exist");
         // Whoever asks is answered meanwhile.
         assert!(life.p1(120, &["kubectl", "get", "nodes"]).ok().stdout().contains("server-3"));
         life.p1(900, &["up"]).ok();
         life.is_ready_at(VERSION);
-        assert!(life.kubectl("server-1", "get namespaces").contains("precious"));
-        let members = life.kubectl("server-1", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
+        assert!(life.kubectl("server", "get namespaces").contains("precious"));
+        let members = life.kubectl("server", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
         assert_eq!(members.lines().count(), 3, "{members}");
     });
 
     life.phase("etcd: backup", |life| {
-        let file = life.dir.join("many.backup");
+        let file = life.dir.join("life.backup");
         life.p1(180, &["backup", file.to_str().unwrap()]).ok();
         assert_eq!(mode(&file), 0o600);
         life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
-        life.kubectl("server-1", "create namespace lost");
+        life.kubectl("server", "create namespace lost");
     });
     life.phase("etcd: restore", |life| {
-        let file = life.dir.join("many.backup");
+        let file = life.dir.join("life.backup");
         life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
         life.p1(500, &["--yes", "restore", file.to_str().unwrap()]).ok();
         life.is_ready_at(VERSION);
         let names = life.kubectl("server-3", "get namespaces");
         assert!(names.contains("precious") && !names.contains("lost"), "{names}");
     });
-    life.phase("destroy", |life| {
-        life.p1(240, &["--yes", "destroy"]).ok();
+    life.phase("destroy is killed, and retry goes on", |life| {
+        assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
+        life.killed_at("worker/machine", &["--yes", "destroy"]);
+        life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
+        assert_eq!(life.virsh(&["net-list", "--all", "--name"]), [""; 0]);
+        let volumes = life.virsh(&["vol-list", "default"]);
+        assert!(!volumes.iter().any(|l| l.contains(".img")), "{volumes:?}");
         assert!(!life.dir.join(".p1").exists());
     });
     life.print_times();
@@ -297,9 +273,17 @@ fn started(record: &Record) -> Vec<String> {
     record.events.iter().filter_map(step).collect()
 }
 
+const PROVISIONERS: &str = "provision:\n  \
+    - {name: note, type: shell, inline: 'echo \"$1\" >/root/note', args: [by-shell]}\n  \
+    - {name: copy, type: file, source: web.yaml, destination: /srv/web.yaml, nodes: [server-2]}\n  \
+    - {name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}\n";
+const APPLICATION: &str = "namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n";
+
+/// The cluster's name.
+const NAME: &str = "life";
+
 /// Where things are, and what was seen of the run so far.
 struct Life {
-    name: &'static str,
     /// Nodes and their addresses.
     nodes: Vec<(String, String)>,
     /// Where p1 finds releases of k3s, if not where the spec says.
@@ -314,9 +298,8 @@ struct Life {
 }
 
 impl Life {
-    /// A cluster of these nodes and their memory, the servers first. `more`, told where the stand-in is, is
-    /// the rest of the spec.
-    fn new(name: &'static str, nodes: &[(&str, u32)], more: impl FnOnce(&Path) -> String) -> Self {
+    /// A cluster of these nodes and their memory, the servers first, of k3s' stable release.
+    fn new(nodes: &[(&str, u32)]) -> Self {
         assert!(nix::unistd::Uid::effective().is_root(), "labs and boxes need root");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let standin = target.join("standin");
@@ -324,26 +307,34 @@ impl Life {
             assert!(standin.join(file).is_file(), "there is no {file}: run tests/standin/package");
         }
         let home = target.join("vm/home");
-        let dir = target.join("vm").join(name);
+        let dir = target.join("vm").join(NAME);
         // What a killed run left is of no use: its lab is gone.
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         fs::create_dir_all(&home).unwrap();
-        let mut spec = format!(
-            "name: {name}\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
-             retry: {{attempts: 2, backoff: 500ms}}\ntimeouts: {{boot: 15m, ssh: 5m}}\nnodes:\n"
+        let spec = format!(
+            "name: {NAME}\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
+             retry: {{attempts: 2, backoff: 500ms}}\ntimeouts: {{boot: 15m, ssh: 5m}}\nk3s: {{channel: stable}}\nnodes:\n"
         );
-        let mut known = Vec::new();
-        for (i, (node, memory)) in nodes.iter().enumerate() {
-            let role = if node.starts_with("server") { "server" } else { "worker" };
-            let ip = format!("192.168.56.{}", 110 + i);
-            spec += &format!("  - {{name: {node}, role: {role}, ip: {ip}, cpus: 1, memory: {memory}}}\n");
-            known.push(((*node).to_owned(), ip));
-        }
-        fs::write(dir.join("cluster.yaml"), spec + &more(&standin)).unwrap();
+        fs::write(dir.join("cluster.yaml"), spec).unwrap();
         let path = std::env::var("PATH").unwrap();
         let (times, said) = (Vec::new(), Mutex::default());
-        Self { name, nodes: known, env: Vec::new(), dir, home, path, lab: None, times, said }
+        let mut life = Self { nodes: Vec::new(), env: Vec::new(), dir, home, path, lab: None, times, said };
+        life.add(nodes);
+        life
+    }
+
+    /// More nodes in the spec.
+    fn add(&mut self, nodes: &[(&str, u32)]) {
+        let path = self.dir.join("cluster.yaml");
+        let mut spec = fs::read_to_string(&path).unwrap();
+        for (node, memory) in nodes {
+            let role = if node.starts_with("server") { "server" } else { "worker" };
+            let ip = format!("192.168.56.{}", 110 + self.nodes.len());
+            spec += &format!("  - {{name: {node}, role: {role}, ip: {ip}, cpus: 1, memory: {memory}}}\n");
+            self.nodes.push(((*node).to_owned(), ip));
+        }
+        fs::write(path, spec).unwrap();
     }
 
     /// Places of k3s' releases with the stand-in in these versions, of which one is the stable one.
@@ -391,7 +382,7 @@ impl Life {
     }
 
     fn state(&self) -> PathBuf {
-        self.dir.join(".p1").join(self.name)
+        self.dir.join(".p1").join(NAME)
     }
 
     /// The journal of the newest run.
@@ -520,10 +511,6 @@ impl Life {
         line.extend(args);
         let out = self.inside(30, &line).ok().stdout();
         out.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
-    }
-
-    fn is_ready(&mut self) {
-        self.is_ready_at(VERSION);
     }
 
     /// All nodes are Ready, at the spec's addresses and this version, by kubectl's word.
