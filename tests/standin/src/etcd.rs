@@ -379,8 +379,7 @@ impl Etcd {
             .then(|| held.or_else(|| there.iter().find(|(_, v)| Some(*v) == newest).map(|(m, _)| *m)))
             .flatten()
             .map(|m| if m.name == self.name { Leader::Me } else { Leader::At(m.url.clone()) });
-        let mut now = lock(&self.leader);
-        if *now != leader {
+        if self.leader() != leader {
             log::info(match &leader {
                 Some(Leader::Me) => format!("stand-in etcd: {} leads", self.name),
                 Some(Leader::At(url)) => format!("stand-in etcd: following {url}"),
@@ -388,9 +387,10 @@ impl Etcd {
                     format!("stand-in etcd: no leader, {} of {} members are there", there.len(), voters.len())
                 }
             });
-            // Every node has its full grace with a new leader.
+            // Every node has its full grace with a new leader. Nobody holds both locks: who answers peers
+            // would take them in the other order.
             self.store.lock().heard.clear();
-            *now = leader;
+            *lock(&self.leader) = leader;
         }
     }
 
@@ -459,11 +459,12 @@ impl Etcd {
     pub fn answer(&self, path: &str, request: &Request) -> Response {
         match (path, request.method.as_str()) {
             (PEERS, "GET") => {
+                let leads = self.leads();
                 let state = self.store.lock();
                 let names: Vec<String> = members(&state).into_iter().map(|m| m.name).collect();
                 Response::json(
                     200,
-                    &json!({"name": self.name, "leads": self.leads(), "version": state.version(), "cluster": cluster(&state), "members": names}),
+                    &json!({"name": self.name, "leads": leads, "version": state.version(), "cluster": cluster(&state), "members": names}),
                 )
             }
             (PEERS, "PUT") => {
