@@ -17,10 +17,11 @@ use run::{began, until};
 use sim::{Sim, spec};
 
 /// There as long as a test is interested in it.
-static LAB: Mutex<Weak<Mutex<Sim>>> = Mutex::new(Weak::new());
+/// Two, as the tests mostly wait.
+static LABS: [Mutex<Weak<Mutex<Sim>>>; 2] = [const { Mutex::new(Weak::new()) }; 2];
 
-fn lab() -> Arc<Mutex<Sim>> {
-    let mut lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
+fn lab(which: usize) -> Arc<Mutex<Sim>> {
+    let mut lab = LABS[which].lock().unwrap_or_else(PoisonError::into_inner);
     lab.upgrade().unwrap_or_else(|| {
         let sim = Sim::new(&spec(1, 3, ""));
         sim.p1(&["up"]).exits(0);
@@ -87,7 +88,7 @@ fn worker(i: usize) -> String {
 
 #[test]
 fn an_installer_fails_at_any_stage_or_hangs() {
-    let lab = lab();
+    let lab = lab(1);
     let sim = begin(&lab, "install: 20s");
     let rounds = [["env", "verify"], ["symlinks", "killall"], ["uninstall", "remove"], ["unit", "enable"]];
     for stages in rounds {
@@ -109,7 +110,7 @@ fn an_installer_fails_at_any_stage_or_hangs() {
 
 #[test]
 fn a_k3s_does_not_come_up() {
-    let lab = lab();
+    let lab = lab(1);
     let sim = begin(&lab, "node_ready: 20s");
     type Fault = (&'static str, &'static str, &'static str, &'static str);
     let rounds: [&[Fault]; 3] = [
@@ -142,7 +143,7 @@ fn a_k3s_does_not_come_up() {
 /// Somebody did something to nodes of a cluster that was well.
 #[test]
 fn a_node_was_changed() {
-    let lab = lab();
+    let lab = lab(0);
     let sim = begin(&lab, "node_ready: 15s");
     let drop_in = |key: &str, value: &str| {
         let dir = "/etc/rancher/k3s/config.yaml.d";
@@ -202,7 +203,7 @@ fn a_node_was_changed() {
 
 #[test]
 fn a_way_in_is_closed() {
-    let lab = lab();
+    let lab = lab(0);
     let sim = begin(&lab, "ssh: 6s");
     let no_root = "echo 'AllowUsers vagrant' >>/etc/ssh/sshd_config; systemctl restart ssh";
     let no_sudo = "printf '#!/bin/sh\\necho sudo: a password is required >&2; exit 1\\n' >/usr/local/bin/sudo; \
@@ -248,7 +249,7 @@ fn a_way_in_is_closed() {
 
 #[test]
 fn a_machine_is_lost() {
-    let lab = lab();
+    let lab = lab(0);
     let sim = begin(&lab, "install: 20s, ssh: 6s");
     sim.p1(&["--yes", "uninstall", "worker-1", "worker-2"]).exits(0);
     for i in 0..2 {
@@ -287,7 +288,7 @@ fn a_machine_is_lost() {
 
 #[test]
 fn a_server_does_not_come_up() {
-    let lab = lab();
+    let lab = lab(1);
     let sim = begin(&lab, "server_ready: 30s");
     // Another program that happens to be at hand.
     sim.node("server").sh("systemctl stop k3s; /usr/sbin/sshd -p 6443 -o PidFile=/run/other.pid");
