@@ -275,6 +275,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("fake", "tests/fake.rs", false),
     ("sshd", "tests/sshd.rs", false),
     ("artifacts", "src/artifacts/tests.rs", false),
+    ("start", "src/steps/start.rs", false),
     ("faults", "tests/faults.rs", true),
     ("sim_faults", "tests/sim_faults.rs", true),
 ];

@@ -122,7 +122,16 @@ fn a_k3s_does_not_come_up() {
             ("never-notify", "", "start", "k3s-agent did not become active within 20s"),
             ("never-ready", "", "ready", "was not Ready within 20s: it is not Ready"),
         ],
-        &[("wrong-ip", "10.9.8.7", "ready", "its address in the cluster is 10.9.8.7, not 192.168.56.111")],
+        &[
+            ("wrong-ip", "10.9.8.7", "ready", "its address in the cluster is 10.9.8.7, not 192.168.56.111"),
+            // Active for a second each time, as far as systemd knows.
+            (
+                "two",
+                "never-ready\noom=1\n",
+                "ready",
+                "k3s-agent ends again after each start: the node ran out",
+            ),
+        ],
     ];
     for faults in rounds {
         for (i, (name, value, ..)) in faults.iter().enumerate() {
