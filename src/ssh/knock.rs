@@ -103,6 +103,34 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_nobody_takes_yet_stays_on_its_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // As long as its queue is full, its kernel answers nobody.
+        let mut waiting = Vec::new();
+        while let Ok(tcp) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(tcp);
+            assert!(waiting.len() < 20_000, "the queue has no end");
+        }
+        let mut knock = Knock::default();
+        assert!(!knock.answers(address, Duration::from_millis(400)));
+        let mut seen: Vec<_> = (0..waiting.len()).map(|_| listener.accept().unwrap()).collect();
+        // Nobody asks again, and it comes all the same.
+        listener.set_nonblocking(true).unwrap();
+        let begun = Instant::now();
+        let mut mine = loop {
+            match listener.accept() {
+                Ok((tcp, from)) if waiting.iter().all(|w| w.local_addr().unwrap() != from) => break tcp,
+                Ok(other) => seen.push(other),
+                Err(_) => assert!(begun.elapsed() < LONG, "it was given up"),
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        };
+        mine.write_all(b"SSH-2.0-x\r\n").unwrap();
+        assert!(knock.answers(address, LONG));
+    }
+
+    #[test]
     fn who_is_turned_away_or_finds_somebody_else_knocks_anew() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
