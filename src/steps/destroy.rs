@@ -166,8 +166,9 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
             )
         })?;
     }
-    let mut done = None;
-    if api.get(&node.name).is_some_and(|s| s.ready) {
+    let ready = |api: &Api| api.get(&node.name).is_some_and(|s| s.ready);
+    let mut done = Vec::new();
+    if ready(api) {
         ctx.control.says("moving its pods elsewhere");
         let script = format!(
             "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --force --timeout={}s",
@@ -179,7 +180,7 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
         let drained = world.on(server, |r| r.script("draining the node", &script, true, bound, &mut log))?;
         let text = drained.text();
         match drained.status {
-            0 => done = Some("drained".to_owned()),
+            0 => done.push("drained"),
             // kubectl's words for a drain that is not over in time (kubectl, pkg/drain).
             _ if text.contains("timeout reached") => ctx.control.warn(format!(
                 "Not all pods went elsewhere within {}; the rest end with the machine.",
@@ -191,21 +192,22 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
             }
         }
     }
-    if node.role == Role::Server && quorum::spares(api, &node.name) {
+    // Asked anew: the drain may have taken its time.
+    let spared = |api: Api| ready(&api) && quorum::spares(&api, &node.name);
+    if node.role == Role::Server && quorum::now(world).is_ok_and(spared) {
         // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for
         // another one too long end themselves (seen on k3s v1.21). A stop is what every restart is.
         ctx.control.says("stopping its k3s");
         let stop = format!("systemctl stop {}", node.role.unit());
-        if let Err(trouble) = world.script(node, "stopping k3s", &stop) {
-            if trouble.cancelled {
-                return Err(trouble);
-            }
-            ctx.control.log(&trouble.failure.cause);
+        match world.script(node, "stopping k3s", &stop) {
+            Ok(_) => done.push("its k3s stopped"),
+            Err(trouble) if trouble.cancelled => return Err(trouble),
+            Err(trouble) => ctx.control.log(&trouble.failure.cause),
         }
     }
     ctx.control.says("taking it out of the cluster");
     take_out(world, server, &node.name)?;
-    Ok(done)
+    Ok(Some(done.join(", ")).filter(|done| !done.is_empty()))
 }
 
 fn uninstalls(view: &View<'_>, node: Option<&Node>) -> Check {
