@@ -60,6 +60,14 @@ impl Explain for crate::os::lock::Error {
     }
 }
 
+/// The beginning of a line that may be too long to be shown: at most so many characters.
+pub fn clipped(line: &str, most: usize) -> String {
+    match line.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
 /// How often something was done.
 pub fn times(n: u32) -> String {
     match n {

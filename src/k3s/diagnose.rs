@@ -3,6 +3,7 @@
 //! A table of causes, the surest first. A line that also appears while a healthy node starts (a
 //! server that does not answer yet) stands last, so that it counts only when nothing else does.
 
+use crate::explain::clipped;
 use crate::os::process::tail;
 
 /// Why a unit does not come up.
@@ -132,13 +133,6 @@ fn message(line: &str) -> &str {
     };
     let place = || line.split_once("] ").map(|(_, rest)| rest);
     quoted(" err=").or_else(|| quoted(" msg=")).or_else(place).unwrap_or(line).trim()
-}
-
-fn clipped(line: &str, most: usize) -> String {
-    match line.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_owned(),
-    }
 }
 
 const CLOCK: &str = "Set the clocks of host and nodes right (`p1 exec -- date -u` shows them), for instance \

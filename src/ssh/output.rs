@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
+use crate::explain::clipped;
 use crate::os::process;
 
 /// How long a command may take, and how long it may say nothing.
@@ -66,9 +67,5 @@ pub(super) fn tail(output: &[u8]) -> Vec<String> {
 
 /// The beginning of a command, for messages.
 pub(super) fn shorten(command: &str) -> String {
-    let line = command.lines().next().unwrap_or_default();
-    match line.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_owned(),
-    }
+    clipped(command.lines().next().unwrap_or_default(), 60)
 }

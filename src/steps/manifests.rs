@@ -173,7 +173,7 @@ impl World {
                 "k3s kubectl diff --server-side --force-conflicts --field-manager={MANAGER}{place} -f - 2>/dev/null"
             );
             // 1 means that there are differences (kubernetes.io/docs/reference/kubectl/generated/kubectl_diff).
-            let script = fed(&diff, &stream(documents.iter().map(|d| d.text.as_str())));
+            let script = fed(&diff, &stream(documents.iter().map(|d| &d.text)));
             let done = self.on(self.writer(), |r| {
                 r.script("comparing the manifests", &script, true, WRITE, &mut |_| {})
             })?;
@@ -297,8 +297,9 @@ pub(super) fn fed(command: &str, text: &str) -> String {
 /// Documents as one stream, each behind its mark. kubectl takes a stream whose first character is `{` for
 /// JSON to its end, and stumbles over the first mark in it (apimachinery, pkg/util/yaml,
 /// `YAMLOrJSONDecoder`); behind a mark JSON is YAML.
-pub(super) fn stream<'d>(documents: impl IntoIterator<Item = &'d str>) -> String {
-    documents.into_iter().map(|d| format!("---\n{}\n", d.trim_start_matches('\n').trim_end())).collect()
+pub(super) fn stream(documents: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let text = |d: &str| format!("---\n{}\n", d.trim_start_matches('\n').trim_end());
+    documents.into_iter().map(|d| text(d.as_ref())).collect()
 }
 
 /// The command that applies what comes in.
@@ -463,7 +464,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         if let Some(own) = own {
             let labels: BTreeMap<&str, &str> = own.labels.iter().filter_map(|l| l.split_once('=')).collect();
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-            first.push_str(&stream([object.to_string().as_str()]));
+            first.push_str(&stream([object.to_string()]));
         }
         new.namespaces.push(Owned { name, made });
     }
@@ -556,7 +557,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn texts(documents: &[&(Option<String>, Document)]) -> String {
     let mut out = String::new();
     for run in documents.chunk_by(|a, b| a.0 == b.0) {
-        let all = stream(run.iter().map(|(_, d)| d.text.as_str()));
+        let all = stream(run.iter().map(|(_, d)| &d.text));
         out.push_str(&fed(&applying(run[0].0.as_deref()), &all));
     }
     out

@@ -208,7 +208,7 @@ impl Unit {
     /// Asks the node.
     pub fn of(ctx: &Ctx<'_>) -> Result<Self, Trouble> {
         let node = ctx.node();
-        let show = format!("systemctl show -p ActiveState,SubState,NRestarts {}", node.role.unit());
+        let show = format!("systemctl show -p ActiveState,NRestarts {}", node.role.unit());
         let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
         let value =
             |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");

@@ -271,8 +271,7 @@ fn responders(image: &str) -> String {
                 "backend": {"service": {"name": "answer", "port": {"number": 80}}}}]}}]},
         }),
     ];
-    let all = all.map(|object| object.to_string());
-    stream(all.iter().map(String::as_str))
+    stream(all.map(|object| object.to_string()))
 }
 
 fn probe(node: &Node, image: &str, env: &[(&str, String)]) -> Value {
@@ -372,12 +371,7 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         all.push(probe(node, &image, &env).to_string());
     }
     ctx.control.says("letting them ask each other");
-    kubectl(
-        ctx,
-        "starting pods",
-        &fed(&applying(None), &stream(all.iter().map(String::as_str))),
-        &Secrets::default(),
-    )?;
+    kubectl(ctx, "starting pods", &fed(&applying(None), &stream(&all)), &Secrets::default())?;
     Ok(Some(format!(
         "{} of {image}{}",
         addresses.len(),
