@@ -121,6 +121,9 @@ mod tests {
         assert!(may_stop(&api(&[true, true, false]), "s0").is_err());
         assert!(may_stop(&api(&[true, true, false]), "s2").is_ok(), "it is the one that is down");
         assert!(may_stop(&api(&[true, true, true, false, true]), "s0").is_ok());
+        // Half of them is none.
+        assert!(may_stop(&api(&[true, true, true, false]), "s0").is_err());
+        assert!(!spares(&api(&[true, true]), "s0") && spares(&api(&[true, true, true]), "s0"));
     }
 
     #[test]
