@@ -92,7 +92,8 @@ pub fn telling(lines: &[String], ended: bool) -> Vec<String> {
     let last = end.saturating_sub(SHOWN / 2);
     for line in lines[..last].iter().rev().filter(|l| is_error(l)) {
         // What is said again and again is one of them.
-        let new = errors.iter().all(|known| message(known) != message(line));
+        let mut known = errors.iter().copied().chain(lines[last..end].iter().map(String::as_str));
+        let new = known.all(|known| message(known) != message(line));
         if new && errors.len() < SHOWN / 2 {
             errors.push(line);
         }
@@ -468,6 +469,10 @@ mod tests {
             "{shown:#?}"
         );
         assert_eq!(shown.iter().filter(|l| l.contains("Cannot")).count(), 1, "{shown:#?}");
+        // Also where the last lines say it again.
+        let twice = [lines.clone(), lines[40..48].to_vec()].concat();
+        let shown = telling(&twice, true);
+        assert_eq!(shown.iter().filter(|l| l.contains("/dev/kmsg")).count(), 1, "{shown:#?}");
         // Of one that still runs the newest lines count, the errors before them too.
         let shown = telling(&lines, false);
         assert!(
