@@ -183,8 +183,8 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
     }
     // Of what a user sets, a row names the test that sees it run out.
     let places = FAULTS.iter().map(|(place, file, _)| (*place, *file)).chain([
-        ("evidence", "tests/evidence.rs"),
-        ("sim_apps", "tests/sim_apps.rs"),
+        ("evidence", "tests/simulated/evidence.rs"),
+        ("sim_apps", "tests/simulated/apps.rs"),
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),
         ("virtualbox", "src/providers/virtualbox_tests.rs"),
@@ -277,7 +277,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("artifacts", "src/artifacts/tests.rs", false),
     ("start", "src/steps/start.rs", false),
     ("faults", "tests/faults.rs", true),
-    ("sim_faults", "tests/sim_faults.rs", true),
+    ("sim_faults", "tests/simulated/faults.rs", true),
 ];
 
 /// The names of the tests in a source.

@@ -1,4 +1,4 @@
-/* Strikes p1 at an exact place: right after its Nth journal event is written. Preloaded by tests/crash.rs, so
+/* Strikes p1 at an exact place: right after its Nth journal event is written. Preloaded by tests/simulated/crash.rs, so
  * that p1 itself has no hook for tests. P1_CRASH is "HOW N MARK"; MARK is a file that says that it struck. */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,18 +1,13 @@
 //! Applications among simulated machines: see tests/support/sim.rs. No container runs there: pods are
 //! the stand-in's records of them.
 
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-
 use std::fs;
 
 use p1::event::Outcome;
 use serde_json::Value;
 
-use run::began;
-use sim::{Sim, spec};
+use super::run::began;
+use super::sim::{Sim, spec};
 
 const WEB: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 3, selector: {matchLabels: {app: web}}, \
     template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: nginx:1}]}}}\n";
@@ -203,7 +198,9 @@ fn the_examples_run() {
     };
     assert!(count("lost") > 0 && count("lost") < count("asked") / 2, "{said}");
     println!("{said}");
-    run::until("nothing is lost any more", || sim.sh("./ask http://192.168.56.110 3").contains(" 0 lost"));
+    super::run::until("nothing is lost any more", || {
+        sim.sh("./ask http://192.168.56.110 3").contains(" 0 lost")
+    });
     shows(&sim, &["status"], 1, &["worker-2"]);
     sim.p1(&["up"]).exits(0);
     sim.p1(&["status"]).exits(0);
@@ -231,7 +228,9 @@ fn a_cluster_is_proven_and_nothing_is_left() {
     sim.p1(&["verify", "worker-1"]).exits(0);
     sim.node("server").fault("image-pull", "nowhere");
     let running = sim.start(&["verify", "--image", "nowhere/busybox"]);
-    run::until("the pods wait", || kubectl(&sim, "get pods -n p1-verify").contains("ImagePullBackOff"));
+    super::run::until("the pods wait", || {
+        kubectl(&sim, "get pods -n p1-verify").contains("ImagePullBackOff")
+    });
     // Ctrl-C, and it cleans up all the same.
     running.signal(nix::sys::signal::Signal::SIGINT);
     running.end().exits(130);
@@ -243,7 +242,7 @@ fn a_cluster_is_proven_and_nothing_is_left() {
     // A killed one leaves its namespace; the next takes it away.
     sim.node("server").fault("image-pull", "busybox");
     let running = sim.start(&["verify"]);
-    run::until("the pods wait", || kubectl(&sim, "get pods -A").contains("ImagePullBackOff"));
+    super::run::until("the pods wait", || kubectl(&sim, "get pods -A").contains("ImagePullBackOff"));
     running.signal(nix::sys::signal::Signal::SIGKILL);
     running.end();
     assert!(space());

@@ -1,27 +1,18 @@
 //! What p1 shows when something is wrong, and what it never shows; who may work on a cluster, and how long
 //! anything is waited for. With a scripted vagrant and virsh, and peers that never answer. It takes root.
 
-#[path = "support/fake.rs"]
-mod fake;
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-#[path = "support/sshd.rs"]
-mod sshd;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fake::Fake;
+use super::fake::Fake;
+use super::run::{Done, until};
+use super::sim::{K3S, Sim, spec};
 use nix::sys::signal::Signal;
 use p1::event::{Kind, Outcome};
 use p1::journal::Record;
-use run::{Done, until};
-use sim::{K3S, Sim, spec};
 
 // ---------------------------------------------------------------------------------------------
 // Evidence and secrets
@@ -333,7 +324,7 @@ fn waits_on_peers_that_never_answer_end_at_their_bounds() {
     });
 
     // A node that is there and hangs.
-    let sshd = sshd::Sshd::start();
+    let sshd = super::sshd::Sshd::start();
     let hang = sshd.hang();
     let mut line = |_: &str| {};
     timed("SSH: a script, in all", ms(1000), &mut || {

@@ -1,18 +1,11 @@
 //! Whole verbs among simulated machines: see tests/support/sim.rs and tests/sim.
 
-#[path = "support/sim_change.rs"]
-mod change;
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-
 use std::fs;
 
 use p1::event::Outcome;
 
-use run::{began, until};
-use sim::{Sim, spec};
+use super::run::{began, until};
+use super::sim::{Sim, spec};
 
 #[test]
 fn a_cluster_comes_stays_and_goes() {

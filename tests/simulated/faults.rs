@@ -2,19 +2,14 @@
 //! one after the other: a server, two workers that come to harm, and a third that shows that nobody else is
 //! held up. Each leaves the cluster as well as it found it.
 
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use super::run::{began, until};
+use super::sim::{Sim, spec};
 use p1::event::Outcome;
 use p1::journal::Record;
-use run::{began, until};
-use sim::{Sim, spec};
 
 /// There as long as a test is interested in it.
 /// Two, as the tests mostly wait.

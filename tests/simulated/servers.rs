@@ -1,10 +1,5 @@
 //! Several servers, configuration rolled out and upgrades, among simulated machines (tests/sim).
 
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -12,8 +7,8 @@ use nix::sys::signal::Signal;
 use p1::event::{Kind, Outcome};
 use p1::journal::Record;
 
-use run::{began, until};
-use sim::{K3S, Sim, spec};
+use super::run::{began, until};
+use super::sim::{K3S, Sim, spec};
 
 /// When each node was worked on in a run, by the number of the event: from the first step that touches a
 /// running k3s to its Ready.

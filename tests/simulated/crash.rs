@@ -3,28 +3,17 @@
 //! is begun again, and the journal reads back. SIGKILL strikes after every event, the other four take turns at every second;
 //! `P1_CRASH_ALL=1` takes every signal at every event, `P1_CRASH_EVERY=5` only every fifth event.
 
-#[path = "support/run.rs"]
-mod run;
-#[path = "support/sim.rs"]
-mod sim;
-
-use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
-use std::thread;
-use std::time::Instant;
+use std::sync::OnceLock;
 
 use p1::event::Outcome;
 use p1::journal;
 
-use run::{Running, began};
-use sim::{Sim, spec};
-
-/// Clusters at a time.
-const AT_ONCE: usize = 4;
+use super::run::{Running, began};
+use super::sim::{Sim, spec};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum How {
@@ -62,15 +51,23 @@ struct Figures {
     failed: Vec<String>,
 }
 
-static FIGURES: Mutex<Figures> =
-    Mutex::new(Figures { tried: 0, converged: 0, repeated: Vec::new(), failed: Vec::new() });
-
-fn figures() -> std::sync::MutexGuard<'static, Figures> {
-    FIGURES.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Figures {
+    /// All have converged, and nothing that was done was begun again.
+    fn judge(&self, what: &str, at_least: usize) {
+        let Self { tried, converged, repeated, failed } = self;
+        println!(
+            "crash anywhere: {what}: {tried} points tried, {converged} converged, {} steps repeated",
+            repeated.len()
+        );
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+        assert!(repeated.is_empty(), "{}", repeated.join("\n"));
+        assert_eq!(tried, converged);
+        assert!(*tried >= at_least, "{tried} of {at_least}");
+    }
 }
 
 /// Runs a verb with a strike after its event `k`, and a retry. False if it was over before.
-fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
+fn point(figures: &mut Figures, sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
     let mark = sim.at("struck");
     let _ = fs::remove_file(&mark);
     let before = sim.runs().len();
@@ -83,11 +80,12 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
         return false;
     }
     let what = format!("{} {how:?} after event {k}", args.last().unwrap());
-    figures().tried += 1;
+    figures.tried += 1;
     eprintln!("{what}");
-    let fail = |why: &str| {
+    let failed = &mut figures.failed;
+    let mut fail = |why: &str| {
         eprintln!("{what}: {why}");
-        figures().failed.push(format!("{what}: {why}"));
+        failed.push(format!("{what}: {why}"));
     };
     let status = done.0.status;
     match how {
@@ -100,7 +98,7 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
     let gone = !sim.state().exists();
     if gone && args.contains(&"destroy") {
         // Nothing is left that could be gone on with.
-        figures().converged += 1;
+        figures.converged += 1;
         return true;
     }
     let runs = sim.runs();
@@ -117,7 +115,7 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
     }
     let retry = sim.p1(&["--yes", "retry"]);
     if retry.0.status.code() == Some(0) {
-        figures().converged += 1;
+        figures.converged += 1;
     } else {
         fail(&format!("retry: {}\n{}{}", retry.0.status, done.stderr(), retry.stderr()));
     }
@@ -126,7 +124,7 @@ fn point(sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
         let again = journal::read(runs.last().unwrap()).unwrap().expect("a plan");
         let done = |step: &String| matches!(struck.outcomes.get(step), Some(Outcome::Done { .. }));
         let repeated = began(&again).into_iter().filter(done).map(|s| format!("{what}: {s}"));
-        figures().repeated.extend(repeated);
+        figures.repeated.extend(repeated);
     }
     true
 }
@@ -135,89 +133,119 @@ fn every() -> usize {
     std::env::var("P1_CRASH_EVERY").map_or(1, |n| n.parse().expect("a number"))
 }
 
-fn up_and_retry(how: How, k: usize) -> bool {
-    let sim = Sim::new(&spec(1, 1, ""));
-    let struck = point(&sim, &["up"], how, k);
-    sim.p1(&["status"]).exits(0);
-    struck
+/// The signals of a run: SIGKILL, or all of them with `P1_CRASH_ALL=1`.
+fn signals() -> &'static [How] {
+    const ALL: &[How] = &[How::Kill, How::Term, How::Int, How::Twice, How::Hup];
+    if std::env::var_os("P1_CRASH_ALL").is_some() { ALL } else { &ALL[..1] }
 }
 
-/// Verbs on a cluster that is there, each at every event, with what brings it back in between.
-fn there_and_back(hows: &[How]) {
+/// Up to which event `up` is struck, at every `SHARDS`-th one from `shard` on: in a new lab each.
+fn up_in_shards(shard: usize) {
+    let all = signals().len() > 1;
+    let mut figures = Figures::default();
+    let mut k = 1 + shard * every();
+    loop {
+        let others = [How::Term, How::Int, How::Twice, How::Hup];
+        let turn = |(i, _): &(usize, &How)| all || k % 2 == 1 && (i + k / 2) % others.len() == 0;
+        let more = others.iter().enumerate().filter(turn).map(|(_, how)| *how);
+        let mut over = false;
+        for how in std::iter::once(How::Kill).chain(more) {
+            let sim = Sim::new(&spec(1, 1, ""));
+            over = !point(&mut figures, &sim, &["up"], how, k);
+            sim.p1(&["status"]).exits(0);
+            if over {
+                break;
+            }
+        }
+        if over {
+            break;
+        }
+        k += SHARDS * every();
+    }
+    figures.judge(&format!("up, shard {shard}"), 40 / SHARDS / every());
+}
+
+/// How many tests share the events of `up`.
+const SHARDS: usize = 4;
+
+#[test]
+fn up_may_be_struck_after_any_event_1() {
+    up_in_shards(0);
+}
+
+#[test]
+fn up_may_be_struck_after_any_event_2() {
+    up_in_shards(1);
+}
+
+#[test]
+fn up_may_be_struck_after_any_event_3() {
+    up_in_shards(2);
+}
+
+#[test]
+fn up_may_be_struck_after_any_event_4() {
+    up_in_shards(3);
+}
+
+#[test]
+fn stop_and_start_may_be_struck_after_any_event() {
     let sim = Sim::new(&spec(1, 1, ""));
     sim.p1(&["up"]).exits(0);
-    for &how in hows {
+    let mut figures = Figures::default();
+    for &how in signals() {
         // Each of the two makes the other's ground.
         let (mut stop, mut start, mut k) = (true, true, 0);
         while stop || start {
             k += every();
-            stop = point(&sim, &["stop"], how, k);
+            stop = point(&mut figures, &sim, &["stop"], how, k);
             assert_eq!(
                 (sim.node("server").state(), sim.node("worker").state()),
                 ("shut off".into(), "shut off".into())
             );
-            start = point(&sim, &["start"], how, k);
+            start = point(&mut figures, &sim, &["start"], how, k);
             sim.p1(&["status"]).exits(0);
         }
-        for verb in ["killall", "uninstall", "destroy"] {
-            for k in (1..).step_by(every()) {
-                let struck = point(&sim, &["--yes", verb], how, k);
-                if verb == "destroy" {
-                    assert!(!sim.state().exists(), "{verb} {how:?} {k}");
-                    let left = sim.sh("virsh list --all --uuid; virsh net-list --all --name; virsh vol-list default; ls disks");
-                    assert!(!left.contains("sim"), "{verb} {how:?} {k}: {left}");
-                }
-                if !struck {
-                    break;
-                }
-                sim.p1(&["up"]).exits(0);
+    }
+    figures.judge("stop and start", 20 / every());
+}
+
+/// A verb that takes down what `up` brings back, struck at each event.
+fn taken_down(verb: &str, at_least: usize) {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            let struck = point(&mut figures, &sim, &["--yes", verb], how, k);
+            if verb == "destroy" {
+                assert!(!sim.state().exists(), "{verb} {how:?} {k}");
+                let left = sim.sh(
+                    "virsh list --all --uuid; virsh net-list --all --name; virsh vol-list default; ls disks",
+                );
+                assert!(!left.contains("sim"), "{verb} {how:?} {k}: {left}");
+            }
+            if !struck {
+                break;
             }
             sim.p1(&["up"]).exits(0);
         }
+        sim.p1(&["up"]).exits(0);
     }
+    figures.judge(verb, at_least / every());
 }
 
 #[test]
-fn p1_may_be_struck_after_any_event() {
-    let begun = Instant::now();
-    let all = std::env::var_os("P1_CRASH_ALL").is_some();
-    let events = {
-        let sim = Sim::new(&spec(1, 1, ""));
-        sim.p1(&["up"]).exits(0);
-        sim.last().events.len()
-    };
-    let mut work = VecDeque::new();
-    for k in (1..=events).step_by(every()) {
-        let others = [How::Term, How::Int, How::Twice, How::Hup];
-        let turn = |(i, _): &(usize, &How)| all || k % 2 == 1 && (i + k / 2) % others.len() == 0;
-        work.push_back((How::Kill, k));
-        work.extend(others.iter().enumerate().filter(turn).map(|(_, how)| (*how, k)));
-    }
-    let work = Mutex::new(work);
-    let next = || work.lock().unwrap_or_else(|p| p.into_inner()).pop_front();
-    let there =
-        if all { vec![How::Kill, How::Term, How::Int, How::Twice, How::Hup] } else { vec![How::Kill] };
-    thread::scope(|scope| {
-        let (next, there) = (&next, &there);
-        scope.spawn(move || there_and_back(there));
-        for _ in 1..AT_ONCE {
-            scope.spawn(move || {
-                while let Some((how, k)) = next() {
-                    up_and_retry(how, k);
-                }
-            });
-        }
-    });
-    let figures = figures();
-    println!(
-        "crash anywhere: {} points tried, {} converged, {} steps repeated; up has {events} events; {} s",
-        figures.tried,
-        figures.converged,
-        figures.repeated.len(),
-        begun.elapsed().as_secs()
-    );
-    assert!(figures.failed.is_empty(), "{}", figures.failed.join("\n"));
-    assert!(figures.repeated.is_empty(), "{}", figures.repeated.join("\n"));
-    assert_eq!(figures.tried, figures.converged);
-    assert!(figures.tried > events / every());
+fn killall_may_be_struck_after_any_event() {
+    taken_down("killall", 5);
+}
+
+#[test]
+fn uninstall_may_be_struck_after_any_event() {
+    taken_down("uninstall", 5);
+}
+
+#[test]
+fn destroy_may_be_struck_after_any_event() {
+    taken_down("destroy", 5);
 }

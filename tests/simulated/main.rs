@@ -1,0 +1,19 @@
+//! Everything that runs among simulated machines (tests/sim, tests/support/sim.rs), as one program: whole
+//! verbs, several servers, applications, faults, evidence, and p1 struck after each event of its journal.
+
+#[path = "../support/fake.rs"]
+mod fake;
+#[path = "../support/run.rs"]
+mod run;
+#[path = "../support/sim.rs"]
+mod sim;
+#[path = "../support/sshd.rs"]
+mod sshd;
+
+mod apps;
+mod change;
+mod crash;
+mod evidence;
+mod faults;
+mod servers;
+mod verbs;
