@@ -5,6 +5,8 @@
 mod artifacts;
 pub mod backup;
 mod batch;
+#[cfg(test)]
+mod before_tests;
 mod config;
 mod destroy;
 mod drift;
