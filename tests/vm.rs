@@ -148,6 +148,8 @@ fn a_cluster_lives_and_leaves_nothing() {
         );
         life.add(&[("server-2", 1024), ("server-3", 1024)]);
         life.p1(60, &["plan"]).says(10, "server-3");
+        // What Vagrant asks for Ansible's version need not be of the Ansible that runs the playbook.
+        life.shadows(&["ansible", "python3"]);
         life.p1(1200, &["up"]).ok();
         life.is_ready_at(OLDER);
         let record = life.last();
@@ -534,6 +536,17 @@ impl Life {
         }
         let node = |ip: &String| ["True".to_owned(), ip.clone(), version.to_owned()];
         assert_eq!(seen, self.nodes.iter().map(|(name, ip)| (name.clone(), node(ip))).collect());
+    }
+
+    /// Programs that are first on PATH and know nothing.
+    fn shadows(&mut self, names: &[&str]) {
+        let dir = self.dir.join("shadows");
+        fs::create_dir_all(&dir).unwrap();
+        for name in names {
+            fs::write(dir.join(name), "#!/bin/sh\nexit 1\n").unwrap();
+            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        self.path = format!("{}:{}", dir.display(), self.path);
     }
 
     /// A `vagrant` that is first on PATH and only leaves a mark; answers where.

@@ -50,7 +50,13 @@ pub(super) fn look(env: &Env, thorough: bool, cancel: &Cancel) -> Facts {
     };
     let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
     let vendor = real.starts_with(VENDOR);
-    let mut version = if vendor { vendor_version(env) } else { gem_version(env, "vagrant") };
+    // A package tells the version of its own program only, not of another that comes first on PATH.
+    let packaged = real.starts_with(env.under("/usr/bin"));
+    let mut version = match (vendor, packaged) {
+        (true, _) => vendor_version(env),
+        (_, true) => gem_version(env, "vagrant"),
+        _ => None,
+    };
     if version.is_none() && thorough {
         version = ask(&program, cancel);
     }

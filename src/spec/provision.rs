@@ -131,6 +131,11 @@ impl ProvisionType {
         matches!(self, T::Puppet | T::ChefSolo | T::ChefZero)
     }
 
+    /// Ansible, from this host or on the node.
+    pub fn is_ansible(self) -> bool {
+        matches!(self, T::Ansible | T::AnsibleLocal)
+    }
+
     /// Vagrant has to know the guest's system for it, to install what it needs there.
     pub fn asks_guest(self) -> bool {
         !matches!(self, T::Shell | T::File | T::Ansible)

@@ -66,6 +66,12 @@ fn provisioner(one: &Provisioner) -> serde_json::Value {
         // The others need more of the host (NFS) or of the guest (9p, guest additions).
         settings.entry("synced_folder_type").or_insert("rsync".into());
     }
+    if one.kind.is_ansible() {
+        // Vagrant asks `ansible --version`, which may be another program than the `ansible-playbook` that it
+        // runs, and takes an answer that it does not understand for Ansible 1.8
+        // (`plugins/provisioners/ansible/provisioner/base.rb`).
+        settings.entry("compatibility_mode").or_insert("2.0".into());
+    }
     let settings: Vec<_> = settings.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
     json!({"name": one.name, "type": one.kind.name(), "shares": one.kind.shares(), "settings": settings})
 }
@@ -78,4 +84,48 @@ pub fn vagrantfile(
     box_info: &BoxInfo,
 ) -> Result<String, render::Error> {
     render::render("Vagrantfile", &values(cluster, provider, libvirt, box_info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::testing::cluster;
+    use crate::spec::{ProvisionType, Slot};
+
+    fn ansible(name: &str, kind: ProvisionType, settings: serde_json::Value) -> Provisioner {
+        Provisioner {
+            name: name.to_owned(),
+            kind,
+            when: Slot::AfterK3s,
+            nodes: vec!["server".to_owned()],
+            settings: settings.as_object().cloned().unwrap_or_default(),
+            by_vagrant: true,
+            inputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn ansible_is_not_taken_for_1_8_where_its_version_cannot_be_told() {
+        let mut cluster = cluster("c", "10.0.0.0/24", &["server"]);
+        cluster.provision = vec![
+            ansible("host", ProvisionType::Ansible, json!({"playbook": "a.yml"})),
+            ansible("local", ProvisionType::AnsibleLocal, json!({"playbook": "b.yml"})),
+            ansible("own", ProvisionType::Ansible, json!({"compatibility_mode": "auto"})),
+            ansible("salt", ProvisionType::Salt, json!({})),
+        ];
+        let digest = cluster.provision[0].portable(&cluster.base);
+        let info = BoxInfo { name: "b".into(), version: "0".into(), image: "".into() };
+        let text = vagrantfile(&cluster, "virtualbox", None, &info).unwrap();
+        let modes: Vec<&str> = text
+            .split("node.vm.provision")
+            .skip(1)
+            .map(|part| {
+                let value = part.split("'compatibility_mode': ").nth(1).unwrap_or("none");
+                value.lines().next().unwrap_or_default()
+            })
+            .collect();
+        assert_eq!(modes, ["'2.0'", "'2.0'", "'auto'", "none"], "{text}");
+        // What it was run with before is what it is run with now: it is not due again for this.
+        assert!(!digest.to_string().contains("compatibility_mode"));
+    }
 }
