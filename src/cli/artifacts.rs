@@ -10,6 +10,7 @@ use super::fail::{Fail, code};
 use super::print;
 use crate::artifacts::folder::{self, Manifest, Set};
 use crate::artifacts::{self, Bounds, Cache, Doing, Progress};
+use crate::explain::Explain;
 use crate::k3s::Arch;
 use crate::spec::Cluster;
 use crate::state::State;
@@ -54,7 +55,9 @@ fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[Stri
         &mut told(context),
         &mut |text| eprintln!("note: {text}"),
         &context.cancel,
-    )?;
+    )
+    // What does not answer is told apart from what is wrong: a script may take another way then.
+    .map_err(|e| if e.transient() { Fail::of(code::HOST, &e) } else { e.into() })?;
     show(context, &dir, &manifest, &[]);
     if context.ui.format != Format::Json {
         if manifest.archs.values().any(|set| set.images.is_empty()) {

@@ -41,7 +41,7 @@ fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> 
         let (host, findings) = ask(context, cluster, true);
         let plan = fix::plan(&host, &findings);
         if plan.actions.is_empty() {
-            if round == 0 {
+            if round == 0 && plan.by_hand.is_empty() {
                 eprintln!("this host has all it needs");
             }
             for text in &plan.by_hand {

@@ -142,9 +142,15 @@ pub fn plan(host: &Host, findings: &[Finding]) -> Plan {
         }
     }
     let mut rows = Vec::new();
+    let packages_by_p1 = packages.is_empty() || host.distro.is_debian_like();
     if !packages.is_empty() {
         if host.distro.is_debian_like() {
             rows = apt(host, packages);
+        } else if host.distro.is_fedora_like() {
+            // Not run by p1, which was not yet seen on such a host.
+            let names: BTreeSet<&str> = packages.iter().map(|p| on_fedora(p)).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            plan.by_hand.push(format!("Run: sudo dnf install -y {}", names.join(" ")));
         } else {
             let names: Vec<String> = packages.into_iter().collect();
             plan.by_hand.push(format!(
@@ -157,7 +163,8 @@ pub fn plan(host: &Host, findings: &[Finding]) -> Plan {
     rows.extend(lines.into_iter().map(|(_, what, line)| (what, line, Duration::from_secs(120))));
 
     let sudo = !host.user.is_root();
-    if sudo && host.program("sudo").is_none() {
+    // What has to be installed by hand comes before the rest, so that is done by hand as well.
+    if !packages_by_p1 || sudo && host.program("sudo").is_none() {
         plan.by_hand.extend(rows.into_iter().map(|(_, line, _)| format!("Run as root: {line}")));
         return plan;
     }
@@ -176,6 +183,23 @@ pub fn plan(host: &Host, findings: &[Finding]) -> Plan {
 fn as_root(line: &str) -> String {
     let plain = !line.contains(['|', '&', ';', '<', '>', '{', '$', '(']);
     if plain { format!("sudo {line}") } else { format!("sudo sh -c {}", process::quote(line)) }
+}
+
+/// What Fedora calls a package of Debian (packages.fedoraproject.org).
+fn on_fedora(package: &str) -> &str {
+    match package {
+        "libvirt-daemon-system" => "libvirt-daemon-kvm",
+        "libvirt-clients" => "libvirt-client",
+        "dnsmasq-base" => "dnsmasq",
+        "iptables" => "iptables-nft",
+        "openssh-client" => "openssh-clients",
+        "qemu-system-x86" => "qemu-kvm",
+        "qemu-system-arm" => "qemu-system-aarch64",
+        "qemu-utils" => "qemu-img",
+        "virtualbox" => "VirtualBox",
+        "iproute2" => "iproute",
+        other => other,
+    }
 }
 
 type Row = (String, String, Duration);

@@ -39,7 +39,16 @@ impl Distro {
 
     /// Whether its packages come through apt and have Debian's names.
     pub fn is_debian_like(&self) -> bool {
-        [&self.id].into_iter().chain(&self.like).any(|id| id == "debian" || id == "ubuntu")
+        self.is_like(&["debian", "ubuntu"])
+    }
+
+    /// Whether its packages come through dnf and have Fedora's names.
+    pub fn is_fedora_like(&self) -> bool {
+        self.is_like(&["fedora", "rhel"])
+    }
+
+    fn is_like(&self, ids: &[&str]) -> bool {
+        [&self.id].into_iter().chain(&self.like).any(|id| ids.contains(&id.as_str()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use semver::Version;
 
-use super::tools::apt_has_vagrant;
+use super::tools::has_vagrant_package;
 use super::{Finding, Status};
 use crate::host::facts::Host;
 use crate::host::fix::{Stage, Step};
@@ -41,9 +41,9 @@ fn plugin(host: &Host) -> Finding {
             }
             finding(Status::Problem, detail).remedy(
                 format!(
-                    "Run `VAGRANT_HOME={} vagrant plugin install vagrant-libvirt`. It builds against libvirt and \
-                     needs a compiler and libvirt's headers (packages build-essential and libvirt-dev). Where it \
-                     does not build with the newest Vagrant, 2.4.1 is a version that others use it with.",
+                    "It is built against libvirt. Run:\n{}VAGRANT_HOME={} vagrant plugin install vagrant-libvirt\n\
+                     Where it does not build with the newest Vagrant, 2.4.1 is a version that others use it with.",
+                    build_packages(host),
                     crate::os::process::quote(&host.vagrant_home.to_string_lossy())
                 ),
                 [],
@@ -54,11 +54,22 @@ fn plugin(host: &Host) -> Finding {
     }
 }
 
+/// The command, with its line's end, that installs what the plugin is built with.
+fn build_packages(host: &Host) -> &'static str {
+    if host.distro.is_debian_like() {
+        "sudo apt-get install -y build-essential libvirt-dev\n"
+    } else if host.distro.is_fedora_like() {
+        "sudo dnf install -y gcc make libvirt-devel\n"
+    } else {
+        ""
+    }
+}
+
 /// Debian's package of the plugin serves Debian's Vagrant only.
 fn apt_plugin_will_do(host: &Host) -> bool {
     match host.vagrant.program {
-        Some(_) => host.distro.is_debian_like() && !host.vagrant.vendor,
-        None => apt_has_vagrant(host),
+        Some(_) => (host.distro.is_debian_like() || host.distro.is_fedora_like()) && !host.vagrant.vendor,
+        None => has_vagrant_package(host),
     }
 }
 
@@ -195,12 +206,15 @@ fn admit(host: &Host) -> Vec<Step> {
 
 fn start(host: &Host) -> Vec<Step> {
     if host.systemd {
-        // Its unit pulls in the sockets of virtlogd and virtlockd.
-        return vec![Step::root(
-            Stage::Start,
-            "start libvirt, now and at boot",
-            "systemctl enable --now libvirtd.service",
-        )];
+        // Its unit pulls in the sockets of virtlogd and virtlockd. Fedora has a daemon for each part since 35
+        // (libvirt.org/daemons.html).
+        let line = match host.distro.is_fedora_like() {
+            true => {
+                "systemctl enable --now virtqemud.socket virtnetworkd.socket virtstoraged.socket virtlogd.socket"
+            }
+            false => "systemctl enable --now libvirtd.service",
+        };
+        return vec![Step::root(Stage::Start, "start libvirt, now and at boot", line)];
     }
     let mut steps = Vec::new();
     if !host.libvirt.virtlogd {

@@ -74,6 +74,17 @@ fn debian() -> Distro {
     }
 }
 
+/// Fedora 43.
+pub(crate) fn fedora() -> Distro {
+    Distro {
+        id: "fedora".into(),
+        like: Vec::new(),
+        version: "43".into(),
+        codename: String::new(),
+        pretty: "Fedora Linux 43 (Server Edition)".into(),
+    }
+}
+
 /// Ubuntu 24.04.
 pub(crate) fn ubuntu() -> Distro {
     Distro {

@@ -8,6 +8,7 @@ use crate::host::net::{Address, Route};
 use crate::host::vagrant::Plugin;
 use crate::providers::testing::cluster;
 use crate::spec::Cluster;
+use semver::Version;
 
 fn ask(host: &Host, kind: Kind, cluster: Option<&Cluster>) -> Vec<Finding> {
     checks(host, &Question { kind, cluster, running: &[], needs: &[] })
@@ -113,12 +114,37 @@ fn an_ordinary_user_on_ubuntu_2404() {
     sudo sh -c 'virsh -c qemu:///system pool-info default >/dev/null 2>&1 || virsh -c qemu:///system pool-define-as default dir --target /var/lib/libvirt/images'
     # start the storage pool, now and at boot
     sudo sh -c "mkdir -p /var/lib/libvirt/images && virsh -c qemu:///system pool-autostart default && { virsh -c qemu:///system pool-list --name | grep -qx 'default *' || virsh -c qemu:///system pool-start default; }"
-    by hand: Ubuntu 24.04.3 LTS has no package of Vagrant 2.3.0 or later. HashiCorp's apt repository has one: add it as https://developer.hashicorp.com/vagrant/install describes, then run `apt-get install vagrant`.
-    by hand: Run `VAGRANT_HOME=/root/.local/share/p1/vagrant vagrant plugin install vagrant-libvirt`. It builds against libvirt and needs a compiler and libvirt's headers (packages build-essential and libvirt-dev). Where it does not build with the newest Vagrant, 2.4.1 is a version that others use it with.
+    by hand: Ubuntu 24.04.3 LTS has no package of Vagrant 2.3.0 or later. HashiCorp's apt repository has one. Run:
+    wget -qO- https://apt.releases.hashicorp.com/gpg | sudo gpg --dearmor --yes -o /usr/share/keyrings/hashicorp-archive-keyring.gpg
+    echo 'deb [signed-by=/usr/share/keyrings/hashicorp-archive-keyring.gpg] https://apt.releases.hashicorp.com noble main' | sudo tee /etc/apt/sources.list.d/hashicorp.list
+    sudo apt-get update
+    sudo apt-get install -y vagrant
+    by hand: It is built against libvirt. Run:
+    sudo apt-get install -y build-essential libvirt-dev
+    VAGRANT_HOME=/root/.local/share/p1/vagrant vagrant plugin install vagrant-libvirt
+    Where it does not build with the newest Vagrant, 2.4.1 is a version that others use it with.
     note: A new login is needed before the new groups count: log out and in, then run p1 again.
     "#);
     host.programs.remove("sudo");
     assert_snapshot!(shown(&host, Kind::Libvirt, None).lines().last().unwrap(), @"note: A new login is needed before the new groups count: log out and in, then run p1 again.");
+}
+
+#[test]
+fn fedora_is_told_its_own_names_of_packages() {
+    let mut host = bare();
+    host.distro = fedora();
+    host.programs.remove("apt-get");
+    assert_snapshot!(shown(&host, Kind::Libvirt, None), @r"
+    by hand: Run: sudo dnf install -y dnsmasq iptables-nft libvirt-client libvirt-daemon-kvm qemu-img qemu-kvm vagrant vagrant-libvirt
+    by hand: Run as root: systemctl enable --now virtqemud.socket virtnetworkd.socket virtstoraged.socket virtlogd.socket
+    by hand: Run as root: virsh -c qemu:///system pool-info default >/dev/null 2>&1 || virsh -c qemu:///system pool-define-as default dir --target /var/lib/libvirt/images
+    by hand: Run as root: mkdir -p /var/lib/libvirt/images && virsh -c qemu:///system pool-autostart default && { virsh -c qemu:///system pool-list --name | grep -qx 'default *' || virsh -c qemu:///system pool-start default; }
+    ");
+    host.vagrant.program = Some("/usr/bin/vagrant".into());
+    host.vagrant.version = Some(Version::new(2, 4, 9));
+    host.vagrant.vendor = true;
+    let shown = shown(&host, Kind::Libvirt, None);
+    assert!(shown.contains("sudo dnf install -y gcc make libvirt-devel\n"), "{shown}");
 }
 
 #[test]
@@ -128,7 +154,12 @@ fn vagrant_of_hashicorp_does_not_see_debians_plugin() {
     host.vagrant.plugin = Plugin::Absent;
     host.vagrant.plugin_elsewhere = true;
     assert_snapshot!(said(&ask(&host, Kind::Libvirt, None)), @"plugin Problem: not installed for p1, which keeps a Vagrant home of its own (it is in ~/.vagrant.d)");
-    assert_snapshot!(shown(&host, Kind::Libvirt, None), @"by hand: Run `VAGRANT_HOME=/root/.local/share/p1/vagrant vagrant plugin install vagrant-libvirt`. It builds against libvirt and needs a compiler and libvirt's headers (packages build-essential and libvirt-dev). Where it does not build with the newest Vagrant, 2.4.1 is a version that others use it with.");
+    assert_snapshot!(shown(&host, Kind::Libvirt, None), @"
+    by hand: It is built against libvirt. Run:
+    sudo apt-get install -y build-essential libvirt-dev
+    VAGRANT_HOME=/root/.local/share/p1/vagrant vagrant plugin install vagrant-libvirt
+    Where it does not build with the newest Vagrant, 2.4.1 is a version that others use it with.
+    ");
 }
 
 #[test]

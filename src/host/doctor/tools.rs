@@ -11,6 +11,9 @@ use crate::providers::Kind;
 /// The oldest Vagrant that p1 was seen to work with has this version or a later one of its series.
 const OLDEST: Version = Version::new(2, 3, 0);
 
+/// Where the key of HashiCorp's apt repository is put.
+const KEYRING: &str = "/usr/share/keyrings/hashicorp-archive-keyring.gpg";
+
 /// Which distribution it is, as only some can be set up by `--fix`.
 pub(super) fn system(host: &Host) -> Finding {
     let name = if host.distro.pretty.is_empty() { "an unknown distribution" } else { &host.distro.pretty };
@@ -19,8 +22,12 @@ pub(super) fn system(host: &Host) -> Finding {
     if host.distro.is_debian_like() {
         return Finding::new("system", "operating system", Status::Ok, detail);
     }
-    Finding::new("system", "operating system", Status::Note, detail)
-        .remedy("`p1 doctor --fix` knows Debian and Ubuntu only; install what is missing by hand.", [])
+    let text = if host.distro.is_fedora_like() {
+        "`p1 doctor --fix` runs the package manager on Debian and Ubuntu only; what to install here is listed below."
+    } else {
+        "`p1 doctor --fix` knows Debian and Ubuntu only; install what is missing by hand."
+    };
+    Finding::new("system", "operating system", Status::Note, detail).remedy(text, [])
 }
 
 /// Vagrant itself.
@@ -40,25 +47,38 @@ pub(super) fn vagrant(host: &Host) -> Finding {
 }
 
 /// Whether the distribution's own Vagrant will do.
-pub(super) fn apt_has_vagrant(host: &Host) -> bool {
+pub(super) fn has_vagrant_package(host: &Host) -> bool {
     match host.apt.candidate("vagrant") {
         Some(candidate) => version(candidate).is_some_and(|v| v >= OLDEST),
         // Ubuntu's is too old until 22.04, and there is none since 24.04.
-        None => host.distro.id == "debian",
+        None => host.distro.id == "debian" || host.distro.is_fedora_like(),
     }
 }
 
 /// Says where a good Vagrant comes from.
 fn lacking(host: &Host, finding: Finding) -> Finding {
-    if apt_has_vagrant(host) {
+    if has_vagrant_package(host) {
         return finding.remedy("Install the package vagrant.", [Step::install("vagrant")]);
     }
     let system = if host.distro.pretty.is_empty() { "this system" } else { &host.distro.pretty };
+    let missing = format!("{system} has no package of Vagrant {OLDEST} or later.");
+    if host.distro.is_debian_like() && !host.distro.codename.is_empty() {
+        // developer.hashicorp.com/vagrant/install
+        return finding.remedy(
+            format!(
+                "{missing} HashiCorp's apt repository has one. Run:\n\
+                 wget -qO- https://apt.releases.hashicorp.com/gpg | sudo gpg --dearmor --yes -o {KEYRING}\n\
+                 echo 'deb [signed-by={KEYRING}] https://apt.releases.hashicorp.com {} main' | \
+                 sudo tee /etc/apt/sources.list.d/hashicorp.list\n\
+                 sudo apt-get update\n\
+                 sudo apt-get install -y vagrant",
+                host.distro.codename
+            ),
+            [],
+        );
+    }
     finding.remedy(
-        format!(
-            "{system} has no package of Vagrant {OLDEST} or later. HashiCorp's apt repository has one: add it as \
-             https://developer.hashicorp.com/vagrant/install describes, then run `apt-get install vagrant`."
-        ),
+        format!("{missing} https://developer.hashicorp.com/vagrant/install says how to install HashiCorp's."),
         [],
     )
 }
