@@ -30,6 +30,20 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 /// What a unit gets to end after TERM; systemd gives it 90 s, and a test has no such time.
 const STOP: Duration = Duration::from_secs(10);
 
+/// Options of `systemctl` that change nothing here.
+const SWITCHES: [&str; 10] = [
+    "--no-pager",
+    "--no-legend",
+    "--plain",
+    "--failed",
+    "--full",
+    "-l",
+    "--all",
+    "-a",
+    "--system",
+    "--no-ask-password",
+];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Inactive,
@@ -207,11 +221,13 @@ impl Init {
         inner.awaited.insert(pid);
         drop((inner, command));
         let (unit, who) = (unit.to_owned(), program.rsplit('/').next().unwrap_or_default().to_owned());
+        let invocation = env.get("INVOCATION_ID").cloned().unwrap_or_default();
         thread::spawn(move || {
             let mut reader = BufReader::new(reader);
             let mut bytes = Vec::new();
             while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
-                journal::write(&unit, &format!("{who}[{pid}]"), String::from_utf8_lossy(&bytes).trim_end());
+                let text = String::from_utf8_lossy(&bytes);
+                journal::write(&unit, &invocation, &format!("{who}[{pid}]"), text.trim_end());
                 bytes.clear();
             }
         });
@@ -233,7 +249,7 @@ impl Init {
     }
 
     fn says(unit: &str, text: &str) {
-        journal::write(unit, "systemd[1]", text);
+        journal::says(unit, text);
     }
 
     // -----------------------------------------------------------------------------------------
@@ -280,13 +296,15 @@ impl Init {
     }
 
     fn launch(self: &Arc<Self>, inner: &mut Inner, name: &str, spec: Spec, transient: bool) {
+        // It keeps the name of its last start until it has begun the next one.
+        let invocation = inner.units.get(name).map_or_else(String::new, |u| u.invocation.clone());
         let unit = Unit {
             spec,
             state: State::Starting,
             main: None,
             restarts: 0,
             failures: 0,
-            invocation: String::new(),
+            invocation,
             result: "success",
             status: 0,
             since: 0,
@@ -379,9 +397,13 @@ impl Init {
 
     /// One run of the unit's main process, to its end.
     fn once(self: &Arc<Self>, name: &str, spec: &Spec, title: &str) -> Result<WaitStatus, String> {
-        Self::says(name, &format!("Starting {name} - {title}..."));
         let invocation: String =
             fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default().trim().replace('-', "");
+        if let Some(unit) = self.lock().units.get_mut(name) {
+            unit.invocation.clone_from(&invocation);
+        }
+        journal::begins(name, &invocation);
+        Self::says(name, &format!("Starting {name} - {title}..."));
         let mut env: BTreeMap<String, String> = [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"),
             ("LANG", "C.UTF-8"),
@@ -411,7 +433,7 @@ impl Init {
         {
             let mut inner = self.lock();
             if let Some(unit) = inner.units.get_mut(name) {
-                (unit.main, unit.invocation) = (Some(pid), invocation);
+                unit.main = Some(pid);
                 if unit.unwanted {
                     let _ = kill(pid, Signal::SIGTERM);
                 } else if matches!(spec.kind(), "simple" | "exec") {
@@ -585,9 +607,14 @@ impl Init {
                 }
                 "-s" | "--signal" => signal = rest.next().cloned().unwrap_or_default(),
                 "-n" | "-o" | "-t" | "--type" | "--state" => drop(rest.next()),
+                flag if SWITCHES.contains(&flag) => {}
                 word => match (word.strip_prefix("--property=").or_else(|| word.strip_prefix("-p")), word) {
                     (Some(list), _) => properties.extend(list.split(',').map(str::to_owned)),
-                    (None, flag) if flag.starts_with('-') => {}
+                    (None, flag) if flag.starts_with('-') => {
+                        // What is passed over would seem to be done.
+                        answer.fail(1, &format!("systemctl: unrecognized option '{flag}'"));
+                        return answer;
+                    }
                     (None, word) => words.push(word.to_owned()),
                 },
             }

@@ -51,7 +51,11 @@ pub fn systemd_run(args: &[String]) -> ExitCode {
             "--property" | "-p" => properties.push(value()),
             "--description" => drop(value()),
             "--" => command.extend(rest.by_ref().cloned()),
-            flag if flag.starts_with('-') => {}
+            "--quiet" | "-q" | "--collect" | "-G" | "--no-block" => {}
+            flag if flag.starts_with('-') => {
+                eprintln!("systemd-run: unrecognized option '{flag}'");
+                return ExitCode::FAILURE;
+            }
             _ => {
                 command.push(word.clone());
                 command.extend(rest.by_ref().cloned());
@@ -75,7 +79,11 @@ pub fn sudo(args: &[String]) -> ExitCode {
             ("-E", _) => keep = true,
             ("-u", _) => user = words.next().cloned().unwrap_or_default(),
             ("--", _) => {}
-            (flag, _) if flag.starts_with('-') => {}
+            ("-n" | "-v" | "-H" | "-k" | "-S", _) => {}
+            (flag, _) if flag.starts_with('-') => {
+                eprintln!("sudo: unrecognized option '{flag}'");
+                return ExitCode::FAILURE;
+            }
             (_, Some(pair)) => env.push(pair),
             _ => {
                 command.push(word);
