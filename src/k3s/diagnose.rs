@@ -3,8 +3,9 @@
 //! A table of causes, the surest first. A line that also appears while a healthy node starts (a
 //! server that does not answer yet) stands last, so that it counts only when nothing else does.
 
-use crate::explain::clipped;
-use crate::os::process::tail;
+use std::collections::BTreeMap;
+
+use crate::explain::{clipped, times};
 
 /// Why a unit does not come up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,26 @@ pub struct Diagnosis {
     pub line: String,
     /// False for what is also seen for a while when a healthy node starts.
     pub lasting: bool,
+    /// What else would tell more, which whoever can ask the node finds out.
+    pub fact: Option<Fact>,
+}
+
+/// Something about a cause that is not in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// Who listens at this port of the node.
+    Port(u16),
+    /// How many of etcd's members answer.
+    Members,
+}
+
+/// A line of a unit's journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The start of the unit that it is of; empty where that is not known.
+    pub invocation: String,
+    /// The line.
+    pub text: String,
 }
 
 /// Any of `signs` in a line, and every one of `with` too.
@@ -28,10 +49,20 @@ struct Rule {
     hint: &'static str,
     word_after: &'static str,
     lasting: bool,
+    /// What would tell more.
+    wants: Wants,
+}
+
+#[derive(Clone, Copy)]
+enum Wants {
+    Nothing,
+    /// The port at the end of the word.
+    Port,
+    Members,
 }
 
 const fn rule(signs: &'static [&'static str], cause: &'static str, hint: &'static str) -> Rule {
-    Rule { signs, with: &[], cause, hint, word_after: "", lasting: true }
+    Rule { signs, with: &[], cause, hint, word_after: "", lasting: true, wants: Wants::Nothing }
 }
 
 impl Rule {
@@ -47,6 +78,11 @@ impl Rule {
 
     const fn word_after(mut self, sign: &'static str) -> Self {
         self.word_after = sign;
+        self
+    }
+
+    const fn wants(mut self, wants: Wants) -> Self {
+        self.wants = wants;
         self
     }
 
@@ -72,6 +108,13 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
             hint: rule.hint.to_owned(),
             line: line.clone(),
             lasting: rule.lasting,
+            fact: match rule.wants {
+                Wants::Nothing => None,
+                Wants::Port => {
+                    rule.word(line).rsplit(':').next().and_then(|p| p.parse().ok()).map(Fact::Port)
+                }
+                Wants::Members => Some(Fact::Members),
+            },
         })
     })
 }
@@ -83,32 +126,108 @@ const SHOWN: usize = 12;
 /// A line of etcd's or of the API server's may fill a screen.
 const LONGEST: usize = 300;
 
-/// The lines of a journal that are worth showing, oldest first: what was called an error, and the last
-/// ones. Those of a unit that ends again and again (`ended`) count only up to its last end: what comes
-/// after is the next attempt, which has not failed yet.
-pub fn telling(lines: &[String], ended: bool) -> Vec<String> {
-    let end = lines.iter().rposition(|l| ended && l.contains(EXIT)).map_or(lines.len(), |at| at + 1);
-    let mut errors: Vec<&str> = Vec::new();
-    let last = end.saturating_sub(SHOWN / 2);
-    for line in lines[..last].iter().rev().filter(|l| is_error(l)) {
-        // What is said again and again is one of them.
-        let mut known = errors.iter().copied().chain(lines[last..end].iter().map(String::as_str));
-        let new = known.all(|known| message(known) != message(line));
-        if new && errors.len() < SHOWN / 2 {
-            errors.push(line);
-        }
+/// What one start of a unit said, oldest line first: the start that ended last, if the unit ended, else the
+/// newest one. `before` is the invocation of a start that counts no more.
+pub fn one_start(lines: &[Said], ended: bool, before: &str) -> Vec<String> {
+    // What has no invocation, such as the kernel's words, stands among the lines of one.
+    let mut of: Vec<(&str, &str)> = Vec::new();
+    for line in lines {
+        let last = of.last().map_or("", |(invocation, _)| invocation);
+        let own = if line.invocation.is_empty() { last } else { &line.invocation };
+        of.push((own, &line.text));
     }
-    errors.reverse();
-    errors.extend(lines[last..end].iter().map(String::as_str));
-    tail(&errors.join("\n"), SHOWN).iter().map(|line| clipped(line, LONGEST)).collect()
+    of.retain(|(own, _)| before.is_empty() || *own != before);
+    let end = of.iter().rposition(|(_, text)| text.contains(EXIT)).filter(|_| ended);
+    let Some((start, _)) = end.map(|at| of[at]).or(of.last().copied()) else { return Vec::new() };
+    of.iter().filter(|(own, _)| *own == start).map(|(_, text)| (*text).to_owned()).collect()
 }
 
-/// The error with which a unit's process last ended, in its own words; `None` if it named none.
+/// The lines up to the last end of a unit's process, without those up to the end before.
+fn last_attempt(lines: &[String]) -> &[String] {
+    let Some(end) = lines.iter().rposition(|l| l.contains(EXIT)) else { return lines };
+    let begin = lines[..end].iter().rposition(|l| l.contains(EXIT)).map_or(0, |at| at + 1);
+    &lines[begin..=end]
+}
+
+/// The lines of a journal that are worth showing, oldest first: what was called an error, and the last
+/// ones, each that is said again and again once, with how often. Those of a unit that ends again and again
+/// (`ended`) count only up to its last end: what comes after is the next attempt, which has not failed yet.
+pub fn telling(lines: &[String], ended: bool) -> Vec<String> {
+    let lines = if ended { last_attempt(lines) } else { lines };
+    // By what they say: how often, and where last.
+    let mut known: BTreeMap<String, (u32, usize)> = BTreeMap::new();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let (count, last) = known.entry(saying(line)).or_default();
+        (*count, *last) = (*count + 1, at);
+    }
+    let mut all: Vec<(usize, u32)> = known.into_values().map(|(count, last)| (last, count)).collect();
+    all.sort_unstable();
+    let newest = all.split_off(all.len().saturating_sub(SHOWN / 2));
+    let mut shown: Vec<_> = all.into_iter().filter(|(at, _)| is_error(&lines[*at])).collect();
+    shown.drain(..shown.len().saturating_sub(SHOWN / 2));
+    shown.extend(newest);
+    let told = |(at, count): (usize, u32)| {
+        let line = clipped(&lines[at], LONGEST);
+        if count > 1 { format!("{line} ({})", times(count)) } else { line }
+    };
+    shown.into_iter().map(told).collect()
+}
+
+/// What a line says, for comparing: without the port that a connection happened to come from.
+fn saying(line: &str) -> String {
+    let text = message(line);
+    let mut parts = text.split("->");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let kept = out.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        if out[..kept].ends_with(':') {
+            out.truncate(kept);
+        }
+        out = format!("{out}->{part}");
+    }
+    out
+}
+
+/// The error with which a unit's process last ended, in its own words; `None` if it named none. What ends a
+/// process is the last thing that it says: a fatal line, an error, or words without any level.
 pub fn last_words(lines: &[String]) -> Option<String> {
-    let end = lines.iter().rposition(|l| l.contains(EXIT)).unwrap_or(lines.len());
-    let fatal = lines[..end].iter().rev().find(|l| l.contains("level=fatal"));
-    let error = || lines[..end].iter().rev().take(SHOWN).find(|l| is_error(l));
-    Some(clipped(message(fatal.or_else(error)?), LONGEST)).filter(|words| !words.is_empty())
+    let attempt = last_attempt(lines);
+    let own: Vec<&String> = attempt.iter().rev().filter(|l| !is_systemds(l)).take(SHOWN).collect();
+    let fatal = || own.iter().find(|l| is_fatal(l));
+    let error = || own.iter().find(|l| is_error(l));
+    let plain = || own.first().filter(|l| ends(attempt) && is_plain(l));
+    let words = fatal().or_else(error).or_else(plain)?;
+    Some(clipped(message(words), LONGEST)).filter(|words| !words.is_empty())
+}
+
+fn ends(lines: &[String]) -> bool {
+    lines.last().is_some_and(|l| l.contains(EXIT))
+}
+
+/// systemd's lines of a unit begin with its name, or with what is done to it.
+fn is_systemds(line: &str) -> bool {
+    let begins = ["Starting ", "Started ", "Stopping ", "Stopped ", "Failed to start "];
+    line.split_once(": ").is_some_and(|(unit, _)| unit.ends_with(".service") && !unit.contains(' '))
+        || begins.iter().any(|word| line.starts_with(word))
+}
+
+/// Without any program's mark of how much it matters: a shell's words, a usage.
+fn is_plain(line: &str) -> bool {
+    let klog = line.strip_prefix(['I', 'W']).and_then(|r| r.get(..4));
+    !line.contains("level=")
+        && !line.trim_start().starts_with('{')
+        && !klog.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+        && !line.trim().is_empty()
+}
+
+/// What ends a process by itself.
+fn is_fatal(line: &str) -> bool {
+    ["level=fatal", "\"level\":\"fatal\""].iter().any(|s| line.contains(s))
+        || ["panic: ", "fatal error: "].iter().any(|s| line.starts_with(s))
+        || line
+            .strip_prefix('F')
+            .and_then(|r| r.get(..4))
+            .is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Errors in the words of k3s and containerd (logrus), of Kubernetes (klog: a letter and the date), of etcd
@@ -118,10 +237,8 @@ fn is_error(line: &str) -> bool {
         let rest = line.strip_prefix(['E', 'F'])?.get(..4)?;
         Some(rest.bytes().all(|b| b.is_ascii_digit()))
     };
-    ["level=fatal", "level=error", "\"level\":\"fatal\"", "\"level\":\"error\""]
-        .iter()
-        .any(|s| line.contains(s))
-        || ["panic: ", "fatal error: "].iter().any(|s| line.starts_with(s))
+    is_fatal(line)
+        || ["level=error", "\"level\":\"error\""].iter().any(|s| line.contains(s))
         || klog(line).unwrap_or(false)
 }
 
@@ -290,10 +407,12 @@ const RULES: &[Rule] = &[
     rule(
         &["bind: address already in use"],
         "an address that k3s listens on ({}) is in use by another program",
-        "`p1 exec -- ss -ltnp` shows which; a k3s that was started by hand is stopped by `p1 killall`.",
+        "Stop it, or give it another port (`p1 exec --root -- ss -ltnp` shows all that listen); a k3s that was started \
+         by hand is stopped by `p1 killall`.",
     )
     .with(&["listen tcp "])
-    .word_after("listen tcp "),
+    .word_after("listen tcp ")
+    .wants(Wants::Port),
     // What was there before. pkg/cluster/storage.go; k3s-io/k3s#4640.
     rule(
         &["encrypted with different token", "cipher: message authentication failed"],
@@ -367,7 +486,7 @@ const RULES: &[Rule] = &[
         &["etcdserver: no leader", "etcdserver: request timed out", "etcd alarm list failed"],
         "too few servers run for etcd: it wants more than half of them",
         "`p1 status` shows which are down; `p1 up` starts them.",
-    ).passing(),
+    ).passing().wants(Wants::Members),
     rule(
         &["network is unreachable", "no route to host"],
         "the node has no way to another node's address",
@@ -461,6 +580,66 @@ mod tests {
     }
 
     #[test]
+    fn only_what_one_start_said_counts_and_what_ended_it_is_the_cause() {
+        let said = |invocation: &str, text: &str| Said { invocation: invocation.into(), text: text.into() };
+        let exit = "k3s.service: Main process exited, code=exited, status=1/FAILURE";
+        let lines = [
+            said("before", r#"level=fatal msg="flag provided but not defined: -old""#),
+            said("before", exit),
+            said("one", "Starting k3s.service - Lightweight Kubernetes..."),
+            said("one", r#"level=fatal msg="no default routes found""#),
+            said("one", exit),
+            said("two", r#"level=info msg="Starting k3s v1.34.1+k3s1""#),
+            // The kernel's word.
+            said("", "oom-kill: no, only a word between"),
+            said(
+                "two",
+                r#"E1126 10:11:20.374460     714 server.go:288] "Failed to run kubelet" err="open /dev/kmsg: no""#,
+            ),
+            said("two", exit),
+            said("three", r#"level=info msg="Starting k3s v1.34.1+k3s1""#),
+        ];
+        let ended = one_start(&lines, true, "before");
+        assert_eq!(ended.len(), 4, "{ended:#?}");
+        assert_eq!(last_words(&ended).unwrap(), "open /dev/kmsg: no");
+        assert_eq!(one_start(&lines, false, "before"), [lines[9].text.clone()]);
+        // Nothing of the run before, also where this one has said nothing yet.
+        assert_eq!(one_start(&lines[..2], true, "before"), [""; 0]);
+        assert_eq!(one_start(&lines[..2], false, "before"), [""; 0]);
+        // Where no line says which start it is of, those between two ends are one.
+        let bare: Vec<String> = lines.iter().map(|l| l.text.clone()).collect();
+        assert_eq!(last_words(&bare).unwrap(), "open /dev/kmsg: no");
+        assert!(
+            !telling(&bare, true).iter().any(|l| l.contains("default routes")),
+            "{:#?}",
+            telling(&bare, true)
+        );
+        // A shell's last word has no level.
+        let shell = ["level=info msg=a", "/usr/local/bin/k3s: 3: exec: not found", exit].map(str::to_owned);
+        assert_eq!(last_words(&shell).unwrap(), "/usr/local/bin/k3s: 3: exec: not found");
+        let informed = [r#"level=info msg="all is well""#, exit].map(str::to_owned);
+        assert_eq!(last_words(&informed), None);
+    }
+
+    #[test]
+    fn what_is_said_again_and_again_is_shown_once_with_its_count() {
+        let line = |n: u32| {
+            format!(
+                r#"time="2026-11-26T10:11:{n}Z" level=error msg="read tcp 10.0.0.2:{}->10.0.0.1:6443: reset""#,
+                40_000 + n
+            )
+        };
+        let mut lines: Vec<String> = (10..40).map(line).collect();
+        lines.push("other".into());
+        let shown = telling(&lines, false);
+        assert_eq!(shown.len(), 2, "{shown:#?}");
+        assert!(shown[0].contains("10:11:39Z") && shown[0].ends_with("(30 times)"), "{shown:#?}");
+        // Another peer is another line.
+        let other = line(50).replace("10.0.0.1:", "10.0.0.3:");
+        assert_eq!(telling(&[lines, vec![other]].concat(), false).len(), 3);
+    }
+
+    #[test]
     fn what_is_shown_of_a_journal_has_the_error_and_an_end() {
         let lines = kubelet();
         let shown = telling(&lines, true);
@@ -468,7 +647,8 @@ mod tests {
             shown.last().unwrap().contains(EXIT) && shown.iter().any(|l| l.contains("/dev/kmsg")),
             "{shown:#?}"
         );
-        assert_eq!(shown.iter().filter(|l| l.contains("Cannot")).count(), 1, "{shown:#?}");
+        let cannot: Vec<_> = shown.iter().filter(|l| l.contains("Cannot")).collect();
+        assert!(cannot.len() == 1 && cannot[0].ends_with("(twice)"), "{shown:#?}");
         // Also where the last lines say it again.
         let twice = [lines.clone(), lines[40..48].to_vec()].concat();
         let shown = telling(&twice, true);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::start::{MANY, Unit, journal, trouble};
+use super::unit::{MANY, Since, Unit, journal, trouble, with_facts};
 use super::view::holds;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View};
@@ -104,7 +104,13 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             if let Ok(unit) = Unit::of(ctx)
                 && unit.gave_up(*before.get_or_insert(unit.restarts))
             {
-                return Err(trouble(node, &journal(ctx, "", MANY)?, None, unit.restarts));
+                let ended = unit.restarts > 0;
+                return Err(trouble(
+                    ctx,
+                    &journal(ctx, &Since::default(), MANY, ended)?,
+                    None,
+                    unit.restarts,
+                ));
             }
         }
         let nodes = match world.nodes() {
@@ -163,17 +169,17 @@ fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
     let (world, node) = (ctx.world, ctx.node());
-    let lines = journal(ctx, "", MANY).unwrap_or_default();
+    let lines = journal(ctx, &Since::default(), MANY, false).unwrap_or_default();
     let mut evidence = k3s::telling(&lines, false);
     let found = k3s::diagnose(&lines);
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
     let mut hint = format!("Its journal: p1 logs {}", node.name);
     if let Some(found) = found {
+        let found = with_facts(world, node, found, &mut evidence);
         cause = format!("{cause}; {}", found.cause);
         hint = found.hint;
     }
-    if let Ok(api) = world.api() {
-        let events = api.events(20, &world.cancel).unwrap_or_default();
+    if let Ok(events) = world.ask(|api| api.events(20, &world.cancel)) {
         let of_node = events.iter().filter(|e| e.object.ends_with(&node.name));
         evidence.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }

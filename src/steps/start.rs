@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::unit::{FEW, MANY, Since, Unit, journal, tell_since, trouble};
 use super::view::holds;
 use super::world::{SHORT, listens};
 use super::{Ctx, Definition, View, World, config, install};
@@ -41,12 +42,6 @@ pub const STEP: Definition = Definition {
     apply,
 };
 
-/// Lines of the unit's journal to look for a cause in: while it starts, and when it was started again, for
-/// which a server of Kubernetes 1.21 writes some 200 each time.
-const FEW: u32 = 60;
-pub const MANY: u32 = 600;
-/// A unit that was restarted so often since its start does not get up by itself.
-const CRASHES: u32 = 4;
 /// What kubectl says of an API that is just not there, as patterns of the shell. The last three are
 /// client-go's words for a connection that is cut.
 const AGAIN: &str = "*Unavailable*|*etcdserver:*|*refused*|*imeout*|*'timed out'*|*'unable to handle the request'*\
@@ -113,11 +108,12 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
     let script = format!(
         "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
-         journalctl --sync 2>/dev/null; date +%s\nsystemctl restart --no-block {unit}\n"
+         {}systemctl restart --no-block {unit}\n",
+        tell_since(unit)
     );
-    let since = world.script(node, "starting k3s", &script)?.trim().to_owned();
+    let since = Since::read(&world.script(node, "starting k3s", &script)?);
     world.note(|seen| {
-        seen.started.insert(node.name.clone(), since.parse().unwrap_or(0));
+        seen.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
     });
     let bound = match node.role {
         Role::Server => world.cluster.timeouts.server_ready,
@@ -147,7 +143,7 @@ const STATE: Duration = Duration::from_secs(2);
 const JOURNAL: Duration = Duration::from_secs(10);
 
 /// Looks on until the unit is active.
-fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
+fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> {
     let node = ctx.node();
     let start = Instant::now();
     let (mut state_at, mut journal_at) = (Instant::now(), Instant::now());
@@ -172,7 +168,7 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
             let gave_up = is.gave_up(0);
             if gave_up || late || journal_at.elapsed() > JOURNAL {
                 journal_at = Instant::now();
-                let lines = journal(ctx, since, if is.restarts > 0 { MANY } else { FEW })?;
+                let lines = journal(ctx, since, if is.restarts > 0 { MANY } else { FEW }, is.restarts > 0)?;
                 for line in lines.iter().rev().take(3).rev() {
                     ctx.control.log(line);
                 }
@@ -185,7 +181,7 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
                 let stuck = cause.is_some() && cause == before;
                 before = cause;
                 if gave_up || late || stuck {
-                    return Err(trouble(node, &lines, late.then_some(bound), is.restarts));
+                    return Err(trouble(ctx, &lines, late.then_some(bound), is.restarts));
                 }
             }
         }
@@ -194,74 +190,6 @@ fn follow(ctx: &Ctx<'_>, since: &str, bound: Duration) -> Result<(), Trouble> {
         }
         pause = (pause * 3 / 2).min(Duration::from_secs(1));
     }
-}
-
-/// What systemd says of the unit.
-pub struct Unit {
-    active: bool,
-    failed: bool,
-    /// How often it was started again since somebody started it.
-    pub restarts: u32,
-}
-
-impl Unit {
-    /// Asks the node.
-    pub fn of(ctx: &Ctx<'_>) -> Result<Self, Trouble> {
-        let node = ctx.node();
-        let show = format!("systemctl show -p ActiveState,NRestarts {}", node.role.unit());
-        let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
-        let value =
-            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
-        let state = value("ActiveState");
-        Ok(Self {
-            active: state == "active",
-            failed: state == "failed",
-            restarts: value("NRestarts").parse().unwrap_or(0),
-        })
-    }
-
-    /// Whether it ends again and again, or for good, having been started again `before` times when the
-    /// wait began.
-    pub fn gave_up(&self, before: u32) -> bool {
-        self.failed || self.restarts >= before + CRASHES
-    }
-}
-
-/// Why a unit does not come up, from its journal.
-pub fn trouble(node: &Node, lines: &[String], late: Option<Duration>, restarts: u32) -> Trouble {
-    let unit = node.role.unit();
-    let what = match late {
-        Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),
-        None if restarts > 0 => format!("{unit} ends again after each start"),
-        None => format!("{unit} does not start"),
-    };
-    let mut evidence = k3s::telling(lines, restarts > 0);
-    let (cause, hint) = match k3s::diagnose(lines) {
-        Some(found) => {
-            // What it says after that may be longer, such as a trace.
-            if !evidence.iter().any(|line| line.starts_with(&found.line)) {
-                evidence.insert(0, found.line);
-            }
-            (format!("{what}: {}", found.cause), found.hint)
-        }
-        None => {
-            let words = k3s::last_words(lines).filter(|_| restarts > 0);
-            let cause = words.map_or_else(|| what.clone(), |words| format!("{what}: {words}"));
-            (cause, format!("Its journal: p1 logs {}", node.name))
-        }
-    };
-    Trouble::new(cause, hint).evidence(evidence)
-}
-
-/// The last lines of the unit's journal since it was started.
-pub fn journal(ctx: &Ctx<'_>, since: &str, most: u32) -> Result<Vec<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
-    let from = if since.is_empty() { String::new() } else { format!("--since @{since}") };
-    let script = format!("journalctl -u {} -n {most} --no-pager -o cat {from}", node.role.unit());
-    let text =
-        world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
-    let tokens = world.tokens()?;
-    Ok(text.lines().map(|l| tokens.redact(l)).collect())
 }
 
 /// Takes the pods off a node before its k3s is restarted; `ready` lets them back.

@@ -296,10 +296,23 @@ fn a_server_does_not_come_up() {
     let sim = begin(&lab, "server_ready: 30s");
     // Another program that happens to be at hand.
     sim.node("server").sh("systemctl stop k3s; /usr/sbin/sshd -p 6443 -o PidFile=/run/other.pid");
-    let words = ["an address that k3s listens on", "is in use by another program", "ss -ltnp", "p1 retry"];
-    sim.p1(&["up", "--deep"]).exits(1).says(&words);
+    // And what the run before said to its end, up to the second in which this one begins.
+    sim.node("server").sh("id=$(systemctl show -p InvocationID --value k3s); test -n \"$id\"\n\
+         while [ \"$(systemctl show -p InvocationID --value k3s)\" = \"$id\" ]; do\n\
+         echo \"$(date +%s.%N) $id k3s[9] level=fatal msg=\\\"flag provided but not defined: -before\\\"\" \
+         >>/var/log/journal/k3s.service; sleep 0.05; done >/dev/null 2>&1 &");
+    let done = sim.p1(&["up", "--deep"]).exits(1).says(&["an address that k3s listens on", "p1 retry"]);
+    assert!(!(done.stdout() + &done.stderr()).contains("-before"), "{}", done.stderr());
     let record = sim.last();
-    assert!(cause(&record, "server/start").contains("6443"));
+    // Who it is, which p1 finds out by itself.
+    let pid = sim.node("server").sh("cat /run/other.pid");
+    let told = cause(&record, "server/start");
+    assert!(told.contains(&format!("(:6443) is in use by sshd (pid {})", pid.trim())), "{told}");
+    let Some(Outcome::Failed(failure)) = record.outcomes.get("server/start") else { unreachable!() };
+    let mut lines = failure.evidence.clone();
+    lines.sort();
+    lines.dedup();
+    assert_eq!(lines.len(), failure.evidence.len(), "{:#?}", failure.evidence);
     sim.node("server").sh("kill $(cat /run/other.pid)");
     recovers(&sim, &record);
 }

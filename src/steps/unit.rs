@@ -1,0 +1,192 @@
+//! k3s' unit on a node: how systemd has it, and what its journal says of the start that counts.
+
+use serde_json::Value;
+
+use super::world::SHORT;
+use super::{Ctx, World};
+use crate::engine::Trouble;
+use crate::k3s::{self, Diagnosis, Said};
+use crate::os::process;
+use crate::spec::Node;
+
+/// Lines of the unit's journal to look for a cause in: while it starts, and when it was started again, for
+/// which a server of Kubernetes 1.21 writes some 200 each time.
+pub const FEW: u32 = 60;
+pub const MANY: u32 = 600;
+/// A unit that was restarted so often since its start does not get up by itself.
+const CRASHES: u32 = 4;
+
+/// What systemd says of the unit.
+pub struct Unit {
+    /// It is active.
+    pub active: bool,
+    failed: bool,
+    /// How often it was started again since somebody started it.
+    pub restarts: u32,
+}
+
+impl Unit {
+    /// Asks the node.
+    pub fn of(ctx: &Ctx<'_>) -> Result<Self, Trouble> {
+        let node = ctx.node();
+        let show = format!("systemctl show -p ActiveState,NRestarts {}", node.role.unit());
+        let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
+        let value =
+            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
+        let state = value("ActiveState");
+        Ok(Self {
+            active: state == "active",
+            failed: state == "failed",
+            restarts: value("NRestarts").parse().unwrap_or(0),
+        })
+    }
+
+    /// Whether it ends again and again, or for good, having been started again `before` times when the
+    /// wait began.
+    pub fn gave_up(&self, before: u32) -> bool {
+        self.failed || self.restarts >= before + CRASHES
+    }
+}
+
+/// From where on a unit's journal counts.
+#[derive(Clone, Debug, Default)]
+pub struct Since {
+    /// By the node's clock, seconds since 1970, as text; empty where it is not known.
+    pub at: String,
+    /// The unit's invocation before: its last lines may be of the same second.
+    pub invocation: String,
+}
+
+/// Shell text that tells when it runs and which invocation the unit had, for [`Since::read`].
+pub fn tell_since(unit: &str) -> String {
+    format!("journalctl --sync 2>/dev/null; date +%s; systemctl show -p InvocationID {unit}\n")
+}
+
+impl Since {
+    /// From the answer to [`tell_since`].
+    pub fn read(text: &str) -> Self {
+        let at = text.lines().map(str::trim).find(|l| l.parse::<i64>().is_ok()).unwrap_or_default();
+        let invocation =
+            text.lines().find_map(|l| l.trim().strip_prefix("InvocationID=")).unwrap_or_default();
+        Self { at: at.to_owned(), invocation: invocation.to_owned() }
+    }
+}
+
+/// What one start of the unit said, of its last so many lines: the start that ended last, if it `ended`,
+/// else the one that goes on. By the invocation that each line is of, which journald notes (systemd 232 on):
+/// lines of other starts are no evidence of this one.
+pub fn journal(ctx: &Ctx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let from = if since.at.is_empty() { String::new() } else { format!(" --since @{}", since.at) };
+    let script = format!(
+        "journalctl -u {} -n {most} --no-pager --quiet --all -o json \
+         --output-fields=MESSAGE,INVOCATION_ID,_SYSTEMD_INVOCATION_ID{from}",
+        node.role.unit()
+    );
+    let text =
+        world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
+    let tokens = world.tokens()?;
+    let said: Vec<Said> = text.lines().filter_map(said).collect();
+    Ok(k3s::one_start(&said, ended, &since.invocation).iter().map(|l| tokens.redact(l)).collect())
+}
+
+/// A line of `journalctl -o json`: a field that is no UTF-8 is an array of its bytes, one that is there twice
+/// an array of both (systemd.journal-fields(7), "Journal JSON Format").
+fn said(line: &str) -> Option<Said> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let text = |key: &str| match &value[key] {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => match all.first() {
+            Some(Value::String(first)) => first.clone(),
+            _ => {
+                let bytes = all.iter().filter_map(|b| u8::try_from(b.as_u64()?).ok()).collect::<Vec<u8>>();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        },
+        _ => String::new(),
+    };
+    let own = text("_SYSTEMD_INVOCATION_ID");
+    // systemd's lines are of its own invocation; that of the unit which they are about is another field.
+    let about = text("INVOCATION_ID");
+    Some(Said { invocation: if about.is_empty() { own } else { about }, text: text("MESSAGE") })
+}
+
+/// Why a unit does not come up, from what one start of it said.
+pub fn trouble(ctx: &Ctx<'_>, lines: &[String], late: Option<std::time::Duration>, restarts: u32) -> Trouble {
+    let node = ctx.node();
+    let unit = node.role.unit();
+    let what = match late {
+        Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),
+        None if restarts > 0 => format!("{unit} ends again after each start"),
+        None => format!("{unit} does not start"),
+    };
+    let mut evidence = k3s::telling(lines, restarts > 0);
+    let (cause, hint) = match k3s::diagnose(lines) {
+        Some(found) => {
+            // What it says after that may be longer, such as a trace.
+            if !evidence.iter().any(|line| line.starts_with(&found.line)) {
+                evidence.insert(0, found.line.clone());
+            }
+            let found = with_facts(ctx.world, node, found, &mut evidence);
+            (format!("{what}: {}", found.cause), found.hint)
+        }
+        None => {
+            let words = k3s::last_words(lines).filter(|_| restarts > 0);
+            let cause = words.map_or_else(|| what.clone(), |words| format!("{what}: {words}"));
+            (cause, format!("Its journal: p1 logs {}", node.name))
+        }
+    };
+    Trouble::new(cause, hint).evidence(evidence)
+}
+
+/// A cause with what p1 can find out about it by itself.
+pub fn with_facts(world: &World, node: &Node, mut found: Diagnosis, evidence: &mut Vec<String>) -> Diagnosis {
+    match &found.fact {
+        Some(k3s::Fact::Port(port)) => {
+            if let Some((who, line)) = holder(world, node, *port) {
+                found.cause = found.cause.replace("another program", &who);
+                evidence.push(line);
+            }
+        }
+        Some(k3s::Fact::Members) => {
+            let (answer, all) = world.members();
+            if all > 1 {
+                found.cause = format!("{} ({answer} of {all} servers' etcd answer)", found.cause);
+            }
+        }
+        None => {}
+    }
+    found
+}
+
+/// Who listens at a port of a node: `sshd (pid 812)`, and the line of `ss` that says so.
+fn holder(world: &World, node: &Node, port: u16) -> Option<(String, String)> {
+    let script = format!("ss -Hltnp 'sport = :{port}'");
+    let text = world.script(node, "asking who holds the port", &script).ok()?;
+    let line = text.lines().find(|l| l.contains("users:"))?;
+    // users:(("sshd",pid=812,fd=3),("sshd",pid=9,fd=4))
+    let (_, rest) = line.split_once("((\"")?;
+    let (name, rest) = rest.split_once("\",pid=")?;
+    let pid: u32 = rest.split(',').next()?.parse().ok()?;
+    Some((
+        format!("{} (pid {pid})", process::quote(name)),
+        line.split_whitespace().collect::<Vec<_>>().join(" "),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journals_lines_are_read_whatever_bytes_they_hold() {
+        let read = |line: &str| said(line).map(|s| (s.invocation, s.text));
+        let of = |invocation: &str, text: &str| Some((invocation.to_owned(), text.to_owned()));
+        assert_eq!(read(r#"{"MESSAGE":"a","_SYSTEMD_INVOCATION_ID":"x"}"#), of("x", "a"));
+        let manager = r#"{"MESSAGE":"k3s.service: Main process exited","_SYSTEMD_INVOCATION_ID":"m","INVOCATION_ID":"x"}"#;
+        assert_eq!(read(manager), of("x", "k3s.service: Main process exited"));
+        assert_eq!(read(r#"{"MESSAGE":[104,255,105]}"#), of("", "h\u{fffd}i"));
+        assert_eq!(read(r#"{"MESSAGE":["one","two"],"INVOCATION_ID":"x"}"#), of("x", "one"));
+        assert_eq!(read("-- No entries --"), None);
+    }
+}
