@@ -60,6 +60,11 @@ impl Explain for crate::os::lock::Error {
     }
 }
 
+/// What is told of a node, for a place that names the node itself: `worker: it is off` is `it is off` there.
+pub fn without_name<'a>(node: &str, text: &'a str) -> &'a str {
+    text.strip_prefix(node).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text)
+}
+
 /// The beginning of a line that may be too long to be shown: at most so many characters.
 pub fn clipped(line: &str, most: usize) -> String {
     match line.char_indices().nth(most) {

@@ -251,7 +251,7 @@ fn a_machine_is_stopped_outside_p1_during_a_run() {
         let record = fake.last();
         let told = cause(&record, "worker/ssh");
         assert!(told.starts_with(&format!("the machine is {word}")) && told.contains("SSH"), "{told}");
-        assert!(cause(&record, "server/ssh").starts_with("server: not reachable"), "that one runs");
+        assert!(cause(&record, "server/ssh").starts_with("not reachable"), "that one runs");
         fake.up("begin worker; made worker; done_with worker");
         fake.run(&["retry"]).exits(1);
         let asked: &[&str] =

@@ -9,6 +9,7 @@ use super::args::Exec;
 use super::context::Context;
 use super::fail::Fail;
 use crate::engine::Trouble;
+use crate::explain::without_name;
 use crate::os::many;
 use crate::os::process::quote;
 use crate::spec::Node;
@@ -72,7 +73,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         let status = match result {
             Ok(output) => output.status,
             Err(trouble) => {
-                let fail = Fail::from(trouble);
+                let mut fail = Fail::from(trouble);
+                fail.message = without_name(&node, &fail.message).to_owned();
                 eprint!("{node}: {}", fail.show(paint));
                 1
             }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::explain::{Explain, seconds};
+use crate::explain::{Explain, seconds, without_name};
 use crate::os::{files, process};
 
 /// Why work on a node did not succeed. `node` is the node's name, `address` is `host:port`.
@@ -112,7 +112,7 @@ pub enum Error {
         tried: Vec<PathBuf>,
     },
     /// No login worked within the bound.
-    #[error("{node}: not reachable over SSH within {}: {last}", seconds(*waited))]
+    #[error("{node}: not reachable over SSH within {}: {}", seconds(*waited), without_name(node, &last.to_string()))]
     Unreachable {
         /// The node.
         node: String,

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::world::{INSECURE, SHORT};
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
+use crate::explain::without_name;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
@@ -57,7 +58,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let reached = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
         let (mut last, mut told) = (String::new(), std::time::Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
-            let text = error.to_string();
+            let text = without_name(&node.name, &error.to_string()).to_owned();
             // Two reasons may take turns for minutes.
             if text != last && (last.is_empty() || told.elapsed() > std::time::Duration::from_secs(5)) {
                 ctx.control.log(&text);

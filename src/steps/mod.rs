@@ -32,6 +32,7 @@ mod start;
 mod stop;
 mod system;
 mod uninstall;
+mod unit;
 mod verify;
 mod view;
 mod wait;
@@ -321,7 +322,12 @@ impl Work for Steps {
             self.world.remember(&node.name, |m| m.facts = None)?;
         }
         let ctx = Ctx { world: &self.world, control, node, item: step.item.as_deref() };
-        let done = (step_definition(self.verb, step).apply)(&ctx);
+        let mut done = (step_definition(self.verb, step).apply)(&ctx);
+        if let (Err(trouble), Some(node)) = (&mut done, node) {
+            // The step says whose it is.
+            let cause = &mut trouble.failure.cause;
+            *cause = crate::explain::without_name(&node.name, cause).to_owned();
+        }
         // The machine ran when the step before passed.
         let inside = self.verb.boots() && step.name != machine::STEP.shape.name;
         match (done, node) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{World, artifacts, view::Seen};
 use crate::engine::Trouble;
+use crate::explain::without_name;
 use crate::facts::NodeFacts;
 use crate::os::many;
 use crate::providers::State;
@@ -154,7 +155,8 @@ fn look_at(world: &World, node: &Node) {
         .and_then(|()| world.look_at_node(node));
     if let Err(trouble) = looked {
         world.note(|seen| {
-            seen.silent.insert(node.name.clone(), trouble.failure.cause);
+            let why = without_name(&node.name, &trouble.failure.cause).to_owned();
+            seen.silent.insert(node.name.clone(), why);
         });
     }
 }
