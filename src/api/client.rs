@@ -44,6 +44,12 @@ impl Client {
         Ok(Self { agent: agent(&url, address, bound, tls)?, url, bound })
     }
 
+    /// The same, with another bound for one request.
+    #[must_use]
+    pub fn within(&self, bound: Duration) -> Self {
+        Self { bound, ..self.clone() }
+    }
+
     /// Every node that the cluster knows, by name.
     pub fn nodes(&self, cancel: &Cancel) -> Result<Vec<NodeStatus>, Error> {
         objects::nodes(&self.get("/api/v1/nodes", cancel)?)
@@ -157,7 +163,8 @@ fn get(
     });
     let (agent, address) = (agent.clone(), format!("{url}{path}"));
     let ask = move || {
-        let mut answer = agent.get(&address).header("Accept", want.accept()).call()?;
+        let asked = agent.get(&address).header("Accept", want.accept());
+        let mut answer = asked.config().timeout_global(Some(bound)).build().call()?;
         let body = answer.body_mut().with_config().limit(MAX_BODY).lossy_utf8(true).read_to_string()?;
         Ok((answer.status().as_u16(), body))
     };
@@ -168,21 +175,27 @@ fn get(
         .map_err(|e| unreachable(e.to_string()))?;
     // ureq keeps the bound itself; a little longer here is for what it does not look at.
     match receive.recv_timeout(bound + Duration::from_secs(1)) {
-        Ok(Some(answer)) => answer.map_err(|e| explain(url, bound, e)),
+        Ok(Some(answer)) => answer.map_err(|e| explain(url, path, bound, e)),
         Ok(None) => Err(Error::Cancelled),
         Err(_) => Err(Error::TimedOut { url: url.to_owned(), bound }),
     }
 }
 
-fn explain(url: &str, bound: Duration, error: ureq::Error) -> Error {
+fn explain(url: &str, path: &str, bound: Duration, error: ureq::Error) -> Error {
     let url = url.to_owned();
     let error = match error {
         ureq::Error::Timeout(_) => return Error::TimedOut { url, bound },
         ureq::Error::Rustls(e) => return tls_error(url, &e),
         ureq::Error::Io(e) => e,
         ureq::Error::Tls(what) => return Error::Tls { url, cause: what.to_owned(), clock: false },
-        e @ (ureq::Error::BadUri(_) | ureq::Error::Http(_)) => return Error::Credentials(e.to_string()),
-        e @ ureq::Error::Protocol(_) => return Error::Answer(e.to_string()),
+        // Not of the kubeconfig: its address was looked at when the client was made.
+        e @ (ureq::Error::BadUri(_) | ureq::Error::Http(_)) => {
+            return Error::Question { path: path.to_owned(), cause: e.to_string() };
+        }
+        // Such as an answer that ends in its middle, because its server does.
+        e @ ureq::Error::Protocol(_) => {
+            return Error::Unreachable { url, cause: format!("its answer is cut, or no HTTP ({e})") };
+        }
         e => return Error::Unreachable { url, cause: e.to_string() },
     };
     if let Some(e) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {

@@ -73,6 +73,14 @@ pub enum Error {
         /// Its word.
         message: String,
     },
+    /// What was asked cannot be sent.
+    #[error("`{path}` cannot be asked for: {cause}")]
+    Question {
+        /// Path and query.
+        path: String,
+        /// Why not.
+        cause: String,
+    },
     /// An answer that is none.
     #[error("the API's answer is not understood: {0}")]
     Answer(String),
@@ -105,7 +113,11 @@ impl Explain for Error {
                     .to_owned()
             }
             Self::NotReady { .. } => "Wait a moment; `p1 logs` shows what the server does.".to_owned(),
-            Self::Forbidden { .. } | Self::Status { .. } | Self::Answer(_) | Self::Cancelled => return None,
+            Self::Forbidden { .. }
+            | Self::Status { .. }
+            | Self::Question { .. }
+            | Self::Answer(_)
+            | Self::Cancelled => return None,
         })
     }
 

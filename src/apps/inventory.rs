@@ -58,14 +58,16 @@ pub struct Owned {
 impl Item {
     /// Its path in the API.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.list(), self.name)
+        format!("{}/{}", self.list(), segment(&self.name))
     }
 
     /// The path of the list that it is in.
     pub fn list(&self) -> String {
         let root = if self.api_version.contains('/') { "apis" } else { "api" };
         match &self.namespace {
-            Some(namespace) => format!("/{root}/{}/namespaces/{namespace}/{}", self.api_version, self.plural),
+            Some(namespace) => {
+                format!("/{root}/{}/namespaces/{}/{}", self.api_version, segment(namespace), self.plural)
+            }
             None => format!("/{root}/{}/{}", self.api_version, self.plural),
         }
     }
@@ -151,6 +153,18 @@ impl Inventory {
     }
 }
 
+/// A name as a part of a path: the names of roles may be any text without `/` and `%` (apimachinery,
+/// pkg/api/validation/path, `IsValidPathSegmentName`).
+pub fn segment(name: &str) -> String {
+    name.bytes().fold(String::with_capacity(name.len()), |mut out, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
 /// What a spec wants applied, in 16 hex digits.
 pub fn digest(cluster: &Cluster) -> String {
     let manifests: Vec<_> =
@@ -193,5 +207,7 @@ mod tests {
         let both = new.with(&old);
         assert_eq!((both.objects.len(), both.namespaces.len(), both.digest.as_str()), (4, 1, ""));
         assert_eq!(item("Deployment", "a").path(), "/apis/apps/v1/namespaces/web/deployments/a");
+        let role = Item { namespace: None, ..item("ClusterRole", "my rôle?#+:") };
+        assert_eq!(role.path(), "/apis/apps/v1/clusterroles/my%20r%C3%B4le%3F%23%2B%3A");
     }
 }

@@ -5,6 +5,6 @@ mod inventory;
 mod rollout;
 mod secrets;
 
-pub use inventory::{Inventory, Item, NAME, Owned, digest};
-pub use rollout::{Progress, Trouble, progress, rolls_out, selector, trouble};
+pub use inventory::{Inventory, Item, NAME, Owned, digest, segment};
+pub use rollout::{Progress, Trouble, Why, progress, rolls_out, selector, trouble};
 pub use secrets::Secrets;

@@ -22,8 +22,30 @@ pub struct Trouble {
     pub container: Option<String>,
     /// That container was restarted: what it said is in the log before.
     pub crashed: bool,
-    /// Time alone will not mend it.
-    pub lasting: bool,
+    /// Of which kind it is.
+    pub why: Why,
+}
+
+/// What is to be done about a trouble depends on this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Why {
+    /// It has only begun.
+    #[default]
+    Begins,
+    /// It runs, and is not ready yet.
+    Runs,
+    /// Its image is not there.
+    Image,
+    /// No node takes it.
+    Room,
+    /// A container ended, and is given another try.
+    Ended,
+    /// A container has ended more than once: it does so by itself, and says why in its log.
+    Crashes,
+    /// A container was killed for its memory limit.
+    Memory,
+    /// In the cluster's words alone.
+    Other,
 }
 
 /// Whether objects of that kind roll out.
@@ -129,11 +151,7 @@ pub fn selector(object: &Value) -> Option<String> {
             _ => key.to_owned(),
         });
     }
-    let encode = |c: char| match c {
-        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' => c.to_string(),
-        c => c.to_string().bytes().map(|b| format!("%{b:02X}")).collect(),
-    };
-    (!terms.is_empty()).then(|| terms.join(",").chars().map(encode).collect())
+    (!terms.is_empty()).then(|| super::segment(&terms.join(",")))
 }
 
 /// What keeps a pod from being ready; none if nothing does.
@@ -141,15 +159,15 @@ pub fn trouble(pod: &Value) -> Option<Trouble> {
     let status = &pod["status"];
     let place = pod["spec"]["nodeName"].as_str().map_or(String::new(), |node| format!(" on {node}"));
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let told = |text: String, container: Option<&Value>, crashed: bool, lasting: bool| {
+    let told = |text: String, container: Option<&Value>, crashed: bool, why: Why| {
         let container = container.and_then(|c| c["name"].as_str()).map(str::to_owned);
-        Some(Trouble { text: format!("{name}{place}: {text}"), container, crashed, lasting })
+        Some(Trouble { text: format!("{name}{place}: {text}"), container, crashed, why })
     };
     if condition(pod, "Ready").is_some_and(|c| c["status"] == "True") || status["phase"] == "Succeeded" {
         return None;
     }
     if let Some(c) = condition(pod, "PodScheduled").filter(|c| c["status"] == "False") {
-        return told(format!("no node takes it: {}", words(c, "no reason is given")), None, false, false);
+        return told(format!("no node takes it: {}", words(c, "no reason is given")), None, false, Why::Room);
     }
     let all = ["initContainerStatuses", "containerStatuses"];
     let containers = || all.iter().flat_map(|key| status[*key].as_array().into_iter().flatten());
@@ -165,25 +183,51 @@ pub fn trouble(pod: &Value) -> Option<Trouble> {
             // The back-off's own message has nothing but the pod's name.
             let said = if crashed { Some(ended(last)) } else { said };
             let said = said.map_or(String::new(), |s| format!(" ({s})"));
-            let lasting = matches!(reason, "InvalidImageName" | "ErrImageNeverPull");
-            return told(format!("container {name}: {reason}{said}"), Some(c), crashed, lasting);
+            let why = match reason {
+                "ImagePullBackOff"
+                | "ErrImagePull"
+                | "InvalidImageName"
+                | "ErrImageNeverPull"
+                | "ImageInspectError"
+                | "RegistryUnavailable" => Why::Image,
+                _ if crashed => crash(c, last),
+                _ => Why::Other,
+            };
+            return told(format!("container {name}: {reason}{said}"), Some(c), crashed, why);
         }
         let now = &c["state"]["terminated"];
         if now.is_object() && now["exitCode"] != 0 {
-            return told(format!("container {name} {}", ended(now)), Some(c), false, false);
+            return told(format!("container {name} {}", ended(now)), Some(c), false, crash(c, now));
         }
     }
     if let Some(c) = containers().find(|c| c["state"]["running"].is_object() && c["ready"] != true) {
         let name = c["name"].as_str().unwrap_or_default();
-        return told(format!("container {name} runs and is not ready"), Some(c), false, false);
+        let last = &c["lastState"]["terminated"];
+        // Between two ends: it runs again, and what it said is in the log before.
+        if last.is_object() && crash(c, last) != Why::Ended {
+            let text = format!("container {name} runs again and is not ready ({})", ended(last));
+            return told(text, Some(c), true, crash(c, last));
+        }
+        return told(format!("container {name} runs and is not ready"), Some(c), false, Why::Runs);
     }
     match status["phase"].as_str().unwrap_or("Pending") {
-        "Failed" => told(words(status, "it failed"), None, false, false),
+        "Failed" => told(words(status, "it failed"), None, false, Why::Other),
         "Pending" if status["containerStatuses"].is_null() => {
-            told("the node has not begun with it".into(), None, false, false)
+            told("the node has not begun with it".into(), None, false, Why::Begins)
         }
-        "Pending" => told("its containers are being made".into(), None, false, false),
-        _ => told("it is not ready".into(), None, false, false),
+        "Pending" => told("its containers are being made".into(), None, false, Why::Begins),
+        _ => told("it is not ready".into(), None, false, Why::Other),
+    }
+}
+
+/// What to think of a container that ended: the first end may be for something that was not there yet.
+fn crash(container: &Value, end: &Value) -> Why {
+    let restarts = container["restartCount"].as_u64().unwrap_or(0);
+    let down = !container["state"]["running"].is_object();
+    match end["reason"].as_str() {
+        Some("OOMKilled") => Why::Memory,
+        _ if restarts + u64::from(down) >= 2 => Why::Crashes,
+        _ => Why::Ended,
     }
 }
 
@@ -288,7 +332,17 @@ mod tests {
         let unschedulable = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": "0/2 nodes are available"}]});
         assert!(text(unschedulable).ends_with("no node takes it: 0/2 nodes are available"));
-        assert!(of(waiting("InvalidImageName", "x", json!({}))).unwrap().lasting);
+        assert_eq!(of(waiting("InvalidImageName", "x", json!({}))).unwrap().why, Why::Image);
+        // Only from its second end on a container ends by itself.
+        let ends = |restarts: u64, state: Value| {
+            let last = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+            let all = json!([{"name": "web", "restartCount": restarts, "ready": false, "state": state, "lastState": last}]);
+            of(json!({"phase": "Running", "containerStatuses": all})).unwrap().why
+        };
+        let back_off = || json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert_eq!([ends(0, back_off()), ends(1, back_off())], [Why::Ended, Why::Crashes]);
+        let runs = || json!({"running": {}});
+        assert_eq!([ends(1, runs()), ends(2, runs())], [Why::Runs, Why::Crashes]);
         let probe = json!({"phase": "Running", "containerStatuses": [{"name": "web", "ready": false, "state": {"running": {}}}]});
         assert!(text(probe).ends_with("runs and is not ready"));
         assert_eq!(

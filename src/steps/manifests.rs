@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::view::holds;
-use super::wait::{Patience, wait_for};
+use super::wait::{Patience, again, wait_for};
 use super::{Ctx, Definition, View, World};
-use crate::api::{self, Client};
+use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::seconds;
@@ -38,6 +38,8 @@ pub const STEP: Definition = Definition {
 
 /// One `kubectl` with many objects; each start of it takes six seconds under emulation.
 const WRITE: Duration = Duration::from_secs(300);
+/// For the API to answer one question, where it comes and goes.
+const ANSWERS: Duration = Duration::from_secs(60);
 /// From a definition of a new kind to the kind.
 const ESTABLISHED: Duration = Duration::from_secs(60);
 /// The name under which the cluster keeps which fields are p1's.
@@ -105,8 +107,8 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
 
 impl World {
     /// The note of what was applied.
-    pub fn inventory(&self, api: &Client) -> Result<Inventory, Trouble> {
-        let Some(map) = api.object(&Inventory::path(), &self.cancel)? else {
+    pub fn inventory(&self) -> Result<Inventory, Trouble> {
+        let Some(map) = self.ask(|api| api.object(&Inventory::path(), &self.cancel))? else {
             return Ok(Inventory::default());
         };
         Inventory::read(&map).map_err(|why| {
@@ -122,14 +124,22 @@ impl World {
 
     /// Looks at what was applied, by what the cluster notes of it.
     pub fn look_at_apps(&self) -> Result<Apps, Trouble> {
-        let api = self.api()?;
-        let inventory = self.inventory(&api)?;
+        let inventory = self.inventory()?;
         let mut apps = Apps::default();
         for item in &inventory.objects {
             let rolls = apps::rolls_out(&item.kind);
-            let found = match rolls {
-                true => api.object(&item.path(), &self.cancel)?,
-                false => api.metadata(&item.path(), &self.cancel)?,
+            let path = item.path();
+            let found = match self.ask(|api| match rolls {
+                true => api.object(&path, &self.cancel),
+                false => api.metadata(&path, &self.cancel),
+            }) {
+                // One object that cannot be looked at is no reason to do nothing about the others.
+                Err(trouble) if !trouble.transient && !trouble.cancelled => {
+                    let why = format!("it cannot be looked at: {}", trouble.failure.cause);
+                    apps.unfinished.push((item.to_string(), why));
+                    continue;
+                }
+                found => found.map_err(|trouble| about(&item.to_string(), trouble))?,
             };
             match found {
                 None if !item.fleeting => apps.missing.push(item.to_string()),
@@ -145,12 +155,11 @@ impl World {
         for owned in &inventory.namespaces {
             let wanted = self.cluster.namespaces.iter().any(|n| n.name == owned.name);
             if wanted {
-                let path = format!("/api/v1/namespaces/{}", owned.name);
-                if api.metadata(&path, &self.cancel)?.is_none() {
+                if !self.has_namespace(&owned.name)? {
                     apps.missing.push(format!("Namespace {}", owned.name));
                 }
             } else if owned.made && inventory.digest != apps::digest(&self.cluster) {
-                let others = self.foreign(&api, &owned.name, &inventory)?;
+                let others = self.foreign(&owned.name, &inventory)?;
                 if !others.is_empty() {
                     apps.held.insert(owned.name.clone(), others);
                 }
@@ -184,18 +193,28 @@ impl World {
 
     /// What is in a namespace that p1 did not apply, without what the cluster puts into each and what
     /// belongs to other objects.
-    fn foreign(&self, api: &Client, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, Trouble> {
+    fn foreign(&self, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, Trouble> {
         let mut found = Vec::new();
-        for version in api.versions(&self.cancel)? {
+        for version in self.ask(|api| api.versions(&self.cancel))? {
             if version.starts_with("metrics.k8s.io/") {
                 continue;
             }
-            for kind in api.kinds(&version, &self.cancel)?.into_iter().filter(|k| k.namespaced && k.listed) {
+            let kinds = match self.ask(|api| api.kinds(&version, &self.cancel)) {
+                Ok(kinds) => kinds,
+                // Another program serves these, and it is down: what it has there is not known.
+                Err(trouble) if !trouble.cancelled && version.contains('.') => {
+                    found.push(format!("what {version} has there ({})", trouble.failure.cause));
+                    continue;
+                }
+                Err(trouble) => return Err(trouble),
+            };
+            for kind in kinds.into_iter().filter(|k| k.namespaced && k.listed) {
                 if matches!(kind.kind.as_str(), "Event" | "Endpoints" | "EndpointSlice" | "Lease") {
                     continue;
                 }
-                let list = format!("/{}/namespaces/{namespace}/{}", api::prefix(&version), kind.plural);
-                for object in api.names(&list, &self.cancel)? {
+                let place = apps::segment(namespace);
+                let list = format!("/{}/namespaces/{place}/{}", api::prefix(&version), kind.plural);
+                for object in self.ask(|api| api.names(&list, &self.cancel))? {
                     let meta = &object["metadata"];
                     let item = Item {
                         api_version: version.clone(),
@@ -221,17 +240,31 @@ impl World {
         Ok(found)
     }
 
-    /// The server on which kubectl runs: one that the API calls Ready, else the first.
+    fn has_namespace(&self, name: &str) -> Result<bool, Trouble> {
+        let path = format!("/api/v1/namespaces/{}", apps::segment(name));
+        let found = self.ask(|api| api.metadata(&path, &self.cancel));
+        Ok(found.map_err(|trouble| about(&format!("Namespace {name}"), trouble))?.is_some())
+    }
+
+    /// The server on which kubectl runs: one that the API calls Ready, the one that answered last before
+    /// others; else the first.
     pub(super) fn writer(&self) -> &Node {
         let seen = self.seen();
         let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
-        self.cluster.servers().find(ready).unwrap_or_else(|| self.cluster.first_server())
+        self.servers_in_turn().into_iter().find(ready).unwrap_or_else(|| self.cluster.first_server())
     }
+}
+
+/// A trouble with which object it is about.
+fn about(object: &str, mut trouble: Trouble) -> Trouble {
+    trouble.failure.cause = format!("asking for {object}: {}", trouble.failure.cause);
+    trouble
 }
 
 /// The object of a line `diff -u -N /tmp/LIVE-1/apps.v1.Deployment.web.nginx /tmp/MERGED-2/...`.
 fn diffed(line: &str) -> Option<String> {
-    let file = line.strip_prefix("diff ")?.split_whitespace().last()?.rsplit_once('/')?.1;
+    // A name may have spaces; no part of it has a slash.
+    let file = line.strip_prefix("diff ")?.rsplit_once('/')?.1;
     // GROUP.VERSION.KIND.NAMESPACE.NAME: the group may have dots, and so may the name; a kind begins
     // with a capital letter, and no other part has one.
     let start = file.split('.').position(|part| part.starts_with(|c: char| c.is_ascii_uppercase()))?;
@@ -382,12 +415,22 @@ fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Troub
 
 /// The kinds of the cluster, asked for once each.
 struct Kinds<'a> {
-    api: &'a Client,
     world: &'a World,
     known: BTreeMap<String, Vec<api::Kind>>,
 }
 
 impl Kinds<'_> {
+    /// Whether the cluster has the kind of an object that was applied once.
+    fn serves(&mut self, item: &Item) -> Result<bool, Trouble> {
+        let object = Object {
+            api_version: item.api_version.clone(),
+            kind: item.kind.clone(),
+            namespace: None,
+            name: item.name.clone(),
+        };
+        Ok(self.item(&object, None, false)?.is_some())
+    }
+
     /// The object with its place in the API; none as long as its kind is not known.
     fn item(
         &mut self,
@@ -397,7 +440,7 @@ impl Kinds<'_> {
     ) -> Result<Option<Item>, Trouble> {
         let version = &object.api_version;
         if !self.known.contains_key(version) {
-            let kinds = self.api.kinds(version, &self.world.cancel)?;
+            let kinds = self.world.ask(|api| api.kinds(version, &self.world.cancel))?;
             self.known.insert(version.clone(), kinds);
         }
         let found = self.known[version].iter().find(|k| k.kind == object.kind);
@@ -431,12 +474,11 @@ fn is_namespace(document: &Document) -> bool {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
-    let apps = world.look_at_apps()?;
+    let apps = again(ctx, ANSWERS, || world.look_at_apps())?;
     let seen = world.seen();
     if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {
         return Ok(Some("as they should be".into()));
     }
-    let api = world.api()?;
     let old = apps.inventory.clone();
     for manifest in &world.cluster.manifests {
         let now = crate::spec::manifest::look(&manifest.shown, &manifest.path, manifest.namespace.as_deref());
@@ -459,7 +501,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         let made = match old.namespaces.iter().find(|n| n.name == name) {
             Some(known) => known.made,
-            None => api.metadata(&format!("/api/v1/namespaces/{name}"), &world.cancel)?.is_none(),
+            None => !again(ctx, ANSWERS, || world.has_namespace(&name))?,
         };
         if let Some(own) = own {
             let labels: BTreeMap<&str, &str> = own.labels.iter().filter_map(|l| l.split_once('=')).collect();
@@ -478,7 +520,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         .filter(|o| o.kind == "CustomResourceDefinition")
         .map(|o| o.name.clone())
         .collect();
-    let mut kinds = Kinds { api: &api, world, known: BTreeMap::new() };
+    let mut kinds = Kinds { world, known: BTreeMap::new() };
     let mut unknown = Vec::new();
     let place =
         |kinds: &mut Kinds<'_>, new: &mut Inventory, unknown: &mut Vec<Object>| -> Result<(), Trouble> {
@@ -488,7 +530,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 for object in
                     document.objects.iter().filter(|o| !(o.kind == "Namespace" && o.api_version == "v1"))
                 {
-                    match kinds.item(object, namespace.as_deref(), document.fleeting)? {
+                    let item =
+                        |kinds: &mut Kinds<'_>| kinds.item(object, namespace.as_deref(), document.fleeting);
+                    match again(ctx, ANSWERS, || item(kinds))? {
                         Some(item) => new.objects.push(item),
                         None => unknown.push(object.clone()),
                     }
@@ -512,7 +556,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.says("applying definitions");
         kubectl(ctx, "applying the definitions", &script, &wanted.secrets)?;
         begun = true;
-        established(ctx, &api, &definitions)?;
+        established(ctx, &definitions)?;
         place(&mut kinds, &mut new, &mut unknown)?;
         known(&unknown)?;
         script = format!("set -e\n{}", note(&new.with(&old)));
@@ -528,7 +572,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
 
     // At last, what left the spec, and the note that all is done.
-    let gone = leaving(ctx, &api, &old, &new)?;
+    let gone = leaving(ctx, &mut kinds, &old, &new)?;
     let mut script = String::from("set -e\n");
     if !gone.is_empty() {
         ctx.control.says(format!("removing {} objects", gone.len()));
@@ -541,7 +585,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     });
     kubectl(ctx, "noting what was applied", &script, &wanted.secrets)?;
     // What was seen before no longer holds.
-    world.look_at_apps()?;
+    again(ctx, ANSWERS, || world.look_at_apps())?;
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut said = vec![count(new.objects.len(), "object")];
     if !new.namespaces.is_empty() {
@@ -570,14 +614,15 @@ fn known(unknown: &[Object]) -> Result<(), Trouble> {
 }
 
 /// Waits until the cluster serves new kinds.
-fn established(ctx: &Ctx<'_>, api: &Client, names: &[String]) -> Result<(), Trouble> {
+fn established(ctx: &Ctx<'_>, names: &[String]) -> Result<(), Trouble> {
     // All of them together have that long.
     let mut open = names.iter().peekable();
     let mut why = String::new();
     let served = wait_for(ctx, Patience::of(ESTABLISHED), || {
         while let Some(name) = open.peek() {
-            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-            let object = api.object(&path, &ctx.world.cancel)?.unwrap_or_default();
+            let path =
+                format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}", apps::segment(name));
+            let object = ctx.world.ask(|api| api.object(&path, &ctx.world.cancel))?.unwrap_or_default();
             let says = |kind: &str| {
                 let all = object["status"]["conditions"].as_array().into_iter().flatten();
                 all.into_iter().find(|c| c["type"] == kind).cloned().unwrap_or_default()
@@ -599,12 +644,24 @@ fn established(ctx: &Ctx<'_>, api: &Client, names: &[String]) -> Result<(), Trou
 
 /// What is to be deleted of what was applied before: never what holds others' objects, unless the
 /// user agreed to it.
-fn leaving(ctx: &Ctx<'_>, api: &Client, old: &Inventory, new: &Inventory) -> Result<Vec<Item>, Trouble> {
+fn leaving(
+    ctx: &Ctx<'_>,
+    kinds: &mut Kinds<'_>,
+    old: &Inventory,
+    new: &Inventory,
+) -> Result<Vec<Item>, Trouble> {
     let world = ctx.world;
     let mut gone = Vec::new();
     for item in old.leaving(new) {
+        if !again(ctx, ANSWERS, || kinds.serves(&item))? {
+            // Its kind was removed, by a newer k3s or by hand, and its objects with it: kubectl would fail.
+            ctx.control.log(&format!("{item} is gone: the cluster knows no {} any more", item.api_version));
+            continue;
+        }
         if item.kind == "CustomResourceDefinition" {
-            let object = api.object(&item.path(), &world.cancel)?.unwrap_or_default();
+            let path = item.path();
+            let object = world.ask(|api| api.object(&path, &world.cancel));
+            let object = object.map_err(|trouble| about(&item.to_string(), trouble))?.unwrap_or_default();
             let spec = &object["spec"];
             let version = spec["versions"].as_array().into_iter().flatten().find(|v| v["served"] == true);
             if let (Some(group), Some(version), Some(plural)) = (
@@ -612,7 +669,8 @@ fn leaving(ctx: &Ctx<'_>, api: &Client, old: &Inventory, new: &Inventory) -> Res
                 version.and_then(|v| v["name"].as_str()),
                 spec["names"]["plural"].as_str(),
             ) {
-                let all = api.names(&format!("/apis/{group}/{version}/{plural}"), &world.cancel)?;
+                let list = format!("/apis/{group}/{version}/{plural}");
+                let all = world.ask(|api| api.names(&list, &world.cancel))?;
                 let ours = |o: &&Value| {
                     let name = o["metadata"]["name"].as_str();
                     old.objects.iter().any(|i| i.plural == plural && Some(i.name.as_str()) == name)
@@ -632,7 +690,7 @@ fn leaving(ctx: &Ctx<'_>, api: &Client, old: &Inventory, new: &Inventory) -> Res
         if !owned.made {
             continue;
         }
-        let others = world.foreign(api, &owned.name, old)?;
+        let others = world.foreign(&owned.name, old)?;
         if !others.is_empty() && !world.seen().agreed.contains(&owned.name) {
             ctx.control.warn(format!(
                 "The namespace {} left the spec and stays: p1 did not apply {}. `p1 kubectl delete namespace {}` \
@@ -710,6 +768,7 @@ mod tests {
         assert_eq!(line("apps.v1.Deployment.web.nginx").unwrap(), "Deployment web/nginx");
         assert_eq!(line("v1.Namespace..web").unwrap(), "Namespace web");
         assert_eq!(line("helm.cattle.io.v1.HelmChart.kube-system.a.b").unwrap(), "HelmChart kube-system/a.b");
+        assert_eq!(line("rbac.authorization.k8s.io.v1.ClusterRole..my role").unwrap(), "ClusterRole my role");
         assert_eq!(diffed("+  password: x"), None);
     }
 

@@ -21,7 +21,7 @@ pub fn seen(seen: &Seen) -> Option<Api> {
 
 /// The same just now; and servers have to answer themselves.
 pub fn now(world: &World) -> Result<Api, Trouble> {
-    let nodes = world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from))?;
+    let nodes = world.ask(|api| api.nodes(&world.cancel))?;
     let api = nodes.into_iter().map(|n| (n.name.clone(), n)).collect();
     let mut api = put_right(api, &world.seen().machines);
     for server in world.cluster.servers() {

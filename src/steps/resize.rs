@@ -96,7 +96,7 @@ fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
     let bound =
         timeouts.node_ready + if node.role == Role::Server { timeouts.server_ready } else { Duration::ZERO };
     let back = wait_for(ctx, Patience::of(bound), || {
-        let nodes = match world.api().and_then(|api| api.nodes(&world.cancel).map_err(Trouble::from)) {
+        let nodes = match world.ask(|api| api.nodes(&world.cancel)) {
             Ok(nodes) => nodes,
             Err(trouble) => return Ok(Err(trouble.failure.cause)),
         };

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::manifests::{and_more, unseen};
 use super::view::holds;
-use super::wait::{Patience, wait_for};
+use super::wait::{Patience, again, wait_for};
 use super::{Ctx, Definition, View, World};
 use crate::api::Client;
-use crate::apps::{self, Inventory, Item, Progress, Secrets};
+use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::plan::{After, Check, Scope, Shape};
@@ -57,8 +57,7 @@ fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.rollout;
-    let api = world.api()?;
-    let inventory = world.inventory(&api)?;
+    let inventory = again(ctx, bound, || world.inventory())?;
     let mut open: Vec<Item> = inventory.objects.into_iter().filter(|i| apps::rolls_out(&i.kind)).collect();
     let all = open.len();
     let mut why = BTreeMap::new();
@@ -67,15 +66,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         why.clear();
         let mut failed = false;
         for item in std::mem::take(&mut open) {
-            let (progress, object) = match api.object(&item.path(), &world.cancel) {
+            let path = item.path();
+            let (progress, object) = match world.ask(|api| api.object(&path, &world.cancel)) {
                 Ok(Some(object)) => (apps::progress(&object), Some(object)),
                 Ok(None) if item.fleeting => (Progress::Done, None),
                 Ok(None) => (Progress::Failed("it was deleted".into()), None),
                 // The API may be away for a while, such as when a server is restarted.
-                Err(error) if !crate::explain::Explain::cancelled(&error) => {
-                    (Progress::Waiting(error.to_string()), None)
-                }
-                Err(error) => return Err(error.into()),
+                Err(trouble) if !trouble.cancelled => (Progress::Waiting(trouble.failure.cause), None),
+                Err(trouble) => return Err(trouble),
             };
             failed |= matches!(progress, Progress::Failed(_));
             if let Progress::Waiting(text) | Progress::Failed(text) = progress {
@@ -84,15 +82,15 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             }
         }
         if failed {
-            return Err(explained(ctx, &api, &why, None));
+            return Err(explained(ctx, &why, None));
         }
         let first = why.first_key_value().map(|(object, (text, _))| format!("{object}: {text}"));
         Ok(first.map_or(Ok(()), |first| Err(and_more(first, why.len()))))
     })?;
     if run.is_err() {
-        return Err(explained(ctx, &api, &why, Some(bound)));
+        return Err(explained(ctx, &why, Some(bound)));
     }
-    world.look_at_apps()?;
+    again(ctx, bound, || world.look_at_apps())?;
     Ok((all > 0).then(|| format!("{all} running")))
 }
 
@@ -100,7 +98,6 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 /// that crashed.
 fn explained(
     ctx: &Ctx<'_>,
-    api: &Client,
     why: &BTreeMap<String, (String, Option<Value>)>,
     late: Option<Duration>,
 ) -> Trouble {
@@ -110,19 +107,17 @@ fn explained(
     );
     let mut evidence = Vec::new();
     let mut cause = None;
-    let mut hint =
-        "See `p1 kubectl get pods -A` and `p1 kubectl describe`; when it is mended, `p1 retry`.".to_owned();
+    let mut hint = None;
     for (name, (text, object)) in why {
         evidence.push(format!("{name}: {text}"));
         let Some(object) = object else { continue };
-        let found = look_at_pods(world, api, object);
+        let found = look_at_pods(world, object);
+        let remedy = found.remedy();
         evidence.extend(found.lines);
         if cause.is_none()
             && let Some(first) = found.cause
         {
-            if let Some(better) = remedy(&first) {
-                hint = better.to_owned();
-            }
+            hint = remedy;
             cause = Some(format!("{name}: {first}"));
         }
     }
@@ -132,38 +127,75 @@ fn explained(
         Some(bound) => format!("not running within {}: {cause}", seconds(bound)),
         None => cause,
     };
+    let hint = hint.unwrap_or_else(|| {
+        let named = why.first_key_value().and_then(|(_, (_, object))| {
+            let object = object.as_ref()?;
+            let meta = &object["metadata"];
+            let (space, name) = (meta["namespace"].as_str()?, meta["name"].as_str()?);
+            let kind = object["kind"].as_str()?.to_lowercase();
+            Some(format!("`p1 kubectl -n {space} describe {kind} {name}` tells more"))
+        });
+        let named = named.unwrap_or_else(|| "`p1 kubectl get pods -A` tells more".to_owned());
+        format!("{named}; when it is mended, `p1 retry`.")
+    });
     evidence.truncate(16);
     let hidden = evidence.iter().map(|line| secrets.hide(line)).collect();
     Trouble::new(secrets.hide(&cause), hint).evidence(hidden)
-}
-
-/// What to do about causes that everybody meets.
-fn remedy(cause: &str) -> Option<&'static str> {
-    let has = |words: &[&str]| words.iter().any(|w| cause.contains(w));
-    Some(if has(&["ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"]) {
-        "Is the image's name right, and can the nodes reach its registry? Offline, give it under `k3s.artifacts.images`."
-    } else if has(&["no node takes it"]) {
-        "Give the nodes more room, take labels and taints away that keep it off, or ask for less in its `resources`."
-    } else if has(&["CrashLoopBackOff", "exit code"]) {
-        "The container ends by itself; its last lines are above, all of them with `p1 kubectl logs --previous`."
-    } else if has(&["memory limit"]) {
-        "Raise `resources.limits.memory` of the container."
-    } else if has(&["exceeded quota"]) {
-        "Raise the namespace's ResourceQuota, or ask for less."
-    } else {
-        return None;
-    })
 }
 
 /// What keeps the pods of a workload.
 #[derive(Default)]
 pub(super) struct Found {
     pub cause: Option<String>,
+    /// Of which kind the cause is.
+    pub why: Why,
+    /// Where the pod is that it is told of: namespace, name, container, and whether the log before is meant.
+    log: Option<(String, String, String, bool)>,
+    /// The image of that pod's container.
+    image: Option<String>,
     pub lines: Vec<String>,
 }
 
+impl Found {
+    /// The command that shows all that the container said.
+    pub fn whole_log(&self) -> Option<String> {
+        let (space, pod, container, before) = self.log.as_ref()?;
+        let before = if *before { " --previous" } else { "" };
+        Some(format!("`p1 kubectl -n {space} logs {pod} -c {container}{before}`"))
+    }
+
+    /// What to do about causes that everybody meets.
+    fn remedy(&self) -> Option<String> {
+        let image = self.image.as_deref().unwrap_or("the image");
+        let log = || self.whole_log().map_or(String::new(), |log| format!(" {log} has all that it said."));
+        Some(match self.why {
+            Why::Image => {
+                "Is the image's name right, and can the nodes reach its registry? Offline, give it under \
+                           `k3s.artifacts.images`."
+                    .to_owned()
+            }
+            Why::Room => {
+                "Give the nodes more room, take labels and taints away that keep it off, or ask for less in \
+                          its `resources`."
+                    .to_owned()
+            }
+            Why::Crashes => format!(
+                "The container ends by itself: waiting does not mend it. Look at what {image} wants of its user, \
+                 command, volumes and environment in the manifest, or take another image; then `p1 up`.{}",
+                log()
+            ),
+            Why::Ended => format!("The container ended by itself.{}", log()),
+            Why::Memory => "Raise `resources.limits.memory` of the container.".to_owned(),
+            Why::Other if self.cause.as_ref().is_some_and(|c| c.contains("exceeded quota")) => {
+                "Raise the namespace's ResourceQuota, or ask for less.".to_owned()
+            }
+            Why::Begins | Why::Runs | Why::Other => return None,
+        })
+    }
+}
+
 /// Asks the API about the pods of a workload.
-pub(super) fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found {
+pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
     let mut found = Found::default();
     let meta = &object["metadata"];
     let (Some(namespace), Some(name)) = (meta["namespace"].as_str(), meta["name"].as_str()) else {
@@ -173,18 +205,44 @@ pub(super) fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found
     let pods = match (object["kind"] == "Pod", apps::selector(object)) {
         (true, _) => vec![object.clone()],
         (_, Some(selector)) => {
-            api.items(&format!("{list}?labelSelector={selector}"), &world.cancel).unwrap_or_default()
+            let list = format!("{list}?labelSelector={selector}");
+            world.ask(|api| api.items(&list, &world.cancel)).unwrap_or_default()
         }
         _ => Vec::new(),
     };
     let mut names = vec![name.to_owned()];
     for (pod, trouble) in pods.iter().filter_map(|p| Some((p, apps::trouble(p)?))).take(SHOWN) {
         let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let first = found.cause.is_none();
+        let mut cause = trouble.text.clone();
         found.lines.push(trouble.text.clone());
-        found.cause.get_or_insert_with(|| trouble.text.clone());
         if let Some(container) = &trouble.container {
-            let log = api.log(namespace, pod_name, container, trouble.crashed, LINES, &world.cancel);
-            found.lines.extend(log.iter().flat_map(|l| l.lines()).map(|l| format!("{container} | {l}")));
+            let ask = |before| {
+                let log =
+                    |api: &Client| api.log(namespace, pod_name, container, before, LINES, &world.cancel);
+                world.ask(log).unwrap_or_default()
+            };
+            let log = ask(trouble.crashed);
+            found.lines.extend(log.lines().map(|l| format!("{namespace}/{pod_name} {container} | {l}")));
+            let last = log.lines().rev().map(str::trim).find(|l| !l.is_empty());
+            if trouble.why == Why::Crashes {
+                let place = trouble.text.split_once(": ").map_or(pod_name, |(place, _)| place);
+                cause = match last {
+                    Some(last) => format!("{place}: container {container} ends again and again: {last}"),
+                    None => format!("{cause}, again and again, and says nothing"),
+                };
+            }
+            if first {
+                found.log =
+                    Some((namespace.to_owned(), pod_name.to_owned(), container.clone(), trouble.crashed));
+                let of = |c: &&Value| c["name"] == container.as_str();
+                let all = ["containers", "initContainers"];
+                let mut all = all.iter().flat_map(|key| pod["spec"][*key].as_array().into_iter().flatten());
+                found.image = all.find(of).and_then(|c| c["image"].as_str()).map(str::to_owned);
+            }
+        }
+        if first {
+            (found.cause, found.why) = (Some(cause), trouble.why);
         }
     }
     names.extend(pods.iter().filter_map(|p| p["metadata"]["name"].as_str()).map(str::to_owned));
@@ -193,7 +251,7 @@ pub(super) fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found
         let (kind, called) = object.split_once('/').unwrap_or_default();
         names.iter().any(|n| n == called) || kind == "ReplicaSet" && called.starts_with(&format!("{name}-"))
     };
-    let events = api.warnings_in(namespace, 100, &world.cancel).unwrap_or_default();
+    let events = world.ask(|api| api.warnings_in(namespace, 100, &world.cancel)).unwrap_or_default();
     let mut told: Vec<String> = events
         .iter()
         .filter(|e| ours(&e.object))
@@ -202,6 +260,7 @@ pub(super) fn look_at_pods(world: &World, api: &Client, object: &Value) -> Found
     if found.cause.is_none() {
         found.cause =
             events.iter().rev().find(|e| ours(&e.object)).map(|e| format!("{}: {}", e.reason, e.message));
+        found.why = Why::Other;
     }
     told.dedup();
     found.lines.extend(told.split_off(told.len().saturating_sub(SHOWN)));

@@ -384,10 +384,9 @@ fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 /// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API
 /// says of a node right after it was put back is what it had heard before the snapshot.
 fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), Trouble> {
-    let api = world.api()?;
-    let nodes = api.nodes(&world.cancel)?;
+    let nodes = world.ask(|api| api.nodes(&world.cancel))?;
     let status = nodes.iter().find(|n| n.name == node.name);
-    let lease = api.leases(&world.cancel)?.remove(&node.name);
+    let lease = world.ask(|api| api.leases(&world.cancel))?.remove(&node.name);
     let beat = format!("{lease:?} {:?}", status.and_then(|s| s.heartbeat));
     Ok((beat, ready::wrong(node, None, status)))
 }

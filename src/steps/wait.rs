@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Ctx;
 use crate::engine::Trouble;
+use crate::explain::seconds;
 use crate::os::Cancel;
 use crate::os::cancel::Level;
+use crate::providers::State;
 
 /// What a look found, or what is still missing.
 pub type Look<T> = Result<T, String>;
@@ -34,17 +36,57 @@ impl Patience {
 }
 
 /// Looks until something is found. What is missing is shown and logged whenever it changes, and is the
-/// answer when the bound has passed.
+/// answer when the bound has passed. A look that fails for what passes by itself, such as an API that
+/// does not answer just now, is one that found nothing: it ends no wait that has time left, unless the
+/// machine that the step is about no longer runs.
 pub fn wait_for<T>(
     ctx: &Ctx<'_>,
     patience: Patience,
     look: impl FnMut() -> Result<Look<T>, Trouble>,
 ) -> Result<Look<T>, Trouble> {
-    let say = |why: &str| {
-        ctx.control.log(why);
-        ctx.control.says(why.to_owned());
-    };
-    looking(ctx.control.cancel(), patience, look, say)
+    looking(ctx.control.cancel(), patience, look, |why| say(ctx, why), || gone(ctx))
+}
+
+/// Does what may fail for what passes by itself, again until it does not or the bound has passed; then the
+/// last trouble is the answer, with how long it was tried.
+pub fn again<T>(
+    ctx: &Ctx<'_>,
+    bound: Duration,
+    work: impl FnMut() -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
+    trying(ctx.control.cancel(), patience, work, |why| say(ctx, why), || gone(ctx))
+}
+
+fn say(ctx: &Ctx<'_>, why: &str) {
+    ctx.control.log(why);
+    ctx.control.says(why.to_owned());
+}
+
+fn trying<T>(
+    cancel: &Cancel,
+    patience: Patience,
+    mut work: impl FnMut() -> Result<T, Trouble>,
+    say: impl Fn(&str),
+    gone: impl Fn() -> bool,
+) -> Result<T, Trouble> {
+    let start = Instant::now();
+    let mut last = None;
+    let look = || work().map(Ok).inspect_err(|trouble| last = Some(trouble.clone()));
+    let done = looking(cancel, patience, look, say, gone)?;
+    done.map_err(|why| {
+        let mut trouble = last.unwrap_or_else(|| Trouble::new(why, ""));
+        let cause = &mut trouble.failure.cause;
+        *cause = format!("{cause} (asked again for {})", seconds(start.elapsed()));
+        trouble
+    })
+}
+
+/// The machine that the step is about does not run: waiting for it helps nobody.
+pub fn gone(ctx: &Ctx<'_>) -> bool {
+    let Some(node) = ctx.node else { return false };
+    let machine = ctx.world.look_at_machine(node);
+    machine.is_ok_and(|machine| machine.is_none_or(|m| m.state != State::Running))
 }
 
 fn looking<T>(
@@ -52,13 +94,16 @@ fn looking<T>(
     patience: Patience,
     mut look: impl FnMut() -> Result<Look<T>, Trouble>,
     say: impl Fn(&str),
+    gone: impl Fn() -> bool,
 ) -> Result<Look<T>, Trouble> {
     let start = Instant::now();
     let mut last = String::new();
     loop {
-        let why = match look()? {
-            Ok(found) => return Ok(Ok(found)),
-            Err(why) => why,
+        let why = match look() {
+            Ok(Ok(found)) => return Ok(Ok(found)),
+            Ok(Err(why)) => why,
+            Err(trouble) if trouble.transient && !trouble.cancelled && !gone() => trouble.failure.cause,
+            Err(trouble) => return Err(trouble),
         };
         if why != last {
             say(&why);
@@ -94,7 +139,7 @@ mod tests {
             Ok(Err::<(), _>(if looks.get() == 1 { "nothing" } else { "little" }.to_owned()))
         };
         let say = |why: &str| said.borrow_mut().push(why.to_owned());
-        let answer = looking(&Cancel::new(), SHORT, look, say).unwrap();
+        let answer = looking(&Cancel::new(), SHORT, look, say, || false).unwrap();
         assert_eq!(answer, Err("little".to_owned()));
         assert!(start.elapsed() >= SHORT.bound && start.elapsed() < SHORT.bound + Duration::from_secs(5));
         assert!(looks.get() <= 5, "no look begins after the bound: {looks:?}");
@@ -102,15 +147,43 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_fails_for_what_passes_is_repeated_and_the_last_state_is_named() {
+        let (cancel, asked, long) =
+            (Cancel::new(), Cell::new(0), Patience { bound: Duration::from_secs(60), ..SHORT });
+        let passing = |after: u32| {
+            asked.set(asked.get() + 1);
+            if asked.get() > after {
+                Ok(asked.get())
+            } else {
+                Err(Trouble::new("leader changed", "h").transient())
+            }
+        };
+        let look = |patience, after| looking(&cancel, patience, || passing(after).map(Ok), |_| {}, || false);
+        assert_eq!(look(long, 2).unwrap(), Ok(3));
+        assert_eq!(look(SHORT, u32::MAX).unwrap(), Err("leader changed".to_owned()));
+        asked.set(0);
+        let tried = |patience, after| trying(&cancel, patience, || passing(after), |_| {}, || false);
+        assert_eq!(tried(long, 1).unwrap(), 2);
+        let trouble = tried(SHORT, u32::MAX).unwrap_err();
+        assert!(trouble.failure.cause.starts_with("leader changed (asked again for "), "{trouble:?}");
+        assert!(trouble.transient && trouble.failure.hint.as_deref() == Some("h"));
+        // What lasts ends it at once, and so does a machine that is gone.
+        let lasting = || Err::<(), _>(Trouble::new("forbidden", ""));
+        assert_eq!(trying(&cancel, long, lasting, |_| {}, || false).unwrap_err().failure.cause, "forbidden");
+        let lost = trying(&cancel, long, || passing(u32::MAX), |_| {}, || true).unwrap_err();
+        assert_eq!(lost.failure.cause, "leader changed");
+    }
+
+    #[test]
     fn what_is_found_a_trouble_and_the_users_wish_end_it_at_once() {
         let (cancel, long) = (Cancel::new(), Patience::of(Duration::from_secs(600)));
-        assert_eq!(looking(&cancel, long, || Ok(Ok(7)), |_| {}).unwrap(), Ok(7));
-        let trouble = looking(&cancel, long, || Err::<Look<()>, _>(Trouble::new("no", "")), |_| {});
+        assert_eq!(looking(&cancel, long, || Ok(Ok(7)), |_| {}, || false).unwrap(), Ok(7));
+        let trouble = looking(&cancel, long, || Err::<Look<()>, _>(Trouble::new("no", "")), |_| {}, || false);
         assert_eq!(trouble.unwrap_err().failure.cause, "no");
         cancel.raise(Level::Stop);
         let missing = || Ok(Err::<(), _>("it".to_owned()));
-        looking(&cancel, long, missing, |_| {}).unwrap_err();
+        looking(&cancel, long, missing, |_| {}, || false).unwrap_err();
         let brief = Patience { until: Level::Abort, ..SHORT };
-        assert_eq!(looking(&cancel, brief, missing, |_| {}).unwrap(), Err("it".to_owned()));
+        assert_eq!(looking(&cancel, brief, missing, |_| {}, || false).unwrap(), Err("it".to_owned()));
     }
 }

@@ -15,6 +15,7 @@ const SECRET: &str =
     "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\nstringData: {password: correct-horse-battery}\n";
 const KIND: &str = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: toys.example.org}\n\
     spec: {group: example.org, scope: Namespaced, names: {plural: toys, kind: Toy}, versions: [{name: v1, served: true, storage: true}]}\n";
+const ROLE: &str = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: 'my rôle?#+'}\nrules: []\n";
 const TOY: &str = "apiVersion: example.org/v1\nkind: Toy\nmetadata: {name: bear}\nspec: {fur: brown}\n";
 
 fn write(sim: &Sim, name: &str, text: &str) {
@@ -28,8 +29,10 @@ fn write(sim: &Sim, name: &str, text: &str) {
 fn shows(sim: &Sim, args: &[&str], code: i32, words: &[&str]) -> String {
     let done = sim.p1(args).exits(code);
     let text = done.stdout() + &done.stderr();
+    // However the lines are broken.
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for word in words {
-        assert!(text.contains(word), "`{word}` is not in\n{text}");
+        assert!(text.contains(word) || flat.contains(word), "`{word}` is not in\n{text}");
     }
     text
 }
@@ -53,6 +56,8 @@ fn manifests_are_applied_awaited_and_pruned() {
     write(&sim, "apps/a-toy.yaml", TOY);
     write(&sim, "apps/b-web.yaml", WEB);
     write(&sim, "apps/z-kind.yaml", KIND);
+    // A name that a path cannot have as it is.
+    write(&sim, "apps/c-role.yaml", ROLE);
     write(&sim, "key.yaml", SECRET);
     write(&sim, "base/kustomization.yaml", "resources: [web.yaml]\n");
     write(&sim, "base/web.yaml", WEB);
@@ -62,6 +67,7 @@ fn manifests_are_applied_awaited_and_pruned() {
     assert_eq!(objects(&sim, "deployments -n default"), ["web"]);
     assert_eq!(objects(&sim, "deployments -n data"), ["web"]);
     assert_eq!(objects(&sim, "toys"), ["bear"]);
+    assert_eq!(objects(&sim, "clusterroles"), ["my rôle?#+"]);
     assert_eq!(objects(&sim, "secrets -n shop"), ["key"]);
     assert!(kubectl(&sim, "get ns data -o json").contains("\"stage\": \"live\""));
     assert!(
@@ -107,6 +113,7 @@ fn manifests_are_applied_awaited_and_pruned() {
     assert!(!all.contains(&"shop".to_owned()) && all.contains(&"data".to_owned()), "{all:?}");
     assert_eq!(objects(&sim, "deployments -n data"), [""; 0]);
     assert_eq!(objects(&sim, "crd"), [""; 0]);
+    assert_eq!(objects(&sim, "clusterroles"), [""; 0]);
     shows(&sim, &["up"], 0, &["nothing to do"]);
     // A namespace that was there before stays when it leaves the spec; and with nothing wanted the note goes too.
     sim.spec(&spec(1, 1, ""));
@@ -122,6 +129,14 @@ fn manifests_are_applied_awaited_and_pruned() {
     sim.spec(&spec(1, 1, ""));
     sim.p1(&["--yes", "up"]).exits(0);
     assert!(!objects(&sim, "ns").contains(&"mine".to_owned()));
+
+    // What was applied, and its kind is gone: kubectl can no longer be told to delete it.
+    sim.spec(&spec(1, 1, "manifests: [apps/a-toy.yaml, apps/z-kind.yaml]\n"));
+    sim.p1(&["up"]).exits(0);
+    kubectl(&sim, "delete crd toys.example.org");
+    sim.spec(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    shows(&sim, &["up"], 0, &["nothing to do"]);
 }
 
 #[test]
@@ -138,7 +153,12 @@ fn a_rollout_that_does_not_end_is_explained() {
         &sim,
         &["retry"],
         1,
-        &["CrashLoopBackOff (it ended with exit code 1)", "web | stand-in fault crash"],
+        &[
+            "container web ends again and again: stand-in fault crash: exiting with 1",
+            "web | stand-in fault crash",
+            "what nginx:1 wants of its user",
+            "`p1 kubectl -n default logs web-",
+        ],
     );
     assert_eq!(began(&sim.last()), ["cluster/rollouts"]);
     sim.node("server").heal();
@@ -250,6 +270,27 @@ fn a_cluster_is_proven_and_nothing_is_left() {
     sim.p1(&["verify"]).exits(0);
     assert!(!space());
 
+    // An API that is silent for longer than one answer may take: it is asked again.
+    sim.node("server").fault("image-pull", "busybox");
+    let running = sim.start(&["verify"]);
+    super::run::until("the pods wait", || kubectl(&sim, "get pods -A").contains("ImagePullBackOff"));
+    sim.node("server").sh("kill -STOP $(systemctl show -p MainPID --value k3s)");
+    super::run::until("a question has had no answer", || {
+        sim.sh("cat .p1/sim/logs/*/cluster-pods.log").contains("did not answer within 10s")
+    });
+    sim.node("server").heal();
+    sim.node("server").sh("kill -CONT $(systemctl show -p MainPID --value k3s)");
+    running.end().exits(0);
+
+    // A pod that crashes is not waited for: what it said itself is the cause, and the image is what to change.
+    sim.node("server").fault("crash", "busybox");
+    let begun = std::time::Instant::now();
+    let words =
+        ["its pods crash", "ends again and again: stand-in fault crash: exiting with 1", "verify --image"];
+    let said = shows(&sim, &["verify"], 1, &words);
+    assert!(begun.elapsed().as_secs() < 60 && !said.contains("CrashLoopBackOff as"), "{said}");
+    sim.node("server").heal();
+
     // Names that are not resolved, a k3s that is not active: told apart.
     sim.node("server").fault("image-pull", "coredns");
     let pods = objects(&sim, "pods -n kube-system -l k8s-app=kube-dns");
@@ -262,4 +303,20 @@ fn a_cluster_is_proven_and_nothing_is_left() {
     sim.node("worker-2").sh("systemctl stop k3s-agent");
     shows(&sim, &["verify"], 1, &["worker-2/healthy", "its unit k3s-agent is inactive"]);
     assert!(!space());
+}
+
+#[test]
+fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
+    let k3s = |config: &str| spec(1, 0, &format!("k3s: {{{}, config: {{{config}}}}}\n", super::sim::K3S));
+    // Nothing brings Traefik, though nothing disables it.
+    let bare =
+        "cluster-domain: corp.example, disable-helm-controller: true, disable: [coredns, metrics-server]";
+    let sim = Sim::new(&k3s(bare));
+    sim.p1(&["up"]).exits(0);
+    let words = ["the cluster has no ingress controller", "the cluster has no Service for names"];
+    shows(&sim, &["-o", "plain", "verify"], 0, &words);
+    // Nothing gives Services addresses outside: the ingress is at the nodes.
+    sim.spec(&k3s("cluster-domain: corp.example, disable: [servicelb]"));
+    sim.p1(&["up"]).exits(0);
+    shows(&sim, &["-o", "plain", "verify"], 0, &["192.168.56.110:30080 answered by server"]);
 }

@@ -4,6 +4,7 @@
 //! an unschedulable or unpullable one can be seen not to; nothing runs in them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -35,22 +36,49 @@ pub fn seed(store: &Store, config: &Config) {
             );
         }
         service(state, "default", "kubernetes", "10.43.0.1", 443);
-        service(state, "kube-system", "kube-dns", "10.43.0.10", 53);
+        match config.disabled("coredns") {
+            true => drop(state.remove(&store::key("api/v1", "services", Some("kube-system"), "kube-dns"))),
+            false => service(state, "kube-system", "kube-dns", "10.43.0.10", 53),
+        }
         packaged(state, config, "coredns", "coredns", "k8s-app", "kube-dns");
         packaged(state, config, "local-storage", "local-path-provisioner", "app", "local-path-provisioner");
         packaged(state, config, "metrics-server", "metrics-server", "k8s-app", "metrics-server");
-        packaged(state, config, "traefik", "traefik", "app.kubernetes.io/name", "traefik");
-        if !config.disabled("traefik") {
-            service(state, "kube-system", "traefik", "10.43.0.80", 80);
-            let key = store::key("api/v1", "services", Some("kube-system"), "traefik");
-            if let Some(mut traefik) = state.objects.get(&key).cloned()
-                && !config.disabled("servicelb")
-            {
-                traefik["spec"]["type"] = json!("LoadBalancer");
-                state.put(&key, traefik);
-            }
-        }
+        BALANCES.store(!config.disabled("servicelb"), Ordering::Relaxed);
+        traefik(state, config);
     });
+}
+
+/// Something gives Services addresses outside.
+static BALANCES: AtomicBool = AtomicBool::new(true);
+
+/// Traefik, which the Helm controller brings: chart, class, Deployment, Service.
+fn traefik(state: &mut State, config: &Config) {
+    let key = store::key("api/v1", "services", Some("kube-system"), "traefik");
+    if !crate::ingress::there(config) {
+        state.remove(&key);
+        state.remove(&store::key("apis/apps/v1", "deployments", Some("kube-system"), "traefik"));
+        state.remove(&store::key("apis/helm.cattle.io/v1", "helmcharts", Some("kube-system"), "traefik"));
+        state.remove(&store::key("apis/networking.k8s.io/v1", "ingressclasses", None, "traefik"));
+        return;
+    }
+    packaged(state, config, "traefik", "traefik", "app.kubernetes.io/name", "traefik");
+    let chart = json!({"apiVersion": "helm.cattle.io/v1", "kind": "HelmChart", "metadata": {"name": "traefik", "namespace": "kube-system"},
+        "spec": {"chart": "traefik"}});
+    ensure(state, "apis/helm.cattle.io/v1", "helmcharts", chart);
+    let usual = "ingressclass.kubernetes.io/is-default-class";
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "traefik", "annotations": {usual: "true"}},
+        "spec": {"controller": "traefik.io/ingress-controller"}});
+    ensure(state, "apis/networking.k8s.io/v1", "ingressclasses", class);
+    service(state, "kube-system", "traefik", "10.43.0.80", 80);
+    if let Some(mut traefik) = state.objects.get(&key).cloned() {
+        traefik["spec"]["type"] = json!("LoadBalancer");
+        traefik["spec"]["ports"] =
+            json!([{"name": "web", "port": 80, "nodePort": crate::ingress::NODE_PORT, "protocol": "TCP"}]);
+        if !BALANCES.load(Ordering::Relaxed) {
+            traefik["status"] = json!({"loadBalancer": {}});
+        }
+        state.put(&key, traefik);
+    }
 }
 
 fn service(state: &mut State, namespace: &str, name: &str, address: &str, port: u16) {
@@ -362,6 +390,9 @@ pub fn log_of(pod: &Value, previous: bool) -> Result<String, String> {
 
 /// The addresses of a service that is offered outside: every Ready node's, as k3s' ServiceLB has it.
 fn doors(state: &mut State) {
+    if !BALANCES.load(Ordering::Relaxed) {
+        return;
+    }
     let ready: Vec<Value> = state
         .list("api/v1", "nodes", None)
         .filter(|(_, n)| is_ready(n))

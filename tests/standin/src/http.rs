@@ -232,7 +232,8 @@ fn read_request<S: Read + Write>(stream: &mut BufReader<S>) -> io::Result<Option
     Ok(Some(Request {
         method: method.to_owned(),
         target: target.to_owned(),
-        path: decode(path),
+        // There a `+` is one.
+        path: decode(&path.replace('+', "%2B")),
         query,
         headers,
         body,

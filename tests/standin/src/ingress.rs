@@ -24,12 +24,20 @@ fn port() -> u16 {
     paths::number("ingress_port", if paths::root().is_some() { 0 } else { 80 })
 }
 
-pub fn is_on(config: &Config) -> bool {
-    !config.disabled("traefik") && !config.disabled("servicelb")
+/// Where every node offers Traefik's Service.
+pub const NODE_PORT: u16 = 30_080;
+
+/// Traefik is there: k3s' Helm controller brings it.
+pub fn there(config: &Config) -> bool {
+    !config.disabled("traefik") && !config.is_on("disable-helm-controller")
 }
 
-fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) {
-    let port = port();
+/// Every node answers at port 80.
+pub fn is_on(config: &Config) -> bool {
+    there(config) && !config.disabled("servicelb")
+}
+
+fn listen(port: u16, answer: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) {
     if port == 0 {
         return;
     }
@@ -53,9 +61,10 @@ fn listen(answer: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) 
 
 /// A server's: it has the records.
 pub fn serve(store: &Arc<Store>, config: &Config) {
-    if is_on(config) {
+    if there(config) {
         let store = store.clone();
-        listen(move |socket| respond(&store, socket));
+        let port = if is_on(config) || port() == 0 { port() } else { NODE_PORT };
+        listen(port, move |socket| respond(&store, socket));
     }
 }
 
@@ -63,7 +72,7 @@ pub fn serve(store: &Arc<Store>, config: &Config) {
 pub fn forward(urls: &[String]) {
     let hosts: Vec<String> =
         urls.iter().filter_map(|url| client::parse_url(url).ok()).map(|(host, _)| host).collect();
-    listen(move |socket| {
+    listen(port(), move |socket| {
         let reached = hosts.iter().find_map(|host| {
             let address: SocketAddr = format!("{host}:{}", port()).parse().ok()?;
             TcpStream::connect_timeout(&address, PATIENCE).ok()
@@ -218,6 +227,8 @@ pub fn asked(state: &State, pod: &Value) -> Option<String> {
     tell("service", behind(service));
     let dns = state.list("api/v1", "pods", Some("kube-system"));
     let resolved = dns.into_iter().any(|(_, p)| p["metadata"]["labels"]["k8s-app"] == "kube-dns" && ready(p));
-    tell("dns", behind(service).filter(|_| resolved));
+    if value("P1_NAME").is_some_and(|name| !name.is_empty()) {
+        tell("dns", behind(service).filter(|_| resolved));
+    }
     Some(out + "end\n")
 }

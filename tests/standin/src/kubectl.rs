@@ -281,7 +281,7 @@ fn url(resource: &Resource, namespace: Option<&str>, name: Option<&str>) -> Stri
     }
     path += &format!("/{}", resource.plural);
     if let Some(name) = name {
-        path += &format!("/{name}");
+        path += &format!("/{}", encode(name));
     }
     path
 }
