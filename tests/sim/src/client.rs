@@ -39,6 +39,18 @@ pub fn virsh(called: &str, args: &[String]) -> ExitCode {
     }
 }
 
+pub fn pid(dir: &str, node: &str) -> ExitCode {
+    match ask(Path::new(dir), &json!({"init": node})).map(|answer| answer["pid"].as_i64()) {
+        Ok(Some(pid)) => {
+            println!("{pid}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(None) => eprintln!("{node} does not run"),
+        Err(error) => eprintln!("the lab in {dir} does not answer: {error}"),
+    }
+    ExitCode::FAILURE
+}
+
 pub fn qemu_img() -> ExitCode {
     println!("{}", json!({"virtual-size": 10_737_418_240_u64, "format": "qcow2"}));
     ExitCode::SUCCESS

@@ -138,6 +138,15 @@ impl Lab {
     }
 
     fn prepare(&self) -> Result<UnixListener, Box<dyn std::error::Error>> {
+        // Without them machines would boot, and wait for a login that cannot come.
+        let wanted = [
+            ("/usr/sbin/sshd", "openssh-server"),
+            ("/usr/bin/ssh-keygen", "openssh-client"),
+            ("/usr/bin/nsenter", "util-linux"),
+        ];
+        if let Some((program, package)) = wanted.iter().find(|(program, _)| !Path::new(program).exists()) {
+            return Err(format!("{program} is missing: apt-get install {package}").into());
+        }
         let tmpfs = |at: &Path| mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), Some("mode=755"));
         tmpfs(Path::new("/run"))?;
         for dir in ["/run/libvirt", "/run/netns", "/run/sshd"] {

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `p1-sim lab DIR` | libvirtd and the host's side of every machine ([`lab`], [`virsh`]) | the lab's namespaces |
 //! | `virsh`, `vagrant`, `qemu-img` | themselves, as far as p1 uses them ([`client`], [`vagrant`]) | on p1's PATH |
+//! | `p1-sim pid DIR NODE` | prints the pid of a machine's init | the host |
 //! | `p1-sim node` | a machine: its kernel's mounts ([`boot`]), then its init ([`init`]) | a machine's namespaces |
 //! | `systemctl`, `systemd-run`, `journalctl`, `sudo` | themselves ([`tools`], [`journal`]) | in machines |
 //!
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         "sudo" => tools::sudo(&args),
         _ => match args.first().map(String::as_str) {
             Some("lab") if args.len() == 2 => lab::main(&args[1]),
+            Some("pid") if args.len() == 3 => client::pid(&args[1], &args[2]),
             Some("node") if args.len() == 2 => boot::main(&args[1]),
             _ => {
                 eprintln!("this is a part of p1's tests; tests/sim/lab is the way in");
