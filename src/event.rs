@@ -16,7 +16,8 @@ pub const VERSION: u32 = 1;
 pub struct Event {
     /// [`VERSION`] of the writer.
     pub v: u32,
-    /// The number of this event in its run, from 0; progress has the number of the event before.
+    /// The number of this event in its run, from 0, each given once; the journal, which has no progress,
+    /// passes some over.
     pub seq: u64,
     /// When.
     pub at: jiff::Timestamp,

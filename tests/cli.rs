@@ -105,6 +105,179 @@ fn verbs_that_need_a_cluster_leave_nothing_behind() {
     assert!(dir.path().join(".p1").exists());
 }
 
+/// Verbs that print something where there is no cluster.
+const PRINT: [&[&str]; 12] = [
+    &["--help"],
+    &["--version"],
+    &["help", "up"],
+    &["schema"],
+    &["man"],
+    &["completions", "fish"],
+    &["completions", "bash"],
+    &["render", "--dir", "out"],
+    &["box", "list"],
+    &["doctor"],
+    &["-o", "json", "validate"],
+    &["-o", "json", "logs", "--bundle", "b.tar.gz"],
+];
+
+fn with_output(dir: &Path, args: &[impl AsRef<std::ffi::OsStr>], out: impl Into<Stdio>) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p1"));
+    command.args(args).current_dir(dir).env("HOME", dir.join("home")).stdin(Stdio::null());
+    let done = command.env_remove("P1_FILE").stdout(out).output().unwrap();
+    (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+}
+
+#[test]
+fn what_cannot_be_written_is_no_success_and_a_reader_that_goes_is() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("cluster.yaml"), spec("libvirt", 1)).unwrap();
+    for args in PRINT {
+        let usual = with_output(dir.path(), args, Stdio::null()).0;
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let _ = fs::remove_file(dir.path().join("b.tar.gz"));
+        let (code, err) = with_output(dir.path(), args, full);
+        assert!(err.contains("standard output could not be written: no storage space"), "{args:?}: {err}");
+        assert_eq!(code, if matches!(usual, 0 | 10) { 1 } else { usual }, "{args:?}: {err}");
+        assert!(!err.contains("panicked"), "{args:?}: {err}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let _ = fs::remove_file(dir.path().join("b.tar.gz"));
+        let (code, err) = with_output(dir.path(), args, writer);
+        assert_eq!(code, usual, "{args:?}: {err}");
+        assert!(!err.contains("panicked") && !err.contains("could not be written"), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn words_that_are_not_utf8_are_survived() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let word = OsStr::from_bytes(b"a\xff");
+    let p1 = |dir: &Path, args: &[OsString]| {
+        let (code, err) = with_output(dir, args, Stdio::null());
+        assert!(code != 101 && !err.contains("panicked"), "{args:?}: {err}");
+        (code, err)
+    };
+    let args = |words: &[&str]| -> Vec<OsString> {
+        words.iter().map(|w| if *w == "@" { word.to_owned() } else { w.into() }).collect()
+    };
+    // A spec may have any name, and the advice names it as a shell reads it.
+    fs::write(dir.path().join(word), spec("libvirt", 1)).unwrap();
+    assert_eq!(p1(dir.path(), &args(&["-f", "@", "validate"])).0, 0);
+    let (code, err) = p1(dir.path(), &args(&["-f", "@", "status"]));
+    assert!(code != 2, "{err}");
+    fs::rename(dir.path().join(word), dir.path().join("cluster.yaml")).unwrap();
+    for words in [
+        &["@"][..],
+        &["ssh", "@"],
+        &["exec", "--", "@"],
+        &["kubectl", "@"],
+        &["up", "@"],
+        &["backup", "@"],
+        &["restore", "@"],
+        &["upgrade", "--to", "@"],
+        &["snapshot", "save", "@"],
+        &["box", "add", "@"],
+        &["-o", "json", "artifacts", "verify", "@"],
+        &["logs", "--step", "@"],
+    ] {
+        assert_ne!(p1(dir.path(), &args(words)).0, 0, "{words:?}");
+    }
+    for words in [&["-o", "json", "logs", "--bundle", "@"][..], &["-o", "json", "render", "--dir", "@"]] {
+        let (code, err) = p1(dir.path(), &args(words));
+        assert_eq!(code, 0, "{words:?}: {err}");
+        let made = dir.path().join(word);
+        fs::remove_file(&made).or_else(|_| fs::remove_dir_all(&made)).unwrap();
+    }
+    // A folder that the files of Vagrant and the journal could not name.
+    let inside = dir.path().join(OsStr::from_bytes(b"b\xff"));
+    fs::create_dir(&inside).unwrap();
+    fs::copy(dir.path().join("cluster.yaml"), inside.join("cluster.yaml")).unwrap();
+    for words in [&["up"][..], &["status"], &["render"], &["validate"]] {
+        let (code, err) = p1(&inside, &args(words));
+        assert!(code == 2 && err.contains("is not UTF-8"), "{words:?}: {err}");
+    }
+}
+
+/// Whatever ends a verb, also before anything is begun, a program hears it as the last object.
+#[test]
+fn the_last_object_says_how_a_verb_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = |args: &[&str]| {
+        let (code, out, err) = p1(dir.path(), args);
+        let lines =
+            out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{args:?}: {e}: {l}")));
+        let mut lines: Vec<serde_json::Value> = lines.collect();
+        let end = lines.pop().unwrap_or_else(|| panic!("{args:?} prints nothing: {err}"));
+        assert!(end["v"] == 1 && end["event"] == "end" && end["code"] == code, "{args:?}: {end}");
+        let why = end["cause"].as_str().is_some_and(|c| !c.is_empty());
+        assert_eq!(why, code != 0, "{args:?}: {end}");
+        assert!(code != 2 || end["hint"].is_string() || args.contains(&"validate"), "{args:?}: {end}");
+        (code, lines)
+    };
+    // Before there is a spec, and command lines that are none.
+    for args in [
+        &["-o", "json", "up"][..],
+        &["-o", "json"],
+        &["ssh", "-o", "json", "server", "uptime"],
+        &["--output=json", "stauts"],
+        &["-ojson", "exec", "--timeout", "0s", "--", "true"],
+        &["-o", "json", "-j", "0", "plan"],
+        &["-o", "json", "validate"],
+    ] {
+        assert_eq!(end(args).0, 2, "{args:?}");
+    }
+    assert!(end(&["-o", "json", "init"]).1[0]["spec"] == "cluster.yaml");
+    fs::write(dir.path().join("cluster.yaml"), spec("libvirt", 1)).unwrap();
+    for (args, code) in [
+        (&["ssh", "nobody"][..], 2),
+        (&["ssh"], 1),
+        (&["exec", "--", "true"], 1),
+        (&["kubectl", "get", "nodes"], 1),
+        (&["kubeconfig"], 1),
+        (&["logs"], 1),
+        (&["retry"], 2),
+        (&["restore", "none"], 1),
+        (&["snapshot", "list"], 1),
+        (&["upgrade", "--to", "x"], 1),
+        (&["artifacts", "verify", "none"], 1),
+        (&["box", "remove", "none"], 2),
+        (&["validate"], 0),
+        (&["render"], 0),
+        (&["schema"], 0),
+        (&["man"], 0),
+        (&["man", "--dir", "man"], 0),
+        (&["completions", "zsh"], 0),
+        (&["box", "list"], 0),
+    ] {
+        let (is, lines) = end(&[&["-o", "json"], args].concat());
+        assert_eq!(is, code, "{args:?}");
+        assert_eq!(lines.is_empty(), code != 0, "{args:?}: {lines:?}");
+    }
+}
+
+#[test]
+fn odd_arguments_are_told_and_an_empty_variable_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("cluster.yaml"), spec("libvirt", 1)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p1"));
+    let done = command.arg("validate").current_dir(dir.path()).env("P1_FILE", "").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    for (args, word) in [
+        (&["exec", "--timeout", "0s", "--", "true"][..], "no time"),
+        (&["-j", "0", "plan"], "a number from 1 on"),
+        (&["-f", "", "plan"], "a value is required"),
+        (&["ssh", "worker", "uptime"], "p1 ssh worker -- uptime"),
+        (&["kubectl", "-o", "wide", "get", "pods"], "p1 kubectl -- -o wide get pods"),
+    ] {
+        let (code, _, err) = p1(dir.path(), args);
+        assert!(code == 2 && err.contains(word), "{args:?}: {err}");
+    }
+}
+
 const VERBS: [&str; 12] = [
     "init",
     "validate",

@@ -49,7 +49,13 @@ fn replay(stream: &Path, code: i32, nodes: &[&str]) -> String {
     let script =
         format!("#!/bin/sh\ncat '{}'\ncat '{}' >&2\nexit {code}\n", stream.display(), stderr.display());
     executable(&program, &script);
-    let vagrant = Vagrant { program, home: dir.path().into(), dir: dir.path().into(), provider: "libvirt" };
+    let vagrant = Vagrant {
+        program,
+        home: dir.path().into(),
+        dir: dir.path().into(),
+        provider: "libvirt",
+        no_proxy: String::new(),
+    };
     let nodes: Vec<String> = nodes.iter().map(|n| (*n).to_owned()).collect();
     let up = Up { vagrant: &vagrant, nodes: &nodes, bound: Duration::from_secs(30) };
     let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -273,7 +279,8 @@ fn moments(fake: &Fake) -> Vec<String> {
 
 fn listed(fake: &Fake) -> Vec<serde_json::Value> {
     let out = fake.run(&["-o", "json", "snapshot", "list"]).exits(0).stdout();
-    out.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    let lines = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    lines.filter(|l| l["snapshot"].is_string()).collect()
 }
 
 #[test]
@@ -409,7 +416,9 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     let json = fake.run(&["-o", "json", "plan"]).exits(10);
     let lines: Vec<serde_json::Value> =
         json.stdout().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert!(lines.len() > 15 && lines.iter().all(|l| l["v"] == 1 && l["step"]["id"].is_string()));
+    let (end, steps) = lines.split_last().unwrap();
+    assert!(steps.len() > 15 && steps.iter().all(|l| l["v"] == 1 && l["step"]["id"].is_string()));
+    assert_eq!((&end["event"], &end["verb"], &end["code"]), (&"end".into(), &"plan".into(), &10.into()));
     assert!(!fake.at(".p1").exists());
     assert_eq!(fake.calls(), "");
 
@@ -418,9 +427,36 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     let events: Vec<serde_json::Value> =
         run.stdout().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(events[0]["event"], "run_started");
-    assert_eq!(events.last().unwrap()["event"], "run_finished");
+    // The run's own end, and after it the verb's, with a cause. No number comes twice, progress included.
+    let end = &events[events.len() - 2..];
+    assert_eq!((&end[0]["event"], &end[1]["event"]), (&"run_finished".into(), &"end".into()));
+    assert!(end[1]["code"] == 1 && end[1]["cause"].as_str().unwrap().contains("exited with 7"), "{}", end[1]);
+    let numbers: Vec<u64> = events.iter().filter_map(|e| e["seq"].as_u64()).collect();
+    assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{numbers:?}");
+    assert!(events.iter().any(|e| e["event"] == "step_progress"));
     let failed = events.iter().find(|e| e["event"] == "step_finished" && e["step"] == "server/vm").unwrap();
     assert!(failed["outcome"].to_string().contains("exited with 7"), "{failed}");
+}
+
+/// What asks the cluster from this host must not ask the host's proxy for it.
+#[test]
+fn a_proxy_of_the_host_is_not_asked_for_the_cluster() {
+    let mut fake = Fake::new(BOTH);
+    fake.vars.push(("HTTPS_PROXY", "http://proxy.test:3128".into()));
+    fake.vars.push(("no_proxy", "intern.test, 10.0.0.1".into()));
+    let tell = "env | sed -n 's/^no_proxy=/no /p; s/^NO_PROXY=/NO /p; s/^HTTPS_PROXY=/via /p'";
+    fake.up(&format!("{BOTH}; {tell} >$here/told"));
+    fake.run(&["up"]).exits(1);
+    fs::write(fake.at(".p1/fake/kubeconfig"), "").unwrap();
+    executable(&fake.at("bin/kubectl"), &format!("#!/bin/sh\n{tell}\nexit 7\n"));
+    let kubectl = fake.run(&["kubectl", "get", "nodes"]).exits(7).stdout();
+    let vagrant = fs::read_to_string(fake.at("bin/told")).unwrap();
+    let direct = "intern.test,10.0.0.1,localhost,127.0.0.1,192.168.56.0/24,192.168.56.110,192.168.56.111";
+    for told in [kubectl, vagrant] {
+        for line in [format!("NO {direct}"), format!("no {direct}"), "via http://proxy.test:3128".into()] {
+            assert!(told.lines().any(|l| l == line), "{line}\n{told}");
+        }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -458,6 +494,7 @@ impl Fake {
     fn drift(&self) -> BTreeMap<String, Vec<String>> {
         let out = self.run(&["-o", "json", "status"]).stdout();
         let lines = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let lines = lines.filter(|l| l["drift"].is_array());
         let kinds = |line: &serde_json::Value| {
             let drift = line["drift"].as_array().unwrap();
             drift.iter().map(|d| d["kind"].as_str().unwrap().to_owned()).collect()

@@ -38,7 +38,7 @@ pub struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// At most so many steps, or nodes, at a time
-    #[arg(short, long, global = true, default_value_t = 16, value_name = "N")]
+    #[arg(short, long, global = true, default_value_t = 16, value_name = "N", value_parser = jobs)]
     pub jobs: usize,
     /// Answer every question with yes
     #[arg(short, long, global = true)]
@@ -257,7 +257,8 @@ pub struct Upgrade {
 pub struct Ssh {
     /// The node [default: the first server]
     pub node: Option<String>,
-    /// What to run instead of a shell
+    /// What to run instead of a shell: one word is a line for the node's shell, several are a command with
+    /// its arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
@@ -272,7 +273,7 @@ pub struct Exec {
     #[arg(long)]
     pub root: bool,
     /// At most so long
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
+    #[arg(long, value_name = "TIME", value_parser = bound, default_value = "1h")]
     pub timeout: Duration,
     /// What to run: one word is a line for the node's shell, several are a command with its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -407,4 +408,20 @@ pub struct Doctor {
 /// `90s`, `5m`, `1h30m`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     crate::explain::parse_seconds(text).ok_or_else(|| "a time such as 90s, 5m or 1h30m".to_owned())
+}
+
+/// A time in which something can be done.
+fn bound(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("nothing can be done in no time".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// How many at a time.
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number from 1 on".to_owned()),
+        Ok(jobs) => Ok(jobs),
+    }
 }

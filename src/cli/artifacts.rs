@@ -7,7 +7,7 @@ use serde_json::json;
 use super::args::ArtifactsVerb;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::print;
+use super::{out, print};
 use crate::artifacts::folder::{self, Manifest, Set};
 use crate::artifacts::{self, Bounds, Cache, Doing, Progress};
 use crate::explain::Explain;
@@ -109,8 +109,9 @@ fn verify(context: &Context, cluster: &Cluster, dir: Option<&Path>) -> Result<()
 
 fn show(context: &Context, dir: &Path, manifest: &Manifest, bad: &[(PathBuf, String)]) {
     if context.ui.format == Format::Json {
-        let bad: Vec<_> = bad.iter().map(|(path, why)| json!({"path": path, "why": why})).collect();
-        print(&format!("{}\n", json!({"v": 1, "artifacts": dir, "manifest": manifest, "bad": bad})));
+        let bad: Vec<_> =
+            bad.iter().map(|(path, why)| json!({"path": out::lossy(path), "why": why})).collect();
+        out::object(&json!({"v": 1, "artifacts": out::lossy(dir), "manifest": manifest, "bad": bad}));
         return;
     }
     let mut rows = Vec::new();
@@ -128,5 +129,5 @@ fn show(context: &Context, dir: &Path, manifest: &Manifest, bad: &[(PathBuf, Str
     }
     let layout = Layout { paint: context.paint(), right: false, indent: 0 };
     print(&format!("k3s {}\n", manifest.k3s.as_deref().unwrap_or("of unknown version")));
-    print(&table(&["file", "for", "size", "sha256", "is"], &rows, layout));
+    print(table(&["file", "for", "size", "sha256", "is"], &rows, layout));
 }

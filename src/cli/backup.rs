@@ -71,7 +71,17 @@ fn not_running(node: &str, state: Power) -> Fail {
 
 /// A retry may be called from elsewhere.
 fn absolute(path: &Path) -> Result<PathBuf, Fail> {
-    std::path::absolute(path).map_err(|e| Fail::new(code::USAGE, format!("{}: {e}", path.display()), ""))
+    let path = std::path::absolute(path)
+        .map_err(|e| Fail::new(code::USAGE, format!("{}: {e}", path.display()), ""))?;
+    match path.to_str() {
+        Some(_) => Ok(path),
+        // The journal, which is text, could not say which file it was.
+        None => Err(Fail::new(
+            code::USAGE,
+            format!("the name {} is not UTF-8", path.display()),
+            "Use another name.",
+        )),
+    }
 }
 
 fn change(

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::args::BoxVerb;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::print;
+use super::{out, print};
 use crate::artifacts;
 use crate::boxes::{self, Library, Origin};
 use crate::spec::{Retry, Source, Timeouts};
@@ -23,7 +23,10 @@ pub fn run(context: &Context, verb: BoxVerb) -> Result<(), Fail> {
         BoxVerb::Add { source, sha256, name } => add(context, &library, &source, sha256, name),
         BoxVerb::Remove { name } => {
             let gone = library.remove(&name).map_err(|e| Fail::of(code::USAGE, &e))?;
-            eprintln!("removed {} ({})", gone.name, bytes(gone.size));
+            match context.ui.format {
+                Format::Json => out::object(&json!({"v": 1, "removed": gone.name})),
+                _ => eprintln!("removed {} ({})", gone.name, bytes(gone.size)),
+            }
             Ok(())
         }
     }
@@ -41,7 +44,7 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
         library.get(name)?.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest));
     if let Some(manifest) = there.filter(|_| !force) {
         eprintln!("{name} is there already ({}); `--force` builds it again", bytes(manifest.size));
-        print(&format!("{}\n", library.path(name).display()));
+        out::path(context, "box", &library.path(name));
         return Ok(());
     }
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
@@ -53,7 +56,7 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
         &context.cancel,
     )?;
     eprintln!("built {name}: {}, {} packages", bytes(manifest.size), manifest.packages.len());
-    print(&format!("{}\n", library.path(name).display()));
+    out::path(context, "box", &library.path(name));
     Ok(())
 }
 
@@ -63,10 +66,10 @@ fn list(context: &Context, library: &Library) -> Result<(), Fail> {
     let unbuilt: Vec<&str> = known.filter(|n| !there.iter().any(|m| m.name == *n)).collect();
     if context.ui.format == Format::Json {
         for manifest in &there {
-            print(&format!("{}\n", json!({"v": 1, "box": manifest, "path": library.path(&manifest.name)})));
+            out::object(&json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))}));
         }
         for name in unbuilt {
-            print(&format!("{}\n", json!({"v": 1, "definition": name})));
+            out::object(&json!({"v": 1, "definition": name}));
         }
         return Ok(());
     }
@@ -84,7 +87,7 @@ fn list(context: &Context, library: &Library) -> Result<(), Fail> {
     }
     let rows: Vec<Vec<Cell>> = rows.into_iter().map(|r| r.into_iter().map(Cell::from).collect()).collect();
     let layout = Layout { paint: context.paint(), right: false, indent: 0 };
-    print(&table(&["box", "size", "sha256", "from"], &rows, layout));
+    print(table(&["box", "size", "sha256", "from"], &rows, layout));
     Ok(())
 }
 
@@ -117,6 +120,11 @@ fn add(
     let manifest = library
         .add(&name, &file, sha256.as_deref(), origin, Vec::new())
         .map_err(|e| Fail::of(code::USAGE, &e))?;
-    eprintln!("added {} ({})", manifest.name, bytes(manifest.size));
+    match context.ui.format {
+        Format::Json => {
+            out::object(&json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))}))
+        }
+        _ => eprintln!("added {} ({})", manifest.name, bytes(manifest.size)),
+    }
     Ok(())
 }

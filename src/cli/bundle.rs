@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{doctor, files as rendering, print};
+use super::{doctor, files as rendering, out};
 use crate::engine::Trouble;
 use crate::event::Outcome;
 use crate::os::files::{self, At};
@@ -88,14 +88,14 @@ fn tell(context: &Context, file: &Path, parts: &Parts) -> Result<(), Fail> {
     let lacks = parts.lacks();
     if context.ui.format == Format::Json {
         let lacks: Vec<_> = lacks.iter().map(|(part, why)| json!({"part": part, "why": why})).collect();
-        print(&format!("{}\n", json!({"v": 1, "bundle": file, "bytes": size, "lacks": lacks})));
+        out::object(&json!({"v": 1, "bundle": out::lossy(file), "bytes": size, "lacks": lacks}));
         return Ok(());
     }
     for (part, why) in &lacks {
         eprintln!("not in it: {part}: {why}");
     }
     eprintln!("{}, tokens, keys and passwords taken out; its SUMMARY.txt says what is in it:", bytes(size));
-    print(&format!("{}\n", file.display()));
+    out::path(context, "bundle", file);
     Ok(())
 }
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::args::{Global, Output};
 use super::fail::{Fail, code};
+use super::out;
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
+use crate::event::VERSION;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
@@ -62,7 +64,7 @@ impl Context {
         if file.as_os_str() == "cluster.yaml" {
             return "p1".to_owned();
         }
-        format!("p1 -f {}", crate::os::process::quote(&file.to_string_lossy()))
+        format!("p1 -f {}", crate::os::process::quote_os(file.as_os_str()))
     }
 
     /// True if any cluster was begun beside the spec.
@@ -88,10 +90,16 @@ impl Context {
     /// The spec, with its warnings said.
     pub fn spec(&self) -> Result<Cluster, Fail> {
         let Parsed { cluster, warnings } = self.parse()?;
-        if self.ui.format != Format::Json {
-            for warning in &warnings {
-                eprintln!("{}", warning.render(&self.global.file, self.ui.color));
+        for warning in &warnings {
+            match self.ui.format {
+                Format::Json => out::object(&serde_json::json!({"v": VERSION, "warning": warning})),
+                _ => eprintln!("{}", warning.render(&self.global.file, self.ui.color)),
             }
+        }
+        if cluster.base.to_str().is_none() {
+            let what = format!("the name of the folder {} is not UTF-8", cluster.base.display());
+            let hint = "Vagrant's files and p1's journal cannot name it: use another folder.";
+            return Err(Fail::new(code::USAGE, what, hint));
         }
         Ok(cluster)
     }
@@ -159,6 +167,7 @@ impl Context {
             home: dirs.vagrant_home(),
             dir: state.dir().to_owned(),
             provider: provider.name(),
+            no_proxy: self.no_proxy(&cluster),
         };
         World::new(Parts {
             state,
@@ -198,6 +207,23 @@ impl Context {
             no_proxy: either("no_proxy"),
             ca_file: get("SSL_CERT_FILE").map(Into::into),
         }
+    }
+
+    /// `NO_PROXY` for programs that talk to the cluster: the user's, and all addresses of the cluster, which
+    /// no proxy can reach. Single addresses too, as not everybody reads networks in it.
+    pub fn no_proxy(&self, cluster: &Cluster) -> String {
+        let users = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
+        let users = users.iter().flat_map(|list| list.split(',')).map(|entry| entry.trim().to_owned());
+        let nodes = cluster.nodes.iter().map(|n| n.ip.to_string());
+        let ours = ["localhost".to_owned(), "127.0.0.1".to_owned(), cluster.network.cidr.to_string()];
+        let endpoint = cluster.k3s.endpoint.as_ref().map(|e| e.host.clone());
+        let mut all: Vec<String> = Vec::new();
+        for entry in users.chain(ours).chain(nodes).chain(endpoint) {
+            if !entry.is_empty() && !all.contains(&entry) {
+                all.push(entry);
+            }
+        }
+        all.join(",")
     }
 
     /// The lock of a cluster; its folder is made for it.

@@ -25,7 +25,10 @@ pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
     let (_, findings) = ask(context, cluster.as_ref(), true);
     show(context, &findings);
     if host::worst(&findings) == Status::Problem {
-        return Err(Fail::quiet(code::HOST));
+        let first = findings.iter().find(|f| f.status == Status::Problem);
+        let what = first.map(|f| format!("{}: {}", f.title, f.detail)).unwrap_or_default();
+        let fail = Fail::told(code::HOST, what);
+        return Err(fail.hint("`p1 doctor --fix` shows what it would run and asks."));
     }
     Ok(())
 }

@@ -1,17 +1,15 @@
 //! `p1 exec`: a command on several nodes at once.
 
-use std::io::Write;
-use std::sync::Mutex;
-
 use serde_json::json;
 
 use super::args::Exec;
 use super::context::Context;
 use super::fail::Fail;
+use super::{out, print};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::os::many;
-use crate::os::process::quote;
+use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
 use crate::ssh::{Output, Remote};
 use crate::state::State;
@@ -28,18 +26,11 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let nodes: Vec<_> =
         world.cluster.nodes.iter().filter(|n| targets.is_empty() || targets.contains(&n.name)).collect();
-    // One word is a shell's line, several are words, as with ssh and docker exec.
-    let line = match &args.command[..] {
-        [one] => one.clone(),
-        words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
-    };
+    let line = shell_line(&args.command);
     let width = nodes.iter().map(|n| n.name.len()).max().unwrap_or(0);
-    let (paint, out) = (context.paint(), Mutex::new(std::io::stdout()));
+    let paint = context.paint();
     let json_out = context.ui.format == Format::Json;
-    let say = |text: String| {
-        let mut out = out.lock().unwrap_or_else(|p| p.into_inner());
-        let _ = writeln!(out, "{text}");
-    };
+    let say = |text: String| print(format!("{text}\n"));
     let one = |node: &Node| -> Result<Output, Trouble> {
         let tell = |line: &[u8]| {
             let text = String::from_utf8_lossy(line);
@@ -68,28 +59,29 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         Ok(output)
     };
     let results = many::each(context.global.jobs, &nodes, |n| (n.name.clone(), one(n)));
-    let mut worst = 0;
+    let mut worst = Ok(());
     for (node, result) in results {
-        let status = match result {
-            Ok(output) => output.status,
+        let (code, fail) = match result {
+            Ok(output) => (u8::try_from(output.status).unwrap_or(1), None),
             Err(trouble) => {
                 let mut fail = Fail::from(trouble);
                 fail.message = without_name(&node, &fail.message).to_owned();
                 eprint!("{node}: {}", fail.show(paint));
-                1
+                (fail.code, Some(Fail { message: format!("{node}: {}", fail.message), told: true, ..fail }))
             }
         };
         if json_out {
-            say(json!({"v": 1, "node": node, "status": status}).to_string());
-        } else if status != 0 {
-            eprintln!("{node}: exit code {status}");
+            let (cause, hint) =
+                (fail.as_ref().map(|f| &f.message), fail.as_ref().and_then(|f| f.hint.as_ref()));
+            out::object(&json!({"v": 1, "node": node, "status": code, "cause": cause, "hint": hint}));
+        } else if fail.is_none() && code != 0 {
+            eprintln!("{node}: exit code {code}");
         }
-        worst = worst.max(status.clamp(0, 255));
+        if code > worst.as_ref().map_or_else(|w: &Fail| w.code, |()| 0) {
+            worst = Err(fail.unwrap_or_else(|| Fail::told(code, format!("{node}: exit code {code}"))));
+        }
     }
-    match u8::try_from(worst).unwrap_or(1) {
-        0 => Ok(()),
-        code => Err(Fail::quiet(code)),
-    }
+    worst
 }
 
 /// The way to a node for the command, and the command as it is to be run there.

@@ -25,40 +25,48 @@ pub mod code {
 pub struct Fail {
     /// The exit code.
     pub code: u8,
-    /// What went wrong, a lower-case fragment; empty if it was said already.
+    /// What went wrong, a lower-case fragment.
     pub message: String,
     /// Lines that show it.
     pub evidence: Vec<String>,
     /// What to do, full sentences.
     pub hint: Option<String>,
+    /// It was said already; a program hears it with the last object.
+    pub told: bool,
 }
 
 impl Fail {
     /// With a message and a hint.
     pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = Some(hint.into()).filter(|h| !h.is_empty());
-        Self { code, message: message.into(), evidence: Vec::new(), hint }
+        Self { code, message: message.into(), evidence: Vec::new(), hint, told: false }
     }
 
-    /// All was said already.
-    pub fn quiet(code: u8) -> Self {
-        Self::new(code, "", "")
+    /// People were told already, by what the verb printed.
+    pub fn told(code: u8, message: impl Into<String>) -> Self {
+        Self { told: true, ..Self::new(code, message, "") }
+    }
+
+    /// With a hint.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// From an error that knows its hint.
     pub fn of(code: u8, error: &dyn Explain) -> Self {
         let code = if error.cancelled() { code::INTERRUPTED } else { code };
-        Self { code, message: chain(&error), evidence: error.evidence(), hint: error.hint() }
+        Self { code, message: chain(&error), evidence: error.evidence(), hint: error.hint(), told: false }
     }
 
     /// True if something broke, on this host or in a cluster that was begun, and all was not said already.
     pub fn wants_evidence(&self, begun: bool) -> bool {
-        (self.code == code::HOST || self.code == code::FAILED && begun) && !self.message.is_empty()
+        (self.code == code::HOST || self.code == code::FAILED && begun) && !self.told
     }
 
     /// As it is shown on standard error.
     pub fn show(&self, paint: Paint) -> String {
-        if self.message.is_empty() {
+        if self.told {
             return String::new();
         }
         let mut text = format!("{} {}\n", paint.tone(Tone::Bad, "error:"), self.message);
@@ -72,6 +80,20 @@ impl Fail {
     }
 }
 
+/// The last object of `-o json`: how a verb ended, and why.
+pub fn end(verb: &str, result: &Result<(), Fail>) -> serde_json::Value {
+    let fail = result.as_ref().err();
+    serde_json::json!({
+        "v": crate::event::VERSION,
+        "event": "end",
+        "verb": verb,
+        "code": fail.map_or(0, |f| f.code),
+        "cause": fail.map(|f| &f.message),
+        "hint": fail.and_then(|f| f.hint.as_ref()),
+        "evidence": fail.map_or(&[][..], |f| &f.evidence),
+    })
+}
+
 impl From<Trouble> for Fail {
     fn from(trouble: Trouble) -> Self {
         Self {
@@ -79,6 +101,7 @@ impl From<Trouble> for Fail {
             message: trouble.failure.cause,
             evidence: trouble.failure.evidence,
             hint: trouble.failure.hint,
+            told: false,
         }
     }
 }

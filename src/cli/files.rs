@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::{Cli, Init, Render};
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::print;
+use super::{out, print};
 use crate::facts::NodeFacts;
 use crate::os::files;
 use crate::providers::{Kind, libvirt};
@@ -51,7 +51,10 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
         return Err(Fail::new(code::USAGE, said.join("; "), "These options do not make a cluster."));
     }
     files::write(path, text.as_bytes(), 0o644)?;
-    eprintln!("wrote {}; `p1 up` makes the cluster", path.display());
+    match context.ui.format {
+        Format::Json => out::path(context, "spec", path),
+        _ => eprintln!("wrote {}; `{} up` makes the cluster", path.display(), context.called()),
+    }
     Ok(())
 }
 
@@ -78,14 +81,37 @@ fn validate_json(context: &Context) -> Result<(), Fail> {
         Err(spec::Error::Invalid(invalid)) => (false, invalid.problems),
         Err(error) => return Err(Fail::of(code::USAGE, &error)),
     };
-    print(&format!("{}\n", json!({"v": 1, "valid": valid, "problems": problems})));
-    if valid { Ok(()) } else { Err(Fail::quiet(code::USAGE)) }
+    out::object(&json!({"v": 1, "valid": valid, "problems": problems}));
+    match valid {
+        true => Ok(()),
+        false => Err(Fail::told(
+            code::USAGE,
+            format!("{} is not a spec of a cluster", context.global.file.display()),
+        )),
+    }
 }
 
 /// `p1 schema`.
-pub fn schema() -> Result<(), Fail> {
-    let text = serde_json::to_string_pretty(&spec::schema()).expect("a schema is plain data");
-    print(&format!("{text}\n"));
+pub fn schema(context: &Context) -> Result<(), Fail> {
+    match context.ui.format {
+        Format::Json => out::object(&spec::schema()),
+        _ => print(format!("{:#}\n", spec::schema())),
+    }
+    Ok(())
+}
+
+/// `p1 completions`.
+pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(), Fail> {
+    // Into memory first: it panics where it cannot write.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "p1", &mut text);
+    match context.ui.format {
+        Format::Json => {
+            let text = String::from_utf8_lossy(&text);
+            out::object(&json!({"v": 1, "shell": shell.to_string(), "completions": text}));
+        }
+        _ => print(text),
+    }
     Ok(())
 }
 
@@ -108,7 +134,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
         let path = dir.join(name);
         files::dir(path.parent().unwrap_or(&dir))?;
         files::write_if_changed(&path, text.as_bytes(), 0o644)?;
-        print(&format!("{}\n", path.display()));
+        out::path(context, "rendered", &path);
     }
     Ok(())
 }
@@ -147,14 +173,18 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
 }
 
 /// `p1 man`.
-pub fn man(dir: Option<&Path>) -> Result<(), Fail> {
+pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), Fail> {
     let page = |command: clap::Command| {
         let mut text = Vec::new();
         clap_mangen::Man::new(command).render(&mut text).expect("memory takes everything");
         text
     };
     let Some(dir) = dir else {
-        print(&String::from_utf8_lossy(&page(Cli::command())));
+        let page = page(Cli::command());
+        match context.ui.format {
+            Format::Json => out::object(&json!({"v": 1, "man": String::from_utf8_lossy(&page)})),
+            _ => print(page),
+        }
         return Ok(());
     };
     files::dir(dir)?;
@@ -168,7 +198,7 @@ pub fn man(dir: Option<&Path>) -> Result<(), Fail> {
     for (name, command) in pages {
         let path = dir.join(format!("{name}.1"));
         files::write(&path, &page(command), 0o644)?;
-        print(&format!("{}\n", path.display()));
+        out::path(context, "man", &path);
     }
     Ok(())
 }

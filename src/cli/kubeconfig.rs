@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::args::Kubeconfig;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::print;
+use super::out;
 use crate::k3s;
 use crate::os::files;
 use crate::os::lock::Lock;
@@ -26,7 +26,7 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
         choose(&cluster, &state)?;
     }
     if !args.merge && !args.unmerge {
-        print(&format!("{}\n", path.display()));
+        out::path(context, "kubeconfig", &path);
         if context.can_ask() {
             eprintln!(
                 "for this shell: export KUBECONFIG={}",

@@ -23,18 +23,34 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
     super::kubeconfig::choose(&cluster, &state)?;
     if let Some(program) = context.env.find("kubectl") {
         let cmd = Cmd::new(program).args(args).env("KUBECONFIG", &kubeconfig);
-        return ssh_verb::exit(process::hand_over(&cmd)?);
+        // Otherwise it would ask the host's proxy for the cluster.
+        let direct = context.no_proxy(&cluster);
+        let cmd = cmd.env("NO_PROXY", &direct).env("no_proxy", &direct);
+        return ssh_verb::exit("kubectl", process::hand_over(&cmd)?);
     }
     // `-f FILE` means a file of this host, which the server does not have; standard input passes.
     let local = args.windows(2).find(|w| {
         matches!(w[0].as_str(), "-f" | "--filename" | "-k") && w[1] != "-" && !w[1].contains("://")
     });
     if let Some(pair) = local {
-        return Err(Fail::new(
-            code::USAGE,
-            format!("`{}` is a file of this host, and kubectl runs on the server", pair[1]),
-            format!("Give it by standard input: p1 kubectl ... -f - < {}; or install kubectl here.", pair[1]),
-        ));
+        let what = format!("`{}` is a file of this host, and kubectl runs on the server", pair[1]);
+        // The first of them is what standard input can be.
+        let at = args.windows(2).position(|w| w == pair).map_or(0, |at| at + 1);
+        let line: Vec<String> =
+            args.iter().enumerate().map(|(i, arg)| if i == at { "-".into() } else { quote(arg) }).collect();
+        let hint = match pair[0].as_str() {
+            "-k" => {
+                "Name the folder in the spec's `manifests`, and `p1 up` applies it; or install kubectl here."
+                    .to_owned()
+            }
+            _ => format!(
+                "Give it by standard input: {} kubectl {} < {}",
+                context.called(),
+                line.join(" "),
+                quote(&pair[1])
+            ),
+        };
+        return Err(Fail::new(code::USAGE, what, hint));
     }
     let servers: Vec<&Node> = cluster.servers().collect();
     let bound = std::time::Duration::from_secs(2);
@@ -47,5 +63,5 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         line.push_str(&quote(arg));
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    ssh_verb::exit(process::hand_over(&ssh::interactive(&host, &[line], terminal))?)
+    ssh_verb::exit("kubectl", process::hand_over(&ssh::interactive(&host, &[line], terminal))?)
 }

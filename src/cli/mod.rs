@@ -29,6 +29,7 @@ mod files;
 mod kubeconfig;
 mod kubectl;
 mod logs;
+mod out;
 mod plan;
 mod power;
 mod replace;
@@ -40,34 +41,53 @@ mod ssh;
 mod status;
 mod up;
 mod upgrade;
+mod usage;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-
 use crate::os::Cancel;
-use crate::ui::{Tone, wording};
+use crate::ui::{Format, Paint, Tone, wording};
 use args::{Cli, Verb};
 use context::Context;
 use fail::Fail;
+use out::print;
 
 /// Runs p1 with the arguments of this process.
 pub fn main() -> ExitCode {
-    let Cli { global, verb } = Cli::parse();
-    let context = Context::new(global, Cancel::new());
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let (Cli { global, verb }, name) = match usage::parse(&args) {
+        Ok(read) => read,
+        Err(end) => return end,
+    };
     let of_cluster = verb.of_cluster();
-    match dispatch(&context, verb) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fail) => {
-            eprint!("{}", fail.show(context.paint()));
-            if of_cluster && fail.wants_evidence(context.has_state()) {
-                let command = format!("{} {}", context.called(), wording::BUNDLE);
-                let label = context.paint().tone(Tone::Hint, &format!("{}:", wording::label::ALL));
-                eprintln!("{label} {command}  ({})", wording::BUNDLE_IS);
-            }
-            ExitCode::from(fail.code)
+    let context = Context::new(global, Cancel::new());
+    let result = dispatch(&context, verb);
+    if let Err(fail) = &result {
+        eprint!("{}", fail.show(context.paint()));
+        if of_cluster && fail.wants_evidence(context.has_state()) {
+            let command = format!("{} {}", context.called(), wording::BUNDLE);
+            let label = context.paint().tone(Tone::Hint, &format!("{}:", wording::label::ALL));
+            eprintln!("{label} {command}  ({})", wording::BUNDLE_IS);
         }
+    }
+    if context.ui.format == Format::Json {
+        out::object(&fail::end(&name, &result));
+    }
+    finish(result, context.paint())
+}
+
+/// The exit code. Output that could not be written is no success, whatever the verb did.
+fn finish(result: Result<(), Fail>, paint: Paint) -> ExitCode {
+    let code = result.map_or_else(|fail| fail.code, |()| 0);
+    match out::lost() {
+        Some(lost) => {
+            eprint!("{}", lost.show(paint));
+            // What a verb found is not known to whoever could not read it; its failure is.
+            ExitCode::from(if matches!(code, 0 | fail::code::CHANGES) { lost.code } else { code })
+        }
+        None => ExitCode::from(code),
     }
 }
 
@@ -75,7 +95,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
     match verb {
         Verb::Init(args) => files::init(context, &args),
         Verb::Validate => files::validate(context),
-        Verb::Schema => files::schema(),
+        Verb::Schema => files::schema(context),
         Verb::Render(args) => files::render(context, &args),
         Verb::Plan(args) => plan::plan(context, &args),
         Verb::Up(args) => up::up(context, &args),
@@ -100,17 +120,7 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Artifacts(verb) => artifacts::run(context, verb),
         Verb::Box(verb) => boxes::run(context, verb),
         Verb::Doctor(args) => doctor::doctor(context, args.fix),
-        Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "p1", &mut std::io::stdout());
-            Ok(())
-        }
-        Verb::Man { dir } => files::man(dir.as_deref()),
+        Verb::Completions { shell } => files::completions(context, shell),
+        Verb::Man { dir } => files::man(context, dir.as_deref()),
     }
-}
-
-/// Prints data; a reader that goes away is none of our business.
-fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -68,5 +68,8 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     if let Some(trouble) = refusal(&view) {
         return Err(trouble.into());
     }
-    if !due { Ok(()) } else { Err(Fail::quiet(code::CHANGES)) }
+    match due {
+        false => Ok(()),
+        true => Err(Fail::told(code::CHANGES, "there is something to do").hint("`p1 up` does it.")),
+    }
 }

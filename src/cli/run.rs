@@ -6,7 +6,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::{self, Report, Run};
-use crate::event::Kind;
+use crate::event::{Kind, Outcome};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
 use crate::plan::{Check, Plan, id};
@@ -120,7 +120,7 @@ fn locked(
     }
     world.batch.plan(for_vagrant(world, &plan));
 
-    let screen = ui::start(context.ui, Box::new(std::io::stdout()), Box::new(std::io::stderr()));
+    let screen = ui::start(context.ui, Box::new(super::out::Data), Box::new(std::io::stderr()));
     let _signals = super::signals::watch(context.cancel.clone(), screen.sender())?;
     let mut writer = Writer::create(&world.state.runs(), &world.run)?;
     let started = Kind::RunStarted {
@@ -279,7 +279,27 @@ fn tell_of_panics(redactor: Redactor, screen: Option<ui::Sender>) {
 pub fn verdict(report: &Report) -> Result<(), Fail> {
     match report {
         Report { success: true, .. } => Ok(()),
-        Report { interrupted: true, .. } => Err(Fail::quiet(code::INTERRUPTED)),
-        _ => Err(Fail::quiet(code::FAILED)),
+        Report { interrupted: true, .. } => {
+            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` goes on."))
+        }
+        _ => {
+            let failed = report.outcomes.iter().filter_map(|(step, outcome)| match outcome {
+                Outcome::Failed(failure) => Some((step, failure)),
+                _ => None,
+            });
+            let failed: Vec<_> = failed.collect();
+            let Some((step, failure)) = failed.first() else {
+                return Err(Fail::told(code::FAILED, "not all steps were run"));
+            };
+            let more = match failed.len() - 1 {
+                0 => String::new(),
+                n => format!(" ({} failed beside it)", ui::count(n, "step")),
+            };
+            Err(Fail {
+                hint: failure.hint.clone(),
+                evidence: failure.evidence.clone(),
+                ..Fail::told(code::FAILED, format!("{step} failed: {}{more}", failure.cause))
+            })
+        }
     }
 }

@@ -130,6 +130,6 @@ fn list(context: &Context) -> Result<(), Fail> {
         return Ok(());
     }
     let layout = Layout { paint: context.paint(), right: false, indent: 0 };
-    print(&table(&["snapshot", "taken", "memory", "nodes", "state"], &rows, layout));
+    print(table(&["snapshot", "taken", "memory", "nodes", "state"], &rows, layout));
     Ok(())
 }

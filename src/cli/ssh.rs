@@ -16,8 +16,10 @@ pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
     context.targets(&cluster, std::slice::from_ref(&name))?;
     let host = host(context, cluster, &name)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let status = process::hand_over(&ssh::interactive(&host, &args.command, terminal))?;
-    exit(status)
+    // As one word: ssh joins several by spaces, and what a person quoted would fall apart.
+    let command = (!args.command.is_empty()).then(|| process::shell_line(&args.command));
+    let status = process::hand_over(&ssh::interactive(&host, command.as_slice(), terminal))?;
+    exit("ssh", status)
 }
 
 /// How a node is reached.
@@ -31,10 +33,13 @@ pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Res
 }
 
 /// Another program's exit code as p1's.
-pub fn exit(status: std::process::ExitStatus) -> Result<(), Fail> {
+pub fn exit(program: &str, status: std::process::ExitStatus) -> Result<(), Fail> {
     match status.code() {
         Some(0) => Ok(()),
-        Some(code) => Err(Fail::quiet(u8::try_from(code).unwrap_or(1))),
-        None => Err(Fail::quiet(code::INTERRUPTED)),
+        Some(code) => {
+            let what = format!("{program} ended with exit code {code}");
+            Err(Fail::told(u8::try_from(code).unwrap_or(code::FAILED), what))
+        }
+        None => Err(Fail::told(code::INTERRUPTED, format!("{program} was ended by a signal"))),
     }
 }

@@ -96,5 +96,10 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("what the last run left is not known: {}", chain(error));
         }
     }
-    if !change::is_due(&plan, &drift) { Ok(()) } else { Err(Fail::quiet(code::FAILED)) }
+    if !change::is_due(&plan, &drift) {
+        Ok(())
+    } else {
+        Err(Fail::told(code::FAILED, "the cluster differs from the spec")
+            .hint("`p1 plan` says what `p1 up` would do."))
+    }
 }

@@ -251,12 +251,9 @@ struct Dispatcher<'a> {
 impl<'a> Dispatcher<'a> {
     fn emit(&mut self, kind: Kind) {
         let kind = without_secrets(kind, self.redactor);
-        let progress = matches!(kind, Kind::StepProgress { .. });
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let event = journal::stamp(self.seq, elapsed, kind);
-        if !progress {
-            self.seq += 1;
-        }
+        self.seq += 1;
         if self.broken.is_none()
             && let Err(error) = self.journal.append(&event)
         {

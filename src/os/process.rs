@@ -154,6 +154,32 @@ pub fn quote(word: &str) -> String {
     shlex::try_quote(word).map_or_else(|_| "''".to_owned(), |w| w.into_owned())
 }
 
+/// The same for a word that need not be UTF-8, as bash and its kin read it.
+pub fn quote_os(word: &OsStr) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    match word.to_str() {
+        Some(text) => quote(text),
+        None => {
+            let bytes = word.as_bytes().iter();
+            let part = |b: &u8| match b {
+                b'\'' | b'\\' => format!("\\{}", char::from(*b)),
+                b' '..=b'~' => char::from(*b).to_string(),
+                b => format!("\\x{b:02x}"),
+            };
+            format!("$'{}'", bytes.map(part).collect::<String>())
+        }
+    }
+}
+
+/// Words as one line of a POSIX shell that means them as they are. A single word is a line already, as
+/// with `ssh` and `sh -c`.
+pub fn shell_line(words: &[String]) -> String {
+    match words {
+        [line] => line.clone(),
+        words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
+    }
+}
+
 /// Which pipe a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {

@@ -45,6 +45,8 @@ pub struct Vagrant {
     pub dir: PathBuf,
     /// Vagrant's name of the provider.
     pub provider: &'static str,
+    /// What its provisioners, which may ask the cluster from this host, must not ask a proxy for.
+    pub no_proxy: String,
 }
 
 impl Vagrant {
@@ -85,6 +87,8 @@ impl Vagrant {
             .env("VAGRANT_CHECKPOINT_DISABLE", "1")
             .env("VAGRANT_BOX_UPDATE_CHECK_DISABLE", "1")
             .env("LC_ALL", "C.UTF-8")
+            .env("NO_PROXY", &self.no_proxy)
+            .env("no_proxy", &self.no_proxy)
     }
 
     fn input(&self) -> PathBuf {

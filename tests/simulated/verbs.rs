@@ -3,6 +3,7 @@
 use std::fs;
 
 use p1::event::Outcome;
+use serde_json::Value;
 
 use super::run::{began, until};
 use super::sim::{Sim, spec};
@@ -17,6 +18,7 @@ fn a_cluster_comes_stays_and_goes() {
     let keys = sim.node("worker").sh("cat /home/vagrant/.ssh/authorized_keys");
     assert!(!keys.contains("insecure"), "{keys}");
     sim.p1(&["status"]).exits(0);
+    what_is_run_on_nodes(&sim);
     // What is done is not done again, and Vagrant is not asked.
     let calls = sim.calls();
     sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
@@ -46,6 +48,43 @@ fn a_cluster_comes_stays_and_goes() {
         "virsh list --all --uuid; virsh net-list --all --name; virsh vol-list default; ls disks; ip -br link",
     );
     assert!(!left.contains("sim") && !left.contains("veth"), "{left}");
+}
+
+/// Words arrive as they were written, and what they end with is p1's end.
+fn what_is_run_on_nodes(sim: &Sim) {
+    for verb in [&["ssh", "worker"][..], &["exec", "worker"], &["exec", "worker", "--root"]] {
+        let run = |command: &[&str]| sim.p1(&[verb, &["--"], command].concat());
+        run(&["sh", "-c", "exit 7"]).exits(7);
+        run(&["exit 7"]).exits(7);
+        let words = run(&["printf", "[%s]", "a  b", "$HOME", "", "it's", "*"]).exits(0).stdout();
+        assert!(words.ends_with("[a  b][$HOME][][it's][*]") || words.ends_with("[*]\n"), "{verb:?}: {words}");
+    }
+    sim.p1(&["exec", "worker", "--", "kill -9 $$"]).exits(137);
+    // Without the sign that divides them it is said how it is written.
+    sim.p1(&["ssh", "worker", "uptime", "-p"]).exits(2).says(&["p1 ssh worker -- uptime -p"]);
+    sim.p1(&["exec", "worker", "server", "uptime"]).exits(2).says(&["p1 exec worker server -- uptime"]);
+    sim.p1(&["exec", "--timeout", "0s", "--", "true"]).exits(2);
+
+    // For programs: one object a line, and the last says how it ended.
+    let objects = |args: &[&str], code: i32| -> Vec<Value> {
+        let out = sim.p1(&[&["-o", "json"], args].concat()).exits(code).stdout();
+        out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+    };
+    let log = objects(&["logs", "worker", "-n", "3"], 0);
+    assert!(log[0]["node"] == "worker" && log[0]["line"].is_string() && log.len() == 4, "{log:?}");
+    let path = &objects(&["kubeconfig"], 0)[0]["kubeconfig"];
+    assert!(path.as_str().unwrap().ends_with("/kubeconfig"), "{path}");
+    let done = objects(&["exec", "--", "exit 3"], 3);
+    assert!(done.iter().filter(|o| o["status"] == 3 && o["cause"].is_null()).count() == 2, "{done:?}");
+    assert_eq!(done.last().unwrap()["code"], 3);
+    sim.node("worker").sh("systemctl stop ssh");
+    let done = objects(&["exec", "worker", "--", "true"], 1);
+    sim.node("worker").sh("systemctl start ssh");
+    assert!(
+        done[0]["node"] == "worker" && done[0]["cause"].as_str().unwrap().contains("nothing listens"),
+        "{done:?}"
+    );
+    assert_eq!(done[0]["cause"], done.last().unwrap()["cause"]);
 }
 
 #[test]
@@ -362,4 +401,19 @@ fn provisioners_run_once_in_their_order_and_again_when_what_they_are_made_from_c
     sim.p1(&["--yes", "destroy", "worker"]).exits(0);
     sim.p1(&["up"]).exits(0);
     assert_eq!(worker.sh("cat /root/early; ls '/opt/conf d'"), "a b c quite $(secret)\na\nsub dir\n");
+}
+
+/// Where nobody could log in, a lab is not ready: machines would boot and be waited for.
+#[test]
+fn a_lab_says_what_its_host_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/lab");
+    let begin =
+        format!("mount -t tmpfs none /usr/sbin && exec {lab} up {}", dir.path().join("lab").display());
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", &begin]);
+    let out = command.env("P1", env!("CARGO_BIN_EXE_p1")).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    assert!(said.contains("/usr/sbin/sshd is missing: apt-get install openssh-server"), "{said}");
 }

@@ -1,0 +1,103 @@
+//! Standard output: every verb writes to it here and nowhere else.
+//!
+//! A reader that went away (`p1 status | head -1`) has all it wanted: nothing more is written, and the verb
+//! ends as it would have. Anything else that keeps output from being written (a full disk) is an error of
+//! the verb, told when it is over.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::fail::{Fail, code};
+use crate::event::VERSION;
+use crate::ui::Format;
+
+/// The first error; nothing is written after it. Also held while something is written, so that what
+/// several threads write does not mix.
+static LOST: Mutex<Option<ErrorKind>> = Mutex::new(None);
+
+/// Standard output for whoever wants a writer.
+pub struct Data;
+
+impl Write for Data {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = match *lost {
+            Some(kind) => Err(kind.into()),
+            None => all(bytes),
+        };
+        if let Err(error) = &done {
+            lost.get_or_insert(error.kind());
+        }
+        done.map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Past the standard library's buffer, which keeps what could not be written for another try.
+fn all(mut bytes: &[u8]) -> io::Result<()> {
+    let out = io::stdout();
+    while !bytes.is_empty() {
+        match nix::unistd::write(&out, bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::EINTR) => {}
+            // Whoever shares the pipe with us made it non-blocking: wait for its reader as others do.
+            Err(Errno::EAGAIN) => {
+                let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Prints data; whether that succeeded is asked by [`lost`] at the end.
+pub fn print(text: impl AsRef<[u8]>) {
+    let _ = Data.write(text.as_ref());
+}
+
+/// Prints one JSON object on a line of its own.
+pub fn object(object: &Value) {
+    print(format!("{object}\n"));
+}
+
+/// A path as text, for JSON, which has nothing else.
+pub fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Prints where something is: for people the path alone, byte by byte, since it is to be used.
+pub fn path(context: &Context, what: &str, path: &Path) {
+    match context.ui.format {
+        Format::Json => object(&json!({"v": VERSION, what: lossy(path)})),
+        _ => print([path.as_os_str().as_bytes(), b"\n"].concat()),
+    }
+}
+
+/// Why standard output is not whole, if that is an error.
+pub fn lost() -> Option<Fail> {
+    let kind = LOST.lock().unwrap_or_else(PoisonError::into_inner).filter(|k| *k != ErrorKind::BrokenPipe)?;
+    let what = format!("standard output could not be written: {}", io::Error::from(kind));
+    let hint = match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "Free some space where it goes, or send it elsewhere."
+        }
+        _ => "Send it elsewhere.",
+    };
+    Some(Fail::new(code::FAILED, what, hint))
+}

@@ -1,0 +1,142 @@
+//! The command line read, and what is said of one that cannot be.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory, FromArgMatches};
+
+use super::args::Cli;
+use super::fail::{self, Fail, code};
+use super::out;
+use crate::os::process::quote;
+use crate::spec;
+use crate::ui::Paint;
+
+/// Reads the arguments; beside them the name of the verb, as in `snapshot save`. What is no command line, or asks for help, ends p1.
+pub fn parse(args: &[OsString]) -> Result<(Cli, String), ExitCode> {
+    let mut command = Cli::command();
+    if std::env::var_os("P1_FILE").is_some_and(|v| v.is_empty()) {
+        // As everywhere: a variable that is empty is one that is not set.
+        command = command.mut_arg("file", |arg| arg.env(Resettable::<clap::builder::OsStr>::Reset));
+    }
+    let read = command.try_get_matches_from_mut(args).and_then(|matches| {
+        let name = std::iter::successors(matches.subcommand(), |(_, inner)| inner.subcommand());
+        let name = name.map(|(name, _)| name).collect::<Vec<_>>().join(" ");
+        Cli::from_arg_matches(&matches).map(|cli| (cli, name)).map_err(|e| e.format(&mut command))
+    });
+    read.map_err(|error| end(&error, args))
+}
+
+fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    use std::io::IsTerminal;
+    let colors = |terminal: bool| terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let shown = |color: bool| match color {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    let paint = Paint { color: colors(std::io::stderr().is_terminal()), unicode: false };
+    if !error.use_stderr() {
+        out::print(shown(colors(std::io::stdout().is_terminal())));
+        return super::finish(Ok(()), paint);
+    }
+    eprint!("{}", shown(paint.color));
+    let meant = meant(&args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>());
+    let hint = meant.map(|line| format!("What is to be run stands behind `--`: {line}"));
+    if let Some(hint) = &hint {
+        eprintln!("\n{} {hint}", paint.tone(crate::ui::Tone::Hint, "hint:"));
+    }
+    let text = error.render().to_string();
+    let cause = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no verb was given",
+        _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: "),
+    };
+    let cause = cause.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let hint = hint.or_else(|| {
+        let context = |kind| error.get(kind).map(ToString::to_string);
+        let instead = context(ContextKind::SuggestedSubcommand).or(context(ContextKind::SuggestedArg));
+        Some(instead.map_or("`p1 --help` lists the verbs.".to_owned(), |i| format!("There is `{i}`.")))
+    });
+    let result = Err(Fail { hint, ..Fail::told(code::USAGE, cause) });
+    if wants_json(args) {
+        out::object(&fail::end("", &result));
+    }
+    super::finish(result, paint)
+}
+
+/// Whether JSON is asked for, on a command line that cannot be read.
+fn wants_json(args: &[OsString]) -> bool {
+    let words: Vec<_> = args.iter().map(|a| a.to_string_lossy()).take_while(|a| a != "--").collect();
+    let short = |word: &str| word.starts_with('-') && !word.starts_with("--");
+    words.iter().any(|w| w == "--output=json" || short(w) && w.ends_with("ojson"))
+        || words
+            .windows(2)
+            .any(|w| w[1] == "json" && (w[0] == "--output" || short(&w[0]) && w[0].ends_with('o')))
+}
+
+/// Options with a value, of every verb and of those that run something.
+const VALUED: [&str; 9] =
+    ["-f", "--file", "-o", "--output", "-j", "--jobs", "--wait", "--timeout", "--replace"];
+
+/// The words from the first on that are neither options nor their values.
+fn words(args: &[String]) -> impl Iterator<Item = usize> {
+    let valued = |i: usize| VALUED.contains(&args[i].as_str());
+    (0..args.len()).filter(move |i| !args[*i].starts_with('-') && (*i == 0 || !valued(*i - 1)))
+}
+
+/// `p1 ssh NODE uptime`, `p1 exec NODE uptime` and `p1 kubectl -o wide get pods` as they have to be written.
+fn meant(args: &[String]) -> Option<String> {
+    let verb = words(args).next()?;
+    if args.iter().any(|a| a == "--") {
+        return None;
+    }
+    let behind = &args[verb + 1..];
+    let from = match args[verb].as_str() {
+        "kubectl" => 0,
+        "ssh" => words(behind).next()? + 1,
+        "exec" => {
+            let file = args.windows(2).find(|w| w[0] == "-f" || w[0] == "--file").map(|w| w[1].clone());
+            let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
+            let cluster = spec::load(file.unwrap_or("cluster.yaml".into()).as_ref()).ok()?.cluster;
+            words(behind).find(|i| cluster.node(&behind[*i]).is_none())?
+        }
+        _ => return None,
+    };
+    let command = behind.get(from..).filter(|c| !c.is_empty())?;
+    let line = |words: &[String]| words.iter().map(|w| quote(w)).collect::<Vec<_>>();
+    let mut all = vec!["p1".to_owned()];
+    all.extend(line(&args[..=verb]));
+    all.extend(line(&behind[..from]));
+    all.push("--".to_owned());
+    all.extend(line(command));
+    Some(all.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_said_as_it_has_to_be_written() {
+        let meant = |line: &str| meant(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(meant("ssh worker uptime"), Some("p1 ssh worker -- uptime".into()));
+        assert_eq!(meant("-f a.yaml ssh worker ls -la"), Some("p1 -f a.yaml ssh worker -- ls -la".into()));
+        assert_eq!(meant("ssh -y worker a;b"), Some("p1 ssh -y worker -- 'a;b'".into()));
+        assert_eq!(meant("kubectl -o wide get pods"), Some("p1 kubectl -- -o wide get pods".into()));
+        for line in ["ssh", "ssh worker", "ssh worker -- a --b", "status worker --x"] {
+            assert_eq!(meant(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wish_for_json_is_seen_on_any_command_line() {
+        let json = |line: &str| wants_json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in ["p1 -o json x", "p1 x -ojson", "p1 --output=json", "p1 --output json", "p1 -yo json"] {
+            assert!(json(line), "{line}");
+        }
+        for line in ["p1 -o plain json", "p1 ssh a -- -o json", "p1 json"] {
+            assert!(!json(line), "{line}");
+        }
+    }
+}
