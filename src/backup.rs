@@ -123,7 +123,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(e) => e.hint(),
-            Self::Foreign { .. } => Some("`p1 backup FILE` writes one.".to_owned()),
+            Self::Foreign { .. } => Some("`p1 backup` writes one.".to_owned()),
             Self::Damaged { .. } => {
                 Some("Nothing was changed. Take another copy of it, or an older backup.".to_owned())
             }

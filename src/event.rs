@@ -179,6 +179,9 @@ pub struct Failure {
     pub evidence: Vec<String>,
     /// Where everything was written down.
     pub log: Option<PathBuf>,
+    /// Commands that lead on, in this order, where `p1 retry` alone does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<String>,
 }
 
 #[cfg(test)]

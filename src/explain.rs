@@ -8,6 +8,12 @@ pub trait Explain: std::error::Error {
         None
     }
 
+    /// Commands that lead on, in this order, as they can be pasted: where what to do is known, and trying
+    /// again alone does not help.
+    fn next(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Lines that show the cause: a journal's tail, a program's last words.
     fn evidence(&self) -> Vec<String> {
         Vec::new()

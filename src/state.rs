@@ -116,6 +116,15 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn next(&self) -> Vec<String> {
+        match self {
+            Self::Damaged { path, .. } => {
+                vec![format!("rm {}", crate::os::process::quote_os(path.as_os_str())), "p1 up".to_owned()]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(e) => e.hint(),

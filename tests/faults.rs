@@ -38,7 +38,7 @@ fn ups(fake: &Fake) -> Vec<String> {
 #[test]
 fn a_vagrant_that_is_killed_in_the_middle() {
     let fake = Fake::new("begin server; begin worker; made server; done_with server; kill -9 $$");
-    fake.run(&["up"]).exits(1).says(&[
+    let said = fake.run(&["up"]).exits(1).says(&[
         "`vagrant` was killed by signal 9",
         "worker",
         "vagrant.log",
@@ -50,7 +50,7 @@ fn a_vagrant_that_is_killed_in_the_middle() {
     assert!(cause(&record, "worker/vm").contains("killed by signal 9"));
 
     fake.up("begin worker; made worker; done_with worker");
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("worker/vm"));
     assert_eq!(ups(&fake), ["server worker", "worker"]);
 }
@@ -62,9 +62,9 @@ fn a_vagrant_that_is_killed_before_it_notes_a_machine() {
         "begin server; made server; done_with server; begin worker; made worker\n\
          rm \"$VAGRANT_DOTFILE_PATH/machines/worker/libvirt/id\"; kill -9 $$",
     );
-    fake.run(&["up"]).exits(1);
+    let said = fake.run(&["up"]).exits(1);
     fake.up("begin worker; made worker; done_with worker");
-    fake.run(&["retry"]).exits(1).says(&["p1-fake-worker was left half-made by an interrupted run"]);
+    fake.follow(&said).exits(1).says(&["p1-fake-worker was left half-made by an interrupted run"]);
     assert!(fake.last().passed("worker/vm"));
     assert_eq!(ups(&fake), ["server worker", "worker"]);
 }
@@ -76,13 +76,13 @@ fn vagrant_begins_when_no_machine_is_left_half_made() {
     let fake = Fake::new(
         "begin worker; made worker\nrm \"$VAGRANT_DOTFILE_PATH/machines/worker/libvirt/id\"; kill -9 $$",
     );
-    fake.run(&["up"]).exits(1);
+    let said = fake.run(&["up"]).exits(1);
     let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in *undefine*) sleep 1 ;; esac\n\
         exec \"$here/virsh.real\" \"$@\"\n";
     fs::rename(fake.at("bin/virsh"), fake.at("bin/virsh.real")).unwrap();
     executable(&fake.at("bin/virsh"), script);
     fake.up(&format!("grep -q p1-fake-worker \"$here/domains\" && exit 9; {BOTH}"));
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     let record = fake.last();
     assert!(record.passed("server/vm") && record.passed("worker/vm"), "{:?}", record.outcomes);
 }
@@ -132,10 +132,10 @@ fn libvirtd_stays_away() {
     let fake = Fake::new(BOTH);
     let fails = fake.at("bin/virsh-fails");
     fs::write(&fails, "net-define* End of file while reading data: Input/output error\n").unwrap();
-    fake.run(&["up"]).exits(1).says(&[
+    let said = fake.run(&["up"]).exits(1).says(&[
         "libvirt does not answer",
         "End of file while reading data",
-        "p1 doctor",
+        "next: p1 doctor --fix && p1 retry",
     ]);
     let record = fake.last();
     assert!(record.passed("cluster/artifacts") && record.passed("cluster/box"), "{:?}", record.outcomes);
@@ -145,7 +145,7 @@ fn libvirtd_stays_away() {
     fake.run(&["retry"]).exits(1).says(&["libvirt does not answer", "Failed to connect socket"]);
     assert_eq!(fake.runs().len(), 1);
     fs::remove_file(fails).unwrap();
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("server/vm") && fake.last().passed("worker/vm"));
 }
 
@@ -158,7 +158,7 @@ fn a_machine_that_never_gets_its_address() {
     let begun = Instant::now();
     let running = fake.start(&["up"]);
     let pids = fake.hanging();
-    running.end().exits(1).says(&[
+    let said = running.end().exits(1).says(&[
         "the machine did not answer at 192.168.56.111 within 1s",
         "console",
         "p1 retry",
@@ -170,7 +170,7 @@ fn a_machine_that_never_gets_its_address() {
     assert!(fake.last().passed("server/vm"));
     assert!(began(&fake.last()).contains(&"server/ssh".to_owned()));
     // It runs now; whether it answers is the next step's question.
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(cause(&fake.last(), "worker/ssh").contains("not reachable over SSH"));
     assert_eq!(ups(&fake).len(), 1);
 }
@@ -183,7 +183,8 @@ fn vagrants_own_machine_lock_is_held() {
     let locked = locked.replace("\\'", "");
     let first = "begin server; begin worker; made server; done_with server";
     let fake = Fake::new(&format!("{first}\n{locked}\nexit 1"));
-    fake.run(&["up"])
+    let said = fake
+        .run(&["up"])
         .exits(1)
         .says(&["another process is already executing", "Another vagrant works on this machine"]);
     assert!(fake.last().passed("server/vm"));
@@ -192,7 +193,7 @@ fn vagrants_own_machine_lock_is_held() {
     fake.up(&format!(
         "if [ ! -e $here/tried ]; then : >$here/tried; {locked}; exit 1; fi\nbegin worker; made worker; done_with worker"
     ));
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("worker/vm"), "{:?}", fake.last().outcomes);
 }
 
@@ -217,15 +218,18 @@ fn a_machine_changed_outside_p1_before_a_run() {
     // Its domain is gone and its disk is there: what is on it is not thrown away unasked.
     fs::write(fake.at("bin/domains"), "uuid-server p1-fake-server running\n").unwrap();
     let before = ups(&fake).len();
-    fake.run(&["up"])
+    let said = fake
+        .run(&["up"])
         .exits(1)
         .says(&["removed outside p1, and its disk was left behind", "`p1 destroy worker`"]);
     assert!(fake.at("bin/volumes/p1-fake-worker.img").exists());
     assert_eq!(ups(&fake).len(), before);
     assert!(began(&fake.last()).contains(&"server/ssh".to_owned()), "the others go on");
-    fake.run(&["--yes", "destroy", "worker"]).exits(0);
-    assert!(!fake.at("bin/volumes/p1-fake-worker.img").exists());
-    fake.run(&["up"]).exits(1);
+    assert_eq!(said.next(), ["p1 destroy worker", "p1 up"]);
+    fs::write(fake.at("bin/volumes/p1-fake-worker.img"), "former").unwrap();
+    fake.follow(&said).exits(1);
+    let image = fs::read_to_string(fake.at("bin/volumes/p1-fake-worker.img")).unwrap_or_default();
+    assert_ne!(image, "former");
     assert!(fake.last().passed("worker/vm"));
 
     // Gone as a whole: made anew.
@@ -247,13 +251,16 @@ fn a_machine_is_stopped_outside_p1_during_a_run() {
             _ => format!("printf '{domains}' >$here/domains"),
         };
         let fake = Fake::new(&format!("{BOTH}\n{change}\n"));
-        fake.run(&["up"]).exits(1).says(&[&format!("the machine is {word}"), "`p1 retry` brings it back"]);
+        let said = fake
+            .run(&["up"])
+            .exits(1)
+            .says(&[&format!("the machine is {word}"), "`p1 retry` brings it back"]);
         let record = fake.last();
         let told = cause(&record, "worker/ssh");
         assert!(told.starts_with(&format!("the machine is {word}")) && told.contains("SSH"), "{told}");
         assert!(cause(&record, "server/ssh").starts_with("not reachable"), "that one runs");
         fake.up("begin worker; made worker; done_with worker");
-        fake.run(&["retry"]).exits(1);
+        fake.follow(&said).exits(1);
         let asked: &[&str] =
             if state == "paused" { &["server worker"] } else { &["server worker", "worker"] };
         assert_eq!(ups(&fake), *asked);
@@ -302,7 +309,7 @@ fn a_box_file_is_damaged() {
     fs::write(fake.at("bin/box"), format!("case $(cat \"$file\") in 'a box') ;; *) {says} ;; esac\n"))
         .unwrap();
     fs::write(fake.at("fake.box"), "half a b").unwrap();
-    fake.run(&["up"]).exits(1).says(&[
+    let said = fake.run(&["up"]).exits(1).says(&[
         "The box failed to unpackage properly",
         "The box file is damaged",
         "p1 retry",
@@ -310,7 +317,7 @@ fn a_box_file_is_damaged() {
     assert!(fake.last().passed("cluster/artifacts"), "what needs no box goes on");
     assert!(matches!(&fake.last().outcomes["server/vm"], Outcome::Blocked { by } if by == "cluster/box"));
     fs::write(fake.at("fake.box"), "a box").unwrap();
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("cluster/box") && fake.last().passed("server/vm"));
 
     // One of the library: its checksum is known, so p1 need not ask Vagrant.
@@ -320,12 +327,11 @@ fn a_box_file_is_damaged() {
     fs::write(fake.at("cluster.yaml"), spec.replace("{path: fake.box}", "mine")).unwrap();
     let file = fake.at("home/.local/share/p1/boxes/mine/box.box");
     fs::write(&file, "half a b").unwrap();
-    fake.run(&["up"])
-        .exits(1)
-        .says(&["its checksum has changed since it was added", "`p1 box add --name mine FILE`"]);
+    let said = fake.run(&["up"]).exits(1).says(&["its checksum has changed since it was added"]);
+    let add = format!("p1 box add --name mine {}", fake.at("fake.box").display());
+    assert_eq!(said.next(), [&add, "p1 retry"]);
     assert_eq!(fake.calls(), "", "Vagrant was not given it");
-    fake.run(&["box", "add", "--name", "mine", "fake.box"]).exits(0);
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("server/vm"));
 }
 
@@ -374,6 +380,7 @@ fn downloads_break() {
         ("/silent", &right, hurry, "did not come within 1s", 1),
         ("/wrong", &sum(b"other"), good, "has the wrong checksum", 1),
     ];
+    let mut said = None;
     for (path, sha256, more, word, least) in cases {
         from(&mut fake, path, sha256, more);
         let begun = Instant::now();
@@ -386,10 +393,11 @@ fn downloads_break() {
             "the machines do not wait"
         );
         assert!(asked(&fake, path).len() >= least);
+        said = Some(done);
     }
     // What is mended is fetched by the retry, and only once.
     from(&mut fake, "/good", &right, good);
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said.unwrap()).exits(1);
     assert!(fake.last().passed("cluster/artifacts"), "{:?}", fake.last().outcomes);
     fake.run(&["up"]).exits(1);
     assert_eq!(asked(&fake, "/good").len(), 1);
@@ -464,7 +472,7 @@ fn the_state_directory_is_full() {
         fake
     };
     let done = fake.run(&["up"]).exits(1);
-    done.says(&["No space left on device", "/runs/", "Free some space", "p1 retry"]);
+    let said = done.says(&["No space left on device", "/runs/", "Free some space", "p1 retry"]);
     let mut fake = fake;
     fake.before.clear();
     fs::remove_dir(fake.at(".p1")).unwrap();
@@ -472,7 +480,7 @@ fn the_state_directory_is_full() {
     let record = fake.last();
     assert_eq!(record.success, None, "the journal ends where the disk was full");
     assert!(record.passed("cluster/box") && !record.passed("worker/ssh"), "{:?}", record.outcomes);
-    fake.run(&["retry"]).exits(1);
+    fake.follow(&said).exits(1);
     assert_eq!(ups(&fake), ["server worker"], "the machines were there");
     assert!(cause(&fake.last(), "worker/ssh").contains("SSH"));
 }
@@ -486,20 +494,21 @@ fn the_state_directory_is_deleted() {
     fake.run(&["status"]).exits(1);
     fake.run(&["retry"]).exits(2).says(&["nothing has been run yet"]);
     // The machines hold data, and nobody asked for their end.
+    let mut said = None;
     for verb in ["up", "retry"] {
         let done = fake.run(&[verb]).exits(1);
-        done.says(&[
+        let done = done.says(&[
             "the machine `p1-fake-server` was made from this folder",
             "state of it is gone",
             "`p1 destroy`",
         ]);
         assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), domains);
         assert!(fake.at("bin/volumes/p1-fake-server.img").exists());
+        said = Some(done);
     }
-    fake.run(&["--yes", "destroy"]).exits(0);
-    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), "");
-    assert!(!fake.at("bin/volumes/p1-fake-server.img").exists() && !fake.at("bin/net-p1-fake.xml").exists());
-    fake.run(&["up"]).exits(1);
+    let said = said.unwrap();
+    assert_eq!(said.next(), ["p1 destroy", "p1 up"]);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("server/vm"));
 
     // Only the disks are left: not thrown away either.
@@ -521,11 +530,10 @@ fn the_state_directory_is_deleted() {
 fn the_state_directory_is_deleted_during_a_run() {
     let fake = Fake::new(&format!("{BOTH}\nrm -rf \"$VAGRANT_CWD\""));
     let done = fake.run(&["up"]).exits(1);
-    done.says(&["p1 retry"]);
+    assert_eq!(done.next(), ["p1 up"], "nothing knows what was outstanding");
     fake.up(BOTH);
-    fake.run(&["up"]).exits(1).says(&["state of it is gone", "`p1 destroy`"]);
-    fake.run(&["--yes", "destroy"]).exits(0);
-    fake.run(&["up"]).exits(1);
+    let said = fake.follow(&done).exits(1).says(&["state of it is gone", "`p1 destroy`"]);
+    fake.follow(&said).exits(1);
     assert!(fake.last().passed("server/vm") && fake.last().passed("worker/vm"));
 }
 
@@ -543,9 +551,8 @@ fn the_state_was_written_by_a_newer_p1() {
     assert_eq!((fake.calls(), fake.runs().len()), (calls, runs));
     // And one that nobody can read.
     fs::write(&file, &good[..good.len() / 2]).unwrap();
-    fake.run(&["up"]).exits(1).says(&["cluster.json is damaged", "Remove"]);
-    fs::remove_file(&file).unwrap();
-    fake.run(&["up"]).exits(1);
+    let said = fake.run(&["up"]).exits(1).says(&["cluster.json is damaged", "Remove"]);
+    fake.follow(&said).exits(1);
     assert_eq!(ups(&fake), ["server worker"]);
 }
 
@@ -641,8 +648,8 @@ fn a_damaged_journal_stops_nobody() {
     status.says(&["what the last run left is not known", ":1 is not an event"]);
     let logs = logs.exits(0).says(&[":1 is not an event", "worker-ssh.log"]);
     assert!(logs.stdout().contains("not reachable over SSH"), "{}", logs.stdout());
-    retry.exits(1).says(&[":1 is not an event", "Run `p1 up`"]);
-    fake.run(&["up"]).exits(1);
+    let said = retry.exits(1).says(&[":1 is not an event", "Run `p1 up`"]);
+    fake.follow(&said).exits(1);
     fake.run(&["retry"]).exits(1);
     assert_eq!(ups(&fake).len(), 1);
 }

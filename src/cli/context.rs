@@ -249,7 +249,7 @@ impl Context {
             return Ok(());
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);
-        Err(Fail::new(code::FAILED, what, "`p1 up` makes it."))
+        Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))
     }
 
     /// Names on the command line have to be nodes of the spec.

@@ -25,7 +25,11 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         return Err(Fail::new(
             code::USAGE,
             what,
-            "`p1 destroy` without names removes the whole cluster; `p1 replace NODE` makes a node anew.",
+            format!(
+                "`p1 destroy` without names removes the whole cluster; `p1 replace {}` makes {} anew.",
+                targets.join(" "),
+                if targets.len() == 1 { "it" } else { "them" }
+            ),
         ));
     }
     let whole = targets.is_empty();

@@ -11,7 +11,7 @@ use crate::providers::{Kind, State as Power};
 use crate::spec::{BoxRef, Cluster};
 use crate::state::State;
 use crate::steps::World;
-use crate::ui::{Format, Tone, count};
+use crate::ui::{Format, Tone, count, wording};
 
 /// `p1 doctor`: with a spec in reach it is asked for that cluster, without one in general.
 pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
@@ -22,15 +22,29 @@ pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
     if fix {
         set_up_for(context, cluster.as_ref())?;
     }
-    let (_, findings) = ask(context, cluster.as_ref(), true);
+    let (host, findings) = ask(context, cluster.as_ref(), true);
     show(context, &findings);
     if host::worst(&findings) == Status::Problem {
         let first = findings.iter().find(|f| f.status == Status::Problem);
         let what = first.map(|f| format!("{}: {}", f.title, f.detail)).unwrap_or_default();
-        let fail = Fail::told(code::HOST, what);
-        return Err(fail.hint("`p1 doctor --fix` shows what it would run and asks."));
+        let fail = advised(&host, &findings, Fail::told(code::HOST, what));
+        if let (false, Some(hint)) = (fail.next.is_empty(), &fail.hint) {
+            eprintln!("{}", wording::called(hint, &context.called()));
+        }
+        return Err(fail);
     }
     Ok(())
+}
+
+/// What mends a host that is not ready: p1 where it can, else what stands with each problem.
+fn advised(host: &Host, findings: &[Finding], fail: Fail) -> Fail {
+    if fix::plan(host, findings).actions.is_empty() {
+        let problems = findings.iter().filter(|f| f.status == Status::Problem);
+        let remedies: Vec<&str> = problems.filter_map(|f| Some(f.remedy.as_ref()?.text.as_str())).collect();
+        return fail.hint(remedies.join(" "));
+    }
+    fail.hint("`p1 doctor --fix` shows the commands that mend it and runs them when you agree.")
+        .next(["p1 doctor --fix"])
 }
 
 /// `p1 up --setup`.
@@ -102,11 +116,7 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
     let findings = host::checks(&host, &question);
     if host::worst(&findings) == Status::Problem {
         show(context, &findings);
-        return Err(Fail::new(
-            code::HOST,
-            "this host is not ready",
-            "`p1 doctor --fix`, or `p1 up --setup`, shows the commands that mend it and runs them when you agree.",
-        ));
+        return Err(advised(&host, &findings, Fail::new(code::HOST, "this host is not ready", "")));
     }
     if context.ui.format != Format::Json {
         for finding in findings.iter().filter(|f| f.status == Status::Warning) {
@@ -206,6 +216,6 @@ fn show(context: &Context, findings: &[Finding]) {
     }
     let problems = findings.iter().filter(|f| f.status == Status::Problem).count();
     if problems > 0 {
-        eprintln!("\n{}; `p1 doctor --fix` shows what it would run and asks", count(problems, "problem"));
+        eprintln!("\n{}", count(problems, "problem"));
     }
 }

@@ -1,5 +1,6 @@
 //! `p1 exec`: a command on several nodes at once.
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::args::Exec;
@@ -11,7 +12,7 @@ use crate::explain::without_name;
 use crate::os::many;
 use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
-use crate::ssh::{Output, Remote};
+use crate::ssh::{self, Output, Remote};
 use crate::state::State;
 use crate::steps::World;
 use crate::ui::{Format, Tone};
@@ -31,7 +32,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let paint = context.paint();
     let json_out = context.ui.format == Format::Json;
     let say = |text: String| print(format!("{text}\n"));
-    let one = |node: &Node| -> Result<Output, Trouble> {
+    let one = |node: &Node| -> Result<i32, Trouble> {
         let tell = |line: &[u8]| {
             let text = String::from_utf8_lossy(line);
             match json_out {
@@ -51,7 +52,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         };
         let output = {
             let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
-            remote.exec(&line, b"", args.timeout, &mut take)?
+            ended(remote.exec(&line, b"", args.timeout, &mut take))?
         };
         if !part.is_empty() {
             tell(&part);
@@ -62,11 +63,11 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let mut worst = Ok(());
     for (node, result) in results {
         let (code, fail) = match result {
-            Ok(output) => (u8::try_from(output.status).unwrap_or(1), None),
+            Ok(status) => (u8::try_from(status).unwrap_or(1), None),
             Err(trouble) => {
                 let mut fail = Fail::from(trouble);
                 fail.message = without_name(&node, &fail.message).to_owned();
-                eprint!("{node}: {}", fail.show(paint));
+                eprint!("{node}: {}", fail.show(paint, &context.called()));
                 (fail.code, Some(Fail { message: format!("{node}: {}", fail.message), told: true, ..fail }))
             }
         };
@@ -82,6 +83,20 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         }
     }
     worst
+}
+
+/// What a command ended with; one that a signal ended counts as in a shell.
+fn ended(done: Result<Output, ssh::Error>) -> Result<i32, Trouble> {
+    match done {
+        Ok(output) => Ok(output.status),
+        Err(error) => {
+            let signal = match &error {
+                ssh::Error::Killed { signal, .. } => format!("SIG{signal}").parse::<Signal>().ok(),
+                _ => None,
+            };
+            signal.map(|signal| 128 + signal as i32).ok_or_else(|| error.into())
+        }
+    }
 }
 
 /// The way to a node for the command, and the command as it is to be run there.

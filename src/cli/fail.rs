@@ -2,7 +2,7 @@
 
 use crate::engine::Trouble;
 use crate::explain::{Explain, chain};
-use crate::ui::{Paint, Tone};
+use crate::ui::{Paint, Tone, wording};
 
 /// Exit codes, as `p1 --help` lists them.
 pub mod code {
@@ -31,6 +31,8 @@ pub struct Fail {
     pub evidence: Vec<String>,
     /// What to do, full sentences.
     pub hint: Option<String>,
+    /// Commands that lead on, in this order.
+    pub next: Vec<String>,
     /// It was said already; a program hears it with the last object.
     pub told: bool,
 }
@@ -39,12 +41,18 @@ impl Fail {
     /// With a message and a hint.
     pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = Some(hint.into()).filter(|h| !h.is_empty());
-        Self { code, message: message.into(), evidence: Vec::new(), hint, told: false }
+        Self { code, message: message.into(), evidence: Vec::new(), hint, next: Vec::new(), told: false }
     }
 
     /// People were told already, by what the verb printed.
     pub fn told(code: u8, message: impl Into<String>) -> Self {
         Self { told: true, ..Self::new(code, message, "") }
+    }
+
+    /// With these commands, which lead on.
+    #[must_use]
+    pub fn next<S: Into<String>>(self, commands: impl IntoIterator<Item = S>) -> Self {
+        Self { next: commands.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// With a hint.
@@ -56,7 +64,14 @@ impl Fail {
     /// From an error that knows its hint.
     pub fn of(code: u8, error: &dyn Explain) -> Self {
         let code = if error.cancelled() { code::INTERRUPTED } else { code };
-        Self { code, message: chain(&error), evidence: error.evidence(), hint: error.hint(), told: false }
+        Self {
+            code,
+            message: chain(&error),
+            evidence: error.evidence(),
+            hint: error.hint(),
+            next: error.next(),
+            told: false,
+        }
     }
 
     /// True if something broke, on this host or in a cluster that was begun, and all was not said already.
@@ -65,7 +80,7 @@ impl Fail {
     }
 
     /// As it is shown on standard error.
-    pub fn show(&self, paint: Paint) -> String {
+    pub fn show(&self, paint: Paint, p1: &str) -> String {
         if self.told {
             return String::new();
         }
@@ -74,14 +89,19 @@ impl Fail {
             text.push_str(&format!("  | {line}\n"));
         }
         if let Some(hint) = &self.hint {
+            let hint = wording::called(hint, p1);
             text.push_str(&format!("\n{} {hint}\n", paint.tone(Tone::Hint, "hint:")));
+        }
+        if !self.next.is_empty() {
+            let label = paint.tone(Tone::Hint, &format!("{}:", wording::label::NEXT));
+            text.push_str(&format!("{label} {}\n", wording::next(&self.next, p1)));
         }
         text
     }
 }
 
 /// The last object of `-o json`: how a verb ended, and why.
-pub fn end(verb: &str, result: &Result<(), Fail>) -> serde_json::Value {
+pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value {
     let fail = result.as_ref().err();
     serde_json::json!({
         "v": crate::event::VERSION,
@@ -89,7 +109,8 @@ pub fn end(verb: &str, result: &Result<(), Fail>) -> serde_json::Value {
         "verb": verb,
         "code": fail.map_or(0, |f| f.code),
         "cause": fail.map(|f| &f.message),
-        "hint": fail.and_then(|f| f.hint.as_ref()),
+        "hint": fail.and_then(|f| f.hint.as_ref()).map(|h| wording::called(h, p1)),
+        "next": fail.map_or(&[][..], |f| &f.next).iter().map(|c| wording::command(c, p1)).collect::<Vec<_>>(),
         "evidence": fail.map_or(&[][..], |f| &f.evidence),
     })
 }
@@ -101,6 +122,7 @@ impl From<Trouble> for Fail {
             message: trouble.failure.cause,
             evidence: trouble.failure.evidence,
             hint: trouble.failure.hint,
+            next: trouble.failure.next,
             told: false,
         }
     }

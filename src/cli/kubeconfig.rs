@@ -20,7 +20,7 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     let path = state.kubeconfig();
     if !args.unmerge && !path.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     if !args.unmerge {
         choose(&cluster, &state)?;

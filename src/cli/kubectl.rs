@@ -18,7 +18,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
     let kubeconfig = state.kubeconfig();
     if !kubeconfig.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     super::kubeconfig::choose(&cluster, &state)?;
     if let Some(program) = context.env.find("kubectl") {

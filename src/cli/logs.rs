@@ -58,7 +58,9 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         last => last?,
     };
     let Some(record) = last else {
-        return Err(Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster."));
+        return Err(
+            Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster.").next(["p1 up"])
+        );
     };
     let failed =
         |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));

@@ -48,6 +48,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::os::Cancel;
+use crate::os::process::quote_os;
 use crate::ui::{Format, Paint, Tone, wording};
 use args::{Cli, Verb};
 use context::Context;
@@ -62,10 +63,15 @@ pub fn main() -> ExitCode {
         Err(end) => return end,
     };
     let of_cluster = verb.of_cluster();
+    let line = std::iter::once("p1 --wait 5m".to_owned()).chain(args.iter().skip(1).map(|a| quote_os(a)));
+    let waiting = line.collect::<Vec<_>>().join(" ");
     let context = Context::new(global, Cancel::new());
-    let result = dispatch(&context, verb);
+    let result = dispatch(&context, verb).map_err(|fail| match fail.code {
+        fail::code::LOCKED => fail.next([waiting]),
+        _ => fail,
+    });
     if let Err(fail) = &result {
-        eprint!("{}", fail.show(context.paint()));
+        eprint!("{}", fail.show(context.paint(), &context.called()));
         if of_cluster && fail.wants_evidence(context.has_state()) {
             let command = format!("{} {}", context.called(), wording::BUNDLE);
             let label = context.paint().tone(Tone::Hint, &format!("{}:", wording::label::ALL));
@@ -73,17 +79,17 @@ pub fn main() -> ExitCode {
         }
     }
     if context.ui.format == Format::Json {
-        out::object(&fail::end(&name, &result));
+        out::object(&fail::end(&name, &context.called(), &result));
     }
-    finish(result, context.paint())
+    finish(result, &context.called(), context.paint())
 }
 
 /// The exit code. Output that could not be written is no success, whatever the verb did.
-fn finish(result: Result<(), Fail>, paint: Paint) -> ExitCode {
+fn finish(result: Result<(), Fail>, p1: &str, paint: Paint) -> ExitCode {
     let code = result.map_or_else(|fail| fail.code, |()| 0);
     match out::lost() {
         Some(lost) => {
-            eprint!("{}", lost.show(paint));
+            eprint!("{}", lost.show(paint, p1));
             // What a verb found is not known to whoever could not read it; its failure is.
             ExitCode::from(if matches!(code, 0 | fail::code::CHANGES) { lost.code } else { code })
         }

@@ -70,6 +70,8 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     }
     match due {
         false => Ok(()),
-        true => Err(Fail::told(code::CHANGES, "there is something to do").hint("`p1 up` does it.")),
+        true => Err(Fail::told(code::CHANGES, "there is something to do")
+            .hint("`p1 up` does it.")
+            .next(["p1 up"])),
     }
 }

@@ -22,7 +22,7 @@ pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> 
         // `start` starts what is there; making it is `up`'s business.
         if verb == "start" && !missing.is_empty() {
             let what = format!("there is no machine for {}", missing.join(", "));
-            return Err(Fail::new(code::FAILED, what, "`p1 up` makes it."));
+            return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
         }
         if verb == "uninstall" {
             let what = "This removes k3s, its data and all that runs on it; the machines stay. Go on?";

@@ -15,7 +15,9 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let state = State::of(&cluster.base, &cluster.name);
     let Some(record) = journal::latest(&state.runs())? else {
-        return Err(Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster."));
+        return Err(
+            Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster.").next(["p1 up"])
+        );
     };
     if !record.damaged.is_empty() {
         let lines: Vec<String> = record.damaged.iter().take(5).map(ToString::to_string).collect();

@@ -159,7 +159,8 @@ fn locked(
             sender.note(&format!("vagrant ended badly for {node} after it was up: {cause}"));
         }
     }
-    let board = screen.finish();
+    let mut board = screen.finish();
+    board.forgotten = !world.state.runs().join(format!("{}.jsonl", world.run)).exists();
     tell_of_panics(redactor.clone(), None);
     // Also where the journal could not be written: what failed is worth knowing.
     eprint!("{}", ui::closing(&board, &context.ui, &context.called()));
@@ -280,7 +281,7 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
     match report {
         Report { success: true, .. } => Ok(()),
         Report { interrupted: true, .. } => {
-            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` goes on."))
+            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` goes on.").next(["p1 retry"]))
         }
         _ => {
             let failed = report.outcomes.iter().filter_map(|(step, outcome)| match outcome {
@@ -288,8 +289,9 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
                 _ => None,
             });
             let failed: Vec<_> = failed.collect();
+            let next = ui::wording::leads_on(failed.iter().map(|(_, failure)| &failure.next[..]), false);
             let Some((step, failure)) = failed.first() else {
-                return Err(Fail::told(code::FAILED, "not all steps were run"));
+                return Err(Fail::told(code::FAILED, "not all steps were run").next(next));
             };
             let more = match failed.len() - 1 {
                 0 => String::new(),
@@ -298,6 +300,7 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
             Err(Fail {
                 hint: failure.hint.clone(),
                 evidence: failure.evidence.clone(),
+                next,
                 ..Fail::told(code::FAILED, format!("{step} failed: {}{more}", failure.cause))
             })
         }

@@ -74,7 +74,7 @@ fn find(world: &World, name: &str) -> Result<Set, Fail> {
     }
     let names: Vec<String> = all.into_iter().map(|s| s.name).collect();
     let hint = match names.is_empty() {
-        true => "There is none. `p1 snapshot save NAME` takes one.".to_owned(),
+        true => "There is none. `p1 snapshot save first` takes one of that name.".to_owned(),
         false => format!("There are: {}.", names.join(", ")),
     };
     Err(Fail::new(code::USAGE, format!("there is no snapshot `{name}`"), hint))
@@ -124,7 +124,7 @@ fn list(context: &Context) -> Result<(), Fail> {
     }
     if rows.is_empty() {
         eprintln!(
-            "there is no snapshot of cluster `{}`; `p1 snapshot save NAME` takes one",
+            "there is no snapshot of cluster `{}`; `p1 snapshot save first` takes one of that name",
             world.cluster.name
         );
         return Ok(());

@@ -100,6 +100,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         Ok(())
     } else {
         Err(Fail::told(code::FAILED, "the cluster differs from the spec")
-            .hint("`p1 plan` says what `p1 up` would do."))
+            .hint("`p1 plan` says what `p1 up` would do.")
+            .next(["p1 up"]))
     }
 }

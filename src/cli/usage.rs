@@ -39,7 +39,7 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let paint = Paint { color: colors(std::io::stderr().is_terminal()), unicode: false };
     if !error.use_stderr() {
         out::print(shown(colors(std::io::stdout().is_terminal())));
-        return super::finish(Ok(()), paint);
+        return super::finish(Ok(()), "p1", paint);
     }
     eprint!("{}", shown(paint.color));
     let meant = meant(&args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>());
@@ -60,9 +60,9 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
     });
     let result = Err(Fail { hint, ..Fail::told(code::USAGE, cause) });
     if wants_json(args) {
-        out::object(&fail::end("", &result));
+        out::object(&fail::end("", "p1", &result));
     }
-    super::finish(result, paint)
+    super::finish(result, "p1", paint)
 }
 
 /// Whether JSON is asked for, on a command line that cannot be read.

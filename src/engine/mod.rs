@@ -52,6 +52,13 @@ impl Trouble {
         self
     }
 
+    /// With these commands, which lead on.
+    #[must_use]
+    pub fn next<S: Into<String>>(mut self, commands: impl IntoIterator<Item = S>) -> Self {
+        self.failure.next = commands.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Worth another try.
     #[must_use]
     pub fn transient(mut self) -> Self {
@@ -68,6 +75,7 @@ impl<E: Explain> From<E> for Trouble {
                 hint: error.hint(),
                 evidence: error.evidence(),
                 log: None,
+                next: error.next(),
             },
             transient: error.transient(),
             cancelled: error.cancelled(),
@@ -414,6 +422,7 @@ fn outcome_without_secrets(outcome: Outcome, redactor: &Redactor) -> Outcome {
             hint: failure.hint.map(clean),
             evidence: failure.evidence.into_iter().map(clean).collect(),
             log: failure.log,
+            next: failure.next.into_iter().map(clean).collect(),
         }),
         other @ (Outcome::Interrupted | Outcome::Blocked { .. }) => other,
     }
@@ -428,6 +437,13 @@ fn crashed(panic: &(dyn std::any::Any + Send)) -> Failure {
         hint: Some("This is a defect of p1; please report it.".into()),
         ..Failure::default()
     }
+}
+
+/// Advice of rooms that know no nodes says `{node}`; here it is known which.
+fn named(failure: Failure, node: Option<&str>) -> Failure {
+    let Some(node) = node else { return failure };
+    let name = |text: String| text.replace("{node}", node);
+    Failure { hint: failure.hint.map(name), next: failure.next.into_iter().map(name).collect(), ..failure }
 }
 
 fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (Outcome, u32) {
@@ -454,7 +470,8 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
         if !trouble.transient || attempt >= attempts || control.cancel.stopping() {
             // A step that ran something for several at once knows a better one.
             let log = trouble.failure.log.clone().or_else(|| Some(control.log.clone()));
-            return (Outcome::Failed(Failure { log, ..trouble.failure }), attempt);
+            let failure = named(Failure { log, ..trouble.failure }, step.info.node.as_deref());
+            return (Outcome::Failed(failure), attempt);
         }
         let wait = delay(retry, attempt, &step.info.id);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

@@ -32,6 +32,13 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn next(&self) -> Vec<String> {
+        match self {
+            Self::File(e) => e.next(),
+            Self::Damaged { .. } => vec!["p1 up".to_owned()],
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(e) => e.hint(),

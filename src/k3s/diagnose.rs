@@ -254,7 +254,7 @@ fn message(line: &str) -> &str {
 }
 
 const CLOCK: &str = "Set the clocks of host and nodes right (`p1 exec -- date -u` shows them), for instance \
-                     with systemd-timesyncd or chrony, then run `p1 retry`.";
+                     with systemd-timesyncd or chrony.";
 
 const RULES: &[Rule] = &[
     // The binary does not run at all. systemd.exec(5), "Process Exit Codes": 203 is EXIT_EXEC.
@@ -273,7 +273,7 @@ const RULES: &[Rule] = &[
     rule(
         &["status=203/EXEC", "Failed at step EXEC spawning"],
         "systemd cannot execute the k3s binary",
-        "Look at its mode and at SELinux: `p1 exec -- ls -lZ /usr/local/bin/k3s`.",
+        "Look at its mode and at SELinux: `p1 exec {node} -- ls -lZ /usr/local/bin/k3s`.",
     ),
     // Go's runtime; the trace behind it is longer than the evidence. Seen on a real k3s that a newer Go
     // had built than its libraries knew.
@@ -301,7 +301,7 @@ const RULES: &[Rule] = &[
     rule(
         &["yaml: line ", "yaml: unmarshal errors", "yaml: did not find"],
         "a YAML file of k3s on the node cannot be read",
-        "Look at /etc/rancher/k3s/ on the node, config.yaml.d and registries.yaml included.",
+        "`p1 exec {node} --root -- 'tail -n +1 /etc/rancher/k3s/*.yaml /etc/rancher/k3s/config.yaml.d/*'` shows them.",
     ),
     rule(
         &["critical configuration value mismatch"],
@@ -313,22 +313,22 @@ const RULES: &[Rule] = &[
     rule(
         &["this server is a not a member of the etcd cluster", "the member has been permanently removed"],
         "this server was taken out of the etcd cluster",
-        "What it has of the cluster is no longer good: `p1 uninstall NODE` removes it, `p1 up NODE` lets it join anew.",
+        "What it has of the cluster is no longer good: `p1 uninstall {node}` removes it, then `p1 up` lets it join anew.",
     ),
     rule(
         &["duplicate node name found", "Peer URLs already exists", "member already exists"],
         "etcd still has a member from a machine that had this server's name or address before",
-        "It goes with its Node object, some seconds later: `p1 kubectl -- delete node NAME`, then `p1 retry`.",
+        "It goes with its Node object, some seconds later: `p1 kubectl -- delete node {node}`.",
     ).passing(),
     rule(
         &["it has to be restarted with --cluster-init", "cluster join failed: invalid URL"],
         "the server to join keeps its state in SQLite",
-        "`p1 up` without names restarts it with etcd before others join.",
+        "It has to be restarted with etcd first, which a run for all nodes does.",
     ),
     rule(
         &["membership was already reset to this node"],
         "an etcd reset was begun on this server and not followed by an ordinary start",
-        "Remove /var/lib/rancher/k3s/server/db/reset-flag on it, if another reset is meant.",
+        "If another reset is meant: `p1 exec {node} --root -- rm /var/lib/rancher/k3s/server/db/reset-flag`.",
     ),
     rule(
         &["database space exceeded"],
@@ -344,7 +344,7 @@ const RULES: &[Rule] = &[
     rule(
         &["no space left on device", "No space left on device", "database or disk is full"],
         "the node's disk is full",
-        "Free some space (`p1 exec -- df -h`), or use a box with a larger disk.",
+        "Free some space (`p1 exec {node} -- df -h` shows where it went), or use a box with a larger disk.",
     ),
     // systemd's and the kernel's words, kernel/mm/oom_kill.c.
     rule(
@@ -395,20 +395,21 @@ const RULES: &[Rule] = &[
     rule(
         &["no such network interface", "does not have a correct global unicast ip", "can't find ip for interface"],
         "the network interface that flannel is to use does not exist, or has no address",
-        "`p1 up` looks the interface up by the node's address and writes the config anew.",
+        "`p1 exec {node} -- ip -br addr` shows its interfaces. Without `flannel-iface` in the spec p1 takes the one with the \
+         node's address.",
     ),
     rule(
         &["failed to find IPv4 address for interface"],
         "the network interface {} has no IPv4 address",
-        "`p1 up` brings the node's address back.",
+        "`p1 exec {node} -- ip -br addr` shows its interfaces; `p1 stop {node}`, then `p1 up`, starts the machine anew.",
     )
     .word_after("address for interface "),
     // k3s-io/k3s#5973.
     rule(
         &["bind: address already in use"],
         "an address that k3s listens on ({}) is in use by another program",
-        "Stop it, or give it another port (`p1 exec --root -- ss -ltnp` shows all that listen); a k3s that was started \
-         by hand is stopped by `p1 killall`.",
+        "Stop it, or give it another port (`p1 exec {node} --root -- ss -ltnp` shows all that listen); a k3s that was started \
+         by hand is stopped by `p1 killall {node}`.",
     )
     .with(&["listen tcp "])
     .word_after("listen tcp ")
@@ -417,21 +418,22 @@ const RULES: &[Rule] = &[
     rule(
         &["encrypted with different token", "cipher: message authentication failed"],
         "the server's datastore belongs to a cluster with another token",
-        "It is left over from an earlier cluster: `p1 uninstall` removes it with all its data, `p1 up` begins anew. \
+        "It is left over from an earlier cluster: `p1 uninstall` removes it with all its data, and `p1 up` begins anew after that. \
          To keep the data, put that cluster's token back.",
     ),
     // pkg/clientaccess/token.go, `validateCAHash`.
     rule(
         &["token CA hash does not match"],
         "the node's token belongs to a server with another certificate authority",
-        "The server was made anew since: `p1 up` writes the present token to the node.",
+        "The server was made anew since, or another file on the node names another token: `p1 exec {node} --root -- grep -r token \
+         /etc/rancher/k3s /etc/default` shows which do.",
     ),
     // pkg/agent/config/config.go, `getNodeNamedCrt` (HTTP 403) and pkg/nodepassword.
     rule(
         &["Node password rejected", "ode password validation failed", "unable to verify password for node"],
         "the server knows another machine by this node's name",
-        "If the VM was made anew, forget the old one: `p1 kubectl -- delete node NAME` and `p1 kubectl -- -n \
-         kube-system delete secret NAME.node-password.k3s`, then `p1 retry`. Otherwise two machines have one name.",
+        "If the VM was made anew, forget the old one: `p1 kubectl -- delete node {node}` and `p1 kubectl -- -n \
+         kube-system delete secret {node}.node-password.k3s`. Otherwise two machines have one name.",
     ),
     // Go's crypto/x509; k3s-io/k3s#6152 (before) and #5163 (after).
     rule(&["ertificate has expired or is not yet valid"], "the node's clock is behind: a certificate is not valid yet", CLOCK)
@@ -439,7 +441,7 @@ const RULES: &[Rule] = &[
     rule(
         &["ertificate has expired or is not yet valid"],
         "a certificate has expired, or the node's clock is ahead",
-        "If `p1 exec -- date -u` shows the right time, restart k3s on the servers: it renews what expires within \
+        "If `p1 exec {node} -- date -u` shows the right time, restart k3s on the servers: it renews what expires within \
          90 days.",
     ),
     // pkg/cli/cmds/log.go, `checkUnixTimestamp`.
@@ -460,19 +462,19 @@ const RULES: &[Rule] = &[
     rule(
         &["not authorized", "401 Unauthorized", "/config: 403 Forbidden", "failed to validate token", "invalid token"],
         "the server rejects the token",
-        "The node's token is not this cluster's: `p1 up` writes the present one. If the server was set up by hand, \
-         put its token into the cluster's state.",
+        "The node's token is not this cluster's, which another file on it may have brought: `p1 exec {node} --root -- grep -r token \
+         /etc/rancher/k3s /etc/default` shows which.",
     ),
     rule(
         &["certificate signed by unknown authority"],
         "the node trusts the certificate authority of another cluster",
-        "It was part of an earlier cluster: `p1 uninstall NODE`, then `p1 up NODE`.",
+        "It was part of an earlier cluster: `p1 uninstall {node}`, then `p1 up`.",
     ),
     // github.com/k3s-io/kine; transient under load, see k3s-io/k3s#8234.
     rule(
         &["database is locked"],
         "the server's SQLite datastore is locked, by another process or by a disk too slow",
-        "Make sure that one k3s only runs on the server; `p1 killall` ends them all.",
+        "Make sure that one k3s only runs on the server; `p1 killall {node}` ends them all.",
     ).passing(),
     // Seen for a while at every start of a worker, hence last. k3s-io/k3s#9343.
     rule(
@@ -485,12 +487,12 @@ const RULES: &[Rule] = &[
     rule(
         &["etcdserver: no leader", "etcdserver: request timed out", "etcd alarm list failed"],
         "too few servers run for etcd: it wants more than half of them",
-        "`p1 status` shows which are down; `p1 up` starts them.",
+        "`p1 status` shows which are down; `p1 start` starts them.",
     ).passing().wants(Wants::Members),
     rule(
         &["network is unreachable", "no route to host"],
         "the node has no way to another node's address",
-        "See whether its card on the private network has its address: `p1 exec -- ip -br addr`.",
+        "See whether its card on the private network has its address: `p1 exec {node} -- ip -br addr`.",
     ).passing(),
 ];
 

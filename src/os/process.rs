@@ -299,9 +299,9 @@ pub enum Error {
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Missing { .. } => {
-                Some("`p1 doctor` says what this host lacks and how to get it.".to_owned())
-            }
+            Self::Missing { .. } => Some(
+                "`p1 doctor --fix` gets what this host lacks, and says what it would run before.".to_owned(),
+            ),
             Self::Failed { line, .. } => Some(format!("The command was: {line}")),
             _ => None,
         }

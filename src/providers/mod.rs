@@ -239,9 +239,16 @@ impl Explain for Error {
             Self::Conflict { remedy, .. } => Some(remedy.clone()),
             Self::File(e) => e.hint(),
             Self::Down { who, .. } => {
-                Some(format!("`p1 doctor` says how to start {who}; then run `p1 retry`."))
+                Some(format!("`p1 doctor --fix` starts {who}, and says what it would run before."))
             }
             Self::Answer { .. } => None,
+        }
+    }
+
+    fn next(&self) -> Vec<String> {
+        match self {
+            Self::Down { .. } => vec!["p1 doctor --fix".to_owned()],
+            _ => Vec::new(),
         }
     }
 

@@ -320,6 +320,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// True if the node answers and takes none of our keys.
+    pub fn shut_out(&self) -> bool {
+        match self {
+            Self::AuthRefused { .. } => true,
+            Self::Unreachable { last, .. } => last.shut_out(),
+            _ => false,
+        }
+    }
+}
+
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -334,9 +345,9 @@ impl Explain for Error {
                 "sshd may be starting, or refuse because of too many logins at once.".to_owned()
             }
             Self::HostKeyChanged { node, file, .. } => format!(
-                "If this VM was re-created outside p1, remove the line that starts with `{node}` from {} \
-                 and run again. Otherwise another machine answers at its address.",
-                file.display()
+                "If this VM was re-created outside p1, forget its former key: ssh-keygen -R {node} -f {}. Otherwise \
+                 another machine answers at its address.",
+                crate::os::process::quote_os(file.as_os_str())
             ),
             Self::HostKeyUnknown { .. } => "Run `p1 up`, which learns it at first contact.".to_owned(),
             Self::AuthRefused { user, .. } => format!(
@@ -347,13 +358,16 @@ impl Explain for Error {
                 "p1 needs passwordless sudo: put `{user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d on the \
                  node, as Vagrant boxes have it."
             ),
-            Self::DiskFull { .. } => "Free some space on the node, or give it a larger disk.".to_owned(),
+            Self::DiskFull { node, .. } => format!(
+                "Free some space on the node (`p1 exec {node} -- df -h` shows where it went), or use a box with a \
+                 larger disk."
+            ),
             Self::Corrupt { expected, actual, .. } => format!(
                 "Expected {expected}, the node has {actual}; nothing was put in place. The file on this host \
                  may be damaged or may have changed meanwhile."
             ),
-            Self::Silent { .. } => {
-                "It hangs, or the node froze or left the network; `p1 status` tells which.".to_owned()
+            Self::Silent { node, .. } => {
+                format!("It hangs, or the node froze or left the network; `p1 status {node}` tells which.")
             }
             Self::JobLost { .. } => {
                 "The node was restarted or the job was killed there; it is safe to run it again.".to_owned()
@@ -362,6 +376,17 @@ impl Explain for Error {
             Self::File(e) => return e.hint(),
             _ => return None,
         })
+    }
+
+    fn next(&self) -> Vec<String> {
+        match self {
+            Self::HostKeyChanged { node, file, .. } => {
+                let file = crate::os::process::quote_os(file.as_os_str());
+                vec![format!("ssh-keygen -R {node} -f {file}"), "p1 retry".to_owned()]
+            }
+            Self::Unreachable { last, .. } => last.next(),
+            _ => Vec::new(),
+        }
     }
 
     fn evidence(&self) -> Vec<String> {

@@ -12,6 +12,7 @@ use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
 use crate::os::files::At;
 use crate::os::lock::Lock;
+use crate::os::process::{quote, quote_os};
 use crate::plan::{Check, Scope, Shape};
 use crate::providers::{BoxInfo, Kind};
 use crate::spec::{BoxRef, Cluster, Node, Source};
@@ -112,10 +113,17 @@ fn again(
         control.warn(format!("{} is damaged; the box is built anew.", file.display()));
         return build(&world.library, &definition(world, name)?, &mut |m| control.says(m), &world.cancel);
     }
+    let from = match &manifest.origin {
+        Origin::Url(url) => format!("--sha256 {} {}", manifest.sha256, quote(url)),
+        Origin::Path(path) => quote_os(path.as_os_str()),
+        Origin::Built { .. } => unreachable!("handled above"),
+    };
+    let add = format!("p1 box add --name {name} {from}");
     Err(Trouble::new(
         format!("the box file {} is damaged: its checksum has changed since it was added", file.display()),
-        format!("Add it again under that name: `p1 box add --name {name} FILE`."),
-    ))
+        format!("Add it again under that name: `{add}`."),
+    )
+    .next([add, "p1 retry".to_owned()]))
 }
 
 /// A box that the user put into the library under a name; it comes before a definition.
@@ -147,7 +155,7 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
     if world.net.offline {
         return Err(Trouble::new(
             format!("the box `{name}` would have to be built from packages, and p1 is offline"),
-            "`p1 box add FILE --name NAME` takes one that was built elsewhere.",
+            format!("`p1 box add --name {name}` takes the file of one that was built elsewhere."),
         ));
     }
     build(&world.library, &definition, report, &world.cancel)

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::world::{INSECURE, SHORT};
-use super::{Ctx, Definition, View};
+use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::plan::{After, Check, Scope, Shape};
@@ -36,14 +36,24 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
 }
 
 /// A machine that runs and cannot be reached: a card that lost its address and an sshd that hangs come back
-/// with the next boot.
-fn unreached(node: &Node, mut trouble: Trouble) -> Trouble {
-    if trouble.transient {
-        let said = trouble.failure.hint.take().map(|h| h + " ").unwrap_or_default();
-        let name = &node.name;
-        trouble.failure.hint =
-            Some(format!("{said}If it stays so, `p1 stop {name}` and `p1 up` start the machine anew."));
-    }
+/// with the next boot; one that takes none of our keys any more does not.
+fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
+    let shut_out = error.shut_out();
+    let mut trouble = Trouble::from(error);
+    let (name, said) = (&node.name, trouble.failure.hint.take().map(|h| h + " ").unwrap_or_default());
+    let others = world.cluster.servers().any(|s| s.name != *name);
+    trouble.failure.hint = match (shut_out, trouble.transient) {
+        // With the only server its data would go: that is not for p1 to propose.
+        (true, _) if others => {
+            trouble.failure.next = vec![format!("p1 destroy {name}"), "p1 up".to_owned()];
+            Some(format!("{said}Otherwise `p1 destroy {name}` and `p1 up` make the machine anew."))
+        }
+        (false, true) if trouble.failure.next.is_empty() && world.memory(name).is_some_and(|m| m.joined) => {
+            trouble.failure.next = vec![format!("p1 stop {name}"), "p1 up".to_owned()];
+            Some(format!("{said}If it stays so, `p1 stop {name}` and `p1 up` start the machine anew."))
+        }
+        _ => Some(said.trim_end().to_owned()).filter(|s| !s.is_empty()),
+    };
     trouble
 }
 
@@ -55,7 +65,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
     let public = world.public_key()?;
-    let reached = world.on(node, |remote| -> Result<(bool, bool), ssh::Error> {
+    let reached = world.on(node, |remote| -> Result<(bool, bool), Trouble> {
         let (mut last, mut told) = (String::new(), std::time::Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
             let text = without_name(&node.name, &error.to_string()).to_owned();
@@ -65,7 +75,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 ctx.control.says(text.clone());
                 (last, told) = (text, std::time::Instant::now());
             }
-        })?;
+        });
+        let session = session.map_err(|error| unreached(world, node, error))?;
         let replaced = session.key() != key;
         ctx.control.log(&format!("logged in by {}", session.key().display()));
         if !replaced && remote.endpoint().user == "root" {
@@ -76,7 +87,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         Ok((replaced, remote.take_over(key.clone(), &public, &[INSECURE], SHORT)?))
     });
-    let (replaced, root) = reached.map_err(|trouble| unreached(node, trouble))?;
+    let (replaced, root) = reached?;
     ctx.control.log(if root {
         "root logs in by the cluster's key"
     } else {

@@ -155,7 +155,8 @@ fn clear_half_made(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Tro
                 world.state.dir().display(),
                 alone(world, node)
             ),
-        ));
+        )
+        .next(anew(world, node)));
     }
     tell(format!("{name} was left half-made by an interrupted run; it is made anew."));
     let (nodes, ids) = ([node.name.clone()], Default::default());
@@ -172,6 +173,11 @@ fn alone(world: &World, node: &Node) -> String {
     if others { format!(" {}", node.name) } else { String::new() }
 }
 
+/// The commands that take a node's machine away and make another.
+fn anew(world: &World, node: &Node) -> [String; 2] {
+    [format!("p1 destroy{}", alone(world, node)), "p1 up".to_owned()]
+}
+
 /// A disk without its machine. If p1 was making the machine, an interrupted run made the disk and
 /// nothing was ever on it. Otherwise somebody removed the machine, and the disk holds what it held.
 fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
@@ -186,7 +192,8 @@ fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Tro
                 "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` makes the machine anew.",
                 alone(world, node)
             ),
-        ));
+        )
+        .next(anew(world, node)));
     }
     tell("A disk was left by an interrupted run, before the machine was made; it is made anew.".into());
     let (nodes, ids) = ([node.name.clone()], Default::default());

@@ -362,7 +362,7 @@ fn wanted(ctx: &Ctx<'_>) -> Result<Wanted, Trouble> {
 
 fn changed(manifest: &Manifest, how: &str) -> Trouble {
     let cause = format!("`{}` changed while p1 was at work: {how}", manifest.shown);
-    Trouble::new(cause, "`p1 validate` looks at it again; then `p1 up`.")
+    Trouble::new(cause, "`p1 validate` looks at it again.")
 }
 
 /// Has kustomize on the server build what an entry stands for; the files lie there only meanwhile.

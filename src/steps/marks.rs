@@ -141,7 +141,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let facts = world.look_at_node(node)?;
     let nodes = world.nodes()?;
     let status = nodes.iter().find(|n| n.name == node.name).ok_or_else(|| {
-        Trouble::new("the cluster does not know the node", "`p1 up` lets it join.").transient()
+        Trouble::new("the cluster does not know the node", "`p1 logs {node}` shows why it has not joined.")
+            .transient()
     })?;
     let (labels, taints) = changes(node, &facts, status);
     let mut script = String::new();

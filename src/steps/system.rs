@@ -73,7 +73,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if done.status == 20 {
         return Err(Trouble::new(
             format!("the machine has no network card for {}", node.ip),
-            "The machine was made with another Vagrantfile. `p1 destroy` and `p1 up` make it anew.",
+            "The machine was made with another Vagrantfile. `p1 replace {node}` makes it anew.",
         ));
     }
     done.ok()?;

@@ -25,6 +25,8 @@ pub struct Board {
     pub end: Option<End>,
     /// The time of the latest event.
     pub latest: Duration,
+    /// Its journal is gone, so that nothing can go on with it.
+    pub forgotten: bool,
     index: HashMap<String, usize>,
 }
 

@@ -21,9 +21,14 @@ pub fn failures(board: &Board, options: &Options, p1: &str) -> String {
     for step in &board.steps {
         if let State::Over(Outcome::Failed(failure)) = &step.state {
             lines.push(Line::new().with(Tone::Dim, &signs.rule.repeat(columns)));
-            failure_lines(&mut lines, board, step, failure, options, columns);
+            failure_lines(&mut lines, board, step, failure, options, columns, p1);
         }
     }
+    let failed_steps = board.steps.iter().filter_map(|step| match &step.state {
+        State::Over(Outcome::Failed(failure)) => Some(&failure.next[..]),
+        _ => None,
+    });
+    let next = wording::leads_on(failed_steps, board.forgotten);
     let ended = board.end.is_none_or(|end| !end.success);
     let failed = !lines.is_empty();
     if failed {
@@ -33,7 +38,7 @@ pub fn failures(board: &Board, options: &Options, p1: &str) -> String {
         lines.push(
             Line::new()
                 .with(Tone::Hint, &format!("{}: ", wording::label::NEXT))
-                .with(Tone::Bold, &format!("{p1} retry")),
+                .with(Tone::Bold, &wording::next(&next, p1)),
         );
     }
     if failed {
@@ -54,6 +59,7 @@ fn failure_lines(
     failure: &Failure,
     options: &Options,
     columns: usize,
+    p1: &str,
 ) {
     let signs = options.paint().signs();
     let title = format!("{}: {}", step.place(), step.info.title);
@@ -85,7 +91,11 @@ fn failure_lines(
     }
     if let Some(hint) = &failure.hint {
         lines.push(Line::new());
-        lines.extend(labelled(wording::label::HINT, Tone::Hint, &text::wrap(hint, room)));
+        lines.extend(labelled(
+            wording::label::HINT,
+            Tone::Hint,
+            &text::wrap(&wording::called(hint, p1), room),
+        ));
     }
 }
 

@@ -265,7 +265,12 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         text().prop_map(|detail| Outcome::Done { detail: Some(detail) }),
         text().prop_map(|reason| Outcome::Skipped { reason }),
         (text(), text()).prop_map(|(cause, hint)| {
-            Outcome::Failed(Failure { evidence: vec![hint.clone()], hint: Some(hint), cause, log: None })
+            Outcome::Failed(Failure {
+                evidence: vec![hint.clone()],
+                hint: Some(hint),
+                cause,
+                ..Failure::default()
+            })
         }),
         Just(Outcome::Interrupted),
         id().prop_map(|by| Outcome::Blocked { by }),

@@ -243,6 +243,41 @@ pub fn failed_where(step: &Step) -> String {
     format!("{}{tries}, after {}", step.info.id, seconds(step.took))
 }
 
+/// A text as it is to be read where p1 is called in this way: its commands name the spec too.
+pub fn called(text: &str, p1: &str) -> String {
+    text.replace("`p1 ", &format!("`{p1} "))
+}
+
+/// A command as it is to be pasted where p1 is called in this way.
+pub fn command(command: &str, p1: &str) -> String {
+    match command.strip_prefix("p1 ") {
+        // A whole command line of the user's names its spec itself.
+        Some(rest) if !rest.starts_with('-') => format!("{p1} {rest}"),
+        _ => command.to_owned(),
+    }
+}
+
+/// Commands, one after the other, as one line to be pasted.
+pub fn next(commands: &[String], p1: &str) -> String {
+    commands.iter().map(|c| command(c, p1)).collect::<Vec<_>>().join(" && ")
+}
+
+/// The commands that lead on after a run. What failures need comes first, and last what does all the rest:
+/// a run of its own ends the one that could have been gone on with.
+pub fn leads_on<'a>(failures: impl IntoIterator<Item = &'a [String]>, forgotten: bool) -> Vec<String> {
+    const LAST: [&str; 2] = ["p1 retry", "p1 up"];
+    let (mut all, mut last) = (Vec::new(), usize::from(forgotten));
+    for command in failures.into_iter().flatten() {
+        match LAST.iter().position(|l| l == command) {
+            Some(at) => last = last.max(at),
+            None if all.contains(command) => {}
+            None => all.push(command.clone()),
+        }
+    }
+    all.push(LAST[last].to_owned());
+    all
+}
+
 /// The question after which anything but a clear yes is a no.
 pub fn question(question: &str) -> String {
     format!("{question} [y/N] ")

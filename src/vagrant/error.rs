@@ -87,9 +87,7 @@ impl Explain for Error {
             return Some("Another vagrant works on this machine; let it end, or end it.".to_owned());
         }
         if self.class_is(&["BoxUnpackageFailure", "BoxMetadataFileNotFound", "BoxMetadataCorrupted"]) {
-            return Some(
-                "The box file is damaged, or is none: get it again, then run `p1 retry`.".to_owned(),
-            );
+            return Some("The box file is damaged, or is none: get it again.".to_owned());
         }
         if self.class_is(&["CorruptMachineIndex"]) {
             return Some("Remove `data/machine-index` in p1's VAGRANT_HOME; it is a cache.".to_owned());
@@ -99,7 +97,10 @@ impl Explain for Error {
             "error while connecting to libvirt",
             "call to virconnectopen",
         ]) {
-            return Some("libvirt does not answer. `p1 doctor` says how to start it.".to_owned());
+            return Some(
+                "libvirt does not answer. `p1 doctor --fix` starts it, and says what it would run before."
+                    .to_owned(),
+            );
         }
         if self.says(&["cannot allocate memory"]) {
             return Some("The host has too little free memory for these machines.".to_owned());

@@ -106,6 +106,15 @@ impl Fake {
         Running::start(self.command(args), self.dir.path())
     }
 
+    /// Does what p1 said was next.
+    #[track_caller]
+    pub fn follow(&self, done: &Done) -> Done {
+        done.followed(&|args| self.run(args), &|line| {
+            let status = Command::new("/bin/sh").args(["-euc", line]).current_dir(self.dir.path()).status();
+            assert!(status.unwrap().success(), "{line}");
+        })
+    }
+
     pub fn calls(&self) -> String {
         fs::read_to_string(self.at("bin/calls")).unwrap_or_default()
     }

@@ -100,6 +100,36 @@ impl Done {
         self
     }
 
+    /// What p1 itself says is to be done next: the commands of its `next:` line.
+    #[track_caller]
+    pub fn next(&self) -> Vec<String> {
+        let text = self.stderr();
+        let line = text.lines().rev().find_map(|l| l.strip_prefix("next: "));
+        let line = line.unwrap_or_else(|| panic!("p1 does not say what is next:\n{text}"));
+        line.split(" && ").map(str::to_owned).collect()
+    }
+
+    /// Does as p1 says, with `run` for its own verbs and `sh` for other commands: the last one's end. What
+    /// mends a host (`p1 doctor --fix`) is the test's, which plays the host.
+    #[track_caller]
+    pub fn followed(&self, run: &dyn Fn(&[&str]) -> Done, sh: &dyn Fn(&str)) -> Done {
+        let mut last = None;
+        for command in self.next() {
+            let words = shlex::split(&command).unwrap();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match &words[..] {
+                ["p1", "doctor", "--fix"] => {}
+                ["p1", args @ ..] => {
+                    if let Some(done) = last.replace(run(&[&["--yes"], args].concat())) {
+                        done.exits(0);
+                    }
+                }
+                _ => sh(&command),
+            }
+        }
+        last.unwrap_or_else(|| panic!("no verb of p1 leads on:\n{}", self.stderr()))
+    }
+
     /// The logs that p1 named: they go with their folder.
     fn logs(&self) -> String {
         let named = |line: &str| line.trim().strip_prefix("log ").map(|path| path.trim().to_owned());

@@ -124,6 +124,14 @@ impl Sim {
         Running::start(command, self.dir.path())
     }
 
+    /// Does what p1 said was next.
+    #[track_caller]
+    pub fn follow(&self, done: &Done) -> Done {
+        done.followed(&|args| self.p1(args), &|line| {
+            self.sh(line);
+        })
+    }
+
     /// Runs a shell's lines on the lab's host.
     pub fn sh(&self, script: &str) -> String {
         let mut command = self.command("/bin/sh");

@@ -78,6 +78,7 @@ pub fn first_half() -> Vec<Event> {
             "systemd[1]: k3s-agent.service: Main process exited, status=1/FAILURE".into(),
         ],
         log: Some(".p1/iot/logs/worker-3/start.log".into()),
+        ..Failure::default()
     };
     let warning = "swap is on; the kubelet's memory limits are not kept".to_owned();
     let mut events = vec![
