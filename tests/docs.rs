@@ -293,7 +293,8 @@ const FAULTS: &[(&str, &str, bool)] = &[
 ];
 
 /// Faults at which p1 ends before a run: what mends them is not p1's, and then the same command is called again.
-const BY_HAND: &[&str] = &["the_state_directory_is_read_only", "a_libvirt_network_of_that_name_or_subnet_is_there"];
+const BY_HAND: &[&str] =
+    &["the_state_directory_is_read_only", "a_libvirt_network_of_that_name_or_subnet_is_there"];
 
 /// The names of the tests in a source.
 fn tests_of(source: &str) -> BTreeSet<&str> {
@@ -305,7 +306,8 @@ fn every_fault_has_its_test_and_every_faults_test_its_row() {
     let text = read("docs/faults.md");
     let mut told = BTreeMap::new();
     let (mut rows, mut advised) = (0, 0);
-    let sources: BTreeMap<&str, String> = FAULTS.iter().map(|(place, file, _)| (*place, read(file))).collect();
+    let sources: BTreeMap<&str, String> =
+        FAULTS.iter().map(|(place, file, _)| (*place, read(file))).collect();
     for line in text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| fault")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         assert_eq!(cells.len(), 6, "{line}");

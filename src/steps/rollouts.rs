@@ -181,7 +181,7 @@ impl Found {
             }
             Why::Crashes => format!(
                 "The container ends by itself: waiting does not mend it. Look at what {image} wants of its user, \
-                 command, volumes and environment in the manifest, or take another image; then `p1 up`.{}",
+                 command, volumes and environment in the manifest, or take another image.{}",
                 log()
             ),
             Why::Ended => format!("The container ended by itself.{}", log()),
