@@ -46,12 +46,19 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl Explain for crate::os::files::Error {
     fn hint(&self) -> Option<String> {
-        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
         match self.source.kind() {
             PermissionDenied | ReadOnlyFilesystem => {
                 Some(format!("Make {} writable for this user.", self.path.display()))
             }
             StorageFull => Some(format!("Free some space where {} lies.", self.path.display())),
+            NotFound => {
+                let folder = self.path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists())?;
+                Some(format!(
+                    "There is no such folder: mkdir -p {}",
+                    crate::os::process::quote_os(folder.as_os_str())
+                ))
+            }
             _ => None,
         }
     }

@@ -286,6 +286,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
 const FAULTS: &[(&str, &str, bool)] = &[
     ("fake", "tests/fake.rs", false),
     ("sshd", "tests/sshd.rs", false),
+    ("cli", "tests/cli.rs", false),
     ("artifacts", "src/artifacts/tests.rs", false),
     ("start", "src/steps/start.rs", false),
     ("faults", "tests/faults.rs", true),

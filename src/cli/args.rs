@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 done · 1 steps failed, `p1 retry` continues · 2 bad usage or spec · 3 host not \
-                  ready, see `p1 doctor` · 4 locked by another p1 · 10 `plan` has changes · 130 interrupted"
+    after_help = "Exit codes: 0 done, 1 steps failed (`p1 retry` continues), 2 bad usage or spec, 3 host not ready \
+                  (see `p1 doctor`), 4 locked by another p1, 10 `plan` has changes, 130 interrupted"
 )]
 pub struct Cli {
     /// What applies to every verb.

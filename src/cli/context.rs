@@ -264,7 +264,9 @@ impl Context {
                 ));
             }
         }
-        Ok(names.to_vec())
+        // A node that is named twice is one node.
+        let first = |(i, name): &(usize, &String)| !names[..*i].contains(name);
+        Ok(names.iter().enumerate().filter(first).map(|(_, name)| name.clone()).collect())
     }
 
     /// Asks, unless `--yes`. Without a terminal and without `--yes` the answer is no, with the word

@@ -12,6 +12,7 @@ use crate::os::lock::Lock;
 use crate::spec::{Cluster, Node};
 use crate::state::State;
 use crate::steps;
+use crate::ui::Format;
 
 /// Prints its path, or merges it.
 pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
@@ -58,7 +59,12 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
         eprintln!("kept the former one as {}", beside(".p1-backup").display());
     }
     files::write_if_changed(&theirs, text.as_bytes(), 0o600)?;
-    eprintln!("{said} {}", theirs.display());
+    match context.ui.format {
+        Format::Json => {
+            out::path(context, if args.unmerge { "unmerged" } else { "merged" }, &theirs);
+        }
+        _ => eprintln!("{said} {}", theirs.display()),
+    }
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use crate::steps::{Verb, View, World};
 pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let state = State::of(&cluster.base, &cluster.name);
-    context.must_be_made(&cluster, &state)?;
     let release = wanted(&cluster, args.to.as_deref())?;
+    context.must_be_made(&cluster, &state)?;
     let job = Job {
         verb: Verb::find("upgrade").expect("a verb"),
         targets: Vec::new(),

@@ -116,6 +116,7 @@ fn meant(args: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn what_was_meant_is_said_as_it_has_to_be_written() {
@@ -127,6 +128,49 @@ mod tests {
         for line in ["ssh", "ssh worker", "ssh worker -- a --b", "status worker --x"] {
             assert_eq!(meant(line), None, "{line}");
         }
+    }
+
+    /// What messages advise can be pasted: it is a command line of this p1, without a word to be filled in.
+    #[test]
+    fn every_command_that_messages_advise_is_one() {
+        let (mut dirs, mut told) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")], 0);
+        while let Some(dir) = dirs.pop() {
+            for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    dirs.push(path);
+                    continue;
+                }
+                // The help, whose words stand for others, has no backquotes around them either.
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let code =
+                    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+                let (code, mut lines) = (code.replace('\\', ""), Vec::new());
+                for after in code.split("`p1 ").skip(1).filter(|_| !name.contains("test")) {
+                    let command = after.split('`').next().unwrap_or_default();
+                    lines.push(command.split_whitespace().collect::<Vec<_>>().join(" "));
+                }
+                for line in
+                    lines.into_iter().filter(|l| l.starts_with(|c: char| c.is_ascii_lowercase() || c == '-'))
+                {
+                    let mut parts = line.split('{');
+                    let mut filled = parts.next().unwrap_or_default().to_owned();
+                    parts.for_each(|p| {
+                        filled += &format!(" x{}", p.split_once('}').map_or(p, |(_, rest)| rest))
+                    });
+                    let words = shlex::split(&filled).unwrap_or_else(|| panic!("{name}: {line}"));
+                    let to_fill = |w: &String| w.len() > 2 && w.chars().all(|c| c.is_ascii_uppercase());
+                    assert!(!words.iter().any(to_fill), "{name}: `p1 {line}` has a word to be filled in");
+                    let read =
+                        Cli::command().try_get_matches_from(["p1".to_owned()].into_iter().chain(words));
+                    let read = read.err().filter(|e| e.kind() != ErrorKind::DisplayHelp);
+                    assert!(read.is_none(), "{name}: `p1 {line}` is no command: {}", read.unwrap());
+                    told += 1;
+                }
+            }
+        }
+        assert!(told > 100, "{told}");
     }
 
     #[test]

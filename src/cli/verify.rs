@@ -12,11 +12,11 @@ pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = State::of(&cluster.base, &cluster.name);
-    context.must_be_made(&cluster, &state)?;
     if let Some(image) = args.image.as_ref().filter(|i| i.is_empty() || i.contains(char::is_whitespace)) {
         let what = format!("`{image}` is not the name of an image");
         return Err(Fail::new(code::USAGE, what, "Write it as in a pod: `--image busybox:1.36.1`."));
     }
+    context.must_be_made(&cluster, &state)?;
     let job = Job {
         verb: steps::Verb::find("verify").expect("a verb"),
         targets,

@@ -23,6 +23,10 @@ fn list(reasons: &[(Kind, String)]) -> String {
 }
 
 impl Explain for NoProvider {
+    fn next(&self) -> Vec<String> {
+        vec!["p1 doctor --fix".to_owned()]
+    }
+
     fn hint(&self) -> Option<String> {
         Some(
             "`p1 doctor --fix` shows what to install and start for libvirt, and does it when you agree."

@@ -18,6 +18,8 @@ pub struct Diagnosis {
     pub line: String,
     /// False for what is also seen for a while when a healthy node starts.
     pub lasting: bool,
+    /// Commands that lead on, in this order, where trying again alone does not.
+    pub next: &'static [&'static str],
     /// What else would tell more, which whoever can ask the node finds out.
     pub fact: Option<Fact>,
 }
@@ -51,7 +53,11 @@ struct Rule {
     lasting: bool,
     /// What would tell more.
     wants: Wants,
+    next: &'static [&'static str],
 }
+
+/// A node that has to begin anew in its cluster.
+const ANEW: &[&str] = &["p1 uninstall {node}", "p1 up"];
 
 #[derive(Clone, Copy)]
 enum Wants {
@@ -62,7 +68,7 @@ enum Wants {
 }
 
 const fn rule(signs: &'static [&'static str], cause: &'static str, hint: &'static str) -> Rule {
-    Rule { signs, with: &[], cause, hint, word_after: "", lasting: true, wants: Wants::Nothing }
+    Rule { signs, with: &[], cause, hint, word_after: "", lasting: true, wants: Wants::Nothing, next: &[] }
 }
 
 impl Rule {
@@ -78,6 +84,11 @@ impl Rule {
 
     const fn word_after(mut self, sign: &'static str) -> Self {
         self.word_after = sign;
+        self
+    }
+
+    const fn next(mut self, commands: &'static [&'static str]) -> Self {
+        self.next = commands;
         self
     }
 
@@ -108,6 +119,7 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
             hint: rule.hint.to_owned(),
             line: line.clone(),
             lasting: rule.lasting,
+            next: rule.next,
             fact: match rule.wants {
                 Wants::Nothing => None,
                 Wants::Port => {
@@ -314,7 +326,8 @@ const RULES: &[Rule] = &[
         &["this server is a not a member of the etcd cluster", "the member has been permanently removed"],
         "this server was taken out of the etcd cluster",
         "What it has of the cluster is no longer good: `p1 uninstall {node}` removes it, then `p1 up` lets it join anew.",
-    ),
+    )
+    .next(ANEW),
     rule(
         &["duplicate node name found", "Peer URLs already exists", "member already exists"],
         "etcd still has a member from a machine that had this server's name or address before",
@@ -469,7 +482,8 @@ const RULES: &[Rule] = &[
         &["certificate signed by unknown authority"],
         "the node trusts the certificate authority of another cluster",
         "It was part of an earlier cluster: `p1 uninstall {node}`, then `p1 up`.",
-    ),
+    )
+    .next(ANEW),
     // github.com/k3s-io/kine; transient under load, see k3s-io/k3s#8234.
     rule(
         &["database is locked"],

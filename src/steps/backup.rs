@@ -273,7 +273,7 @@ fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     active.map_err(|_| {
         Trouble::new(
             format!("k3s did not become active again within {}", seconds(bound)),
-            format!("The backup is whole. Its journal: p1 logs {}", node.name),
+            format!("The backup is whole. `p1 logs {}` shows its journal.", node.name),
         )
     })
 }

@@ -145,7 +145,7 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
         return Err(Trouble::new(
             format!("the box `{name}` can be built for libvirt only"),
             "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one \
-             under this name by `p1 box add`.",
+             under this name: `p1 box add --help` says how.",
         ));
     }
     let definition = definition(world, name)?;
@@ -155,7 +155,7 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
     if world.net.offline {
         return Err(Trouble::new(
             format!("the box `{name}` would have to be built from packages, and p1 is offline"),
-            format!("`p1 box add --name {name}` takes the file of one that was built elsewhere."),
+            "`p1 box add --help` says how to take the file of one that was built elsewhere.",
         ));
     }
     build(&world.library, &definition, report, &world.cancel)

@@ -173,17 +173,19 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
     let mut evidence = k3s::telling(&lines, false);
     let found = k3s::diagnose(&lines);
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
-    let mut hint = format!("Its journal: p1 logs {}", node.name);
+    let mut hint = format!("`p1 logs {}` shows its journal.", node.name);
+    let mut next: &[&str] = &[];
     if let Some(found) = found {
         let found = with_facts(world, node, found, &mut evidence);
         cause = format!("{cause}; {}", found.cause);
-        hint = found.hint;
+        (hint, next) = (found.hint, found.next);
     }
     if let Ok(events) = world.ask(|api| api.events(20, &world.cancel)) {
         let of_node = events.iter().filter(|e| e.object.ends_with(&node.name));
         evidence.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }
-    Trouble::new(cause, hint).evidence(process::tail(&evidence.join("\n"), 16))
+    let evidence = process::tail(&evidence.join("\n"), 16);
+    Trouble::new(cause, hint).evidence(evidence).next(next.iter().copied())
 }
 
 #[cfg(test)]

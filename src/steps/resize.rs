@@ -110,7 +110,7 @@ fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
     back.map_err(|why| {
         Trouble::new(
             format!("the node was not Ready again within {}: {why}", seconds(bound)),
-            format!("Its journal: p1 logs {}", node.name),
+            format!("`p1 logs {}` shows its journal.", node.name),
         )
     })
 }

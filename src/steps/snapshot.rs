@@ -376,7 +376,7 @@ fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         Ok(Err(wrong.unwrap_or_else(|| "it has not reported since it was put back".to_owned())))
     })?;
     back.map(|()| None).map_err(|why| {
-        let hint = format!("Its journal: p1 logs {}", node.name);
+        let hint = format!("`p1 logs {}` shows its journal.", node.name);
         Trouble::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
     })
 }

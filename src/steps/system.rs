@@ -74,7 +74,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         return Err(Trouble::new(
             format!("the machine has no network card for {}", node.ip),
             "The machine was made with another Vagrantfile. `p1 replace {node}` makes it anew.",
-        ));
+        )
+        .next(["p1 replace {node}", "p1 up"]));
     }
     done.ok()?;
     let facts = world.look_at_node(node)?;

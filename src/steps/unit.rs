@@ -121,22 +121,22 @@ pub fn trouble(ctx: &Ctx<'_>, lines: &[String], late: Option<std::time::Duration
         None => format!("{unit} does not start"),
     };
     let mut evidence = k3s::telling(lines, restarts > 0);
-    let (cause, hint) = match k3s::diagnose(lines) {
+    let (cause, hint, next) = match k3s::diagnose(lines) {
         Some(found) => {
             // What it says after that may be longer, such as a trace.
             if !evidence.iter().any(|line| line.starts_with(&found.line)) {
                 evidence.insert(0, found.line.clone());
             }
             let found = with_facts(ctx.world, node, found, &mut evidence);
-            (format!("{what}: {}", found.cause), found.hint)
+            (format!("{what}: {}", found.cause), found.hint, found.next)
         }
         None => {
             let words = k3s::last_words(lines).filter(|_| restarts > 0);
             let cause = words.map_or_else(|| what.clone(), |words| format!("{what}: {words}"));
-            (cause, format!("Its journal: p1 logs {}", node.name))
+            (cause, format!("`p1 logs {}` shows its journal.", node.name), &[][..])
         }
     };
-    Trouble::new(cause, hint).evidence(evidence)
+    Trouble::new(cause, hint).evidence(evidence).next(next.iter().copied())
 }
 
 /// A cause with what p1 can find out about it by itself.

@@ -136,7 +136,7 @@ fn healthy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let state = world.seen().machines.get(&node.name).map_or(State::Absent, |m| m.state.clone());
     if state != State::Running {
-        return Err(Trouble::new(format!("the machine is {state}"), "`p1 up` brings it up."));
+        return Err(Trouble::new(format!("the machine is {state}"), "`p1 up` brings it up.").next(["p1 up"]));
     }
     let facts = again(ctx, ANSWERS, || world.look_at_node(node))?;
     let unit = facts.unit(node.role.unit());
@@ -145,12 +145,15 @@ fn healthy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         return Err(Trouble::new(
             format!("its unit {} is {state}", node.role.unit()),
             format!("`p1 logs {}` shows why; `p1 up` starts it.", node.name),
-        ));
+        )
+        .next(["p1 up"]));
     }
     let nodes = again(ctx, ANSWERS, || world.nodes())?;
     let status = nodes.iter().find(|n| n.name == node.name);
     if let Some(why) = wrong(node, world.seen().version.as_deref(), status) {
-        return Err(Trouble::new(why, "`p1 up` mends what it can, and says why if it cannot."));
+        return Err(
+            Trouble::new(why, "`p1 up` mends what it can, and says why if it cannot.").next(["p1 up"])
+        );
     }
     if unit.restarts > 0 {
         ctx.control

@@ -68,7 +68,8 @@ fn what_is_run_on_nodes(sim: &Sim) {
     // For programs: one object a line, and the last says how it ended.
     let objects = |args: &[&str], code: i32| -> Vec<Value> {
         let out = sim.p1(&[&["-o", "json"], args].concat()).exits(code).stdout();
-        out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+        let all = out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")));
+        all.filter(|o: &Value| o["warning"].is_null()).collect()
     };
     let log = objects(&["logs", "worker", "-n", "3"], 0);
     assert!(log[0]["node"] == "worker" && log[0]["line"].is_string() && log.len() == 4, "{log:?}");
