@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::ssh as ssh_verb;
-use crate::os::process::{self, Cmd, quote};
+use super::{out, ssh as ssh_verb};
+use crate::os::process::{Cmd, quote};
 use crate::spec::Node;
 use crate::ssh;
 use crate::state::State;
@@ -26,7 +26,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         // Otherwise it would ask the host's proxy for the cluster.
         let direct = context.no_proxy(&cluster);
         let cmd = cmd.env("NO_PROXY", &direct).env("no_proxy", &direct);
-        return ssh_verb::exit("kubectl", process::hand_over(&cmd)?);
+        return ssh_verb::exit("kubectl", out::hand_over(&cmd)?);
     }
     // `-f FILE` means a file of this host, which the server does not have; standard input passes.
     let local = args.windows(2).find(|w| {
@@ -63,5 +63,5 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         line.push_str(&quote(arg));
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    ssh_verb::exit("kubectl", process::hand_over(&ssh::interactive(&host, &[line], terminal))?)
+    ssh_verb::exit("kubectl", out::hand_over(&ssh::interactive(&host, &[line], terminal))?)
 }

@@ -14,7 +14,6 @@ use super::{bundle, out, print, ssh as ssh_verb};
 use crate::event::Outcome;
 use crate::explain::chain;
 use crate::journal;
-use crate::os::process;
 use crate::spec::Cluster;
 use crate::ssh;
 use crate::state::State;
@@ -45,10 +44,7 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
             command.push("-f".to_owned());
         }
         let terminal = args.follow && std::io::stdout().is_terminal();
-        return ssh_verb::exit(
-            "journalctl",
-            process::hand_over(&ssh::interactive(&host, &command, terminal))?,
-        );
+        return ssh_verb::exit("journalctl", out::hand_over(&ssh::interactive(&host, &command, terminal))?);
     }
     let last = match journal::latest(&state.runs()) {
         Err(error) if args.step.is_none() => {

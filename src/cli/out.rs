@@ -4,10 +4,11 @@
 //! ends as it would have. Anything else that keeps output from being written (a full disk) is an error of
 //! the verb, told when it is over.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::fail::{Fail, code};
 use crate::event::VERSION;
+use crate::os::process::{self, Cmd};
 use crate::ui::Format;
 
 /// The first error; nothing is written after it. Also held while something is written, so that what
@@ -87,6 +89,19 @@ pub fn path(context: &Context, what: &str, path: &Path) {
         Format::Json => object(&json!({"v": VERSION, what: lossy(path)})),
         _ => print([path.as_os_str().as_bytes(), b"\n"].concat()),
     }
+}
+
+/// Runs a program for a person, with our terminal if standard output is one, else its output through here.
+pub fn hand_over(cmd: &Cmd) -> Result<ExitStatus, process::Error> {
+    match io::stdout().is_terminal() {
+        true => process::hand_over(cmd),
+        false => process::relay(cmd, &mut Data),
+    }
+}
+
+/// True if nobody reads any more: whatever a program makes of that is none of our business.
+pub fn left_alone() -> bool {
+    *LOST.lock().unwrap_or_else(PoisonError::into_inner) == Some(ErrorKind::BrokenPipe)
 }
 
 /// Why standard output is not whole, if that is an error.

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use super::args::Ssh;
 use super::context::Context;
 use super::fail::{Fail, code};
+use super::out;
 use crate::os::process;
 use crate::ssh;
 use crate::state::State;
@@ -13,12 +14,24 @@ use crate::state::State;
 pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let name = args.node.clone().unwrap_or_else(|| cluster.first_server().name.clone());
-    context.targets(&cluster, std::slice::from_ref(&name))?;
+    context.targets(&cluster, std::slice::from_ref(&name)).map_err(|fail| match &args.command[..] {
+        [] => {
+            let line = format!(
+                "{} ssh {} -- {}",
+                context.called(),
+                cluster.first_server().name,
+                process::quote(&name)
+            );
+            let hint = fail.hint.as_deref().unwrap_or_default();
+            Fail { hint: Some(format!("{hint} A command stands behind `--`: {line}")), ..fail }
+        }
+        _ => fail,
+    })?;
     let host = host(context, cluster, &name)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     // As one word: ssh joins several by spaces, and what a person quoted would fall apart.
     let command = (!args.command.is_empty()).then(|| process::shell_line(&args.command));
-    let status = process::hand_over(&ssh::interactive(&host, command.as_slice(), terminal))?;
+    let status = out::hand_over(&ssh::interactive(&host, command.as_slice(), terminal))?;
     exit("ssh", status)
 }
 
@@ -35,6 +48,7 @@ pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Res
 /// Another program's exit code as p1's.
 pub fn exit(program: &str, status: std::process::ExitStatus) -> Result<(), Fail> {
     match status.code() {
+        _ if out::left_alone() => Ok(()),
         Some(0) => Ok(()),
         Some(code) => {
             let what = format!("{program} ended with exit code {code}");

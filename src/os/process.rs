@@ -426,6 +426,16 @@ pub fn watch(
 /// Gives the program our terminal and waits for it: for `ssh` and the like, where a person types.
 /// It stays in our process group, so that Ctrl-C reaches it.
 pub fn hand_over(cmd: &Cmd) -> Result<ExitStatus, Error> {
+    handed_over(cmd, None)
+}
+
+/// The same where nobody sees the terminal: what the program writes goes to `out`, until that fails. Some
+/// programs, ssh among them, do not tell that their output was lost.
+pub fn relay(cmd: &Cmd, out: &mut dyn Write) -> Result<ExitStatus, Error> {
+    handed_over(cmd, Some(out))
+}
+
+fn handed_over(cmd: &Cmd, out: Option<&mut dyn Write>) -> Result<ExitStatus, Error> {
     let mut command = Command::new(&cmd.program);
     command.args(&cmd.args);
     for (key, value) in &cmd.env {
@@ -435,7 +445,16 @@ pub fn hand_over(cmd: &Cmd) -> Result<ExitStatus, Error> {
         };
     }
     let program = cmd.name();
-    command.status().map_err(|source| match source.kind() {
+    let run = || match out {
+        None => command.status(),
+        Some(out) => {
+            let mut child = command.stdout(Stdio::piped()).spawn()?;
+            // Closed when nobody takes it any more: the program ends by that, as it would alone.
+            let _ = child.stdout.take().map(|mut pipe| io::copy(&mut pipe, out));
+            child.wait()
+        }
+    };
+    run().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { program },
         _ => Error::Start { program, source },
     })

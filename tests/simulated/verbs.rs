@@ -60,6 +60,14 @@ fn what_is_run_on_nodes(sim: &Sim) {
         assert!(words.ends_with("[a  b][$HOME][][it's][*]") || words.ends_with("[*]\n"), "{verb:?}: {words}");
     }
     sim.p1(&["exec", "worker", "--", "kill -9 $$"]).exits(137);
+    // Also what another program prints has to reach its reader.
+    for line in ["ssh server -- seq 3", "logs server", "kubectl get nodes", "exec -- seq 3", "status"] {
+        let p1 = env!("CARGO_BIN_EXE_p1");
+        let full = sim.sh(&format!("{p1} {line} 2>&1 >/dev/full || echo code $?"));
+        assert!(full.contains("could not be written") && full.ends_with("code 1\n"), "{line}: {full}");
+        let whole = sim.sh(&format!("{p1} {line} 2>/dev/null | cat"));
+        assert!(whole.lines().count() > 2, "{line}: {whole}");
+    }
     // Without the sign that divides them it is said how it is written.
     sim.p1(&["ssh", "worker", "uptime", "-p"]).exits(2).says(&["p1 ssh worker -- uptime -p"]);
     sim.p1(&["exec", "worker", "server", "uptime"]).exits(2).says(&["p1 exec worker server -- uptime"]);
