@@ -154,6 +154,55 @@ fn without_vagrant_the_host_is_not_ready() {
     assert!(!fake.at(".p1").exists(), "nothing was begun");
 }
 
+/// What can be known from the file and this host is said with its place, before anything is begun.
+#[test]
+fn what_this_host_does_not_have_is_told_with_its_place() {
+    let fake = Fake::new("");
+    fake.box_file("theirs.box", "virtualbox");
+    const K3S: &str = "artifacts: {binary: {path: k3s}, installer: {path: install.sh}}";
+    fake.run(&["box", "add", "--name", "theirs", "theirs.box"]).exits(0);
+    let good = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+    let cases = [
+        (
+            "box: {path: fake.box}",
+            "box: ubuntu-24",
+            "there is no box definition \"ubuntu-24\"",
+            "cluster.yaml:3:6",
+        ),
+        ("box: {path: fake.box}", "box: theirs", "this box is for virtualbox", "cluster.yaml:3:6"),
+        (
+            "libvirt\nbox: {path: fake.box}",
+            "virtualbox\nbox: debian-12",
+            "the box `debian-12` can be built for libvirt only",
+            "cluster.yaml:3:6",
+        ),
+        (
+            "libvirt\nbox: {path: fake.box}",
+            "virtualbox",
+            "`debian-12` can be built for libvirt only",
+            "cluster.yaml:2:11",
+        ),
+        (K3S, "artifacts: {dir: gone}", "gone is not there", "cluster.yaml:10:20"),
+        (
+            "version: v1.34.1+k3s1",
+            "version: v1.33.4+k3s1",
+            "is k3s v1.34.1+k3s1, not v1.33.4+k3s1",
+            "cluster.yaml:10:23",
+        ),
+    ];
+    for (from, to, message, place) in cases {
+        fs::write(fake.at("cluster.yaml"), good.replace(from, to)).unwrap();
+        // Without VirtualBox there is more to say than that.
+        let verbs: &[&str] =
+            if to.starts_with("virtualbox") { &["validate"] } else { &["validate", "plan", "up"] };
+        for verb in verbs {
+            fake.run(&[verb]).exits(2).says(&[message, place]);
+        }
+        assert!(!fake.at(".p1").exists(), "{to}");
+    }
+    assert_eq!(fake.calls(), "", "Vagrant was asked for nothing");
+}
+
 #[test]
 fn a_libvirt_that_does_not_answer_is_told_before_anything_is_begun() {
     let fake = Fake::new("");

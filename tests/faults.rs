@@ -322,13 +322,18 @@ fn a_box_file_is_damaged() {
 
     // One of the library: its checksum is known, so p1 need not ask Vagrant.
     let fake = Fake::new(BOTH);
-    fake.run(&["box", "add", "--name", "mine", "fake.box"]).exits(0);
+    fake.run(&["box", "add", "--name", "mine", "fake.box"])
+        .exits(2)
+        .says(&["fake.box is not a Vagrant box: it is no archive"]);
+    fake.run(&["validate"]).exits(2).says(&["is not a Vagrant box", "cluster.yaml:3:6"]);
+    fake.box_file("mine.box", "libvirt");
+    fake.run(&["box", "add", "--name", "mine", "mine.box"]).exits(0);
     let spec = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
     fs::write(fake.at("cluster.yaml"), spec.replace("{path: fake.box}", "mine")).unwrap();
     let file = fake.at("home/.local/share/p1/boxes/mine/box.box");
     fs::write(&file, "half a b").unwrap();
     let said = fake.run(&["up"]).exits(1).says(&["its checksum has changed since it was added"]);
-    let add = format!("p1 box add --name mine {}", fake.at("fake.box").display());
+    let add = format!("p1 box add --name mine {}", fake.at("mine.box").display());
     assert_eq!(said.next(), [&add, "p1 retry"]);
     assert_eq!(fake.calls(), "", "Vagrant was not given it");
     fake.follow(&said).exits(1);

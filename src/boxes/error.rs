@@ -76,6 +76,14 @@ pub enum Error {
         /// What was given.
         name: String,
     },
+    /// A file that is no box.
+    #[error("{} is not a Vagrant box: {what}", path.display())]
+    NotABox {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A manifest that cannot be read.
     #[error("cannot read {}: {message}", path.display())]
     Manifest {
@@ -107,10 +115,12 @@ pub enum Error {
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { known, dir, .. } => Some(match dir {
-                Some(dir) => {
-                    format!("Known are {}; your own go into {}.", known.join(", "), dir.display())
-                }
+            Self::Unknown { name, known, dir } => Some(match dir {
+                Some(dir) => format!(
+                    "Known are {}; your own go into {}, and `p1 box add FILE --name {name}` takes a finished one.",
+                    known.join(", "),
+                    dir.display()
+                ),
                 None => format!("Known are {}.", known.join(", ")),
             }),
             Self::Tools { missing } => {
@@ -130,6 +140,11 @@ impl Explain for Error {
             Self::Checksum { .. } => {
                 Some("Fetch the file again, or correct the checksum in the spec.".to_owned())
             }
+            Self::NotABox { .. } => Some(
+                "A box is an archive with a metadata.json in it (developer.hashicorp.com/vagrant/docs/boxes/format); \
+                 download it again, or build one: `p1 box build debian-12`."
+                    .to_owned(),
+            ),
             Self::NotInLibrary { .. } => Some("`p1 box list` shows what there is.".to_owned()),
             Self::Name { .. } => Some(
                 "Use lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or digit."

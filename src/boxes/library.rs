@@ -3,13 +3,19 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::definition::hex;
 use super::error::Error;
+use crate::os::Cancel;
 use crate::os::files::{self, At};
+use crate::os::process::{self, Cmd};
+
+/// A box of several GiB is read as a whole where its metadata comes last.
+const LOOKING: Duration = Duration::from_secs(300);
 
 const FILE: &str = "box.box";
 const MANIFEST: &str = "manifest.json";
@@ -27,6 +33,9 @@ pub struct Manifest {
     pub size: u64,
     /// Where it came from.
     pub origin: Origin,
+    /// Vagrant's name of the provider that it is for, as it says itself; none if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// `package=version`, if it was built here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<String>,
@@ -109,6 +118,7 @@ impl Library {
         file: &Path,
         expected: Option<&str>,
         origin: Origin,
+        provider: Option<String>,
         packages: Vec<String>,
     ) -> Result<Manifest, Error> {
         check(name)?;
@@ -122,7 +132,8 @@ impl Library {
             return Err(Error::Checksum { path: file.to_owned(), expected: expected.to_owned(), found });
         }
         let size = copy.as_file().metadata().at("read", file)?.len();
-        let manifest = Manifest { v: 1, name: name.to_owned(), sha256: found, size, origin, packages };
+        let manifest =
+            Manifest { v: 1, name: name.to_owned(), sha256: found, size, origin, provider, packages };
         let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
         copy.as_file().sync_all().at("write", &dir)?;
         // The old manifest goes first: between the two there is no box, never a wrong one.
@@ -160,6 +171,38 @@ fn check(name: &str) -> Result<(), Error> {
     if first && rest && name.len() <= 100 { Ok(()) } else { Err(Error::Name { name: name.to_owned() }) }
 }
 
+/// Looks into a box file: Vagrant's name of the provider that it is for. None where this host has no tar
+/// to look with.
+pub fn inspect(path: &Path, cancel: &Cancel) -> Result<Option<String>, Error> {
+    const KINDS: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x1f\x9d"];
+    let bad = |what: &str| Error::NotABox { path: path.to_owned(), what: what.to_owned() };
+    let meta = fs::metadata(path).at("read", path)?;
+    if !meta.is_file() {
+        return Err(bad("it is not a regular file"));
+    }
+    let mut head = Vec::new();
+    File::open(path).and_then(|f| f.take(512).read_to_end(&mut head)).at("read", path)?;
+    if !KINDS.iter().any(|kind| head.starts_with(kind)) && head.get(257..262) != Some(b"ustar") {
+        return Err(bad("it is no archive"));
+    }
+    let tar = Cmd::new("tar")
+        .args(["--extract", "--to-stdout", "--occurrence=1", "--wildcards", "--no-wildcards-match-slash"])
+        .arg(format!("--file={}", path.display()))
+        .args(["--force-local", "metadata.json", "./metadata.json"])
+        .env("LC_ALL", "C");
+    let done = match process::run(&tar, LOOKING, cancel) {
+        // One of the two names is not in there, so that its exit code says nothing.
+        Ok(done) => done.stdout,
+        Err(process::Error::Missing { .. }) => return Ok(None),
+        Err(source) => return Err(Error::Step { doing: "looking into the box file", source }),
+    };
+    let json: serde_json::Value = serde_json::from_str(&done).map_err(|_| match done.trim().is_empty() {
+        true => bad("it has no metadata.json, or it is damaged"),
+        false => bad("its metadata.json is not JSON"),
+    })?;
+    Ok(json["provider"].as_str().map(str::to_owned))
+}
+
 /// The checksum of a file, as 64 hex digits.
 pub fn sha256(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).at("read", path)?;
@@ -191,11 +234,11 @@ mod tests {
         let (_dir, library, file) = library();
         assert!(library.list().unwrap().is_empty());
         let origin = || Origin::Path(file.clone());
-        let added = library.add("debian-12", &file, None, origin(), vec!["a=1".to_owned()]).unwrap();
+        let added = library.add("debian-12", &file, None, origin(), None, vec!["a=1".to_owned()]).unwrap();
         assert_eq!(added.size, 3);
         assert_eq!(library.list().unwrap(), [added]);
         fs::write(&file, "newer").unwrap();
-        let newer = library.add("debian-12", &file, None, origin(), Vec::new()).unwrap();
+        let newer = library.add("debian-12", &file, None, origin(), None, Vec::new()).unwrap();
         assert_eq!(library.verify("debian-12").unwrap(), newer);
         assert_eq!(fs::read(library.path("debian-12")).unwrap(), b"newer");
         library.remove("debian-12").unwrap();
@@ -208,9 +251,9 @@ mod tests {
         let (_dir, library, file) = library();
         let origin = || Origin::Url("https://example.org/x.box".to_owned());
         let sum = sha256(&file).unwrap();
-        library.add("x", &file, Some(&sum.to_uppercase()), origin(), Vec::new()).unwrap();
+        library.add("x", &file, Some(&sum.to_uppercase()), origin(), None, Vec::new()).unwrap();
         fs::write(&file, "evil").unwrap();
-        let error = library.add("x", &file, Some(&sum), origin(), Vec::new()).unwrap_err();
+        let error = library.add("x", &file, Some(&sum), origin(), None, Vec::new()).unwrap_err();
         assert!(matches!(error, Error::Checksum { .. }));
         library.verify("x").unwrap();
         assert_eq!(fs::read_dir(library.path("x").parent().unwrap()).unwrap().count(), 2);
@@ -219,7 +262,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_noticed() {
         let (_dir, library, file) = library();
-        library.add("x", &file, None, Origin::Path(file.clone()), Vec::new()).unwrap();
+        library.add("x", &file, None, Origin::Path(file.clone()), None, Vec::new()).unwrap();
         fs::write(library.path("x"), "cut").unwrap();
         assert!(matches!(library.verify("x"), Err(Error::Checksum { .. })));
         fs::remove_file(library.path("x")).unwrap();
@@ -227,10 +270,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_box_is_told_from_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let says = |name: &str| inspect(&at(name), &Cancel::new()).map_err(|e| e.to_string());
+        fs::write(at("metadata.json"), r#"{"provider": "libvirt", "format": "qcow2"}"#).unwrap();
+        fs::write(at("box.img"), "image").unwrap();
+        let pack = |args: &[&str]| {
+            let cmd = Cmd::new("tar").arg("-C").arg(dir.path()).args(args);
+            assert!(process::run(&cmd, LOOKING, &Cancel::new()).unwrap().success());
+        };
+        for (name, args) in [
+            ("plain:1.box", ["-cf", "plain:1.box", "metadata.json", "box.img"]),
+            ("dots.box", ["-czf", "dots.box", "./box.img", "./metadata.json"]),
+        ] {
+            pack(&["--force-local", args[0], &at(args[1]).display().to_string(), args[2], args[3]]);
+            assert_eq!(says(name), Ok(Some("libvirt".to_owned())), "{name}");
+        }
+        pack(&["-czf", &at("none.box").display().to_string(), "box.img"]);
+        assert!(says("none.box").unwrap_err().ends_with("it has no metadata.json, or it is damaged"));
+        let whole = fs::read(at("dots.box")).unwrap();
+        fs::write(at("cut.box"), &whole[..20]).unwrap();
+        fs::write(at("random.box"), [0x5a; 100]).unwrap();
+        fs::write(at("empty.box"), "").unwrap();
+        assert!(says("cut.box").unwrap_err().contains("is not a Vagrant box"));
+        assert!(says("random.box").unwrap_err().ends_with("it is no archive"));
+        assert!(says("empty.box").unwrap_err().ends_with("it is no archive"));
+        assert!(says(".").unwrap_err().ends_with("it is not a regular file"));
+    }
+
+    #[test]
     fn names_stay_in_the_folder() {
         let (_dir, library, file) = library();
         for name in ["", ".", "..", "a/b", "A", ".x"] {
-            let added = library.add(name, &file, None, Origin::Path(file.clone()), Vec::new());
+            let added = library.add(name, &file, None, Origin::Path(file.clone()), None, Vec::new());
             assert!(matches!(added, Err(Error::Name { .. })), "{name}");
         }
     }

@@ -12,4 +12,4 @@ pub mod library;
 pub use build::{Built, Tool, build, missing_tools, requirements};
 pub use definition::{Cpu, Definition, Disk, FileEntry, Kernel, Systemd, digest, embedded, load, parse};
 pub use error::Error;
-pub use library::{Library, Manifest, Origin, sha256};
+pub use library::{Library, Manifest, Origin, inspect, sha256};

@@ -117,8 +117,9 @@ fn add(
         let path = std::path::absolute(source).unwrap_or_else(|_| source.into());
         (path.clone(), Origin::Path(path))
     };
+    let provider = boxes::inspect(&file, &context.cancel).map_err(|e| Fail::of(code::USAGE, &e))?;
     let manifest = library
-        .add(&name, &file, sha256.as_deref(), origin, Vec::new())
+        .add(&name, &file, sha256.as_deref(), origin, provider, Vec::new())
         .map_err(|e| Fail::of(code::USAGE, &e))?;
     match context.ui.format {
         Format::Json => {

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use super::args::{Global, Output};
 use super::fail::{Fail, code};
-use super::out;
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
-use crate::event::VERSION;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
@@ -89,31 +87,12 @@ impl Context {
 
     /// The spec, with its warnings said.
     pub fn spec(&self) -> Result<Cluster, Fail> {
-        let Parsed { cluster, warnings } = self.parse()?;
-        for warning in &warnings {
-            match self.ui.format {
-                Format::Json => out::object(&serde_json::json!({"v": VERSION, "warning": warning})),
-                _ => eprintln!("{}", warning.render(&self.global.file, self.ui.color)),
-            }
-        }
-        if cluster.base.to_str().is_none() {
-            let what = format!("the name of the folder {} is not UTF-8", cluster.base.display());
-            let hint = "Vagrant's files and p1's journal cannot name it: use another folder.";
-            return Err(Fail::new(code::USAGE, what, hint));
-        }
-        Ok(cluster)
+        self.warned(self.parse()?)
     }
 
     /// The spec with its warnings.
     pub fn parse(&self) -> Result<Parsed, Fail> {
-        spec::load(&self.global.file).map_err(|error| match error {
-            // A spec's mistakes are shown as a compiler would.
-            spec::Error::Invalid(invalid) if self.ui.format != Format::Json => {
-                eprintln!("{}", invalid.render(self.ui.color));
-                Fail::new(code::USAGE, invalid.to_string(), "")
-            }
-            error => Fail::of(code::USAGE, &error),
-        })
+        spec::load(&self.global.file).map_err(|error| self.told(error))
     }
 
     /// Looks at this host.

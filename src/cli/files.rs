@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
-use serde_json::json;
-
 use super::args::{Cli, Init, Render};
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{out, print};
+use super::{here, out, print};
 use crate::facts::NodeFacts;
 use crate::os::files;
 use crate::providers::{Kind, libvirt};
@@ -17,6 +14,8 @@ use crate::state::State;
 use crate::steps::{Seen, View, World};
 use crate::ui::{Format, count};
 use crate::{k3s, vagrant};
+use clap::CommandFactory;
+use serde_json::json;
 
 /// `p1 init`.
 pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
@@ -61,9 +60,9 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
 /// `p1 validate`.
 pub fn validate(context: &Context) -> Result<(), Fail> {
     if context.ui.format == Format::Json {
-        return validate_json(context);
+        return here::json(context);
     }
-    let cluster = context.spec()?;
+    let cluster = context.warned(here::told(context)?)?;
     eprintln!(
         "{}: cluster `{}`, {}, {}, network {}",
         context.global.file.display(),
@@ -73,22 +72,6 @@ pub fn validate(context: &Context) -> Result<(), Fail> {
         cluster.network.cidr
     );
     Ok(())
-}
-
-fn validate_json(context: &Context) -> Result<(), Fail> {
-    let (valid, problems) = match spec::load(&context.global.file) {
-        Ok(parsed) => (true, parsed.warnings),
-        Err(spec::Error::Invalid(invalid)) => (false, invalid.problems),
-        Err(error) => return Err(Fail::of(code::USAGE, &error)),
-    };
-    out::object(&json!({"v": 1, "valid": valid, "problems": problems}));
-    match valid {
-        true => Ok(()),
-        false => Err(Fail::told(
-            code::USAGE,
-            format!("{} is not a spec of a cluster", context.global.file.display()),
-        )),
-    }
 }
 
 /// `p1 schema`.

@@ -26,6 +26,7 @@ mod doctor;
 mod exec;
 mod fail;
 mod files;
+mod here;
 mod kubeconfig;
 mod kubectl;
 mod logs;

@@ -6,7 +6,7 @@ use super::args::Looks;
 use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::print;
+use super::{here, print};
 use crate::plan::Check;
 use crate::state::State;
 use crate::steps::{Depth, Verb, View, observe, refusal};
@@ -27,6 +27,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     let plan = verb.plan(&view, &targets);
+    here::must_fit(context, &plan)?;
     let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {
         for step in &plan.steps {

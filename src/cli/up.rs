@@ -5,6 +5,7 @@ use super::change;
 use super::context::Context;
 use super::doctor;
 use super::fail::{Fail, code};
+use super::here;
 use super::run::{self, Job};
 use crate::plan::Plan;
 use crate::steps::{self, Verb, World};
@@ -61,6 +62,7 @@ fn ask_for_namespaces(context: &Context, world: &World) {
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.
 pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
+    here::must_fit(context, plan)?;
     if context.global.offline {
         let due = |name: &str| plan.steps.iter().any(|s| s.name == name && s.check.may_run());
         let missing = steps::missing(world, due("box"), due("artifacts"));

@@ -6,7 +6,7 @@ use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
     Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels, ManifestEntry,
-    Map, Memory, Name, NamespaceEntry, Taints, Text, Time, Version,
+    Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
 use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -108,7 +108,7 @@ object! {
         /// Settings for workers, beyond config.
         optional worker_config: Config,
         /// /etc/rancher/k3s/registries.yaml as it is.
-        optional registries: Map,
+        optional registries: Registries,
         /// Files to take instead of downloading k3s' release.
         optional artifacts: ArtifactsFile,
     }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::file::File;
+use super::here::{self, Remark};
 use super::node::{self, Value};
 use super::problem::{Invalid, Problem, Severity};
 use super::report::{Report, Span, locate};
@@ -67,6 +68,11 @@ impl Explain for Error {
 
 /// Reads a spec. At most [`MOST_BYTES`] are read, and nothing that could block.
 pub fn load(path: &Path) -> Result<Parsed, Error> {
+    load_here(path, &|_| Vec::new())
+}
+
+/// The same; `look` says what this host knows to be wrong with a spec that is good by itself.
+pub fn load_here(path: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<Parsed, Error> {
     let meta = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing(path.to_owned())),
         meta => meta.at("read", path)?,
@@ -88,12 +94,16 @@ pub fn load(path: &Path) -> Result<Parsed, Error> {
             return Err(single(&text, path, start, "this is not UTF-8", help).into());
         }
     };
-    Ok(parse(&text, path)?)
+    Ok(read(&text, path, look)?)
 }
 
 /// Reads the text of a spec. `file` is for messages, and its folder is where relative paths start;
 /// files that the spec names are looked for, nothing else is touched.
 pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
+    read(text, file, &|_| Vec::new())
+}
+
+fn read(text: &str, file: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<Parsed, Invalid> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MOST_BYTES {
         let help = "A spec is a few kilobytes; this is probably another file.";
@@ -114,7 +124,14 @@ pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
             report.error(Span::default(), "the file is empty", help);
             None
         }
-        _ => File::read(&root, &mut report).and_then(|spec| resolve::cluster(&spec, &mut report)),
+        _ => File::read(&root, &mut report).and_then(|spec| {
+            let cluster = resolve::cluster(&spec, &mut report);
+            // Of a spec that is wrong anyway the host is not asked.
+            for remark in cluster.iter().filter(|_| report.errors() == 0).flat_map(look).collect::<Vec<_>>() {
+                here::note(remark, &spec, &mut report);
+            }
+            cluster
+        }),
     };
     let errors = report.errors();
     let problems = report.finish();

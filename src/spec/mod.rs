@@ -11,6 +11,7 @@
 
 mod digest;
 mod file;
+mod here;
 mod init;
 mod k3s_keys;
 mod load;
@@ -22,6 +23,7 @@ mod provision;
 mod report;
 mod resolve;
 mod schema;
+mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -29,8 +31,9 @@ mod validate;
 mod value;
 
 pub use digest::digest;
+pub use here::{Part, Remark};
 pub use init::{Init, init, name_for};
-pub use load::{Error, MOST_BYTES, Parsed, load, parse};
+pub use load::{Error, MOST_BYTES, Parsed, load, load_here, parse};
 pub use manifest::{Document, Manifest, Namespace, Object};
 pub use plain::plain;
 pub use problem::{Invalid, Problem, Severity, render};
@@ -361,8 +364,8 @@ impl Cluster {
     /// are given a datastore; one does if it is told to.
     pub fn has_etcd(&self) -> bool {
         let on = |key: &str| {
-            let value = self.first_server().config.get(key);
-            value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
+            let value = self.first_server().config.get(key).map(settings::plain).unwrap_or_default();
+            !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "f" | "false")
         };
         !on("datastore-endpoint") && (self.servers().count() > 1 || on("cluster-init"))
     }

@@ -10,6 +10,7 @@ use serde_yaml::Value as YamlValue;
 use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
+use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
@@ -60,19 +61,22 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         Role::Server => config(|k| &k.server_config),
         Role::Worker => config(|k| &k.worker_config),
     };
-    if let (Some(network), true) = (&network, whole) {
-        let cidr_at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
-        for draft in drafts.iter().filter(|d| d.role == Some(Role::Server)) {
-            let layers = [common, role(Role::Server), draft.file.config.value()];
-            validate::cluster_networks(network.cidr, cidr_at, &layers, report);
-        }
-    }
     if whole {
-        let servers: Vec<_> = drafts
-            .iter()
-            .filter(|d| d.role == Some(Role::Server))
-            .map(|d| (d, layered(&[common, role(Role::Server), d.file.config.value()], Role::Server)))
-            .collect();
+        let mut machines = Vec::with_capacity(drafts.len());
+        for draft in &drafts {
+            let Some(of) = draft.role else { continue };
+            let layers = [common, role(of), draft.file.config.value()];
+            machines.push((draft, Layers { layers, role: of }));
+        }
+        let of = |role| machines.iter().filter(move |(_, l)| l.role == role).map(|(d, l)| (*d, l));
+        let servers: Vec<_> = of(Role::Server).collect();
+        let cidr_at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
+        if let Some(network) = &network {
+            for (_, layers) in &servers {
+                settings::cluster_networks(network.cidr, cidr_at, drafts.len(), layers, report);
+            }
+        }
+        settings::of_one_machine(&machines, report);
         validate::servers(&servers, report);
     }
     if report.errors() > 0 {

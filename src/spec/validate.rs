@@ -4,15 +4,32 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
-use super::file::File;
+use super::file::{File, K3sFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span, nearest};
 use super::resolve::{self, Draft};
+use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, LABEL, check_label, check_taint, is_private};
-use super::{Network, Role, Yaml};
+use super::{Network, Role};
+
+/// Names that mean something else already.
+const RESERVED: &[(&str, &str)] = &[
+    ("cluster", "p1's steps for the cluster as a whole are called that: `cluster/box`."),
+    ("localhost", LOOPBACK),
+    ("localdomain", LOOPBACK),
+    ("localhost4", LOOPBACK),
+    ("localhost6", LOOPBACK),
+    ("ip6-localhost", LOOPBACK),
+    ("ip6-loopback", LOOPBACK),
+    ("ip6-localnet", LOOPBACK),
+    ("ip6-mcastprefix", LOOPBACK),
+    ("ip6-allnodes", LOOPBACK),
+    ("ip6-allrouters", LOOPBACK),
+    ("broadcasthost", LOOPBACK),
+    ("kubernetes", "The cluster's own API is called that inside of it."),
+];
+const LOOPBACK: &str = "Every machine's /etc/hosts has it as its own, and no other would find the node.";
 
 /// Names and roles, and whether the machines are large enough. `whole` is false if an entry could
 /// not be read, so that nothing can be said about what is missing; `list` is where the nodes are.
@@ -32,6 +49,10 @@ pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut 
                  project. Add another letter or a `-`: `node-{name}`."
             );
             report.error(draft.name_at, message, help);
+        }
+        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
+            let help = format!("{why} Take another one: `node-{name}`.");
+            report.error(draft.name_at, format!("a node cannot be called `{name}`"), help);
         }
         if let Some(first) = names.get(name.as_str()) {
             let message = format!("the name `{name}` is taken");
@@ -138,18 +159,39 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
             let help = "A channel names the newest of several versions; keep one of the two.";
             report.error(version.at, "`version` and `channel` exclude each other", help);
         }
-        settings(&k3s.config, None, report);
-        settings(&k3s.server_config, Some(Role::Server), report);
-        settings(&k3s.worker_config, Some(Role::Worker), report);
+        if let Some(artifacts) = k3s.artifacts.value()
+            && let Some(dir) = artifacts.dir.get()
+        {
+            let others = [
+                ("binary", artifacts.binary.get().is_some()),
+                ("installer", artifacts.installer.get().is_some()),
+                ("images", artifacts.images.get().is_some()),
+            ];
+            if let Some((other, _)) = others.iter().find(|(_, given)| *given) {
+                let help = "Binary, installer and images all come from the folder; keep one of the two.";
+                report.error(dir.at, format!("`dir` and `{other}` exclude each other"), help);
+            }
+        }
+        let minor = minor(k3s);
+        settings(&k3s.config, None, minor, report);
+        settings(&k3s.server_config, Some(Role::Server), minor, report);
+        settings(&k3s.worker_config, Some(Role::Worker), minor, report);
     }
+    let minor = file.k3s.value().and_then(minor);
     for draft in drafts.iter().filter(|d| d.index == 0) {
         // Nothing is said of a worker's settings where the role is in doubt.
-        settings(&draft.file.config, draft.role.or(Some(Role::Server)), report);
+        settings(&draft.file.config, draft.role.or(Some(Role::Server)), minor, report);
     }
 }
 
+/// The minor version of Kubernetes that the spec names, by its version or by its channel.
+fn minor(k3s: &K3sFile) -> Option<u32> {
+    let named = k3s.version.value().map(|v| &v.0).or(k3s.channel.value().map(|c| &c.0))?;
+    named.strip_prefix("v1.")?.split(['.', '+', '-']).next()?.parse().ok()
+}
+
 /// The settings of one place; `role` is none where they are for all nodes.
-fn settings(config: &Field<Config>, role: Option<Role>, report: &mut Report<'_>) {
+fn settings(config: &Field<Config>, role: Option<Role>, minor: Option<u32>, report: &mut Report<'_>) {
     for entry in config.value().into_iter().flat_map(|c| &c.0) {
         let key = k3s_keys::long(&entry.key);
         if let Some(why) = k3s_keys::owned(key) {
@@ -172,6 +214,7 @@ fn settings(config: &Field<Config>, role: Option<Role>, report: &mut Report<'_>)
             }
             _ => {}
         }
+        settings::value(entry, key, minor, report);
         let check = match key {
             "node-label" => check_label,
             "node-taint" => check_taint,
@@ -192,88 +235,40 @@ fn settings(config: &Field<Config>, role: Option<Role>, report: &mut Report<'_>)
     }
 }
 
-/// Pods' and services' networks against each other and the nodes'. `layers` are a server's settings,
-/// later above earlier.
-pub(super) fn cluster_networks(
-    net: Ipv4Net,
-    net_at: Option<Span>,
-    layers: &[Option<&Config>; 3],
-    report: &mut Report<'_>,
-) {
-    let mut found: Vec<(&str, Ipv4Net, Option<Span>)> = Vec::new();
-    // k3s-io/docs, docs/cli/server.md.
-    for (key, default) in [("cluster-cidr", "10.42.0.0/16"), ("service-cidr", "10.43.0.0/16")] {
-        let mut items = Vec::new();
-        for entry in layers.iter().flatten().flat_map(|l| &l.0).filter(|e| k3s_keys::long(&e.key) == key) {
-            if !entry.key.ends_with('+') {
-                items.clear();
-            }
-            items.extend(&entry.items);
-        }
-        if items.is_empty() {
-            found.extend(default.parse().map(|net| (key, net, None)));
-        }
-        for item in items {
-            for text in item.value.as_str().unwrap_or("?").split(',').map(str::trim) {
-                match text.parse() {
-                    Ok(net) => found.push((key, net, Some(item.at))),
-                    // IPv6 cannot overlap with the nodes' IPv4.
-                    Err(_) if text.contains(':') => {}
-                    Err(_) => {
-                        let help = "Write address and prefix: `10.42.0.0/16`.";
-                        report.error(item.at, format!("`{key}` is not a network"), help);
-                    }
-                }
-            }
-        }
-    }
-    let overlap = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
-    for (key, other, at) in &found {
-        if overlap(net, *other) {
-            let what = if *key == "cluster-cidr" { "pods" } else { "services" };
-            let message = format!("the nodes' network {net} overlaps with {other}, the {what}' network");
-            let help =
-                format!("Change `network: cidr`, or give the {what} another one: `k3s: config: {key}`.");
-            report.error(net_at.or(*at).unwrap_or_default(), message, help);
-        }
-    }
-    if let [(_, pods, pods_at), (_, services, services_at)] = found[..]
-        && overlap(pods, services)
-    {
-        let message = format!("the pods' network {pods} overlaps with {services}, the services' network");
-        let help = "Give one of them another: `cluster-cidr` is the pods', `service-cidr` the services'.";
-        report.error(services_at.or(pods_at).unwrap_or_default(), message, help);
-    }
-}
-
-/// Settings that have to be the same on all servers (k3s-io/docs, docs/cli/server.md): k3s compares most
-/// of them when a server joins, and one that differs does not start.
-const ALIKE: &[&str] = &[
-    "cluster-cidr",
-    "cluster-dns",
-    "cluster-domain",
-    "datastore-endpoint",
-    "disable-cloud-controller",
-    "disable-helm-controller",
-    "disable-kube-proxy",
-    "disable-network-policy",
-    "egress-selector-mode",
-    "embedded-registry",
-    "flannel-backend",
-    "flannel-external-ip",
-    "flannel-ipv6-masq",
-    "secrets-encryption",
-    "secrets-encryption-provider",
-    "service-cidr",
+/// Settings that have to be the same on all servers, with what k3s takes where there is none: it compares
+/// most of them when a server joins (k3s-io/k3s, `pkg/daemons/config/types.go`, `CriticalControlArgs`;
+/// k3s-io/docs, docs/cli/server.md), and one that differs does not start.
+const ALIKE: &[(&str, &str)] = &[
+    ("cluster-cidr", settings::PODS),
+    ("cluster-dns", ""),
+    ("cluster-domain", "cluster.local"),
+    ("datastore-endpoint", ""),
+    ("disable", ""),
+    ("disable-cloud-controller", "false"),
+    ("disable-helm-controller", "false"),
+    ("disable-kube-proxy", "false"),
+    ("disable-network-policy", "false"),
+    ("egress-selector-mode", "agent"),
+    ("embedded-registry", "false"),
+    ("flannel-backend", "vxlan"),
+    ("flannel-external-ip", "false"),
+    ("flannel-ipv6-masq", "false"),
+    ("kine-tls", "false"),
+    ("secrets-encryption", "false"),
+    ("secrets-encryption-provider", "aescbc"),
+    ("service-cidr", settings::SERVICES),
+    ("service-node-port-range", "30000-32767"),
+    ("servicelb-namespace", "kube-system"),
+    ("supervisor-metrics", "false"),
+    ("system-default-registry", ""),
 ];
 
-/// How many servers there are, and what has to be alike on them. `servers` come with their settings as
-/// they add up.
-pub(super) fn servers(servers: &[(&Draft<'_>, Yaml)], report: &mut Report<'_>) {
-    let given = |config: &Yaml, key: &str| config.get(key).is_some_and(|v| v.as_bool() != Some(false));
+/// How many servers there are, and what has to be alike on them.
+pub(super) fn servers(servers: &[(&Draft<'_>, &Layers<'_>)], report: &mut Report<'_>) {
+    let external = |layers: &Layers<'_>| layers.text("datastore-endpoint").is_some();
     let count = servers.len();
-    let external = servers.iter().any(|(_, config)| given(config, "datastore-endpoint"));
-    if count > 1 && count.is_multiple_of(2) && !external {
+    let any_external = servers.iter().any(|(_, layers)| external(layers));
+    if count > 1 && count.is_multiple_of(2) && !any_external {
         let (last, _) = &servers[count - 1];
         let at = last.file.count.get().filter(|_| last.index > 0).map_or(last.role_at, |c| c.at);
         let (less, more) = (count - 1, count + 1);
@@ -283,45 +278,68 @@ pub(super) fn servers(servers: &[(&Draft<'_>, Yaml)], report: &mut Report<'_>) {
         );
         report.error(at, format!("an even number of servers ({count})"), help);
     }
+    for (_, layers) in servers.iter().filter(|(_, layers)| external(layers)) {
+        if let Some(at) = layers.on("cluster-init") {
+            let help =
+                "The servers keep their state in the datastore they are given; leave `cluster-init` out.";
+            report.error(at, "`cluster-init` and `datastore-endpoint` exclude each other", help);
+        }
+    }
+    for (_, layers) in servers {
+        let etcd = !external(layers) && (count > 1 || layers.on("cluster-init").is_some());
+        settings::without_effect(etcd, external(layers), layers, report);
+    }
     if count < 2 {
         return;
-    }
-    if external && let Some((draft, _)) = servers.iter().find(|(_, c)| given(c, "cluster-init")) {
-        let help = "The servers keep their state in the datastore they are given; leave `cluster-init` out.";
-        report.error(draft.role_at, "`cluster-init` and `datastore-endpoint` exclude each other", help);
     }
     // Only what a server has of its own can differ.
     let own = |draft: &Draft<'_>, key: &str| -> Option<Span> {
         let entries = draft.file.config.value()?.0.iter();
         entries.filter(|e| k3s_keys::long(&e.key) == key).map(|e| e.key_at).next()
     };
-    let help = |key: &str| {
-        format!(
-            "k3s compares it when a server joins, and one that differs does not start (`critical configuration value \
-             mismatch`). Put `{key}` under `k3s: server_config`."
-        )
-    };
-    for key in ALIKE {
-        let first = servers[0].1.get(*key);
-        if servers.iter().all(|(_, config)| config.get(*key) == first) {
+    for (key, default) in ALIKE {
+        let told = |layers: &Layers<'_>| alike(layers, key, default);
+        let first = told(servers[0].1);
+        if servers.iter().all(|(_, layers)| told(layers) == first) {
             continue;
         }
+        let why = match *key {
+            "disable" => {
+                "Each server deploys and removes the components by its own word, so that two that differ undo each \
+                 other's work, and k3s compares `servicelb` when a server joins."
+            }
+            "system-default-registry" | "service-node-port-range" | "servicelb-namespace" | "kine-tls" => {
+                "Which server's word counts depends on which one leads just then."
+            }
+            _ => {
+                "k3s compares it when a server joins, and one that differs does not start (`critical configuration \
+                 value mismatch`)."
+            }
+        };
+        let help = format!("{why} Put `{key}` under `k3s: server_config`.");
         for at in servers.iter().filter_map(|(draft, _)| own(draft, key)) {
-            report.error(at, format!("`{key}` has to be the same on all servers"), help(key));
+            report.error(at, format!("`{key}` has to be the same on all servers"), &help);
         }
     }
-    let balances = |config: &Yaml| {
-        let list = ["disable", "disable+"].iter().filter_map(|k| config.get(*k));
-        !list
-            .flat_map(|v| v.as_sequence().cloned().unwrap_or_else(|| vec![v.clone()]))
-            .any(|v| v.as_str().is_some_and(|text| text.split(',').any(|part| part.trim() == "servicelb")))
-    };
-    if servers.iter().any(|(_, config)| balances(config) != balances(&servers[0].1)) {
-        for at in servers.iter().filter_map(|(draft, _)| own(draft, "disable")) {
-            let message = "`disable: servicelb` has to be the same on all servers";
-            report.error(at, message, help("disable"));
-        }
+}
+
+/// What a setting says, so that two ways to write the same are the same.
+fn alike(layers: &Layers<'_>, key: &str, default: &str) -> Vec<String> {
+    if key == "datastore-endpoint" {
+        return layers.text(key).map(|(text, _)| text).into_iter().collect();
     }
+    if matches!(k3s_keys::takes(key), Some(k3s_keys::Takes::Flag)) {
+        return vec![layers.on(key).is_some().to_string()];
+    }
+    let mut words: Vec<String> = layers.words(key).into_iter().map(|(word, _)| word).collect();
+    if words.is_empty() && !default.is_empty() {
+        words.push(default.to_owned());
+    }
+    if key == "disable" {
+        words.sort();
+        words.dedup();
+    }
+    words
 }
 
 /// Bounds that depend on each other.

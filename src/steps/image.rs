@@ -201,7 +201,8 @@ pub fn build(
     let built = boxes::build(definition, &work, report, cancel)?;
     report("keeping it");
     let origin = Origin::Built { digest: boxes::digest(definition), version: definition.version.clone() };
-    let manifest = library.add(&definition.name, &built.path, Some(&built.sha256), origin, built.packages)?;
+    let (sum, provider) = (Some(built.sha256.as_str()), Some("libvirt".to_owned()));
+    let manifest = library.add(&definition.name, &built.path, sum, origin, provider, built.packages)?;
     let _ = fs::remove_dir_all(&work);
     Ok(manifest)
 }

@@ -68,6 +68,15 @@ impl Fake {
         self.dir.path().join(name)
     }
 
+    /// A box file as Vagrant knows them, for a provider.
+    pub fn box_file(&self, name: &str, provider: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("metadata.json"), format!("{{\"provider\": \"{provider}\"}}")).unwrap();
+        let tar =
+            Command::new("tar").arg("-czf").arg(self.at(name)).arg("-C").arg(folder.path()).arg(".").status();
+        assert!(tar.unwrap().success());
+    }
+
     /// What `vagrant up` is to do from now on.
     pub fn up(&self, script: &str) {
         fs::write(self.at("bin/up"), script).unwrap();

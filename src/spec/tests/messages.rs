@@ -204,6 +204,77 @@ nodes:
     ]));
 }
 
+/// What k3s does not bear, or does nothing with, and what can be told from the file.
+#[test]
+fn contradictions() {
+    let three = "name: demo\nnodes:\n  - {name: a-1, role: server}\n  - {name: b-1, role: server, config: CONFIG}\n  \
+                 - {name: c-1, role: server}\n  - {name: w, count: 2}\n";
+    let one = |config: &str| (config.to_owned(), format!("{NODES}k3s: {{config: {config}}}\n"));
+    let second = |config: &str| (format!("b-1 {config}"), three.replace("CONFIG", config));
+    let k3s = |k3s: &str| (k3s.to_owned(), format!("{NODES}k3s: {{{k3s}}}\n"));
+    let name =
+        |name: &str| (name.to_owned(), format!("name: demo\nnodes:\n  - {{name: {name}, role: server}}\n"));
+    assert_snapshot!(all(vec![
+        one("{cluster-cidr: 10.42.0.0/24}"),
+        one("{cluster-cidr: 10.42.0.0/25}"),
+        one("{cluster-cidr: 10.42.0.0/24, kube-controller-manager-arg: [node-cidr-mask-size=25]}"),
+        one("{cluster-cidr: 10.42.0.0/25, kube-controller-manager-arg: --allocate-node-cidrs=false}"),
+        one("{kube-controller-manager-arg: [node-cidr-mask-size=8]}"),
+        one("{cluster-cidr: 64.0.0.0/3}"),
+        one("{cluster-cidr: ['10.42.0.0/16,fd00:42::/56'], service-cidr: '10.43.0.0/16,10.44.0.0/16'}"),
+        one("{cluster-cidr: 'no:network', cluster-cidr+: 127.0.0.0/8}"),
+        one("{service-cidr: 10.43.0.0/29}"),
+        one("{cluster-dns: 10.96.0.10}"),
+        one("{cluster-dns: 10.96.0.10, disable: [coredns]}"),
+        one("{service-cidr: 10.96.0.0/16, cluster-dns: [10.96.0.1, dns]}"),
+        one(
+            "{cluster-domain: Cluster_Local, service-node-port-range: 32767-30000, write-kubeconfig-mode: '0888'}"
+        ),
+        one("{disable: [traefic, 'servicelb, helm-controller'], disable+: [metrics, x]}"),
+        one("{flannel-backend: calico, egress-selector-mode: agents}"),
+        one("{flannel-backend: ipsec}"),
+        k3s("version: v1.24.3+k3s1, config: {flannel-backend: wireguard}"),
+        one(
+            "{secrets-encryption: \"on\", etcd-snapshot-retention: many, cluster-domain: [a.b, c.d], cluster-init: []}"
+        ),
+        one("{etcd-snapshot-retention: 3, secrets-encryption-provider: secretbox, datastore-cafile: /ca}"),
+        one("{etcd-s3-timeout: 0s, cluster-init: true, etcd-snapshot-reconcile-interval: 10}"),
+        one("{cluster-init: true, datastore-endpoint: 'mysql://x'}"),
+        one("{cluster-init: \"false\", datastore-endpoint: ''}"),
+        one("{embedded-registry: true, docker: true}"),
+        one("{bind-address: 192.168.56.11}"),
+        one("{bind-address: 0.0.0.0}"),
+        one("{bind-address: 127.0.0.1, node-external-ip: [203.0.113.7, x]}"),
+        one("{kubelet-arg: [hostname-override=x, max-pods=50, ''], apiserver-port: 6444}"),
+        (
+            "count".to_owned(),
+            "name: demo\nnodes:\n  - {name: s, role: server, config: {bind-address: 192.168.56.99}}\n  \
+            - {name: w, count: 2, config: {node-external-ip: 203.0.113.7}}\n"
+                .to_owned()
+        ),
+        second("{disable: traefik}"),
+        second("{disable: servicelb}"),
+        second("{flannel-backend: vxlan, disable-kube-proxy: false, cluster-cidr: 10.42.0.0/16}"),
+        second("{supervisor-metrics: true, service-cidr: 10.96.0.0/16}"),
+        k3s("registries: {mirror: {docker.io: {endpoint: [https://x]}}}"),
+        k3s(
+            "registries: {mirrors: {docker.io: {endpoints: [https://x], rewrite: [a]}, '*': , quay.io: {endpoint: https://x}}}"
+        ),
+        k3s(
+            "registries: {mirrors: {a: {endpoint: ['ftp://x', 'https://a b', 'x:0', 7, 'registry.lan:5000/v2']}}}"
+        ),
+        k3s(
+            "registries: {configs: {a: {auth: {user: x, password: [y]}, tls: {insecure_skip_verify: 'yes', ca: /x}}}, x: y}"
+        ),
+        k3s(
+            "registries: {configs: {a: {auth: {username: 7, password: 8}, tls: {insecure_skip_verify: true}}}}"
+        ),
+        k3s("artifacts: {dir: x, images: []}"),
+        name("cluster"),
+        name("localhost"),
+    ]));
+}
+
 fn all(cases: Vec<(String, String)>) -> String {
     cases.iter().map(|(name, text)| format!("## {name}\n{}\n", brief(text))).collect::<Vec<_>>().join("\n")
 }
