@@ -24,6 +24,11 @@ pub trait Explain: std::error::Error {
         false
     }
 
+    /// How long to wait before that, where whoever refused has said so.
+    fn pause(&self) -> Option<std::time::Duration> {
+        None
+    }
+
     /// Whether it ended because the user asked to stop.
     fn cancelled(&self) -> bool {
         false

@@ -222,6 +222,22 @@ fn refused_keys_and_missing_keys_are_told_apart() {
     let session = p1::ssh::connect(&login, &Cancel::new()).unwrap();
     assert_eq!(session.key(), sshd.path("own"));
 
+    // A damaged key is not one that the node refuses, whatever else was tried.
+    let good = std::fs::read_to_string(sshd.path("own")).unwrap();
+    let middle = good.len() / 2;
+    for damaged in [
+        "x".to_owned(),
+        String::new(),
+        good[..middle].to_owned(),
+        good.replace(&good[middle..middle + 4], "AAAA"),
+    ] {
+        std::fs::write(sshd.path("damaged"), damaged).unwrap();
+        let mut login = sshd.login();
+        login.keys = ["damaged", "stranger"].map(|k| sshd.path(k)).to_vec();
+        let error = p1::ssh::connect(&login, &Cancel::new()).err().unwrap();
+        assert!(matches!(&error, Error::Key { path, .. } if path.ends_with("damaged")), "{error}");
+    }
+
     // A booting node refuses the right key for a while; a wrong one must not use up the whole bound.
     login.keys.pop();
     login.options.refused = Duration::from_millis(300);

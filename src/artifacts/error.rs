@@ -18,6 +18,8 @@ pub enum Error {
         url: String,
         /// The HTTP status.
         status: u16,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// No connection, or one that broke.
     #[error("cannot download {url}: {cause}")]
@@ -204,6 +206,13 @@ impl Explain for Error {
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
             Self::Connection { .. } | Self::Silence { .. } => true,
             _ => false,
+        }
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 

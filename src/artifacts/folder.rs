@@ -68,6 +68,12 @@ impl Set {
     }
 }
 
+/// Text of a file that others wrote, as it may be shown.
+fn shown(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(60).map(plain).collect()
+}
+
 impl Manifest {
     /// Of a folder.
     ///
@@ -76,17 +82,46 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self, Error> {
         let bad = |what: &str| Error::Folder { dir: dir.to_owned(), what: what.to_owned() };
         let text = read_if_there(&dir.join(MANIFEST))?.ok_or_else(|| bad("has no manifest.json"))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| bad(&format!("has a damaged manifest: {e}")))?;
+            serde_json::from_str(text).map_err(|e| bad(&format!("has a damaged manifest: {e}")))?;
         if value["v"].as_u64().is_none_or(|v| v > u64::from(VERSION)) {
             return Err(bad("has a manifest that this p1 does not know"));
         }
         let manifest: Self =
             serde_json::from_value(value).map_err(|e| bad(&format!("has a damaged manifest: {e}")))?;
+        let version = manifest.k3s.as_deref().is_none_or(|v| v.parse::<Version>().is_ok());
+        let word = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
+        };
+        if let Some(wrong) = manifest.k3s.as_ref().filter(|_| !version) {
+            return Err(bad(&format!("has a manifest with `{}`, which is no version of k3s", shown(wrong))));
+        }
+        if !word(&manifest.wanted) {
+            let wanted = shown(&manifest.wanted);
+            return Err(bad(&format!(
+                "has a manifest with `{wanted}`, which is neither a version nor a channel"
+            )));
+        }
+        if let Some(arch) =
+            manifest.archs.keys().find(|name| Arch::from_uname(name).is_none_or(|a| a.name() != **name))
+        {
+            return Err(bad(&format!("has a manifest with `{}`, which k3s does not run on", shown(arch))));
+        }
+        for file in manifest.archs.values().flat_map(Set::files) {
+            // It becomes a path on the nodes, and is looked for with other words before it.
+            if !word(&file.name) || file.name.starts_with(['.', '-']) {
+                return Err(bad(&format!("lists `{}`, which is no name of a file", shown(&file.name))));
+            }
+            if file.sha256.len() != 64 || !file.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(bad(&format!("lists `{}` without a SHA-256 sum", file.name)));
+            }
+        }
         let inside = |path: &Path| path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         let strange = manifest.archs.values().flat_map(Set::files).find(|f| !inside(&f.path));
         if let Some(file) = strange {
-            return Err(bad(&format!("lists `{}`, which is not in there", file.path.display())));
+            let path = file.path.display().to_string();
+            return Err(bad(&format!("lists `{}`, which is not in there", shown(&path))));
         }
         Ok(manifest)
     }

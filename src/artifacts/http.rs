@@ -91,39 +91,30 @@ impl<'a> Http<'a> {
             .map_err(|_| Error::Answer { url: url.to_owned(), what: "it is not text".to_owned() })
     }
 
-    /// Gets `url` into `sink`, with as many attempts as the bounds allow.
+    /// Gets `url` into `sink`, with as many attempts as the bounds allow: one within a step.
     pub(super) fn get(&self, url: &str, sink: &mut dyn Sink) -> Result<(), Error> {
         let end = Instant::now() + self.bounds.total;
         let retry = &self.bounds.retry;
-        let mut wait = retry.backoff;
         for attempt in 1.. {
-            let mut asked = None;
-            let error = match self.attempt(url, sink, end, &mut asked) {
+            let error = match self.attempt(url, sink, end) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if !error.transient() || attempt >= retry.attempts {
                 return Err(error);
             }
-            let pause = asked.unwrap_or_else(|| jitter(wait.min(retry.max_backoff)));
+            let pause = retry.pause(attempt, url, error.pause());
             if Instant::now() + pause >= end {
                 return Err(error);
             }
             if self.cancel.sleep(pause, Level::Stop) {
                 return Err(Error::Cancelled);
             }
-            wait = wait.saturating_mul(2);
         }
         unreachable!("the loop ends by returning")
     }
 
-    fn attempt(
-        &self,
-        url: &str,
-        sink: &mut dyn Sink,
-        end: Instant,
-        asked: &mut Option<Duration>,
-    ) -> Result<(), Error> {
+    fn attempt(&self, url: &str, sink: &mut dyn Sink, end: Instant) -> Result<(), Error> {
         let from = sink.resume_at()?;
         let agent = self.agent(url)?;
         let (send, receive) = mpsc::sync_channel(4);
@@ -151,11 +142,11 @@ impl<'a> Http<'a> {
             }
             match message {
                 Ok(Message::Head(head)) => {
-                    *asked = head.retry_after;
                     // 416: there is nothing behind what is here already.
                     let good = matches!(head.status, 200 | 206) || head.status == 416 && from > 0;
                     if !good {
-                        return Err(Error::Status { url: url.to_owned(), status: head.status });
+                        let (status, retry_after) = (head.status, head.retry_after);
+                        return Err(Error::Status { url: url.to_owned(), status, retry_after });
                     }
                     expected = head.length;
                     sink.head(&head)?;
@@ -279,14 +270,6 @@ fn transfer(agent: &Agent, url: &str, from: u64, send: &SyncSender<Message>) -> 
             return Ok(());
         }
     }
-}
-
-/// `time`, a fifth more or less, so that several hosts do not come back together.
-fn jitter(time: Duration) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
-    // A new state is seeded at random.
-    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
-    time.mul_f64(0.8 + 0.4 * random)
 }
 
 /// Whether `host` is in a `no_proxy` list.

@@ -419,6 +419,26 @@ fn a_folder_has_all_that_another_host_needs() {
     gather(&Artifacts::default(), &[Arch::Amd64, Arch::Arm64]).unwrap();
     assert!(folder::verify(&dir, &mut |_| {}, &lab.cancel).unwrap().1.is_empty());
 
+    // What a manifest says is held to what it may say: it becomes paths and words on nodes.
+    let file = dir.join("manifest.json");
+    let good = fs::read_to_string(&file).unwrap();
+    for (from, to, says) in [
+        ("\"k3s\": \"v1.34.1+k3s1\"", "\"k3s\": \"v1.34.1+k3s1; rm -rf /\"", "which is no version of k3s"),
+        ("\"wanted\": \"stable\"", "\"wanted\": \"$(id)\"", "neither a version nor a channel"),
+        ("\"name\": \"install.sh\"", "\"name\": \"../../etc/passwd\"", "which is no name of a file"),
+        ("\"path\": \"amd64/k3s\"", "\"path\": \"/etc/passwd\"", "which is not in there"),
+        (&*sum(&binary), "-", "without a SHA-256 sum"),
+        ("\"amd64\": {", "\"amd64 \": {", "which k3s does not run on"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        fs::write(&file, good.replace(from, to)).unwrap();
+        let error = folder::verify(&dir, &mut |_| {}, &lab.cancel).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    fs::write(&file, format!("\u{feff}{good}")).unwrap();
+    folder::Manifest::read(&dir).unwrap();
+    fs::write(&file, good).unwrap();
+
     let own = Artifacts { binary: Some(Source::Path(path)), ..Artifacts::default() };
     assert!(matches!(gather(&own, &[Arch::Amd64, Arch::Arm64]), Err(Error::OneArch)));
     for text in ["{}", "{\"v\": 9}", "<html>"] {

@@ -199,6 +199,7 @@ fn known(extra_dir: Option<&Path>) -> Result<Vec<String>, Error> {
 
 /// Reads a definition; `origin` is what errors call the text.
 pub fn parse(text: &str, origin: &str) -> Result<Definition, Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let options = serde_saphyr::options! { strict_booleans: true };
     let definition: Definition = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |l| (l.line(), l.column()));

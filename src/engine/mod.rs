@@ -4,8 +4,6 @@
 //! A step runs when the steps before it have passed. A failed step blocks its dependents and nothing
 //! else. The first wish to stop lets running steps end and starts nothing new.
 
-mod retry;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,8 +18,6 @@ use crate::plan::{Check, Plan, Step};
 use crate::redact::Redactor;
 use crate::spec::Retry;
 
-pub use retry::delay;
-
 /// Why a step did not do its work.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trouble {
@@ -29,6 +25,8 @@ pub struct Trouble {
     pub failure: Failure,
     /// The same may work when tried again soon.
     pub transient: bool,
+    /// But not before this time has passed: whoever refused has said so.
+    pub pause: Option<Duration>,
     /// The user ended it.
     pub cancelled: bool,
 }
@@ -78,6 +76,7 @@ impl<E: Explain> From<E> for Trouble {
                 next: error.next(),
             },
             transient: error.transient(),
+            pause: error.pause(),
             cancelled: error.cancelled(),
         }
     }
@@ -473,7 +472,7 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
             let failure = named(Failure { log, ..trouble.failure }, step.info.node.as_deref());
             return (Outcome::Failed(failure), attempt);
         }
-        let wait = delay(retry, attempt, &step.info.id);
+        let wait = retry.pause(attempt, &step.info.id, trouble.pause);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let cause = trouble.failure.cause;
         control.send(Kind::StepRetrying { step: id(), attempt, attempts, wait_ms, cause });

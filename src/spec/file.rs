@@ -5,8 +5,8 @@
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels, ManifestEntry,
-    Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
+    Address, AnyPath, Argument, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels,
+    ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
 use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source};
 
@@ -148,7 +148,7 @@ object! {
         /// shell: the script itself.
         optional inline: Text,
         /// shell: the script's arguments.
-        optional args: Vec<Option<At<Text>>>,
+        optional args: Vec<Option<At<Argument>>>,
         /// shell: variables of its environment. They are not shown in lists of processes or logs.
         optional env: Map,
         /// shell: run by root, which is the default, or by the login user.

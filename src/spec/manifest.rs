@@ -234,7 +234,16 @@ fn read(path: &Path) -> Result<String, Flaw> {
         ));
     }
     let bytes = fs::read(path).map_err(|e| unreadable(path, &e))?;
-    String::from_utf8(bytes).map_err(|_| Flaw::new("is not UTF-8", "Save the file as UTF-8."))
+    // Editors of Windows begin a file with a mark that YAML's readers pass over at the start of a stream;
+    // here it would land in the middle of one.
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    match std::str::from_utf8(text) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => {
+            Err(Flaw::new("is UTF-16, not UTF-8", "Save the file as UTF-8."))
+        }
+        Err(_) => Err(Flaw::new("is not UTF-8", "Save the file as UTF-8.")),
+    }
 }
 
 fn is_manifest(name: &Path) -> bool {
@@ -528,6 +537,16 @@ mod tests {
                 .message
                 .contains("gone.yaml")
         );
+        // What Windows' editors write first is no part of the manifest.
+        put("windows.yaml", &format!("\u{feff}{}", object("w")));
+        let (found, documents) = look("windows.yaml", &dir.path().join("windows.yaml"), None).unwrap();
+        assert!(
+            documents[0].text.starts_with("apiVersion")
+                && found.texts().unwrap()[0].1.starts_with("apiVersion")
+        );
+        fs::write(dir.path().join("wide.yaml"), b"\xff\xfea\0").unwrap();
+        let flaws = look("wide.yaml", &dir.path().join("wide.yaml"), None).unwrap_err();
+        assert_eq!(flaws[0].message, "is UTF-16, not UTF-8");
         put("apps/k/kustomization.yaml", "resources: []\n");
         assert!(look("apps", &dir.path().join("apps"), None).is_err());
         assert_eq!(look("none", &dir.path().join("none"), None).unwrap_err()[0].message, "is not there");

@@ -22,6 +22,7 @@ mod problem;
 mod provision;
 mod report;
 mod resolve;
+mod retry;
 mod schema;
 mod settings;
 mod shape;

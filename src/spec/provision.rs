@@ -406,8 +406,8 @@ fn settings(
     let list = |field: &Field<Vec<Option<At<Text>>>>| -> Option<Vec<String>> {
         Some(field.value()?.iter().flatten().map(|item| item.value.0.clone()).collect())
     };
-    if let Some(args) = list(&one.args) {
-        put("args", json!(args));
+    if let Some(args) = one.args.value() {
+        put("args", json!(args.iter().flatten().map(|arg| &arg.value.0).collect::<Vec<_>>()));
     }
     let recipes = list(&one.recipes).unwrap_or_default();
     let mut run_list = list(&one.run_list).unwrap_or_default();

@@ -9,7 +9,7 @@ use libssh2_sys::{LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_TIMEOUT};
 use ssh2::{ErrorCode, MethodType};
 
 use super::session::{Session, Stuck};
-use super::{Error, HostKey, KnownHosts};
+use super::{Error, HostKey, KnownHosts, keys};
 use crate::os::Cancel;
 use crate::os::cancel::Level;
 
@@ -276,6 +276,7 @@ fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> 
     let user = &login.endpoint.user;
     let mut tried = Vec::new();
     let mut unusable: Option<Error> = None;
+    let mut damaged: Option<PathBuf> = None;
     for key in &login.keys {
         if let Err(error) = std::fs::File::open(key) {
             unusable.get_or_insert(Error::Key { path: key.clone(), reason: error.to_string() });
@@ -287,11 +288,17 @@ fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> 
                 return Ok(());
             }
             Err(Stuck::Ssh(e)) if e.code() == ErrorCode::Session(LIBSSH2_ERROR_FILE) => {
+                damaged.get_or_insert(key.clone());
                 unusable.get_or_insert(Error::Key { path: key.clone(), reason: e.message().to_owned() });
             }
             Err(Stuck::Ssh(e)) if is_refusal(&e) => tried.push(key.clone()),
             Err(stuck) => return Err(at.stuck(stuck, "logging in", login.options.login)),
         }
+    }
+    // A damaged key is no reason to say that the node refuses a good one.
+    let worse = login.keys.iter().find_map(|key| Some((key.clone(), keys::damage(key)?)));
+    if let Some((path, reason)) = worse.or(damaged.map(|path| (path, "it cannot be read as a key"))) {
+        return Err(Error::Key { path, reason: reason.to_owned() });
     }
     match unusable {
         Some(error) if tried.is_empty() => Err(error),

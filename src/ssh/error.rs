@@ -334,6 +334,11 @@ impl Error {
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Key { .. } => {
+                "Put a copy of it back. Without one nobody gets into the machines that trust it: `p1 \
+                                 destroy` and `p1 up` make them anew."
+                    .to_owned()
+            }
             Self::Refused { .. } => {
                 "The machine is up but sshd is not; it may still be booting, or the port may be wrong."
                     .to_owned()

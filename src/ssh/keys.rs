@@ -43,6 +43,60 @@ pub fn generate_key(path: &Path, comment: &str, cancel: &Cancel) -> Result<Strin
     Ok(line.trim().to_owned())
 }
 
+/// What is wrong with a private key file, if it is damaged; for after it was refused, since libssh2 takes a key
+/// that it cannot read for one that the node refuses.
+pub(super) fn damage(path: &Path) -> Option<&'static str> {
+    use base64::Engine as _;
+    let text = fs::read_to_string(path).ok()?;
+    let mut lines = text.trim().lines();
+    let kind = lines.next().and_then(|l| l.strip_prefix("-----BEGIN "));
+    let Some(kind) = kind.and_then(|k| k.strip_suffix(" PRIVATE KEY-----")) else {
+        return Some("it is not a private key");
+    };
+    let body: Vec<&str> = lines.filter(|l| !l.contains(": ")).collect();
+    let Some((end, body)) = body.split_last() else { return Some("it is cut off") };
+    if *end != format!("-----END {kind} PRIVATE KEY-----") {
+        return Some("it is cut off");
+    }
+    let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(body.concat().replace(' ', "")) else {
+        return Some("it is damaged");
+    };
+    let whole = kind != "OPENSSH" || is_openssh(&bytes).is_some();
+    (!whole).then_some("it is damaged")
+}
+
+/// OpenSSH's own form (openssh, `PROTOCOL.key`): the public half is in it twice, and so is a number by which
+/// damage shows.
+fn is_openssh(bytes: &[u8]) -> Option<()> {
+    fn field<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let (field, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        *rest = tail;
+        Some(field)
+    }
+    let mut rest = bytes.strip_prefix(b"openssh-key-v1\0")?;
+    let cipher = field(&mut rest)?;
+    let (_, _) = (field(&mut rest)?, field(&mut rest)?);
+    let (count, mut rest) = rest.split_first_chunk::<4>()?;
+    let (public, mut private) = (field(&mut rest)?, field(&mut rest)?);
+    if cipher != b"none" {
+        return Some(());
+    }
+    let checked = *count == [0, 0, 0, 1] && private.len() >= 8 && private[..4] == private[4..8];
+    private = private.get(8..).filter(|_| checked)?;
+    let mut public = public;
+    let (kind, also) = (field(&mut private)?, field(&mut public)?);
+    if kind != also {
+        return None;
+    }
+    // For others than ed25519 that has to do.
+    if kind != b"ssh-ed25519" {
+        return Some(());
+    }
+    let (mine, theirs, pair) = (field(&mut private)?, field(&mut public)?, field(&mut private)?);
+    (mine == theirs && pair.len() == 64 && pair.ends_with(mine)).then_some(())
+}
+
 /// Writes what comes on standard input to authorized_keys so that it is whole at every instant.
 const REPLACE: &str =
     "cat >authorized_keys.p1 && chmod 600 authorized_keys.p1 && mv authorized_keys.p1 authorized_keys";

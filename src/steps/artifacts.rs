@@ -95,16 +95,25 @@ pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
 }
 
 impl World {
-    /// Bounds of a download.
+    /// Bounds of a download within a step: the step is what is tried again.
     pub fn bounds(&self) -> Bounds {
-        Bounds::new(&self.cluster.timeouts, &self.cluster.retry)
+        Bounds::new(&self.cluster.timeouts, &self.cluster.retry.once())
     }
 
     fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, Trouble> {
+        self.resolved_within(release, net, &self.bounds())
+    }
+
+    fn resolved_within(
+        &self,
+        release: &Release,
+        net: &Net,
+        bounds: &Bounds,
+    ) -> Result<artifacts::Resolved, Trouble> {
         // Nodes are of this host's architecture: neither provider runs another one.
         let arch = artifacts::arch(std::env::consts::ARCH)?;
-        let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
-        Ok(artifacts::resolve(release, given, arch, &self.cache, net, &bounds, &self.cancel)?)
+        let given = &self.cluster.k3s.artifacts;
+        Ok(artifacts::resolve(release, given, arch, &self.cache, net, bounds, &self.cancel)?)
     }
 
     fn fetch_with(
@@ -128,7 +137,9 @@ impl World {
 
     /// The version that a release is now, asking the network where that takes it.
     pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), Trouble> {
-        let found = self.resolved(release, &self.net)?;
+        // Not within a step, so that it is tried again here.
+        let bounds = Bounds::new(&self.cluster.timeouts, &self.cluster.retry);
+        let found = self.resolved_within(release, &self.net, &bounds)?;
         Ok((found.version, found.warnings))
     }
 

@@ -67,6 +67,25 @@ impl Shape for ProvisionType {
     }
 }
 
+/// An argument of a script: any text, nothing included.
+#[derive(Clone, Debug)]
+pub(super) struct Argument(pub String);
+
+impl Shape for Argument {
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        if text.contains('\0') {
+            report.error(node.at, "an argument cannot have a null character", "Leave it out.");
+            return None;
+        }
+        Some(Self(text.to_owned()))
+    }
+}
+
 /// Any text but nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Text(pub String);
