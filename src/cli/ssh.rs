@@ -14,19 +14,7 @@ use crate::state::State;
 pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let name = args.node.clone().unwrap_or_else(|| cluster.first_server().name.clone());
-    context.targets(&cluster, std::slice::from_ref(&name)).map_err(|fail| match &args.command[..] {
-        [] => {
-            let line = format!(
-                "{} ssh {} -- {}",
-                context.called(),
-                cluster.first_server().name,
-                process::quote(&name)
-            );
-            let hint = fail.hint.as_deref().unwrap_or_default();
-            Fail { hint: Some(format!("{hint} A command stands behind `--`: {line}")), ..fail }
-        }
-        _ => fail,
-    })?;
+    context.targets(&cluster, std::slice::from_ref(&name))?;
     let host = host(context, cluster, &name)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     // As one word: ssh joins several by spaces, and what a person quoted would fall apart.
