@@ -7,6 +7,7 @@ pub mod config;
 pub mod diagnose;
 pub mod install;
 pub mod kubeconfig;
+pub mod kubectl;
 pub mod release;
 pub mod secret;
 pub mod token;

@@ -16,6 +16,7 @@ use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::seconds;
+use crate::k3s;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
@@ -303,21 +304,7 @@ pub(super) fn kubectl(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets
         ""
     };
     let trouble = Trouble::new(format!("{what} failed{cause}"), hint).evidence(lines);
-    let passing = [
-        "connection refused",
-        "was refused",
-        "failed calling webhook",
-        "etcdserver",
-        "Internal error",
-        "currently unable",
-        "i/o timeout",
-        "TLS handshake",
-        "is being terminated",
-        "because it is being",
-        "not yet ready",
-        "try again later",
-    ];
-    Err(if has(&passing) { trouble.transient() } else { trouble })
+    Err(if k3s::kubectl::passes(&text) { trouble.transient() } else { trouble })
 }
 
 /// Shell text that gives `text` to a command's standard input.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use super::unit::kubectl;
 use super::view::holds;
 use super::{Ctx, Definition, View, install};
 use crate::api::NodeStatus;
@@ -154,7 +155,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
     }
     if !script.is_empty() {
-        world.script(world.serving(None)?, "setting labels and taints", &script)?;
+        kubectl(world, world.serving(None)?, "setting labels and taints", &script)?;
     }
     world.script(node, "noting labels and taints", &install::stamp(STAMP, &note(node)))?;
     world.look_at_node(node)?;

@@ -94,7 +94,33 @@ struct Line {
     flags: Vec<(String, String)>,
 }
 
-/// Flags that take a value; every other one is a switch.
+/// Flags without a value. Any other one is unknown, and that is an error, as it is for the real one: what is
+/// passed over would seem to be done.
+const SWITCHES: &[&str] = &[
+    "-A",
+    "--all-namespaces",
+    "--all",
+    "--cascade",
+    "--client",
+    "--delete-emptydir-data",
+    "--force",
+    "--force-conflicts",
+    "-h",
+    "--help",
+    "--ignore-daemonsets",
+    "--ignore-not-found",
+    "--no-headers",
+    "--now",
+    "--overwrite",
+    "--previous",
+    "--recursive",
+    "-R",
+    "--server-side",
+    "--show-labels",
+    "--wait",
+];
+
+/// Flags that take a value.
 const VALUED: &[&str] = &[
     "-n",
     "--namespace",
@@ -122,6 +148,9 @@ const VALUED: &[&str] = &[
     "--patch",
     "--type",
     "--replicas",
+    "-c",
+    "--container",
+    "--tail",
 ];
 
 impl Line {
@@ -134,6 +163,9 @@ impl Line {
             } else if argument == "-" || !argument.starts_with('-') {
                 line.words.push(argument.clone());
             } else if let Some((name, value)) = argument.split_once('=').filter(|(n, _)| n.starts_with('-')) {
+                if !VALUED.contains(&name) && !SWITCHES.contains(&name) {
+                    return Err(format!("error: unknown flag: {name}"));
+                }
                 line.flags.push((name.into(), value.into()));
             } else if VALUED.contains(&argument.as_str()) {
                 let value =
@@ -144,6 +176,11 @@ impl Line {
                 .find(|v| v.len() == 2 && argument.starts_with(**v) && !argument.starts_with("--"))
             {
                 line.flags.push(((*name).into(), argument[2..].into()));
+            } else if !SWITCHES.contains(&argument.as_str()) && argument != "--" {
+                return Err(match argument.starts_with("--") {
+                    true => format!("error: unknown flag: {argument}"),
+                    false => format!("error: unknown shorthand flag: {argument}"),
+                });
             } else {
                 line.flags.push((argument.clone(), "true".into()));
             }
@@ -238,6 +275,8 @@ fn run(arguments: &[String]) -> Result<(), String> {
         "drain" => drain(&line, &open()?),
         "label" | "annotate" | "taint" => mark(&line, &open()?),
         "wait" => wait(&line, &open()?),
+        "logs" => logs(&line, &open()?),
+        "describe" => describe(&line, &open()?),
         "rollout" => rollout(&line, &open()?),
         "version" => version(&line, open()),
         "cluster-info" => {
@@ -258,7 +297,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
         }
         "" | "help" => {
             println!(
-                "kubectl of the k3s stand-in: get, delete, apply, create, diff, kustomize, cordon, uncordon, drain, label, annotate, taint, wait, rollout status, version, cluster-info, auth can-i, config view"
+                "kubectl of the k3s stand-in: get, delete, apply, create, diff, kustomize, cordon, uncordon, drain, label, annotate, taint, wait, logs, describe, rollout status, version, cluster-info, auth can-i, config view"
             );
             Ok(())
         }
@@ -316,6 +355,27 @@ fn encode(text: &str) -> String {
             b => format!("%{b:02X}"),
         })
         .collect()
+}
+
+fn logs(line: &Line, connection: &Connection) -> Result<(), String> {
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}/log?previous={}",
+        line.namespace(),
+        encode(line.word(1)),
+        line.on(&["--previous"])
+    );
+    let (_, body) = connection.call("GET", &path, None)?;
+    print!("{}", String::from_utf8_lossy(&body));
+    Ok(())
+}
+
+/// Not in the real one's form, and with all that is in it.
+fn describe(line: &Line, connection: &Connection) -> Result<(), String> {
+    for (resource, name) in targets(line, 1)? {
+        let object = connection.read(&url(resource, Some(line.namespace()), name.as_deref()))?;
+        println!("{}", serde_yaml::to_string(&object).unwrap_or_default());
+    }
+    Ok(())
 }
 
 fn get(line: &Line, connection: &Connection) -> Result<(), String> {

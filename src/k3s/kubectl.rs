@@ -1,0 +1,58 @@
+//! What kubectl's words mean.
+
+/// Whether it failed for what passes by itself: an API that comes and goes, etcd without a leader for a moment, a
+/// webhook whose pods are about to run, an object that is about to be gone. The last ones are client-go's
+/// words for a connection that is cut.
+pub fn passes(text: &str) -> bool {
+    const SIGNS: [&str; 20] = [
+        "connection refused",
+        "was refused",
+        "failed calling webhook",
+        "etcdserver",
+        "Internal error",
+        "(InternalError)",
+        "(ServiceUnavailable)",
+        "(TooManyRequests)",
+        "(Timeout)",
+        "(ServerTimeout)",
+        "currently unable",
+        "unable to handle the request",
+        "i/o timeout",
+        "TLS handshake",
+        "is being terminated",
+        "because it is being",
+        "not yet ready",
+        "try again later",
+        "connection reset",
+        "Unable to connect to the server",
+    ];
+    SIGNS.iter().any(|sign| text.contains(sign)) || text.lines().any(|l| l.trim_end().ends_with(": EOF"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_told_from_what_does_not() {
+        for text in [
+            "Error from server: etcdserver: leader changed",
+            "Unable to connect to the server: EOF",
+            "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?",
+            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+            "Unable to connect to the server: net/http: TLS handshake timeout",
+            "error: read tcp 127.0.0.1:6443: read: connection reset by peer",
+            "Error from server (TooManyRequests): the server has received too many requests",
+            "error: Get \"https://127.0.0.1:6443/api\": EOF\n",
+        ] {
+            assert!(passes(text), "{text}");
+        }
+        for text in [
+            "Error from server (Forbidden): nodes \"server-1\" is forbidden",
+            "Error from server (NotFound): namespaces \"nowhere\" not found",
+            "error: unable to drain node \"worker\" due to error: timeout reached",
+        ] {
+            assert!(!passes(text), "{text}");
+        }
+    }
+}
