@@ -29,6 +29,9 @@ for unit in k3s k3s-agent; do
   part "$unit-status" systemctl status "$unit" --no-pager -l -n 20
   part "$unit-show" systemctl show "$unit" -p ActiveState,SubState,Result,NRestarts,ExecMainStatus,ActiveEnterTimestamp
   part "$unit-unit" cat "/etc/systemd/system/$unit.service"
+  start=$(systemctl show -p InvocationID --value "$unit" 2>/dev/null)
+  [ -n "$start" ] && part "$unit-this-start" journalctl -n 1000 --no-pager -o short-iso \
+    "_SYSTEMD_INVOCATION_ID=$start" + "INVOCATION_ID=$start"
   part "$unit-journal" journalctl -u "$unit" -n 3000 --no-pager -o short-iso
 done
 part boot-journal journalctl -b -n 1000 --no-pager -o short-iso
