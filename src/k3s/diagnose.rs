@@ -25,10 +25,12 @@ pub struct Diagnosis {
 }
 
 /// Something about a cause that is not in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// Who listens at this port of the node.
     Port(u16),
+    /// Which other file on the node sets one of these keys; none of them stands for any.
+    Settings(Vec<String>),
     /// How many of etcd's members answer.
     Members,
 }
@@ -64,6 +66,10 @@ enum Wants {
     Nothing,
     /// The port at the end of the word.
     Port,
+    /// Another file that sets one of these; none of them stands for any.
+    Settings(&'static [&'static str]),
+    /// Another file that sets the flag that the line names after this.
+    Flag(&'static str),
     Members,
 }
 
@@ -126,6 +132,12 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
                     rule.word(line).rsplit(':').next().and_then(|p| p.parse().ok()).map(Fact::Port)
                 }
                 Wants::Members => Some(Fact::Members),
+                Wants::Settings(keys) => Some(Fact::Settings(keys.iter().map(|k| (*k).to_owned()).collect())),
+                Wants::Flag(sign) => {
+                    let flag = line.split_once(sign).map_or("", |(_, rest)| rest);
+                    let end = flag.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+                    Some(Fact::Settings(vec![flag[..end.unwrap_or(flag.len())].to_owned()]))
+                }
             },
         })
     })
@@ -268,6 +280,13 @@ fn message(line: &str) -> &str {
 const CLOCK: &str = "Set the clocks of host and nodes right (`p1 exec -- date -u` shows them), for instance \
                      with systemd-timesyncd or chrony.";
 
+/// Keys of k3s and variables of its environment that say the same.
+const TOKENS: &[&str] =
+    &["token", "agent-token", "token-file", "agent-token-file", "K3S_TOKEN", "K3S_TOKEN_FILE"];
+const SERVERS: &[&str] = &["server", "K3S_URL", "token", "K3S_TOKEN"];
+const NAMES: &[&str] = &["node-name", "with-node-id", "K3S_NODE_NAME"];
+const CARDS: &[&str] = &["flannel-iface", "node-ip", "node-external-ip", "advertise-address", "bind-address"];
+
 const RULES: &[Rule] = &[
     // The binary does not run at all. systemd.exec(5), "Process Exit Codes": 203 is EXIT_EXEC.
     rule(
@@ -302,24 +321,24 @@ const RULES: &[Rule] = &[
         "Look at the spelling under `k3s.config`, `server_config` and `worker_config`: workers know fewer keys \
          than servers, and some keys need a newer k3s.",
     )
-    .word_after("flag provided but not defined: -"),
+    .word_after("flag provided but not defined: -").wants(Wants::Flag("flag provided but not defined: -")),
     rule(
         &["invalid value \""],
         "k3s does not accept a value in its configuration",
         "The line says which flag; the key of the same name in the spec's config has to be changed.",
     )
-    .with(&["for flag"]),
+    .with(&["for flag"]).wants(Wants::Flag("for flag -")),
     // k3s-io/k3s#7932.
     rule(
         &["yaml: line ", "yaml: unmarshal errors", "yaml: did not find"],
         "a YAML file of k3s on the node cannot be read",
         "`p1 exec {node} --root -- 'tail -n +1 /etc/rancher/k3s/*.yaml /etc/rancher/k3s/config.yaml.d/*'` shows them.",
-    ),
+    ).wants(Wants::Settings(&[])),
     rule(
         &["critical configuration value mismatch"],
         "this server's configuration differs from the first server's where it must not",
         "Keep cluster-wide keys under `k3s.config` or `server_config`, not on single nodes.",
-    ),
+    ).wants(Wants::Settings(&[])),
     // Several servers. pkg/etcd/etcd.go: `Join`, `clientURLs`, `manageLearners`; etcd's
     // api/v3rpc/rpctypes/error.go.
     rule(
@@ -410,7 +429,7 @@ const RULES: &[Rule] = &[
         "the network interface that flannel is to use does not exist, or has no address",
         "`p1 exec {node} -- ip -br addr` shows its interfaces. Without `flannel-iface` in the spec p1 takes the one with the \
          node's address.",
-    ),
+    ).wants(Wants::Settings(CARDS)),
     rule(
         &["failed to find IPv4 address for interface"],
         "the network interface {} has no IPv4 address",
@@ -440,14 +459,14 @@ const RULES: &[Rule] = &[
         "the node's token belongs to a server with another certificate authority",
         "The server was made anew since, or another file on the node names another token: `p1 exec {node} --root -- grep -r token \
          /etc/rancher/k3s /etc/default` shows which do.",
-    ),
+    ).wants(Wants::Settings(TOKENS)),
     // pkg/agent/config/config.go, `getNodeNamedCrt` (HTTP 403) and pkg/nodepassword.
     rule(
         &["Node password rejected", "ode password validation failed", "unable to verify password for node"],
         "the server knows another machine by this node's name",
         "If the VM was made anew, forget the old one: `p1 kubectl -- delete node {node}` and `p1 kubectl -- -n \
          kube-system delete secret {node}.node-password.k3s`. Otherwise two machines have one name.",
-    ),
+    ).wants(Wants::Settings(NAMES)),
     // Go's crypto/x509; k3s-io/k3s#6152 (before) and #5163 (after).
     rule(&["ertificate has expired or is not yet valid"], "the node's clock is behind: a certificate is not valid yet", CLOCK)
         .with(&[" is before "]),
@@ -477,12 +496,13 @@ const RULES: &[Rule] = &[
         "the server rejects the token",
         "The node's token is not this cluster's, which another file on it may have brought: `p1 exec {node} --root -- grep -r token \
          /etc/rancher/k3s /etc/default` shows which.",
-    ),
+    ).wants(Wants::Settings(TOKENS)),
     rule(
         &["certificate signed by unknown authority"],
         "the node trusts the certificate authority of another cluster",
         "It was part of an earlier cluster: `p1 uninstall {node}`, then `p1 up`.",
     )
+    .wants(Wants::Settings(SERVERS))
     .next(ANEW),
     // github.com/k3s-io/kine; transient under load, see k3s-io/k3s#8234.
     rule(
@@ -496,7 +516,7 @@ const RULES: &[Rule] = &[
         "the node cannot reach the server's API",
         "See whether the server is up (`p1 status`) and whether a firewall on it closes port 6443/tcp.",
     )
-    .with(&["/cacerts"]).passing(),
+    .with(&["/cacerts"]).passing().wants(Wants::Settings(SERVERS)),
     // Seen while the servers of a cluster start together.
     rule(
         &["etcdserver: no leader", "etcdserver: request timed out", "etcd alarm list failed"],
@@ -685,6 +705,18 @@ mod tests {
             assert!(rule.cause.starts_with(|c: char| c.is_lowercase()), "{}", rule.cause);
             assert_eq!(rule.cause.contains("{}"), !rule.word_after.is_empty(), "{}", rule.cause);
         }
+    }
+
+    #[test]
+    fn what_would_tell_more_is_named_with_the_cause() {
+        let fact = |line: &str| diagnose(&[line.to_owned()]).unwrap().fact;
+        let settings = |keys: &[&str]| Some(Fact::Settings(keys.iter().map(|k| (*k).to_owned()).collect()));
+        assert_eq!(fact(SEEN[4]), settings(&["colour"]));
+        assert_eq!(fact(r#"invalid value "x" for flag -node-ip: bad"#), settings(&["node-ip"]));
+        assert_eq!(fact(SEEN[12]), Some(Fact::Port(6443)));
+        assert_eq!(fact(SEEN[20]), settings(TOKENS));
+        assert_eq!(fact(SEEN[30]), Some(Fact::Members));
+        assert_eq!(fact(SEEN[6]), None);
     }
 
     #[test]

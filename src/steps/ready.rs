@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{MANY, Since, Unit, journal, trouble, with_facts};
+use super::unit::{MANY, Since, Unit, journal, kubectl, trouble, with_facts};
 use super::view::holds;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View};
@@ -129,7 +129,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             uncordoned = true;
             ctx.control.says("letting pods onto it again");
             let script = format!("k3s kubectl uncordon {}", node.name);
-            world.script(world.serving(None)?, "uncordoning the node", &script)?;
+            kubectl(world, world.serving(None)?, "uncordoning the node", &script)?;
             return Ok(Err("letting pods onto it again".to_owned()));
         }
         Ok(settled(ctx)?.map_or_else(|| Ok(status.cloned()), Err))

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::unit::{FEW, MANY, Since, Unit, journal, tell_since, trouble};
 use super::view::holds;
+use super::wait::gone;
 use super::world::{SHORT, listens};
 use super::{Ctx, Definition, View, World, config, install};
 use crate::engine::Trouble;
@@ -161,7 +162,17 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> 
         let late = start.elapsed() > bound;
         if open || late || state_at.elapsed() > STATE {
             state_at = Instant::now();
-            let is = Unit::of(ctx)?;
+            let is = match Unit::of(ctx) {
+                // Out of reach for a moment: asked again as long as there is time.
+                Err(trouble) if trouble.transient && !late && !gone(ctx) => {
+                    ctx.control.says(trouble.failure.cause);
+                    if ctx.control.cancel().sleep(STATE, Level::Stop) {
+                        return Err(Trouble::interrupted());
+                    }
+                    continue;
+                }
+                answer => answer?,
+            };
             if is.active {
                 return Ok(());
             }

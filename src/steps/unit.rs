@@ -83,8 +83,15 @@ pub fn journal(ctx: &Ctx<'_>, since: &Since, most: u32, ended: bool) -> Result<V
          --output-fields=MESSAGE,INVOCATION_ID,_SYSTEMD_INVOCATION_ID{from}",
         node.role.unit()
     );
-    let text =
-        world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}))?.text();
+    let read = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}));
+    let text = match read {
+        // A node that is out of reach for a moment has said nothing for a moment.
+        Err(trouble) if trouble.transient && !trouble.cancelled => {
+            ctx.control.log(&trouble.failure.cause);
+            return Ok(Vec::new());
+        }
+        read => read?.text(),
+    };
     let tokens = world.tokens()?;
     let said: Vec<Said> = text.lines().filter_map(said).collect();
     Ok(k3s::one_start(&said, ended, &since.invocation).iter().map(|l| tokens.redact(l)).collect())
@@ -109,6 +116,15 @@ fn said(line: &str) -> Option<Said> {
     // systemd's lines are of its own invocation; that of the unit which they are about is another field.
     let about = text("INVOCATION_ID");
     Some(Said { invocation: if about.is_empty() { own } else { about }, text: text("MESSAGE") })
+}
+
+/// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
+/// try.
+pub fn kubectl(world: &World, server: &Node, what: &str, script: &str) -> Result<String, Trouble> {
+    let done = world.on(server, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
+    let passes = k3s::kubectl::passes(&done.text());
+    let done = done.ok().map(|done| done.text()).map_err(Trouble::from);
+    done.map_err(|trouble| if passes { trouble.transient() } else { trouble })
 }
 
 /// Why a unit does not come up, from what one start of it said.
@@ -148,6 +164,21 @@ pub fn with_facts(world: &World, node: &Node, mut found: Diagnosis, evidence: &m
                 evidence.push(line);
             }
         }
+        Some(k3s::Fact::Settings(keys)) => {
+            let all = other_settings(world, node);
+            evidence.extend(all.iter().take(3).map(|o| format!("{} sets {} too", o.file, o.keys.join(", "))));
+            let sets = |o: &&Other| keys.is_empty() || o.keys.iter().any(|k| keys.contains(k));
+            if let Some(other) = all.iter().find(sets) {
+                let key = other.keys.iter().find(|k| keys.contains(k)).unwrap_or(&other.keys[0]);
+                found.cause = format!("{}: {} on the node sets `{key}`", found.cause, other.file);
+                found.hint = format!(
+                    "What p1 writes is overridden there: take it out of the file, which `p1 exec {} --root -- cat {}` shows.",
+                    node.name,
+                    process::quote(&other.file)
+                );
+                found.next = &[];
+            }
+        }
         Some(k3s::Fact::Members) => {
             let (answer, all) = world.members();
             if all > 1 {
@@ -157,6 +188,39 @@ pub fn with_facts(world: &World, node: &Node, mut found: Diagnosis, evidence: &m
         None => {}
     }
     found
+}
+
+/// A file on a node that configures k3s beside what p1 and the installer write.
+#[derive(Debug, PartialEq)]
+struct Other {
+    file: String,
+    /// What it sets; never the values, which may be secrets.
+    keys: Vec<String>,
+}
+
+/// docs.k3s.io/installation/configuration, "Multiple config files"; the unit of k3s' installer reads
+/// `/etc/default/%N` and `/etc/sysconfig/%N`.
+fn other_settings(world: &World, node: &Node) -> Vec<Other> {
+    let unit = node.role.unit();
+    let script = format!(
+        "for f in /etc/rancher/k3s/config.yaml.d/*.yaml /etc/rancher/k3s/config.yaml.d/*.yml; do [ -f \"$f\" ] &&\n\
+         sed -n 's/^\\([A-Za-z0-9-]\\{{1,\\}}\\)+\\{{0,1\\}}[[:space:]]*:.*/\\1/p' \"$f\" | while read -r k; do echo \"$k $f\"; done\n\
+         done\n\
+         for f in /etc/default/{unit} /etc/sysconfig/{unit} /etc/systemd/system/{unit}.service.d/*.conf; do [ -f \"$f\" ] &&\n\
+         sed -n 's/^\\(Environment=\\)\\{{0,1\\}}[\"'\\'']\\{{0,1\\}}\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\2/p' \"$f\" | \
+         while read -r k; do echo \"$k $f\"; done\n\
+         done\ntrue\n"
+    );
+    let text = world.script(node, "looking for other settings of k3s", &script).unwrap_or_default();
+    let mut all: Vec<Other> = Vec::new();
+    for (key, file) in text.lines().filter_map(|l| l.split_once(' ')) {
+        match all.iter_mut().find(|o| o.file == file) {
+            Some(other) if other.keys.iter().any(|k| k == key) => {}
+            Some(other) => other.keys.push(key.to_owned()),
+            None => all.push(Other { file: file.to_owned(), keys: vec![key.to_owned()] }),
+        }
+    }
+    all
 }
 
 /// Who listens at a port of a node: `sshd (pid 812)`, and the line of `ss` that says so.

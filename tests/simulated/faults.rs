@@ -160,18 +160,22 @@ fn a_node_was_changed() {
     };
     let rounds = [
         [
-            (drop_in("token", "not-the-token"), "start", "the server rejects the token"),
+            (
+                drop_in("token", "not-the-token"),
+                "start",
+                "the server rejects the token: /etc/rancher/k3s/config.yaml.d/x.yaml on the node sets `token`",
+            ),
             (
                 drop_in("server", "https://192.168.56.111:6443"),
                 "start",
-                "the node cannot reach the server's API",
+                "the node cannot reach the server's API: /etc/rancher/k3s/config.yaml.d/x.yaml on the node sets `server`",
             ),
         ],
         [
             (
                 drop_in("node-name", "worker-3"),
                 "start",
-                "the server knows another machine by this node's name",
+                "another machine by this node's name: /etc/rancher/k3s/config.yaml.d/x.yaml on the node sets `node-name`",
             ),
             (mount("/usr/local/bin", "64k"), "stage", "no space for /usr/local/bin/k3s"),
         ],
