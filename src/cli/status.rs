@@ -7,7 +7,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
-use crate::explain::chain;
+use crate::explain::{chain, seconds};
 use crate::journal;
 use crate::providers::State as Power;
 use crate::state::State;
@@ -30,6 +30,20 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let last = journal::latest(&state.runs());
     let outstanding = last.as_ref().ok().and_then(|r| r.as_ref()).map(|r| (r.outstanding().count(), &r.verb));
 
+    // The API goes on to say what it heard last; a kubelet's lease says when that was.
+    let heard = match seen.api.is_some() {
+        true => world.ask(|api| api.leases(&world.cancel)).unwrap_or_default(),
+        false => std::collections::BTreeMap::new(),
+    };
+    let reported = |node: &str| -> Option<jiff::Timestamp> {
+        let lease = heard.get(node).and_then(|at| at.parse().ok());
+        lease.max(seen.api.as_ref().and_then(|api| api.get(node)?.heartbeat))
+    };
+    let age = |node: &str| {
+        let past = jiff::Timestamp::now().duration_since(reported(node)?);
+        Some(std::time::Duration::try_from(past).unwrap_or_default())
+    };
+    let mut believed: Vec<(String, Option<std::time::Duration>)> = Vec::new();
     let mut rows = Vec::new();
     let nodes = world.cluster.nodes.iter().chain(&seen.former);
     for node in nodes.filter(|n| chosen(&n.name)) {
@@ -48,13 +62,17 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
                 "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
                 "ssh": seen.silent.get(&node.name), "drift": drift, "size": machine.size,
-                "former": former,
+                "former": former, "reported": reported(&node.name).map(|at| at.to_string()),
+                "remembered": seen.remembered.contains(&node.name),
             });
             print(&format!("{line}\n"));
             continue;
         }
         let (running, unit) =
             (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
+        if status.is_some() {
+            believed.push((node.name.clone(), age(&node.name)));
+        }
         let cell = |text: String, good: bool| Cell::new(if good { Tone::Good } else { Tone::Bad }, text);
         rows.push(vec![
             Cell::from(node.name.clone()),
@@ -88,6 +106,9 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             &rows,
             layout,
         ));
+        for line in freshness(&believed, &seen.remembered) {
+            eprintln!("{line}");
+        }
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {
@@ -102,5 +123,66 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         Err(Fail::told(code::FAILED, "the cluster differs from the spec")
             .hint("`p1 plan` says what `p1 up` would do.")
             .next(["p1 up"]))
+    }
+}
+
+/// A kubelet renews its lease every ten seconds; the API takes a node for dead after 40.
+const STALE: std::time::Duration = std::time::Duration::from_secs(40);
+
+/// How old the words are that the table repeats: of the API about its nodes, and what p1 remembers of nodes that
+/// the API vouches for.
+fn freshness(
+    believed: &[(String, Option<std::time::Duration>)],
+    remembered: &std::collections::BTreeSet<String>,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    let fresh: Vec<_> = believed.iter().filter_map(|(_, age)| age.filter(|age| *age < STALE)).collect();
+    if let Some(oldest) = fresh.iter().max() {
+        let all = if fresh.len() == believed.len() { "its nodes" } else { "of them" };
+        let count = if fresh.len() == believed.len() { String::new() } else { format!("{} ", fresh.len()) };
+        lines.push(format!(
+            "`node is` and `version` are the API's word; {count}{all} reported within the last {}",
+            seconds(*oldest)
+        ));
+    }
+    for (name, age) in believed.iter().filter(|(_, age)| age.is_none_or(|age| age >= STALE)) {
+        lines.push(match age {
+            Some(age) => format!("{name}: the API last heard of it {} ago", seconds(*age)),
+            None => format!("{name}: the API does not say when it last heard of it"),
+        });
+    }
+    if !remembered.is_empty() {
+        let names: Vec<&str> = remembered.iter().map(String::as_str).collect();
+        lines.push(format!(
+            "`k3s` of {} is from an earlier look: the API says that they have been Ready since their boot; `p1 status \
+             --deep` asks them",
+            match names.len() {
+                1..5 => names.join(", "),
+                n => count(n, "node"),
+            }
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_fresh_the_apis_word_is_is_said() {
+        let secs = |s| Some(std::time::Duration::from_secs(s));
+        let believed = [("server".to_owned(), secs(3)), ("worker".to_owned(), secs(9))];
+        let none = std::collections::BTreeSet::new();
+        assert_eq!(
+            freshness(&believed, &none),
+            ["`node is` and `version` are the API's word; its nodes reported within the last 9s"]
+        );
+        let late = [believed[0].clone(), ("worker".to_owned(), secs(185)), ("new".to_owned(), None)];
+        let told = freshness(&late, &["server".to_owned()].into());
+        assert!(told[0].contains("1 of them reported within the last 3s"), "{told:?}");
+        assert_eq!(told[1], "worker: the API last heard of it 3m05s ago");
+        assert!(told[2].starts_with("new: ") && told[3].contains("`k3s` of server"), "{told:?}");
+        assert_eq!(freshness(&[], &none), [""; 0]);
     }
 }

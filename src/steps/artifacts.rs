@@ -20,7 +20,10 @@ pub const STEP: Definition = Definition {
 fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     match &view.seen.wanted {
         Some(_) => Check::Done("in the cache".into()),
-        None => Check::Needed("not in the cache".into()),
+        None => Check::Needed(match &view.seen.unfit {
+            Some(failure) => failure.cause.clone(),
+            None => "not in the cache".into(),
+        }),
     }
 }
 
@@ -40,16 +43,20 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 /// What is known without a connection: a cluster that is as it should be needs none.
 pub fn look(world: &World) {
-    let net = Net { offline: true, ..world.net.clone() };
-    if let Ok(files) = world.fetch_with(&net, &mut |_| {}, &mut |_| {}) {
-        world.note(|seen| {
+    match world.release().map_err(Some).and_then(|release| world.without_connection(&release)) {
+        Ok(files) => world.note(|seen| {
             seen.wanted = Some(super::world::wanted(&files));
             seen.version.clone_from(&files.version);
-        });
-    } else if let (Ok(Release::Version(version)), None) =
-        (world.release(), &world.cluster.k3s.artifacts.binary)
-    {
-        world.note(|seen| seen.version = Some(version));
+        }),
+        Err(why) => {
+            // What is merely not here yet is no fault.
+            world.note(|seen| seen.unfit = why.map(|trouble| trouble.failure));
+            if let (Ok(Release::Version(version)), None) =
+                (world.release(), &world.cluster.k3s.artifacts.binary)
+            {
+                world.note(|seen| seen.version = Some(version));
+            }
+        }
     }
 }
 
@@ -114,6 +121,21 @@ impl World {
         let arch = artifacts::arch(std::env::consts::ARCH)?;
         let given = &self.cluster.k3s.artifacts;
         Ok(artifacts::resolve(release, given, arch, &self.cache, net, bounds, &self.cancel)?)
+    }
+
+    /// The files that are here; else why they cannot be used, if it is more than that they are not.
+    fn without_connection(&self, release: &Release) -> Result<artifacts::Files, Option<Trouble>> {
+        let unless_absent = |error: artifacts::Error| match error {
+            artifacts::Error::Offline { .. } => None,
+            error => Some(Trouble::from(error)),
+        };
+        let net = Net { offline: true, ..self.net.clone() };
+        let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
+        let arch = artifacts::arch(std::env::consts::ARCH).map_err(unless_absent)?;
+        let resolved = artifacts::resolve(release, given, arch, &self.cache, &net, &bounds, &self.cancel)
+            .map_err(unless_absent)?;
+        artifacts::fetch(&resolved, &self.cache, &net, &bounds, &mut |_| {}, &self.cancel)
+            .map_err(unless_absent)
     }
 
     fn fetch_with(

@@ -46,6 +46,7 @@ pub enum Kind {
     NodeLabels,
     NodeExtra,
     Kubeconfig,
+    Datastore,
     Manifests,
     Rollout,
     Provision,
@@ -226,6 +227,19 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     }
     for step in plan.steps.iter().filter(|_| exists) {
         let Check::Needed(why) = &step.check else { continue };
+        if step.name == "artifacts" {
+            if let Some(unfit) = &seen.unfit {
+                let what = format!("k3s' files cannot be used: {}", unfit.cause);
+                let then = unfit.hint.clone().unwrap_or_else(|| "they are fetched again".to_owned());
+                all.push(finding(None, Kind::K3sFiles, what, Mend::Up, then));
+            }
+            continue;
+        }
+        if let ("kubeconfig", Some(minority)) = (step.name, view.minority()) {
+            let then = "servers that are down are started";
+            all.push(finding(None, Kind::Datastore, format!("etcd: {minority}"), Mend::Up, then));
+            continue;
+        }
         let (kind, what, then) = match step.name {
             "kubeconfig" => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
             "manifests" => (Kind::Manifests, "its manifests", "they are applied"),

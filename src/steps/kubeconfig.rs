@@ -35,7 +35,9 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
         Some("it is of the cluster that goes".to_owned())
     } else if view.seen.api.is_none() {
         match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {
-            true => Some("the API does not take it".to_owned()),
+            true => Some(view.minority().unwrap_or_else(|| {
+                view.seen.deaf.clone().unwrap_or_else(|| "the API does not take it".to_owned())
+            })),
             false => return Check::Unknown("looked at when a server runs".into()),
         }
     } else {

@@ -144,6 +144,7 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let epoch = i64::try_from(now).unwrap_or(i64::MAX);
         seen.nodes.insert(node.name.clone(), NodeFacts { epoch, ..facts }.into());
+        seen.remembered.insert(node.name.clone());
     });
     true
 }
@@ -164,9 +165,17 @@ fn look_at(world: &World, node: &Node) {
 /// What the API says of the nodes.
 pub fn look_at_api(world: &World) {
     let answer = world.nodes();
+    // Too few servers for etcd look like an API that is silent, or that knows nobody.
+    let members = (answer.is_err() && world.cluster.servers().count() > 1).then(|| world.members());
     world.note(|seen| match answer {
-        Ok(nodes) => seen.api = Some(nodes.iter().map(|n| (n.name.clone(), n.clone())).collect()),
-        Err(_) => seen.api = None,
+        Ok(nodes) => {
+            seen.api = Some(nodes.iter().map(|n| (n.name.clone(), n.clone())).collect());
+            (seen.deaf, seen.members) = (None, None);
+        }
+        Err(trouble) => {
+            seen.api = None;
+            (seen.deaf, seen.members) = (Some(trouble.failure.cause), members);
+        }
     });
 }
 

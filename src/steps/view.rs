@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::drift::Drift;
 use super::manifests::Apps;
 use crate::api::NodeStatus;
+use crate::event::Failure;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
@@ -25,6 +26,14 @@ pub struct Seen {
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.
     pub api: Option<BTreeMap<String, NodeStatus>>,
+    /// Why the API did not answer.
+    pub deaf: Option<String>,
+    /// Of several servers, where the API did not answer: how many have an etcd that does, and how many there are.
+    pub members: Option<(usize, usize)>,
+    /// Nodes of which is known what they said before: the API vouches for them, and they were not asked.
+    pub remembered: BTreeSet<String>,
+    /// Why the files of k3s that are on this host cannot be used.
+    pub unfit: Option<Failure>,
     /// What runs there by the spec's manifests, if the API told.
     pub apps: Option<Apps>,
     /// By node: k3s' unit when a `verify` began.
@@ -158,6 +167,12 @@ impl<'a> View<'a> {
     /// made anew is new.
     pub fn standing(&self, node: &Node) -> Standing {
         if self.is_made_anew(node) { Standing::New } else { self.stands_now(node) }
+    }
+
+    /// Too few of several servers have an etcd that answers, so that nothing of the cluster can be asked or changed.
+    pub fn minority(&self) -> Option<String> {
+        let (answer, all) = self.seen.members.filter(|(answer, all)| answer * 2 <= *all)?;
+        Some(format!("{answer} of {all} servers answer, and it wants {} of them", all / 2 + 1))
     }
 
     /// The same of the machine that is there now, be it about to go or not.

@@ -326,6 +326,7 @@ impl World {
         let facts = facts::parse(&text)?;
         self.note(|seen| {
             seen.silent.remove(&node.name);
+            seen.remembered.remove(&node.name);
             seen.nodes.insert(node.name.clone(), facts.clone().into());
         });
         Ok(facts)

@@ -161,6 +161,14 @@ fn a_rollout_that_does_not_end_is_explained() {
         ],
     );
     assert_eq!(began(&sim.last()), ["cluster/rollouts"]);
+    // The command that the advice names shows what the container said.
+    let Some(Outcome::Failed(failure)) = sim.last().outcomes.remove("cluster/rollouts") else {
+        panic!("failed")
+    };
+    let hint = failure.hint.unwrap();
+    let advised = hint.split('`').find(|part| part.starts_with("p1 kubectl")).unwrap();
+    let words: Vec<&str> = advised.split(' ').skip(1).collect();
+    shows(&sim, &words, 0, &["stand-in fault crash: exiting with 1"]);
     sim.node("server").heal();
     sim.p1(&["retry"]).exits(0);
 
@@ -319,4 +327,10 @@ fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
     sim.spec(&k3s("cluster-domain: corp.example, disable: [servicelb]"));
     sim.p1(&["up"]).exits(0);
     shows(&sim, &["-o", "plain", "verify"], 0, &["192.168.56.110:30080 answered by server"]);
+    // The files on this host are of another version than the spec's: status and plan say so.
+    let other = k3s("cluster-domain: corp.example, disable: [servicelb]").replace("v1.34.1", "v1.34.7");
+    sim.spec(&other);
+    let words = ["is k3s v1.34.1+k3s1, not v1.34.7+k3s1 as the spec says", "`k3s.version: v1.34.1+k3s1`"];
+    shows(&sim, &["status"], 1, &words);
+    shows(&sim, &["plan"], 10, &words[..1]);
 }

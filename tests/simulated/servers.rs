@@ -126,6 +126,18 @@ fn three_servers_bear_the_loss_of_the_first() {
     sim.p1(&["status"]).exits(0);
     sim.p1(&["killall"]).exits(0);
     sim.p1(&["up"]).exits(0);
+    sim.p1(&["status"]).exits(0).says(&["the API's word; its nodes reported within the last"]);
+
+    // The majority is lost: that is what is said, and how many there are.
+    sim.node("server-2").power_off();
+    sim.node("server-3").power_off();
+    until("etcd has lost its leader", || {
+        let asked = "k3s kubectl get nodes --request-timeout=2s >/dev/null 2>&1 && echo yes || echo no";
+        sim.node("server-1").sh(asked).trim() == "no"
+    });
+    let status = sim.p1(&["status"]).exits(1).says(&["etcd: 1 of 3 servers answer, and it wants 2 of them"]);
+    assert!(!status.stderr().contains("kubeconfig"), "{}", status.stderr());
+    sim.p1(&["up"]).exits(0);
     sim.p1(&["status"]).exits(0);
 }
 
