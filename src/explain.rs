@@ -33,6 +33,11 @@ pub trait Explain: std::error::Error {
     fn cancelled(&self) -> bool {
         false
     }
+
+    /// Whether this host is not ready: a program or a daemon that p1 works with is not there.
+    fn unready(&self) -> bool {
+        false
+    }
 }
 
 /// An error and its sources on one line, each said once.

@@ -63,7 +63,11 @@ impl Fail {
 
     /// From an error that knows its hint.
     pub fn of(code: u8, error: &dyn Explain) -> Self {
-        let code = if error.cancelled() { code::INTERRUPTED } else { code };
+        let code = match (error.cancelled(), error.unready()) {
+            (true, _) => code::INTERRUPTED,
+            (_, true) => code::HOST,
+            _ => code,
+        };
         Self {
             code,
             message: chain(&error),
@@ -118,7 +122,11 @@ pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value
 impl From<Trouble> for Fail {
     fn from(trouble: Trouble) -> Self {
         Self {
-            code: if trouble.cancelled { code::INTERRUPTED } else { code::FAILED },
+            code: match (trouble.cancelled, trouble.unready) {
+                (true, _) => code::INTERRUPTED,
+                (_, true) => code::HOST,
+                _ => code::FAILED,
+            },
             message: trouble.failure.cause,
             evidence: trouble.failure.evidence,
             hint: trouble.failure.hint,

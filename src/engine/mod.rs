@@ -29,6 +29,8 @@ pub struct Trouble {
     pub pause: Option<Duration>,
     /// The user ended it.
     pub cancelled: bool,
+    /// This host is not ready, see [`Explain::unready`].
+    pub unready: bool,
 }
 
 impl Trouble {
@@ -78,6 +80,7 @@ impl<E: Explain> From<E> for Trouble {
             transient: error.transient(),
             pause: error.pause(),
             cancelled: error.cancelled(),
+            unready: error.unready(),
         }
     }
 }

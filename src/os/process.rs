@@ -317,6 +317,10 @@ impl Explain for Error {
     fn cancelled(&self) -> bool {
         matches!(self, Self::Cancelled { .. })
     }
+
+    fn unready(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
 }
 
 /// Runs `cmd` to its end, at most for `bound`, and keeps what it wrote.

@@ -136,4 +136,8 @@ impl Explain for Error {
     fn cancelled(&self) -> bool {
         matches!(self, Self::Process(e) if e.cancelled())
     }
+
+    fn unready(&self) -> bool {
+        matches!(self, Self::Process(e) if e.unready())
+    }
 }
