@@ -202,6 +202,31 @@ impl State {
         self.dir.join("lock")
     }
 
+    /// Where [`State::id`] is kept.
+    pub fn owner_file(&self) -> PathBuf {
+        self.dir.join("owner")
+    }
+
+    /// What this folder was given when its cluster began; none before that.
+    pub fn id(&self) -> Result<Option<String>, Error> {
+        let text = files::read_if_there(&self.owner_file())?.unwrap_or_default();
+        let id = text.trim();
+        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
+        Ok(plain.then(|| id.to_owned()))
+    }
+
+    /// Keeps it.
+    pub fn keep_id(&self, id: &str) -> Result<(), Error> {
+        files::write(&self.owner_file(), format!("{id}\n").as_bytes(), 0o600)?;
+        Ok(())
+    }
+
+    /// The folder as it is called from the root, whatever links lead to it.
+    pub fn place(&self) -> PathBuf {
+        let absolute = || std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        self.dir.canonicalize().unwrap_or_else(|_| absolute())
+    }
+
     /// The journals.
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")

@@ -135,7 +135,20 @@ fn without_vagrant_the_host_is_not_ready() {
     let mut fake = Fake::new("");
     fs::remove_file(fake.at("bin/vagrant")).unwrap();
     // Only what p1 runs itself, from wherever it is here.
-    for name in ["ssh-keygen", "ssh", "ip", "sh", "cat", "mount", "mkdir", "unshare", "dirname", "touch"] {
+    for name in [
+        "ssh-keygen",
+        "ssh",
+        "ip",
+        "sh",
+        "cat",
+        "mount",
+        "mkdir",
+        "unshare",
+        "dirname",
+        "touch",
+        "grep",
+        "cut",
+    ] {
         let Ok(program) = which::which(name) else { continue };
         let _ = symlink(program, fake.at("bin").join(name));
     }
@@ -211,11 +224,110 @@ fn a_libvirt_that_does_not_answer_is_told_before_anything_is_begun() {
         &fake.at("bin/virsh"),
         "#!/bin/sh\necho \"error: Failed to connect socket to '/var/run/libvirt/libvirt-sock'\" >&2\nexit 1\n",
     );
-    let done = fake.run(&["up"]);
-    assert!([1, 3].contains(&done.0.status.code().unwrap()), "{}", done.stderr());
-    done.says(&["Failed to connect socket"]);
+    fake.run(&["up"]).exits(3).says(&["Failed to connect socket", "libvirt does not answer"]);
     assert_eq!(fake.calls(), "");
     assert!(!fake.at(".p1").exists());
+}
+
+/// Whatever is asked, and whether libvirt is stopped, closed to this user or not installed: the host is not
+/// ready, which is another thing than a step that failed or a cluster that differs.
+#[test]
+fn a_host_without_libvirt_is_told_from_everything_else_by_the_exit_code() {
+    let fake = two_machines();
+    let runs = fake.runs().len();
+    let verbs: &[&[&str]] = &[
+        &["plan"],
+        &["status"],
+        &["up"],
+        &["retry"],
+        &["stop"],
+        &["start"],
+        &["verify"],
+        &["--yes", "replace", "worker"],
+        &["--yes", "killall"],
+        &["--yes", "uninstall"],
+        &["--yes", "destroy"],
+        &["--yes", "destroy", "worker"],
+        &["backup"],
+        &["snapshot", "list"],
+        &["snapshot", "save", "a"],
+        &["--yes", "snapshot", "restore", "a"],
+        &["--yes", "snapshot", "delete", "a"],
+        &["doctor"],
+    ];
+    let says = |text: &str| {
+        format!("#!/bin/sh\necho \"error: failed to connect to the hypervisor\nerror: {text}\" >&2\nexit 1\n")
+    };
+    for (text, word) in [
+        (
+            "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Connection refused",
+            "does not answer",
+        ),
+        ("Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied", "let"),
+        ("", "not installed"),
+    ] {
+        let _ = fs::remove_file(fake.at("bin/virsh"));
+        if text.is_empty() {
+            // On a host that has one of its own, that one would be found.
+            if which::which("virsh").is_ok() {
+                break;
+            }
+        } else {
+            executable(&fake.at("bin/virsh"), &says(text));
+        }
+        for verb in verbs {
+            let done = fake.run(verb).exits(3);
+            let said = done.stderr() + &done.stdout();
+            assert!(said.contains(word) && !said.contains("p1 up` makes"), "{verb:?}\n{said}");
+        }
+        // What needs no provider goes on.
+        fake.run(&["validate"]).exits(0);
+        fake.run(&["logs"]).exits(0);
+    }
+    assert_eq!(fake.runs().len(), runs, "nothing was begun");
+}
+
+/// What was asked for did not reach its reader.
+#[test]
+fn output_that_cannot_be_written_is_no_success() {
+    let fake = two_machines();
+    let full = |line: &str| {
+        let mut command = fake.command(&[]);
+        let p1: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+        let script = format!("exec unshare \"$@\" {line}");
+        command = Command::new("/bin/sh");
+        command.args(["-c", &script, "sh"]).args(p1).current_dir(fake.dir.path());
+        command.env_clear().env("PATH", &fake.path).env("HOME", fake.at("home")).env("LC_ALL", "C.UTF-8");
+        run::Running::start(command, fake.dir.path()).end()
+    };
+    for verb in [
+        "status",
+        "plan",
+        "-o json status",
+        "-o json plan",
+        "schema",
+        "validate -o json",
+        "completions fish",
+        "man",
+        "logs",
+        "doctor",
+        "kubeconfig",
+    ] {
+        let done = full(&format!("{verb} >/dev/full"));
+        let code = done.0.status.code().unwrap();
+        if verb == "kubeconfig" {
+            // There is none yet: that is what is told.
+            done.exits(1).says(&["has no kubeconfig yet"]);
+            continue;
+        }
+        assert_eq!(code, 1, "{verb}\n{}", done.stderr());
+        done.says(&["the output could not be written", "No space left on device"]);
+    }
+    assert_eq!(full("--help >/dev/full").0.status.code(), Some(1));
+    assert_eq!(full("--version >/dev/full").0.status.code(), Some(1));
+    // A reader that has all it wants is none of our business.
+    full("schema | head -1").exits(0);
+    full("schema >/dev/null").exits(0);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ fn libvirtd_stays_away() {
     assert!(matches!(&record.outcomes["server/vm"], Outcome::Blocked { by } if by == "cluster/network"));
     // While it is away nothing is begun; once it is back, the rest is done.
     fs::write(&fails, "* Failed to connect socket to '/var/run/libvirt/libvirt-sock'\n").unwrap();
-    fake.run(&["retry"]).exits(1).says(&["libvirt does not answer", "Failed to connect socket"]);
+    fake.run(&["retry"]).exits(3).says(&["libvirt does not answer", "Failed to connect socket"]);
     assert_eq!(fake.runs().len(), 1);
     fs::remove_file(fails).unwrap();
     fake.follow(&said).exits(1);
@@ -527,8 +527,10 @@ fn the_state_directory_is_deleted() {
     fs::write(fake.at("bin/domains"), &domains).unwrap();
     for node in ["server", "worker"] {
         fs::write(fake.at(&format!("bin/desc/p1-fake-{node}")), "Source: /elsewhere/Vagrantfile\n").unwrap();
+        let _ = fs::remove_file(fake.at(&format!("bin/owner/p1-fake-{node}")));
     }
-    fake.run(&["--yes", "destroy"]).exits(1).says(&["was not made from this folder"]);
+    fake.run(&["up"]).exits(1).says(&["was not made from this folder"]);
+    fake.run(&["--yes", "destroy"]).exits(0).says(&["stays", "was not made from this folder"]);
     assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), domains);
 }
 
@@ -552,7 +554,8 @@ fn the_state_was_written_by_a_newer_p1() {
     let (calls, runs) = (fake.calls(), fake.runs().len());
     fs::write(&file, good.replace("\"v\": 1", "\"v\": 99")).unwrap();
     for args in [&["up"][..], &["retry"], &["status"], &["plan"], &["--yes", "destroy"]] {
-        fake.run(args).exits(1).says(&["written by a newer p1 (format 99", "a newer one"]);
+        let code = if args == ["status"] { 3 } else { 1 };
+        fake.run(args).exits(code).says(&["written by a newer p1 (format 99", "a newer one"]);
     }
     assert_eq!((fake.calls(), fake.runs().len()), (calls, runs));
     // And one that nobody can read.
@@ -690,6 +693,218 @@ fn two_clusters_at_the_same_moment() {
     // And each is removed alone.
     fake.run(&["-f", "other.yaml", "--yes", "destroy"]).exits(0);
     assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap().lines().count(), 2);
+}
+
+/// A folder beside the first one's, with a spec and all that it names; `state` takes `.p1` along.
+fn folder(fake: &Fake, name: &str, state: bool) -> String {
+    let dir = fake.at(name);
+    fs::create_dir(&dir).unwrap();
+    for file in ["cluster.yaml", "fake.box", "install.sh", "k3s"] {
+        fs::copy(fake.at(file), dir.join(file)).unwrap();
+    }
+    if state {
+        let copied = std::process::Command::new("cp").arg("-a").arg(fake.at(".p1")).arg(&dir).status();
+        assert!(copied.unwrap().success());
+    }
+    format!("{name}/cluster.yaml")
+}
+
+/// What the provider has, byte for byte, with all that is noted about it.
+fn provided(fake: &Fake) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for dir in ["bin", "bin/owner", "bin/volumes", "bin/desc"] {
+        let entries = fs::read_dir(fake.at(dir)).into_iter().flatten().flatten();
+        let files = entries.filter(|e| e.file_type().unwrap().is_file());
+        let ours = files.filter(|e| !e.file_name().to_string_lossy().contains(".lock"));
+        all.extend(
+            ours.map(|e| (format!("{dir}/{}", e.file_name().to_string_lossy()), fs::read(e.path()).unwrap())),
+        );
+    }
+    all.sort();
+    all
+}
+
+/// Every verb that changes something.
+const CHANGES: &[&[&str]] = &[
+    &["up"],
+    &["--yes", "up", "--replace", "worker"],
+    &["--yes", "destroy"],
+    &["--yes", "destroy", "worker"],
+    &["--yes", "replace", "worker"],
+    &["stop"],
+    &["start"],
+    &["--yes", "killall"],
+    &["--yes", "uninstall"],
+];
+
+#[test]
+fn another_folder_has_the_cluster() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    let (before, place) = (provided(&fake), fake.dir.path().canonicalize().unwrap().display().to_string());
+    assert!(before.iter().any(|(n, text)| n == "bin/net-p1-fake.xml" && String::from_utf8_lossy(text).contains("p1:owner")));
+    assert_eq!(before.iter().filter(|(n, _)| n.starts_with("bin/owner/p1-fake-")).count(), 2);
+
+    // A second one of that name, with and without the same nodes.
+    let other = folder(&fake, "b", false);
+    let renamed = fs::read_to_string(fake.at(&other))
+        .unwrap()
+        .replace("name: server", "name: other")
+        .replace("192.168.56.1", "192.168.56.2");
+    fs::write(fake.at("b/renamed.yaml"), renamed).unwrap();
+    for spec in [&*other, "b/renamed.yaml"] {
+        for verb in CHANGES.iter().filter(|v| spec == other || v.len() == 1 || *v == &["--yes", "destroy"]) {
+            let args: Vec<&str> = ["-f", spec].iter().chain(*verb).copied().collect();
+            fake.run(&args).exits(4).says(&[
+                "a cluster `fake` of this host belongs to",
+                &place,
+                "another `name`",
+            ]);
+        }
+        fake.run(&["-f", spec, "plan"]).exits(4).says(&["belongs to", "--take-over"]);
+        fake.run(&["-f", spec, "status"]).exits(1).says(&["belongs to", &place]);
+    }
+    assert!(!fake.at("b/.p1").exists(), "nothing was begun");
+    assert_eq!(provided(&fake), before);
+
+    // A copy is a second master of the same machines; they are still the first one's.
+    let copy = folder(&fake, "copy", true);
+    for verb in CHANGES {
+        let args: Vec<&str> = ["-f", &*copy].iter().chain(*verb).copied().collect();
+        fake.run(&args).exits(4).says(&["belongs to", &place, "has a copy of its state", "--take-over"]);
+    }
+    for verb in [&["retry"][..], &["verify"], &["backup"], &["snapshot", "save", "a"]] {
+        let args: Vec<&str> = ["-f", &*copy].iter().chain(verb).copied().collect();
+        fake.run(&args).exits(4).says(&["has a copy of its state"]);
+    }
+    assert_eq!(provided(&fake), before);
+    fake.run(&["up"]).exits(1);
+    assert_eq!((provided(&fake), ups(&fake).len()), (before, 1));
+    // For those who mean it, once nobody is at work there.
+    let took = |from: &str, to: &str| {
+        fake.run(&["-f", to, "up", "--take-over"]).exits(1).says(&["it belongs to this folder now"]);
+        fake.run(&["-f", from, "up"]).exits(4).says(&["has a copy of its state"]);
+        fake.run(&["-f", to, "stop", "worker"]).exits(0);
+        fake.up("begin worker; made worker; done_with worker");
+        fake.run(&["-f", to, "up"]).exits(1);
+    };
+    took("cluster.yaml", &copy);
+
+    // The copy becomes the only one: it takes over by itself. The first `up` below says so, and no other.
+    fs::rename(fake.at("copy"), fake.at("elsewhere")).unwrap();
+    fs::remove_dir_all(fake.at(".p1")).unwrap();
+    fake.run(&["-f", "elsewhere/cluster.yaml", "plan"]).exits(10).says(&["nothing"; 0]);
+    fake.run(&["-f", "elsewhere/cluster.yaml", "up"])
+        .exits(1)
+        .says(&["/copy, which is gone", "it belongs to this folder now"]);
+    let again = fake.run(&["-f", "elsewhere/cluster.yaml", "up"]).exits(1);
+    assert!(!again.stderr().contains("belong"), "{}", again.stderr());
+    // The state is lost, not the machines: another folder may have them, to remove them.
+    fs::remove_dir_all(fake.at("elsewhere")).unwrap();
+    fake.run(&["--yes", "destroy"]).exits(4).says(&["elsewhere, which is gone", "p1 destroy --take-over"]);
+    fake.run(&["--yes", "destroy", "--take-over"]).exits(0);
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), "");
+    assert!(!fake.at("bin/net-p1-fake.xml").exists() && !fake.at(".p1").exists());
+}
+
+/// As a p1 that noted no owners left it.
+#[test]
+fn a_cluster_of_before_belongs_to_the_folder_that_knows_it() {
+    let fake = Fake::new(BOTH);
+    fake.run(&["up"]).exits(1);
+    let forget = || {
+        let xml = fs::read_to_string(fake.at("bin/net-p1-fake.xml")).unwrap();
+        let kept = xml.lines().filter(|l| !l.contains("p1:owner") && !l.contains("metadata"));
+        fs::write(fake.at("bin/net-p1-fake.xml"), kept.map(|l| format!("{l}\n")).collect::<String>())
+            .unwrap();
+        fs::remove_dir_all(fake.at("bin/owner")).unwrap();
+        let _ = fs::remove_file(fake.at(".p1/fake/owner"));
+    };
+    forget();
+    let (before, other) = (provided(&fake), folder(&fake, "b", false));
+    for verb in CHANGES {
+        let args: Vec<&str> = ["-f", &*other].iter().chain(*verb).copied().collect();
+        fake.run(&args).exits(4).says(&["a cluster `fake` of this host belongs to"]);
+    }
+    assert_eq!(provided(&fake), before);
+    // Noted by the first run that changes anything, and nothing is made anew.
+    fake.run(&["up"]).exits(1);
+    assert_eq!(ups(&fake).len(), 1);
+    let now = provided(&fake);
+    assert_eq!(now.iter().filter(|(n, _)| n.starts_with("bin/owner/p1-fake-")).count(), 2);
+    assert!(fs::read_to_string(fake.at("bin/net-p1-fake.xml")).unwrap().contains("p1:owner"));
+    // A folder that was moved before that has them too.
+    forget();
+    let moved = folder(&fake, "c", true);
+    fs::remove_dir_all(fake.at(".p1")).unwrap();
+    fake.run(&["-f", &moved, "up"]).exits(1);
+    assert_eq!(ups(&fake).len(), 1);
+    fake.run(&["-f", &moved, "--yes", "destroy"]).exits(0);
+    assert_eq!(fs::read_to_string(fake.at("bin/domains")).unwrap(), "");
+}
+
+/// `x-y` and `server`, `x` and `y-server`.
+#[test]
+fn a_machine_of_another_cluster_has_the_name() {
+    for noted in [true, false] {
+        let fake = Fake::new("begin server; made server; done_with server");
+        let spec = fs::read_to_string(fake.at("cluster.yaml")).unwrap();
+        let worker = spec.lines().find(|l| l.contains("name: worker")).unwrap().to_owned() + "\n";
+        let first = spec.replace("name: fake", "name: fake-x").replace(&worker, "").replace("56.", "57.");
+        fs::write(fake.at("first.yaml"), first).unwrap();
+        fs::write(fake.at("cluster.yaml"), spec.replace("name: worker", "name: x-server")).unwrap();
+        fake.run(&["-f", "first.yaml", "up"]).exits(1);
+        if !noted {
+            fs::remove_dir_all(fake.at("bin/owner")).unwrap();
+        }
+        let theirs = || {
+            let all = fs::read_to_string(fake.at("bin/domains")).unwrap();
+            let disk = fake.at("bin/volumes/p1-fake-x-server.img").exists();
+            (all.lines().find(|l| l.contains(" p1-fake-x-server ")).map(str::to_owned), disk)
+        };
+        let before = theirs();
+        assert_eq!(before, (Some("uuid-server p1-fake-x-server running".to_owned()), true));
+        fake.run(&["up"]).exits(1).says(&[
+            "the machine `p1-fake-x-server` belongs to the cluster `fake-x`",
+            "Give x-server or the cluster another name",
+        ]);
+        assert!(fake.last().passed("server/vm"));
+        for verb in [&["stop"][..], &["--yes", "destroy", "x-server"], &["--yes", "destroy"]] {
+            let done = fake.run(verb).exits(0);
+            if verb.contains(&"destroy") {
+                done.says(&["`p1-fake-x-server` stays: it belongs to the cluster `fake-x`"]);
+            }
+            assert_eq!(theirs(), before, "{verb:?}");
+        }
+        assert!(!fake.at("bin/net-p1-fake.xml").exists() && !fake.at(".p1/fake").exists());
+        // The other way round: the second one begins, and goes, beside the first one's machine.
+        fake.run(&["-f", "first.yaml", "--yes", "destroy"]).exits(0);
+        fake.up(
+            "begin x-server; made x-server; done_with x-server; begin server; made server; done_with server",
+        );
+        fake.run(&["up"]).exits(1);
+        fake.run(&["-f", "first.yaml", "up"]).exits(1).says(&["belongs to the cluster `fake`"]);
+        fake.run(&["-f", "first.yaml", "--yes", "destroy"]).exits(0);
+        assert!(theirs().0.is_some() && theirs().1);
+    }
+}
+
+/// Of the same user, wherever the folder lies.
+#[test]
+fn a_lock_is_the_clusters_not_the_folders() {
+    let fake = Fake::new("begin server; begin worker; hang");
+    let other = folder(&fake, "b", false);
+    let running = fake.start(&["up"]);
+    let pids = fake.hanging();
+    for verb in [&["up"][..], &["--yes", "destroy"]] {
+        let args: Vec<&str> = ["-f", &*other].iter().chain(verb).copied().collect();
+        fake.run(&args).exits(4).says(&["another p1", "`up`", &running.pid().to_string()]);
+    }
+    running.signal(Signal::SIGKILL);
+    running.end();
+    for pid in pids {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
 }
 
 #[test]

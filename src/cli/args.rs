@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 steps failed (`p1 retry` continues), 2 bad usage or spec, 3 host not ready \
-                  (see `p1 doctor`), 4 locked by another p1, 10 `plan` has changes, 130 interrupted"
+                  (see `p1 doctor`), 4 locked by another p1 or had by another folder, 10 `plan` has changes, 130 interrupted"
 )]
 pub struct Cli {
     /// What applies to every verb.
@@ -49,6 +49,9 @@ pub struct Global {
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
+    /// Make this folder the owner of a cluster that belongs to another folder, which then works on it no more
+    #[arg(long, global = true)]
+    pub take_over: bool,
     /// Wait so long for another p1 that works on this cluster, e.g. `5m`
     #[arg(long, global = true, value_name = "TIME", value_parser = duration, default_value = "0s")]
     pub wait: Duration,

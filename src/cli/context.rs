@@ -127,6 +127,7 @@ impl Context {
         let tools = providers::Tools {
             virsh: find("virsh"),
             qemu_img: find("qemu-img"),
+            ip: find("ip"),
             vboxmanage: find("VBoxManage"),
             ..usual
         };
@@ -205,21 +206,27 @@ impl Context {
         all.join(",")
     }
 
-    /// The lock of a cluster; its folder is made for it.
-    pub fn lock(&self, state: &State, verb: &str) -> Result<Lock, Fail> {
+    /// The locks of a cluster: on this host, for this user's p1 wherever its folder lies, and of its folder,
+    /// which is made for it.
+    pub fn lock(&self, state: &State, kind: Kind, verb: &str) -> Result<[Lock; 2], Fail> {
         state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
         let tell = &mut |owner: Option<&lock::Owner>| {
             let whom = owner.map(|o| format!(": p1 {} (pid {}, since {})", o.verb, o.pid, o.since));
             let bound = crate::explain::seconds(self.global.wait);
             eprintln!("another p1 works on this cluster{}; waiting up to {bound}", whom.unwrap_or_default());
         };
-        Lock::take_telling(&state.lock(), verb, self.global.wait, &self.cancel, tell)
-            .map_err(|e| {
+        let name = state.dir().file_name().unwrap_or_default().to_string_lossy();
+        let of_host = self.dirs().cluster_lock(&format!("{kind}-{name}"));
+        let mut take = |path: &std::path::Path| {
+            Lock::take_telling(path, verb, self.global.wait, &self.cancel, tell).map_err(|e| {
                 let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
                 Fail::of(code, &e)
             })
-            // Should the former owner have removed the folder, it was made anew without what else is in it.
-            .and_then(|lock| state.create().map(|()| lock).map_err(|e| Fail::of(code::FAILED, &e)))
+        };
+        let locks = [take(&of_host)?, take(&state.lock())?];
+        // Should the former owner have removed the folder, it was made anew without what else is in it.
+        state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
+        Ok(locks)
     }
 
     /// For verbs that work on machines: they have to have been made.

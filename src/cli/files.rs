@@ -132,7 +132,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
         vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
     )];
     if kind == Kind::Libvirt {
-        all.push(("network.xml".to_owned(), libvirt::network_xml(cluster)?));
+        all.push(("network.xml".to_owned(), libvirt::network_xml(cluster, None)?));
     }
     let tokens = k3s::Tokens::placeholder();
     let seen = Seen::default();

@@ -6,10 +6,10 @@ use super::args::Looks;
 use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{here, print};
+use super::{here, print, run};
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Depth, Verb, View, observe, refusal};
+use crate::steps::{Claims, Depth, Verb, View, observe, refusal};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.
@@ -20,6 +20,11 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let verb = Verb::find("up").expect("a verb");
+    let claims = Claims::look(&world)?;
+    if claims.contested().is_some() {
+        return Err(run::contested(context, &world, &claims, verb.name, &targets));
+    }
+    world.note(|seen| seen.differs.extend(claims.drift()));
     observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
     let (drift, leaving) = change::look(&world, &targets);
     // As after a yes.

@@ -9,12 +9,13 @@ use crate::engine::{self, Report, Run};
 use crate::event::{Kind, Outcome};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
+use crate::os::lock;
 use crate::plan::{Check, Plan, id};
 use crate::providers;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Depth, Steps, Verb, View, World, look_at_provisioners, observe, refusal};
+use crate::steps::{Claims, Depth, Steps, Verb, View, Whose, World, look_at_provisioners, observe, refusal};
 use crate::ui;
 
 /// A run to be.
@@ -65,9 +66,11 @@ pub fn run_to(
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
-    let lock = context.lock(&state, job.verb.name)?;
+    let lock = context.lock(&state, kind, job.verb.name)?;
     let world = context.world(cluster, kind);
-    let result = before(&world).and_then(|()| locked(context, &world, &job, replace, ready));
+    let result = claim(context, &world, &job)
+        .and_then(|()| before(&world))
+        .and_then(|()| locked(context, &world, &job, replace, ready));
     if job.verb.name == "destroy" && job.targets.is_empty() && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
         state.remove()?;
@@ -108,6 +111,7 @@ fn locked(
             plan
         }
     };
+    must_be_reached(world, verb)?;
     if verb.steps.iter().any(|s| s.shape.name == "stage") {
         let seen = world.seen();
         if let Some(trouble) = refusal(&View::new(&world.cluster, &seen)) {
@@ -167,6 +171,70 @@ fn locked(
     Ok(report?)
 }
 
+/// The cluster is this folder's before anything of it is changed: nothing is done to another folder's, a folder
+/// that was moved takes over, and what nobody is noted for is noted now.
+fn claim(context: &Context, world: &World, job: &Job) -> Result<(), Fail> {
+    let claims = Claims::look(world)?;
+    if claims.contested().is_some() {
+        if !context.global.take_over {
+            return Err(contested(context, world, &claims, job.verb.name, &job.targets));
+        }
+        let whom = claims.contested().map(Whose::name).unwrap_or_default();
+        let _locks = claims.lock_others(world, job.verb.name, context.global.wait).map_err(|e| {
+            let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
+            Fail::of(code, &e)
+        })?;
+        claims.take(world)?;
+        eprintln!(
+            "note: the cluster `{}` belonged to {whom}; it belongs to this folder now",
+            world.cluster.name
+        );
+        return Ok(());
+    }
+    if let Some(former) = claims.moved() {
+        eprintln!(
+            "note: the cluster `{}` belonged to {}, which is gone; it belongs to this folder now",
+            world.cluster.name,
+            former.place().display()
+        );
+    }
+    // Of what goes as a whole nobody needs to be noted.
+    if claims.moved().is_some() || job.verb.name != "destroy" || !job.targets.is_empty() {
+        claims.take(world)?;
+    }
+    Ok(())
+}
+
+/// Why nothing is done to a cluster that another folder has.
+pub fn contested(context: &Context, world: &World, claims: &Claims, verb: &str, targets: &[String]) -> Fail {
+    let name = &world.cluster.name;
+    let whose = claims.contested().map(Whose::name).unwrap_or_default();
+    let mut words = vec![context.called(), verb.to_owned()];
+    words.extend(targets.iter().cloned());
+    let command = format!("`{} --take-over`", words.join(" "));
+    let (what, hint) = match claims.contested() {
+        Some(Whose::Copied(_)) => (
+            format!("the cluster `{name}` belongs to {whose}, and this folder has a copy of its state"),
+            format!(
+                "Work in {whose}. {command} is for a folder that is to have the cluster from now on, in its place."
+            ),
+        ),
+        _ if claims.contested_by_what_is_gone() => (
+            format!("the cluster `{name}` belongs to {whose}, which is gone"),
+            format!(
+                "If it will not come back, {command} makes the cluster this folder's. Else give this one another `name` in the spec."
+            ),
+        ),
+        _ => (
+            format!("a cluster `{name}` of this host belongs to {whose}"),
+            format!(
+                "Give this one another `name`, and another `network.cidr`, in the spec. {command} is for a folder that is to have that cluster from now on."
+            ),
+        ),
+    };
+    Fail { evidence: claims.evidence(name), ..Fail::new(code::LOCKED, what, hint) }
+}
+
 /// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
 /// What boots machines waits for it, since it does what is wanted; everything else ends it.
 fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
@@ -188,6 +256,18 @@ fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
         format!("the Vagrant that a killed p1 left at work (pid {pid}) does not end"),
         format!("Look what it does, and end it: kill -9 -{pid}"),
     ))
+}
+
+/// What is asked over a network that is not there is not waited for. Some verbs mend it, others do without.
+fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Fail> {
+    let mends = verb.steps.iter().any(|s| s.shape.name == "link");
+    if mends || matches!(verb.name, "stop" | "destroy" | "snapshot delete") {
+        return Ok(());
+    }
+    match world.seen().link.clone() {
+        Some(lack) => Err(Fail::new(code::FAILED, lack, "`p1 up` mends it.")),
+        None => Ok(()),
+    }
 }
 
 /// These machines go.
@@ -249,6 +329,9 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     };
     let look = |name: &str, node: Option<&spec::Node>| {
         let step = id(name, node);
+        if name == "link" {
+            return verb.condition(name, &view, None);
+        }
         let machine = name == "vm";
         if machine && let Some(node) = node {
             // The provider's word is at hand, and it outweighs the journal's.

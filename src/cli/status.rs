@@ -9,19 +9,26 @@ use super::fail::{Fail, code};
 use super::print;
 use crate::explain::{chain, seconds};
 use crate::journal;
+use crate::plan::Check;
 use crate::providers::State as Power;
 use crate::state::State;
-use crate::steps::{Depth, Drift, Verb, View, observe};
+use crate::steps::{Claims, Depth, Drift, Verb, View, observe};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
-/// Shows how it is; exit code 1 if it is not as the spec says.
+/// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
 pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = State::of(&cluster.base, &cluster.name);
-    let kind = context.kind(&cluster, &state)?;
+    // Whoever cannot look does not know of any difference.
+    let blind =
+        |fail: Fail| Fail { code: if fail.code == code::FAILED { code::HOST } else { fail.code }, ..fail };
+    let kind = context.kind(&cluster, &state).map_err(blind)?;
     let world = context.world(cluster, kind);
-    let seen = observe(&world, if args.deep { Depth::Inside } else { Depth::Nodes })?;
+    let depth = if args.deep { Depth::Inside } else { Depth::Nodes };
+    let claims = Claims::look(&world).map_err(|trouble| blind(trouble.into()))?;
+    world.note(|seen| seen.differs.extend(claims.drift()));
+    let seen = observe(&world, depth).map_err(|trouble| blind(trouble.into()))?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let (drift, _) = change::look(&world, &targets);
@@ -89,7 +96,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 None => Cell::new(Tone::Dim, "-"),
             },
             Cell::from(status.map_or("-".to_owned(), |s| s.version.clone())),
-            Cell::new(Tone::Warn, drift.iter().map(|d| d.what.clone()).collect::<Vec<_>>().join("; ")),
+            Cell::new(Tone::Warn, differs(&drift, seen.silent.get(&node.name))),
         ]);
     }
     if context.ui.format == Format::Json {
@@ -118,12 +125,23 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         }
     }
     if !change::is_due(&plan, &drift) {
-        Ok(())
-    } else {
-        Err(Fail::told(code::FAILED, "the cluster differs from the spec")
-            .hint("`p1 plan` says what `p1 up` would do.")
-            .next(["p1 up"]))
+        return Ok(());
     }
+    let differs =
+        drift.iter().any(Drift::counts) || plan.steps.iter().any(|s| matches!(s.check, Check::Needed(_)));
+    Err(match differs {
+        true => Fail::told(code::FAILED, "the cluster differs from the spec")
+            .hint("`p1 plan` says what `p1 up` would do.")
+            .next(["p1 up"]),
+        false => Fail::told(code::HOST, "not all of the cluster can be looked at").next(["p1 status --deep"]),
+    })
+}
+
+/// What differs on a node, and why more is not known of it.
+fn differs(drift: &[&Drift], silent: Option<&String>) -> String {
+    let mut all: Vec<String> = drift.iter().map(|d| d.what.clone()).collect();
+    all.extend(silent.filter(|why| !all.contains(why)).map(|why| format!("it cannot be looked at: {why}")));
+    all.join("; ")
 }
 
 /// A kubelet renews its lease every ten seconds; the API takes a node for dead after 40.

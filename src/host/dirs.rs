@@ -90,6 +90,11 @@ impl Dirs {
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")
     }
+
+    /// The lock of a cluster, whichever folder it is worked on from.
+    pub fn cluster_lock(&self, name: &str) -> PathBuf {
+        self.data.join("locks").join(name)
+    }
 }
 
 #[cfg(test)]

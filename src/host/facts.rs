@@ -150,6 +150,7 @@ impl Host {
         Tools {
             virsh: found("virsh", usual.virsh),
             qemu_img: found("qemu-img", usual.qemu_img),
+            ip: found("ip", usual.ip),
             vboxmanage: found("VBoxManage", usual.vboxmanage),
             ..Tools::default()
         }

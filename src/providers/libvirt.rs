@@ -7,14 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Size, Snapshot, State, Tools, machine_name,
-    machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot, State,
+    Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -34,6 +33,8 @@ const ORPHAN: Duration = Duration::from_secs(10);
 const MEMORY: Duration = Duration::from_secs(600);
 /// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
 pub const POOL: &str = "default";
+/// The namespace of what p1 writes into libvirt's `<metadata>`.
+const METADATA: &str = "urn:p1:owner";
 /// Where that one keeps its volumes.
 const POOL_PATH: &str = "/var/lib/libvirt/images";
 
@@ -86,32 +87,147 @@ impl Libvirt {
 
     fn network(&self, name: &str, cancel: &Cancel) -> Result<Option<Network>, Error> {
         let doing = "look at the network";
-        let Some(xml) = self.look(doing, &["net-dumpxml", name], cancel)? else { return Ok(None) };
-        let info = self.ask(doing, &["net-info", name], cancel)?.stdout;
-        Ok(Some(Network::read(&xml, info.lines().any(|l| l.starts_with("Active:") && l.ends_with("yes")))))
+        // What is written down and counts at the next start, and what runs; the last one only has to succeed.
+        let asked = [
+            vec!["net-dumpxml", "--inactive", name],
+            vec!["net-info", name],
+            vec!["net-dumpxml", name],
+            vec!["list", "--all", "--name"],
+        ];
+        let told = self.several(doing, &asked, cancel)?;
+        let [kept, info, live, _] = &told[..] else { return Ok(None) };
+        if kept.trim().is_empty() {
+            return Ok(None);
+        }
+        let value = |key: &str| info.lines().find_map(|l| Some(l.strip_prefix(key)?.trim().to_owned()));
+        let active = value("Active:").as_deref() == Some("yes");
+        Ok(Some(Network {
+            kept: Layout::read(kept),
+            live: active.then(|| Layout::read(live)),
+            owner: owner_in(kept),
+            bridge: value("Bridge:").unwrap_or_default(),
+        }))
     }
 
     /// What the network lacks.
     fn network_wants(&self, cluster: &Cluster, found: Option<&Network>) -> Result<Want, Error> {
         let Some(found) = found else { return Ok(Want::Define) };
         let name = network_name(&cluster.name);
-        if found.cidr != Some(cluster.network.cidr) {
-            let is = found.cidr.map_or("no IPv4 addresses".to_owned(), |c| c.to_string());
+        for layout in [Some(&found.kept), found.live.as_ref()].into_iter().flatten() {
+            let Some(what) = layout.differs(cluster) else { continue };
             return Err(Error::Conflict {
-                what: format!("the libvirt network `{name}` has {is}, the spec {}", cluster.network.cidr),
+                what: format!("the libvirt network `{name}` has {what}"),
                 remedy: format!(
-                    "`p1 destroy` removes the cluster with its network; or give the spec another name. To remove \
-                     only the network: virsh -c {uri} net-destroy {name}; virsh -c {uri} net-undefine {name}.",
+                    "Remove only the network, and `p1 up` makes it as the spec says: virsh -c {uri} net-destroy {name}; \
+                     virsh -c {uri} net-undefine {name}. Where the spec was changed, `p1 destroy` removes the cluster \
+                     with its network.",
                     uri = self.tools.libvirt_uri
                 ),
             });
         }
-        let missing: Vec<Host> = if cluster.network.nics == 1 {
-            hosts(cluster).into_iter().filter(|h| !found.hosts.contains(h)).collect()
-        } else {
-            Vec::new()
+        let missing = |layout: &Layout| match cluster.network.nics {
+            1 => hosts(cluster).into_iter().filter(|h| !layout.hosts.contains(h)).collect(),
+            _ => Vec::new(),
         };
-        Ok(Want::Mend { start: !found.active, missing })
+        let live = found.live.as_ref();
+        Ok(Want::Mend {
+            start: live.is_none(),
+            kept: missing(&found.kept),
+            live: live.map(missing).unwrap_or_default(),
+        })
+    }
+
+    /// What the network lacks, as a fragment.
+    fn network_lacks(&self, cluster: &Cluster, cancel: &Cancel) -> Result<Option<String>, Error> {
+        let name = network_name(&cluster.name);
+        let found = self.network(&name, cancel)?;
+        Ok(match self.network_wants(cluster, found.as_ref())? {
+            Want::Define => Some(format!("the libvirt network `{name}` is not there")),
+            Want::Mend { start: true, .. } => Some(format!("the libvirt network `{name}` is not started")),
+            Want::Mend { kept, live, .. } => live.first().or(kept.first()).map(|host| {
+                format!("the libvirt network `{name}` has no address reserved for {}", host.name)
+            }),
+        })
+    }
+
+    /// Makes or mends the network. The caller holds a lock of the host.
+    fn make_network(
+        &self,
+        cluster: &Cluster,
+        owner: &Owner,
+        report: &mut dyn FnMut(&str),
+        did: &mut Vec<String>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let name = network_name(&cluster.name);
+        let found = self.network(&name, cancel)?;
+        if let Some(other) = found.as_ref().and_then(|n| n.owner.as_ref()).filter(|o| !o.is(owner)) {
+            // Between the look before the run and now.
+            return Err(theirs(format!("the libvirt network `{name}`"), other));
+        }
+        let start = match self.network_wants(cluster, found.as_ref())? {
+            Want::Define => {
+                report("making the network");
+                let xml = network_xml(cluster, Some(owner)).map_err(|e| Error::Conflict {
+                    what: e.to_string(),
+                    remedy: e.hint().unwrap_or_default(),
+                })?;
+                self.define_network(&xml, "make the network", cancel)?;
+                did.push(format!("made the network {name} ({})", cluster.network.cidr));
+                true
+            }
+            Want::Mend { start, kept, live } => {
+                for (hosts, at) in [(&kept, "--config"), (&live, "--live")] {
+                    for host in hosts {
+                        self.reserve(&name, host, at, cancel)?;
+                    }
+                }
+                let all = kept.iter().chain(live.iter().filter(|h| !kept.contains(h)));
+                did.extend(all.map(|host| format!("reserved {} for {}", host.ip, host.name)));
+                start
+            }
+        };
+        if start {
+            self.ask("start the network", &["net-start", &name], cancel)?;
+            did.push(format!("started the network {name}"));
+        }
+        Ok(())
+    }
+
+    fn define_network(&self, xml: &str, doing: &str, cancel: &Cancel) -> Result<(), Error> {
+        let cmd = self.virsh(["net-define", "/dev/stdin"]).stdin(xml);
+        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+    }
+
+    /// The cards of machines that run and are not on the network's bridge, by node: a network that is stopped
+    /// and started again has another bridge, and nobody puts the cards of before onto it.
+    fn loose(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<(String, Vec<(String, String)>), Error> {
+        let name = network_name(&cluster.name);
+        let doing = "look at the machines' cards";
+        let bridge = self.network(&name, cancel)?.map(|n| n.bridge).unwrap_or_default();
+        let domains: Vec<String> = ids.keys().map(|node| machine_name(&cluster.name, node)).collect();
+        let asked: Vec<_> = domains.iter().map(|d| vec!["domiflist", d]).collect();
+        let lists = self.several(doing, &asked, cancel)?;
+        let cmd = Cmd::new(&self.tools.ip).args(["-o", "link", "show"]);
+        let links = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?.stdout;
+        let mut loose = Vec::new();
+        for (node, list) in ids.keys().zip(&lists) {
+            for line in list.lines() {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let [card, "network", source, ..] = words[..] else { continue };
+                // Of a machine that is off it says `-`.
+                let Some(link) = links.lines().find(|l| link_name(l) == Some(card)) else { continue };
+                if source == name && !link.contains(&format!(" master {bridge} ")) {
+                    loose.push((node.clone(), card.to_owned()));
+                }
+            }
+        }
+        Ok((bridge, loose))
     }
 
     /// Bytes of the volume in the pool.
@@ -217,23 +333,30 @@ impl Libvirt {
     }
 }
 
+/// virsh' words where the socket is gone, and where the daemon goes while it is asked.
+const GONE: [&str; 5] = [
+    "failed to connect socket",
+    "failed to connect to the hypervisor",
+    "end of file while reading data",
+    "cannot recv data",
+    "cannot write data",
+];
+
 /// For `map_err`: tells a daemon that does not answer from a question that it refuses.
 fn failed(doing: &str) -> impl FnOnce(process::Error) -> Error {
-    // virsh' words where the socket is gone, and where the daemon goes while it is asked.
-    const GONE: [&str; 5] = [
-        "failed to connect socket",
-        "failed to connect to the hypervisor",
-        "end of file while reading data",
-        "cannot recv data",
-        "cannot write data",
-    ];
+    // And where it is there for others (libvirt's socket, its polkit rules).
+    const CLOSED: [&str; 4] = ["permission denied", "authentication", "polkit", "access denied"];
     move |error| {
         let lines = error.evidence();
         let text = lines.join("\n").to_lowercase();
-        let gone = matches!(error, process::Error::Failed { .. }) && GONE.iter().any(|w| text.contains(w));
-        match gone && !text.contains("permission denied") {
-            true => Error::Down { doing: doing.to_owned(), who: "libvirt", lines },
-            false => Error::doing(doing)(error),
+        let says = |words: &[&str]| words.iter().any(|w| text.contains(w));
+        let (doing, who) = (doing.to_owned(), "libvirt");
+        match error {
+            process::Error::Failed { .. } if says(&GONE) && says(&CLOSED) => {
+                Error::Denied { doing, who, lines }
+            }
+            process::Error::Failed { .. } if says(&GONE) => Error::Down { doing, who, lines },
+            error => Error::doing(doing)(error),
         }
     }
 }
@@ -300,32 +423,47 @@ fn hosts(cluster: &Cluster) -> Vec<Host> {
     cluster.nodes.iter().map(host).collect()
 }
 
+/// A network as it is.
 #[derive(Debug)]
 struct Network {
-    active: bool,
-    cidr: Option<Ipv4Net>,
-    hosts: Vec<Host>,
+    /// As it is written down.
+    kept: Layout,
+    /// As it runs, if it does.
+    live: Option<Layout>,
+    owner: Option<Owner>,
+    bridge: String,
 }
 
 enum Want {
     Define,
-    Mend { start: bool, missing: Vec<Host> },
+    Mend { start: bool, kept: Vec<Host>, live: Vec<Host> },
 }
 
-impl Network {
+/// What of a network matters to a cluster.
+#[derive(Debug, Default)]
+struct Layout {
+    gateway: Option<IpAddr>,
+    cidr: Option<Ipv4Net>,
+    forwards: bool,
+    hosts: Vec<Host>,
+}
+
+impl Layout {
     /// From `virsh net-dumpxml`, which writes one element a line and attributes in single quotes.
-    fn read(xml: &str, active: bool) -> Self {
+    fn read(xml: &str) -> Self {
         let value = |line: &str, key: &str| {
             let rest = line.split(&format!(" {key}='")).nth(1)?;
             Some(rest.split('\'').next()?.to_owned())
         };
-        let mut network = Self { active, cidr: None, hosts: Vec::new() };
+        let mut layout = Self::default();
         for line in xml.lines().map(str::trim) {
-            if line.starts_with("<ip ") && network.cidr.is_none() {
+            layout.forwards |= line.starts_with("<forward ");
+            if line.starts_with("<ip ") && layout.cidr.is_none() {
                 let address = value(line, "address").and_then(|a| a.parse().ok());
                 let mask = value(line, "netmask").and_then(|m| m.parse().ok());
                 let prefix = value(line, "prefix").and_then(|p| p.parse().ok());
-                network.cidr = match (address, mask, prefix) {
+                layout.gateway = address.map(IpAddr::V4);
+                layout.cidr = match (address, mask, prefix) {
                     (Some(a), Some(m), _) => Ipv4Net::with_netmask(a, m).ok().map(|n| n.trunc()),
                     (Some(a), None, Some(p)) => Ipv4Net::new(a, p).ok().map(|n| n.trunc()),
                     _ => None,
@@ -334,11 +472,58 @@ impl Network {
             if line.starts_with("<host ")
                 && let (Some(mac), Some(ip)) = (value(line, "mac"), value(line, "ip"))
             {
-                network.hosts.push(Host { mac, name: value(line, "name").unwrap_or_default(), ip });
+                layout.hosts.push(Host { mac, name: value(line, "name").unwrap_or_default(), ip });
             }
         }
-        network
+        layout
     }
+
+    /// What cannot be mended while it runs, as a fragment.
+    fn differs(&self, cluster: &Cluster) -> Option<String> {
+        let (network, gateway) = (&cluster.network, cluster.network.gateway());
+        if self.cidr != Some(network.cidr) {
+            let is = self.cidr.map_or("no IPv4 addresses".to_owned(), |c| c.to_string());
+            return Some(format!("{is}, the spec {}", network.cidr));
+        }
+        if let Some(is) = self.gateway.filter(|is| *is != IpAddr::V4(gateway)) {
+            return Some(format!("the address {is}, the machines expect {gateway}"));
+        }
+        (network.nics == 1 && !self.forwards).then(|| "no way out: its `<forward>` is missing".to_owned())
+    }
+}
+
+/// Between `<p1:owner ...>` or `<owner>`, as libvirt answers when it is asked for the element alone, and the
+/// element's end.
+fn owner_in(xml: &str) -> Option<Owner> {
+    let rest = xml.split_once("<p1:owner").or_else(|| xml.split_once("<owner"))?.1;
+    Owner::read(rest.split_once('>')?.1.split_once("</")?.0)
+}
+
+/// A network's XML with another owner in it.
+fn owned(xml: &str, owner: &Owner) -> String {
+    let element = format!("<p1:owner xmlns:p1='{METADATA}'>{owner}</p1:owner>");
+    if let Some((before, rest)) = xml.split_once("<p1:owner")
+        && let Some((_, after)) = rest.split_once("</p1:owner>")
+    {
+        return format!("{before}{element}{after}");
+    }
+    if xml.contains("<metadata>") {
+        return xml.replacen("<metadata>", &format!("<metadata>\n    {element}"), 1);
+    }
+    xml.replacen("</name>", &format!("</name>\n  <metadata>\n    {element}\n  </metadata>"), 1)
+}
+
+/// Somebody else's, found where it must not be touched.
+fn theirs(what: String, owner: &Owner) -> Error {
+    Error::Conflict {
+        what: format!("{what} belongs to the cluster `{}` in {}", owner.cluster, owner.place().display()),
+        remedy: "Give the cluster another name in the spec, or work in that folder.".into(),
+    }
+}
+
+/// The name in a line of `ip -o link`: `7: vnet0@if6: <BROADCAST,...`.
+fn link_name(line: &str) -> Option<&str> {
+    line.split_whitespace().nth(1)?.trim_end_matches(':').split('@').next()
 }
 
 impl Provider for Libvirt {
@@ -391,17 +576,9 @@ impl Provider for Libvirt {
     }
 
     fn prepared(&self, cluster: &Cluster, image: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error> {
-        let found = self.network(&network_name(&cluster.name), cancel)?;
-        Ok(match self.network_wants(cluster, found.as_ref())? {
-            Want::Define => Some("the network is not there".into()),
-            Want::Mend { start: true, .. } => Some("the network is not started".into()),
-            Want::Mend { missing, .. } if !missing.is_empty() => {
-                Some(format!("the network has no address reserved for {}", missing[0].name))
-            }
-            Want::Mend { .. } if !self.image_ready(image, cancel)? => {
-                Some("the base image is not there".into())
-            }
-            Want::Mend { .. } => None,
+        Ok(match self.network_lacks(cluster, cancel)? {
+            None if !self.image_ready(image, cancel)? => Some("the base image is not there".into()),
+            lack => lack,
         })
     }
 
@@ -409,43 +586,121 @@ impl Provider for Libvirt {
         &self,
         cluster: &Cluster,
         image: &BoxInfo,
+        owner: &Owner,
         report: &mut dyn FnMut(&str),
         cancel: &Cancel,
     ) -> Result<Vec<String>, Error> {
-        let name = network_name(&cluster.name);
         let mut did = Vec::new();
-        let found = self.network(&name, cancel)?;
-        let start = match self.network_wants(cluster, found.as_ref())? {
-            Want::Define => {
-                report("making the network");
-                let xml = network_xml(cluster).map_err(|e| Error::Conflict {
-                    what: e.to_string(),
-                    remedy: e.hint().unwrap_or_default(),
-                })?;
-                let cmd = self.virsh(["net-define", "/dev/stdin"]).stdin(xml);
-                let doing = "make the network";
-                process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
-                did.push(format!("made the network {name} ({})", cluster.network.cidr));
-                true
-            }
-            Want::Mend { start, missing } => {
-                for host in missing {
-                    self.reserve(&name, &host, !start, cancel)?;
-                    did.push(format!("reserved {} for {}", host.ip, host.name));
-                }
-                start
-            }
-        };
-        if start {
-            self.ask("start the network", &["net-start", &name], cancel)?;
-            did.push(format!("started the network {name}"));
-        }
+        self.make_network(cluster, owner, report, &mut did, cancel)?;
         self.pool(&mut did, cancel)?;
         if !self.image_ready(image, cancel)? {
             self.upload(image, report, cancel)?;
             did.push(format!("sent the base image of {}", image.name));
         }
         Ok(did)
+    }
+
+    fn network(&self, cluster: &Cluster, cancel: &Cancel) -> Result<Option<String>, Error> {
+        self.network_lacks(cluster, cancel)
+    }
+
+    fn unplugged(
+        &self,
+        cluster: &Cluster,
+        ids: &BTreeMap<String, String>,
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        Ok(self.loose(cluster, ids, cancel)?.1.into_iter().map(|(node, _)| node).collect())
+    }
+
+    fn connect(
+        &self,
+        cluster: &Cluster,
+        owner: &Owner,
+        ids: &BTreeMap<String, String>,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        let mut did = Vec::new();
+        self.make_network(cluster, owner, report, &mut did, cancel)?;
+        let (bridge, loose) = self.loose(cluster, ids, cancel)?;
+        let mut left = Vec::new();
+        for (node, card) in loose {
+            let cmd = Cmd::new(&self.tools.ip).args(["link", "set", "dev", &card, "master", &bridge, "up"]);
+            match process::run(&cmd, SHORT, cancel).and_then(Finished::ok) {
+                Ok(_) => did.push(format!("connected {node}")),
+                Err(e) if e.cancelled() => return Err(failed("connect a machine")(e)),
+                Err(_) => left.push((node, format!("ip link set dev {card} master {bridge} up"))),
+            }
+        }
+        if left.is_empty() {
+            return Ok(did);
+        }
+        let (nodes, lines): (Vec<String>, Vec<String>) = left.into_iter().unzip();
+        Err(Error::Conflict {
+            what: format!(
+                "the network `{}` was stopped and started, and {} {} not connected to it any more",
+                network_name(&cluster.name),
+                nodes.join(", "),
+                if nodes.len() == 1 { "is" } else { "are" }
+            ),
+            remedy: format!(
+                "As root: {}. Or `p1 stop {}`, then `p1 up`, which starts anew what is not connected.",
+                lines.join("; "),
+                nodes.join(" ")
+            ),
+        })
+    }
+
+    fn holdings(
+        &self,
+        cluster: &Cluster,
+        nodes: &BTreeSet<String>,
+        cancel: &Cancel,
+    ) -> Result<Holdings, Error> {
+        let (name, doing) = (network_name(&cluster.name), "ask whose the machines are");
+        let domains: Vec<String> = nodes.iter().map(|node| machine_name(&cluster.name, node)).collect();
+        let mut asked = vec![vec!["net-dumpxml", "--inactive", &name]];
+        for domain in &domains {
+            asked.push(vec!["domuuid", domain]);
+            asked.push(vec!["desc", domain, "--config"]);
+            // What is written down: an owner need not be told to a machine that runs.
+            asked.push(vec!["metadata", domain, METADATA, "--config"]);
+        }
+        // Its exit code is the last one's, and what is not there is no failure.
+        asked.push(vec!["list", "--all", "--name"]);
+        let told = self.several(doing, &asked, cancel)?;
+        let part = |n: usize| told.get(n).map(|t| t.trim()).filter(|t| !t.is_empty());
+        let network = part(0).map(|xml| Held { owner: owner_in(xml), ..Held::default() });
+        let machine = |(i, node): (usize, &String)| {
+            let id = part(3 * i + 1)?.to_owned();
+            let source = part(3 * i + 2).and_then(|t| t.strip_prefix("Source: ")).map(Into::into);
+            Some((node.clone(), Held { id, source, owner: part(3 * i + 3).and_then(owner_in) }))
+        };
+        Ok(Holdings { network, machines: nodes.iter().enumerate().filter_map(machine).collect() })
+    }
+
+    fn own_machine(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        _id: &str,
+        owner: &Owner,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let (domain, element) = (machine_name(&cluster.name, node), format!("<owner>{owner}</owner>"));
+        let args = ["metadata", &domain, METADATA, "--config", "--key", "p1", "--set", &element];
+        // One that is gone again is nobody's, and told by whoever needs it.
+        self.look("note whose the machine is", &args, cancel).map(|_| ())
+    }
+
+    fn own_network(&self, cluster: &Cluster, owner: &Owner, cancel: &Cancel) -> Result<(), Error> {
+        let (name, doing) = (network_name(&cluster.name), "note whose the network is");
+        // `virsh net-metadata` came with libvirt 9.7. What runs is not touched by a new definition.
+        match self.look(doing, &["net-dumpxml", "--inactive", &name], cancel)? {
+            Some(xml) => self.define_network(&owned(&xml, owner), doing, cancel),
+            None => Ok(()),
+        }
     }
 
     fn endpoint(
@@ -476,19 +731,6 @@ impl Provider for Libvirt {
     fn known_address(&self, cluster: &Cluster, node: &str) -> Option<SocketAddr> {
         let node = cluster.node(node).filter(|_| cluster.network.nics == 1)?;
         Some((node.ip, 22).into())
-    }
-
-    /// vagrant-libvirt writes `Source: PATH` into a domain's description (`create_domain.rb`).
-    fn made_from(
-        &self,
-        cluster: &Cluster,
-        node: &str,
-        vagrantfile: &Path,
-        cancel: &Cancel,
-    ) -> Result<bool, Error> {
-        let domain = machine_name(&cluster.name, node);
-        let text = self.look("look at the machine", &["desc", &domain], cancel)?.unwrap_or_default();
-        Ok(text.trim().strip_prefix("Source: ").is_some_and(|p| Path::new(p) == vagrantfile))
     }
 
     fn disk_left(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<bool, Error> {
@@ -633,7 +875,7 @@ impl Provider for Libvirt {
         let mut did = Vec::new();
         let domains = self.domains(cancel)?;
         let volumes = self.volumes(cancel)?;
-        for node in what.nodes {
+        for node in what.nodes.iter().filter(|n| !what.spared.contains(*n)) {
             let domain = machine_name(&cluster.name, node);
             let by_id = |uuid: &String| what.ids.get(node) == Some(uuid);
             for (name, _) in domains.iter().filter(|(name, uuid)| **name == domain || by_id(uuid)) {
@@ -654,7 +896,10 @@ impl Provider for Libvirt {
         if what.whole
             && let Some(network) = self.network(&name, cancel)?
         {
-            if network.active {
+            if let Some(other) = network.owner.as_ref().filter(|o| !what.owner.is_some_and(|us| o.is(us))) {
+                return Err(theirs(format!("the libvirt network `{name}`"), other));
+            }
+            if network.live.is_some() {
                 self.ask("stop the network", &["net-destroy", &name], cancel)?;
             }
             self.ask("remove the network", &["net-undefine", &name], cancel)?;
@@ -678,8 +923,13 @@ impl Libvirt {
             return Ok(Vec::new());
         }
         let line: Vec<String> = commands.iter().map(|words| words.join(" ")).collect();
-        let text = self.ask(doing, &[&line.join(&format!("; echo {BETWEEN}; "))], cancel)?.stdout;
-        Ok(text.split(&format!("{BETWEEN}\n")).map(str::to_owned).collect())
+        let done = self.ask(doing, &[&line.join(&format!("; echo {BETWEEN}; "))], cancel)?;
+        // Its exit code is the last one's, and it connects anew for each.
+        if GONE.iter().any(|w| done.stderr.to_lowercase().contains(w)) {
+            let lines = process::tail(&done.stderr, 5);
+            return Err(Error::Down { doing: doing.to_owned(), who: "libvirt", lines });
+        }
+        Ok(done.stdout.split(&format!("{BETWEEN}\n")).map(str::to_owned).collect())
     }
 
     /// Gives machines a command and sees to it that each is as it should be then.
@@ -730,18 +980,21 @@ impl Libvirt {
         look().unwrap_or_default()
     }
 
-    /// Adds a reservation to a network; a stale one for the same name or address goes first.
-    fn reserve(&self, network: &str, host: &Host, live: bool, cancel: &Cancel) -> Result<(), Error> {
-        let xml = self.look("look at the network", &["net-dumpxml", network], cancel)?.unwrap_or_default();
-        let at: &[&str] = if live { &["--live", "--config"] } else { &["--config"] };
+    /// Adds a reservation to a network, at `--config` or `--live`; a stale one for the same name or address
+    /// goes first.
+    fn reserve(&self, network: &str, host: &Host, at: &str, cancel: &Cancel) -> Result<(), Error> {
+        let look: &[&str] = match at {
+            "--live" => &["net-dumpxml", network],
+            _ => &["net-dumpxml", "--inactive", network],
+        };
+        let xml = self.look("look at the network", look, cancel)?.unwrap_or_default();
         let update = |command: &str, host: &Host| {
             let xml = format!("<host mac='{}' name='{}' ip='{}'/>", host.mac, host.name, host.ip);
-            let mut args = vec!["net-update", network, command, "ip-dhcp-host", xml.as_str()];
-            args.extend(at);
+            let args = ["net-update", network, command, "ip-dhcp-host", &xml, at];
             self.ask("reserve an address", &args, cancel)
         };
         let stale = |h: &&Host| h.mac == host.mac || h.name == host.name || h.ip == host.ip;
-        for old in Network::read(&xml, live).hosts.iter().filter(stale) {
+        for old in Layout::read(&xml).hosts.iter().filter(stale) {
             update("delete", old)?;
         }
         update("add-last", host).map(|_| ())
@@ -749,9 +1002,9 @@ impl Libvirt {
 }
 
 /// The definition of the cluster's network.
-pub fn network_xml(cluster: &Cluster) -> Result<String, render::Error> {
+pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, render::Error> {
     let node = |n: &crate::spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(&cluster.name, &n.name, n.ip)});
-    render::render(
+    let xml = render::render(
         "network.xml",
         &serde_json::json!({
             "nics": cluster.network.nics,
@@ -762,7 +1015,8 @@ pub fn network_xml(cluster: &Cluster) -> Result<String, render::Error> {
             },
             "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),
         }),
-    )
+    )?;
+    Ok(owner.map_or_else(|| xml.clone(), |owner| owned(&xml, owner)))
 }
 
 /// Between the answers of one virsh.
@@ -807,10 +1061,41 @@ mod tests {
         let xml = "<network>\n  <name>p1-iot</name>\n  <forward mode='nat'>\n    <nat/>\n  </forward>\n  \
             <ip address='192.168.56.1' netmask='255.255.255.0'>\n    <dhcp>\n      \
             <host mac='52:54:00:0a:0b:0c' name='server' ip='192.168.56.110'/>\n    </dhcp>\n  </ip>\n</network>";
-        let network = Network::read(xml, true);
-        assert_eq!(network.cidr, Some("192.168.56.0/24".parse().unwrap()));
+        let layout = Layout::read(xml);
+        assert_eq!(layout.cidr, Some("192.168.56.0/24".parse().unwrap()));
         let host =
             Host { mac: "52:54:00:0a:0b:0c".into(), name: "server".into(), ip: "192.168.56.110".into() };
-        assert_eq!(network.hosts, [host]);
+        assert_eq!(layout.hosts, [host]);
+        let cluster = crate::providers::testing::cluster("iot", "192.168.56.0/24", &["server"]);
+        assert_eq!(layout.differs(&cluster), None);
+        let changed = |from: &str, to: &str| Layout::read(&xml.replace(from, to)).differs(&cluster).unwrap();
+        assert_eq!(changed("56.1'", "57.1'"), "192.168.57.0/24, the spec 192.168.56.0/24");
+        assert_eq!(
+            changed("56.1'", "56.254'"),
+            "the address 192.168.56.254, the machines expect 192.168.56.1"
+        );
+        assert!(changed("<forward", "<was").contains("no way out"));
+    }
+
+    #[test]
+    fn an_owner_is_put_into_a_network_and_read_back_and_nothing_else_is_changed() {
+        let cluster = crate::providers::testing::cluster("iot", "192.168.56.0/24", &["server"]);
+        let owner = |folder: &str| Owner { cluster: "iot".into(), id: "1".into(), folder: folder.into() };
+        let (one, two) = (owner("/a/it's #{b}/.p1/iot"), owner("/c/.p1/iot"));
+        let bare = network_xml(&cluster, None).unwrap();
+        assert_eq!(owner_in(&bare), None);
+        let xml = network_xml(&cluster, Some(&one)).unwrap();
+        assert_eq!(owner_in(&xml), Some(one.clone()));
+        let again = owned(&xml, &two);
+        assert_eq!(owner_in(&again), Some(two.clone()));
+        assert_eq!(owned(&again, &one), xml);
+        // Beside what others keep there.
+        let theirs =
+            bare.replacen("</name>", "</name>\n  <metadata>\n    <a:b xmlns:a='c'/>\n  </metadata>", 1);
+        let both = owned(&theirs, &one);
+        assert!(both.contains("<a:b xmlns:a='c'/>") && both.matches("<metadata>").count() == 1, "{both}");
+        assert_eq!(owner_in(&both), Some(one.clone()));
+        // As libvirt answers for a machine.
+        assert_eq!(owner_in(&format!("<owner>{one}</owner>\n\n")), Some(one));
     }
 }

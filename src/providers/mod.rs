@@ -6,10 +6,10 @@
 //!
 //! A new provider is a file here, a [`Kind`], and a line in [`by_kind`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,9 +18,11 @@ use crate::explain::Explain;
 use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
+pub use owner::{Held, Holdings, Owner};
 pub use snapshot::{Note, Snapshot};
 
 pub mod libvirt;
+pub mod owner;
 pub mod snapshot;
 pub mod virtualbox;
 
@@ -60,6 +62,8 @@ pub struct Tools {
     /// The libvirt daemon, e.g. `qemu:///system`. The same for p1 and for Vagrant: Vagrant forgets
     /// machines that it does not find at another URI (vagrant, `Machine#initialize`).
     pub libvirt_uri: String,
+    /// `ip`, of iproute2.
+    pub ip: PathBuf,
     /// `VBoxManage`.
     pub vboxmanage: PathBuf,
     /// VirtualBox' list of allowed host-only ranges.
@@ -73,6 +77,7 @@ impl Default for Tools {
             virsh: "virsh".into(),
             qemu_img: "qemu-img".into(),
             libvirt_uri: "qemu:///system".to_owned(),
+            ip: "ip".into(),
             vboxmanage: "VBoxManage".into(),
             vbox_networks: virtualbox::NETWORKS_CONF.into(),
         }
@@ -173,6 +178,10 @@ pub struct Leftovers<'a> {
     pub nodes: &'a [String],
     /// Machine ids as far as Vagrant knew them; a half-made machine may not have its name yet.
     pub ids: &'a BTreeMap<String, String>,
+    /// Nodes of whose names somebody else's machines are: neither these nor disks of their names are touched.
+    pub spared: &'a BTreeSet<String>,
+    /// This folder, if it was ever noted as an owner: a network of another one stays.
+    pub owner: Option<&'a Owner>,
     /// True to take away also what the whole cluster shares: its network.
     pub whole: bool,
     /// The base image, if that may go too; it stays while another machine uses it.
@@ -194,6 +203,16 @@ pub enum Error {
     /// Whoever makes the machines does not answer: it is stopped, or is being restarted.
     #[error("cannot {doing}: {who} does not answer")]
     Down {
+        /// What was being done, as a verb.
+        doing: String,
+        /// Who: `libvirt`.
+        who: &'static str,
+        /// What its program said.
+        lines: Vec<String>,
+    },
+    /// Whoever makes the machines does not let this user in.
+    #[error("cannot {doing}: {who} does not let this user in")]
+    Denied {
         /// What was being done, as a verb.
         doing: String,
         /// Who: `libvirt`.
@@ -241,6 +260,9 @@ impl Explain for Error {
             Self::Down { who, .. } => {
                 Some(format!("`p1 doctor --fix` starts {who}, and says what it would run before."))
             }
+            Self::Denied { who, .. } => {
+                Some(format!("`p1 doctor` says what {who} asks of a user; then run `p1 retry`."))
+            }
             Self::Answer { .. } => None,
         }
     }
@@ -255,7 +277,9 @@ impl Explain for Error {
     fn evidence(&self) -> Vec<String> {
         match self {
             Self::Program { source, .. } => source.evidence(),
-            Self::Answer { lines, .. } | Self::Down { lines, .. } => lines.clone(),
+            Self::Answer { lines, .. } | Self::Down { lines, .. } | Self::Denied { lines, .. } => {
+                lines.clone()
+            }
             _ => Vec::new(),
         }
     }
@@ -266,6 +290,14 @@ impl Explain for Error {
 
     fn cancelled(&self) -> bool {
         matches!(self, Self::Program { source, .. } if source.cancelled())
+    }
+
+    fn unready(&self) -> bool {
+        match self {
+            Self::Down { .. } | Self::Denied { .. } => true,
+            Self::Program { source, .. } => source.unready(),
+            _ => false,
+        }
     }
 }
 
@@ -286,7 +318,7 @@ pub trait Provider: Send + Sync {
     /// How every node's machine is, by one or two cheap commands for all of them. `ids` holds the
     /// machine ids that Vagrant knows, by node. The answer has every node of the cluster, every key of
     /// `ids`, and what else is named like a machine of this cluster: that may be another cluster's,
-    /// which [`Provider::made_from`] tells.
+    /// which [`Provider::holdings`] tells.
     fn machines(
         &self,
         cluster: &Cluster,
@@ -303,9 +335,62 @@ pub trait Provider: Send + Sync {
         &self,
         cluster: &Cluster,
         image: &BoxInfo,
+        owner: &Owner,
         report: &mut dyn FnMut(&str),
         cancel: &Cancel,
     ) -> Result<Vec<String>, Error>;
+
+    /// What the network of machines that run lacks, as a fragment; `None` if nothing. An error says what
+    /// [`Provider::connect`] cannot mend.
+    fn network(&self, _cluster: &Cluster, _cancel: &Cancel) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    /// The nodes whose machines run without being connected to their network. `ids` as for
+    /// [`Provider::pause`].
+    fn unplugged(
+        &self,
+        _cluster: &Cluster,
+        _ids: &BTreeMap<String, String>,
+        _cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Mends both. Answers what was done, a line each. The caller holds a lock of the host.
+    fn connect(
+        &self,
+        _cluster: &Cluster,
+        _owner: &Owner,
+        _ids: &BTreeMap<String, String>,
+        _report: &mut dyn FnMut(&str),
+        _cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Whose the cluster's network is, and the machines of these names.
+    fn holdings(
+        &self,
+        cluster: &Cluster,
+        nodes: &BTreeSet<String>,
+        cancel: &Cancel,
+    ) -> Result<Holdings, Error>;
+
+    /// Writes down whose a machine is.
+    fn own_machine(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        machine_id: &str,
+        owner: &Owner,
+        cancel: &Cancel,
+    ) -> Result<(), Error>;
+
+    /// Writes down whose the cluster's network is, if there is one.
+    fn own_network(&self, _cluster: &Cluster, _owner: &Owner, _cancel: &Cancel) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Where a node's SSH is reached from this host; asked anew after every start, as VirtualBox'
     /// forwarded ports change.
@@ -320,17 +405,6 @@ pub trait Provider: Send + Sync {
     /// Where a node's SSH will answer, if that is known before it boots.
     fn known_address(&self, _cluster: &Cluster, _node: &str) -> Option<SocketAddr> {
         None
-    }
-
-    /// Whether the machine of our name says that it was made from this Vagrantfile.
-    fn made_from(
-        &self,
-        _cluster: &Cluster,
-        _node: &str,
-        _vagrantfile: &Path,
-        _cancel: &Cancel,
-    ) -> Result<bool, Error> {
-        Ok(false)
     }
 
     /// Whether a disk is left of a node's machine that is not there: Vagrant would stop at it.

@@ -9,7 +9,7 @@
 //! Host-only adapters are shared by all machines of the host and Vagrant makes the one it needs, so
 //! nothing here creates or removes one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Kind, Leftovers, Machine, Note, Provider, Size, Snapshot, State, Tools, machine_name,
+    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot, State,
+    Tools, machine_name,
 };
+use crate::explain::Explain;
 use crate::os::cancel::Level;
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files};
@@ -38,6 +40,8 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// How long a machine may stay locked by its ended session.
 const UNLOCK: Duration = Duration::from_secs(20);
 
+/// The key of a machine's extra data under which its owner is noted.
+const EXTRA_DATA: &str = "p1/owner";
 /// A machine whose settings file cannot be read.
 const INACCESSIBLE: &str = "inaccessible";
 
@@ -56,7 +60,7 @@ impl VirtualBox {
 
     /// Asks or does something; a failure is an error.
     fn run(&self, args: &[&str], bound: Duration, doing: &str, cancel: &Cancel) -> Result<Finished, Error> {
-        self.try_run(args, bound, cancel).and_then(Finished::ok).map_err(Error::doing(doing))
+        self.try_run(args, bound, cancel).and_then(Finished::ok).map_err(failed(doing))
     }
 
     fn try_run(&self, args: &[&str], bound: Duration, cancel: &Cancel) -> Result<Finished, process::Error> {
@@ -72,7 +76,7 @@ impl VirtualBox {
 
     /// `showvminfo` of a machine; `None` if there is no such machine.
     fn info(&self, id: &str, cancel: &Cancel) -> Result<Option<String>, Error> {
-        let doing = || Error::doing(format!("look at VirtualBox' machine {id}"));
+        let doing = || failed(format!("look at VirtualBox' machine {id}"));
         let args = ["showvminfo", id, "--machinereadable"];
         let done = self.try_run(&args, ASK, cancel).map_err(doing())?;
         if !done.success() && not_found(&done.stderr) {
@@ -91,7 +95,7 @@ impl VirtualBox {
             State::Other(word) if word == INACCESSIBLE => return Ok(false),
             _ => {}
         }
-        let doing = || Error::doing(format!("switch off VirtualBox' machine {id}"));
+        let doing = || failed(format!("switch off VirtualBox' machine {id}"));
         let done = self.try_run(&["controlvm", id, "poweroff"], CHANGE, cancel).map_err(doing())?;
         // It may have ended by itself in between.
         if !done.success() && !matches!(self.state(id, cancel)?, State::Off | State::Saved | State::Absent) {
@@ -120,7 +124,7 @@ impl VirtualBox {
     ) -> Result<(), Error> {
         let end = Instant::now() + UNLOCK;
         loop {
-            let doing = || Error::doing(doing);
+            let doing = || failed(doing);
             let done = self.try_run(args, bound, cancel).map_err(doing())?;
             if done.success() || is_so()? {
                 return Ok(());
@@ -226,6 +230,7 @@ impl Provider for VirtualBox {
         &self,
         cluster: &Cluster,
         _: &BoxInfo,
+        _: &Owner,
         _: &mut dyn FnMut(&str),
         cancel: &Cancel,
     ) -> Result<Vec<String>, Error> {
@@ -233,6 +238,40 @@ impl Provider for VirtualBox {
             Some((what, remedy)) => Err(Error::Conflict { what, remedy }),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Host-only networks are VirtualBox' own, and nobody's in particular.
+    fn holdings(
+        &self,
+        cluster: &Cluster,
+        nodes: &BTreeSet<String>,
+        cancel: &Cancel,
+    ) -> Result<Holdings, Error> {
+        let listed = self.list(cancel)?;
+        let mut machines = BTreeMap::new();
+        for node in nodes {
+            let name = machine_name(&cluster.name, node);
+            let Some(machine) = listed.iter().find(|l| l.name == name) else { continue };
+            let doing = "ask whose a machine is";
+            let text = self.run(&["getextradata", &machine.id, EXTRA_DATA], ASK, doing, cancel)?.stdout;
+            // Without one it says `No value set!`.
+            let owner = text.trim().strip_prefix("Value: ").and_then(Owner::read);
+            machines.insert(node.clone(), Held { id: machine.id.clone(), owner, source: None });
+        }
+        Ok(Holdings { network: None, machines })
+    }
+
+    fn own_machine(
+        &self,
+        _: &Cluster,
+        _: &str,
+        id: &str,
+        owner: &Owner,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let text = owner.to_string();
+        let args = ["setextradata", id, EXTRA_DATA, &text];
+        self.run(&args, CHANGE, "note whose the machine is", cancel).map(|_| ())
     }
 
     fn endpoint(&self, _: &Cluster, node: &str, id: &str, cancel: &Cancel) -> Result<SocketAddr, Error> {
@@ -284,7 +323,7 @@ impl Provider for VirtualBox {
     ) -> Result<BTreeMap<String, Vec<Snapshot>>, Error> {
         let mut found = BTreeMap::new();
         for (node, id) in ids {
-            let doing = || Error::doing(format!("list the snapshots of VirtualBox' machine {id}"));
+            let doing = || failed(format!("list the snapshots of VirtualBox' machine {id}"));
             let args = ["snapshot", id, "list", "--machinereadable"];
             let done = self.try_run(&args, ASK, cancel).map_err(doing())?;
             // None at all is an error to it, and told on either stream.
@@ -356,7 +395,7 @@ impl Provider for VirtualBox {
     ) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         for machine in self.list(cancel)? {
-            let ours = what.nodes.iter().any(|node| {
+            let ours = what.nodes.iter().filter(|n| !what.spared.contains(*n)).any(|node| {
                 what.ids.get(node) == Some(&machine.id) || machine.name == machine_name(&cluster.name, node)
             });
             if !ours {
@@ -368,6 +407,24 @@ impl Provider for VirtualBox {
             removed.push(format!("machine {} ({})", machine.name, machine.id));
         }
         Ok(removed)
+    }
+}
+
+/// For `map_err`: tells a VirtualBox that does not work at all from a question that it refuses.
+fn failed(doing: impl Into<String>) -> impl FnOnce(process::Error) -> Error {
+    // Its words where its server does not start (VBoxManage.cpp), and where the kernel's module is missing.
+    const GONE: [&str; 3] =
+        ["failed to create the virtualbox object", "kernel module is not loaded", "vboxdrv"];
+    let doing = doing.into();
+    move |error| {
+        let lines = error.evidence();
+        let text = lines.join("\n").to_lowercase();
+        match error {
+            process::Error::Failed { .. } if GONE.iter().any(|w| text.contains(w)) => {
+                Error::Down { doing, who: "VirtualBox", lines }
+            }
+            error => Error::doing(doing)(error),
+        }
     }
 }
 

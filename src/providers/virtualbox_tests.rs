@@ -98,6 +98,24 @@ fn the_endpoint_is_the_forwarded_ssh_port() {
 }
 
 #[test]
+fn an_owner_is_noted_in_a_machines_extra_data_and_what_is_spared_stays() {
+    let fake = Fake::new(&[("id-1", "p1-iot-server running 0"), ("id-2", "p1-iot-x-server poweroff 0")]);
+    let cluster = cluster("iot", "192.168.56.0/24", &["server", "x-server"]);
+    let nodes = ["server", "x-server", "none"].map(str::to_owned);
+    let held = || fake.provider().holdings(&cluster, &nodes.clone().into(), &fake.cancel).unwrap().machines;
+    let owner = Owner { cluster: "iot-x".into(), id: "1".into(), folder: "/it's #{a}/.p1/iot-x".into() };
+    assert_eq!(held()["x-server"], Held { id: "id-2".into(), owner: None, source: None });
+    fake.provider().own_machine(&cluster, "x-server", "id-2", &owner, &fake.cancel).unwrap();
+    assert_eq!(held()["x-server"].owner, Some(owner));
+    assert_eq!((held().len(), &held()["server"].owner), (2, &None));
+    let (known, spared) = (BTreeMap::new(), BTreeSet::from(["x-server".to_owned()]));
+    let what =
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
+    fake.provider().clean(&cluster, &what, &mut |_| {}, &fake.cancel).unwrap();
+    assert_eq!(fake.left(), ["id-2", "id-2.extra"]);
+}
+
+#[test]
 fn powering_off_is_fine_when_it_is_off_or_gone() {
     let fake = Fake::new(&[("id-1", "p1-iot-server running 0")]);
     let cluster = cluster("iot", "192.168.56.0/24", &["server"]);
@@ -119,7 +137,9 @@ fn clean_takes_exactly_ours_whatever_their_condition() {
     let cluster = cluster("iot", "192.168.56.0/24", &["server"]);
     let nodes = ["server", "worker-1"].map(str::to_owned);
     let known = ids(&[("server", "gone"), ("worker-1", "id-2")]);
-    let what = Leftovers { nodes: &nodes, ids: &known, whole: true, image: None };
+    let spared = BTreeSet::new();
+    let what =
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
     let mut said = Vec::new();
     let removed =
         fake.provider().clean(&cluster, &what, &mut |s| said.push(s.to_owned()), &fake.cancel).unwrap();
@@ -134,7 +154,9 @@ fn a_machine_that_stays_locked_is_waited_for_as_long_as_is_said() {
     let fake = Fake::new(&[("id-1", "p1-iot-server poweroff 1000000")]);
     let cluster = cluster("iot", "192.168.56.0/24", &["server"]);
     let (nodes, known) = (["server".to_owned()], ids(&[("server", "id-1")]));
-    let what = Leftovers { nodes: &nodes, ids: &known, whole: true, image: None };
+    let spared = BTreeSet::new();
+    let what =
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
     let start = std::time::Instant::now();
     let error = fake.provider().clean(&cluster, &what, &mut |_| {}, &fake.cancel).unwrap_err();
     let took = start.elapsed();
@@ -150,7 +172,8 @@ fn prepare_names_what_is_in_the_way() {
     let said = |cidr: &str, nodes: &[&str]| {
         let cluster = cluster("iot", cidr, nodes);
         let prepared = fake.provider().prepared(&cluster, &image(), &fake.cancel).unwrap();
-        let result = fake.provider().prepare(&cluster, &image(), &mut |_| {}, &fake.cancel);
+        let owner = Owner { cluster: "iot".into(), id: "1".into(), folder: "/a/.p1/iot".into() };
+        let result = fake.provider().prepare(&cluster, &image(), &owner, &mut |_| {}, &fake.cancel);
         match result {
             Ok(_) => assert_eq!(prepared, None),
             Err(ref e) => assert_eq!(prepared.unwrap(), e.to_string()),

@@ -1,13 +1,14 @@
 //! Machines and all that belongs to them are gone, whatever state they are in. A node that goes while
 //! its cluster stays leaves it first.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::quorum::Api;
 use super::start::take_out;
-use super::{Ctx, Definition, View, World, quorum, stop, uninstall};
+use super::{Claims, Ctx, Definition, View, World, quorum, stop, uninstall};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
 use crate::os::files;
@@ -235,8 +236,17 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let cancel = ctx.control.cancel();
     let machine = world.look_at_machine(node)?;
-    if machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent) {
-        super::machine::must_be_ours(world, node)?;
+    let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent);
+    if foreign && let Some(whose) = super::machine::theirs(world, node)? {
+        let name = crate::providers::machine_name(&world.cluster.name, &node.name);
+        ctx.control.warn(format!("The machine `{name}` stays: it belongs to {}.", whose.name()));
+        world.vagrant.forget(&node.name)?;
+        world.note(|seen| {
+            for list in [&mut seen.leaving, &mut seen.former] {
+                list.retain(|n| n.name != node.name);
+            }
+        });
+        return Ok(Some("there is none of this folder".into()));
     }
     let heir = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
     if heir.is_some() && machine.is_some_and(|m| m.state == State::Running) {
@@ -263,7 +273,9 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let ids = world.vagrant.ids();
     let nodes = [node.name.clone()];
-    let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
+    let spared = BTreeSet::new();
+    let what =
+        Leftovers { nodes: &nodes, ids: &ids, spared: &spared, owner: None, whole: false, image: None };
     let did = world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
     for line in &did {
         ctx.control.log(line);
@@ -306,7 +318,22 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let mut nodes: Vec<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();
     nodes.extend(ids.keys().filter(|n| world.cluster.node(n).is_none()).cloned());
     let image = world.known_box()?;
-    let what = Leftovers { nodes: &nodes, ids: &ids, whole: true, image: image.as_ref() };
+    let claims = Claims::look(world)?;
+    if claims.contested().is_some() || claims.moved().is_some() {
+        // Somebody took the cluster since this run began.
+        return Err(Trouble::new("the cluster belongs to another folder", "`p1 status` says to which.")
+            .evidence(claims.evidence(&world.cluster.name)));
+    }
+    let spared: BTreeSet<String> = claims.spared.into_keys().collect();
+    let owner = world.owner()?;
+    let what = Leftovers {
+        nodes: &nodes,
+        ids: &ids,
+        spared: &spared,
+        owner: Some(&owner),
+        whole: true,
+        image: image.as_ref(),
+    };
     let did = world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
     for line in &did {
         ctx.control.log(line);

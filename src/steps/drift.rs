@@ -50,6 +50,7 @@ pub enum Kind {
     Manifests,
     Rollout,
     Provision,
+    Owner,
     /// Whatever another step found.
     Other,
 }
@@ -242,6 +243,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         }
         let (kind, what, then) = match step.name {
             "kubeconfig" => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
+            "link" => (Kind::Network, "its network", "it is mended, and the machines are connected to it"),
             "manifests" => (Kind::Manifests, "its manifests", "they are applied"),
             "rollouts" => (Kind::Rollout, "its applications", "they are waited for"),
             _ => continue,

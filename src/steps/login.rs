@@ -15,7 +15,7 @@ pub const STEP: Definition = Definition {
         name: "ssh",
         title: "log in",
         scope: Scope::Nodes,
-        after: &[After::Node("vm")],
+        after: &[After::Node("vm"), After::Cluster("link")],
         serves: false,
     },
     retry: true,

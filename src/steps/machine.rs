@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, View, World};
+use super::{Ctx, Definition, View, Whose, World};
 use crate::engine::Trouble;
+use crate::explain::Explain;
 use crate::os::cancel::Level;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
@@ -68,8 +69,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let up = wait(ctx);
     let (id, making) = (world.vagrant.id(&node.name), world.state.making(&node.name));
-    if id.is_some() && making.exists() {
+    if let Some(id) = id.as_ref().filter(|_| making.exists()) {
         world.remember_made(node)?;
+        let (owner, cancel) = (world.owner()?, ctx.control.cancel());
+        match world.provider.own_machine(&world.cluster, &node.name, id, &owner, cancel) {
+            // What is not noted is noted by the next run, which knows the machine's id.
+            Err(error) if error.cancelled() => {}
+            noted => noted?,
+        }
         files::remove_if_there(&making)?;
     }
     up?;
@@ -160,7 +167,14 @@ fn clear_half_made(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Tro
     }
     tell(format!("{name} was left half-made by an interrupted run; it is made anew."));
     let (nodes, ids) = ([node.name.clone()], Default::default());
-    let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
+    let what = Leftovers {
+        nodes: &nodes,
+        ids: &ids,
+        spared: &Default::default(),
+        owner: None,
+        whole: false,
+        image: None,
+    };
     world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
     world.vagrant.forget(&node.name)?;
     Ok(())
@@ -197,23 +211,41 @@ fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Tro
     }
     tell("A disk was left by an interrupted run, before the machine was made; it is made anew.".into());
     let (nodes, ids) = ([node.name.clone()], Default::default());
-    let what = Leftovers { nodes: &nodes, ids: &ids, whole: false, image: None };
+    let what = Leftovers {
+        nodes: &nodes,
+        ids: &ids,
+        spared: &Default::default(),
+        owner: None,
+        whole: false,
+        image: None,
+    };
     world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
     Ok(())
 }
 
-/// Of a machine that has the node's name and is not known here: an error, unless it says that it was
-/// made from this folder's Vagrantfile.
+/// Of a machine that has the node's name and is not known here: an error, unless it is noted as this folder's,
+/// or says that it was made from this folder's Vagrantfile.
 pub fn must_be_ours(world: &World, node: &Node) -> Result<(), Trouble> {
-    let file = world.state.vagrantfile();
-    if world.provider.made_from(&world.cluster, &node.name, &file, &world.cancel)? {
-        return Ok(());
-    }
+    let Some(whose) = theirs(world, node)? else { return Ok(()) };
     let name = providers::machine_name(&world.cluster.name, &node.name);
-    Err(Trouble::new(
-        format!("a machine `{name}` exists that was not made from this folder"),
-        "Give the cluster another name in the spec, or remove that machine where it was made.",
-    ))
+    let hint = match &whose {
+        // Their names are put together from the cluster's and the node's: `a-b` and `c`, `a` and `b-c`.
+        Whose::Other(_) => format!("Give {} or the cluster another name in the spec.", node.name),
+        _ => {
+            "Give the cluster another name in the spec, or remove that machine where it was made.".to_owned()
+        }
+    };
+    let what = match &whose {
+        Whose::Stranger => format!("a machine `{name}` exists that was not made from this folder"),
+        whose => format!("the machine `{name}` belongs to {}", whose.name()),
+    };
+    Err(Trouble::new(what, hint))
+}
+
+/// Whose the machine of the node's name is, if it is not this folder's.
+pub fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, Trouble> {
+    let whose = world.whose(&[node.name.clone()].into())?.remove(&node.name);
+    Ok(whose.filter(|whose| !whose.is_ours()))
 }
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its

@@ -13,12 +13,14 @@ mod drift;
 mod image;
 mod install;
 mod kubeconfig;
+mod link;
 mod login;
 mod machine;
 mod manifests;
 mod marks;
 mod network;
 mod observe;
+mod owner;
 mod provision;
 mod quorum;
 mod ready;
@@ -53,6 +55,7 @@ pub use drift::{Drift, Mend, changes, leaver, lost_with, to_mend};
 pub use image::build as build_box;
 pub use manifests::Apps;
 pub use observe::{Depth, observe};
+pub use owner::{Claims, Whose};
 pub use provision::{look_at_provisioners, without_secrets};
 pub use quorum::{may_leave, seen as members_seen};
 pub use rules::refusal;
@@ -112,6 +115,7 @@ const UP: &[&Definition] = &[
     &artifacts::STEP,
     &save::STEP,
     &network::STEP,
+    &link::STEP,
     &resize::STEP,
     &machine::STEP,
     &login::STEP,
@@ -138,6 +142,7 @@ pub const VERBS: &[Verb] = &[
         steps: &[
             &artifacts::STEP,
             &save::STEP,
+            &link::STEP,
             &login::STEP,
             &system::STEP,
             &stage::STEP,
@@ -154,6 +159,7 @@ pub const VERBS: &[Verb] = &[
         name: "start",
         steps: &[
             &network::STEP,
+            &link::STEP,
             &machine::STEP,
             &login::STEP,
             &system::STEP,

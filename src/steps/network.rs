@@ -45,8 +45,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let cancel = ctx.control.cancel();
     let info = world.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
     // Two that do this at once take the same bridge, or clone from half an image.
+    let owner = world.owner()?;
     let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
-    let did = world.provider.prepare(&world.cluster, &info, &mut |m| ctx.control.says(m), cancel)?;
+    let did = world.provider.prepare(&world.cluster, &info, &owner, &mut |m| ctx.control.says(m), cancel)?;
     for line in &did {
         ctx.control.log(line);
     }

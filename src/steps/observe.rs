@@ -56,10 +56,14 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
             }
         });
         let machines = world.look_at_machines();
-        // An address that nobody has keeps one waiting for seconds.
+        if machines.is_ok() {
+            super::link::look(world);
+        }
+        // An address that nobody has keeps one waiting for seconds, and so does one that nobody gets to.
+        let cut = world.seen().link.clone().filter(|_| depth >= Depth::Nodes);
         let seen = world.seen();
         let runs = |n: &Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running);
-        if depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
+        if cut.is_none() && depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
             look_at_api(world);
         }
         look_at_memory(world);
@@ -72,7 +76,16 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
         let unknown: Vec<&Node> =
             nodes.filter(|node| depth == Depth::Inside || !vouched_for(world, &seen, node)).collect();
-        many::each(world.jobs, &unknown, |node| look_at(world, node));
+        match &cut {
+            Some(lack) => {
+                let silent = unknown.iter().map(|n| (n.name.clone(), lack.clone()));
+                world.note(|seen| seen.silent.extend(silent));
+            }
+            None => drop(many::each(world.jobs, &unknown, |node| look_at(world, node))),
+        }
+        if depth >= Depth::Nodes {
+            super::link::look_at_cards(world);
+        }
         let _ = files.join();
         let _ = apps.join();
         machines

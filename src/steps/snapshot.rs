@@ -312,7 +312,10 @@ fn restore(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     chosen(world)?;
     world.forget_node(&node.name);
     let (name, id) = (name(world)?, id(world, &node.name));
-    world.provider.restore(&world.cluster, (&node.name, &id), &name, ctx.control.cancel())?;
+    let cancel = ctx.control.cancel();
+    world.provider.restore(&world.cluster, (&node.name, &id), &name, cancel)?;
+    // With the machine's description of then came its owner of then.
+    world.provider.own_machine(&world.cluster, &node.name, &id, &world.owner()?, cancel)?;
     Ok(None)
 }
 

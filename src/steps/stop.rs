@@ -33,7 +33,14 @@ const SHUTDOWN: Duration = Duration::from_secs(120);
 
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
-    match view.machine(node).state {
+    match view.machine(node) {
+        machine if machine.foreign => Check::Done("no machine of its name is this folder's".into()),
+        machine => of(&machine.state),
+    }
+}
+
+fn of(state: &State) -> Check {
+    match state {
         State::Absent => Check::Done("it does not exist".into()),
         State::Off | State::Saved => Check::Done("it is off".into()),
         state => Check::Needed(format!("it is {state}")),

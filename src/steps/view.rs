@@ -44,6 +44,8 @@ pub struct Seen {
     pub box_ready: bool,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
     pub prepared: Option<Result<(), String>>,
+    /// What the network of the machines that run lacks, or which of them are not connected to it.
+    pub link: Option<String>,
     /// The cluster's secrets, if they are made.
     pub tokens: Option<Tokens>,
     /// The files that belong on nodes, if they are known.

@@ -1,6 +1,6 @@
 //! What the steps of a run share: the cluster's tools, the ways to its nodes, what was seen of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::backup;
 use super::batch::Batch;
+use super::owner::{Claimant, Whose};
 use super::snapshot::Moment;
 use super::view::{Seen, Wanted};
 use crate::api::{self, NodeStatus};
@@ -17,7 +18,7 @@ use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
 use crate::k3s::{self, Tokens};
 use crate::os::{self, Cancel, files};
-use crate::providers::{self, BoxInfo, Kind, Machine, Provider};
+use crate::providers::{self, BoxInfo, Kind, Machine, Owner, Provider};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
@@ -97,6 +98,7 @@ pub struct World {
     leaving: Mutex<()>,
     making_key: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
+    owner: Mutex<Option<Owner>>,
 }
 
 impl std::ops::Deref for World {
@@ -133,6 +135,7 @@ impl World {
             provisioning: Mutex::default(),
             leaving: Mutex::default(),
             making_key: Mutex::default(),
+            owner: Mutex::default(),
         })
     }
 
@@ -160,19 +163,62 @@ impl World {
         self.state.log(&self.run, name)
     }
 
+    /// This folder as an owner; it is given its id when it is one for the first time.
+    pub fn owner(&self) -> Result<Owner, Trouble> {
+        let mut held = lock(&self.owner);
+        if let Some(owner) = &*held {
+            return Ok(owner.clone());
+        }
+        let id = match self.state.id()? {
+            Some(id) => id,
+            None => {
+                let id: String = random()?[..16].iter().map(|b| format!("{b:02x}")).collect();
+                self.state.keep_id(&id)?;
+                id
+            }
+        };
+        let owner = Owner { cluster: self.cluster.name.clone(), id, folder: self.state.place() };
+        *held = Some(owner.clone());
+        Ok(owner)
+    }
+
+    /// Whose the machines are now that have the names of these nodes'.
+    pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, Trouble> {
+        let holdings = self.provider.holdings(&self.cluster, nodes, &self.cancel)?;
+        let us = self.claimant()?;
+        Ok(holdings
+            .machines
+            .into_iter()
+            .map(|(node, held)| {
+                let whose = us.judge(&held, Some(&node));
+                (node, whose)
+            })
+            .collect())
+    }
+
+    /// This folder as somebody who asks whose things are.
+    pub fn claimant(&self) -> Result<Claimant, Trouble> {
+        Ok(Claimant {
+            cluster: self.cluster.name.clone(),
+            folder: self.state.place(),
+            id: self.state.id()?,
+            machines: self.vagrant.ids(),
+        })
+    }
+
     /// How the machines are now.
     pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
         let ids = self.vagrant.ids();
         let mut machines = self.provider.machines(&self.cluster, &ids, &self.cancel)?;
         let known = lock(&self.seen).machines.clone();
-        for node in machines.keys().cloned().collect::<Vec<_>>() {
-            // Named like ours: whose it is costs a question, and does not change.
-            let ours =
-                self.cluster.node(&node).is_some() || ids.contains_key(&node) || known.contains_key(&node);
-            let file = self.state.vagrantfile();
-            if !ours && !self.provider.made_from(&self.cluster, &node, &file, &self.cancel)? {
-                machines.remove(&node);
-            }
+        // Named like ours: whose they are costs a question, and does not change.
+        let ours = |node: &String| {
+            self.cluster.node(node).is_some() || ids.contains_key(node) || known.contains_key(node)
+        };
+        let alike: BTreeSet<String> = machines.keys().filter(|n| !ours(n)).cloned().collect();
+        if !alike.is_empty() {
+            let whose = self.whose(&alike)?;
+            machines.retain(|n, _| !alike.contains(n) || whose.get(n).is_some_and(Whose::is_ours));
         }
         self.note(|seen| seen.machines.clone_from(&machines));
         Ok(machines)

@@ -45,7 +45,7 @@ pub struct Domain {
     pub power: Power,
     /// It is being switched on or off.
     pub busy: bool,
-    number: usize,
+    pub number: usize,
     /// The process whose child is the machine's init.
     process: Option<Pid>,
     wire: Option<ChildStdin>,
@@ -58,8 +58,10 @@ impl Domain {
 }
 
 pub struct Network {
+    /// As it is written down.
     pub xml: String,
-    pub active: bool,
+    /// As it runs, if it does: a new definition counts from the next start on.
+    pub live: Option<String>,
     pub bridge: String,
 }
 
@@ -345,14 +347,15 @@ impl Lab {
             let xml = domain.xml.clone();
             let mac = virsh::attribute(&xml, "mac", "address").unwrap_or_default();
             let network = virsh::attribute(&xml, "source", "network").unwrap_or_default();
-            let Some(net) = known.networks.get(&network).filter(|n| n.active) else {
+            let Some((net, live)) = known.networks.get(&network).and_then(|n| Some((n, n.live.as_ref()?)))
+            else {
                 return Err(format!("Requested operation is not valid: network '{network}' is not active"));
             };
-            let host = virsh::reservation(&net.xml, &mac);
+            let host = virsh::reservation(live, &mac);
             let node = host.as_ref().map_or_else(|| name.to_owned(), |h| h.0.clone());
             let mut config = json!({
                 "name": node, "memory": virsh::memory(&xml),
-                "gateway": virsh::attribute(&net.xml, "ip", "address"), "prefix": virsh::prefix(&net.xml).to_string(),
+                "gateway": virsh::attribute(live, "ip", "address"), "prefix": virsh::prefix(live).to_string(),
             });
             if let Some((_, ip)) = host
                 && self.fault(&node, "no-address").is_none()

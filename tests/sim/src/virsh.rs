@@ -104,6 +104,11 @@ fn command(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Result<String, String>
             Ok("Name:           default\nState:          running\nAvailable:      999999999999\n".into())
         }
         verb if verb.starts_with("pool-") => Ok(String::new()),
+        "list" if flag("--name") && !flag("--uuid") => {
+            let known = lab.known();
+            let all = known.domains.iter().filter(|(_, d)| flag("--all") || d.power != Power::Off);
+            Ok(all.map(|(name, _)| format!("{name}\n")).collect::<String>() + "\n")
+        }
         "list" => Ok(list(lab, flag("--all"), flag("--uuid"))),
         "define" => define(lab, &read(name, stdin)?),
         verb => domain(lab, verb, name, &plain, rest),
@@ -121,8 +126,11 @@ fn network(
     let mut known = lab.known();
     if verb == "net-list" {
         let all = rest.contains(&"--all");
-        let lines =
-            known.networks.iter().filter(|(_, n)| all || n.active).map(|(name, _)| format!("{name}\n"));
+        let lines = known
+            .networks
+            .iter()
+            .filter(|(_, n)| all || n.live.is_some())
+            .map(|(name, _)| format!("{name}\n"));
         return Ok(lines.collect());
     }
     if verb == "net-define" {
@@ -130,25 +138,45 @@ fn network(
         let name = text(&xml, "name").ok_or("XML error: network has no name")?;
         known.count += 1;
         let bridge = format!("br{}", known.count);
+        // Of that name and without its uuid, or with another one, it is another network (virNetworkObjAssignDef).
+        let uuid = text(&xml, "uuid");
+        if let Some(has) = known.networks.get(&name).and_then(|n| text(&n.xml, "uuid"))
+            && uuid.as_ref() != Some(&has)
+        {
+            return Err(format!(
+                "Failed to define network from /dev/stdin\noperation failed: network '{name}' already exists with uuid {has}"
+            ));
+        }
         let before = known.networks.remove(&name);
-        let (active, bridge) = before.map_or((false, bridge), |n| (n.active, n.bridge));
-        let xml = xml.replacen("<bridge ", &format!("<bridge name='{bridge}' "), 1);
-        known.networks.insert(name.clone(), Network { xml, active, bridge });
+        let (live, bridge) = before.map_or((None, bridge), |n| (n.live, n.bridge));
+        // What libvirt adds by itself.
+        let mut xml = xml;
+        if uuid.is_none() {
+            let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+            xml = xml.replacen("</name>", &format!("</name>\n  <uuid>{}</uuid>", uuid.trim()), 1);
+        }
+        if attribute(&xml, "bridge", "name").is_none() {
+            xml = xml.replacen("<bridge ", &format!("<bridge name='{bridge}' "), 1);
+        }
+        known.networks.insert(name.clone(), Network { xml, live, bridge });
         return Ok(format!("Network {name} defined from /dev/stdin\n"));
     }
     let missing =
         format!("failed to get network '{name}'\nNetwork not found: no network with matching name '{name}'");
     let net = known.networks.get_mut(name).ok_or(missing)?;
     match verb {
-        "net-dumpxml" => return Ok(net.xml.clone()),
+        "net-dumpxml" => {
+            let live = net.live.as_ref().filter(|_| !rest.contains(&"--inactive"));
+            return Ok(live.unwrap_or(&net.xml).clone());
+        }
         "net-info" => {
-            let active = if net.active { "yes" } else { "no" };
+            let active = if net.live.is_some() { "yes" } else { "no" };
             return Ok(format!(
                 "Name:           {name}\nActive:         {active}\nPersistent:     yes\nBridge:         {}\n",
                 net.bridge
             ));
         }
-        "net-start" if net.active => {
+        "net-start" if net.live.is_some() => {
             return Err("Requested operation is not valid: network is already active".into());
         }
         "net-start" => {
@@ -158,22 +186,44 @@ fn network(
                 prefix(&net.xml),
                 bridge = net.bridge
             ));
-            net.active = true;
+            net.live = Some(net.xml.clone());
         }
+        "net-destroy" if net.live.is_none() => {
+            return Err("Requested operation is not valid: network is not active".into());
+        }
+        // The cards of machines that run are on no bridge then, and on none when it is started again.
         "net-destroy" => {
             ip(&format!("link del {}\n", net.bridge));
-            net.active = false;
+            net.live = None;
         }
         "net-undefine" => drop(known.networks.remove(name)),
         "net-update" => {
             let (what, xml) =
                 (plain.get(1).copied().unwrap_or_default(), plain.get(3).copied().unwrap_or_default());
             let mac = attribute(xml, "host", "mac").unwrap_or_default();
-            if what == "delete" {
-                let kept = net.xml.lines().filter(|l| !(l.contains("<host ") && l.contains(&mac)));
-                net.xml = kept.map(|l| format!("{l}\n")).collect();
-            } else {
-                net.xml = net.xml.replacen("</dhcp>", &format!("{xml}\n    </dhcp>"), 1);
+            let (config, live) = (rest.contains(&"--config"), rest.contains(&"--live"));
+            let change = |of: &mut String| -> Result<(), String> {
+                let known = reservation(of, &mac).is_some();
+                match what {
+                    "delete" if !known => {
+                        return Err("Requested operation is not valid: couldn't locate a matching dhcp host entry in network".into());
+                    }
+                    "delete" => {
+                        let kept = of.lines().filter(|l| !(l.contains("<host ") && l.contains(&mac)));
+                        *of = kept.map(|l| format!("{l}\n")).collect();
+                    }
+                    _ if known => {
+                        return Err("Requested operation is not valid: there is an existing dhcp host entry in network".into());
+                    }
+                    _ => *of = of.replacen("</dhcp>", &format!("{xml}\n    </dhcp>"), 1),
+                }
+                Ok(())
+            };
+            if live {
+                change(net.live.as_mut().ok_or("Requested operation is not valid: network is not running")?)?;
+            }
+            if config || !live {
+                change(&mut net.xml)?;
             }
         }
         _ => return Ok(String::new()),
@@ -318,6 +368,18 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
                 text(&domain.xml, "vcpu").unwrap_or_default(),
             ));
         }
+        // The network of each card, and its name on this host while the machine runs.
+        "domiflist" => {
+            let card = if power == Power::Off { "-".to_owned() } else { format!("v{}", domain.number) };
+            let (mac, network) =
+                (attribute(&domain.xml, "mac", "address"), attribute(&domain.xml, "source", "network"));
+            return Ok(format!(
+                " Interface   Type      Source      Model    MAC\n-------------------------\n {card}   network   {}   virtio   {}\n\n",
+                network.unwrap_or_default(),
+                mac.unwrap_or_default()
+            ));
+        }
+        "metadata" => return metadata(domain, power, plain, rest),
         "setvcpus" => set(&mut domain.xml, "vcpu", plain.get(1).copied().unwrap_or("1")),
         "setmem" | "setmaxmem" => {
             let size = plain.get(1).copied().unwrap_or("0");
@@ -339,7 +401,8 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
             let address = known
                 .networks
                 .get(&network)
-                .and_then(|n| Some((reservation(&n.xml, &mac)?.1, prefix(&n.xml))));
+                .and_then(|n| n.live.as_ref())
+                .and_then(|xml| Some((reservation(xml, &mac)?.1, prefix(xml))));
             let line = match address {
                 Some((address, prefix)) if power == Power::Running => {
                     format!(" vnet0      {mac}    ipv4         {address}/{prefix}\n")
@@ -390,6 +453,52 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
         other => return Err(format!("unknown command: '{other}' (this is a part of p1's tests)")),
     }
     Ok(String::new())
+}
+
+/// `metadata DOMAIN URI [--live|--config] [--key KEY --set XML | --remove]`: what is kept under KEY's namespace,
+/// of one element, told without its prefix (virDomainObjGetMetadata). There is one description here, so `--live`
+/// only has to fit the machine's state.
+fn metadata(domain: &mut Domain, power: Power, plain: &[&str], rest: &[&str]) -> Result<String, String> {
+    if rest.contains(&"--live") && power == Power::Off {
+        return Err("Requested operation is not valid: domain is not running".into());
+    }
+    let uri = plain.get(1).copied().unwrap_or_default();
+    let value = |flag: &str| rest.iter().position(|w| *w == flag).and_then(|i| rest.get(i + 1)).copied();
+    let mark = format!("='{uri}'>");
+    let element = |xml: &str| -> Option<String> {
+        let line = xml.lines().find(|l| l.contains(&mark))?;
+        Some(line.trim().to_owned())
+    };
+    match (value("--key"), value("--set")) {
+        (Some(key), Some(xml)) => {
+            let (name, body) = xml.trim_start_matches('<').split_once('>').ok_or("XML error: no element")?;
+            let body = body.rsplit_once("</").ok_or("XML error: no end of the element")?.0;
+            let new = format!("    <{key}:{name} xmlns:{key}{mark}{body}</{key}:{name}>\n");
+            let kept: String =
+                domain.xml.lines().filter(|l| !l.contains(&mark)).map(|l| format!("{l}\n")).collect();
+            domain.xml = match kept.contains("<metadata>") {
+                true => kept.replacen("<metadata>\n", &format!("<metadata>\n{new}"), 1),
+                false => {
+                    kept.replacen("<devices>", &format!("<metadata>\n{new}  </metadata>\n  <devices>"), 1)
+                }
+            };
+            Ok("Metadata modified\n".into())
+        }
+        (None, Some(_)) => Err("namespace key is required when modifying metadata".into()),
+        _ if rest.contains(&"--remove") => {
+            domain.xml =
+                domain.xml.lines().filter(|l| !l.contains(&mark)).map(|l| format!("{l}\n")).collect();
+            Ok("Metadata removed\n".into())
+        }
+        _ => {
+            let found = element(&domain.xml)
+                .ok_or("metadata not found: Requested metadata element is not present")?;
+            let (open, rest) = found.split_once('>').unwrap_or_default();
+            let (body, _) = rest.rsplit_once("</").unwrap_or_default();
+            let name = open.split(' ').next().unwrap_or_default().rsplit(':').next().unwrap_or_default();
+            Ok(format!("<{name}>{body}</{name}>\n\n"))
+        }
+    }
 }
 
 /// Where a program called by this path finds its lab.
