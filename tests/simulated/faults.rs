@@ -292,6 +292,68 @@ fn a_machine_is_lost() {
     sim.p1(&["status", "--deep"]).exits(0);
 }
 
+/// Machines that run and cannot be reached, since somebody did something to their network.
+#[test]
+fn a_network_is_stopped_removed_or_changed() {
+    let lab = lab(1);
+    let sim = begin(&lab, "ssh: 6s");
+    let (net, begun) = ("p1-sim", Instant::now());
+    // Told by whoever looks, without asking nodes that nobody can reach.
+    let told = |word: &str| {
+        let begun = Instant::now();
+        let status = sim.p1(&["status"]).exits(1).says(&[word]);
+        assert!(!status.stdout().contains("no route"), "{}", status.stdout());
+        let plan = sim.p1(&["plan"]).exits(10).stdout();
+        assert!(plan.contains("cluster/link") && plan.contains(word), "{plan}");
+        sim.p1(&["verify"]).exits(1).says(&[word, "`p1 up` mends it"]);
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    };
+    let mended = || {
+        sim.p1(&["up"]).exits(0);
+        sim.p1(&["status", "--deep"]).exits(0);
+    };
+    sim.virsh(&["net-destroy", net]);
+    told("is not started");
+    let doctor = sim.p1(&["doctor"]).stdout();
+    assert!(doctor.contains("libvirt's network p1-sim is not started"), "{doctor}");
+    mended();
+    // By hand: it has another bridge, and nobody puts the cards of before onto it.
+    sim.virsh(&["net-destroy", net]);
+    sim.virsh(&["net-start", net]);
+    sim.p1(&["status"]).exits(1).says(&["worker-1", "not connected to the network"]);
+    mended();
+    sim.virsh(&["net-destroy", net]);
+    sim.virsh(&["net-undefine", net]);
+    told("is not there");
+    assert!(sim.p1(&["doctor"]).stdout().contains("libvirt's network p1-sim is not there"));
+    mended();
+    let mac = p1::providers::node_mac("sim", "worker-1", [192, 168, 56, 111].into());
+    let host = format!("<host mac='{mac}' name='worker-1' ip='192.168.56.111'/>");
+    sim.virsh(&["net-update", net, "delete", "ip-dhcp-host", &host, "--live", "--config"]);
+    told("has no address reserved for worker-1");
+    mended();
+    // What a network that runs cannot be changed to is told at once, with what leads on.
+    let xml = sim.virsh(&["net-dumpxml", "--inactive", net]).replace("'192.168.56.1'", "'192.168.56.9'");
+    fs::write(sim.at("net.xml"), xml).unwrap();
+    sim.virsh(&["net-define", &sim.at("net.xml").to_string_lossy()]);
+    let way = sim
+        .p1(&["up"])
+        .exits(1)
+        .says(&["has the address 192.168.56.9, the machines expect 192.168.56.1", "net-undefine p1-sim"]);
+    assert!(!way.stderr().contains("no route"), "{}", way.stderr());
+    sim.virsh(&["net-destroy", net]);
+    sim.virsh(&["net-undefine", net]);
+    mended();
+    // A run that was cut off goes on with it as well.
+    sim.node("worker-1").sh("systemctl stop ssh");
+    sim.p1(&["up", "--deep"]).exits(1);
+    sim.node("worker-1").sh("systemctl start ssh");
+    sim.virsh(&["net-destroy", net]);
+    sim.p1(&["retry"]).exits(0);
+    assert!(began(&sim.last()).contains(&"cluster/link".to_owned()));
+    println!("a network that is stopped, removed and changed: {:?}", begun.elapsed());
+}
+
 #[test]
 fn a_server_does_not_come_up() {
     let lab = lab(1);

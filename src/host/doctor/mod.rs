@@ -97,6 +97,7 @@ pub fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     findings.extend(room::checks(host, question));
     if let Some(cluster) = question.cluster {
         findings.extend(network::checks(host, cluster, question.kind));
+        findings.extend(network::link(host, cluster, question.kind, question.running));
     }
     findings
 }

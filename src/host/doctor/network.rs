@@ -4,6 +4,7 @@ use ipnet::Ipv4Net;
 
 use super::{Finding, Status};
 use crate::host::facts::Host;
+use crate::host::libvirt::Link;
 use crate::providers::{Kind, network_name};
 use crate::spec::Cluster;
 
@@ -89,6 +90,22 @@ pub(super) fn checks(host: &Host, cluster: &Cluster, kind: Kind) -> Vec<Finding>
         findings.push(Finding::new(ID, TITLE, Status::Ok, format!("{cidr} is free")));
     }
     findings
+}
+
+/// Machines that run, and their network does not: they cannot be reached.
+pub(super) fn link(host: &Host, cluster: &Cluster, kind: Kind, running: &[String]) -> Option<Finding> {
+    if kind != Kind::Libvirt || running.is_empty() || host.libvirt.link != Link::Up {
+        return None;
+    }
+    let ours = network_name(&cluster.name);
+    let how = match host.libvirt.networks.iter().find(|n| n.name == ours) {
+        Some(network) if network.active => return None,
+        Some(_) => "is not started",
+        None => "is not there",
+    };
+    let detail = format!("libvirt's network {ours} {how}, and {} cannot be reached", running.join(", "));
+    let finding = Finding::new("network", "the cluster's network", Status::Warning, detail);
+    Some(finding.remedy("`p1 up` mends it and connects the machines.", []))
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
