@@ -68,7 +68,8 @@ pub fn main() -> ExitCode {
     let waiting = line.collect::<Vec<_>>().join(" ");
     let context = Context::new(global, Cancel::new());
     let result = dispatch(&context, verb).map_err(|fail| match fail.code {
-        fail::code::LOCKED => fail.next([waiting]),
+        // Nobody waits for a cluster that another folder has.
+        fail::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
         _ => fail,
     });
     if let Err(fail) = &result {

@@ -22,7 +22,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let verb = Verb::find("up").expect("a verb");
     let claims = Claims::look(&world)?;
     if claims.contested().is_some() {
-        return Err(run::contested(context, &world, &claims, verb.name, &targets));
+        return Err(run::contested(&world, &claims, verb.name, &targets));
     }
     world.note(|seen| seen.differs.extend(claims.drift()));
     observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;

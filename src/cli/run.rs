@@ -177,7 +177,7 @@ fn claim(context: &Context, world: &World, job: &Job) -> Result<(), Fail> {
     let claims = Claims::look(world)?;
     if claims.contested().is_some() {
         if !context.global.take_over {
-            return Err(contested(context, world, &claims, job.verb.name, &job.targets));
+            return Err(contested(world, &claims, job.verb.name, &job.targets));
         }
         let whom = claims.contested().map(Whose::name).unwrap_or_default();
         let _locks = claims.lock_others(world, job.verb.name, context.global.wait).map_err(|e| {
@@ -206,12 +206,10 @@ fn claim(context: &Context, world: &World, job: &Job) -> Result<(), Fail> {
 }
 
 /// Why nothing is done to a cluster that another folder has.
-pub fn contested(context: &Context, world: &World, claims: &Claims, verb: &str, targets: &[String]) -> Fail {
+pub fn contested(world: &World, claims: &Claims, verb: &str, targets: &[String]) -> Fail {
     let name = &world.cluster.name;
     let whose = claims.contested().map(Whose::name).unwrap_or_default();
-    let mut words = vec![context.called(), verb.to_owned()];
-    words.extend(targets.iter().cloned());
-    let command = format!("`{} --take-over`", words.join(" "));
+    let command = format!("`p1 {} --take-over`", [&[verb.to_owned()], targets].concat().join(" "));
     let (what, hint) = match claims.contested() {
         Some(Whose::Copied(_)) => (
             format!("the cluster `{name}` belongs to {whose}, and this folder has a copy of its state"),
@@ -222,17 +220,19 @@ pub fn contested(context: &Context, world: &World, claims: &Claims, verb: &str, 
         _ if claims.contested_by_what_is_gone() => (
             format!("the cluster `{name}` belongs to {whose}, which is gone"),
             format!(
-                "If it will not come back, {command} makes the cluster this folder's. Else give this one another `name` in the spec."
+                "If it will not come back, {command} makes the cluster this folder's. Else give this one another \
+                 `name` in the spec."
             ),
         ),
         _ => (
             format!("a cluster `{name}` of this host belongs to {whose}"),
             format!(
-                "Give this one another `name`, and another `network.cidr`, in the spec. {command} is for a folder that is to have that cluster from now on."
+                "Give this one another `name`, and another `network.cidr`, in the spec. {command} is for a folder \
+                 that is to have that cluster from now on."
             ),
         ),
     };
-    Fail { evidence: claims.evidence(name), ..Fail::new(code::LOCKED, what, hint) }
+    Fail { evidence: claims.evidence(name), ..Fail::new(code::LOCKED, what, hint) }.next(["p1 status"])
 }
 
 /// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.

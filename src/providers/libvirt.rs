@@ -115,14 +115,18 @@ impl Libvirt {
         let name = network_name(&cluster.name);
         for layout in [Some(&found.kept), found.live.as_ref()].into_iter().flatten() {
             let Some(what) = layout.differs(cluster) else { continue };
+            let verbs: &[&str] =
+                if found.live.is_some() { &["net-destroy", "net-undefine"] } else { &["net-undefine"] };
+            let virsh = |verb: &&str| format!("virsh -c {} {verb} {name}", self.tools.libvirt_uri);
+            let next: Vec<String> = verbs.iter().map(virsh).collect();
             return Err(Error::Conflict {
                 what: format!("the libvirt network `{name}` has {what}"),
                 remedy: format!(
-                    "Remove only the network, and `p1 up` makes it as the spec says: virsh -c {uri} net-destroy {name}; \
-                     virsh -c {uri} net-undefine {name}. Where the spec was changed, `p1 destroy` removes the cluster \
-                     with its network.",
-                    uri = self.tools.libvirt_uri
+                    "Remove only the network, and `p1 up` makes it as the spec says: {}. Where the spec was changed, \
+                     `p1 destroy` removes the cluster with its network.",
+                    next.join("; ")
                 ),
+                next,
             });
         }
         let missing = |layout: &Layout| match cluster.network.nics {
@@ -171,6 +175,7 @@ impl Libvirt {
                 let xml = network_xml(cluster, Some(owner)).map_err(|e| Error::Conflict {
                     what: e.to_string(),
                     remedy: e.hint().unwrap_or_default(),
+                    next: Vec::new(),
                 })?;
                 self.define_network(&xml, "make the network", cancel)?;
                 did.push(format!("made the network {name} ({})", cluster.network.cidr));
@@ -253,6 +258,7 @@ impl Libvirt {
             return Err(Error::Conflict {
                 what: "the virsh that a killed p1 left sending the base image does not end".into(),
                 remedy: format!("It holds {}; end it by hand.", input.display()),
+                next: Vec::new(),
             });
         }
         if self.volume_size(&name, cancel)?.is_some() {
@@ -518,6 +524,7 @@ fn theirs(what: String, owner: &Owner) -> Error {
     Error::Conflict {
         what: format!("{what} belongs to the cluster `{}` in {}", owner.cluster, owner.place().display()),
         remedy: "Give the cluster another name in the spec, or work in that folder.".into(),
+        next: vec!["p1 status".into()],
     }
 }
 
@@ -649,6 +656,7 @@ impl Provider for Libvirt {
                 lines.join("; "),
                 nodes.join(" ")
             ),
+            next: vec![format!("p1 stop {}", nodes.join(" ")), "p1 up".into()],
         })
     }
 

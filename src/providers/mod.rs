@@ -237,6 +237,8 @@ pub enum Error {
         what: String,
         /// How to get it out of the way, as full sentences.
         remedy: String,
+        /// The commands that do so, as far as they are known.
+        next: Vec<String>,
     },
     /// A file could not be used.
     #[error(transparent)]
@@ -261,7 +263,7 @@ impl Explain for Error {
                 Some(format!("`p1 doctor --fix` starts {who}, and says what it would run before."))
             }
             Self::Denied { who, .. } => {
-                Some(format!("`p1 doctor` says what {who} asks of a user; then run `p1 retry`."))
+                Some(format!("`p1 doctor --fix` gives this user what {who} asks for, as far as it can."))
             }
             Self::Answer { .. } => None,
         }
@@ -269,7 +271,8 @@ impl Explain for Error {
 
     fn next(&self) -> Vec<String> {
         match self {
-            Self::Down { .. } => vec!["p1 doctor --fix".to_owned()],
+            Self::Down { .. } | Self::Denied { .. } => vec!["p1 doctor --fix".to_owned()],
+            Self::Conflict { next, .. } => next.clone(),
             _ => Vec::new(),
         }
     }

@@ -235,7 +235,7 @@ impl Provider for VirtualBox {
         cancel: &Cancel,
     ) -> Result<Vec<String>, Error> {
         match self.obstacle(cluster, cancel)? {
-            Some((what, remedy)) => Err(Error::Conflict { what, remedy }),
+            Some((what, remedy)) => Err(Error::Conflict { what, remedy, next: Vec::new() }),
             None => Ok(Vec::new()),
         }
     }

@@ -341,8 +341,7 @@ fn a_network_is_stopped_removed_or_changed() {
         .exits(1)
         .says(&["has the address 192.168.56.9, the machines expect 192.168.56.1", "net-undefine p1-sim"]);
     assert!(!way.stderr().contains("no route"), "{}", way.stderr());
-    sim.virsh(&["net-destroy", net]);
-    sim.virsh(&["net-undefine", net]);
+    sim.follow(&way).exits(0);
     mended();
     // A run that was cut off goes on with it as well.
     sim.node("worker-1").sh("systemctl stop ssh");
