@@ -529,7 +529,8 @@ fn a_second_p1_learns_who_works_here() {
     let pid = format!("pid {}", running.child.id());
     let since = format!("since {}", &jiff::Timestamp::now().to_string()[..10]);
     for verb in ["up", "retry", "stop"] {
-        fake.run(&[verb]).exits(4).says(&["locked by another p1", &pid, "`up`", &since]);
+        let next = format!("next: p1 --wait 5m {verb}");
+        fake.run(&[verb]).exits(4).says(&["locked by another p1", &pid, "`up`", &since, &next]);
     }
     fake.run(&["--yes", "destroy"]).exits(4).says(&[&pid]);
     // Looking is free.

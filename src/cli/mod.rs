@@ -49,7 +49,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::os::Cancel;
-use crate::os::process::quote_os;
 use crate::ui::{Format, Paint, Tone, wording};
 use args::{Cli, Verb};
 use context::Context;
@@ -64,8 +63,7 @@ pub fn main() -> ExitCode {
         Err(end) => return end,
     };
     let of_cluster = verb.of_cluster();
-    let line = std::iter::once("p1 --wait 5m".to_owned()).chain(args.iter().skip(1).map(|a| quote_os(a)));
-    let waiting = line.collect::<Vec<_>>().join(" ");
+    let waiting = usage::waiting(&args);
     let context = Context::new(global, Cancel::new());
     let result = dispatch(&context, verb).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.

@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches};
 use super::args::Cli;
 use super::fail::{self, Fail, code};
 use super::out;
-use crate::os::process::quote;
+use crate::os::process::{quote, quote_os};
 use crate::spec;
 use crate::ui::Paint;
 
@@ -78,6 +78,20 @@ fn wants_json(args: &[OsString]) -> bool {
 /// Options with a value, of every verb and of those that run something.
 const VALUED: [&str; 9] =
     ["-f", "--file", "-o", "--output", "-j", "--jobs", "--wait", "--timeout", "--replace"];
+
+/// The same command line, waiting for whoever works on the cluster.
+pub fn waiting(args: &[OsString]) -> String {
+    let own = |i: usize| {
+        let word = args[i].to_string_lossy();
+        word == "--wait" || word.starts_with("--wait=") || i > 1 && args[i - 1] == "--wait"
+    };
+    let rest = (1..args.len()).filter(|i| !own(*i)).map(|i| quote_os(&args[i]));
+    ["p1".to_owned(), "--wait".to_owned(), "5m".to_owned()]
+        .into_iter()
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
 
 /// The words from the first on that are neither options nor their values.
 fn words(args: &[String]) -> impl Iterator<Item = usize> {
@@ -171,6 +185,14 @@ mod tests {
             }
         }
         assert!(told > 100, "{told}");
+    }
+
+    #[test]
+    fn a_command_line_that_waits_says_so_once() {
+        let waiting = |line: &str| waiting(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(waiting("p1 -f a.yaml up x"), "p1 --wait 5m -f a.yaml up x");
+        assert_eq!(waiting("p1 --wait 1s up"), "p1 --wait 5m up");
+        assert_eq!(waiting("p1 up --wait=1s"), "p1 --wait 5m up");
     }
 
     #[test]
