@@ -148,7 +148,12 @@ impl Context {
         let Parsed { cluster, warnings } = parsed;
         for warning in &warnings {
             match self.ui.format {
-                Format::Json => out::object(&serde_json::json!({"v": VERSION, "warning": warning})),
+                Format::Json => {
+                    // Without the line of the spec, which may have a password in it.
+                    let mut warning = serde_json::json!(warning);
+                    warning["snippet"].take();
+                    out::object(&serde_json::json!({"v": VERSION, "warning": warning}));
+                }
                 _ => eprintln!("{}", warning.render(&self.global.file, self.ui.color)),
             }
         }
