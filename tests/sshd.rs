@@ -413,21 +413,21 @@ fn a_detached_job_survives_its_connection_and_runs_once() {
     let name = format!("test-{}-once", std::process::id());
     let (count, go) = (sshd.path("count"), sshd.path("go"));
     let script = format!(
-        "echo begun $SECRET; echo x >>{}; while [ ! -e {} ]; do sleep 0.05; done; echo done; exit 3",
+        "echo begun $SECRET; printf 'half a line, '; echo x >>{}; while [ ! -e {} ]; do sleep 0.05; done; echo done; exit 3",
         count.display(),
         go.display()
     );
     let job = Job { name: &name, id: "a", script: &script, env: &[("SECRET", "it's $HOME")] };
     let mut seen = String::new();
-    let output = remote.detached(&job, LONG, &mut |bytes| {
-        seen += &String::from_utf8_lossy(bytes);
+    let output = remote.detached(&job, LONG, &mut |line| {
+        seen += &format!("{line}\n");
         if !go.exists() {
             sshd.signal(Signal::SIGKILL);
             fs::write(&go, "").unwrap();
         }
     });
     let output = output.unwrap();
-    assert_eq!((output.status, seen.as_str()), (3, "begun it's $HOME\ndone\n"));
+    assert_eq!((output.status, seen.as_str()), (3, "begun it's $HOME\nhalf a line, done\n"));
     assert_eq!(output.text(), seen);
     assert_eq!(fs::read_to_string(&count).unwrap(), "x\n");
     let dir = std::path::PathBuf::from(format!("/run/p1/{name}"));
@@ -444,15 +444,15 @@ fn a_detached_job_survives_its_connection_and_runs_once() {
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     assert!(!dir.join("env").exists(), "secrets go when they are read");
     fs::write(&go, "").unwrap();
-    let output = remote.detached(&job, LONG, &mut ignore).unwrap();
-    assert_eq!((output.status, output.text().as_str()), (3, "begun it's $HOME\ndone\n"));
+    let output = remote.detached(&job, LONG, &mut |_| {}).unwrap();
+    assert_eq!((output.status, output.text().as_str()), (3, "begun it's $HOME\nhalf a line, done\n"));
     assert_eq!(fs::read_to_string(&count).unwrap(), "x\nx\n");
 
     fs::remove_file(&go).unwrap();
     let cancel = Cancel::new();
     abandon(&mut Remote::new(sshd.login(), cancel.clone()), &cancel);
     let other = Job { id: "b", script: "echo other", ..job };
-    assert_eq!(remote.detached(&other, LONG, &mut ignore).unwrap().text(), "other\n");
+    assert_eq!(remote.detached(&other, LONG, &mut |_| {}).unwrap().text(), "other\n");
     assert_eq!(fs::read_to_string(&count).unwrap(), "x\nx\nx\n");
 }
 
@@ -464,12 +464,12 @@ fn a_detached_job_that_is_killed_or_too_slow_is_told_so() {
     // `run` is the parent of `timeout`, which is the parent of the script.
     let script = format!("kill -9 $(cat /run/p1/{name}/pid); {}", sshd.hang());
     let job = Job { name: &name, id: "a", script: &script, env: &[] };
-    let error = remote.detached(&job, LONG, &mut ignore).unwrap_err();
+    let error = remote.detached(&job, LONG, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, Error::JobLost { .. }), "{error}");
     assert_eq!(error.evidence(), ["begun"]);
 
     let job = Job { script: &sshd.hang(), ..job };
-    let error = remote.detached(&job, Duration::from_secs(1), &mut ignore).unwrap_err();
+    let error = remote.detached(&job, Duration::from_secs(1), &mut |_| {}).unwrap_err();
     assert!(matches!(&error, Error::Deadline { .. }), "{error}");
     assert_eq!(error.evidence(), ["begun"]);
 
@@ -487,7 +487,7 @@ fn a_detached_job_that_is_killed_or_too_slow_is_told_so() {
     assert_eq!(fs::read_to_string(count).unwrap(), "x\n");
 
     let job = Job { name: "../x", ..job };
-    assert!(matches!(remote.detached(&job, LONG, &mut ignore), Err(Error::Invalid { .. })));
+    assert!(matches!(remote.detached(&job, LONG, &mut |_| {}), Err(Error::Invalid { .. })));
 }
 
 #[test]
@@ -506,7 +506,7 @@ fn a_detached_job_is_a_unit_where_systemd_runs() {
         chmod +x systemd-run";
     remote.script("a trick", script, true, LONG, &mut |_| {}).unwrap().ok().unwrap();
     let job = Job { name: "job", id: "a", script: "echo out; exit 4", env: &[] };
-    let output = remote.detached(&job, LONG, &mut ignore).unwrap();
+    let output = remote.detached(&job, LONG, &mut |_| {}).unwrap();
     assert_eq!((output.status, output.text().as_str()), (4, "out\n"));
     let tried = remote.script("a look", "ls -d /run/tried /run/p1/*", true, LONG, &mut |_| {}).unwrap();
     assert!(tried.text().ends_with("/run/tried\n"), "{}", tried.text());

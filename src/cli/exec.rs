@@ -9,6 +9,7 @@ use super::fail::Fail;
 use super::{out, print};
 use crate::engine::Trouble;
 use crate::explain::without_name;
+use crate::os::lines::Lines;
 use crate::os::many;
 use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
@@ -33,31 +34,20 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let json_out = context.ui.format == Format::Json;
     let say = |text: String| print(format!("{text}\n"));
     let one = |node: &Node| -> Result<i32, Trouble> {
-        let tell = |line: &[u8]| {
-            let text = String::from_utf8_lossy(line);
-            match json_out {
-                true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
-                false => {
-                    say(format!("{} {text}", paint.tone(Tone::Hint, &format!("{:width$} |", node.name))))
-                }
-            }
+        let mut tell = |text: &str| match json_out {
+            true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
+            false => say(format!(
+                "{} {}",
+                paint.tone(Tone::Hint, &format!("{:width$} |", node.name)),
+                text
+            )),
         };
-        let mut part = Vec::new();
-        let mut take = |bytes: &[u8]| {
-            part.extend_from_slice(bytes);
-            while let Some(end) = part.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = part.drain(..=end).collect();
-                tell(&line[..end]);
-            }
-        };
-        let output = {
-            let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
-            ended(remote.exec(&line, b"", args.timeout, &mut take))?
-        };
-        if !part.is_empty() {
-            tell(&part);
-        }
-        Ok(output)
+        let mut lines = Lines::default();
+        let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
+        let output = remote.exec(&line, b"", args.timeout, &mut |bytes| lines.push(bytes, &mut tell));
+        // Also what came before it was cut off.
+        lines.finish(&mut tell);
+        ended(output)
     };
     let results = many::each(context.global.jobs, &nodes, |n| (n.name.clone(), one(n)));
     let mut worst = Ok(());

@@ -3,6 +3,7 @@
 
 pub mod cancel;
 pub mod files;
+pub mod lines;
 pub mod lock;
 pub mod many;
 pub mod orphan;

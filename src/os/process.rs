@@ -1,7 +1,8 @@
 //! Running other programs: in a process group of their own, bounded, cancellable, line by line.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::cancel::Cancel;
+use super::lines::Lines;
 use crate::explain::Explain;
 
 /// How long a program gets between the signals INT, TERM and KILL when it has to end.
@@ -23,8 +25,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 const REST_OF_OUTPUT: Duration = Duration::from_secs(10);
 /// Of what a program writes to a pipe, at least so many of the last bytes are kept.
 const KEEP: usize = 8 << 20;
-/// A longer line comes in parts.
-const LINE: u64 = 1 << 20;
+/// Read from a pipe at once.
+const CHUNK: usize = 64 << 10;
 /// Lines that wait to be taken; then the program waits.
 const QUEUE: usize = 1024;
 /// A program is looked at so often, however much it says.
@@ -506,16 +508,18 @@ impl Running {
     }
 }
 
-fn pump(pipe: impl Read + Send + 'static, stream: Stream, lines: SyncSender<(Stream, String)>) {
+fn pump(mut pipe: impl Read + Send + 'static, stream: Stream, lines: SyncSender<(Stream, String)>) {
     thread::spawn(move || {
-        let mut reader = BufReader::new(pipe);
-        let mut bytes = Vec::new();
-        while reader.by_ref().take(LINE).read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
-            let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
-            if lines.send((stream, text)).is_err() {
-                break;
+        let mut chunk = vec![0; CHUNK];
+        // When nobody listens any more, a grandchild may go on for ever.
+        let (mut cut, heard) = (Lines::default(), Cell::new(true));
+        let mut tell = |line: &str| heard.set(heard.get() && lines.send((stream, line.to_owned())).is_ok());
+        while heard.get() {
+            match pipe.read(&mut chunk) {
+                Ok(n) if n > 0 => cut.push(&chunk[..n], &mut tell),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => break cut.finish(&mut tell),
             }
-            bytes.clear();
         }
     });
 }

@@ -14,6 +14,7 @@ use super::session::Task;
 use super::upload::nonce;
 use super::{Bound, Error, Output, Remote, Session};
 use crate::explain::Explain;
+use crate::os::lines::Lines;
 use crate::os::process::quote;
 
 /// How long one request follows a job before it answers: the heartbeat by which a frozen node is noticed.
@@ -190,12 +191,25 @@ impl Remote {
     /// lost connections; an abort leaves the job running, to be followed by the next call.
     /// `bound` is counted from its start on the node, where `timeout` ends it.
     ///
-    /// Output is handed over once each time it is followed from the beginning (so a later p1 sees all of it).
+    /// Each line is handed over once it is whole, and once each time the job is followed from the beginning
+    /// (so a later p1 sees all of it).
     ///
     /// # Errors
     /// As [`Session::script`]; [`Error::Deadline`] if it was ended for its time; [`Error::JobLost`] if
     /// it ended without a result; an error of the connection if the node does not come back.
     pub fn detached(
+        &mut self,
+        job: &Job<'_>,
+        bound: Duration,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Output, Error> {
+        let mut lines = Lines::default();
+        let done = self.follow_to_its_end(job, bound, &mut |bytes| lines.push(bytes, on_line));
+        lines.finish(on_line);
+        done
+    }
+
+    fn follow_to_its_end(
         &mut self,
         job: &Job<'_>,
         bound: Duration,

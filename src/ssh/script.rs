@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::session::Task;
 use super::{Bound, Error, Output, Session};
+use crate::os::lines::Lines;
 use crate::os::process::quote;
 
 /// Messages that can be recognised, and all the places where programs are: sudo's `secure_path` on
@@ -107,48 +108,9 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
-/// A longer line comes in parts.
-const LINE: usize = 1 << 20;
-
-/// Cuts bytes into lines.
-#[derive(Default)]
-pub(super) struct Lines(Vec<u8>);
-
-impl Lines {
-    pub(super) fn push(&mut self, bytes: &[u8], on_line: &mut dyn FnMut(&str)) {
-        self.0.extend_from_slice(bytes);
-        if self.0.len() > LINE && !bytes.contains(&b'\n') {
-            self.0.push(b'\n');
-        }
-        let Some(end) = self.0.iter().rposition(|b| *b == b'\n') else { return };
-        for line in self.0[..end].split(|b| *b == b'\n') {
-            on_line(String::from_utf8_lossy(line).trim_end_matches('\r'));
-        }
-        self.0.drain(..=end);
-    }
-
-    pub(super) fn finish(mut self, on_line: &mut dyn FnMut(&str)) {
-        if !self.0.is_empty() {
-            self.push(b"\n", on_line);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_come_when_they_are_complete() {
-        let mut seen = Vec::new();
-        let mut lines = Lines::default();
-        for bytes in ["a\nb", "c\r\n\n", "d"] {
-            lines.push(bytes.as_bytes(), &mut |l| seen.push(l.to_owned()));
-        }
-        assert_eq!(seen, ["a", "bc", ""]);
-        lines.finish(&mut |l| seen.push(l.to_owned()));
-        assert_eq!(seen[3..], ["d"]);
-    }
 
     #[test]
     fn a_cut_script_does_nothing() {

@@ -245,11 +245,9 @@ fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, T
     let job = Job { name, id: &world.run, script, env: &[] };
     let bound = world.cluster.timeouts.server_ready;
     let done = world.on(node, |r| {
-        r.detached(&job, bound, &mut |bytes| {
-            for line in String::from_utf8_lossy(bytes).lines() {
-                ctx.control.log(line);
-                ctx.control.says(line);
-            }
+        r.detached(&job, bound, &mut |line| {
+            ctx.control.log(line);
+            ctx.control.says(line);
         })
     })?;
     let text = done.text();

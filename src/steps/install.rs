@@ -70,16 +70,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     // result of the attempt before, which is why the job's result is taken when it ends.
     let id = format!("{}-{digest}", world.run);
     let job = Job { name: "install", id: &id, script: &line, env: &[] };
-    let mut tail = String::new();
     let done = world.on(node, |r| {
-        r.detached(&job, world.cluster.timeouts.install, &mut |bytes| {
-            tail.push_str(&String::from_utf8_lossy(bytes));
-            while let Some(end) = tail.find('\n') {
-                let line: String = tail.drain(..=end).collect();
-                let line = line.trim_end();
-                ctx.control.log(line);
-                ctx.control.says(line.trim_start_matches("[INFO]").trim());
-            }
+        r.detached(&job, world.cluster.timeouts.install, &mut |line| {
+            let line = line.trim_end();
+            ctx.control.log(line);
+            ctx.control.says(line.trim_start_matches("[INFO]").trim());
         })
     })?;
     let text = done.text();

@@ -193,19 +193,9 @@ fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let script = call(one, &place, text.starts_with(b"#!"));
     let job = Job { name: &name, id: digest, script: &script, env: &env };
-    let mut rest = String::new();
     let done = world.on(node, |r| {
-        r.detached(&job, world.cluster.timeouts.provision, &mut |bytes| {
-            rest.push_str(&String::from_utf8_lossy(bytes));
-            while let Some(end) = rest.find('\n') {
-                let line: String = rest.drain(..=end).collect();
-                tell(ctx, line.trim_end());
-            }
-        })
+        r.detached(&job, world.cluster.timeouts.provision, &mut |line| tell(ctx, line.trim_end()))
     })?;
-    if !rest.is_empty() {
-        tell(ctx, &rest);
-    }
     if done.status == 0 {
         return Ok(None);
     }

@@ -96,13 +96,8 @@ fn facts(ctx: &Ctx<'_>) -> Result<NodeFacts, Trouble> {
 fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let job = Job { name, id: &world.run, script, env: &[] };
-    let done = world.on(node, |r| {
-        r.detached(&job, world.cluster.timeouts.install, &mut |bytes| {
-            for line in String::from_utf8_lossy(bytes).lines() {
-                ctx.control.log(line);
-            }
-        })
-    })?;
+    let done = world
+        .on(node, |r| r.detached(&job, world.cluster.timeouts.install, &mut |line| ctx.control.log(line)))?;
     if done.status == 0 {
         return Ok(());
     }
