@@ -44,6 +44,29 @@ fn commands_give_status_and_both_streams() {
     assert_eq!(session.exec("true", b"", LONG, &mut ignore).unwrap().status, 0);
 }
 
+/// A file comes whole, of whatever size was allowed; what has no end is cut off at its bound.
+#[test]
+fn a_node_may_say_so_much_and_no_more() {
+    let sshd = Sshd::start();
+    let mut session = sshd.session();
+    let large: Vec<u8> = (0..(20_u32 << 20) / 4).flat_map(u32::to_le_bytes).collect();
+    fs::write(sshd.path("large"), &large).unwrap();
+    let path = sshd.path("large").display().to_string();
+    assert!(session.read_file(&path, 64 << 20, LONG).unwrap() == large);
+    assert!(matches!(session.read_file(&path, 1 << 20, LONG), Err(Error::TooLarge { .. })));
+    assert!(matches!(session.read_file("/dev/zero", 1 << 20, LONG), Err(Error::TooLarge { .. })));
+
+    let bound = Bound::from(LONG).at_most(1 << 20);
+    let mut seen = 0;
+    let error = session.exec("yes is it", b"", bound, &mut |b| seen += b.len()).unwrap_err();
+    assert!(matches!(&error, Error::TooMuch { most: 0x10_0000, .. }), "{error}");
+    assert!(seen <= 1 << 20 && session.broken() && !error.connection(), "{seen}");
+    let words = error.evidence();
+    assert!(words.iter().any(|l| l.starts_with("is it")), "{words:?}");
+    let error = sshd.remote().script("asking", "yes x", false, LONG, &mut |_| {}).unwrap_err();
+    assert_eq!(error.to_string(), "worker: asking said more than 68 MB");
+}
+
 #[test]
 fn a_command_killed_by_a_signal_has_not_succeeded() {
     let sshd = Sshd::start();

@@ -8,12 +8,12 @@ use super::context::Context;
 use super::fail::Fail;
 use super::{out, print};
 use crate::engine::Trouble;
-use crate::explain::without_name;
+use crate::explain::{printable, without_name};
 use crate::os::lines::Lines;
 use crate::os::many;
 use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
-use crate::ssh::{self, Output, Remote};
+use crate::ssh::{self, Bound, Output, Remote};
 use crate::state::State;
 use crate::steps::World;
 use crate::ui::{Format, Tone};
@@ -39,12 +39,14 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
             false => say(format!(
                 "{} {}",
                 paint.tone(Tone::Hint, &format!("{:width$} |", node.name)),
-                text
+                printable(text)
             )),
         };
         let mut lines = Lines::default();
         let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
-        let output = remote.exec(&line, b"", args.timeout, &mut |bytes| lines.push(bytes, &mut tell));
+        // As much as the user's own command says.
+        let bound = Bound::from(args.timeout).at_most(u64::MAX);
+        let output = remote.exec(&line, b"", bound, &mut |bytes| lines.push(bytes, &mut tell));
         // Also what came before it was cut off.
         lines.finish(&mut tell);
         ended(output)

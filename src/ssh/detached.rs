@@ -23,6 +23,8 @@ const WINDOW: u64 = 10;
 const GRACE: u64 = 5;
 /// What a job is given beyond its bound to end and to leave its result.
 const SLACK: Duration = Duration::from_secs(GRACE + 2);
+/// What a job may say within one request.
+const MOST: u64 = 256 << 20;
 /// Of a job's output, so many of the last bytes are kept for the result.
 const KEEP: usize = 1 << 20;
 
@@ -151,7 +153,7 @@ impl Session {
             what: job.name,
             command: &self.as_root(true, "sh -s"),
             input: &mut text.as_bytes(),
-            bound: Bound::new(left, silence),
+            bound: Bound::new(left, silence).at_most(MOST),
             on_output: &mut |bytes| {
                 held.extend_from_slice(bytes);
                 let ready = before(&held, mark.as_bytes());

@@ -157,6 +157,18 @@ pub enum Error {
         /// Its last words.
         tail: Vec<String>,
     },
+    /// It said more than anything does that is asked of a node.
+    #[error("{node}: {what} said more than {} MB", most.div_ceil(1_000_000))]
+    TooMuch {
+        /// The node.
+        node: String,
+        /// What.
+        what: String,
+        /// What it was given, in bytes.
+        most: u64,
+        /// Its last words.
+        tail: Vec<String>,
+    },
     /// It ended with another status than 0.
     #[error("{node}: {what} exited with {status}")]
     Failed {
@@ -374,6 +386,10 @@ impl Explain for Error {
             Self::Silent { node, .. } => {
                 format!("It hangs, or the node froze or left the network; `p1 status {node}` tells which.")
             }
+            Self::TooMuch { node, .. } => format!(
+                "Nothing that p1 asks says so much: look at it with `p1 ssh {node}`, or make it anew with \
+                 `p1 replace {node}`."
+            ),
             Self::JobLost { .. } => {
                 "The node was restarted or the job was killed there; it is safe to run it again.".to_owned()
             }
@@ -398,6 +414,7 @@ impl Explain for Error {
         match self {
             Self::Deadline { tail, .. }
             | Self::Silent { tail, .. }
+            | Self::TooMuch { tail, .. }
             | Self::Failed { tail, .. }
             | Self::Killed { tail, .. }
             | Self::JobLost { tail, .. } => tail.clone(),

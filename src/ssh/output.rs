@@ -6,25 +6,37 @@ use super::Error;
 use crate::explain::clipped;
 use crate::os::process;
 
-/// How long a command may take, and how long it may say nothing.
+/// What a command may say in all, unless its [`Bound`] says otherwise: a node is not trusted to end.
+const MOST: u64 = 64 << 20;
+
+/// How long a command may take, how long it may say nothing, and how much it may say.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     /// From the request to the exit status.
     pub total: Duration,
     /// Without a byte in either direction.
     pub silence: Duration,
+    /// Bytes of output.
+    pub most: u64,
 }
 
 impl Bound {
-    /// Both bounds.
-    pub fn new(total: Duration, silence: Duration) -> Self {
-        Self { total, silence }
+    /// Both bounds of time, and as much output as is usual.
+    pub const fn new(total: Duration, silence: Duration) -> Self {
+        Self { total, silence, most: MOST }
+    }
+
+    /// With so many bytes of output at most.
+    #[must_use]
+    pub const fn at_most(mut self, bytes: u64) -> Self {
+        self.most = bytes;
+        self
     }
 }
 
 impl From<Duration> for Bound {
     fn from(total: Duration) -> Self {
-        Self { total, silence: total }
+        Self::new(total, total)
     }
 }
 

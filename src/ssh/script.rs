@@ -11,6 +11,9 @@ use crate::os::process::quote;
 /// Red Hat's systems leaves `/usr/local/bin` out, and Debian's users lack `/usr/sbin`.
 const PRELUDE: &str = "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
 
+/// What may come with a file beside its bytes, such as an error.
+const SAID: u64 = 64 << 10;
+
 /// `script` so that a shell runs all of it or, if the connection breaks while it is sent, nothing:
 /// a compound command is read to its end first. Nor can a program within eat the rest of it. One
 /// pipe for both streams keeps their order, which sshd's two would lose.
@@ -56,12 +59,24 @@ impl Session {
     pub fn read_file(&mut self, path: &str, max: u64, bound: impl Into<Bound>) -> Result<Vec<u8>, Error> {
         let (what, quoted) = (format!("reading {path}"), quote(path));
         let script = format!("[ -e {quoted} ] || exit 44\nhead -c {} {quoted}", max + 1);
-        let output = self.script(&what, &script, true, bound, &mut |_| {})?;
+        // Of the output only the end is kept.
+        let mut bytes = Vec::new();
+        let bound = bound.into();
+        let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
+        let output = self.run(Task {
+            what: &what,
+            command: &self.as_root(true, &shell),
+            input: &mut whole(&script).as_bytes(),
+            bound: bound.at_most(max + SAID),
+            on_output: &mut |part| bytes.extend_from_slice(part),
+            on_sent: &mut |_| {},
+        })?;
+        let output = self.check_sudo(true, output)?;
         let (node, path) = (output.node.clone(), path.to_owned());
         if output.status == 44 {
             return Err(Error::NoFile { node, path });
         }
-        let bytes = output.ok()?.output;
+        output.ok()?;
         if bytes.len() as u64 > max {
             return Err(Error::TooLarge { node, path, max });
         }

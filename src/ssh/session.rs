@@ -187,7 +187,7 @@ impl Session {
 
     pub(super) fn run(&mut self, task: Task<'_>) -> Result<Output, Error> {
         let start = Instant::now();
-        let mut run = Run { start, heard: start, started: false, output: Vec::new() };
+        let mut run = Run { start, heard: start, started: false, taken: 0, output: Vec::new() };
         let (what, bound) = (task.what, task.bound);
         let mut channel = None;
         let result = if self.broken {
@@ -210,6 +210,7 @@ impl Session {
             }
             Err(Why::Cancelled) => Err(Error::Cancelled { node }),
             Err(Why::Source(source)) => Err(Error::Source { node, source }),
+            Err(Why::TooMuch) => Err(Error::TooMuch { node, what, most: bound.most, tail }),
             Err(Why::Lost(reason)) => Err(Error::Lost { node, what, reason, started: run.started }),
             // The node did not even begin.
             Err(Why::Late) if !run.started => {
@@ -260,12 +261,19 @@ impl Session {
         let mut incoming = vec![0; CHUNK];
         let mut outgoing = Outgoing { buffer: vec![0; CHUNK], from: 0, to: 0, sent: 0, open: true };
         loop {
+            // One that never stops talking is never waited for.
+            if self.cancel.aborted() {
+                return Err(Why::Cancelled);
+            }
             let mut progress = false;
             match channel.read(&mut incoming) {
                 Ok(0) if channel.eof() => return Ok(()),
                 Ok(n) => {
                     progress |= n > 0;
                     run.keep(&incoming[..n]);
+                    if run.taken > bound.most {
+                        return Err(Why::TooMuch);
+                    }
                     on_output(&incoming[..n]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -307,11 +315,15 @@ struct Run {
     start: Instant,
     heard: Instant,
     started: bool,
+    /// Bytes of output.
+    taken: u64,
+    /// The end of it.
     output: Vec<u8>,
 }
 
 impl Run {
     fn keep(&mut self, bytes: &[u8]) {
+        self.taken += bytes.len() as u64;
         self.output.extend_from_slice(bytes);
         if self.output.len() > 2 * KEEP {
             self.output.drain(..self.output.len() - KEEP);
@@ -327,6 +339,7 @@ struct Ended {
 enum Why {
     Late,
     Cancelled,
+    TooMuch,
     Lost(String),
     Source(io::Error),
 }
