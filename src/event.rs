@@ -117,6 +117,53 @@ pub enum Kind {
     Unknown,
 }
 
+impl Kind {
+    /// With every text that may have come from elsewhere (a node, a program, a file, the command line)
+    /// replaced by what `change` makes of it.
+    ///
+    /// Every field of every event is named here, so that a new one has to be put on one side or the other:
+    /// names and ids, by which a journal is read again, stay as they are.
+    #[must_use]
+    pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
+        match self {
+            Self::RunStarted {
+                run,
+                cluster,
+                verb,
+                retry_of,
+                targets,
+                subject,
+                spec_digest,
+                banner,
+                steps,
+            } => Self::RunStarted {
+                run,
+                cluster,
+                verb,
+                retry_of,
+                targets,
+                subject: subject.map(change),
+                spec_digest,
+                banner: banner.map(change),
+                steps: steps.into_iter().map(|step| step.map_texts(change)).collect(),
+            },
+            Self::StepStarted { step, attempt, attempts } => Self::StepStarted { step, attempt, attempts },
+            Self::StepProgress { step, message, done, total } => {
+                Self::StepProgress { step, message: change(message), done, total }
+            }
+            Self::StepWarning { step, message } => Self::StepWarning { step, message: change(message) },
+            Self::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
+                Self::StepRetrying { step, attempt, attempts, wait_ms, cause: change(cause) }
+            }
+            Self::StepFinished { step, outcome, attempt, took_ms } => {
+                Self::StepFinished { step, outcome: outcome.map_texts(change), attempt, took_ms }
+            }
+            Self::RunFinished { success, interrupted } => Self::RunFinished { success, interrupted },
+            Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
 /// A step as the plan has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepInfo {
@@ -134,6 +181,15 @@ pub struct StepInfo {
     pub reason: String,
     /// False if it is known to be done already.
     pub needed: bool,
+}
+
+impl StepInfo {
+    /// [`Kind::map_texts`].
+    #[must_use]
+    pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
+        let Self { id, node, title, digest, after, reason, needed } = self;
+        Self { id, node, title: change(title), digest, after, reason: change(reason), needed }
+    }
 }
 
 /// What came of a step.
@@ -162,6 +218,24 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// [`Kind::map_texts`].
+    #[must_use]
+    pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
+        match self {
+            Self::Done { detail } => Self::Done { detail: detail.map(change) },
+            Self::Skipped { reason } => Self::Skipped { reason: change(reason) },
+            Self::Failed(Failure { cause, hint, evidence, log, next }) => Self::Failed(Failure {
+                cause: change(cause),
+                hint: hint.map(change),
+                evidence: evidence.into_iter().map(change).collect(),
+                log,
+                next: next.into_iter().map(change).collect(),
+            }),
+            Self::Interrupted => Self::Interrupted,
+            Self::Blocked { by } => Self::Blocked { by },
+        }
+    }
+
     /// True if steps behind it may run, and if it need not run again.
     pub fn passed(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Skipped { .. })
@@ -205,6 +279,50 @@ mod tests {
         let line = serde_json::to_string(&event).unwrap();
         assert!(line.starts_with(r#"{"v":1,"seq":3,"at":"2026-11-22T06:00:00Z","#), "{line}");
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+
+    /// Texts are told by what they hold: whatever else there is comes out as it went in.
+    #[test]
+    fn every_text_of_an_event_can_be_changed() {
+        let text = || "TEXT".to_owned();
+        let info = StepInfo {
+            id: "id".into(),
+            node: Some("node".into()),
+            title: text(),
+            digest: "digest".into(),
+            after: vec!["after".into()],
+            reason: text(),
+            needed: true,
+        };
+        let failure =
+            Failure { cause: text(), hint: Some(text()), evidence: vec![text(), text()], log: None, next: vec![text()] };
+        let finished = |outcome| Kind::StepFinished { step: "s".into(), outcome, attempt: 1, took_ms: 1 };
+        let all = [
+            Kind::RunStarted {
+                run: "run".into(),
+                cluster: "cluster".into(),
+                verb: "verb".into(),
+                retry_of: Some("retry".into()),
+                targets: vec!["target".into()],
+                subject: Some(text()),
+                spec_digest: "digest".into(),
+                banner: Some(text()),
+                steps: vec![info.clone(), info],
+            },
+            Kind::StepProgress { step: "s".into(), message: text(), done: None, total: None },
+            Kind::StepWarning { step: "s".into(), message: text() },
+            Kind::StepRetrying { step: "s".into(), attempt: 1, attempts: 2, wait_ms: 1, cause: text() },
+            finished(Outcome::Done { detail: Some(text()) }),
+            finished(Outcome::Skipped { reason: text() }),
+            finished(Outcome::Failed(failure)),
+        ];
+        for kind in all {
+            let before = serde_json::to_string(&kind).unwrap();
+            let after = kind.map_texts(&|text| text.replace("TEXT", "changed"));
+            let after = serde_json::to_string(&after).unwrap();
+            assert_eq!(after, before.replace("TEXT", "changed"));
+            assert!(after.contains("changed"), "{after}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How an error of any room says what to do about it.
 
+use std::borrow::Cow;
+
 /// Every room's error type implements this beside [`std::error::Error`]. The error's own text is a
 /// lower-case fragment that reads well after "failed:"; the hint is a full sentence.
 pub trait Explain: std::error::Error {
@@ -96,6 +98,86 @@ pub fn clipped(line: &str, most: usize) -> String {
     }
 }
 
+/// Text from elsewhere (a node, a program, a file) as it may be shown on a terminal or kept in a file that
+/// somebody looks into: without escape sequences and other control characters, by which a screen can be
+/// rewritten, a title set or a clipboard filled, and without marks that change the order of what follows. Line
+/// ends and tabs stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(|c| harmless(c) && !turns(c)) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let len = match c {
+            '\u{1b}' | '\u{9b}' | '\u{90}' | '\u{9d}'..='\u{9f}' => sequence(rest),
+            // The end of a line as other systems have it.
+            '\r' if rest[1..].starts_with('\n') => 1,
+            c if turns(c) => c.len_utf8(),
+            c => {
+                out.push(if harmless(c) { c } else { ' ' });
+                c.len_utf8()
+            }
+        };
+        rest = &rest[len..];
+    }
+    Cow::Owned(out)
+}
+
+/// True for what changes the direction of the text behind it.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// How long the escape sequence is with which a text begins (ECMA-48, "Control functions"). One without an end
+/// ends with its line.
+fn sequence(text: &str) -> usize {
+    let mut chars = text.char_indices().skip(1);
+    let first = text.chars().next();
+    let kind = match first {
+        Some('\u{1b}') => match chars.next() {
+            Some((_, c)) => c,
+            None => return text.len(),
+        },
+        Some('\u{9b}') => '[',
+        _ => ']',
+    };
+    match kind {
+        // Parameters and intermediates up to a final byte.
+        '[' => {
+            for (at, c) in chars {
+                match c {
+                    ' '..='?' => {}
+                    '@'..='~' => return at + 1,
+                    _ => return at,
+                }
+            }
+            text.len()
+        }
+        // A string up to its terminator or BEL: titles, clipboards, links, device control.
+        ']' | 'P' | 'X' | '^' | '_' => {
+            while let Some((at, c)) = chars.next() {
+                match c {
+                    '\u{7}' | '\u{9c}' => return at + c.len_utf8(),
+                    '\u{1b}' => return at + if text[at + 1..].starts_with('\\') { 2 } else { 0 },
+                    '\n' => return at,
+                    _ => {}
+                }
+            }
+            text.len()
+        }
+        // `ESC ( B` and the like.
+        ' '..='/' => match chars.find(|(_, c)| !matches!(c, ' '..='/')) {
+            Some((at, c)) if matches!(c, '0'..='~') => at + 1,
+            Some((at, _)) => at,
+            None => text.len(),
+        },
+        '0'..='~' => 2,
+        _ => 1,
+    }
+}
+
 /// How often something was done.
 pub fn times(n: u32) -> String {
     match n {
@@ -148,6 +230,35 @@ pub fn parse_seconds(text: &str) -> Option<std::time::Duration> {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn what_is_shown_cannot_move_a_cursor() {
+        for (text, shown) in [
+            ("plain \t é 日本\n", "plain \t é 日本\n"),
+            ("a\u{1b}[31;1mred\u{1b}[0m b\r\nc\rd", "ared b\nc d"),
+            ("\u{1b}]0;title\u{7}x\u{1b}]52;c;ZXZpbA==\u{1b}\\y\u{9d}8;;l\u{9c}z", "xyz"),
+            ("\u{1b}Pq#0\u{1b}\\x\u{1b}(Bb\u{1b}cd\u{9b}2Je", "xbde"),
+            // Cut off, or none at all.
+            ("a\u{1b}", "a"),
+            ("a\u{1b}]0;never ended\nb", "a\nb"),
+            ("a\u{1b}[3\u{1b}[Kb", "ab"),
+            ("a\u{8}\u{8}\u{0}b\u{7f}\u{202e}c", "a   b c"),
+            ("\u{1b}é", "é"),
+        ] {
+            assert_eq!(printable(text), shown, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_shown_controls_anything(
+            text in "(\u{1b}|\u{9b}|\u{9d}|[\\[\\]();mK\\\\é\u{7}\r\n 0a]|\\PC){0,40}"
+        ) {
+            let shown = printable(&text);
+            proptest::prop_assert!(shown.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()), "{shown:?}");
+            proptest::prop_assert_eq!(printable(&shown), shown.clone());
+        }
+    }
 
     #[test]
     fn times_are_read_and_written() {

@@ -151,6 +151,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// With every text replaced by what `change` makes of it: reasons may have a node's words in them.
+    #[must_use]
+    pub fn map_texts(mut self, change: &dyn Fn(String) -> String) -> Self {
+        for step in &mut self.steps {
+            step.info = step.info.clone().map_texts(change);
+            step.check = match std::mem::replace(&mut step.check, Check::Done(String::new())) {
+                Check::Done(reason) => Check::Done(change(reason)),
+                Check::Needed(reason) => Check::Needed(change(reason)),
+                Check::Unknown(reason) => Check::Unknown(change(reason)),
+            };
+        }
+        self
+    }
+
     /// True if nothing has to be done.
     pub fn is_done(&self) -> bool {
         self.steps.iter().all(|s| !s.check.may_run())

@@ -6,7 +6,7 @@
 //! a text that goes to somebody else can be asked for again, a secret cannot be taken back.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -18,19 +18,30 @@ const SHORTEST: usize = 4;
 /// Of what looks like a token, at least so much follows its beginning.
 const TOKEN: usize = 16;
 
-/// Knows the secrets. Cheap to clone. It shows none of them itself.
+/// Knows the secrets. Cheap to clone, and what one learns all its clones know. It shows none of them itself.
 #[derive(Clone, Default)]
-pub struct Redactor(Arc<Vec<String>>);
+pub struct Redactor(Arc<RwLock<Vec<String>>>);
 
 impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redactor({} secrets)", self.0.len())
+        write!(f, "Redactor({} secrets)", self.known().len())
     }
 }
 
 impl Redactor {
     /// With these secrets; of one with several lines, every line is one.
     pub fn new(secrets: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let redactor = Self::default();
+        redactor.learn(secrets);
+        redactor
+    }
+
+    fn known(&self) -> impl std::ops::Deref<Target = Vec<String>> + '_ {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These as well, from now on: a run makes secrets, and others come with a backup or a kubeconfig.
+    pub fn learn(&self, secrets: impl IntoIterator<Item = impl AsRef<str>>) {
         let mut all: Vec<String> = Vec::new();
         for secret in secrets {
             let secret = secret.as_ref().trim();
@@ -40,16 +51,23 @@ impl Redactor {
                 all.extend(notations(line));
             }
         }
+        let known = self.known();
+        all.retain(|secret| !known.contains(secret));
+        drop(known);
+        if all.is_empty() {
+            return;
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.append(&mut all);
         // The longest first: one may be within another.
-        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        all.dedup();
-        Self(Arc::new(all))
+        known.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        known.dedup();
     }
 
     /// `text` without secrets.
     pub fn text(&self, text: &str) -> String {
         let mut text = Cow::Borrowed(text);
-        for secret in self.0.iter() {
+        for secret in self.known().iter() {
             if text.contains(secret.as_str()) {
                 text = Cow::Owned(text.replace(secret.as_str(), MASK));
             }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::Job;
+use crate::explain::printable;
 use crate::plan::{Check, Plan};
 use crate::spec::Node;
 use crate::state::State;
@@ -13,7 +14,12 @@ use crate::steps::{Drift, Mend, View, World, changes, leaver, lost_with, may_lea
 /// The differences that `up` would find, and the machines that would go for them after a yes.
 pub fn look(world: &World, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
     let seen = world.seen();
-    changes(&View::new(&world.cluster, &seen), targets)
+    let (mut all, leaving) = changes(&View::new(&world.cluster, &seen), targets);
+    for drift in &mut all {
+        // A node's words may be among them.
+        drift.what = printable(&world.redactor.text(&drift.what)).into_owned();
+    }
+    (all, leaving)
 }
 
 /// The machines that go in this run. `up` and `replace` take only what was named or agreed to; if that is

@@ -8,10 +8,12 @@ use super::args::{Global, Output};
 use super::fail::{Fail, code};
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
+use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
 use crate::providers::{self, Kind, libvirt};
+use crate::redact::Redactor;
 use crate::spec::{self, Cluster, Parsed};
 use crate::state::State;
 use crate::steps::{Parts, World};
@@ -29,6 +31,8 @@ pub struct Context {
     pub ui: Options,
     /// The user's wish.
     pub cancel: Cancel,
+    /// Knows the secrets of the cluster that the verb is about, as soon as there is a world of it.
+    pub redactor: Redactor,
 }
 
 impl Context {
@@ -53,7 +57,7 @@ impl Context {
             verbose: global.verbose,
             terminal,
         };
-        Self { global, env: Env::of_process(), ui, cancel }
+        Self { global, env: Env::of_process(), ui, cancel, redactor: Redactor::default() }
     }
 
     /// How p1 is called for this spec: `p1`, with ` -f FILE` if it is not the usual one.
@@ -68,6 +72,12 @@ impl Context {
     /// True if any cluster was begun beside the spec.
     pub fn has_state(&self) -> bool {
         self.global.file.parent().is_some_and(|dir| dir.join(".p1").is_dir())
+    }
+
+    /// A text with words from elsewhere in it, as it may be shown: without the cluster's secrets and without what a
+    /// terminal would obey.
+    pub fn shown(&self, text: &str) -> String {
+        printable(&self.redactor.text(text)).into_owned()
     }
 
     /// Colours and signs.
@@ -149,7 +159,7 @@ impl Context {
             provider: provider.name(),
             no_proxy: self.no_proxy(&cluster),
         };
-        World::new(Parts {
+        let world = World::new(Parts {
             state,
             provider,
             libvirt,
@@ -162,8 +172,11 @@ impl Context {
             run: journal::new_run_id(),
             cancel: self.cancel.clone(),
             jobs: self.global.jobs,
+            redactor: self.redactor.clone(),
             cluster,
-        })
+        });
+        world.redactor();
+        world
     }
 
     /// How to get at what is elsewhere: mirrors and proxies are named in the environment.

@@ -1,7 +1,7 @@
 //! Why a verb ends, with the exit code and what to do about it.
 
 use crate::engine::Trouble;
-use crate::explain::{Explain, chain};
+use crate::explain::{Explain, chain, clipped, printable};
 use crate::ui::{Paint, Tone, wording};
 
 /// Exit codes, as `p1 --help` lists them.
@@ -19,6 +19,9 @@ pub mod code {
     /// The user ended it; the state is kept.
     pub const INTERRUPTED: u8 = 130;
 }
+
+/// Of a line of evidence, so many characters are shown.
+const LONGEST: usize = 2 << 10;
 
 /// The end of a verb that did not go as asked.
 #[derive(Debug)]
@@ -78,6 +81,21 @@ impl Fail {
         }
     }
 
+    /// With every text replaced by what `change` makes of it: a node's words may be among them.
+    #[must_use]
+    pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
+        let Self { code, message, evidence, hint, next, told } = self;
+        let all = |texts: Vec<String>| texts.into_iter().map(change).collect();
+        Self {
+            code,
+            message: change(message),
+            evidence: all(evidence),
+            hint: hint.map(change),
+            next: all(next),
+            told,
+        }
+    }
+
     /// True if something broke, on this host or in a cluster that was begun, and all was not said already.
     pub fn wants_evidence(&self, begun: bool) -> bool {
         (self.code == code::HOST || self.code == code::FAILED && begun) && !self.told
@@ -88,13 +106,14 @@ impl Fail {
         if self.told {
             return String::new();
         }
-        let mut text = format!("{} {}\n", paint.tone(Tone::Bad, "error:"), self.message);
+        // A node's words may be among them.
+        let mut text = format!("{} {}\n", paint.tone(Tone::Bad, "error:"), printable(&self.message));
         for line in &self.evidence {
-            text.push_str(&format!("  | {line}\n"));
+            text.push_str(&format!("  | {}\n", clipped(&printable(line), LONGEST)));
         }
         if let Some(hint) = &self.hint {
             let hint = wording::called(hint, p1);
-            text.push_str(&format!("\n{} {hint}\n", paint.tone(Tone::Hint, "hint:")));
+            text.push_str(&format!("\n{} {}\n", paint.tone(Tone::Hint, "hint:"), printable(&hint)));
         }
         if !self.next.is_empty() {
             let label = paint.tone(Tone::Hint, &format!("{}:", wording::label::NEXT));

@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     let result = dispatch(&context, verb).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.
         fail::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
-        _ => fail,
+        _ => fail.map_texts(&|text| context.shown(&text)),
     });
     if let Err(fail) = &result {
         eprint!("{}", fail.show(context.paint(), &context.called()));

@@ -31,7 +31,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     world.note(|seen| seen.leaving = leaving);
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
-    let plan = verb.plan(&view, &targets);
+    let plan = verb.plan(&view, &targets).map_texts(&|text| context.shown(&text));
     here::must_fit(context, &plan)?;
     let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {

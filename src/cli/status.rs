@@ -68,7 +68,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 "machine": machine.state.to_string(), "machine_id": machine.id,
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
                 "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
-                "ssh": seen.silent.get(&node.name), "drift": drift, "size": machine.size,
+                "ssh": seen.silent.get(&node.name).map(|why| context.shown(why)), "drift": drift, "size": machine.size,
                 "former": former, "reported": reported(&node.name).map(|at| at.to_string()),
                 "remembered": seen.remembered.contains(&node.name),
             });

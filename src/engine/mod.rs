@@ -6,17 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Failure, Kind, Outcome};
-use crate::explain::{Explain, chain};
+use crate::explain::{Explain, chain, clipped, printable};
 use crate::journal::{self, Writer};
 use crate::os::Cancel;
 use crate::plan::{Check, Plan, Step};
 use crate::redact::Redactor;
 use crate::spec::Retry;
+
+/// Of one text of an event, so many characters are kept.
+const LONGEST: usize = 8 << 10;
+/// Of one step's log.
+const LOG: u64 = 64 << 20;
+/// Words of one step that nobody has heard yet; more are not said.
+const UNHEARD: usize = 256;
 
 /// Why a step did not do its work.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,28 +113,39 @@ pub struct Control {
     log: PathBuf,
     cancel: Cancel,
     redactor: Redactor,
+    unheard: Arc<AtomicUsize>,
+    full: AtomicBool,
 }
 
 impl Control {
     /// For work that runs outside an engine: nobody hears it.
     pub fn silent(log: PathBuf, cancel: Cancel, redactor: Redactor) -> Self {
-        Self { step: String::new(), sender: mpsc::channel().0, log, cancel, redactor }
+        let (sender, _) = mpsc::channel();
+        let (unheard, full) = (Arc::default(), AtomicBool::new(false));
+        Self { step: String::new(), sender, log, cancel, redactor, unheard, full }
     }
 
     /// Says what it does just now.
     pub fn says(&self, message: impl Into<String>) {
-        self.send(Kind::StepProgress {
-            step: self.step.clone(),
-            message: message.into(),
-            done: None,
-            total: None,
-        });
+        self.progress(message.into(), None, None);
     }
 
     /// Says how far a transfer is, in bytes.
     pub fn moved(&self, message: &str, done: u64, total: Option<u64>) {
-        let (step, message) = (self.step.clone(), message.to_owned());
-        self.send(Kind::StepProgress { step, message, done: Some(done), total });
+        self.progress(message.to_owned(), Some(done), total);
+    }
+
+    /// Progress may be dropped: a node that says line upon line must not fill this host's memory.
+    fn progress(&self, message: String, done: Option<u64>, total: Option<u64>) {
+        if self.unheard.load(Ordering::Relaxed) >= UNHEARD {
+            return;
+        }
+        let kind = Kind::StepProgress { step: self.step.clone(), message, done, total };
+        self.unheard.fetch_add(1, Ordering::Relaxed);
+        if self.sender.send(Message::Progress(kind, Arc::clone(&self.unheard))).is_err() {
+            // Nobody hears a silent control.
+            self.unheard.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Says something to know that does not fail the step.
@@ -133,10 +153,14 @@ impl Control {
         self.send(Kind::StepWarning { step: self.step.clone(), message: message.into() });
     }
 
-    /// Writes a line into the step's log, with the time (UTC) and without secrets.
+    /// Writes a line into the step's log, with the time (UTC), without secrets and without what a terminal
+    /// would obey. A log that is full stays as it is.
     pub fn log(&self, line: &str) {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
+        if self.full.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(dir) = self.log.parent() {
             // A log that cannot be written must not fail the work.
             let _ = crate::os::files::private_dir(dir);
@@ -144,7 +168,14 @@ impl Control {
         let now = jiff::Timestamp::now().strftime("%H:%M:%S%.3f");
         let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log);
         let line = self.redactor.text(line);
-        let _ = file.and_then(|mut f| f.write_all(format!("{now} {line}\n").as_bytes()));
+        let line = format!("{now} {}\n", printable(&line));
+        let _ = file.and_then(|mut f| {
+            if f.metadata()?.len() + line.len() as u64 <= LOG {
+                return f.write_all(line.as_bytes());
+            }
+            self.full.store(true, Ordering::Relaxed);
+            f.write_all(format!("{now} (the rest is not kept: the log is full)\n").as_bytes())
+        });
     }
 
     /// The token to hand to everything that blocks.
@@ -160,6 +191,7 @@ impl Control {
 
 enum Message {
     Event(Kind),
+    Progress(Kind, Arc<AtomicUsize>),
     Finished { step: usize, outcome: Outcome, attempt: u32, took: Duration },
 }
 
@@ -260,7 +292,8 @@ struct Dispatcher<'a> {
 
 impl<'a> Dispatcher<'a> {
     fn emit(&mut self, kind: Kind) {
-        let kind = without_secrets(kind, self.redactor);
+        let redactor = self.redactor;
+        let kind = kind.map_texts(&|text| fit(text, redactor));
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let event = journal::stamp(self.seq, elapsed, kind);
         self.seq += 1;
@@ -294,6 +327,10 @@ impl<'a> Dispatcher<'a> {
             loop {
                 match receiver.recv().expect("a sender is held here") {
                     Message::Event(kind) => self.emit(kind),
+                    Message::Progress(kind, unheard) => {
+                        unheard.fetch_sub(1, Ordering::Relaxed);
+                        self.emit(kind);
+                    }
                     Message::Finished { step, outcome, attempt, took } => {
                         self.running -= 1;
                         self.placed -= usize::from(!self.plan.steps[step].beside);
@@ -308,7 +345,8 @@ impl<'a> Dispatcher<'a> {
     fn finish(&mut self, step: usize, outcome: Outcome, attempt: u32, took: Duration) {
         self.states[step] = State::Over;
         let id = self.plan.steps[step].info.id.clone();
-        let outcome = outcome_without_secrets(outcome, self.redactor);
+        let redactor = self.redactor;
+        let outcome = outcome.map_texts(&|text| fit(text, redactor));
         self.report.outcomes.insert(id.clone(), outcome.clone());
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.emit(Kind::StepFinished { step: id, outcome, attempt, took_ms });
@@ -383,6 +421,8 @@ impl<'a> Dispatcher<'a> {
                 log,
                 cancel: run.cancel.clone(),
                 redactor: run.redactor.clone(),
+                unheard: Arc::default(),
+                full: AtomicBool::new(false),
             };
             scope.spawn(move || {
                 let begun = Instant::now();
@@ -398,36 +438,10 @@ impl<'a> Dispatcher<'a> {
 }
 
 /// Every text that may have come from elsewhere passes here before anybody sees it: k3s' journal, which is
-/// evidence, repeats what it was configured with.
-fn without_secrets(kind: Kind, redactor: &Redactor) -> Kind {
-    let clean = |text: String| redactor.text(&text);
-    match kind {
-        Kind::StepProgress { step, message, done, total } => {
-            Kind::StepProgress { step, message: clean(message), done, total }
-        }
-        Kind::StepWarning { step, message } => Kind::StepWarning { step, message: clean(message) },
-        Kind::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
-            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause: clean(cause) }
-        }
-        // Its outcome went through below.
-        other => other,
-    }
-}
-
-fn outcome_without_secrets(outcome: Outcome, redactor: &Redactor) -> Outcome {
-    let clean = |text: String| redactor.text(&text);
-    match outcome {
-        Outcome::Done { detail } => Outcome::Done { detail: detail.map(clean) },
-        Outcome::Skipped { reason } => Outcome::Skipped { reason: clean(reason) },
-        Outcome::Failed(failure) => Outcome::Failed(Failure {
-            cause: clean(failure.cause),
-            hint: failure.hint.map(clean),
-            evidence: failure.evidence.into_iter().map(clean).collect(),
-            log: failure.log,
-            next: failure.next.into_iter().map(clean).collect(),
-        }),
-        other @ (Outcome::Interrupted | Outcome::Blocked { .. }) => other,
-    }
+/// evidence, repeats what it was configured with, and what a node says may be long and may be meant for a terminal.
+fn fit(text: String, redactor: &Redactor) -> String {
+    let text = redactor.text(&text);
+    clipped(&printable(&text), LONGEST)
 }
 
 /// A panic is a defect of p1; it ends its step and nobody else's.

@@ -80,9 +80,9 @@ fn go_in(dir: &Path, plan: &Plan, work: &Fake, cancel: &Cancel, redactor: &Redac
         verb: "up".into(),
         retry_of: None,
         targets: vec![],
-        subject: None,
+        subject: Some("about s3cr3t-one".into()),
         spec_digest: "s".into(),
-        banner: None,
+        banner: Some("a stand-in with --token s3cr3t-two".into()),
         steps: vec![],
     };
     let mut events = Vec::new();
@@ -94,11 +94,19 @@ fn go_in(dir: &Path, plan: &Plan, work: &Fake, cancel: &Cancel, redactor: &Redac
     (report, events)
 }
 
-/// Whatever a step says, logs, fails or crashes with.
+/// Whatever a step says, logs, fails or crashes with, whatever it was planned for, and from the moment on at which
+/// it is known.
 #[test]
 fn secrets_are_neither_written_nor_shown() {
-    let plan = plan(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]);
-    let work = Fake::new(|step, attempt, control| {
+    let mut plan = plan(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]);
+    plan.steps[0].info.reason = "the unit says s3cr3t-one".into();
+    plan.steps[0].info.title = "use s3cr3t-one".into();
+    let redactor = Redactor::new(["s3cr3t-one"]);
+    let learns = redactor.clone();
+    let work = Fake::new(move |step, attempt, control| {
+        learns.learn(["s3cr3t-new"]);
+        control.says("says s3cr3t-new");
+        control.log("logs s3cr3t-new");
         control.says("says s3cr3t-one");
         control.warn("warns of s3cr3t-one");
         control.log("logs s3cr3t-one, --token s3cr3t-two");
@@ -113,12 +121,46 @@ fn secrets_are_neither_written_nor_shown() {
         }
     });
     let dir = tempfile::tempdir().unwrap();
-    let (_, events) = go_in(dir.path(), &plan, &work, &Cancel::new(), &Redactor::new(["s3cr3t-one"]));
+    let (_, events) = go_in(dir.path(), &plan, &work, &Cancel::new(), &redactor);
     let mut text = format!("{events:?}");
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         text += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
     }
     assert!(text.matches("***").count() > 20 && !text.contains("s3cr3t"), "{text}");
+}
+
+/// What comes from a node is neither obeyed by a terminal nor kept without end.
+#[test]
+fn a_node_s_words_are_cleaned_and_only_so_many() {
+    let plan = plan(&[("a", &[])]);
+    let long = "x".repeat(1 << 20);
+    let flood = long.clone();
+    let work = Fake::new(move |_, _, control| {
+        control.warn("w\u{1b}]0;owned\u{7}arned\u{1b}[2J");
+        control.log("l\u{1b}]52;c;b3duZWQ=\u{7}ogged");
+        for _ in 0..100_000 {
+            control.says(flood.as_str().split_at(1000).0);
+        }
+        for _ in 0..80 {
+            control.log(&flood);
+        }
+        Err(Trouble::new(format!("c\u{1b}[1maused {flood}"), "").evidence(vec![flood.clone()]))
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (report, events) = go_in(dir.path(), &plan, &work, &Cancel::new(), &Redactor::default());
+    let Outcome::Failed(failure) = &report.outcomes["a"] else { panic!("{report:?}") };
+    assert!(failure.cause.starts_with("caused xxx") && failure.cause.len() < 10_000);
+    assert!(failure.evidence[0].len() < 10_000);
+    assert!(
+        events.iter().any(|e| matches!(&e.kind, Kind::StepWarning { message, .. } if message == "warned"))
+    );
+    let said = events.iter().filter(|e| matches!(e.kind, Kind::StepProgress { .. })).count();
+    assert!((1..100_000).contains(&said), "{said}");
+    let log = std::fs::read(dir.path().join("a.log")).unwrap();
+    let text = String::from_utf8_lossy(&log[..2000]);
+    assert!(text.contains("logged") && !log.contains(&0x1b), "{text}");
+    assert!((60 << 20..65 << 20).contains(&log.len()), "{}", log.len());
+    assert!(log.ends_with(b"(the rest is not kept: the log is full)\n"));
 }
 
 #[test]

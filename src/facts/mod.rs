@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::printable;
+
 /// The script, to be run by root's `sh` on a node.
 pub const SCRIPT: &str = include_str!("../../templates/facts.sh");
 
@@ -110,12 +112,21 @@ impl crate::explain::Explain for Incomplete {
     }
 }
 
+/// Of one answer, so many lines count: a node's own are some hundred at most.
+const LINES: usize = 10_000;
+/// And of one line so many characters.
+const LINE: usize = 1024;
+
 /// Reads what the script printed. Unknown lines are passed over (a login shell may greet).
+///
+/// A node may say anything: what it says is shown and remembered, so it is cleaned of what a terminal would obey,
+/// and of what is too long or too much nothing is taken.
 pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
     let mut facts = NodeFacts::default();
     let mut noted: BTreeMap<String, (String, String)> = BTreeMap::new();
     let mut whole = false;
-    for line in text.lines() {
+    for line in text.lines().filter(|l| l.len() <= LINE).take(LINES) {
+        let line = printable(line);
         let Some((key, value)) = line.split_once('=') else { continue };
         let number = || value.trim().parse::<u64>().unwrap_or(0);
         let words = |n| -> Vec<&str> { value.splitn(n, ' ').collect() };
@@ -132,17 +143,20 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "disk_free_kib" => facts.disk_free_mib = number() / 1024,
             "address" => {
                 if let [iface, address] = words(2)[..]
+                    && is_interface(iface)
                     && let Ok(ip) = address.split('/').next().unwrap_or_default().parse()
                 {
                     facts.addresses.push((iface.into(), ip));
                 }
             }
             "card" => {
-                if let [iface, mac] = words(2)[..] {
+                if let [iface, mac] = words(2)[..]
+                    && is_interface(iface)
+                {
                     facts.cards.push((iface.into(), mac.into()));
                 }
             }
-            "default_route" => facts.default_routes.push(value.into()),
+            "default_route" if is_interface(value) => facts.default_routes.push(value.into()),
             "apparmor" => facts.apparmor = value == "Y",
             "apparmor_parser" => facts.apparmor_parser = true,
             "selinux_enforcing" => facts.selinux = value == "1",
@@ -187,6 +201,15 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
         }
     }
     if whole { Ok(facts) } else { Err(Incomplete { tail: crate::os::process::tail(text, 6) }) }
+}
+
+/// As Linux takes one (`dev_valid_name`), without what YAML and shells would read as more than a word: it goes into
+/// the node's configuration.
+fn is_interface(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
+    (1..=15).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(fine)
 }
 
 impl Unit {
@@ -249,6 +272,23 @@ mod tests {
         // A file that changed since p1 wrote it does not count as what p1 wrote.
         assert_eq!(facts.staged.keys().collect::<Vec<_>>(), ["/usr/local/bin/k3s"]);
         assert!(facts.cgroup_memory);
+    }
+
+    /// Whatever a node says of itself is data, and only so much of it.
+    #[test]
+    fn a_node_that_lies_is_neither_obeyed_nor_believed_without_end() {
+        let long = "x".repeat(5000);
+        let text = format!(
+            "hostname=a\u{1b}]0;owned\u{7}b\u{1b}[2J\nkernel={long}\naddress=eth0: 192.168.56.110/24\n\
+             address=$(id) 192.168.56.110/24\naddress=eth0#x 192.168.56.110/24\ndefault_route=e;id\n\
+             card=`id` 52:54:00:00:00:01\nepoch=99999999999999999999\nmemory_kib=-1\nunit=k3s NRestarts x\n"
+        );
+        let facts = parse(&format!("{text}end=ok\n")).unwrap();
+        assert_eq!((facts.hostname.as_str(), facts.kernel.as_str()), ("ab", ""));
+        assert!(facts.addresses.is_empty() && facts.default_routes.is_empty() && facts.cards.is_empty());
+        assert_eq!((facts.epoch, facts.memory_mib), (0, 0));
+        let stamps: String = (0..20_000).map(|n| format!("stamp=s{n} x\n")).collect();
+        assert!(parse(&format!("{stamps}end=ok\n")).is_err(), "its end is too far away");
     }
 
     #[test]

@@ -97,6 +97,8 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 
 /// A node's password (docs.k3s.io/architecture).
 const PASSWORD: &str = "/etc/rancher/node/password";
+/// k3s' own has 32 characters (`pkg/agent/config`, `ensureNodePassword`).
+const PASSWORD_LEN: usize = 256;
 /// On the node, while it is on its way.
 const PACKED: &str = "/var/lib/p1/backup/server.tar.gz";
 /// A cluster's data is held in memory while it is on its way.
@@ -127,6 +129,9 @@ pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
         return Ok(Arc::clone(backup));
     }
     let backup = Backup::read(&file(world)?)?;
+    // The secrets of then are this cluster's from now on.
+    world.learn_tokens(&backup.tokens.to_text());
+    world.redactor.learn(backup.passwords.values());
     let runs = world.state.facts()?.k3s.and_then(|k| k.version);
     backup.manifest.fits(&world.cluster, runs.as_deref())?;
     Ok(Arc::clone(held.insert(Arc::new(backup))))
@@ -155,7 +160,15 @@ fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         Ok(text) if text.trim().is_empty() => Ok(Some("it has none yet".into())),
         Ok(text) => {
-            lock(&world.backup.passwords).insert(node.name.clone(), text.trim().to_owned());
+            let password = text.trim();
+            world.redactor.learn([password]);
+            if password.len() > PASSWORD_LEN || password.chars().any(char::is_control) {
+                return Err(Trouble::new(
+                    format!("{} is not a node's password", PASSWORD),
+                    format!("k3s writes one line into it; look at it with `p1 ssh {}`.", node.name),
+                ));
+            }
+            lock(&world.backup.passwords).insert(node.name.clone(), password.to_owned());
             Ok(None)
         }
     }

@@ -72,6 +72,8 @@ pub struct Parts {
     pub cancel: Cancel,
     /// At most so many nodes at a time.
     pub jobs: usize,
+    /// Learns the secrets that this cluster has.
+    pub redactor: Redactor,
 }
 
 /// Everything shared.
@@ -388,7 +390,9 @@ impl World {
     pub fn public_key(&self) -> Result<String, Trouble> {
         let _one = lock(&self.making_key);
         let comment = format!("p1 {}", self.cluster.name);
-        Ok(ssh::generate_key(&self.state.key(), &comment, &self.cancel)?)
+        let public = ssh::generate_key(&self.state.key(), &comment, &self.cancel)?;
+        self.redactor.learn([std::fs::read_to_string(self.state.key()).unwrap_or_default()]);
+        Ok(public)
     }
 
     /// The cluster's secrets; the first caller makes them.
@@ -397,6 +401,7 @@ impl World {
             return Ok(tokens);
         }
         let tokens = Tokens::from_random(random()?, random()?);
+        self.learn_tokens(&tokens.to_text());
         files::write(&self.state.token(), tokens.to_text().as_bytes(), 0o600)?;
         self.note(|seen| seen.tokens = Some(tokens.clone()));
         Ok(tokens)
@@ -406,6 +411,7 @@ impl World {
     pub fn read_tokens(&self) -> Result<Option<Tokens>, Trouble> {
         let path = self.state.token();
         let Some(text) = files::read_if_there(&path)? else { return Ok(None) };
+        self.learn_tokens(&text);
         let tokens = Tokens::parse(&text).ok_or_else(|| {
             Trouble::new(
                 format!("{} is damaged", path.display()),
@@ -417,21 +423,30 @@ impl World {
         Ok(Some(tokens))
     }
 
-    /// Knows the secrets that this cluster has by now: the spec's, the tokens, the keys.
+    /// Knows the secrets that this cluster has by now: the spec's, the tokens, the keys. Those that are made or
+    /// come to light later in this run it learns, with all its clones ([`World::learn_tokens`],
+    /// [`World::learn_access`]).
     pub fn redactor(&self) -> Redactor {
-        let mut secrets = k3s::secrets(&self.cluster);
         let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-        // Whatever stands behind the names, should the file be damaged.
-        let token = read(self.state.token());
-        secrets.extend(token.lines().map(|l| l.split_once('=').map_or(l, |(_, value)| value).to_owned()));
-        secrets.push(read(self.state.key()));
-        if let Ok(access) = k3s::kubeconfig::access(&read(self.state.kubeconfig())) {
-            for pem in [access.key, access.cert] {
-                secrets.push(k3s::kubeconfig::encode(&pem));
-                secrets.push(String::from_utf8_lossy(&pem).into_owned());
-            }
+        self.redactor.learn(k3s::secrets(&self.cluster));
+        self.learn_tokens(&read(self.state.token()));
+        self.redactor.learn([read(self.state.key())]);
+        self.learn_access(&read(self.state.kubeconfig()));
+        self.redactor.clone()
+    }
+
+    /// The secrets of a file of tokens are known from here on: whatever stands behind the names, should it be
+    /// damaged.
+    pub fn learn_tokens(&self, text: &str) {
+        self.redactor.learn(text.lines().map(|l| l.split_once('=').map_or(l, |(_, value)| value)));
+    }
+
+    /// The secrets of a kubeconfig are known from here on.
+    pub fn learn_access(&self, kubeconfig: &str) {
+        let Ok(access) = k3s::kubeconfig::access(kubeconfig) else { return };
+        for pem in [access.key, access.cert] {
+            self.redactor.learn([k3s::kubeconfig::encode(&pem), String::from_utf8_lossy(&pem).into_owned()]);
         }
-        Redactor::new(secrets)
     }
 
     /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and

@@ -538,7 +538,7 @@ fn a_whole_cluster_keeps_its_secrets() {
     let k3s = format!(
         "k3s: {{{K3S}, server_config: {{etcd-s3-secret-key: s3-secret-k3y}}, registries: {{configs: {{mirror.test: \
          {{auth: {{username: u, password: registry-pa55word}}}}}}}}}}\n\
-         provision: [{{name: db, type: shell, inline: 'true', env: {{DB_PASSWORD: provision-pa55}}}}]\n"
+         provision: [{{name: db, type: shell, inline: 'echo $DB_PASSWORD; cat /etc/rancher/k3s/config.yaml || true', env: {{DB_PASSWORD: provision-pa55}}}}]\n"
     );
     let sim = Sim::new(&spec(1, 1, &k3s));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -557,7 +557,25 @@ fn a_whole_cluster_keeps_its_secrets() {
     hear("plan -o json", sim.p1(&["-o", "json", "plan", "--deep"]).exits(0));
     hear("render", sim.p1(&["render"]).exits(0));
     hear("kubeconfig", sim.p1(&["kubeconfig"]).exits(0));
+    // A node that says them where nobody expects any: in its name, which is a reason for a step, and in its journal.
+    let token = fs::read_to_string(sim.state().join("token")).unwrap();
+    let token = token.lines().next().unwrap().split_once('=').unwrap().1.to_owned();
+    sim.node("worker").sh(&format!("hostname {token}"));
+    hear("plan of a name", sim.p1(&["plan", "--deep"]).exits(10));
+    hear("status of a name", sim.p1(&["-o", "json", "status", "--deep"]).exits(1));
+    hear("up for a name", sim.p1(&["-o", "json", "up", "--deep"]).exits(0));
+    let run = fs::read_to_string(sim.runs().last().unwrap()).unwrap();
+    assert!(run.lines().next().unwrap().contains("its hostname is ***"), "{run}");
+    let journal = format!(
+        "printf '#!/bin/sh\\necho the token is {token}\\n' >/usr/local/sbin/journalctl; \
+        chmod +x /usr/local/sbin/journalctl"
+    );
+    sim.node("worker").sh(&journal);
+    let logs = sim.p1(&["logs", "worker"]).exits(0);
+    assert_eq!(logs.stdout(), "the token is ***\n");
+    hear("logs --step", sim.p1(&["logs", "--step", "worker/provision-db"]));
     hear("bundle", sim.p1(&["logs", "--bundle", "b.tar.gz"]).exits(0));
+    sim.node("worker").sh("rm /usr/local/sbin/journalctl");
     let (looked, found) = watch.end();
     assert!(looked > 20, "the processes were looked at {looked} times only");
     let secrets = secrets_of(&sim.state());
