@@ -307,16 +307,19 @@ pub struct Logs {
 #[derive(Args, Debug)]
 pub struct Kubeconfig {
     /// Merge it into your kubeconfig, keeping all else that is in there and a backup of it
-    #[arg(long)]
+    #[arg(long, group = "change")]
     pub merge: bool,
-    /// Which file to merge into [default: $KUBECONFIG, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", requires = "merge")]
+    /// Which file to merge into or to take it out of [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "change")]
     pub into: Option<PathBuf>,
+    /// What cluster, context and user are called there [default: the cluster's name]
+    #[arg(long = "as", value_name = "NAME", requires = "change")]
+    pub called: Option<String>,
     /// Make it the current context as well
     #[arg(long, requires = "merge")]
     pub switch: bool,
     /// Take the cluster out of your kubeconfig again
-    #[arg(long, conflicts_with = "merge")]
+    #[arg(long, group = "change")]
     pub unmerge: bool,
 }
 

@@ -16,7 +16,8 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let path = path.map_or_else(|| format!("{}-{now}.backup", cluster.name).into(), Path::to_owned);
     let path = absolute(&path)?;
-    if path.exists() {
+    // Also a link to nothing yet: what is written takes its place.
+    if path.symlink_metadata().is_ok() {
         let what = format!("{} exists already", path.display());
         return Err(Fail::new(code::USAGE, what, "Give the backup another name, or remove the file."));
     }

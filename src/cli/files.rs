@@ -20,7 +20,7 @@ use serde_json::json;
 /// `p1 init`.
 pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
     let path = &context.global.file;
-    if path.exists() && !args.force {
+    if path.symlink_metadata().is_ok() && !args.force {
         return Err(Fail::new(
             code::USAGE,
             format!("{} exists already", path.display()),
@@ -49,7 +49,7 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
         let said: Vec<&str> = errors.map(|p| p.message.as_str()).collect();
         return Err(Fail::new(code::USAGE, said.join("; "), "These options do not make a cluster."));
     }
-    files::write(path, text.as_bytes(), 0o644)?;
+    files::write_users(path, text.as_bytes(), 0o644)?;
     match context.ui.format {
         Format::Json => out::path(context, "spec", path),
         _ => eprintln!("wrote {}; `{} up` makes the cluster", path.display(), context.called()),
@@ -116,7 +116,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     for (name, text) in rendered(&world)? {
         let path = dir.join(name);
         files::dir(path.parent().unwrap_or(&dir))?;
-        files::write_if_changed(&path, text.as_bytes(), 0o644)?;
+        files::write_users(&path, text.as_bytes(), 0o644)?;
         out::path(context, "rendered", &path);
     }
     Ok(())
@@ -180,7 +180,7 @@ pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), Fail> {
     }
     for (name, command) in pages {
         let path = dir.join(format!("{name}.1"));
-        files::write(&path, &page(command), 0o644)?;
+        files::write_users(&path, &page(command), 0o644)?;
         out::path(context, "man", &path);
     }
     Ok(())

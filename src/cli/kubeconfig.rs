@@ -1,14 +1,15 @@
 //! `p1 kubeconfig`: where it is, and into the user's own and out again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::Kubeconfig;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::out;
 use crate::k3s;
-use crate::os::files;
+use crate::k3s::kubeconfig::Ours;
 use crate::os::lock::Lock;
+use crate::os::{files, process};
 use crate::spec::{Cluster, Node};
 use crate::state::State;
 use crate::steps;
@@ -29,36 +30,54 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     if !args.merge && !args.unmerge {
         out::path(context, "kubeconfig", &path);
         if context.can_ask() {
-            eprintln!(
-                "for this shell: export KUBECONFIG={}",
-                crate::os::process::quote(&path.to_string_lossy())
-            );
+            eprintln!("for this shell: export KUBECONFIG={}", process::quote(&path.to_string_lossy()));
         }
         return Ok(());
     }
-    let theirs = args.into.clone().unwrap_or_else(|| users_own(context));
+    change(context, args, &cluster, &state)
+}
+
+/// Puts it into the user's own, or takes it out.
+fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State) -> Result<(), Fail> {
+    let name = args.called.as_deref().unwrap_or(&cluster.name);
+    if name.trim().is_empty() || name.chars().any(char::is_control) {
+        let what = format!("{name:?} cannot be the name of a context");
+        return Err(Fail::new(code::USAGE, what, "Give `--as` a name that can be typed."));
+    }
+    // What is written is the file, not a link to it; a second name of it has the same lock.
+    let theirs = files::behind_links(&args.into.clone().unwrap_or_else(|| users_own(context)))?;
     if let Some(dir) = theirs.parent() {
         files::dir(dir)?;
     }
-    // kubectl locks the same way: a file beside it (client-go `clientcmd/loader.go`, lockFile).
-    let beside = |ending: &str| PathBuf::from(format!("{}{ending}", theirs.display()));
-    let _lock = Lock::take(&beside(".p1-lock"), "kubeconfig", context.global.wait, &context.cancel)
+    not_a_file(context, &theirs)?;
+    let lock = PathBuf::from(format!("{}.p1-lock", theirs.display()));
+    let _lock = Lock::take(&lock, "kubeconfig", context.global.wait, &context.cancel)
         .map_err(|e| Fail::of(code::LOCKED, &e))?;
     let old = files::read_if_there(&theirs)?;
+    let mine = files::read_if_there(&state.kubeconfig())?;
+    let access = mine.as_deref().and_then(|text| k3s::kubeconfig::access(text).ok());
+    let servers = addresses(cluster);
+    let ours = Ours { name, servers: &servers, access: access.as_ref() };
+    let foreign = k3s::foreign(old.as_deref().unwrap_or_default(), &ours)?;
     let done = if args.unmerge {
-        remove(&cluster.name, old.as_deref())?
+        remove(name, old.as_deref())?
     } else {
-        add(args, &cluster.name, &path, old.as_deref())?
+        add(args, cluster, name, mine.as_deref().unwrap_or_default(), old.as_deref(), !foreign.is_empty())?
     };
     let Some((text, said)) = done else {
-        eprintln!("{} does not have `{}`", theirs.display(), cluster.name);
+        eprintln!("{} does not have `{name}`", theirs.display());
         return Ok(());
     };
-    if let Some(old) = old.filter(|o| *o != text) {
-        files::write(&beside(".p1-backup"), old.as_bytes(), 0o600)?;
-        eprintln!("kept the former one as {}", beside(".p1-backup").display());
+    if !foreign.is_empty() {
+        agree(context, args, name, &theirs, old.as_deref().unwrap_or_default(), &foreign)?;
     }
-    files::write_if_changed(&theirs, text.as_bytes(), 0o600)?;
+    if let Some(old) = old.filter(|o| *o != text) {
+        let kept = files::keep_beside(&theirs, old.as_bytes())?;
+        eprintln!("kept the former one as {}", kept.display());
+        files::write_users(&theirs, text.as_bytes(), 0o600)?;
+    } else if !theirs.exists() {
+        files::write_users(&theirs, text.as_bytes(), 0o600)?;
+    }
     match context.ui.format {
         Format::Json => {
             out::path(context, if args.unmerge { "unmerged" } else { "merged" }, &theirs);
@@ -68,41 +87,110 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
     Ok(())
 }
 
-/// The kubeconfig names one server, unless the spec has an endpoint for all of them. When that one does
-/// not answer, it is made to name one that does, and this is said.
-pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
-    let servers: Vec<&Node> = cluster.servers().collect();
-    if servers.len() == 1 || cluster.k3s.endpoint.is_some() {
+/// Where this cluster is said to be in kubeconfigs that p1 wrote.
+fn addresses(cluster: &Cluster) -> Vec<String> {
+    let of_all = k3s::api_url(cluster, cluster.first_server());
+    cluster.servers().map(k3s::server_url).chain([of_all]).collect()
+}
+
+/// A device, a FIFO or a folder is nothing to read from or to replace.
+fn not_a_file(context: &Context, path: &Path) -> Result<(), Fail> {
+    let called = context.called();
+    files::regular(path).map(drop).map_err(|error| {
+        let hint = format!(
+            "Nothing was written. Name a file: {called} kubeconfig --merge --into {}",
+            process::quote(&context.env.home.join(".kube/config").to_string_lossy())
+        );
+        Fail { code: code::USAGE, hint: Some(hint), ..Fail::from(error) }
+    })
+}
+
+/// What is not this cluster's is only touched by somebody who knows whose it is.
+fn agree(
+    context: &Context,
+    args: &Kubeconfig,
+    name: &str,
+    file: &Path,
+    old: &str,
+    foreign: &[String],
+) -> Result<(), Fail> {
+    if context.global.yes {
         return Ok(());
     }
+    let what = format!("`{name}` in {} is not this cluster's: {}", file.display(), foreign.join("; "));
+    if context.can_ask() {
+        let question = if args.unmerge { "Remove it all the same?" } else { "Replace it?" };
+        return context.agree(&format!("{what}. {question}"));
+    }
+    let called = context.called();
+    let hint = match args.unmerge {
+        true => "Nothing was written. `--yes` removes it all the same.".to_owned(),
+        false => {
+            let free = |n: &String| k3s::unmerge(old, n).is_ok_and(|found| found.is_none());
+            let names = std::iter::once(format!("{name}-p1")).chain((2..).map(|n| format!("{name}-p1-{n}")));
+            let other = names.take(1000).find(free).unwrap_or_else(|| format!("{name}-of-p1"));
+            format!(
+                "Nothing was written. Under another name: {called} kubeconfig --merge --as {}. `--yes` replaces what \
+                 is there.",
+                process::quote(&other)
+            )
+        }
+    };
+    Err(Fail::new(code::USAGE, what, hint))
+}
+
+/// What lies in the state folder is what p1 makes of a server's, whichever p1 wrote it and whoever changed it since:
+/// kubectl obeys a kubeconfig. And it names one server, unless the spec has an endpoint for all of them: when that one
+/// does not answer, it is made to name one that does, and this is said.
+pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
+    let servers: Vec<&Node> = cluster.servers().collect();
     let text = files::read_if_there(&state.kubeconfig())?.unwrap_or_default();
     let now = k3s::kubeconfig::access(&text)?.server;
+    let write = |url: &str| -> Result<(), Fail> {
+        let ours = k3s::rewrite(&text, url, &cluster.name)?;
+        files::write_if_changed(&state.kubeconfig(), ours.as_bytes(), 0o600)?;
+        Ok(())
+    };
+    let known = addresses(cluster).contains(&now);
+    if servers.len() == 1 || cluster.k3s.endpoint.is_some() {
+        return write(&if known { now } else { k3s::api_url(cluster, cluster.first_server()) });
+    }
     let bound = std::time::Duration::from_secs(2);
     let named = servers.iter().find(|s| k3s::server_url(s) == now);
     if named.is_some_and(|s| steps::listens(s, bound)) {
-        return Ok(());
+        return write(&now);
     }
     let others = servers.iter().filter(|s| named.is_none_or(|n| n.name != s.name));
-    // Without a way to any of them the file is left as it is.
-    let Some(other) = others.into_iter().find(|s| steps::listens(s, bound)) else { return Ok(()) };
-    let ours = k3s::rewrite(&text, &k3s::server_url(other), &cluster.name)?;
-    files::write_if_changed(&state.kubeconfig(), ours.as_bytes(), 0o600)?;
-    let who = named.map_or(now.as_str(), |n| n.name.as_str());
+    let Some(other) = others.into_iter().find(|s| steps::listens(s, bound)) else {
+        // Without a way to any of them it names the one that it named.
+        return write(&if known { now } else { k3s::server_url(servers[0]) });
+    };
+    write(&k3s::server_url(other))?;
+    let who = named.map_or("another server", |n| n.name.as_str());
     eprintln!("`{who}` does not answer: the kubeconfig names `{}` now", other.name);
     Ok(())
 }
 
 type Change = Option<(String, String)>;
 
-fn add(args: &Kubeconfig, name: &str, path: &std::path::Path, old: Option<&str>) -> Result<Change, Fail> {
-    let ours = files::read_if_there(path)?.unwrap_or_default();
-    let merged = k3s::merge(old, &ours, name, args.switch)?;
+fn add(
+    args: &Kubeconfig,
+    cluster: &Cluster,
+    name: &str,
+    mine: &str,
+    old: Option<&str>,
+    anew: bool,
+) -> Result<Change, Fail> {
+    let server = k3s::kubeconfig::access(mine)?.server;
+    let ours = k3s::rewrite(mine, &server, name)?;
+    let merged = k3s::merge(old, &ours, name, args.switch, anew)?;
+    let of = if name == cluster.name { String::new() } else { format!("`{}` as ", cluster.name) };
     let now = match (&merged.previous_context, args.switch) {
-        (Some(previous), true) => format!("made `{name}` the current context (before: `{previous}`) in"),
+        (Some(previous), true) => format!("made {of}`{name}` the current context (before: `{previous}`) in"),
         (Some(previous), false) => {
-            format!("merged `{name}`, with `{previous}` still the current context, into")
+            format!("merged {of}`{name}`, with `{previous}` still the current context, into")
         }
-        (None, _) => format!("merged `{name}` as the current context into"),
+        (None, _) => format!("merged {of}`{name}` as the current context into"),
     };
     Ok(Some((merged.text, now)))
 }

@@ -1,12 +1,14 @@
-//! Kubeconfigs: rewriting k3s' own, merging it into the user's, taking it out again.
+//! Kubeconfigs: making one of what k3s' own holds, merging it into the user's, taking it out again.
 //!
-//! All over untyped YAML, so that fields p1 does not know survive. Comments do not: kubectl itself
-//! loses them whenever it writes the file.
+//! What comes from a server is not copied but rebuilt from its checked parts. The user's own file is untyped YAML,
+//! so that fields p1 does not know survive. Comments do not: kubectl itself loses them whenever it writes the file.
 
 use base64::Engine;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_yaml::{Mapping, Value};
 
-use crate::explain::Explain;
+use crate::explain::{Explain, clipped, printable};
 use crate::spec;
 
 /// Why a kubeconfig cannot be used.
@@ -46,6 +48,8 @@ pub fn encode(pem: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(pem)
 }
 
+/// More than any authority of k3s' has.
+const CHAIN: usize = 16;
 const OURS: &str = "the cluster's kubeconfig";
 const THEIRS: &str = "the existing kubeconfig";
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("contexts", "context"), ("users", "user")];
@@ -82,33 +86,194 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// `text`, a server's `/etc/rancher/k3s/k3s.yaml`, for use from elsewhere: it points to 127.0.0.1 and
-/// calls cluster, user and context `default`; this points it to `server_url` and calls them `name`.
+/// `text`, a server's `/etc/rancher/k3s/k3s.yaml` or what was made of one, for use from elsewhere: a kubeconfig that
+/// points to `server_url` and calls cluster, user and context `name`.
+///
+/// Nothing of `text` is copied. kubectl runs what a kubeconfig tells it to (`exec`, `auth-provider`), reads files and
+/// goes through proxies by it, and a node says whatever it likes; so authority, certificate and key are taken out,
+/// checked, and written into a file of p1's own.
+///
+/// # Errors
+/// [`Error::Shape`] where one of the three is missing or is none, or key and certificate are not a pair.
 pub fn rewrite(text: &str, server_url: &str, name: &str) -> Result<String, Error> {
-    let mut config = parse(text, OURS)?;
-    let (context, cluster, user) = current(&config)?;
-    for ((list, inner), old) in LISTS.iter().zip([&cluster, &context, &user]) {
-        let entries = entries(&mut config, list, OURS)?;
-        let entry = entries.iter_mut().find(|e| name_of(e) == Some(old)).ok_or_else(|| missing(list, old))?;
-        entry["name"] = name.into();
-        let body = entry.get_mut(*inner).and_then(Value::as_mapping_mut).ok_or_else(|| missing(list, old))?;
-        match *inner {
-            "cluster" => drop(body.insert("server".into(), server_url.into())),
-            "context" => {
-                body.insert("cluster".into(), name.into());
-                body.insert("user".into(), name.into());
+    let access = access(text)?.checked()?;
+    let entry = |pairs: Vec<(&str, Value)>| -> Value {
+        pairs.into_iter().map(|(key, value)| (key.into(), value)).collect::<Mapping>().into()
+    };
+    let list =
+        |inner: &str, body: Value| Value::Sequence(vec![entry(vec![(inner, body), ("name", name.into())])]);
+    let cluster =
+        entry(vec![("certificate-authority-data", encode(&access.ca).into()), ("server", server_url.into())]);
+    let user = entry(vec![
+        ("client-certificate-data", encode(&access.cert).into()),
+        ("client-key-data", encode(&access.key).into()),
+    ]);
+    let config = entry(vec![
+        ("apiVersion", "v1".into()),
+        ("clusters", list("cluster", cluster)),
+        ("contexts", list("context", entry(vec![("cluster", name.into()), ("user", name.into())]))),
+        ("current-context", name.into()),
+        ("kind", "Config".into()),
+        ("preferences", Mapping::new().into()),
+        ("users", Value::Sequence(vec![entry(vec![("name", name.into()), ("user", user)])])),
+    ]);
+    let Value::Mapping(config) = config else { unreachable!("it was made as one") };
+    Ok(write(config))
+}
+
+impl Access {
+    /// The same, in PEM of our own, if it is what it is said to be.
+    fn checked(self) -> Result<Self, Error> {
+        let bad = |key: &str, what: String| Error::Shape { which: OURS, message: format!("`{key}` {what}") };
+        let read = |bytes: &[u8], key: &str| -> Result<Vec<CertificateDer<'static>>, Error> {
+            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+            match all {
+                Ok(all) if all.is_empty() => Err(bad(key, "holds no certificate".to_owned())),
+                Ok(all) if all.len() > CHAIN => Err(bad(key, "holds too many certificates".to_owned())),
+                Ok(all) => Ok(all),
+                Err(error) => Err(bad(key, format!("is not PEM: {error}"))),
             }
-            _ => {}
+        };
+        let ca = read(&self.ca, "certificate-authority-data")?;
+        let mut roots = rustls::RootCertStore::empty();
+        for one in &ca {
+            roots
+                .add(one.clone())
+                .map_err(|e| bad("certificate-authority-data", format!("is no authority: {e}")))?;
+        }
+        let chain = read(&self.cert, "client-certificate-data")?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|e| bad("client-key-data", format!("is no private key: {e}")))?;
+        let kind = match &key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        let secret = pem(kind, key.secret_der());
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::sign::CertifiedKey::from_der(chain.clone(), key, &provider)
+            .map_err(|e| bad("client-key-data", format!("does not fit the certificate: {e}")))?;
+        let text = |all: &[CertificateDer<'_>]| all.iter().map(|c| pem("CERTIFICATE", c)).collect::<String>();
+        Ok(Self { server: self.server, ca: text(&ca).into(), cert: text(&chain).into(), key: secret.into() })
+    }
+
+    /// Whether `other` is the same cluster: the same authority, wherever its server is.
+    pub fn same_authority(&self, other: &[u8]) -> bool {
+        let ours = certificates(&self.ca);
+        !ours.is_empty() && ours == certificates(other)
+    }
+}
+
+/// All certificates of a PEM text that can be read.
+fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).flatten().collect()
+}
+
+/// RFC 7468, "Lax": lines of 64 characters, as Go writes them.
+fn pem(kind: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {kind}-----\n");
+    for line in encode(der).as_bytes().chunks(64) {
+        text.push_str(std::str::from_utf8(line).expect("base64"));
+        text.push('\n');
+    }
+    text + &format!("-----END {kind}-----\n")
+}
+
+/// What an entry of the user's kubeconfig has to be to be this cluster's.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours<'a> {
+    /// What its cluster, context and user are called in that file.
+    pub name: &'a str,
+    /// Where its servers are, `https://IP:PORT` each.
+    pub servers: &'a [String],
+    /// Its authority and certificate; none if the cluster has no kubeconfig any more, and then the address alone tells.
+    pub access: Option<&'a Access>,
+}
+
+/// What of that name is in `existing` and not this cluster's: a sentence each, without anything secret. An entry is
+/// this cluster's if server and authority are, if its context leads to it, and if its user has certificate and key
+/// as k3s makes them.
+pub fn foreign(existing: &str, ours: &Ours<'_>) -> Result<Vec<String>, Error> {
+    if existing.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut all = parse(existing, THEIRS)?;
+    let mut of = |list: &str| -> Result<Vec<Value>, Error> {
+        if all.get(list).is_none() {
+            return Ok(Vec::new());
+        }
+        Ok(entries(&mut all, list, THEIRS)?.clone())
+    };
+    let (clusters, contexts, users) = (of("clusters")?, of("contexts")?, of("users")?);
+    let named = |list: &[Value], inner: &str| -> Vec<Value> {
+        let of_name = list.iter().filter(|e| name_of(e) == Some(ours.name));
+        of_name.map(|e| e.get(inner).cloned().unwrap_or(Value::Null)).collect()
+    };
+    let text = |body: &Value, key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let shown = |text: String| clipped(&printable(&text), 200);
+    let name = ours.name;
+    let mut said = Vec::new();
+    for body in named(&clusters, "cluster") {
+        let server = text(&body, "server");
+        let here = ours.servers.iter().any(|s| s.trim_end_matches('/') == server.trim_end_matches('/'));
+        let ca = data(&body, "certificate-authority-data").unwrap_or_default();
+        let same = ours.access.is_none_or(|access| access.same_authority(&ca));
+        if !here || !same {
+            let also = if here { ", of another authority" } else { "" };
+            said.push(format!("its cluster `{name}` is at {}{also}", shown(server)));
         }
     }
-    config.insert("current-context".into(), name.into());
-    Ok(write(config))
+    for body in named(&contexts, "context") {
+        let (cluster, user) = (text(&body, "cluster"), text(&body, "user"));
+        if (cluster.as_str(), user.as_str()) != (name, name) {
+            let (cluster, user) = (shown(cluster), shown(user));
+            said.push(format!("its context `{name}` is of the cluster `{cluster}` with the user `{user}`"));
+        }
+    }
+    let elsewhere = contexts.iter().filter_map(|c| c.get("context")).find_map(|body| {
+        let cluster = text(body, "cluster");
+        (text(body, "user") == name && cluster != name).then_some(cluster)
+    });
+    let led_to = !named(&contexts, "context").is_empty() && !named(&clusters, "cluster").is_empty();
+    for body in named(&users, "user") {
+        let own = ["client-certificate-data", "client-key-data"];
+        let other =
+            body.as_mapping().and_then(|m| m.keys().find(|k| !k.as_str().is_some_and(|k| own.contains(&k))));
+        let known = ours.access.is_some_and(|access| {
+            data(&body, "client-certificate-data")
+                .is_ok_and(|pem| certificates(&pem) == certificates(&access.cert))
+        });
+        match (other, &elsewhere) {
+            (Some(key), _) => {
+                let key = shown(key.as_str().unwrap_or("another way").to_owned());
+                said.push(format!("its user `{name}` logs in by `{key}`"));
+            }
+            (None, Some(cluster)) => {
+                said.push(format!(
+                    "its user `{name}` is also used with the cluster `{}`",
+                    shown(cluster.clone())
+                ));
+            }
+            // A certificate is renewed now and then: what goes with our cluster and our context is ours.
+            (None, None) if known || led_to && said.is_empty() => {}
+            (None, None) if !led_to => said.push(format!("its user `{name}` has another certificate")),
+            (None, None) => {}
+        }
+    }
+    Ok(said)
 }
 
 /// Puts `ours`, as [`rewrite`] gave it, into `existing` under `name`. The current context stays
 /// unless `switch` is set or there is none. An `existing` that cannot be read is an error: it is
-/// never lost.
-pub fn merge(existing: Option<&str>, ours: &str, name: &str, switch: bool) -> Result<Merged, Error> {
+/// never lost. `anew`: what is there under that name is not this cluster's ([`foreign`]), and nothing of it stays;
+/// else what the user added to it does.
+pub fn merge(
+    existing: Option<&str>,
+    ours: &str,
+    name: &str,
+    switch: bool,
+    anew: bool,
+) -> Result<Merged, Error> {
     let mut ours = parse(ours, OURS)?;
     let existing = existing.filter(|text| !text.trim().is_empty());
     let mut all = match existing {
@@ -119,7 +284,7 @@ pub fn merge(existing: Option<&str>, ours: &str, name: &str, switch: bool) -> Re
             .collect(),
     };
     let mut replaced = false;
-    for (list, _) in LISTS {
+    for (list, inner) in LISTS {
         let mine = entries(&mut ours, list, OURS)?;
         let mine =
             mine.iter().find(|e| name_of(e) == Some(name)).cloned().ok_or_else(|| missing(list, name))?;
@@ -128,7 +293,13 @@ pub fn merge(existing: Option<&str>, ours: &str, name: &str, switch: bool) -> Re
         match theirs.iter().position(|e| name_of(e) == Some(name)) {
             Some(at) => {
                 replaced = true;
-                theirs[at] = mine;
+                let body = theirs[at].get_mut(inner).and_then(Value::as_mapping_mut).filter(|_| !anew);
+                match (body, mine.get(inner).and_then(Value::as_mapping)) {
+                    (Some(body), Some(new)) => {
+                        new.iter().for_each(|(key, value)| drop(body.insert(key.clone(), value.clone())));
+                    }
+                    _ => theirs[at] = mine,
+                }
             }
             None => theirs.push(mine),
         }

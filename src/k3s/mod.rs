@@ -17,7 +17,7 @@ mod yaml;
 pub use config::{CONFIG_PATH, Join, REGISTRIES_PATH, api_url, config_yaml, registries_yaml, server_url};
 pub use diagnose::{Diagnosis, Fact, Said, diagnose, last_words, one_start, telling};
 pub use install::{BIN_DIR, complaint, install, killall_script, uninstall_script};
-pub use kubeconfig::{merge, rewrite, unmerge};
+pub use kubeconfig::{foreign, merge, rewrite, unmerge};
 pub use release::{Arch, Origins};
 pub use secret::{masked, secrets};
 pub use token::{Token, Tokens};

@@ -55,7 +55,18 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let server = world.serving(None)?;
     let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
     let text = String::from_utf8_lossy(&bytes);
-    let ours = k3s::rewrite(&text, &k3s::api_url(&world.cluster, server), &world.cluster.name)?;
+    world.learn_access(&text);
+    let url = k3s::api_url(&world.cluster, server);
+    let ours = k3s::rewrite(&text, &url, &world.cluster.name).map_err(|error| {
+        Trouble::new(
+            format!("{PATH} of {} cannot be used: {error}", server.name),
+            format!(
+                "k3s writes it anew when it starts: p1 exec --root {} -- systemctl restart k3s. Somebody changed it \
+                 there; if it was not you, do not trust that node any more.",
+                server.name
+            ),
+        )
+    })?;
     files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
     world.forget_api();
     world.note(|seen| seen.kubeconfig = true);

@@ -145,10 +145,7 @@ fn read_manifest(text: &str) {
 }
 
 /// Ours, as a server writes it.
-const OURS: &str = "apiVersion: v1\nkind: Config\nclusters:\n- cluster: {certificate-authority-data: YQ==, server: \
-    'https://127.0.0.1:6443'}\n  name: default\ncontexts:\n- context: {cluster: default, user: default}\n  name: \
-    default\ncurrent-context: default\nusers:\n- name: default\n  user: {client-certificate-data: YQ==, \
-    client-key-data: YQ==}\n";
+const OURS: &str = include_str!("../fixtures/k3s.yaml");
 
 /// What is merged can be taken out again, and everything else is as it was.
 fn read_kubeconfig(text: &str) {
@@ -156,8 +153,9 @@ fn read_kubeconfig(text: &str) {
     let _ = k3s::rewrite(text, "https://192.168.56.110:6443", "iot");
     let ours = k3s::rewrite(OURS, "https://192.168.56.110:6443", "iot").expect("ours is good");
     for switch in [false, true] {
-        let Ok(merged) = k3s::merge(Some(text), &ours, "iot", switch) else { continue };
-        let again = k3s::merge(Some(&merged.text), &ours, "iot", switch).expect("what was merged is good");
+        let Ok(merged) = k3s::merge(Some(text), &ours, "iot", switch, false) else { continue };
+        let again =
+            k3s::merge(Some(&merged.text), &ours, "iot", switch, false).expect("what was merged is good");
         assert!(again.replaced);
         assert_eq!(again.text, merged.text, "merging twice is merging once");
         let without = k3s::unmerge(&merged.text, "iot").expect("it is good").expect("it is in there");
