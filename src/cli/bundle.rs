@@ -18,6 +18,7 @@ use super::fail::{Fail, code};
 use super::{doctor, files as rendering, out};
 use crate::engine::Trouble;
 use crate::event::Outcome;
+use crate::explain::printable;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd};
 use crate::providers::{self, Kind};
@@ -34,15 +35,19 @@ const SCRIPT: &str = include_str!("../../templates/evidence.sh");
 /// For a node to let us in.
 const LOGIN: Duration = Duration::from_secs(15);
 /// For all that a node is asked; each part has 20 s, and something is said at least that often.
-const NODE: Bound = Bound { total: Duration::from_secs(180), silence: Duration::from_secs(30) };
+const NODE: Bound = Bound::new(Duration::from_secs(180), Duration::from_secs(30)).at_most(NODE_MOST);
 /// For one program of this host.
 const PROGRAM: Duration = Duration::from_secs(20);
 /// For packing it all.
 const PACK: Duration = Duration::from_secs(120);
 /// Runs whose journals and logs are kept: the newest.
 const RUNS: usize = 20;
-/// Of one file, at most its end.
+/// Of one file, and of one part of what a node says, at most its end.
 const MOST: u64 = 4 << 20;
+/// What a node may say in all. It has a few MiB to say, and is not trusted to end.
+const NODE_MOST: u64 = 32 << 20;
+/// And in so many parts.
+const NODE_PARTS: usize = 100;
 
 /// Writes the file, and says where it is and what is not in it.
 pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), Fail> {
@@ -117,8 +122,9 @@ impl Parts {
         let write = || -> Result<(), files::Error> {
             files::private_dir(path.parent().unwrap_or(&self.dir))?;
             let before = files::read_if_there(&path)?.unwrap_or_default();
-            let text = without_escapes(&self.redactor.text(text));
-            files::write(&path, format!("{before}{text}").as_bytes(), 0o600)
+            let text = self.redactor.text(text);
+            // Colours of `k3s check-config`, and whatever else a terminal would obey.
+            files::write(&path, format!("{before}{}", printable(&text)).as_bytes(), 0o600)
         };
         if let Err(error) = write() {
             self.lack(part, &crate::explain::chain(&error));
@@ -127,7 +133,7 @@ impl Parts {
 
     /// Notes what could not be had.
     fn lack(&self, part: &str, why: &str) {
-        let why = self.redactor.text(why);
+        let why = printable(&self.redactor.text(why)).into_owned();
         self.lacks.lock().unwrap_or_else(PoisonError::into_inner).insert(part.to_owned(), why);
     }
 
@@ -137,7 +143,16 @@ impl Parts {
 
     /// Puts a file of this host in, or its end.
     fn file(&self, part: &str, path: &Path) {
+        self.file_as(part, path, &str::to_owned);
+    }
+
+    /// The same, of which something is made first.
+    fn file_as(&self, part: &str, path: &Path, change: &dyn Fn(&str) -> String) {
         let read = || -> std::io::Result<String> {
+            // A FIFO would be waited for.
+            if !fs::metadata(path)?.is_file() {
+                return Err(std::io::Error::other("it is no file"));
+            }
             let mut file = fs::File::open(path)?;
             let size = file.metadata()?.len();
             let mut text = String::new();
@@ -151,22 +166,10 @@ impl Parts {
             Ok(text)
         };
         match read() {
-            Ok(text) => self.put(part, &text),
+            Ok(text) => self.put(part, &change(&text)),
             Err(error) => self.lack(part, &error.to_string()),
         }
     }
-}
-
-/// Colours of `k3s check-config` and the like.
-fn without_escapes(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("\u{1b}[") {
-        out.push_str(before);
-        rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
-    }
-    out + rest
 }
 
 /// Everything at once.
@@ -207,11 +210,7 @@ fn of_folder(context: &Context, world: &World, parts: &Parts) {
     let runs = journal::runs(&state.runs());
     for path in &runs[runs.len().saturating_sub(RUNS)..] {
         let run = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned());
-        match text {
-            Ok(text) => parts.put(&format!("runs/{run}.jsonl"), &without_digests(&text)),
-            Err(error) => parts.lack(&format!("runs/{run}.jsonl"), &error.to_string()),
-        }
+        parts.file_as(&format!("runs/{run}.jsonl"), path, &without_digests);
         for entry in fs::read_dir(state.logs().join(&run)).into_iter().flatten().flatten() {
             parts.file(&format!("logs/{run}/{}", entry.file_name().to_string_lossy()), &entry.path());
         }
@@ -329,12 +328,16 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
     let mut remote = Remote::new(world.login(node)?, world.cancel.clone());
     let session = remote.wait_for(LOGIN, &mut |_| {})?;
     let (mut part, mut text) = (String::new(), String::new());
-    let mut whole = false;
+    let (mut whole, mut count) = (false, 0);
     let done = session.script("collecting evidence", SCRIPT, true, NODE, &mut |line| {
         let name =
             |n: &&str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
         match line.strip_prefix("=p1= ").filter(name) {
             Some(next) => {
+                count += 1;
+                if count > NODE_PARTS {
+                    return;
+                }
                 if !part.is_empty() {
                     parts.put(&format!("nodes/{}/{part}.txt", node.name), &text);
                 }
@@ -345,6 +348,7 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
             None => {
                 text.push_str(line);
                 text.push('\n');
+                shorten(&mut text);
             }
         }
     });
@@ -353,7 +357,23 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
         parts.put(&format!("nodes/{}/{part}.txt", node.name), &text);
     }
     done?.ok()?;
+    if count > NODE_PARTS {
+        return Err(Trouble::new(
+            format!("it said more than {NODE_PARTS} things, of which the first are here"),
+            "",
+        ));
+    }
     Ok(())
+}
+
+/// The end of what one part says, as soon as it is too much.
+fn shorten(text: &mut String) {
+    const CUT: &str = "(what came before is too much to be kept)\n";
+    let most = usize::try_from(MOST).unwrap_or(usize::MAX);
+    if text.len() > 2 * most {
+        let from = (text.len() - most..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+        text.replace_range(..from, CUT);
+    }
 }
 
 /// What is in the file, what is not, and what failed last.

@@ -1,7 +1,7 @@
 //! `p1 logs`: a node's k3s, or what the steps of the last run wrote.
 
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,18 +10,25 @@ use serde_json::json;
 use super::args::Logs;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{bundle, out, print, ssh as ssh_verb};
+use super::{bundle, out, print};
 use crate::event::Outcome;
-use crate::explain::chain;
+use crate::explain::{Explain, chain};
 use crate::journal;
+use crate::os::cancel::Level;
+use crate::os::lines::Lines;
 use crate::spec::Cluster;
-use crate::ssh;
+use crate::ssh::Bound;
 use crate::state::State;
 use crate::ui::Format;
 
 /// For a node to list its log, and to tell it as it is written: until the user ends it.
 const LISTED: Duration = Duration::from_secs(120);
 const FOLLOWED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a node may list, in bytes.
+const MOST_LISTED: u64 = 256 << 20;
+/// Of a step's log, at most its end.
+const MOST: u64 = 16 << 20;
 
 /// Shows a log, or collects everything.
 pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
@@ -33,18 +40,7 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
     if let Some(name) = &args.node {
         context.targets(&cluster, std::slice::from_ref(name))?;
         let unit = cluster.node(name).expect("looked up").role.unit();
-        if context.ui.format == Format::Json {
-            return lines_of(context, cluster, name, unit, args);
-        }
-        let host = ssh_verb::host(context, cluster, name)?;
-        let mut command: Vec<String> =
-            ["sudo", "-n", "journalctl", "--no-pager", "-u", unit, "-n"].map(Into::into).into();
-        command.push(args.lines.to_string());
-        if args.follow {
-            command.push("-f".to_owned());
-        }
-        let terminal = args.follow && std::io::stdout().is_terminal();
-        return ssh_verb::exit("journalctl", out::hand_over(&ssh::interactive(&host, &command, terminal))?);
+        return lines_of(context, cluster, name, unit, args);
     }
     let last = match journal::latest(&state.runs()) {
         Err(error) if args.step.is_none() => {
@@ -81,7 +77,8 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
     Ok(())
 }
 
-/// The log of a node's k3s as objects.
+/// The log of a node's k3s. It goes through p1 rather than to the terminal as it is: what a terminal would obey is
+/// taken out, and so are the cluster's secrets, which k3s repeats.
 fn lines_of(context: &Context, cluster: Cluster, name: &str, unit: &str, args: &Logs) -> Result<(), Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
@@ -89,34 +86,40 @@ fn lines_of(context: &Context, cluster: Cluster, name: &str, unit: &str, args: &
     let world = context.world(cluster, kind);
     let node = world.cluster.node(name).expect("looked up before");
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
-    let (follow, bound) = if args.follow { (" -f", FOLLOWED) } else { ("", LISTED) };
-    let line = format!("sudo -n journalctl --no-pager -u {unit} -n {}{follow}", args.lines);
-    let tell = |line: &[u8]| {
-        out::object(&json!({"v": 1, "node": name, "line": String::from_utf8_lossy(line)}));
+    let (follow, bound) = match args.follow {
+        true => (" -f", Bound::from(FOLLOWED).at_most(u64::MAX)),
+        false => ("", Bound::from(LISTED).at_most(MOST_LISTED)),
     };
-    let mut part = Vec::new();
-    let mut remote = world.users_remote(node)?;
-    let done = remote.exec(&line, b"", bound, &mut |bytes| {
-        part.extend_from_slice(bytes);
-        while let Some(end) = part.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = part.drain(..=end).collect();
-            tell(&line[..end]);
+    let line = format!("sudo -n journalctl --no-pager -u {unit} -n {}{follow}", args.lines);
+    let mut tell = |line: &str| {
+        let line = context.shown(line);
+        match context.ui.format {
+            Format::Json => out::object(&json!({"v": 1, "node": name, "line": line})),
+            _ => print(format!("{line}\n")),
         }
-    });
-    if !part.is_empty() {
-        tell(&part);
+        // Its reader has seen enough, or there is no place for more.
+        if out::ended() {
+            context.cancel.raise(Level::Abort);
+        }
+    };
+    let mut lines = Lines::default();
+    let mut remote = world.users_remote(node)?;
+    let done = remote.exec(&line, b"", bound, &mut |bytes| lines.push(bytes, &mut tell));
+    lines.finish(&mut tell);
+    match done {
+        Err(error) if error.cancelled() && out::ended() => Ok(()),
+        done => Ok(done?.ok().map(drop)?),
     }
-    done?.ok()?;
-    Ok(())
 }
 
 fn show(context: &Context, step: &str, path: &Path, lines: u32) {
     if context.ui.format != Format::Json {
         eprintln!("{}", path.display());
     }
-    match fs::read(path) {
+    match end_of(path) {
         Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
+            // Logs of an earlier p1 are as the nodes wrote them.
+            let text = context.shown(&String::from_utf8_lossy(&bytes));
             let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
             let last = &all[all.len().saturating_sub(lines as usize)..];
             match context.ui.format {
@@ -129,6 +132,15 @@ fn show(context: &Context, step: &str, path: &Path, lines: u32) {
         Err(_) if context.ui.format == Format::Json => {}
         Err(_) => eprintln!("(the step wrote nothing)"),
     }
+}
+
+fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    let from = file.metadata()?.len().saturating_sub(MOST);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Every log of the last run, where its journal does not tell which of them matter.

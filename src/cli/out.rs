@@ -104,6 +104,11 @@ pub fn left_alone() -> bool {
     *LOST.lock().unwrap_or_else(PoisonError::into_inner) == Some(ErrorKind::BrokenPipe)
 }
 
+/// True if nothing more is written, because its reader went away or because there is no place for it.
+pub fn ended() -> bool {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 /// Why standard output is not whole, if that is an error.
 pub fn lost() -> Option<Fail> {
     let kind = LOST.lock().unwrap_or_else(PoisonError::into_inner).filter(|k| *k != ErrorKind::BrokenPipe)?;

@@ -518,9 +518,10 @@ fn pump(mut pipe: impl Read + Send + 'static, stream: Stream, lines: SyncSender<
             match pipe.read(&mut chunk) {
                 Ok(n) if n > 0 => cut.push(&chunk[..n], &mut tell),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => break cut.finish(&mut tell),
+                _ => break,
             }
         }
+        cut.finish(&mut tell);
     });
 }
 

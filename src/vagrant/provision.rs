@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::explain::clipped;
 use crate::os::Cancel;
 use crate::os::process::{self, Stream};
 
@@ -9,6 +10,8 @@ use super::{Error, Line, Vagrant, parse};
 
 /// What is kept of the output for whoever asks why it failed.
 const KEEP: usize = 400;
+/// And of each so many characters.
+const LONGEST: usize = 4 << 10;
 
 impl Vagrant {
     /// Runs the provisioner of that name on a machine that runs. `heard` gets what it prints, a line each.
@@ -32,11 +35,18 @@ impl Vagrant {
         let cmd = self.command(args).grace(Duration::from_secs(20));
         let mut lines: Vec<Line> = Vec::new();
         let mut said: Vec<String> = Vec::new();
+        // What runs on the machine may say any number of lines of any length.
+        let keep = |said: &mut Vec<String>, text: &str| {
+            said.push(clipped(text, LONGEST));
+            if said.len() > 2 * KEEP {
+                said.drain(..said.len() - KEEP);
+            }
+        };
         let done = process::watch(&cmd, bound, cancel, &mut |stream, text| {
             let line = if stream == Stream::Out { parse(text) } else { None };
             let Some(line) = line else {
                 heard(text);
-                said.push(text.to_owned());
+                keep(&mut said, text);
                 return;
             };
             if line.kind == "ui" && line.data.len() > 1 {
@@ -46,14 +56,14 @@ impl Vagrant {
                     let text = text.strip_prefix(&format!("{node}:")).unwrap_or(text).trim();
                     if !text.is_empty() {
                         heard(text);
-                        said.push(text.to_owned());
+                        keep(&mut said, text);
                     }
                 }
             }
-            if said.len() > 2 * KEEP {
-                said.drain(..said.len() - KEEP);
-            }
             if line.kind != "ui" || line.is("ui", &["error"]) {
+                if lines.len() == 2 * KEEP {
+                    lines.drain(..KEEP);
+                }
                 lines.push(line);
             }
         });
