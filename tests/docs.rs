@@ -291,6 +291,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("start", "src/steps/start.rs", false),
     ("faults", "tests/faults.rs", true),
     ("sim_faults", "tests/simulated/faults.rs", true),
+    ("trust", "tests/simulated/trust.rs", true),
 ];
 
 /// Faults at which p1 ends before a run: what mends them is not p1's, and then the same command is called again.

@@ -16,4 +16,5 @@ mod crash;
 mod evidence;
 mod faults;
 mod servers;
+mod trust;
 mod verbs;

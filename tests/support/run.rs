@@ -46,6 +46,11 @@ impl Running {
         fs::read_to_string(self.stderr.path()).unwrap()
     }
 
+    /// Until it wrote anything to standard output.
+    pub fn until_printed(&self) {
+        until("it prints", || fs::metadata(self.stdout.path()).is_ok_and(|m| m.len() > 0));
+    }
+
     pub fn until_said(&self, word: &str) {
         until(word, || self.stderr().contains(word));
     }
