@@ -44,15 +44,15 @@ fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State
         let what = format!("{name:?} cannot be the name of a context");
         return Err(Fail::new(code::USAGE, what, "Give `--as` a name that can be typed."));
     }
-    // What is written is the file, not a link to it; a second name of it has the same lock.
+    // What is written is the file, not a link to it.
     let theirs = files::behind_links(&args.into.clone().unwrap_or_else(|| users_own(context)))?;
     if let Some(dir) = theirs.parent() {
         files::dir(dir)?;
     }
     not_a_file(context, &theirs)?;
-    let lock = PathBuf::from(format!("{}.p1-lock", theirs.display()));
-    let _lock = Lock::take(&lock, "kubeconfig", context.global.wait, &context.cancel)
-        .map_err(|e| Fail::of(code::LOCKED, &e))?;
+    let _lock =
+        Lock::take(&context.dirs().kubeconfig_lock(), "kubeconfig", context.global.wait, &context.cancel)
+            .map_err(|e| Fail::of(code::LOCKED, &e))?;
     let old = files::read_if_there(&theirs)?;
     let mine = files::read_if_there(&state.kubeconfig())?;
     let access = mine.as_deref().and_then(|text| k3s::kubeconfig::access(text).ok());

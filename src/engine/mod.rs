@@ -23,7 +23,7 @@ use crate::spec::Retry;
 /// Of one text of an event, so many characters are kept.
 const LONGEST: usize = 8 << 10;
 /// Of one step's log.
-const LOG: u64 = 64 << 20;
+const LOG: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Words of one step that nobody has heard yet; more are not said.
 const UNHEARD: usize = 256;
 

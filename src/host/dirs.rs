@@ -86,6 +86,11 @@ impl Dirs {
         self.data.join("vagrant")
     }
 
+    /// The lock for who changes a kubeconfig of the user's: nothing of p1's lies beside it but what it kept.
+    pub fn kubeconfig_lock(&self) -> PathBuf {
+        self.data.join("kubeconfig.lock")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")
