@@ -294,8 +294,13 @@ mod tests {
             reason: text(),
             needed: true,
         };
-        let failure =
-            Failure { cause: text(), hint: Some(text()), evidence: vec![text(), text()], log: None, next: vec![text()] };
+        let failure = Failure {
+            cause: text(),
+            hint: Some(text()),
+            evidence: vec![text(), text()],
+            log: None,
+            next: vec![text()],
+        };
         let finished = |outcome| Kind::StepFinished { step: "s".into(), outcome, attempt: 1, took_ms: 1 };
         let all = [
             Kind::RunStarted {
