@@ -61,11 +61,12 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         Trouble::new(
             format!("{PATH} of {} cannot be used: {error}", server.name),
             format!(
-                "k3s writes it anew when it starts: p1 exec --root {} -- systemctl restart k3s. Somebody changed it \
-                 there; if it was not you, do not trust that node any more.",
+                "k3s writes it anew when it starts. Somebody changed it on {}; if it was not you, do not trust that \
+                 node any more.",
                 server.name
             ),
         )
+        .next([format!("p1 exec --root {} -- systemctl restart k3s", server.name), "p1 retry".to_owned()])
     })?;
     files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
     world.forget_api();

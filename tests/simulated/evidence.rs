@@ -558,21 +558,20 @@ fn a_whole_cluster_keeps_its_secrets() {
     hear("render", sim.p1(&["render"]).exits(0));
     hear("kubeconfig", sim.p1(&["kubeconfig"]).exits(0));
     // A node that says them where nobody expects any: in its name, which is a reason for a step, and in its journal.
-    let token = fs::read_to_string(sim.state().join("token")).unwrap();
-    let token = token.lines().next().unwrap().split_once('=').unwrap().1.to_owned();
-    sim.node("worker").sh(&format!("hostname {token}"));
+    let of_config = "sed -n 's/^token: */the token is /p' /etc/rancher/k3s/config.yaml";
+    let name = format!("{of_config} | sed 's/.* is //' | tr -d '\"\\n' >/proc/sys/kernel/hostname");
+    sim.node("worker").sh(&name);
     hear("plan of a name", sim.p1(&["plan", "--deep"]).exits(10));
     hear("status of a name", sim.p1(&["-o", "json", "status", "--deep"]).exits(1));
     hear("up for a name", sim.p1(&["-o", "json", "up", "--deep"]).exits(0));
     let run = fs::read_to_string(sim.runs().last().unwrap()).unwrap();
     assert!(run.lines().next().unwrap().contains("its hostname is ***"), "{run}");
-    let journal = format!(
-        "printf '#!/bin/sh\\necho the token is {token}\\n' >/usr/local/sbin/journalctl; \
-        chmod +x /usr/local/sbin/journalctl"
-    );
-    sim.node("worker").sh(&journal);
+    let journal = "/usr/local/sbin/journalctl";
+    let lie = format!("printf '#!/bin/sh\\n%s\\n' \"{of_config}\" >{journal}; chmod +x {journal}");
+    sim.node("worker").sh(&lie);
     let logs = sim.p1(&["logs", "worker"]).exits(0);
-    assert_eq!(logs.stdout(), "the token is ***\n");
+    assert!(logs.stdout().starts_with("the token is"), "{}", logs.stdout());
+    hear("logs", logs);
     hear("logs --step", sim.p1(&["logs", "--step", "worker/provision-db"]));
     hear("bundle", sim.p1(&["logs", "--bundle", "b.tar.gz"]).exits(0));
     sim.node("worker").sh("rm /usr/local/sbin/journalctl");

@@ -26,7 +26,7 @@ fn write(path: &Path, text: &str, mode: u32) {
 fn lies(name: &str) -> String {
     let says = format!("printf 'hostname={ESCAPES}lie\\nend=ok\\n{ESCAPES}\\n'");
     match name {
-        "journalctl" | "dmesg" | "ps" | "ip" => {
+        "journalctl" | "dmesg" | "ps" => {
             format!("{says}; exec yes \"$(printf '{ESCAPES}')$$ is a lie\"")
         }
         _ => format!("{says}; exit 0"),
