@@ -80,7 +80,7 @@ impl Store {
 
     fn write(&self, state: &State) {
         let text = self.text(state);
-        if let Err(e) = util::write_atomically(&self.file, text.as_bytes(), 0o600) {
+        if let Err(e) = util::write_durably(&self.file, text.as_bytes(), 0o600) {
             log::error(format!("stand-in datastore {}: {e}", self.file.display()));
         }
     }
