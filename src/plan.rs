@@ -523,6 +523,8 @@ pub(crate) mod tests {
             provider: ProviderChoice::Libvirt,
             image: crate::spec::BoxRef::Definition("debian-12".into()),
             network: Network { cidr: "192.168.56.0/24".parse().unwrap(), nics: 1 },
+            disposable: false,
+            autostart: false,
             nodes,
             k3s: K3s {
                 release: Release::Channel("stable".into()),

@@ -54,6 +54,12 @@ pub struct NodeMemory {
     pub made: Option<Made>,
     /// What it said of itself when all was as the spec says, and nothing was done there since.
     pub facts: Option<NodeFacts>,
+    /// p1 has made it start with this host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub autostart: bool,
+    /// p1 waited for its SSH server as long as it may take, and it did not answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unreached: bool,
 }
 
 /// What a machine was made from and for: what cannot be changed of it while it lives.
@@ -236,6 +242,11 @@ impl State {
     /// after that was made by p1, and nothing was ever on it.
     pub fn making(&self, node: &str) -> PathBuf {
         self.dir.join("making").join(node)
+    }
+
+    /// What the node's machine wrote to its serial console when it was waited for last.
+    pub fn console(&self, node: &str) -> PathBuf {
+        self.dir.join("console").join(format!("{node}.log"))
     }
 
     /// The log of one step of one run.

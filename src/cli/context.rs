@@ -123,7 +123,14 @@ impl Context {
             spec::ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
             spec::ProviderChoice::Auto => {
                 let host = self.host(Some(cluster), false);
-                host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))
+                let kind = host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))?;
+                match kind {
+                    Kind::Virtualbox if cluster.autostart => {
+                        let message = "`autostart` is for libvirt only, and this host has VirtualBox";
+                        Err(Fail::new(code::USAGE, message, spec::AUTOSTART))
+                    }
+                    kind => Ok(kind),
+                }
             }
         }
     }

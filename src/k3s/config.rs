@@ -154,6 +154,8 @@ mod tests {
             provider: ProviderChoice::Auto,
             image: BoxRef::Definition("debian-12".into()),
             network: Network { cidr: "192.168.56.0/24".parse().unwrap(), nics: 1 },
+            disposable: false,
+            autostart: false,
             nodes,
             k3s: K3s {
                 release: Release::Channel("stable".into()),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot, State,
+    BoxInfo, Error, Held, Holdings, Hosting, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot, State,
     Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
@@ -307,8 +307,7 @@ impl Libvirt {
             self.ask(doing, &["pool-build", POOL], cancel)?;
             did.push(format!("made the storage pool {POOL} ({POOL_PATH})"));
         }
-        let running = |text: &String| text.lines().any(|l| l.starts_with("State:") && l.ends_with("running"));
-        if !info.as_ref().is_some_and(running) {
+        if !info.as_deref().is_some_and(pool_runs) {
             self.ask("start the storage pool", &["pool-start", POOL], cancel)?;
         }
         Ok(())
@@ -321,6 +320,12 @@ impl Libvirt {
     }
 
     fn volumes(&self, cancel: &Cancel) -> Result<BTreeSet<String>, Error> {
+        // After a start of the host it may be there and not started.
+        if let Some(info) = self.look("look at the storage pool", &["pool-info", POOL], cancel)?
+            && !pool_runs(&info)
+        {
+            self.unless("start the storage pool", &["pool-start", POOL], cancel)?;
+        }
         let list = self.look("list the volumes", &["vol-list", POOL], cancel)?.unwrap_or_default();
         Ok(list.lines().skip(2).filter_map(|l| Some(l.split_whitespace().next()?.to_owned())).collect())
     }
@@ -745,6 +750,16 @@ impl Provider for Libvirt {
         Ok(self.volumes(cancel)?.contains(&disk(&cluster.name, node)))
     }
 
+    fn console(&self, cluster: &Cluster, node: &str) -> Option<Vec<String>> {
+        let virsh = self.tools.virsh.to_string_lossy().into_owned();
+        let domain = machine_name(&cluster.name, node);
+        Some(vec![virsh, "-c".into(), self.tools.libvirt_uri.clone(), "console".into(), domain])
+    }
+
+    fn look_further(&self, cluster: &Cluster, node: &str) -> String {
+        format!("virsh -c {} console {}", self.tools.libvirt_uri, machine_name(&cluster.name, node))
+    }
+
     fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
         let domain = machine_name(&cluster.name, node);
         let doing = "switch the machine off";
@@ -869,7 +884,76 @@ impl Provider for Libvirt {
         Ok(())
     }
 
+    fn hosting(
+        &self,
+        cluster: &Cluster,
+        nodes: &[String],
+        cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Hosting>, Error> {
+        let mut questions: Vec<Vec<String>> = Vec::new();
+        for network in networks(cluster) {
+            questions.push(vec!["net-info".into(), network]);
+        }
+        let shared = questions.len();
+        for node in nodes {
+            let domain = machine_name(&cluster.name, node);
+            questions.push(vec!["dominfo".into(), domain.clone()]);
+            questions.push(vec!["dumpxml".into(), domain.clone()]);
+            questions.push(vec!["dumpxml".into(), domain, "--inactive".into()]);
+        }
+        // The exit code is that of the last one, and what is not there has no answer.
+        questions.push(vec!["version".into()]);
+        let questions: Vec<Vec<&str>> =
+            questions.iter().map(|words| words.iter().map(String::as_str).collect()).collect();
+        let answers = self.several("look at how the machines are kept", &questions, cancel)?;
+        let starts = |text: &String| {
+            text.lines()
+                .any(|l| l.strip_prefix("Autostart:").is_some_and(|v| matches!(v.trim(), "yes" | "enable")))
+        };
+        let network = answers.iter().take(shared).all(starts);
+        let mut all = BTreeMap::new();
+        for (node, told) in nodes.iter().zip(answers.get(shared..).unwrap_or_default().chunks_exact(3)) {
+            if told[2].trim().is_empty() {
+                continue;
+            }
+            let runs = told[0].lines().any(|l| l.starts_with("State:") && !l.ends_with("shut off"));
+            let hosting = Hosting {
+                unsafe_now: runs && with_cache(&told[1], true).is_some(),
+                unsafe_next: with_cache(&told[2], true).is_some(),
+                autostart: starts(&told[0]),
+                network,
+            };
+            all.insert(node.clone(), hosting);
+        }
+        Ok(all)
+    }
+
+    /// vagrant-libvirt writes a disk's cache when it makes the machine, and never again.
+    fn keep_disk(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<Option<String>, Error> {
+        let (domain, doing) = (machine_name(&cluster.name, node), "see to the machine's disk");
+        let args = ["dumpxml", &domain, "--inactive", "--security-info"];
+        let Some(xml) = self.look(doing, &args, cancel)? else { return Ok(None) };
+        let Some(xml) = with_cache(&xml, !cluster.disposable) else { return Ok(None) };
+        let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
+        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        Ok(Some(format!("its disk's cache is {} now", if cluster.disposable { UNSAFE } else { SAFE })))
+    }
+
+    fn keep_up(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
+        let doing = "have the machine start with this host";
+        let off: &[&str] = if cluster.autostart { &[] } else { &["--disable"] };
+        for network in networks(cluster) {
+            // Vagrant's own network is not for this cluster alone.
+            if cluster.autostart || network != MANAGEMENT {
+                self.ask(doing, &[&["net-autostart", &network], off].concat(), cancel)?;
+            }
+        }
+        let domain = machine_name(&cluster.name, node);
+        self.ask(doing, &[&["autostart", domain.as_str()], off].concat(), cancel).map(|_| ())
+    }
+
     fn boot(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
+        self.keep_disk(cluster, node, cancel)?;
         self.unless("start the machine", &["start", &machine_name(&cluster.name, node)], cancel)
     }
 
@@ -1027,6 +1111,59 @@ pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, r
     Ok(owner.map_or_else(|| xml.clone(), |owner| owned(&xml, owner)))
 }
 
+/// The cache that loses what was flushed (qemu(1), `cache=unsafe`), and the one that does not: written through
+/// the host's own cache, flushed when the guest says so.
+const UNSAFE: &str = "unsafe";
+const SAFE: &str = "writeback";
+
+/// The cache of a new machine's disk.
+pub fn cache(disposable: bool) -> &'static str {
+    if disposable { UNSAFE } else { SAFE }
+}
+
+/// Vagrant's own network, the first card's of machines with two.
+const MANAGEMENT: &str = "vagrant-libvirt";
+
+/// The networks that a machine needs to start.
+fn networks(cluster: &Cluster) -> Vec<String> {
+    let own = network_name(&cluster.name);
+    if cluster.network.nics == 1 { vec![own] } else { vec![own, MANAGEMENT.to_owned()] }
+}
+
+/// By `virsh pool-info`.
+fn pool_runs(info: &str) -> bool {
+    info.lines().any(|l| l.starts_with("State:") && l.ends_with("running"))
+}
+
+/// A domain's XML, as virsh writes it, with its disks made safe or fast; none if they are.
+fn with_cache(xml: &str, safe: bool) -> Option<String> {
+    let (mut out, mut disk, mut changed) = (String::with_capacity(xml.len()), false, false);
+    for line in xml.lines() {
+        let text = line.trim_start();
+        if text.starts_with("<disk ") {
+            disk = text.contains(" device='disk'");
+        } else if text.starts_with("</disk>") {
+            disk = false;
+        }
+        if disk && text.starts_with("<driver ") {
+            let cache = text.split_once(" cache='").and_then(|(_, rest)| rest.split('\'').next());
+            let new = match cache {
+                Some(UNSAFE) if safe => Some(line.replace(" cache='unsafe'", " cache='writeback'")),
+                Some(UNSAFE) => None,
+                Some(cache) if !safe => Some(line.replace(&format!(" cache='{cache}'"), " cache='unsafe'")),
+                None if !safe => Some(line.replacen("<driver ", "<driver cache='unsafe' ", 1)),
+                _ => None,
+            };
+            changed |= new.is_some();
+            out.push_str(new.as_deref().unwrap_or(line));
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    changed.then_some(out)
+}
+
 /// Between the answers of one virsh.
 const BETWEEN: &str = "=p1=";
 
@@ -1049,6 +1186,33 @@ fn state(word: &str) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_are_made_safe_or_fast_and_nothing_else_is_touched() {
+        let disk = |device: &str, driver: &str| {
+            format!(
+                "    <disk type='file' device='{device}'>\n      {driver}\n      <source file='/x'/>\n    </disk>\n"
+            )
+        };
+        let domain = |driver: &str| {
+            format!(
+                "<domain type='kvm'>\n  <description>cache='unsafe'</description>\n  <devices>\n{}{}    <interface \
+                 type='network'>\n      <driver name='vhost'/>\n    </interface>\n  </devices>\n</domain>\n",
+                disk("disk", driver),
+                disk("cdrom", "<driver name='qemu' type='raw' cache='unsafe'/>"),
+            )
+        };
+        let driver = |cache: &str| format!("<driver name='qemu' type='qcow2' cache='{cache}' io='threads'/>");
+        assert_eq!(with_cache(&domain(&driver(UNSAFE)), true), Some(domain(&driver(SAFE))));
+        assert_eq!(with_cache(&domain(&driver(SAFE)), false), Some(domain(&driver(UNSAFE))));
+        for (cache, safe) in [(SAFE, true), ("none", true), (UNSAFE, false)] {
+            assert_eq!(with_cache(&domain(&driver(cache)), safe), None, "{cache}");
+        }
+        let plain = "<driver name='qemu' type='qcow2'/>";
+        assert_eq!(with_cache(&domain(plain), true), None);
+        let fast = "<driver cache='unsafe' name='qemu' type='qcow2'/>";
+        assert_eq!(with_cache(&domain(plain), false), Some(domain(fast)));
+    }
 
     #[test]
     fn sizes_are_read_from_what_libvirt_says() {

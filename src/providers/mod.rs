@@ -19,6 +19,7 @@ use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
 pub use owner::{Held, Holdings, Owner};
+pub use libvirt::cache as disk_cache;
 pub use snapshot::{Note, Snapshot};
 
 pub mod libvirt;
@@ -147,6 +148,19 @@ impl fmt::Display for Size {
         let s = if self.cpus == 1 { "" } else { "s" };
         write!(f, "{} CPU{s} and {} MiB", self.cpus, self.memory)
     }
+}
+
+/// How a machine outlives a power cut of this host, and whether it comes back after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Hosting {
+    /// It runs, and what it flushes does not reach the disk.
+    pub unsafe_now: bool,
+    /// The same from its next start on.
+    pub unsafe_next: bool,
+    /// It starts with the host.
+    pub autostart: bool,
+    /// So do its networks.
+    pub network: bool,
 }
 
 /// A machine as the provider sees it.
@@ -415,6 +429,14 @@ pub trait Provider: Send + Sync {
         Ok(false)
     }
 
+    /// The command that shows a running machine's serial console on a terminal, if it can be followed.
+    fn console(&self, _cluster: &Cluster, _node: &str) -> Option<Vec<String>> {
+        None
+    }
+
+    /// For people: the command line that shows what a machine shows.
+    fn look_further(&self, cluster: &Cluster, node: &str) -> String;
+
     /// Switches a machine off as by its plug. Fine if it is off already.
     fn power_off(
         &self,
@@ -480,6 +502,26 @@ pub trait Provider: Send + Sync {
 
     /// Starts a machine that exists and is off, as it is. Fine if it runs.
     fn boot(&self, cluster: &Cluster, node: &str, machine_id: &str, cancel: &Cancel) -> Result<(), Error>;
+
+    /// How this host keeps the machines of these nodes, as far as the provider can tell.
+    fn hosting(
+        &self,
+        _cluster: &Cluster,
+        _nodes: &[String],
+        _cancel: &Cancel,
+    ) -> Result<BTreeMap<String, Hosting>, Error> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Has a machine's disk be as safe as the spec says, from its next start on. Answers what was changed.
+    fn keep_disk(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    /// Has a machine and its networks start with this host, or not, as the spec says.
+    fn keep_up(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Takes away what is left after `vagrant destroy`, or in its place: machines, their disks, the
     /// network, the base image. Works on half-made and on vanished machines. Answers what was
@@ -549,6 +591,8 @@ pub(crate) mod testing {
             provider: ProviderChoice::Auto,
             image: BoxRef::Definition("debian-12".to_owned()),
             network: Network { cidr, nics: 1 },
+            disposable: false,
+            autostart: false,
             nodes: nodes.iter().enumerate().map(node).collect(),
             k3s: K3s {
                 release: Release::Channel("stable".to_owned()),

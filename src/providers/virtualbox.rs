@@ -287,6 +287,11 @@ impl Provider for VirtualBox {
         })
     }
 
+    fn look_further(&self, cluster: &Cluster, node: &str) -> String {
+        let name = machine_name(&cluster.name, node);
+        format!("VBoxManage controlvm {name} screenshotpng {name}.png")
+    }
+
     fn power_off(&self, _: &Cluster, _: &str, id: &str, cancel: &Cancel) -> Result<(), Error> {
         self.switch_off(id, cancel).map(|_| ())
     }

@@ -22,6 +22,11 @@ object! {
         optional r#box: BoxRef = "debian-12",
         /// The private network in which the nodes meet.
         optional network: NetworkFile,
+        /// Fast disks that do not survive a power cut of this host, nor its crash: what the machines have
+        /// written is safe only when they are shut down. For clusters that can be made again. On libvirt.
+        optional disposable: Flag = false,
+        /// Start network, machines and k3s with this host, without p1. On libvirt only.
+        optional autostart: Flag = false,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.

@@ -40,6 +40,7 @@ pub use plain::plain;
 pub use problem::{Invalid, Problem, Severity, render};
 pub use provision::{ProvisionType, Provisioner, Slot, scalar};
 pub use schema::{SCHEMA_FILE, schema};
+pub use validate::AUTOSTART;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -64,6 +65,12 @@ pub struct Cluster {
     pub image: BoxRef,
     /// Where they meet.
     pub network: Network,
+    /// Disks that do not survive a power cut of the host, for speed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub disposable: bool,
+    /// Network and machines start with the host.
+    #[serde(skip_serializing_if = "is_false")]
+    pub autostart: bool,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
@@ -90,6 +97,11 @@ pub struct Cluster {
     /// The folder of the spec file; relative paths of the spec were resolved against it.
     #[serde(skip)]
     pub base: PathBuf,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What makes the machines, as asked for.

@@ -113,6 +113,8 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         provider: file.provider.value().copied().unwrap_or_default(),
         image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition("debian-12".to_owned())),
         network: network?,
+        disposable: file.disposable.value().is_some_and(|f| f.0),
+        autostart: file.autostart.value().is_some_and(|f| f.0),
         nodes,
         k3s: k3s(&file.k3s),
         provision,

@@ -344,6 +344,10 @@ fn alike(layers: &Layers<'_>, key: &str, default: &str) -> Vec<String> {
 
 /// Bounds that depend on each other.
 pub(super) fn limits(file: &File, report: &mut Report<'_>) {
+    let virtualbox = file.provider.value() == Some(&super::ProviderChoice::Virtualbox);
+    if let Some(asked) = file.autostart.get().filter(|asked| virtualbox && asked.value.0) {
+        report.error(asked.at, "`autostart` is for libvirt only", AUTOSTART);
+    }
     let Some(retry) = file.retry.value() else { return };
     let resolved = resolve::retry(Some(retry));
     let at = retry.backoff.get().or(retry.max_backoff.get()).map(|t| t.at);
@@ -357,6 +361,10 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
         report.error(at, message, help);
     }
 }
+
+/// Why other providers have no `autostart`.
+pub const AUTOSTART: &str = "VirtualBox' machines are their user's, and nothing starts them before that user logs in. \
+                             Remove `autostart`, or take `provider: libvirt`.";
 
 /// Namespaces and objects that are there twice.
 pub(super) fn apps(file: &File, report: &mut Report<'_>) {

@@ -39,6 +39,8 @@ pub enum Kind {
     K3sVersion,
     K3sUnit,
     K3sRestarts,
+    Disk,
+    Autostart,
     NodeMissing,
     NodeNotReady,
     NodeAddress,
@@ -313,6 +315,16 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let then = format!("it stays; `p1 up --replace {}` makes it from the new box", node.name);
         all.push(finding(Some(node), Kind::Box, what, Mend::Note, then));
     }
+    let hosting = seen.hosting.get(&node.name).filter(|_| machine.state == State::Running);
+    if let Some(hosting) = hosting.filter(|h| h.unsafe_now != view.cluster.disposable) {
+        let what = match hosting.unsafe_now {
+            true => "its disk was made for speed: a power cut of this host can destroy what it holds",
+            false => "its disk is safe from a power cut of this host, and slower than `disposable` asks for",
+        };
+        let (other, name) = (if hosting.unsafe_now { "safe" } else { "fast" }, &node.name);
+        let then = format!("it is {other} from its next start on: `p1 stop {name}`, then `p1 up {name}`");
+        all.push(finding(Some(node), Kind::Disk, what, Mend::Note, then));
+    }
     if let Some(facts) = facts {
         let restarts = facts.unit(node.role.unit()).restarts;
         if restarts > 0 {
@@ -338,6 +350,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             // Told with the machine.
             "vm" | "resize" | "leave" | "machine" | "uninstall" => continue,
             "ssh" => Kind::Ssh,
+            "autostart" => Kind::Autostart,
             "system" if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
             "system" => Kind::System,
             "stage" if other_binary(view, node) => Kind::K3sVersion,

@@ -103,6 +103,8 @@ pub fn prepare(
     }
     if machine.is_none_or(|m| m.state == State::Absent) {
         clear_left_disk(world, node, tell)?;
+    } else if let Err(error) = world.provider.keep_disk(&world.cluster, &node.name, &world.cancel) {
+        tell(format!("Its disk stays as it was made: {error}."));
     }
     if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
         let making = world.state.making(&node.name);

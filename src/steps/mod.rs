@@ -3,6 +3,7 @@
 //! A new step is a file here and a line in the lists of the verbs that have it.
 
 mod artifacts;
+mod autostart;
 pub mod backup;
 mod batch;
 #[cfg(test)]
@@ -118,6 +119,7 @@ const UP: &[&Definition] = &[
     &link::STEP,
     &resize::STEP,
     &machine::STEP,
+    &autostart::STEP,
     &login::STEP,
     &system::STEP,
     &stage::STEP,

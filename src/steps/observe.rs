@@ -53,6 +53,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
             if depth >= Depth::Nodes {
                 artifacts::look(world);
                 super::look_at_provisioners(world);
+                super::autostart::look_at_hosting(world);
             }
         });
         let machines = world.look_at_machines();

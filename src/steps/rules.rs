@@ -3,14 +3,22 @@
 use super::View;
 use crate::engine::Trouble;
 use crate::k3s::{Barrier, Join, Version};
-use crate::spec::Node;
+use crate::providers::Kind;
+use crate::spec::{self, Node};
 
 /// Since this version k3s makes etcd's data of SQLite's (docs.k3s.io/datastore/ha-embedded).
 const MIGRATES: &str = "v1.22.2";
 
 /// Why the plan must not be run; none if it may.
 pub fn refusal(view: &View<'_>) -> Option<Trouble> {
-    growth(view).or_else(|| upgrade(view))
+    growth(view).or_else(|| upgrade(view)).or_else(|| autostart(view))
+}
+
+/// Its machines were made by a provider that starts none by itself.
+fn autostart(view: &View<'_>) -> Option<Trouble> {
+    let virtualbox = view.seen.provider == Some(Kind::Virtualbox);
+    let text = "`autostart` is for libvirt only, and this cluster's machines are VirtualBox'";
+    (view.cluster.autostart && virtualbox).then(|| Trouble::new(text, spec::AUTOSTART))
 }
 
 /// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):
@@ -70,6 +78,20 @@ fn growth(view: &View<'_>) -> Option<Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_that_do_not_start_by_themselves_are_not_said_to() {
+        let mut cluster = sized(1, 0);
+        let told = |cluster: &crate::spec::Cluster, kind: Kind| {
+            let seen = Seen { provider: Some(kind), ..Seen::default() };
+            refusal(&View::new(cluster, &seen)).map(|t| t.failure.cause)
+        };
+        assert_eq!(told(&cluster, Kind::Virtualbox), None);
+        cluster.autostart = true;
+        assert_eq!(told(&cluster, Kind::Libvirt), None);
+        assert!(told(&cluster, Kind::Virtualbox).is_some_and(|t| t.contains("for libvirt only")));
+    }
+
     use crate::api::NodeStatus;
     use crate::plan::tests::sized;
     use crate::steps::Seen;

@@ -11,7 +11,7 @@ use crate::event::Failure;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
-use crate::providers::{Kind, Machine, State};
+use crate::providers::{Hosting, Kind, Machine, State};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Made;
 
@@ -20,6 +20,10 @@ use crate::state::Made;
 pub struct Seen {
     /// By node: the provider's word.
     pub machines: BTreeMap<String, Machine>,
+    /// By node: how this host keeps its machine, as far as the provider can tell.
+    pub hosting: BTreeMap<String, Hosting>,
+    /// The nodes whose present machine p1 has made start with this host.
+    pub autostarts: BTreeSet<String>,
     /// By node: what it said of itself over SSH.
     pub nodes: BTreeMap<String, Arc<NodeFacts>>,
     /// By node: why it did not answer over SSH.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::providers::{BoxInfo, machine_name, machine_prefix, network_name, node_mac};
+use crate::providers::{BoxInfo, disk_cache, machine_name, machine_prefix, network_name, node_mac};
 use crate::render;
 use crate::spec::{Cluster, Node, Provisioner};
 
@@ -48,6 +48,8 @@ pub fn values(
         "boot_timeout": (cluster.timeouts.boot + Duration::from_secs(10)).as_secs(),
         "ssh_user": super::USER,
         "libvirt": libvirt,
+        "disposable": cluster.disposable,
+        "disk_cache": disk_cache(cluster.disposable),
         "asks_guest": cluster.provision.iter().any(|p| p.kind.asks_guest()),
         "nics": cluster.network.nics,
         "network": {

@@ -56,6 +56,20 @@ k3s: {config: {tls-sam: x, flannel-backend: none}}
 }
 
 #[test]
+fn autostart_is_for_libvirt() {
+    let spec = |provider: &str, autostart: bool| {
+        format!(
+            "name: a\nprovider: {provider}\nautostart: {autostart}\ndisposable: true\nnodes: [{{name: server, role: server}}]\n"
+        )
+    };
+    let text = said(&spec("virtualbox", true));
+    assert!(text.contains("`autostart` is for libvirt only") && text.contains("cluster.yaml:3:"), "{text}");
+    for good in [spec("libvirt", true), spec("auto", true), spec("virtualbox", false)] {
+        assert!(super::read(&good).is_ok(), "{good}");
+    }
+}
+
+#[test]
 fn provisioners_that_do_not_fit() {
     let text = r#"provision:
   - {name: a, type: shel, inline: x}

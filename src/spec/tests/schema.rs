@@ -112,6 +112,8 @@ namespaces: [a, {name: b, labels: {pod-security.kubernetes.io/enforce: baseline}
 manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}]
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 rollout: {workers: 2, drain: true}
+disposable: true
+autostart: true
 "#;
 
 fn full() -> String {

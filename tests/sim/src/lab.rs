@@ -77,6 +77,8 @@ pub struct Known {
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub domains: BTreeMap<String, Domain>,
+    /// Networks (`net/NAME`) and domains that start with the host.
+    pub autostart: std::collections::BTreeSet<String>,
     /// The daemon does not answer.
     pub deaf: bool,
     pub count: usize,

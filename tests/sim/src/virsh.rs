@@ -163,6 +163,15 @@ fn network(
     }
     let missing =
         format!("failed to get network '{name}'\nNetwork not found: no network with matching name '{name}'");
+    let starts = format!("net/{name}");
+    let autostart = if known.autostart.contains(&starts) { "yes" } else { "no" };
+    if verb == "net-autostart" && known.networks.contains_key(name) {
+        match rest.contains(&"--disable") {
+            true => known.autostart.remove(&starts),
+            false => known.autostart.insert(starts),
+        };
+        return Ok(String::new());
+    }
     let net = known.networks.get_mut(name).ok_or(missing)?;
     match verb {
         "net-dumpxml" => {
@@ -172,7 +181,7 @@ fn network(
         "net-info" => {
             let active = if net.live.is_some() { "yes" } else { "no" };
             return Ok(format!(
-                "Name:           {name}\nActive:         {active}\nPersistent:     yes\nBridge:         {}\n",
+                "Name:           {name}\nActive:         {active}\nPersistent:     yes\nAutostart:      {autostart}\nBridge:         {}\n",
                 net.bridge
             ));
         }
@@ -362,10 +371,11 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
             let kib = memory(&domain.xml) * 1024;
             return Ok(format!(
                 "Name:           {name}\nUUID:           {}\nState:          {}\nCPU(s):         {}\n\
-                 Max memory:     {kib} KiB\nUsed memory:    {kib} KiB\nPersistent:     yes\nAutostart:      disable\n",
+                 Max memory:     {kib} KiB\nUsed memory:    {kib} KiB\nPersistent:     yes\nAutostart:      {}\n",
                 text(&domain.xml, "uuid").unwrap_or_default(),
                 word(power),
                 text(&domain.xml, "vcpu").unwrap_or_default(),
+                if known.autostart.contains(&name) { "enable" } else { "disable" },
             ));
         }
         // The network of each card, and its name on this host while the machine runs.
@@ -380,6 +390,11 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
             ));
         }
         "metadata" => return metadata(domain, power, plain, rest),
+        "autostart" if rest.contains(&"--disable") => drop(known.autostart.remove(&name)),
+        "autostart" => drop(known.autostart.insert(name)),
+        "console" => {
+            return Ok("Connected to domain\nEscape character is ^] (Ctrl + ])\nsimulated boot\n".into());
+        }
         "setvcpus" => set(&mut domain.xml, "vcpu", plain.get(1).copied().unwrap_or("1")),
         "setmem" | "setmaxmem" => {
             let size = plain.get(1).copied().unwrap_or("0");

@@ -1,0 +1,129 @@
+//! The machine and its networks start with this host, so that the cluster comes back without p1: k3s' unit is
+//! enabled by its installer.
+
+use serde_json::json;
+
+use super::{Ctx, Definition, View, World};
+use crate::engine::Trouble;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::State;
+use crate::spec::{Cluster, Node};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "autostart",
+        title: "have it start with this host",
+        scope: Scope::Nodes,
+        after: &[After::Node("vm")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let wanted = view.cluster.autostart;
+    let hosting = view.seen.hosting.get(&node.name).filter(|_| !view.is_made_anew(node));
+    match hosting {
+        // What somebody else switched on stays.
+        _ if !wanted && !view.seen.autostarts.contains(&node.name) => {
+            Check::Done("it is not asked for".into())
+        }
+        _ if view.machine(node).state == State::Absent && wanted => {
+            Check::Needed("the machine is new".into())
+        }
+        _ if view.machine(node).state == State::Absent => Check::Done("there is no machine".into()),
+        None => Check::Unknown("looked at when its turn comes".into()),
+        Some(h) if wanted && !(h.autostart && h.network) => {
+            Check::Needed("it does not start with this host".into())
+        }
+        Some(h) if wanted && h.unsafe_next && !view.cluster.disposable => {
+            Check::Needed("its disk would not be safe at that start".into())
+        }
+        Some(h) if !wanted && h.autostart => Check::Needed("it starts with this host".into()),
+        Some(_) => Check::Done("it is as the spec says".into()),
+    }
+}
+
+fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+    json!([cluster.autostart, cluster.disposable, node.map(|n| &n.name)])
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let (cluster, cancel) = (&world.cluster, ctx.control.cancel());
+    if cluster.autostart {
+        // Nobody of p1's is there at that start.
+        if let Some(did) = world.provider.keep_disk(cluster, &node.name, cancel)? {
+            ctx.control.log(&did);
+        }
+    }
+    world.provider.keep_up(cluster, &node.name, cancel)?;
+    world.remember(&node.name, |memory| memory.autostart = cluster.autostart)?;
+    look_at_hosting(world);
+    Ok(None)
+}
+
+/// How this host keeps the machines. Where it cannot be told, it is not known.
+pub fn look_at_hosting(world: &World) {
+    let nodes: Vec<String> = world.vagrant.ids().into_keys().collect();
+    let hosting = match nodes.is_empty() {
+        true => Ok(Default::default()),
+        false => world.provider.hosting(&world.cluster, &nodes, &world.cancel),
+    };
+    let ours = nodes.into_iter().filter(|n| world.memory(n).is_some_and(|m| m.autostart)).collect();
+    world.note(|seen| {
+        seen.hosting = hosting.unwrap_or_default();
+        seen.autostarts = ours;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::{Hosting, Machine};
+    use crate::steps::Seen;
+
+    #[test]
+    fn it_is_asked_for_or_was_p1s_or_is_left_alone() {
+        let told = |wanted: bool, ours: bool, hosting: Option<Hosting>, exists: bool| {
+            let mut cluster = crate::plan::tests::cluster(1);
+            cluster.autostart = wanted;
+            let node = cluster.nodes[0].clone();
+            let mut seen = Seen::default();
+            if exists {
+                let machine = Machine { state: State::Running, ..Machine::absent() };
+                seen.machines.insert(node.name.clone(), machine);
+            }
+            seen.hosting.extend(hosting.map(|h| (node.name.clone(), h)));
+            seen.autostarts.extend(ours.then(|| node.name.clone()));
+            match check(&View::new(&cluster, &seen), Some(&node)) {
+                Check::Done(_) => "done".to_owned(),
+                Check::Needed(why) => why,
+                Check::Unknown(_) => "unknown".to_owned(),
+            }
+        };
+        let on = Hosting { unsafe_now: false, unsafe_next: false, autostart: true, network: true };
+        let off = Hosting { autostart: false, ..on };
+        assert_eq!(told(true, false, Some(off), true), "it does not start with this host");
+        assert_eq!(
+            told(true, false, Some(Hosting { network: false, ..on }), true),
+            "it does not start with this host"
+        );
+        assert_eq!(
+            told(true, true, Some(Hosting { unsafe_next: true, ..on }), true),
+            "its disk would not be safe at that start"
+        );
+        assert_eq!(told(true, false, Some(on), true), "done");
+        assert_eq!(told(true, false, None, false), "the machine is new");
+        assert_eq!(told(true, false, None, true), "unknown");
+        // Not asked for: p1's own goes, another's stays.
+        assert_eq!(told(false, true, Some(on), true), "it starts with this host");
+        assert_eq!(told(false, false, Some(on), true), "done");
+        assert_eq!(told(false, false, None, true), "done");
+        assert_eq!(told(false, true, Some(off), true), "done");
+    }
+}
