@@ -358,7 +358,7 @@ fn two_interrupts_end_vagrant_and_keep_the_state() {
         let outstanding: Vec<_> = record.outstanding().map(|s| s.id.as_str()).collect();
         assert!(outstanding.contains(&"worker/vm") && !outstanding.contains(&"server/vm"), "{outstanding:?}");
 
-        fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+        fake.spec("timeouts: {boot: 3s, ssh: 500ms}\nretry: {attempts: 1}\n");
         fake.up("begin worker; made worker; done_with worker");
         fake.run(&["retry"]).exits(1);
         let ups = fake.calls();
@@ -383,7 +383,7 @@ fn a_killed_p1_leaves_a_journal_that_reads_back() {
     for pid in pids {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+    fake.spec("timeouts: {boot: 3s, ssh: 500ms}\nretry: {attempts: 1}\n");
     fake.up("begin worker; made worker; done_with worker");
     fake.run(&["retry"]).exits(1);
     assert!(!began(&fake.last()).contains(&"server/vm".to_owned()));

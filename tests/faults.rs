@@ -90,7 +90,7 @@ fn vagrant_begins_when_no_machine_is_left_half_made() {
 #[test]
 fn libvirtd_restarts_while_p1_works() {
     let fake = Fake::new(BOTH);
-    fake.spec("timeouts: {ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
+    fake.spec("timeouts: {boot: 3s, ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
     // It is gone once, when the network is to be made, and is back for the next try.
     let script = "#!/bin/sh\nhere=$(dirname \"$0\")\ncase \"$*\" in *net-define*)\n\
         [ -e \"$here/restarted\" ] || { : >\"$here/restarted\"\n\
@@ -160,7 +160,8 @@ fn a_machine_that_never_gets_its_address() {
     let pids = fake.hanging();
     let said = running.end().exits(1).says(&[
         "the machine did not answer at 192.168.56.111 within 1s",
-        "console",
+        "No link on eth0",
+        "virsh -c qemu:///system console p1-fake-worker",
         "p1 retry",
     ]);
     println!("bound 1 s, over after {:?}", begun.elapsed());
@@ -169,9 +170,12 @@ fn a_machine_that_never_gets_its_address() {
     }
     assert!(fake.last().passed("server/vm"));
     assert!(began(&fake.last()).contains(&"server/ssh".to_owned()));
-    // It runs now; whether it answers is the next step's question.
-    fake.follow(&said).exits(1);
-    assert!(cause(&fake.last(), "worker/ssh").contains("not reachable over SSH"));
+    // It runs and does not answer: it is switched off and on, once, and waited for once.
+    fake.spec("timeouts: {boot: 1s, ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
+    fake.follow(&said).exits(1).says(&["it is switched off and on"]);
+    assert!(cause(&fake.last(), "worker/ssh").contains("did not answer at 192.168.56.111 within 1s"));
+    let on = fs::read_to_string(fake.at("bin/started")).unwrap();
+    assert_eq!(on.lines().filter(|l| l.ends_with("worker")).count(), 1, "{on}");
     assert_eq!(ups(&fake).len(), 1);
 }
 
@@ -189,7 +193,7 @@ fn vagrants_own_machine_lock_is_held() {
         .says(&["another process is already executing", "Another vagrant works on this machine"]);
     assert!(fake.last().passed("server/vm"));
     // It passes, so it is tried again without being asked.
-    fake.spec("timeouts: {ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
+    fake.spec("timeouts: {boot: 3s, ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
     fake.up(&format!(
         "if [ ! -e $here/tried ]; then : >$here/tried; {locked}; exit 1; fi\nbegin worker; made worker; done_with worker"
     ));
@@ -370,8 +374,8 @@ fn sum(bytes: &[u8]) -> String {
 
 #[test]
 fn downloads_break() {
-    let good = "timeouts: {ssh: 300ms, download: 5s}\nretry: {attempts: 2, backoff: 50ms}\n";
-    let hurry = "timeouts: {ssh: 300ms, download: 1s}\nretry: {attempts: 2, backoff: 50ms}\n";
+    let good = "timeouts: {boot: 3s, ssh: 300ms, download: 5s}\nretry: {attempts: 2, backoff: 50ms}\n";
+    let hurry = "timeouts: {boot: 3s, ssh: 300ms, download: 1s}\nretry: {attempts: 2, backoff: 50ms}\n";
     let mut fake = downloading("/404", &sum(b""), good);
     let right = sum(&fs::read(fake.at("k3s")).unwrap());
     let asked = |fake: &Fake, path: &str| {

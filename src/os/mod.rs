@@ -8,5 +8,6 @@ pub mod lock;
 pub mod many;
 pub mod orphan;
 pub mod process;
+pub mod pty;
 
 pub use cancel::Cancel;

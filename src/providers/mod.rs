@@ -18,8 +18,8 @@ use crate::explain::Explain;
 use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
-pub use owner::{Held, Holdings, Owner};
 pub use libvirt::cache as disk_cache;
+pub use owner::{Held, Holdings, Owner};
 pub use snapshot::{Note, Snapshot};
 
 pub mod libvirt;

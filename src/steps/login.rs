@@ -1,12 +1,15 @@
 //! The node lets p1 in: by the cluster's own key, and by that alone.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::world::{INSECURE, SHORT};
-use super::{Ctx, Definition, View, World};
+use super::{Ctx, Definition, View, World, console};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::plan::{After, Check, Scope, Shape};
+use crate::providers::{Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
 
@@ -24,6 +27,9 @@ pub const STEP: Definition = Definition {
     apply,
 };
 
+/// Whoever answers later than this is listened to on the console too.
+const SLOW: Duration = Duration::from_secs(5);
+
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
     match view.facts(node) {
@@ -35,26 +41,38 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-/// A machine that runs and cannot be reached: a card that lost its address and an sshd that hangs come back
-/// with the next boot; one that takes none of our keys any more does not.
+/// A node that does not let p1 in. One that takes none of our keys any more does not come back with the next boot.
 fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
-    let shut_out = error.shut_out();
+    let (shut_out, silent) = (error.shut_out(), silent(&error));
     let mut trouble = Trouble::from(error);
+    let runs = |machine: Option<Machine>| machine.is_some_and(|m| m.state == State::Running);
+    if silent && world.look_at_machine(node).is_ok_and(runs) {
+        // It was waited for as long as it may take.
+        console::note_unreached(world, node);
+        return console::told(world, node, trouble);
+    }
     let (name, said) = (&node.name, trouble.failure.hint.take().map(|h| h + " ").unwrap_or_default());
     let others = world.cluster.servers().any(|s| s.name != *name);
-    trouble.failure.hint = match (shut_out, trouble.transient) {
+    trouble.failure.hint = match shut_out {
         // With the only server its data would go: that is not for p1 to propose.
-        (true, _) if others => {
+        true if others => {
             trouble.failure.next = vec![format!("p1 destroy {name}"), "p1 up".to_owned()];
             Some(format!("{said}Otherwise `p1 destroy {name}` and `p1 up` make the machine anew."))
-        }
-        (false, true) if trouble.failure.next.is_empty() && world.memory(name).is_some_and(|m| m.joined) => {
-            trouble.failure.next = vec![format!("p1 stop {name}"), "p1 up".to_owned()];
-            Some(format!("{said}If it stays so, `p1 stop {name}` and `p1 up` start the machine anew."))
         }
         _ => Some(said.trim_end().to_owned()).filter(|s| !s.is_empty()),
     };
     trouble
+}
+
+/// Nobody speaks SSH there: a card that lost its address and an sshd that hangs come back with the next boot.
+fn silent(error: &ssh::Error) -> bool {
+    use ssh::Error::{Banner, NoRoute, Refused, Timeout, Unreachable};
+    match error {
+        Unreachable { last, .. } => {
+            matches!(**last, Refused { .. } | NoRoute { .. } | Timeout { .. } | Banner { .. })
+        }
+        _ => false,
+    }
 }
 
 fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
@@ -65,17 +83,25 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
     let public = world.public_key()?;
+    console::switch_off_and_on(ctx)?;
+    let mut kept = None;
+    let begun = Instant::now();
     let reached = world.on(node, |remote| -> Result<(bool, bool), Trouble> {
-        let (mut last, mut told) = (String::new(), std::time::Instant::now());
+        let (mut last, mut told) = (String::new(), Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
+            if kept.is_none() && begun.elapsed() > SLOW {
+                kept = Some(console::keep(world, node, false));
+            }
             let text = without_name(&node.name, &error.to_string()).to_owned();
             // Two reasons may take turns for minutes.
-            if text != last && (last.is_empty() || told.elapsed() > std::time::Duration::from_secs(5)) {
+            if text != last && (last.is_empty() || told.elapsed() > Duration::from_secs(5)) {
                 ctx.control.log(&text);
                 ctx.control.says(text.clone());
-                (last, told) = (text, std::time::Instant::now());
+                (last, told) = (text, Instant::now());
             }
         });
+        // What it said last is on its way.
+        drop(kept.take());
         let session = session.map_err(|error| unreached(world, node, error))?;
         let replaced = session.key() != key;
         ctx.control.log(&format!("logged in by {}", session.key().display()));
@@ -93,7 +119,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     } else {
         "root does not log in; sudo is used"
     });
-    world.remember(&node.name, |m| m.root = root)?;
+    world.remember(&node.name, |m| (m.root, m.unreached) = (root, false))?;
     ctx.control.says("asking the node about itself");
     world.look_at_node(node)?;
     world.write_ssh_config()?;

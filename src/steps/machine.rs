@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, View, Whose, World};
+use super::{Ctx, Definition, View, Whose, World, console};
 use crate::engine::Trouble;
 use crate::explain::Explain;
 use crate::os::cancel::Level;
@@ -148,6 +148,19 @@ pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     answer.map_err(|_| no_address(ctx))
 }
 
+/// Whether the node's SSH server greets within that time.
+pub fn answers(ctx: &Ctx<'_>, bound: Duration) -> bool {
+    let (world, node) = (ctx.world, ctx.node());
+    let mut knock = Knock::default();
+    let looked = wait_for(ctx, Patience::stubborn(bound), || {
+        let endpoint = world.login(node).ok().map(|login| login.endpoint);
+        let address = endpoint.and_then(|e| Some(SocketAddr::new(e.host.parse().ok()?, e.port)));
+        let answers = address.is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
+        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
+    });
+    matches!(looked, Ok(Ok(())))
+}
+
 /// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed
 /// between making it and writing its id down. It is taken away only if it says that it was made
 /// from this folder's Vagrantfile, and p1 noted that it was making it; anybody else's stays, and so does
@@ -257,8 +270,14 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
     let known = world.provider.known_address(&world.cluster, &node.name);
     let mut booting: Option<Instant> = None;
     let mut knock = Knock::default();
+    let mut kept = None;
     loop {
         let heard = world.batch.heard(&node.name, Duration::from_millis(200));
+        // vagrant-libvirt's locales/en.yml `starting_domain`.
+        let starts = heard.says.as_deref().is_some_and(|text| text.starts_with("Starting domain"));
+        if kept.is_none() && (starts || heard.booting) {
+            kept = Some(console::keep(world, node, true));
+        }
         if let Some(text) = heard.says {
             ctx.control.says(text);
         }
@@ -273,6 +292,8 @@ fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
             }
             if since.elapsed() > world.cluster.timeouts.boot {
                 world.batch.give_up(&node.name);
+                // Its last words are on their way.
+                drop(kept);
                 return Err(no_address(ctx));
             }
         }
@@ -301,12 +322,7 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
 fn no_address(ctx: &Ctx<'_>) -> Trouble {
     let (world, node) = (ctx.world, ctx.node());
     let bound = crate::explain::seconds(world.cluster.timeouts.boot);
-    Trouble::new(
-        format!("the machine did not answer at {} within {bound}", node.ip),
-        format!(
-            "Look at its screen or its console log. If it is only slow (no hardware virtualisation?), give it \
-             more time with `timeouts: {{boot: ...}}` in the spec. Machine: {}.",
-            providers::machine_name(&world.cluster.name, &node.name)
-        ),
-    )
+    console::note_unreached(world, node);
+    let cause = format!("the machine did not answer at {} within {bound}", node.ip);
+    console::told(world, node, Trouble::new(cause, ""))
 }

@@ -9,6 +9,7 @@ mod batch;
 #[cfg(test)]
 mod before_tests;
 mod config;
+mod console;
 mod destroy;
 mod drift;
 mod image;

@@ -60,7 +60,7 @@ impl Fake {
         let (before, vars) = (String::new(), Vec::new());
         let fake = Self { dir, path, before, vars, _virtlogd: socket };
         fake.up(up);
-        fake.spec("timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n");
+        fake.spec("timeouts: {boot: 3s, ssh: 500ms}\nretry: {attempts: 1}\n");
         fake
     }
 

@@ -1,0 +1,227 @@
+//! A machine's serial console while it boots, kept in the state folder: of a machine that never gets its address,
+//! it is all that is heard.
+
+use std::collections::VecDeque;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::wait::{Patience, wait_for};
+use super::{World, machine};
+use crate::engine::Trouble;
+use crate::os::pty::Follower;
+use crate::os::{files, process};
+use crate::providers;
+use crate::spec::Node;
+
+/// What virsh says first; the machine's own words come after it.
+const OPENING: &str = "Escape character is";
+/// A console that cannot be had yet is asked for again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// So much is kept, and at most twice as much is on disk: a machine may write without end.
+const KEEP: usize = 128 << 10;
+/// Lines of it in a message, and what of a line.
+const LINES: usize = 10;
+const COLUMNS: usize = 200;
+
+/// Keeps the console of a node's machine until it is dropped; from its start on where the machine is `new`ly
+/// switched on, else after what was kept before. Where the provider has none to be followed, nothing is kept.
+pub fn keep(world: &World, node: &Node, new: bool) -> Option<Follower> {
+    let line = world.provider.console(&world.cluster, &node.name)?;
+    let mut log = Log::open(world.state.console(&node.name), new).ok()?;
+    Some(Follower::start(line, PAUSE, move |part| log.take(part)))
+}
+
+struct Log {
+    path: PathBuf,
+    /// Without what virsh says itself.
+    begun: bool,
+    head: Vec<u8>,
+    last: VecDeque<u8>,
+    written: usize,
+}
+
+impl Log {
+    fn open(path: PathBuf, new: bool) -> Result<Self, files::Error> {
+        files::dir(path.parent().unwrap_or(Path::new(".")))?;
+        let before = if new { Vec::new() } else { fs::read(&path).unwrap_or_default() };
+        files::write(&path, &before, 0o600)?;
+        Ok(Self { path, begun: false, head: Vec::new(), written: before.len(), last: before.into() })
+    }
+
+    /// Whether the machine is heard.
+    fn take(&mut self, part: &[u8]) -> bool {
+        let mut part = part.to_vec();
+        if !self.begun {
+            self.head.extend_from_slice(&part);
+            let text = String::from_utf8_lossy(&self.head);
+            let own = text.find(OPENING).and_then(|at| Some(at + text[at..].find('\n')? + 1));
+            let Some(own) = own else {
+                self.head.truncate(KEEP);
+                return false;
+            };
+            part = text[own..].as_bytes().to_vec();
+            self.begun = true;
+        }
+        self.last.extend(&part);
+        let over = self.last.len().saturating_sub(KEEP);
+        self.last.drain(..over);
+        // What cannot be kept is not worth a failure.
+        if self.written + part.len() > 2 * KEEP {
+            let kept: Vec<u8> = self.last.iter().copied().collect();
+            self.written = kept.len();
+            let _ = files::write(&self.path, &kept, 0o600);
+        } else {
+            self.written += part.len();
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+            let _ = file.and_then(|mut f| f.write_all(&part));
+        }
+        true
+    }
+}
+
+/// The last lines that a machine wrote to its console, as plain text.
+fn last_lines(path: &Path) -> Vec<String> {
+    let text = plain(&fs::read(path).unwrap_or_default());
+    process::tail(&text, LINES)
+}
+
+/// Without what a terminal would do: a machine is not trusted.
+fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let (mut out, mut column, mut chars) = (String::new(), 0, text.chars().peekable());
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' => {
+                out.push('\n');
+                column = 0;
+            }
+            // To the line's begin: what follows is a line of its own.
+            '\r' if column > 0 => {
+                out.push('\n');
+                column = 0;
+            }
+            '\u{1b}' => match chars.next() {
+                // CSI and its end; OSC up to its bell; others have one more character.
+                Some('[') => while chars.next().is_some_and(|c| !('\u{40}'..='\u{7e}').contains(&c)) {},
+                Some(']') => while chars.next().is_some_and(|c| c != '\u{7}') {},
+                _ => {}
+            },
+            c if c.is_control() => {}
+            c => {
+                if column < COLUMNS {
+                    out.push(c);
+                }
+                column += 1;
+            }
+        }
+    }
+    out
+}
+
+/// A trouble with a machine that does not answer: with what its console said last, and how to look further.
+pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
+    let path = world.state.console(&node.name);
+    let lines = last_lines(&path);
+    let name = providers::machine_name(&world.cluster.name, &node.name);
+    let look = world.provider.look_further(&world.cluster, &node.name);
+    let kept = match lines.is_empty() {
+        true => "Its serial console has said nothing.".to_owned(),
+        false => format!("The last lines of its serial console are above, more are in {}.", path.display()),
+    };
+    trouble.failure.hint = Some(format!(
+        "{kept} To look further at the machine {name}: `{look}`. `p1 retry` switches it off and on and goes on. If it is \
+         only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in the spec."
+    ));
+    if !lines.is_empty() {
+        trouble.failure.evidence = lines;
+    }
+    trouble.transient = false;
+    trouble
+}
+
+/// Notes that a machine did not answer for as long as it may take: [`switch_off_and_on`] is for it then.
+pub fn note_unreached(world: &World, node: &Node) {
+    // What cannot be noted costs another wait, no more.
+    let _ = world.remember(&node.name, |memory| memory.unreached = true);
+}
+
+/// A machine that p1 waited for in vain before and that still does not answer is switched off and on, unless
+/// the cluster hears of it: a machine that works is not unplugged for its SSH server.
+pub fn switch_off_and_on(ctx: &super::Ctx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    if !world.memory(&node.name).is_some_and(|m| m.unreached) {
+        return Ok(());
+    }
+    ctx.control.says("looking whether it answers by now");
+    if machine::answers(ctx, LOOK.min(world.cluster.timeouts.ssh)) {
+        return Ok(());
+    }
+    if heard_of(ctx)? {
+        ctx.control.warn("It does not answer over SSH, but the cluster hears of it: it is not switched off.");
+        return Ok(());
+    }
+    let id = world.vagrant.id(&node.name).unwrap_or_default();
+    ctx.control.warn("It was waited for before and does not answer: it is switched off and on.");
+    world.provider.power_off(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    world.forget_node(&node.name);
+    let _console = keep(world, node, true);
+    world.provider.boot(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    machine::wait_for_sshd(ctx)
+}
+
+/// For a machine that was given up to show that it answers by now.
+const LOOK: Duration = Duration::from_secs(10);
+/// A node that no longer reports is taken for Ready for 40 s (kube-controller-manager,
+/// `--node-monitor-grace-period`), or 50 s in newer versions.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Whether the cluster says that the node is Ready, and goes on saying so.
+fn heard_of(ctx: &super::Ctx<'_>) -> Result<bool, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    if !world.seen().kubeconfig {
+        return Ok(false);
+    }
+    let gone = wait_for(ctx, Patience::stubborn(GRACE), || {
+        let ready = world.nodes().is_ok_and(|all| all.iter().any(|n| n.name == node.name && n.ready));
+        Ok(if ready { Err("asking the cluster whether it hears of it".to_owned()) } else { Ok(()) })
+    })?;
+    Ok(gone.is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_writes_is_kept_within_bounds_and_without_virshs_own_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console/worker.log");
+        let mut log = Log::open(path.clone(), true).unwrap();
+        assert!(!log.take(b"Connected to domain 'p1-x-worker'\r\nEscape character"));
+        assert!(log.take(b" is ^] (Ctrl + ])\r\nbooting\r\n"));
+        assert_eq!(fs::read(&path).unwrap(), b"booting\r\n");
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        for _ in 0..1000 {
+            log.take(&line);
+            assert!(fs::metadata(&path).unwrap().len() <= 2 * KEEP as u64);
+        }
+        log.take(b"the end");
+        assert!(fs::read(&path).unwrap().ends_with(b"x\nthe end"));
+        drop(log);
+        // A later look goes on behind it.
+        let mut log = Log::open(path.clone(), false).unwrap();
+        assert!(log.take(b"Escape character is ^]\nlater"));
+        assert!(fs::read(&path).unwrap().ends_with(b"x\nthe endlater"));
+    }
+
+    #[test]
+    fn nothing_that_a_machine_writes_reaches_a_terminal_as_it_is() {
+        let said =
+            b"\x1b[2J\x1b[1;31mred\x1b[0m\x1b]0;title\x07 \x07plain\r\nprogress 1\rprogress 2\r\n\xff\x1b";
+        assert_eq!(plain(said), "red plain\n\nprogress 1\nprogress 2\n\n\u{fffd}");
+        assert_eq!(plain(&b"y".repeat(100_000)).len(), COLUMNS);
+    }
+}
