@@ -311,6 +311,16 @@ impl Board {
         self.lanes.iter().filter(|lane| lane.node.is_some())
     }
 
+    /// The nodes that are there now: not those that went, and did not come back.
+    pub fn remaining(&self) -> usize {
+        self.nodes().filter(|lane| !self.goes(lane)).count()
+    }
+
+    /// True of a node that goes for good: nothing is done there after its machine is gone.
+    pub fn goes(&self, lane: &Lane) -> bool {
+        lane.steps.last().is_some_and(|at| self.steps[*at].info.id.ends_with("/machine"))
+    }
+
     /// Nodes that were to be worked on, and on which nothing was done because of another's failure.
     pub fn untouched(&self) -> Vec<&str> {
         let blocked = |step: &Step| matches!(step.state, State::Over(Outcome::Blocked { .. }));

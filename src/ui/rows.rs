@@ -162,12 +162,9 @@ impl Row<'_> {
                 self.row(left.with(Tone::Dim, &wording::waits(next, *before)), Line::new())
             }
             Doing::Finished => {
-                let last = lane.steps.last().map(|at| self.board.steps[*at].info.id.as_str());
                 let word = match &lane.node {
                     // A node that left, whatever the verb made of the others.
-                    Some(_) if last.is_some_and(|id| id.ends_with("/machine")) => {
-                        wording::node_done("destroy")
-                    }
+                    Some(_) if self.board.goes(lane) => wording::node_done("destroy"),
                     Some(_) => wording::node_done(verb),
                     None => wording::status::DONE,
                 };

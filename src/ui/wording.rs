@@ -153,7 +153,7 @@ pub fn steps_of(counts: &Counts) -> String {
 }
 
 /// What the verb did to the cluster or to the nodes that were named.
-fn achieved(head: &Head, nodes: usize) -> String {
+fn achieved(head: &Head, board: &Board) -> String {
     let (whole, one, many) = match head.verb.as_str() {
         "up" | "start" | "replace" => ("is up", "is up", "are up"),
         "verify" => ("works", "works", "work"),
@@ -168,6 +168,11 @@ fn achieved(head: &Head, nodes: usize) -> String {
         "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),
         _ => ("is done", "is done", "are done"),
     };
+    // What is gone is counted where that was the aim, and nowhere else.
+    let nodes = match head.verb.as_str() {
+        "destroy" => board.nodes().count(),
+        _ => board.remaining(),
+    };
     match head.targets.as_slice() {
         [] => format!("cluster `{}` {whole}: {}", head.cluster, count(nodes, "node")),
         [node] => format!("`{node}` of cluster `{}` {one}", head.cluster),
@@ -179,11 +184,11 @@ fn achieved(head: &Head, nodes: usize) -> String {
 pub fn succeeded(board: &Board, took: Duration) -> String {
     let Some(head) = &board.head else { return format!("done in {}", seconds(took)) };
     if board.counts().done > 0 {
-        return format!("{} in {}", achieved(head, board.nodes().count()), seconds(took));
+        return format!("{} in {}", achieved(head, board), seconds(took));
     }
     let state = match head.verb.as_str() {
         "up" | "upgrade" => format!("cluster `{}` is as the spec says", head.cluster),
-        _ => achieved(head, board.nodes().count()),
+        _ => achieved(head, board),
     };
     format!("nothing to do: {state} ({})", seconds(took))
 }
