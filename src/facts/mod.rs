@@ -26,6 +26,9 @@ pub struct NodeFacts {
     pub machine_id: String,
     /// The node's clock, seconds since 1970.
     pub epoch: i64,
+    /// Seconds by which it was ahead when it was asked, by as much as the time of the answer leaves no doubt.
+    #[serde(default)]
+    pub ahead: i64,
     /// `uname -m`.
     pub arch: String,
     /// The kernel's release.

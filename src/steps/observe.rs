@@ -153,11 +153,8 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
         return false;
     }
     world.note(|seen| {
-        // Its clock was right then; that is not a thing to be remembered.
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let epoch = i64::try_from(now).unwrap_or(i64::MAX);
-        seen.nodes.insert(node.name.clone(), NodeFacts { epoch, ..facts }.into());
+        // How its clock was is not a thing to be remembered.
+        seen.nodes.insert(node.name.clone(), NodeFacts { ahead: 0, ..facts }.into());
         seen.remembered.insert(node.name.clone());
     });
     true

@@ -370,8 +370,11 @@ impl World {
 
     /// Asks a node about itself.
     pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+        let asked = epoch();
         let text = self.script(node, "asking the node about itself", facts::SCRIPT)?;
-        let facts = facts::parse(&text)?;
+        let mut facts = facts::parse(&text)?;
+        // Of this moment: whoever reads it later may have waited for other nodes meanwhile.
+        facts.ahead = ahead(facts.epoch, asked, epoch());
         self.note(|seen| {
             seen.silent.remove(&node.name);
             seen.remembered.remove(&node.name);
@@ -759,6 +762,17 @@ pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
     all
 }
 
+/// This host's clock, seconds since 1970.
+fn epoch() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// By how much a clock is ahead that said `said` at some moment between `from` and `to`.
+fn ahead(said: i64, from: i64, to: i64) -> i64 {
+    said - said.clamp(from, to.max(from))
+}
+
 fn random() -> Result<[u8; 32], Trouble> {
     use crate::os::files::At;
     use std::io::Read;
@@ -800,6 +814,17 @@ mod tests {
         };
         in_turn(3, Instant::now() + bound, || false, lasting, || {}).unwrap_err();
         assert_eq!(asked.get(), 1);
+    }
+
+    /// An answer that takes its time says nothing about the clock.
+    #[test]
+    fn a_clock_is_off_by_what_the_answers_time_does_not_explain() {
+        assert_eq!(ahead(1000, 1000, 1015), 0);
+        assert_eq!(ahead(1014, 1000, 1015), 0);
+        assert_eq!(ahead(1100, 1000, 1015), 85);
+        assert_eq!(ahead(900, 1000, 1015), -100);
+        // This host's own clock was set back meanwhile.
+        assert_eq!(ahead(1000, 1000, 990), 0);
     }
 
     /// Nobody may take a cluster of the stand-in for one of k3s.
