@@ -211,11 +211,14 @@ fn explain(url: &str, path: &str, bound: Duration, error: ureq::Error) -> Error 
 
 fn tls_error(url: String, error: &rustls::Error) -> Error {
     use rustls::CertificateError as C;
+    let mut clock = false;
     let cause = match error {
         rustls::Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            clock = true;
             "its certificate has expired"
         }
         rustls::Error::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            clock = true;
             "its certificate is not valid yet"
         }
         rustls::Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
@@ -232,7 +235,6 @@ fn tls_error(url: String, error: &rustls::Error) -> Error {
         }
         other => return Error::Tls { url, cause: other.to_string(), clock: false },
     };
-    let clock = cause.contains("expired") || cause.contains("not valid yet");
     Error::Tls { url, cause: cause.to_owned(), clock }
 }
 
