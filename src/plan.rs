@@ -62,8 +62,11 @@ pub enum After {
     /// For a step of a worker or of the cluster: that step of the server that leads, which is one that
     /// runs, or else the one that starts first.
     Lead(&'static str),
-    /// For a worker's step: that step of the other servers is over, whatever came of it.
+    /// For a worker's step: that step of the other servers is over, whatever came of it. Passed over in a
+    /// fresh cluster (see [`Basis::fresh`]).
     Behind(&'static str),
+    /// For a node whose k3s runs: that step of all of these is over, whatever came of it.
+    Everywhere(&'static str),
     /// For a server's step: every worker's step of that name.
     Workers(&'static str),
     /// This node's provisioners of that slot (for a step of the cluster: every node's).
@@ -82,7 +85,8 @@ pub enum After {
     /// For a server that goes: the step of that name of every server that is made in the place of those
     /// before it, and needs none of the others gone.
     Heirs(&'static str),
-    /// That step of the nodes whose turn comes before this one's: see [`Standing`].
+    /// That step of the nodes whose turn comes before this one's: see [`Standing`]. In a fresh cluster the next
+    /// server follows when this same step of the one before has passed.
     Turn(&'static str),
     /// The same, only where k3s runs already: what is changed there takes effect by a restart, and the
     /// node is not touched before its turn.
@@ -192,6 +196,9 @@ pub struct Basis<'a> {
     pub digest: &'a dyn Fn(&str, Option<&Node>) -> String,
     /// How a node stands.
     pub stands: &'a dyn Fn(&Node) -> Standing,
+    /// No server has data yet, and none goes: there is nothing to be kept by taking turns, so that nothing
+    /// waits for what k3s waits for itself.
+    pub fresh: bool,
 }
 
 /// Makes a plan.
@@ -219,6 +226,12 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     let looked = steps.iter().map(|(s, n, i)| (basis.look)(&name(s, i), *n)).collect();
     let checks = look_again(&steps, looked);
     let ids: BTreeSet<String> = steps.iter().map(|(s, n, i)| id(&name(s, i), *n)).collect();
+    let due: BTreeSet<String> = steps
+        .iter()
+        .zip(&checks)
+        .filter(|(_, check)| check.may_run())
+        .map(|((s, n, i), _)| id(&name(s, i), *n))
+        .collect();
     // A node is touched by the steps that have to wait for its turn.
     let waits = |s: &Shape| s.after.iter().any(|a| matches!(a, After::Turn(_) | After::Touch(_)));
     let touched: BTreeSet<&str> = steps
@@ -229,13 +242,16 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
         .collect();
     // Who is made in the place of one that goes can be made once it has gone; of two that it takes the
     // name and the address of, the later one counts. Servers come back in the order in which they go,
-    // and none goes before those that need less than it have come: so there is no circle.
+    // and none goes before those that need less than it have come: so there is no circle. One of that name
+    // that a run before has made already is still an heir: those behind it wait for it all the same.
     let heir = |n: &Node| {
         let same = |other: &Node| other.name == n.name || other.ip == n.ip;
-        basis.leaving.iter().rposition(same).filter(|_| (basis.stands)(n) == Standing::New)
+        let again = basis.leaving.iter().any(|l| l.name == n.name);
+        basis.leaving.iter().rposition(same).filter(|_| again || (basis.stands)(n) == Standing::New)
     };
+    let stands = |n: &Node| if heir(n).is_some() { Standing::New } else { (basis.stands)(n) };
     let place = |n: &Node| basis.leaving.iter().position(|l| l.name == n.name).unwrap_or_default();
-    let order = Order::of(cluster, &nodes, basis.stands, &heir, &touched);
+    let order = Order::of(cluster, &nodes, &stands, &heir, &touched);
     let mut plan = Plan::default();
     for ((shape, node, item), check) in steps.iter().zip(checks) {
         let name = name(shape, item);
@@ -271,15 +287,20 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
                 (After::Lead(name), n) if n.is_none_or(|n| n.role == Role::Worker) => {
                     before.push(id(name, Some(order.lead)));
                 }
-                (After::Behind(name), Some(n)) if n.role == Role::Worker => {
+                (After::Behind(name), Some(n)) if n.role == Role::Worker && !basis.fresh => {
                     behind.extend(cluster.servers().map(|s| id(name, Some(s))));
+                }
+                (After::Everywhere(name), Some(n)) if stands(n) == Standing::Runs => {
+                    let runs = nodes.iter().filter(|n| stands(n) == Standing::Runs);
+                    behind.extend(runs.map(|n| id(name, Some(n))).filter(|id| due.contains(id)));
                 }
                 (After::Workers(name), Some(n)) if n.role == Role::Server => {
                     before.extend(cluster.workers().map(|w| id(name, Some(w))));
                 }
                 (After::Servers(name), None) => before.extend(cluster.servers().map(|s| id(name, Some(s)))),
-                (After::Touch(_), Some(n)) if (basis.stands)(n) != Standing::Runs => {}
+                (After::Touch(_), Some(n)) if stands(n) != Standing::Runs => {}
                 (After::Turn(name) | After::Touch(name), Some(n)) => {
+                    let name = if basis.fresh && n.role == Role::Server { shape.name } else { name };
                     let turn = order.before.get(n.name.as_str()).into_iter().flatten();
                     before.extend(turn.map(|other| id(name, Some(other))));
                 }
@@ -566,6 +587,7 @@ pub(crate) mod tests {
                 look,
                 digest: &digest,
                 stands: &|_| Standing::New,
+                fresh: false,
             },
         )
     }
@@ -646,6 +668,7 @@ pub(crate) mod tests {
             look: &|name, _| Check::Needed(name.into()),
             digest: &digest,
             stands: &|_| Standing::New,
+            fresh: false,
         };
         let plan = make(SHAPES, &basis);
         let edges: Vec<String> =
@@ -763,7 +786,8 @@ pub(crate) mod tests {
                 _ => Check::Needed("n".into()),
             };
             let digest = |_: &str, _: Option<&Node>| String::new();
-            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], look: &look, digest: &digest, stands: &stands });
+            let fresh = cluster.servers().all(|s| stands(s) == Standing::New);
+            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], look: &look, digest: &digest, stands: &stands, fresh });
             let mut picks = picks.iter().cycle();
             let failing = |id: &str| {
                 let (node, name) = id.split_once('/').unwrap();
@@ -828,7 +852,15 @@ pub(crate) mod tests {
     ) -> Plan {
         make(
             &up(),
-            &Basis { cluster, targets: &[], leaving: &[], look, digest: &|_, _| String::new(), stands },
+            &Basis {
+                cluster,
+                targets: &[],
+                leaving: &[],
+                look,
+                digest: &|_, _| String::new(),
+                stands,
+                fresh: cluster.servers().all(|s| stands(s) == Standing::New),
+            },
         )
     }
 
@@ -843,8 +875,10 @@ pub(crate) mod tests {
         let needed = |_: &str, _: Option<&Node>| Check::Needed("x".into());
         let plan = up_of(&cluster, &needed, &|_| Standing::New);
         assert_eq!(after(&plan, "server/start"), ["server/stage", "server/config"]);
-        assert_eq!(after(&plan, "server-2/start"), ["server-2/stage", "server-2/config", "server/ready"]);
-        assert_eq!(after(&plan, "server-3/start")[2], "server-2/ready");
+        // A server's API is all that the next one waits for: it may be Ready only when the user's network
+        // is there, which may need them all.
+        assert_eq!(after(&plan, "server-2/start"), ["server-2/stage", "server-2/config", "server/start"]);
+        assert_eq!(after(&plan, "server-3/start"), ["server-3/stage", "server-3/config", "server-2/start"]);
         assert_eq!(after(&plan, "worker-1/start"), ["worker-1/stage", "worker-1/config", "server/start"]);
         assert_eq!(after(&plan, "server-3/stage"), ["server-3/vm"], "files go everywhere at once");
         let ran = run(&plan, &mut |_| 0, &|id| id == "server-3/start");
@@ -852,8 +886,16 @@ pub(crate) mod tests {
             ran.over["worker-2/ready"] && !ran.over["server-3/ready"],
             "a third server keeps no worker away"
         );
-        let behind = |id: &str| ran.began.iter().position(|b| b == id).unwrap();
-        assert!(behind("server-3/start") < behind("worker-1/start"));
+        let began = |id: &str| ran.began.iter().position(|b| b == id).unwrap();
+        assert!(began("worker-1/start") < began("server-3/start"), "nor do workers wait for it");
+        // Where there is data, they do.
+        let plan = up_of(&cluster, &needed, &|n| match n.name.as_str() {
+            "server" => Standing::Runs,
+            _ => Standing::New,
+        });
+        assert_eq!(after(&plan, "server-2/start")[2], "server/ready");
+        let worker = plan.steps.iter().find(|s| s.info.id == "worker-1/start").unwrap();
+        assert!(worker.behind.contains(&"server-3/start".to_owned()), "{:?}", worker.behind);
     }
 
     #[test]

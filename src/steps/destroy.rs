@@ -255,10 +255,14 @@ fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     // One Ruby for all of them, one after the other within: Vagrant's own lock is per machine, ours
     // keeps the steps of one run from starting one each.
+    world.note(|seen| {
+        seen.ends.insert(node.name.clone());
+    });
     let _turn = world.destroying();
     let seen = world.seen();
-    // Vagrant knows of nodes that its file has; whoever has left already may go with this one.
-    let goes = |n: &String| *n == node.name || seen.whole_goes || seen.left.contains(n);
+    // Vagrant knows of nodes that its file has; whoever waits for this turn may go with this one. Not who has left
+    // the cluster: k3s may be just being uninstalled there.
+    let goes = |n: &String| seen.whole_goes || seen.ends.contains(n);
     let known = world.vagrant.ids().into_keys().filter(|n| world.cluster.node(n).is_some());
     let all: Vec<String> = known.filter(|n| goes(n) && seen.leaving.iter().any(|l| l.name == *n)).collect();
     if all.contains(&node.name) && world.state.vagrantfile().is_file() {

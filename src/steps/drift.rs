@@ -349,6 +349,8 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
         let kind = match step.name {
             // Told with the machine.
             "vm" | "resize" | "leave" | "machine" | "uninstall" => continue,
+            // Told with `stage` and `start`.
+            "push" | "launch" => continue,
             "ssh" => Kind::Ssh,
             "autostart" => Kind::Autostart,
             "system" if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,

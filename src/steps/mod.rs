@@ -15,6 +15,7 @@ mod drift;
 mod image;
 mod install;
 mod kubeconfig;
+mod launch;
 mod link;
 mod login;
 mod machine;
@@ -24,6 +25,7 @@ mod network;
 mod observe;
 mod owner;
 mod provision;
+mod push;
 mod quorum;
 mod ready;
 mod resize;
@@ -123,10 +125,12 @@ const UP: &[&Definition] = &[
     &autostart::STEP,
     &login::STEP,
     &system::STEP,
+    &push::STEP,
     &stage::STEP,
     &provision::BEFORE,
     &config::STEP,
     &install::STEP,
+    &launch::STEP,
     &start::STEP,
     &kubeconfig::STEP,
     &ready::STEP,
@@ -148,6 +152,7 @@ pub const VERBS: &[Verb] = &[
             &link::STEP,
             &login::STEP,
             &system::STEP,
+            &push::STEP,
             &stage::STEP,
             &config::STEP,
             &install::STEP,
@@ -287,7 +292,10 @@ impl Verb {
             "restore" => plan::Standing::New,
             _ => view.standing(node),
         };
-        let basis = Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands };
+        // A restore takes its turns: its first server has data.
+        let fresh = self.boots() && view.is_fresh(leaving);
+        let basis =
+            Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands, fresh };
         plan::make(&shapes, &basis)
     }
 }
@@ -414,5 +422,103 @@ mod tests {
         after("worker-1/install", "worker-1/provision-early");
         after("worker-1/provision-late", "worker-1/ready");
         assert!(!plan.steps.iter().any(|s| s.info.id.starts_with("server/provision")));
+    }
+
+    /// Everything that a step waits for, directly or not.
+    fn waits_for(plan: &Plan, id: &str) -> std::collections::BTreeSet<String> {
+        let (mut all, mut open) = (std::collections::BTreeSet::new(), vec![id.to_owned()]);
+        while let Some(id) = open.pop() {
+            let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
+            let before = step.info.after.iter().chain(&step.behind).cloned();
+            open.extend(before.filter(|b| all.insert(b.clone())));
+        }
+        all
+    }
+
+    /// A server that has been part of a cluster, its k3s at work.
+    fn serving() -> Arc<crate::facts::NodeFacts> {
+        let mut facts = crate::facts::NodeFacts { datastore: Some("etcd".into()), ..Default::default() };
+        let unit = crate::facts::Unit { loaded: true, active: "active".into(), ..Default::default() };
+        facts.units.extend([("k3s".to_owned(), unit.clone()), ("k3s-agent".to_owned(), unit)]);
+        facts.node_password = true;
+        facts.into()
+    }
+
+    #[test]
+    fn in_a_fresh_cluster_nothing_waits_for_what_k3s_waits_for_itself() {
+        let cluster = plan::tests::sized(3, 2);
+        let up = Verb::find("up").unwrap();
+        let plan = up.plan(&View::new(&cluster, &Seen::default()), &[]);
+        for worker in ["worker-1", "worker-2"] {
+            let launch = format!("{worker}/launch");
+            assert!(plan.steps.iter().any(|s| s.info.id == launch && s.check.may_run()), "{plan:?}");
+            let before = waits_for(&plan, &launch);
+            assert!(before.contains(&format!("{worker}/install")));
+            let of_server = |b: &String| b.starts_with("server") && !b.ends_with("/resize");
+            assert!(!before.iter().any(|b| of_server(b) || b == "cluster/kubeconfig"), "{before:?}");
+            // It is judged when there is an API, and by no other server's start.
+            let start = waits_for(&plan, &format!("{worker}/start"));
+            assert!(start.contains("server/start") && start.contains(&launch), "{start:?}");
+            assert!(!start.contains("server-2/start") && !start.contains("server/ready"), "{start:?}");
+        }
+        let before = waits_for(&plan, "server-2/launch");
+        assert!(before.contains("server-2/install") && !before.contains("server/start"), "{before:?}");
+        let before = waits_for(&plan, "server-3/start");
+        assert!(before.contains("server-2/start") && !before.contains("server/ready"), "{before:?}");
+
+        // Where a server has data, or its machines go, or the data may be elsewhere, each has its turn.
+        let mut seen = Seen::default();
+        seen.nodes.insert("server-2".into(), serving());
+        let launched = |cluster: &Cluster, seen: &Seen, leaving: &[Node]| {
+            let seen = Seen { leaving: leaving.to_vec(), ..seen.clone() };
+            up.plan(&View::new(cluster, &seen), &[]).nodes_for("launch")
+        };
+        assert_eq!(launched(&cluster, &seen, &[]), [""; 0]);
+        let none = Seen::default();
+        assert_eq!(launched(&cluster, &none, &cluster.nodes[..1]), [""; 0]);
+        assert_eq!(launched(&cluster, &none, &[]).len(), 4);
+        let mut outside = cluster.clone();
+        outside.nodes[0].config.insert("datastore-endpoint".into(), "mysql://x".into());
+        assert_eq!(launched(&outside, &none, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_next_k3s_is_everywhere_before_the_first_turn() {
+        let cluster = plan::tests::sized(3, 2);
+        let mut seen = Seen::default();
+        seen.nodes.extend(cluster.nodes.iter().map(|n| (n.name.clone(), serving())));
+        for verb in ["up", "upgrade"] {
+            let verb = Verb::find(verb).unwrap();
+            let plan = verb.plan(&View::new(&cluster, &seen), &[]);
+            let stage = plan.steps.iter().find(|s| s.info.id == "server/stage").unwrap();
+            let pushes: Vec<String> = cluster.nodes.iter().map(|n| format!("{}/push", n.name)).collect();
+            assert!(pushes[1..].iter().all(|p| stage.behind.contains(p)), "{:?}", stage.behind);
+            assert!(stage.info.after.contains(&pushes[0]));
+            for push in pushes {
+                let before = waits_for(&plan, &push);
+                assert!(!before.iter().any(|b| b.ends_with("/stage") || b.ends_with("/ready")), "{before:?}");
+            }
+        }
+    }
+
+    /// One that a run before has made already: those whose turn comes after it wait for it all the same.
+    #[test]
+    fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
+        let cluster = plan::tests::sized(3, 0);
+        let mut seen = Seen { kubeconfig: true, leaving: vec![cluster.nodes[2].clone()], ..Seen::default() };
+        for server in &cluster.nodes[..2] {
+            seen.nodes.insert(server.name.clone(), serving());
+        }
+        let view = View::new(&cluster, &seen);
+        let verb = Verb::find("replace").unwrap();
+        let passed = |name: &str, node: Option<&Node>| match node.map_or("", |n| n.name.as_str()) {
+            "server" => Check::Done("done in the run before".into()),
+            "server-2" if name != "ready" => Check::Done("done in the run before".into()),
+            _ => Check::Unknown("outstanding".into()),
+        };
+        let plan = verb.plan_with(&view, &[], &cluster.nodes, &passed);
+        let before = waits_for(&plan, "server-3/leave");
+        assert!(before.contains("server-2/ready"), "{before:?}");
+        assert!(waits_for(&plan, "server-3/start").contains("server-3/machine"));
     }
 }

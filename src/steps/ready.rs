@@ -97,7 +97,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let mut uncordoned = false;
     let mut looked = Instant::now();
     let mut before = world.seen().started.contains_key(&node.name).then_some(0);
-    let found = wait_for(ctx, Patience::of(bound), || {
+    // Each answer costs the server that gives it; under emulation that is the one that others wait for.
+    let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
+    let found = wait_for(ctx, patience, || {
         // systemd takes a unit for started as soon as its API answers; the kubelet may end k3s right after.
         if looked.elapsed() > LOOK {
             looked = Instant::now();

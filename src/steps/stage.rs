@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View, Wanted};
+use super::{Ctx, Definition, View, Wanted, push};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::quote;
@@ -22,6 +22,8 @@ pub const STEP: Definition = Definition {
         scope: Scope::Nodes,
         after: &[
             After::Node("system"),
+            After::Kept("push"),
+            After::Everywhere("push"),
             After::Cluster("artifacts"),
             After::Cluster("save"),
             After::Touch("ready"),
@@ -73,19 +75,16 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         if noted.get(&file.path) == Some(&file.sha256) {
             continue;
         }
-        let name = file.path.rsplit('/').next().unwrap_or_default();
         // A box may bring k3s along, without p1's note of it.
         if !bare && world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
             continue;
         }
-        let upload = Upload {
-            source: Source::File(&file.source),
-            dest: &file.path,
-            mode: file.mode,
-            sha256: Some(&file.sha256),
-        };
-        let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(file.len));
-        world.on(node, |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
+        let next = push::place(&file.path);
+        if !bare && world.on(node, |r| r.sha256(&next, SHORT))?.as_ref() == Some(&file.sha256) {
+            world.script(node, "putting k3s in its place", &moving(&next, &file.path))?;
+            continue;
+        }
+        transfer(ctx, file, &file.path)?;
         pushed += file.len;
     }
     world.script(node, "noting what was pushed", &note(&wanted))?;
@@ -94,10 +93,31 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             facts.staged = wanted.iter().map(|w| (w.path.clone(), w.sha256.clone())).collect();
         }
     });
-    Ok(Some(match pushed {
+    Ok(Some(told(pushed)))
+}
+
+/// How much went over.
+pub fn told(pushed: u64) -> String {
+    match pushed {
         0 => "all there".to_owned(),
         bytes => format!("pushed {:.1} MB", bytes as f64 / 1e6),
-    }))
+    }
+}
+
+/// One file onto the node, to this path.
+pub fn transfer(ctx: &Ctx<'_>, file: &Wanted, dest: &str) -> Result<(), Trouble> {
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    let source = Source::File(&file.source);
+    let upload = Upload { source, dest, mode: file.mode, sha256: Some(&file.sha256) };
+    let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(file.len));
+    ctx.world.on(ctx.node(), |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
+    Ok(())
+}
+
+/// Into its place at once and whole, also from another file system.
+fn moving(from: &str, to: &str) -> String {
+    let (from, to, part) = (quote(from), quote(to), quote(&format!("{to}.p1-next")));
+    format!("set -e\nmkdir -p \"$(dirname {to})\"\nmv -f {from} {part}\nmv -f {part} {to}\n")
 }
 
 /// Notes the files with size and time, so that the next look need not hash them, makes them what
@@ -113,7 +133,8 @@ fn note(wanted: &[Wanted]) -> String {
     script.push_str(
         "if [ -f /var/lib/p1/files ]; then\n  while read -r _ _ _ path; do\n    case $path in\n      \
          /var/lib/rancher/k3s/agent/images/*) grep -qF \" $path\" /var/lib/p1/files.new || rm -f \"$path\" ;;\n    \
-         esac\n  done < /var/lib/p1/files\nfi\nmv /var/lib/p1/files.new /var/lib/p1/files\n",
+         esac\n  done < /var/lib/p1/files\nfi\nmv /var/lib/p1/files.new /var/lib/p1/files\n\
+         rm -rf /var/lib/p1/next\n",
     );
     script
 }

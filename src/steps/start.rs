@@ -27,6 +27,7 @@ pub const STEP: Definition = Definition {
         title: "start k3s",
         scope: Scope::Nodes,
         after: &[
+            After::Kept("launch"),
             After::Node("install"),
             After::Node("config"),
             After::Node("system"),
@@ -100,27 +101,25 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let unit = node.role.unit();
     let seen = world.seen();
     let digest = config::digest(&View::new(&world.cluster, &seen), node, &facts, &tokens);
-    if !facts.node_password {
-        forget_former_node(ctx)?;
-    }
-    if world.cluster.rollout.drain && facts.unit(unit).active == "active" {
-        drain(ctx)?;
-    }
-    // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
-    let script = format!(
-        "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
-         {}systemctl restart --no-block {unit}\n",
-        tell_since(unit)
-    );
-    let since = Since::read(&world.script(node, "starting k3s", &script)?);
-    world.note(|seen| {
-        seen.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
-    });
+    let launched = seen.launched.get(&node.name);
+    let since = match launched {
+        // It has been waiting for the server since; what the cluster knows of the node by now is this machine.
+        Some(since) => since.clone(),
+        None => {
+            if !facts.node_password {
+                forget_former_node(ctx)?;
+            }
+            if world.cluster.rollout.drain && facts.unit(unit).active == "active" {
+                drain(ctx)?;
+            }
+            begin(ctx)?
+        }
+    };
     let bound = match node.role {
         Role::Server => world.cluster.timeouts.server_ready,
         Role::Worker => world.cluster.timeouts.node_ready,
     };
-    follow(ctx, &since, bound)?;
+    follow(ctx, &since, bound, launched.is_some())?;
     let mut note = install::stamp("start", &digest);
     if !facts.node_password {
         // It has registered with them.
@@ -134,18 +133,39 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         if let Some(api) = &mut seen.api {
             api.remove(&node.name);
         }
+        seen.launched.remove(&node.name);
     });
     Ok(None)
 }
 
-/// How often the unit's state is asked for, and its journal, while it starts: every question takes
-/// time from the start itself, most of all under emulation.
-const STATE: Duration = Duration::from_secs(2);
+/// Has systemd start k3s, and does not wait for it. The moment, by the node's clock.
+pub fn begin(ctx: &Ctx<'_>) -> Result<Since, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let unit = node.role.unit();
+    // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
+    let script = format!(
+        "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
+         {}systemctl restart --no-block {unit}\n",
+        tell_since(unit)
+    );
+    let since = Since::read(&world.script(node, "starting k3s", &script)?);
+    world.note(|seen| {
+        seen.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
+    });
+    Ok(since)
+}
+
+/// How often the unit's state is asked for at most, and its journal, while it starts: every question takes
+/// time from the start itself, most of all under emulation, where one costs a fifth of a second. So the longer
+/// it takes, the longer the next question waits.
+const STATE: Duration = Duration::from_secs(4);
 const JOURNAL: Duration = Duration::from_secs(10);
 
-/// Looks on until the unit is active.
-fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> {
+/// Looks on until the unit is active. `launched`: it was started before there was a server, so that ends
+/// from before this look are not held against it.
+fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration, launched: bool) -> Result<(), Trouble> {
     let node = ctx.node();
+    let mut restarted = (!launched).then_some(0);
     let start = Instant::now();
     let (mut state_at, mut journal_at) = (Instant::now(), Instant::now());
     let mut before: Option<String> = None;
@@ -156,7 +176,7 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> 
     ctx.control.says(waits);
     let mut pause = Duration::from_millis(250);
     loop {
-        // A server's port is looked at from here, which costs the node nothing; before it opens the
+        // A server's port is looked at from here, which costs the node next to nothing; before it opens the
         // unit cannot be active.
         let open = node.role == Role::Worker || listens(node, Duration::from_millis(250));
         let late = start.elapsed() > bound;
@@ -176,7 +196,7 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> 
             if is.active {
                 return Ok(());
             }
-            let gave_up = is.gave_up(0);
+            let gave_up = is.gave_up(*restarted.get_or_insert(is.restarts));
             if gave_up || late || journal_at.elapsed() > JOURNAL {
                 journal_at = Instant::now();
                 let lines = journal(ctx, since, if is.restarts > 0 { MANY } else { FEW }, is.restarts > 0)?;
@@ -199,7 +219,10 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration) -> Result<(), Trouble> 
         if ctx.control.cancel().sleep(pause, Level::Stop) {
             return Err(Trouble::interrupted());
         }
-        pause = (pause * 3 / 2).min(Duration::from_secs(1));
+        // The last look does not come later than the bound.
+        pause = (pause * 3 / 2)
+            .min(STATE)
+            .min((bound.saturating_sub(start.elapsed())).max(Duration::from_millis(250)));
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::drift::Drift;
 use super::manifests::Apps;
+use super::unit::Since;
 use crate::api::NodeStatus;
 use crate::event::Failure;
 use crate::facts::{NodeFacts, Unit};
@@ -64,6 +65,9 @@ pub struct Seen {
     pub versions: BTreeMap<String, String>,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
+    /// By node: since when its k3s, which was started in this run before there was a server, counts; it is still to
+    /// be judged.
+    pub launched: BTreeMap<String, Since>,
     /// By provisioner: what it is made from, or why its files cannot be read.
     pub provision: BTreeMap<String, Result<MadeFrom, String>>,
     /// By node: what its present machine was made from and for, as far as it is remembered.
@@ -82,6 +86,8 @@ pub struct Seen {
     pub leaving: Vec<Node>,
     /// By name: nodes that are out of the cluster, so that their machines may go.
     pub left: Vec<String>,
+    /// Nodes with whose machines nothing is left to do but to destroy them.
+    pub ends: BTreeSet<String>,
     /// No machine of the cluster stays or comes back.
     pub whole_goes: bool,
     /// The verb is for the whole cluster.
@@ -182,7 +188,7 @@ impl<'a> View<'a> {
     }
 
     /// The same of the machine that is there now, be it about to go or not.
-    fn stands_now(&self, node: &Node) -> Standing {
+    pub(super) fn stands_now(&self, node: &Node) -> Standing {
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
@@ -200,6 +206,14 @@ impl<'a> View<'a> {
             State::Running => Standing::Runs,
             _ => Standing::Down,
         }
+    }
+
+    /// No server has data yet, none goes, and there is no datastore of the spec's: what joins is unknown to the
+    /// cluster, so nothing of its former life has to be taken out of it first.
+    pub fn is_fresh(&self, leaving: &[Node]) -> bool {
+        let new =
+            |s: &Node| self.stands_now(s) == Standing::New && !s.config.contains_key("datastore-endpoint");
+        self.cluster.servers().all(new) && !leaving.iter().any(|n| n.role == Role::Server)
     }
 
     /// How the node begins, or began: what its configuration says stays as long as it is good for

@@ -77,9 +77,14 @@ fn three_servers_bear_the_loss_of_the_first() {
         let is = |k: &Kind| matches!(k, Kind::StepStarted { step: s, .. } if s == step);
         record.events.iter().position(|e| is(&e.kind)).unwrap()
     };
-    assert!(finished("server-1/ready") < started("server-2/start"));
-    assert!(finished("server-2/ready") < started("server-3/start"));
-    assert!(finished("server-3/start") < started("worker-1/start"));
+    assert!(finished("server-1/start") < started("server-2/start"));
+    assert!(finished("server-2/start") < started("server-3/start"));
+    // Workers wait for the server by themselves, and are judged when it is up.
+    for worker in ["worker-1", "worker-2"] {
+        assert!(finished(&format!("{worker}/launch")) < finished("server-1/start"), "{worker}");
+        assert!(finished("server-1/start") < started(&format!("{worker}/start")), "{worker}");
+    }
+    assert!(finished("server-3/launch") < started("server-3/start"), "unpacked before its turn");
     assert!(
         started("worker-3/install".replace('3', "2").as_str()) < finished("server-1/ready"),
         "installed meanwhile"
@@ -342,6 +347,14 @@ fn an_upgrade_that_was_killed_is_finished_by_retry() {
     assert!(
         record.passed("cluster/save") && record.passed("server-1/ready") && !record.passed("server-2/ready")
     );
+    // Everywhere before the first one's turn, which is a rename then.
+    let at = |wanted: &dyn Fn(&Kind) -> bool| record.events.iter().rposition(|e| wanted(&e.kind));
+    let pushed = at(&|k| matches!(k, Kind::StepFinished { step, .. } if step.ends_with("/push")));
+    let touched = |k: &Kind| matches!(k, Kind::StepStarted { step, .. } if step.ends_with("/stage"));
+    assert!(pushed.unwrap() < record.events.iter().position(|e| touched(&e.kind)).unwrap());
+    assert_eq!(began(&record).iter().filter(|s| s.ends_with("/push")).count(), 6);
+    let staged = Outcome::Done { detail: Some("all there".to_owned()) };
+    assert_eq!(record.outcomes["server-1/stage"], staged);
     let Outcome::Done { detail: Some(saved) } = &record.outcomes["cluster/save"] else { panic!("not saved") };
     let (name, server) =
         saved.strip_prefix("etcd snapshot `").and_then(|s| s.split_once("` on ")).expect(saved);
@@ -349,6 +362,8 @@ fn an_upgrade_that_was_killed_is_finished_by_retry() {
 
     sim.p1(&["retry"]).exits(0).says(&["is upgraded"]);
     assert_eq!(versions(&sim), vec![new; 6]);
+    assert_eq!(sim.last().outcomes["worker-3/stage"], staged);
+    assert_eq!(sim.node("worker-3").sh("ls -d /var/lib/p1/next 2>/dev/null || echo gone").trim(), "gone");
     in_turn(&sim.last(), 2);
     assert!(!restarted(&sim.last()).contains(&"server-1".to_owned()));
     // The channel stays where it was; the cluster stays where it is.
@@ -358,6 +373,10 @@ fn an_upgrade_that_was_killed_is_finished_by_retry() {
     sim.p1(&["up"]).exits(1).says(&["do not go back"]);
     sim.p1(&["upgrade", "--to", far]).exits(2).says(&[&format!("the spec says `version: {old}`")]);
     sim.spec(&spec(3, 3, &format!("k3s: {{version: {far}}}\n")));
+    // A plan for one node says what `up` for that node says.
+    for verb in ["plan", "up"] {
+        sim.p1(&[verb, "worker-1"]).exits(1).says(&["`worker-1` would run", "No worker may be newer"]);
+    }
     sim.p1(&["plan"]).exits(10);
     sim.p1(&["up"]).exits(0);
     assert_eq!(versions(&sim), vec![far; 6]);

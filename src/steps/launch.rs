@@ -1,0 +1,77 @@
+//! In a fresh cluster: what a node can do before its turn to start comes.
+//!
+//! A worker's k3s is started as soon as it is installed. Its agent waits for the server by itself and for ever
+//! (`pkg/agent/run.go`, `pkg/agent/config`), so that the time that its start takes passes while the server starts.
+//! Whether it came up is judged by `start`, when the server's API is there. A server that joins ends when there is
+//! nobody to join, so it only unpacks the binary.
+
+use super::view::holds;
+use super::{Ctx, Definition, View, start};
+use crate::engine::Trouble;
+use crate::k3s;
+use crate::os::process::quote;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Node, Role};
+use crate::ssh::Bound;
+use std::time::Duration;
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "launch",
+        title: "begin to start k3s",
+        scope: Scope::Nodes,
+        after: &[After::Node("install"), After::Node("config"), After::Node("system")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs: |cluster, node| (start::STEP.inputs)(cluster, node),
+    apply,
+};
+
+/// Some 200 MB come out of the binary; under emulation that is a matter of a minute at worst.
+const UNPACK: Duration = Duration::from_secs(120);
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    let first = view.cluster.first_server();
+    if node.name == first.name {
+        return Check::Done("it is the one that others wait for".into());
+    }
+    let doomed = &view.seen.doomed;
+    if !view.is_fresh(&view.seen.leaving) || !(doomed.is_empty() || doomed.contains(&first.name)) {
+        return Check::Done("it is started in its turn".into());
+    }
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    if facts.node_password {
+        return Check::Done("it is started in its turn".into());
+    }
+    holds(
+        "",
+        Some(match node.role {
+            Role::Worker => "it waits for its server by itself".to_owned(),
+            Role::Server => "it joins in its turn".to_owned(),
+        }),
+    )
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    if node.role == Role::Worker {
+        let since = start::begin(ctx)?;
+        world.note(|seen| {
+            seen.launched.insert(node.name.clone(), since);
+        });
+        return Ok(Some("it waits for the server".to_owned()));
+    }
+    // Any of the programs inside makes it unpack (`cmd/k3s/main.go`, `stageAndRun`). What comes of it is no
+    // matter: the start does it again where it is missing.
+    let script = format!("{} ctr --version 2>&1 || :\n", quote(&format!("{}/k3s", k3s::BIN_DIR)));
+    let bound = Bound::new(UNPACK, UNPACK);
+    let mut log = |line: &str| ctx.control.log(line);
+    world.on(node, |r| r.script("unpacking k3s", &script, true, bound, &mut log))?;
+    Ok(Some("unpacked".to_owned()))
+}

@@ -1,0 +1,61 @@
+//! Before k3s becomes another one where it runs, its files are on every node, beside those that are in use: then
+//! a turn is a rename and a restart, and a node that cannot be reached shows before the first is touched.
+
+use super::stage::{self, transfer};
+use super::world::SHORT;
+use super::{Ctx, Definition, View};
+use crate::engine::Trouble;
+use crate::plan::{After, Check, Scope, Shape, Standing};
+use crate::spec::Node;
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "push",
+        title: "push the next k3s",
+        scope: Scope::Nodes,
+        after: &[After::Node("system"), After::Cluster("artifacts")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs: stage::STEP.inputs,
+    apply,
+};
+
+/// Where the files lie until the node's turn.
+const DIR: &str = "/var/lib/p1/next";
+
+/// A file's place until then.
+pub fn place(path: &str) -> String {
+    format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
+}
+
+fn check(view: &View<'_>, node: Option<&Node>) -> Check {
+    let Some(node) = node else { return Check::Done(String::new()) };
+    if view.standing(node) != Standing::Runs {
+        return Check::Done("its files go to their places at once".into());
+    }
+    (stage::STEP.check)(view, Some(node))
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node());
+    let files = world.files(&mut |_| {}, &mut |_| {})?;
+    let facts = world.facts(node)?;
+    let mut pushed = 0;
+    for file in super::world::wanted(&files) {
+        if facts.staged.get(&file.path) == Some(&file.sha256) {
+            continue;
+        }
+        let next = place(&file.path);
+        // In its place without p1's note, or pushed by a run that ended before the node's turn.
+        let is =
+            |path: &str| world.on(node, |r| r.sha256(path, SHORT)).map(|s| s.as_ref() == Some(&file.sha256));
+        if is(&file.path)? || is(&next)? {
+            continue;
+        }
+        transfer(ctx, &file, &next)?;
+        pushed += file.len;
+    }
+    Ok(Some(stage::told(pushed)))
+}
