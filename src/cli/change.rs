@@ -4,92 +4,51 @@ use std::fmt::Write;
 
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::run::Job;
 use crate::explain::printable;
 use crate::plan::{Check, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Drift, Mend, View, World, changes, leaver, lost_with, may_leave, members_seen, to_mend};
+use crate::steps::{Decision, Drift, Mend, Refused, View, World, changes, leaver};
 
-/// The differences that `up` would find, and the machines that would go for them after a yes.
-pub fn look(world: &World, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
+/// The differences that `up` would find.
+pub fn look(world: &World, targets: &[String]) -> Vec<Drift> {
     let seen = world.seen();
-    let (mut all, leaving) = changes(&View::new(&world.cluster, &seen), targets);
+    told(world, changes(&View::new(&world.cluster, &seen), targets).0)
+}
+
+/// As they may be shown: a node's words may be among them.
+pub fn told(world: &World, mut all: Vec<Drift>) -> Vec<Drift> {
     for drift in &mut all {
-        // A node's words may be among them.
         drift.what = printable(&world.redactor.text(&drift.what)).into_owned();
     }
-    (all, leaving)
+    all
 }
 
-/// The machines that go in this run. `up` and `replace` take only what was named or agreed to; if that is
-/// missing, nothing is begun.
-pub fn leaving(context: &Context, world: &World, job: &Job, replace: &[String]) -> Result<Vec<Node>, Fail> {
-    let seen = world.seen();
-    let view = View::new(&world.cluster, &seen);
-    let known = |names: &[String]| names.iter().filter_map(|n| leaver(&view, n)).collect::<Vec<Node>>();
-    if job.verb.name == "destroy" {
-        if !seen.whole {
-            return Ok(known(&job.targets));
-        }
-        let all = world.cluster.nodes.iter().chain(&seen.former).map(|n| n.name.clone());
-        return Ok(known(&all.collect::<Vec<_>>()));
+/// A run that must not be begun is not; one that takes data away only after a yes.
+pub fn must_be_agreed(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    replace: &[String],
+) -> Result<(), Fail> {
+    if let Some(refused) = &decision.refused {
+        return Err(refused.clone().into());
     }
-    if !matches!(job.verb.name, "up" | "replace") {
-        return Ok(Vec::new());
+    if decision.losses.is_empty() {
+        return Ok(());
     }
-    let (all, _) = look(world, &job.targets);
-    if let Some(anew) = all.iter().find(|d| d.mend == Mend::Anew) {
-        return Err(Fail::new(
-            code::USAGE,
-            format!("this needs the whole cluster to be made anew: {}", anew.what),
-            format!(
-                "`p1 destroy` removes it with its data; then `p1 up` makes it as the spec says now. Lost: {}.",
-                anew.lost.as_deref().unwrap_or("nothing")
-            ),
-        ));
-    }
-    let unnamed = |d: &&Drift| d.destroys() && !d.node.as_ref().is_some_and(|n| replace.contains(n));
-    let mut lines: Vec<String> = all.iter().filter(unnamed).map(ToString::to_string).collect();
-    let unnamed = |mend| to_mend(&all, mend).into_iter().filter(|n| !replace.contains(n)).collect::<Vec<_>>();
-    let (removed, replaced) = (unnamed(Mend::Remove), unnamed(Mend::Replace));
-    let asked = job.verb.name == "replace";
-    for name in replace {
-        let Some(node) = leaver(&view, name) else { continue };
-        let lost = lost_with(&view, &node);
-        // Naming it is agreeing to what is its own, not to the end of the cluster.
-        if asked || lost.contains("all data") {
-            lines.push(format!("{name}: its machine is made anew; lost: {lost}"));
-        }
-    }
-    let mut leaving = known(&removed);
-    let in_order = world.cluster.nodes.iter().map(|n| &n.name);
-    let again: Vec<String> =
-        in_order.filter(|n| replace.contains(n) || replaced.contains(n)).cloned().collect();
-    leaving.extend(known(&again));
-    must_be_allowed(&view, &leaving)?;
-    if !lines.is_empty() {
-        agree(context, &lines, &removed, &replaced, replace)?;
-    }
-    Ok(leaving)
+    let shown = |line: &String| printable(&world.redactor.text(line)).into_owned();
+    let losses: Vec<String> = decision.losses.iter().map(shown).collect();
+    agree(context, &losses, &decision.removed, &decision.replaced, replace)
 }
 
-/// What would leave etcd without a majority is refused, not asked.
-fn must_be_allowed(view: &View<'_>, leaving: &[Node]) -> Result<(), Fail> {
-    let Some(mut api) = members_seen(view.seen) else { return Ok(()) };
-    for node in leaving {
-        may_leave(&api, &node.name).map_err(|why| {
-            Fail::new(
-                code::USAGE,
-                format!("`{}` must not leave the cluster now: {why}", node.name),
-                "Without a majority etcd takes no more writes. Bring the other servers back first (`p1 status`).",
-            )
-        })?;
-        if view.cluster.node(&node.name).is_none() {
-            api.remove(&node.name);
+impl From<Refused> for Fail {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Asked(trouble) => Self { code: code::USAGE, ..trouble.into() },
+            Refused::There(trouble) => trouble.into(),
         }
     }
-    Ok(())
 }
 
 fn agree(
@@ -173,7 +132,7 @@ pub fn neighbours(world: &World) -> Option<String> {
 
 /// How a plan's notes are shown: what is more than steps can say.
 pub fn worth_saying(all: &[Drift]) -> impl Iterator<Item = &Drift> {
-    all.iter().filter(|d| d.destroys() || d.mend == Mend::Note || d.then.contains("shut down"))
+    all.iter().filter(|d| d.destroys() || d.mend == Mend::Note || d.shuts_down)
 }
 
 /// True if a plan does anything.

@@ -4,7 +4,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
-use crate::steps::Verb;
+use crate::steps::{Loss, Verb, View, World, worst};
 
 /// Removes machines, and with all of them everything of the cluster.
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
@@ -37,6 +37,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         true => cluster.nodes.iter().map(|n| n.name.as_str()).collect(),
         false => targets.iter().map(String::as_str).collect(),
     };
+    let named = targets.clone();
     let question = match whole {
         true => format!(
             "This destroys the cluster `{}` with its data: {}. Go on?",
@@ -48,6 +49,18 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             format!("This destroys {} with {whose} data. Go on?", names.join(", "))
         }
     };
+    let ask = |world: &World| {
+        let lost = worst(&View::new(&world.cluster, &world.seen()), &named);
+        match lost {
+            // Those that stay have none of it.
+            Loss::Cluster if !whole => context.agree(&format!(
+                "With {} goes all data of the cluster `{}`: no server that has it stays. {question}",
+                named.join(", "),
+                world.cluster.name
+            )),
+            _ => context.agree(&question),
+        }
+    };
     let job = Job {
         verb: Verb::find("destroy").expect("a verb"),
         targets,
@@ -55,6 +68,6 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         retry_of: None,
         deep: false,
     };
-    let report = run::run(context, cluster, job, &|_, _| context.agree(&question))?;
+    let report = run::run(context, cluster, job, &|world, _| ask(world))?;
     run::verdict(&report)
 }

@@ -9,7 +9,7 @@ use super::fail::{Fail, code};
 use super::{here, print, run};
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Claims, Depth, Verb, View, observe, refusal};
+use crate::steps::{Claims, Decision, Depth, Intent, Verb, decide, observe};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.
@@ -25,13 +25,11 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
         return Err(run::contested(&world, &claims, verb.name, &targets));
     }
     world.note(|seen| seen.differs.extend(claims.drift()));
-    observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
-    let (drift, leaving) = change::look(&world, &targets);
-    // As after a yes.
-    world.note(|seen| seen.leaving = leaving);
-    let seen = world.seen();
-    let view = View::new(&world.cluster, &seen);
-    let plan = verb.plan(&view, &targets).map_texts(&|text| context.shown(&text));
+    let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
+    let intent = Intent { verb, targets: &targets, replace: &[] };
+    let Decision { plan, drift, refused, .. } = decide(&world.cluster, &seen, &intent);
+    let drift = change::told(&world, drift);
+    let plan = plan.map_texts(&|text| context.shown(&text));
     here::must_fit(context, &plan)?;
     let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {
@@ -71,8 +69,8 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);
         }
     }
-    if let Some(trouble) = refusal(&view) {
-        return Err(trouble.into());
+    if let Some(refused) = refused {
+        return Err(refused.into());
     }
     match due {
         false => Ok(()),

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::providers::State as Power;
-use crate::steps::Verb;
+use crate::steps::{Loss, Verb, View, worst};
 
 /// Runs the verb.
 pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> {
@@ -25,8 +25,13 @@ pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> 
             return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
         }
         if verb == "uninstall" {
-            let what = "This removes k3s, its data and all that runs on it; the machines stay. Go on?";
-            context.agree(what)?;
+            let data = match worst(&View::new(&world.cluster, &seen), &seen.doomed) {
+                Loss::Cluster => format!(" With it goes all data of the cluster `{}`.", world.cluster.name),
+                _ => String::new(),
+            };
+            context.agree(&format!(
+                "This removes k3s, its data and all that runs on it; the machines stay.{data} Go on?"
+            ))?;
         }
         Ok(())
     })?;

@@ -15,7 +15,9 @@ use crate::providers;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Claims, Depth, Steps, Verb, View, Whose, World, look_at_provisioners, observe, refusal};
+use crate::steps::{
+    Claims, Depth, Intent, Steps, Verb, View, Whose, World, decide, look_at_provisioners, observe, refusal,
+};
 use crate::ui;
 
 /// A run to be.
@@ -92,32 +94,32 @@ fn locked(
 ) -> Result<Report, Fail> {
     let verb = job.verb;
     survive(world, verb)?;
+    let intent = Intent { verb, targets: &job.targets, replace };
     world.note(|seen| {
-        seen.whole = job.targets.is_empty();
+        intent.note(&world.cluster, seen);
         seen.subject.clone_from(&job.subject);
-        let all = world.cluster.nodes.iter().map(|n| n.name.clone());
-        seen.doomed = if seen.whole { all.collect() } else { job.targets.clone() };
     });
     let plan = match &job.retry_of {
-        Some(record) => outstanding(world, verb, record)?,
-        None => {
-            let depth = if job.deep { Depth::Inside } else { verb.depth };
-            observe(world, depth)?;
-            goes(world, verb, change::leaving(context, world, job, replace)?);
+        Some(record) => {
+            let plan = outstanding(world, verb, record)?;
             let seen = world.seen();
-            let view = View::new(&world.cluster, &seen);
-            let plan = verb.plan(&view, &job.targets);
-            remember(world, &plan)?;
+            if verb.steps.iter().any(|s| s.shape.name == "stage")
+                && let Some(trouble) = refusal(&View::new(&world.cluster, &seen))
+            {
+                return Err(trouble.into());
+            }
             plan
+        }
+        None => {
+            let seen = observe(world, if job.deep { Depth::Inside } else { verb.depth })?;
+            let decision = decide(&world.cluster, &seen, &intent);
+            change::must_be_agreed(context, world, &decision, replace)?;
+            world.note(|seen| decision.note(seen));
+            remember(world, &decision.plan)?;
+            decision.plan
         }
     };
     must_be_reached(world, verb)?;
-    if verb.steps.iter().any(|s| s.shape.name == "stage") {
-        let seen = world.seen();
-        if let Some(trouble) = refusal(&View::new(&world.cluster, &seen)) {
-            return Err(trouble.into());
-        }
-    }
     ready(world, &plan)?;
     if matches!(verb.name, "up" | "start" | "replace") {
         world.tokens()?;
@@ -270,14 +272,6 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Fail> {
     }
 }
 
-/// These machines go.
-fn goes(world: &World, verb: &Verb, leaving: Vec<spec::Node>) {
-    world.note(|seen| {
-        seen.whole_goes = verb.name == "destroy" && seen.whole;
-        seen.leaving = leaving;
-    });
-}
-
 /// The nodes whose machines Vagrant has to bring up. What is halted goes on without it, and what runs
 /// still goes, or is started by the step that stopped it.
 fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
@@ -311,10 +305,9 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
     let leaving = change::outstanding(world, &record.steps);
-    goes(world, verb, leaving.clone());
     let gone = |name: &str| record.passed(&format!("{name}/machine"));
     // What is gone already is not to go again: the machine of that name is the new one.
-    world.note(|seen| seen.leaving.retain(|n| !gone(&n.name)));
+    world.note(|seen| seen.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     // Digests of now, to compare with those of then.

@@ -31,7 +31,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let seen = observe(&world, depth).map_err(|trouble| blind(trouble.into()))?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
-    let (drift, _) = change::look(&world, &targets);
+    let drift = change::look(&world, &targets);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
     let last = journal::latest(&state.runs());

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Verb, View, ready, resize};
 use crate::k3s;
-use crate::plan::{Check, Plan};
+use crate::plan::{Check, Plan, Standing};
 use crate::providers::State;
 use crate::spec::{Node, ProviderChoice, Release, Role};
 
@@ -73,6 +73,21 @@ pub enum Mend {
     Note,
 }
 
+/// What is lost when a machine goes: what is asked about goes by this, never by the words for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A node's place in the cluster.
+    Node,
+    /// What is on a node's disk.
+    Disk,
+    /// The cluster's data: no server that has it stays.
+    Cluster,
+}
+
 /// A difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
@@ -86,8 +101,13 @@ pub struct Drift {
     pub mend: Mend,
     /// What will happen to which machine, a fragment.
     pub then: String,
-    /// What is lost by that; none if nothing is.
+    /// What is lost by that, in words; none if nothing is.
     pub lost: Option<String>,
+    /// What is lost by that.
+    pub loss: Loss,
+    /// A machine that runs is shut down for it for a while.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shuts_down: bool,
 }
 
 impl Drift {
@@ -122,7 +142,14 @@ pub fn changes(view: &View<'_>, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
     let concerns = |d: &Drift| d.mend == Mend::Anew || d.node.as_ref().is_some_and(|n| targets.contains(n));
     all.retain(|d| targets.is_empty() || concerns(d));
     let names = to_mend(&all, Mend::Remove).into_iter().chain(to_mend(&all, Mend::Replace));
-    let leaving = names.filter_map(|n| leaver(view, &n)).collect();
+    let leaving: Vec<Node> = names.filter_map(|n| leaver(view, &n)).collect();
+    // Only now it is known who goes: two servers may each be the other one that has the data.
+    for drift in all.iter_mut().filter(|d| d.destroys() && d.loss == Loss::Disk) {
+        let node = drift.node.as_ref().and_then(|name| leaving.iter().find(|n| n.name == *name));
+        if let Some((Loss::Cluster, words)) = node.map(|node| lost_with(view, node, &leaving)) {
+            (drift.loss, drift.lost) = (Loss::Cluster, Some(words));
+        }
+    }
     (all, leaving)
 }
 
@@ -169,26 +196,53 @@ fn finding(
     then: impl Into<String>,
 ) -> Drift {
     let (what, then) = (what.into(), then.into());
-    Drift { node: node.map(|n| n.name.clone()), kind, what, mend, then, lost: None }
+    let node = node.map(|n| n.name.clone());
+    Drift { node, kind, what, mend, then, lost: None, loss: Loss::Nothing, shuts_down: false }
 }
 
-/// What goes with a machine.
-pub fn lost_with(view: &View<'_>, node: &Node) -> String {
+/// What goes with a machine when all of `leaving` go: by its value, and in words.
+pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, String) {
+    let cluster = &view.cluster.name;
     match node.role {
-        Role::Server if servers(view) <= 1 => {
-            format!("all data of the cluster `{}`: {} is its only server", view.cluster.name, node.name)
+        Role::Server if !data_stays(view, node, leaving) => {
+            let why = match members(view).count() > 1 {
+                true => "no server that has it stays".to_owned(),
+                false => format!("{} is its only server", node.name),
+            };
+            (Loss::Cluster, format!("all data of the cluster `{cluster}`: {why}"))
         }
-        Role::Server => "what is on its disk; the cluster's data is on the other servers as well".to_owned(),
-        Role::Worker => "what is on its disk, volumes of pods included".to_owned(),
+        Role::Server => {
+            (Loss::Disk, "what is on its disk; the cluster's data is on the other servers as well".to_owned())
+        }
+        Role::Worker => (Loss::Disk, "what is on its disk, volumes of pods included".to_owned()),
     }
 }
 
-/// How many servers there are now, by the machines.
-fn servers(view: &View<'_>) -> usize {
+/// The worst that is lost when all of these go.
+pub fn worst(view: &View<'_>, names: &[String]) -> Loss {
+    let leaving: Vec<Node> = names.iter().filter_map(|n| leaver(view, n)).collect();
+    leaving.iter().map(|n| lost_with(view, n, &leaving).0).max().unwrap_or_default()
+}
+
+/// The servers that have the cluster's data, as they were made: those with a machine that was part of it.
+fn members<'a>(view: &'a View<'_>) -> impl Iterator<Item = Node> + 'a {
     let exists = |n: &&Node| view.seen.machines.get(&n.name).is_some_and(|m| m.state != State::Absent);
-    let role = |n: &Node| view.seen.made.get(&n.name).map_or(n.role, |m| m.role);
-    let ours = view.cluster.nodes.iter().chain(&view.seen.former);
-    ours.filter(exists).filter(|n| role(n) == Role::Server).count()
+    let known = |n: &Node| view.seen.api.as_ref().is_some_and(|api| api.contains_key(&n.name));
+    let joined = move |n: &Node| known(n) || view.stands_now(n) != Standing::New;
+    let ours = view.cluster.nodes.iter().chain(&view.seen.former).filter(exists);
+    ours.map(|n| as_made(view, n)).filter(move |n| n.role == Role::Server && joined(n))
+}
+
+/// Whether the data is still there when this server and all of `leaving` are gone: on a server that stays, or
+/// because several are made anew, one when the one before has it again.
+fn data_stays(view: &View<'_>, node: &Node, leaving: &[Node]) -> bool {
+    let goes = |n: &Node| n.name == node.name || leaving.iter().any(|l| l.name == n.name);
+    let members: Vec<Node> = members(view).collect();
+    let come_back = |n: &&Node| view.cluster.node(&n.name).is_some_and(|s| s.role == Role::Server);
+    // One that never was part of it takes nothing with it.
+    !members.iter().any(|n| n.name == node.name)
+        || members.iter().any(|n| !goes(n))
+        || members.iter().filter(come_back).count() > 1
 }
 
 /// A node as its machine was made.
@@ -205,6 +259,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     let exists = seen.machines.values().any(|m| m.state != State::Absent && !m.foreign);
     let anew = |kind, what: String| Drift {
         lost: Some(format!("everything of the cluster `{}`", cluster.name)),
+        loss: Loss::Cluster,
         ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
     };
     let wanted = match cluster.provider {
@@ -266,9 +321,10 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         return vec![up(Kind::VmForeign, what, "it is made anew if it is half-made and of this folder")];
     }
     let mut all = Vec::new();
-    let lost = lost_with(view, &as_made(view, node));
+    let (loss, lost) = lost_with(view, &as_made(view, node), &[]);
     let replace = |kind, what: String| Drift {
         lost: Some(lost.clone()),
+        loss,
         ..finding(Some(node), kind, what, Mend::Replace, "its machine is made anew and joins again")
     };
     let made = seen.made.get(&node.name);
@@ -291,10 +347,12 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
     }
     if let Some(size) = machine.size.filter(|s| *s != resize::wanted(node)) {
-        let then = match machine.state {
-            State::Running | State::Paused => "it is shut down, changed and started; nothing is lost",
-            _ => "it is changed; nothing is lost",
+        let shuts_down = matches!(machine.state, State::Running | State::Paused);
+        let then = match shuts_down {
+            true => "it is shut down, changed and started; nothing is lost",
+            false => "it is changed; nothing is lost",
         };
+        let up = |kind, what: String, then| Drift { shuts_down, ..up(kind, what, then) };
         if size.cpus != node.cpus {
             all.push(up(Kind::Cpus, format!("its machine has {} CPUs, not {}", size.cpus, node.cpus), then));
         }
@@ -408,24 +466,24 @@ fn of_object(view: &View<'_>, node: &Node) -> Kind {
 /// What is there of a node that the spec does not have.
 fn former(view: &View<'_>, node: &Node) -> Drift {
     let machine = view.seen.machines.get(&node.name).filter(|m| m.state != State::Absent);
-    let (kind, what, then, lost) = match machine {
+    let (kind, what, then, (loss, lost)) = match machine {
         Some(machine) => (
             Kind::VmExtra,
             format!("the spec does not have it, and its machine is {}", machine.state),
             "it leaves the cluster and its machine is destroyed",
-            Some(lost_with(view, node)),
+            lost_with(view, node, &[]),
         ),
         None if view.seen.machines.contains_key(&node.name) => (
             Kind::VmExtra,
             "the spec does not have it, and its machine is gone".to_owned(),
             "what is left of it is removed",
-            Some("its disk, if that was left behind".to_owned()),
+            (Loss::Disk, "its disk, if that was left behind".to_owned()),
         ),
         None => (
             Kind::NodeExtra,
             "the cluster knows it, and the spec does not have it".to_owned(),
             "its Node object is deleted",
-            Some("its place in the cluster; p1 knows no machine of it".to_owned()),
+            (Loss::Node, "its place in the cluster; p1 knows no machine of it".to_owned()),
         ),
     };
     // Renamed, as far as anybody can tell: the same place under another name.
@@ -434,7 +492,7 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         Some(heir) => format!("{then}; {} is made new at its address", heir.name),
         None => then.to_owned(),
     };
-    Drift { lost, ..finding(Some(node), kind, what, Mend::Remove, then) }
+    Drift { lost: Some(lost), loss, ..finding(Some(node), kind, what, Mend::Remove, then) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::providers::Machine;
 use crate::spec::{BoxRef, Cluster};
 use crate::state::Made;
 use crate::steps::manifests::Apps;
-use crate::steps::{INSTALLER, Seen, Wanted, config, install, observe};
+use crate::steps::{INSTALLER, Intent, Refused, Seen, Wanted, config, decide, install, observe};
 
 fn image(cluster: &Cluster) -> String {
     let BoxRef::Definition(name) = &cluster.image else { unreachable!() };
@@ -246,6 +246,45 @@ proptest! {
         }
         let anew = old.network != new.network || old.provider != new.provider;
         prop_assert_eq!(drift.iter().any(|d| d.mend == Mend::Anew), anew);
+    }
+
+    /// A plan and the run that follows it decide the same, for all nodes and for some, and what the run's steps are
+    /// told from afterwards is what was decided from.
+    #[test]
+    fn a_plan_says_what_the_run_does(old in specs(), new in specs(), mask in 0u16..1024) {
+        let (old, new) = (old.cluster(), new.cluster());
+        let names: Vec<String> = new.nodes.iter().map(|n| n.name.clone()).collect();
+        let some: Vec<String> = names.into_iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, n)| n).collect();
+        let intent = Intent { verb: Verb::find("up").unwrap(), targets: &some, replace: &[] };
+        // `plan` looks, and decides.
+        let planned = decide(&new, &look_with(&new, reality(&old)), &intent);
+        // `up` knows for whom it is, looks, decides, and begins.
+        let mut seen = look_with(&new, reality(&old));
+        intent.note(&new, &mut seen);
+        let run = decide(&new, &seen, &intent);
+        run.note(&mut seen);
+        let view = View::new(&new, &seen);
+        prop_assert_eq!(&planned.plan, &run.plan);
+        prop_assert_eq!(&planned.plan, &intent.verb.plan(&view, &some));
+        prop_assert_eq!(&planned.leaving, &run.leaving);
+        prop_assert_eq!(&planned.losses, &run.losses);
+        prop_assert_eq!(&planned.refused, &run.refused);
+        let then = crate::steps::refusal(&view).map(Refused::There);
+        prop_assert!(run.refused == then || matches!(run.refused, Some(Refused::Asked(_))), "{:?}", then);
+    }
+
+    /// If the cluster's data goes, that is what is asked about: when no server that has it stays, and no two are
+    /// made anew one after the other.
+    #[test]
+    fn the_loss_of_all_data_is_asked_about_by_its_value(old in specs(), new in specs()) {
+        let (old, new) = (old.cluster(), new.cluster());
+        let seen = look_with(&new, reality(&old));
+        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        let goes = |n: &Node| leaving.iter().any(|l| l.name == n.name);
+        let stays = old.servers().any(|s| !goes(s));
+        let again = old.servers().filter(|s| new.node(&s.name).is_some_and(|n| n.role == Role::Server)).count() > 1;
+        let asked = drift.iter().any(|d| d.destroys() && d.mend != Mend::Anew && d.loss == Loss::Cluster);
+        prop_assert_eq!(asked, !stays && !again);
     }
 
     /// Each change is told under its name, and mended by a step of the node that it concerns.
