@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::spec::Cluster;
+use crate::spec::{Cluster, When};
 
 /// The ConfigMap in `kube-system`.
 pub const NAME: &str = "p1-inventory";
@@ -20,6 +20,9 @@ pub struct Inventory {
     pub v: u32,
     /// [`digest`] of the spec that was applied whole; empty while one is being applied.
     pub digest: String,
+    /// [`foundations`] of the spec of which those were applied whole.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub foundations: String,
     /// Objects, in the order in which they were applied.
     pub objects: Vec<Item>,
     /// Namespaces, in this order.
@@ -43,6 +46,9 @@ pub struct Item {
     /// It removes itself when it is done (`ttlSecondsAfterFinished`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fleeting: bool,
+    /// It is applied as soon as the API answers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub foundation: bool,
 }
 
 /// A namespace that p1 applied.
@@ -173,6 +179,15 @@ pub fn digest(cluster: &Cluster) -> String {
     Sha256::digest(text)[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The same of what is applied as soon as the API answers; none if nothing is.
+pub fn foundations(cluster: &Cluster) -> Option<String> {
+    let early = cluster.manifests.iter().filter(|m| m.when == When::Api);
+    let all: Vec<_> = early.map(|m| (&m.namespace, m.kustomize, &m.digest)).collect();
+    let text = json!([cluster.namespaces, all]).to_string();
+    let sum = || Sha256::digest(text)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    (!all.is_empty()).then(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +199,7 @@ mod tests {
             plural: format!("{}s", kind.to_lowercase()),
             namespace: Some("web".into()),
             name: name.into(),
-            fleeting: false,
+            ..Item::default()
         }
     }
 
@@ -192,6 +207,7 @@ mod tests {
     fn an_inventory_reads_back_and_knows_what_leaves() {
         let old = Inventory {
             digest: "d".into(),
+            foundations: String::new(),
             objects: vec![item("Deployment", "a"), item("Deployment", "b"), item("Service", "a")],
             namespaces: vec![Owned { name: "web".into(), made: true }],
             v: 1,

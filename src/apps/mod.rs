@@ -5,6 +5,6 @@ mod inventory;
 mod rollout;
 mod secrets;
 
-pub use inventory::{Inventory, Item, NAME, Owned, digest, segment};
+pub use inventory::{Inventory, Item, NAME, Owned, digest, foundations, segment};
 pub use rollout::{Progress, Trouble, Why, progress, rolls_out, selector, trouble};
 pub use secrets::Secrets;

@@ -18,6 +18,8 @@ pub enum Progress {
 pub struct Trouble {
     /// In words: `worker-1: container web: CrashLoopBackOff (it ended with exit code 1)`.
     pub text: String,
+    /// The pod, and where it is: `web-1 on worker-1`.
+    pub place: String,
     /// Its container, if one of them is the cause and has something to say in its log.
     pub container: Option<String>,
     /// That container was restarted: what it said is in the log before.
@@ -161,7 +163,8 @@ pub fn trouble(pod: &Value) -> Option<Trouble> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let told = |text: String, container: Option<&Value>, crashed: bool, why: Why| {
         let container = container.and_then(|c| c["name"].as_str()).map(str::to_owned);
-        Some(Trouble { text: format!("{name}{place}: {text}"), container, crashed, why })
+        let place = format!("{name}{place}");
+        Some(Trouble { text: format!("{place}: {text}"), place, container, crashed, why })
     };
     if condition(pod, "Ready").is_some_and(|c| c["status"] == "True") || status["phase"] == "Succeeded" {
         return None;

@@ -36,7 +36,7 @@ object! {
         /// Namespaces that are made before anything is applied: names, or {name: .., labels: ..}.
         optional namespaces: Vec<Option<At<NamespaceEntry>>>,
         /// What is applied, in this order, when the nodes are Ready: files, directories of files,
-        /// kustomizations; or {path: .., namespace: ..}.
+        /// kustomizations; or {path: .., namespace: .., when: .., wait: ..}.
         optional manifests: Vec<Option<At<ManifestEntry>>>,
         /// How `p1 verify` proves the cluster.
         optional verify: VerifyFile,

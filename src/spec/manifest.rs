@@ -29,6 +29,23 @@ pub struct Namespace {
     pub labels: Vec<String>,
 }
 
+/// When an entry of `manifests` is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// When all nodes are Ready.
+    #[default]
+    Ready,
+    /// As soon as the API answers.
+    Api,
+}
+
+impl When {
+    fn is_usual(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
 /// An entry of `manifests`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Manifest {
@@ -39,6 +56,12 @@ pub struct Manifest {
     pub path: PathBuf,
     /// Where objects go that do not say it themselves.
     pub namespace: Option<String>,
+    /// When it is applied.
+    #[serde(skip_serializing_if = "When::is_usual")]
+    pub when: When,
+    /// What comes after it waits until it runs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wait: bool,
     /// The directory is built by kustomize.
     pub kustomize: bool,
     /// Names below `root` of all files that belong to it, in order.
@@ -103,13 +126,20 @@ pub struct Flaw {
     pub line: Option<usize>,
     /// A lower-case fragment.
     pub message: String,
+    /// The message says what the file is or cannot: its name goes before it as it is.
+    pub of_the_file: bool,
     /// A full sentence.
     pub help: String,
 }
 
 impl Flaw {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { file: None, line: None, message: message.into(), help: help.into() }
+        Self { file: None, line: None, message: message.into(), of_the_file: false, help: help.into() }
+    }
+
+    /// Of a file as a whole: `is not there`.
+    fn file(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { of_the_file: true, ..Self::new(message, help) }
     }
 
     fn of(mut self, file: &Path) -> Self {
@@ -135,6 +165,8 @@ pub fn look(
         shown: shown.to_owned(),
         path: path.to_owned(),
         namespace: namespace.map(str::to_owned),
+        when: When::default(),
+        wait: false,
         kustomize: false,
         files: Vec::new(),
         root: path.to_owned(),
@@ -163,7 +195,7 @@ pub fn look(
         }
         found.files.sort();
     } else {
-        return Err(one(Flaw::new(
+        return Err(one(Flaw::file(
             "is neither a file nor a directory",
             "Name a manifest, or a directory of them.",
         )));
@@ -216,8 +248,8 @@ impl Manifest {
 fn unreadable(path: &Path, error: &std::io::Error) -> Flaw {
     let help = format!("p1 looked for {}: relative paths start at the spec's folder.", path.display());
     match error.kind() {
-        std::io::ErrorKind::NotFound => Flaw::new("is not there", help),
-        _ => Flaw::new("cannot be read", format!("{}: {error}.", path.display())),
+        std::io::ErrorKind::NotFound => Flaw::file("is not there", help),
+        _ => Flaw::file("cannot be read", format!("{}: {error}.", path.display())),
     }
 }
 
@@ -225,10 +257,10 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Flaw {
 fn read(path: &Path) -> Result<String, Flaw> {
     let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
     if !meta.is_file() {
-        return Err(Flaw::new("is not a regular file", "Only regular files are read."));
+        return Err(Flaw::file("is not a regular file", "Only regular files are read."));
     }
     if meta.len() > MOST_BYTES {
-        return Err(Flaw::new(
+        return Err(Flaw::file(
             "is larger than 4 MiB",
             "An object of a cluster has at most 1.5 MiB; cut the file.",
         ));
@@ -240,9 +272,9 @@ fn read(path: &Path) -> Result<String, Flaw> {
     match std::str::from_utf8(text) {
         Ok(text) => Ok(text.to_owned()),
         Err(_) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => {
-            Err(Flaw::new("is UTF-16, not UTF-8", "Save the file as UTF-8."))
+            Err(Flaw::file("is UTF-16, not UTF-8", "Save the file as UTF-8."))
         }
-        Err(_) => Err(Flaw::new("is not UTF-8", "Save the file as UTF-8.")),
+        Err(_) => Err(Flaw::file("is not UTF-8", "Save the file as UTF-8.")),
     }
 }
 

@@ -35,7 +35,7 @@ pub use digest::digest;
 pub use here::{Part, Remark};
 pub use init::{Init, init, name_for};
 pub use load::{Error, MOST_BYTES, Parsed, load, load_here, parse};
-pub use manifest::{Document, Manifest, Namespace, Object};
+pub use manifest::{Document, Manifest, Namespace, Object, When};
 pub use plain::plain;
 pub use problem::{Invalid, Problem, Severity, render};
 pub use provision::{ProvisionType, Provisioner, Slot, scalar};

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::file::{File, K3sFile};
 use super::k3s_keys::{self, Taker};
+use super::manifest::When;
 use super::report::{Report, Span, nearest};
 use super::resolve::{self, Draft};
 use super::settings::{self, Layers};
@@ -154,6 +155,9 @@ pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Re
 
 /// k3s' release and settings.
 pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
+    // Something is applied before nodes are Ready: a network of the user's can be there in time.
+    let manifests = file.manifests.value().into_iter().flatten().flatten();
+    let networked = manifests.into_iter().any(|m| m.value.manifest.when == When::Api);
     if let Some(k3s) = file.k3s.value() {
         if let (Some(version), Some(_)) = (k3s.version.get(), k3s.channel.get()) {
             let help = "A channel names the newest of several versions; keep one of the two.";
@@ -173,14 +177,14 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
             }
         }
         let minor = minor(k3s);
-        settings(&k3s.config, None, minor, report);
-        settings(&k3s.server_config, Some(Role::Server), minor, report);
-        settings(&k3s.worker_config, Some(Role::Worker), minor, report);
+        settings(&k3s.config, None, minor, networked, report);
+        settings(&k3s.server_config, Some(Role::Server), minor, networked, report);
+        settings(&k3s.worker_config, Some(Role::Worker), minor, networked, report);
     }
     let minor = file.k3s.value().and_then(minor);
     for draft in drafts.iter().filter(|d| d.index == 0) {
         // Nothing is said of a worker's settings where the role is in doubt.
-        settings(&draft.file.config, draft.role.or(Some(Role::Server)), minor, report);
+        settings(&draft.file.config, draft.role.or(Some(Role::Server)), minor, networked, report);
     }
 }
 
@@ -190,8 +194,15 @@ fn minor(k3s: &K3sFile) -> Option<u32> {
     named.strip_prefix("v1.")?.split(['.', '+', '-']).next()?.parse().ok()
 }
 
-/// The settings of one place; `role` is none where they are for all nodes.
-fn settings(config: &Field<Config>, role: Option<Role>, minor: Option<u32>, report: &mut Report<'_>) {
+/// The settings of one place; `role` is none where they are for all nodes; `networked`: the spec may bring a pod
+/// network of its own.
+fn settings(
+    config: &Field<Config>,
+    role: Option<Role>,
+    minor: Option<u32>,
+    networked: bool,
+    report: &mut Report<'_>,
+) {
     for entry in config.value().into_iter().flat_map(|c| &c.0) {
         let key = k3s_keys::long(&entry.key);
         if let Some(why) = k3s_keys::owned(key) {
@@ -219,9 +230,11 @@ fn settings(config: &Field<Config>, role: Option<Role>, minor: Option<u32>, repo
             "node-label" => check_label,
             "node-taint" => check_taint,
             "flannel-backend" if entry.value().as_str() == Some("none") => {
-                let help = "Nodes become Ready only when another network plugin is installed, and `p1 up` waits \
-                            for that.";
-                report.warning(entry.key_at, "k3s will have no pod network of its own", help);
+                if !networked {
+                    let help = "Nodes become Ready only when another network plugin is installed. Name its manifests, to \
+                                be applied before that: `manifests: [{path: cni/, when: api, wait: true}]`.";
+                    report.warning(entry.key_at, "k3s will have no pod network of its own", help);
+                }
                 continue;
             }
             _ => continue,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{Ctx, Definition, View, World};
+use super::{Ctx, Definition, View, World, rollouts};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
@@ -20,7 +20,7 @@ use crate::k3s;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
-use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot};
+use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot, When};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
@@ -28,7 +28,12 @@ pub const STEP: Definition = Definition {
         title: "apply the manifests",
         scope: Scope::Cluster,
         // Of all nodes: pods that start when there is one node stay on it.
-        after: &[After::Node("ready"), After::Provisioners(Slot::AfterK3s), After::Cluster("kubeconfig")],
+        after: &[
+            After::Cluster("foundations"),
+            After::Node("ready"),
+            After::Provisioners(Slot::AfterK3s),
+            After::Cluster("kubeconfig"),
+        ],
         serves: false,
     },
     retry: true,
@@ -40,7 +45,7 @@ pub const STEP: Definition = Definition {
 /// One `kubectl` with many objects; each start of it takes six seconds under emulation.
 const WRITE: Duration = Duration::from_secs(300);
 /// For the API to answer one question, where it comes and goes.
-const ANSWERS: Duration = Duration::from_secs(60);
+pub(super) const ANSWERS: Duration = Duration::from_secs(60);
 /// From a definition of a new kind to the kind.
 const ESTABLISHED: Duration = Duration::from_secs(60);
 /// The name under which the cluster keeps which fields are p1's.
@@ -53,6 +58,8 @@ pub struct Apps {
     pub inventory: Inventory,
     /// What was applied and is not there.
     pub missing: Vec<String>,
+    /// Those of them that are applied as soon as the API answers.
+    pub shaken: Vec<String>,
     /// What was applied and does not run as it should: object, and what it lacks.
     pub unfinished: Vec<(String, String)>,
     /// Namespaces that p1 made and that left the spec, with objects in them that p1 did not apply.
@@ -143,7 +150,10 @@ impl World {
                 found => found.map_err(|trouble| about(&item.to_string(), trouble))?,
             };
             match found {
-                None if !item.fleeting => apps.missing.push(item.to_string()),
+                None if !item.fleeting => {
+                    apps.missing.push(item.to_string());
+                    apps.shaken.extend(item.foundation.then(|| item.to_string()));
+                }
                 Some(object) if rolls => match apps::progress(&object) {
                     Progress::Done => {}
                     Progress::Waiting(why) | Progress::Failed(why) => {
@@ -328,22 +338,45 @@ pub(super) fn applying(namespace: Option<&str>) -> String {
     format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
 }
 
+/// A document of an entry.
+struct Piece {
+    namespace: Option<String>,
+    document: Document,
+    /// Its entry is applied as soon as the API answers.
+    foundation: bool,
+    /// It is waited for.
+    wait: bool,
+    /// Pieces of a later one are applied when those of the earlier ones run.
+    group: usize,
+}
+
 /// What is to be applied: the documents of one entry after the other.
 struct Wanted {
-    documents: Vec<(Option<String>, Document)>,
+    documents: Vec<Piece>,
     secrets: Secrets,
 }
 
-fn wanted(ctx: &Ctx<'_>) -> Result<Wanted, Trouble> {
+fn wanted(ctx: &Ctx<'_>, part: Part) -> Result<Wanted, Trouble> {
     let mut documents = Vec::new();
-    for manifest in &ctx.world.cluster.manifests {
+    let mut group = 0;
+    for manifest in part.of(&ctx.world.cluster) {
         let found = match manifest.kustomize {
             true => kustomized(ctx, manifest)?,
             false => manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?,
         };
-        documents.extend(found.into_iter().map(|d| (manifest.namespace.clone(), d)));
+        let foundation = manifest.when == When::Api;
+        // What came before is not waited for once more.
+        let wait = manifest.wait && (part == Part::Foundations || !foundation);
+        documents.extend(found.into_iter().map(|document| Piece {
+            namespace: manifest.namespace.clone(),
+            document,
+            foundation,
+            wait,
+            group,
+        }));
+        group += usize::from(wait);
     }
-    let secrets = Secrets::of(documents.iter().map(|(_, d)| d));
+    let secrets = Secrets::of(documents.iter().map(|p| &p.document));
     Ok(Wanted { documents, secrets })
 }
 
@@ -444,6 +477,7 @@ impl Kinds<'_> {
                 namespace: kind.namespaced.then(|| said.to_owned()),
                 name: object.name.clone(),
                 fleeting,
+                foundation: false,
             }
         }))
     }
@@ -466,8 +500,33 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {
         return Ok(Some("as they should be".into()));
     }
-    let old = apps.inventory.clone();
-    for manifest in &world.cluster.manifests {
+    put(ctx, Part::All, &apps.inventory, &mut |_| Ok(()))
+}
+
+/// Which of the spec's manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Those that are applied as soon as the API answers. Nothing is taken away.
+    Foundations,
+    /// All of them; what left the spec is taken away.
+    All,
+}
+
+impl Part {
+    fn of(self, cluster: &Cluster) -> impl Iterator<Item = &Manifest> {
+        cluster.manifests.iter().filter(move |m| self == Self::All || m.when == When::Api)
+    }
+}
+
+/// Applies a part, with what `then` has to wait for before it is noted as whole.
+pub(super) fn put(
+    ctx: &Ctx<'_>,
+    part: Part,
+    old: &Inventory,
+    then: &mut dyn FnMut(&[Item]) -> Result<(), Trouble>,
+) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    for manifest in part.of(&world.cluster) {
         let now = crate::spec::manifest::look(&manifest.shown, &manifest.path, manifest.namespace.as_deref());
         match now {
             Ok((now, _)) if now.digest == manifest.digest => {}
@@ -475,13 +534,18 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             Err(flaws) => return Err(changed(manifest, &flaws[0].message)),
         }
     }
-    let wanted = wanted(ctx)?;
-    let mut new = Inventory { digest: apps::digest(&world.cluster), ..Inventory::default() };
+    let wanted = wanted(ctx, part)?;
+    let mut new = Inventory {
+        digest: apps::digest(&world.cluster),
+        foundations: old.foundations.clone(),
+        ..Inventory::default()
+    };
 
     // Namespaces first: those of the spec, and those that are in manifests.
     let mut first = String::new();
     let spec = world.cluster.namespaces.iter().map(|n| (n.name.clone(), Some(n)));
-    let inner = wanted.documents.iter().filter(|(_, d)| is_namespace(d)).flat_map(|(_, d)| &d.objects);
+    let namespaces = wanted.documents.iter().map(|p| &p.document).filter(|d| is_namespace(d));
+    let inner = namespaces.flat_map(|d| &d.objects);
     for (name, own) in spec.chain(inner.map(|o| (o.name.clone(), None))) {
         if new.namespaces.iter().any(|n| n.name == name) {
             continue;
@@ -499,67 +563,103 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
 
     // Then the definitions of kinds, and when the cluster knows these, the rest.
-    let early = |d: &Document| is_namespace(d) || is_definition(d);
+    let early = |p: &Piece| is_namespace(&p.document) || is_definition(&p.document);
     let definitions: Vec<String> = wanted
         .documents
         .iter()
-        .flat_map(|(_, d)| &d.objects)
+        .flat_map(|p| &p.document.objects)
         .filter(|o| o.kind == "CustomResourceDefinition")
         .map(|o| o.name.clone())
         .collect();
     let mut kinds = Kinds { world, known: BTreeMap::new() };
-    let mut unknown = Vec::new();
-    let place =
-        |kinds: &mut Kinds<'_>, new: &mut Inventory, unknown: &mut Vec<Object>| -> Result<(), Trouble> {
-            unknown.clear();
-            new.objects.clear();
-            for (namespace, document) in &wanted.documents {
-                for object in
-                    document.objects.iter().filter(|o| !(o.kind == "Namespace" && o.api_version == "v1"))
-                {
-                    let item =
-                        |kinds: &mut Kinds<'_>| kinds.item(object, namespace.as_deref(), document.fleeting);
-                    match again(ctx, ANSWERS, || item(kinds))? {
-                        Some(item) => new.objects.push(item),
-                        None => unknown.push(object.clone()),
-                    }
+    // Objects of the pieces so far, with their places; those of later ones as far as their kinds are known by now.
+    let place = |kinds: &mut Kinds<'_>, new: &mut Inventory, group: usize| -> Result<(), Trouble> {
+        new.objects.clear();
+        let mut unknown = Vec::new();
+        for piece in &wanted.documents {
+            let objects = piece.document.objects.iter();
+            for object in objects.filter(|o| !(o.kind == "Namespace" && o.api_version == "v1")) {
+                let found = again(ctx, ANSWERS, || {
+                    kinds.item(object, piece.namespace.as_deref(), piece.document.fleeting)
+                })?;
+                match found {
+                    Some(item) => new.objects.push(Item { foundation: piece.foundation, ..item }),
+                    None if piece.group <= group => unknown.push(object.clone()),
+                    // What is waited for before may bring its kind.
+                    None => {}
                 }
             }
-            Ok(())
-        };
-    place(&mut kinds, &mut new, &mut unknown)?;
+        }
+        known(&unknown)
+    };
     if definitions.is_empty() {
-        known(&unknown)?;
+        place(&mut kinds, &mut new, 0)?;
+    } else {
+        // Theirs are known when they are.
+        let _ = place(&mut kinds, &mut new, 0);
     }
     let note = |new: &Inventory| fed(&applying(None), &new.manifest());
     let mut begun = false;
-    let early_documents: Vec<_> = wanted.documents.iter().filter(|(_, d)| early(d)).collect();
-    let mut script = format!("set -e\n{}", note(&new.with(&old)));
+    let early_pieces: Vec<_> = wanted.documents.iter().filter(|p| early(p)).collect();
+    let mut script = format!("set -e\n{}", note(&new.with(old)));
     if !first.is_empty() {
         script.push_str(&fed(&applying(None), &first));
     }
-    script.push_str(&texts(&early_documents));
+    script.push_str(&texts(&early_pieces));
     if !definitions.is_empty() {
         ctx.control.says("applying definitions");
         kubectl(ctx, "applying the definitions", &script, &wanted.secrets)?;
         begun = true;
         established(ctx, &definitions)?;
-        place(&mut kinds, &mut new, &mut unknown)?;
-        known(&unknown)?;
-        script = format!("set -e\n{}", note(&new.with(&old)));
+        place(&mut kinds, &mut new, 0)?;
+        script = format!("set -e\n{}", note(&new.with(old)));
     }
-    let rest: Vec<_> = wanted.documents.iter().filter(|(_, d)| !early(d)).collect();
-    if !rest.is_empty() || !begun {
-        ctx.control.says(match new.objects.len() {
+    let groups = wanted.documents.last().map_or(1, |p| p.group + 1);
+    for group in 0..groups {
+        if group > 0 {
+            place(&mut kinds, &mut new, group)?;
+            script = format!("set -e\n{}", note(&new.with(old)));
+        }
+        let rest: Vec<_> = wanted.documents.iter().filter(|p| p.group == group && !early(p)).collect();
+        if rest.is_empty() && begun {
+            continue;
+        }
+        let count = rest.iter().map(|p| p.document.objects.len()).sum::<usize>();
+        ctx.control.says(match count {
             0 => "applying namespaces".to_owned(),
             n => format!("applying {n} objects"),
         });
         script.push_str(&texts(&rest));
         kubectl(ctx, "applying the manifests", &script, &wanted.secrets)?;
+        begun = true;
+        let mut awaited = Vec::new();
+        for piece in rest.iter().filter(|p| p.wait) {
+            for object in &piece.document.objects {
+                let item = || kinds.item(object, piece.namespace.as_deref(), false);
+                awaited.extend(again(ctx, ANSWERS, item)?);
+            }
+        }
+        if !awaited.is_empty() {
+            rollouts::await_all(ctx, &awaited, world.cluster.timeouts.rollout)?;
+        }
+    }
+    then(&new.objects)?;
+    if let Some(digest) = apps::foundations(&world.cluster) {
+        new.foundations = digest;
+    }
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    if part == Part::Foundations {
+        let all = Inventory { foundations: new.foundations.clone(), ..new.with(old) };
+        kubectl(ctx, "noting what was applied", &note(&all), &wanted.secrets)?;
+        again(ctx, ANSWERS, || world.look_at_apps())?;
+        return Ok(Some(count(new.objects.len(), "object")));
     }
 
     // At last, what left the spec, and the note that all is done.
-    let gone = leaving(ctx, &mut kinds, &old, &new)?;
+    if apps::foundations(&world.cluster).is_none() {
+        new.foundations = String::new();
+    }
+    let gone = leaving(ctx, &mut kinds, old, &new)?;
     let mut script = String::from("set -e\n");
     if !gone.is_empty() {
         ctx.control.says(format!("removing {} objects", gone.len()));
@@ -573,7 +673,6 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     kubectl(ctx, "noting what was applied", &script, &wanted.secrets)?;
     // What was seen before no longer holds.
     again(ctx, ANSWERS, || world.look_at_apps())?;
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut said = vec![count(new.objects.len(), "object")];
     if !new.namespaces.is_empty() {
         said.push(count(new.namespaces.len(), "namespace"));
@@ -585,11 +684,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Commands that apply documents in their order, those of one namespace together.
-fn texts(documents: &[&(Option<String>, Document)]) -> String {
+fn texts(pieces: &[&Piece]) -> String {
     let mut out = String::new();
-    for run in documents.chunk_by(|a, b| a.0 == b.0) {
-        let all = stream(run.iter().map(|(_, d)| &d.text));
-        out.push_str(&fed(&applying(run[0].0.as_deref()), &all));
+    for run in pieces.chunk_by(|a, b| a.namespace == b.namespace) {
+        let all = stream(run.iter().map(|p| &p.document.text));
+        out.push_str(&fed(&applying(run[0].namespace.as_deref()), &all));
     }
     out
 }
@@ -762,12 +861,19 @@ mod tests {
     #[test]
     fn texts_reach_kubectl_whole_and_by_namespace() {
         let documents = |text: &str| crate::spec::manifest::documents(text).0;
-        let all: Vec<(Option<String>, Document)> = documents(
+        let piece = |namespace: Option<&str>, document| Piece {
+            namespace: namespace.map(str::to_owned),
+            document,
+            foundation: false,
+            wait: false,
+            group: 0,
+        };
+        let all: Vec<Piece> = documents(
             "apiVersion: v1\nkind: A\nmetadata: {name: a}\nx: '$(touch /nowhere) `id`'\n---\napiVersion: v1\nkind: B\nmetadata: {name: b}\n",
         )
         .into_iter()
-        .map(|d| (None, d))
-        .chain(documents("apiVersion: v1\nkind: C\nmetadata: {name: c}\n").into_iter().map(|d| (Some("web".to_owned()), d)))
+        .map(|d| piece(None, d))
+        .chain(documents("apiVersion: v1\nkind: C\nmetadata: {name: c}\n").into_iter().map(|d| piece(Some("web"), d)))
         .collect();
         let script = texts(&all.iter().collect::<Vec<_>>());
         // With a k3s that shows what it gets.

@@ -13,6 +13,7 @@ mod console;
 mod decide;
 mod destroy;
 mod drift;
+mod foundations;
 mod image;
 mod install;
 mod kubeconfig;
@@ -134,6 +135,7 @@ const UP: &[&Definition] = &[
     &launch::STEP,
     &start::STEP,
     &kubeconfig::STEP,
+    &foundations::STEP,
     &ready::STEP,
     &marks::STEP,
     &provision::AFTER,

@@ -21,7 +21,7 @@ pub const STEP: Definition = Definition {
         name: "ready",
         title: "become Ready",
         scope: Scope::Nodes,
-        after: &[After::Node("start"), After::Cluster("kubeconfig")],
+        after: &[After::Node("start"), After::Cluster("kubeconfig"), After::Cluster("foundations")],
         serves: false,
     },
     retry: false,

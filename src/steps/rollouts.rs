@@ -58,7 +58,15 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.rollout;
     let inventory = again(ctx, bound, || world.inventory())?;
-    let mut open: Vec<Item> = inventory.objects.into_iter().filter(|i| apps::rolls_out(&i.kind)).collect();
+    let all = await_all(ctx, &inventory.objects, bound)?;
+    again(ctx, bound, || world.look_at_apps())?;
+    Ok((all > 0).then(|| format!("{all} running")))
+}
+
+/// Waits until these run; how many of them there are.
+pub(super) fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Result<usize, Trouble> {
+    let world = ctx.world;
+    let mut open: Vec<Item> = items.iter().filter(|i| apps::rolls_out(&i.kind)).cloned().collect();
     let all = open.len();
     let mut why = BTreeMap::new();
     let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
@@ -90,8 +98,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if run.is_err() {
         return Err(explained(ctx, &why, Some(bound)));
     }
-    again(ctx, bound, || world.look_at_apps())?;
-    Ok((all > 0).then(|| format!("{all} running")))
+    Ok(all)
 }
 
 /// Why rollouts did not end: by the pods' own word, the events, and the last lines of a container
@@ -226,7 +233,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
             found.lines.extend(log.lines().map(|l| format!("{namespace}/{pod_name} {container} | {l}")));
             let last = log.lines().rev().map(str::trim).find(|l| !l.is_empty());
             if trouble.why == Why::Crashes {
-                let place = trouble.text.split_once(": ").map_or(pod_name, |(place, _)| place);
+                let place = &trouble.place;
                 cause = match last {
                     Some(last) => format!("{place}: container {container} ends again and again: {last}"),
                     None => format!("{cause}, again and again, and says nothing"),
@@ -281,6 +288,8 @@ mod tests {
             shown: "web.yaml".into(),
             path: "/web.yaml".into(),
             namespace: None,
+            when: Default::default(),
+            wait: false,
             kustomize: false,
             files: vec![],
             root: "/".into(),

@@ -107,11 +107,24 @@ fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
         .transient())
 }
 
+/// A network plugin may have put its programs on the node's own card, where k3s' scripts leave them.
+fn warn_of_network(ctx: &Ctx<'_>) {
+    if super::foundations::is_bare(&ctx.world.cluster) {
+        ctx.control.warn(format!(
+            "The network of the pods is not k3s' own (`flannel-backend: none`), and k3s' scripts do not take all of it \
+             away: {0} may not be reachable over SSH afterwards. A restart of its machine helps (`p1 stop {0}`, `p1 start {0}`); \
+             docs/troubleshooting.md says how to take the plugin out before.",
+            ctx.node().name
+        ));
+    }
+}
+
 fn killall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let script = k3s::killall_script();
     if !facts(ctx)?.scripts.contains(&script) {
         return Ok(Some("k3s is not installed".into()));
     }
+    warn_of_network(ctx);
     run(ctx, "killall", &script)?;
     Ok(None)
 }
@@ -124,6 +137,7 @@ pub fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     for role in [Role::Worker, Role::Server] {
         let script = k3s::uninstall_script(role);
         if before.scripts.contains(&script) {
+            warn_of_network(ctx);
             // Gone already means done: the script removes itself at its end (install.sh).
             run(ctx, "uninstall", &format!("[ ! -e {script} ] || {script}"))?;
             did = true;

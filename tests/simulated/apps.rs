@@ -3,11 +3,11 @@
 
 use std::fs;
 
-use p1::event::Outcome;
+use p1::event::{Kind, Outcome};
 use serde_json::Value;
 
 use super::run::began;
-use super::sim::{Sim, spec};
+use super::sim::{K3S, Sim, spec};
 
 const WEB: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 3, selector: {matchLabels: {app: web}}, \
     template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: nginx:1}]}}}\n";
@@ -333,4 +333,57 @@ fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
     let words = ["is k3s v1.34.1+k3s1, not v1.34.7+k3s1 as the spec says", "`k3s.version: v1.34.1+k3s1`"];
     shows(&sim, &["status"], 1, &words);
     shows(&sim, &["plan"], 10, &words[..1]);
+}
+
+/// Without flannel no node becomes Ready before the user's network is there, which is applied as soon as the API
+/// answers, while servers go on joining. If it never comes, that is one failure, and it says whose it is.
+#[test]
+fn a_network_of_the_users_own_is_there_before_nodes_are_ready() {
+    let k3s =
+        format!("k3s: {{{K3S}, server_config: {{flannel-backend: none}}}}\ntimeouts: {{node_ready: 20s}}\n");
+    let sim = Sim::new(&spec(3, 1, &k3s));
+    shows(&sim, &["validate"], 0, &["no pod network of its own", "when: api, wait: true"]);
+    sim.spec(&spec(3, 1, &format!("{k3s}manifests: [web.yaml, {{path: cni/, when: api, wait: true}}]\n")));
+    write(&sim, "web.yaml", WEB);
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cni, namespace: kube-system}\ndata: {mtu: '1450'}\n";
+    write(&sim, "cni/config.yaml", map);
+    assert!(!shows(&sim, &["validate"], 0, &[]).contains("no pod network"));
+    shows(
+        &sim,
+        &["up"],
+        1,
+        &[
+            "no node has a network within 20s",
+            "`flannel-backend: none` leaves it to `cni/`",
+            "cni plugin not initialized",
+        ],
+    );
+    let record = sim.last();
+    let failed = record.outcomes.values().filter(|o| matches!(o, Outcome::Failed(_))).count();
+    assert_eq!(failed, 1, "{:?}", record.outcomes);
+    for step in ["server-2/start", "server-3/start", "worker/start"] {
+        assert!(record.passed(step), "{step}: {:?}", record.outcomes);
+    }
+
+    let set = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: net, namespace: kube-system}\nspec: {selector: {matchLabels: \
+        {app: net}}, template: {metadata: {labels: {app: net}}, spec: {hostNetwork: true, containers: [{name: net, image: net:1}]}}}\n";
+    write(&sim, "cni/net.yaml", set);
+    shows(&sim, &["plan"], 10, &["cluster/foundations"]);
+    sim.p1(&["up"]).exits(0);
+    let record = sim.last();
+    let at = |start: bool, step: &str| {
+        let is = |k: &Kind| match k {
+            Kind::StepStarted { step: s, .. } => start && s == step,
+            Kind::StepFinished { step: s, .. } => !start && s == step,
+            _ => false,
+        };
+        record.events.iter().position(|e| is(&e.kind)).unwrap_or_else(|| panic!("{step}"))
+    };
+    assert!(at(false, "cluster/foundations") < at(true, "server-1/ready"));
+    assert!(at(false, "worker/ready") < at(true, "cluster/manifests"));
+    shows(&sim, &["up"], 0, &["nothing to do"]);
+    // Gone: it is put back before anything waits for Ready.
+    sim.node("server-1").sh("k3s kubectl -n kube-system delete configmap cni");
+    shows(&sim, &["plan"], 10, &["cluster/foundations", "ConfigMap kube-system/cni is not there"]);
+    sim.p1(&["up"]).exits(0);
 }

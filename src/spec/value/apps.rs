@@ -2,13 +2,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::Name;
 use super::free::check_any_label;
 use super::place::FilePath;
-use crate::spec::manifest::{self, Document, Manifest, Namespace};
+use super::{Flag, Name};
+use crate::spec::manifest::{self, Document, Manifest, Namespace, When};
 use crate::spec::node::{Node, Value};
 use crate::spec::report::Report;
-use crate::spec::shape::{At, Shape, entries, object, text};
+use crate::spec::shape::{At, Shape, choice, entries, object, text};
 
 object! {
     /// A namespace with labels.
@@ -27,6 +27,11 @@ object! {
         required path: Place,
         /// Where objects go that do not say it themselves.
         optional namespace: Name,
+        /// ready: when all nodes are Ready; api: as soon as the API answers, such as a network plugin, without which
+        /// no node becomes Ready.
+        optional when: When = "ready",
+        /// What comes after it waits until it runs; with `when: api` the nodes' Ready does so too.
+        optional wait: Flag = false,
     }
 }
 
@@ -49,6 +54,16 @@ impl Shape for NamespaceEntry {
             return None;
         }
         Some(Self(Namespace { name, labels: file.labels.value().map(|l| l.0.clone()).unwrap_or_default() }))
+    }
+}
+
+impl Shape for When {
+    fn schema() -> Json {
+        json!({ "enum": ["ready", "api"] })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        choice(node, &[("ready", Self::Ready), ("api", Self::Api)], report)
     }
 }
 
@@ -115,12 +130,15 @@ impl Shape for ManifestEntry {
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let (mut when, mut wait) = (When::default(), false);
         let (place, namespace) = if let Value::Map(_) = node.value {
             let file = ManifestFile::read(node, report)?;
             let At { at, value } = file.path.get()?.clone();
-            if file.namespace.is_bad() {
+            if file.namespace.is_bad() || file.when.is_bad() || file.wait.is_bad() {
                 return None;
             }
+            when = file.when.value().copied().unwrap_or_default();
+            wait = file.wait.value().is_some_and(|w| w.0);
             (At { at, value }, file.namespace.value().map(|n| n.0.clone()))
         } else {
             (At { at: node.at, value: Place::read(node, report)? }, None)
@@ -128,7 +146,9 @@ impl Shape for ManifestEntry {
         let shown = &place.value.0;
         let path = report.base.join(shown);
         match manifest::look(shown, &path, namespace.as_deref()) {
-            Ok((manifest, documents)) => Some(Self { manifest, documents }),
+            Ok((manifest, documents)) => {
+                Some(Self { manifest: Manifest { when, wait, ..manifest }, documents })
+            }
             Err(flaws) => {
                 for flaw in flaws {
                     let mut message = match &flaw.file {
@@ -139,11 +159,7 @@ impl Shape for ManifestEntry {
                     if let Some(line) = flaw.line {
                         message = format!("{message}, line {line}");
                     }
-                    let colon = if flaw.message.starts_with("is ") || flaw.message.starts_with("cannot ") {
-                        ""
-                    } else {
-                        ":"
-                    };
+                    let colon = if flaw.of_the_file { "" } else { ":" };
                     report.error(place.at, format!("{message}{colon} {}", flaw.message), flaw.help);
                 }
                 None

@@ -289,6 +289,12 @@ fn capacity() -> Value {
     json!({"cpu": cpus.to_string(), "memory": format!("{memory}Ki"), "pods": "110", "ephemeral-storage": "4000000Ki"})
 }
 
+fn has_network(client: &Balancer) -> bool {
+    let list = "/apis/apps/v1/namespaces/kube-system/daemonsets";
+    let all = client.send("GET", list, None).ok().filter(|a| a.ok()).map(|a| a.json());
+    all.is_some_and(|all| all["items"].as_array().is_some_and(|items| !items.is_empty()))
+}
+
 /// Looks at the faults every second, and speaks when something changed or a heartbeat is due. A Node
 /// that was deleted is not made again before a restart, as with the real kubelet.
 fn heartbeats(client: &Balancer, config: &Config, joined: &Joined) {
@@ -300,6 +306,8 @@ fn heartbeats(client: &Balancer, config: &Config, joined: &Joined) {
     let mut sent = Instant::now();
     let mut announced = false;
     let mut asked: Option<Instant> = None;
+    // Without flannel the network is somebody else's to bring: any DaemonSet in kube-system stands for it.
+    let mut network = joined.cluster["FlannelBackend"] != "none";
     loop {
         std::thread::sleep(tick);
         if config.role == Role::Agent && asked.is_none_or(|at| at.elapsed() > 3 * period) {
@@ -312,7 +320,8 @@ fn heartbeats(client: &Balancer, config: &Config, joined: &Joined) {
         }
         let flapping = faults::is_set("flap")
             && (start.elapsed().as_secs_f64() / (period.as_secs_f64())) as u64 % 2 == 1;
-        let ready = start.elapsed() >= delay && !faults::is_set("never-ready") && !flapping;
+        network = network || has_network(client);
+        let ready = start.elapsed() >= delay && network && !faults::is_set("never-ready") && !flapping;
         let changed = ready != health.ready;
         if changed {
             health = Health { ready, since: util::unix_seconds(), ..Health::starting() };

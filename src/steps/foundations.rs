@@ -1,0 +1,113 @@
+//! What nodes need to become Ready: manifests that are applied as soon as the API answers, such as a network of
+//! the user's. Servers go on joining meanwhile; Ready follows.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::manifests::{self, Part, and_more, put};
+use super::view::holds;
+use super::wait::{Patience, again, wait_for};
+use super::{Ctx, Definition, View, rollouts};
+use crate::apps;
+use crate::engine::Trouble;
+use crate::explain::seconds;
+use crate::plan::{After, Check, Scope, Shape};
+use crate::spec::{Cluster, Node, When};
+
+pub const STEP: Definition = Definition {
+    shape: Shape {
+        name: "foundations",
+        title: "apply what nodes need to become Ready",
+        scope: Scope::Cluster,
+        after: &[After::Lead("start"), After::Cluster("kubeconfig")],
+        serves: false,
+    },
+    retry: true,
+    check,
+    inputs,
+    apply,
+};
+
+fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+    let Some(digest) = apps::foundations(view.cluster) else {
+        return Check::Done("nothing goes before the nodes are Ready".into());
+    };
+    let Some(apps) = &view.seen.apps else { return manifests::unseen(view) };
+    let wrong = if apps.inventory.foundations != digest {
+        Some(match apps.inventory.foundations.is_empty() {
+            true => "not applied yet".to_owned(),
+            false => "they changed since they were applied".to_owned(),
+        })
+    } else {
+        apps.shaken.first().map(|first| and_more(format!("{first} is not there"), apps.shaken.len()))
+    };
+    holds("they are applied", wrong)
+}
+
+fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
+    json!(apps::foundations(cluster))
+}
+
+/// k3s leaves the pods' network to others.
+pub fn is_bare(cluster: &Cluster) -> bool {
+    cluster.first_server().config.get("flannel-backend").and_then(|v| v.as_str()) == Some("none")
+}
+
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let world = ctx.world;
+    let apps = again(ctx, manifests::ANSWERS, || world.look_at_apps())?;
+    let seen = world.seen();
+    if !check(&View::new(&world.cluster, &seen), None).may_run() {
+        return Ok(Some("as they should be".into()));
+    }
+    let whose = || {
+        let early = world.cluster.manifests.iter().filter(|m| m.when == When::Api);
+        early.map(|m| format!("`{}`", m.shown)).collect::<Vec<_>>().join(", ")
+    };
+    let bare = is_bare(&world.cluster);
+    let mut told = false;
+    let done = put(ctx, Part::Foundations, &apps.inventory, &mut |items| {
+        if !bare {
+            return Ok(());
+        }
+        let bound = world.cluster.timeouts.node_ready;
+        let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
+        let network = wait_for(ctx, patience, || {
+            let nodes = match world.nodes() {
+                Ok(nodes) => nodes,
+                Err(trouble) => return Ok(Err(trouble.failure.cause)),
+            };
+            if nodes.iter().any(|n| n.ready) {
+                return Ok(Ok(()));
+            }
+            let said = nodes.first().map(|n| format!("{}: {}", n.name, n.message));
+            Ok(Err(said.unwrap_or_else(|| "no node has registered".to_owned())))
+        })?;
+        let Err(last) = network else { return Ok(()) };
+        told = true;
+        // What of it does not run tells more than the kubelet.
+        let why = rollouts::await_all(ctx, items, Duration::ZERO).err();
+        let more = why.as_ref().map_or_else(|| last.clone(), |why| why.failure.cause.clone());
+        let evidence = why.map(|why| why.failure.evidence).unwrap_or_default();
+        Err(Trouble::new(
+            format!(
+                "no node has a network within {}: `flannel-backend: none` leaves it to {}: {more}",
+                seconds(bound),
+                whose()
+            ),
+            "Mend it, then `p1 up`: it applies what changed. `p1 kubectl get pods -A` shows what does not run.",
+        )
+        .evidence([evidence, vec![last]].concat()))
+    });
+    done.map_err(|mut trouble| {
+        if bare && !told && !trouble.cancelled && !world.nodes().is_ok_and(|n| n.iter().any(|n| n.ready)) {
+            let cause = &trouble.failure.cause;
+            trouble.failure.cause = format!(
+                "no node has a network, which `flannel-backend: none` leaves to {}: {cause}",
+                whose()
+            );
+        }
+        trouble
+    })
+}
