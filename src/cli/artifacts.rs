@@ -128,6 +128,6 @@ fn show(context: &Context, dir: &Path, manifest: &Manifest, bad: &[(PathBuf, Str
         }
     }
     let layout = Layout { paint: context.paint(), right: false, indent: 0 };
-    print(&format!("k3s {}\n", manifest.k3s.as_deref().unwrap_or("of unknown version")));
+    print(format!("k3s {}\n", manifest.k3s.as_deref().unwrap_or("of unknown version")));
     print(table(&["file", "for", "size", "sha256", "is"], &rows, layout));
 }

@@ -195,7 +195,7 @@ fn word(status: Status) -> &'static str {
 fn show(context: &Context, findings: &[Finding]) {
     if context.ui.format == Format::Json {
         for finding in findings {
-            print(&format!("{}\n", json!({"v": 1, "finding": finding})));
+            print(format!("{}\n", json!({"v": 1, "finding": finding})));
         }
         return;
     }
@@ -209,9 +209,9 @@ fn show(context: &Context, findings: &[Finding]) {
             Status::Problem => Tone::Bad,
         };
         let word = paint.tone(tone, &format!("{:7}", word(finding.status)));
-        print(&format!("{word}  {:width$}  {}\n", finding.title, finding.detail));
+        print(format!("{word}  {:width$}  {}\n", finding.title, finding.detail));
         if let Some(remedy) = finding.remedy.as_ref().filter(|_| finding.status >= Status::Warning) {
-            print(&format!("{:9}{:width$}  {}\n", "", "", paint.tone(Tone::Dim, &remedy.text)));
+            print(format!("{:9}{:width$}  {}\n", "", "", paint.tone(Tone::Dim, &remedy.text)));
         }
     }
     let problems = findings.iter().filter(|f| f.status == Status::Problem).count();

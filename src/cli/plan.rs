@@ -34,11 +34,11 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {
         for step in &plan.steps {
-            print(&format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
+            print(format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
         }
         // A cluster that is to be made differs in everything.
         for drift in drift.iter().filter(|_| world.state.exists()) {
-            print(&format!("{}\n", json!({"v": 1, "drift": drift})));
+            print(format!("{}\n", json!({"v": 1, "drift": drift})));
         }
     } else {
         let paint = context.paint();
@@ -52,13 +52,13 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
             };
             let line =
                 format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
-            print(&format!("{}\n", paint.tone(tone, &line)));
+            print(format!("{}\n", paint.tone(tone, &line)));
         }
         let needed = plan.steps.iter().filter(|s| matches!(s.check, Check::Needed(_))).count();
         let unknown = plan.steps.iter().filter(|s| matches!(s.check, Check::Unknown(_))).count();
         for drift in change::worth_saying(&drift) {
             let (mark, tone) = if drift.destroys() { ("!", Tone::Bad) } else { ("-", Tone::Warn) };
-            print(&format!("{}\n", paint.tone(tone, &format!("{mark} {drift}"))));
+            print(format!("{}\n", paint.tone(tone, &format!("{mark} {drift}"))));
         }
         if let Some(note) = change::neighbours(&world) {
             eprintln!("note: {note}");

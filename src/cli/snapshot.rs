@@ -101,7 +101,7 @@ fn list(context: &Context) -> Result<(), Fail> {
                 "lacks": set.lacks(), "bytes": set.bytes(), "usable": obstacle.is_none(),
                 "obstacle": obstacle.map(|(what, _)| what),
             });
-            print(&format!("{line}\n"));
+            print(format!("{line}\n"));
             continue;
         }
         let state = match obstacle {

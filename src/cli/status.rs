@@ -72,7 +72,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
                 "former": former, "reported": reported(&node.name).map(|at| at.to_string()),
                 "remembered": seen.remembered.contains(&node.name),
             });
-            print(&format!("{line}\n"));
+            print(format!("{line}\n"));
             continue;
         }
         let (running, unit) =
@@ -101,14 +101,14 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     }
     if context.ui.format == Format::Json {
         for drift in drift.iter().filter(|d| d.node.is_none()) {
-            print(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
+            print(format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
         }
     } else {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
         for drift in drift.iter().filter(|d| d.node.is_none()) {
             eprintln!("{drift}");
         }
-        print(&table(
+        print(table(
             &["node", "role", "address", "machine", "k3s", "node is", "version", "differs"],
             &rows,
             layout,
