@@ -152,7 +152,7 @@ fn up_in_shards(shard: usize) {
     let mut k = 1 + shard * every();
     loop {
         let others = [How::Term, How::Int, How::Twice, How::Hup];
-        let turn = |(i, _): &(usize, &How)| all || k % 2 == 1 && (i + k / 2) % others.len() == 0;
+        let turn = |(i, _): &(usize, &How)| all || k % 2 == 1 && (i + k / 2).is_multiple_of(others.len());
         let more = others.iter().enumerate().filter(turn).map(|(_, how)| *how);
         let mut over = false;
         for how in std::iter::once(How::Kill).chain(more) {
