@@ -157,7 +157,7 @@ fn sequence(text: &str) -> usize {
         }
         // A string up to its terminator or BEL: titles, clipboards, links, device control.
         ']' | 'P' | 'X' | '^' | '_' => {
-            while let Some((at, c)) = chars.next() {
+            for (at, c) in chars {
                 match c {
                     '\u{7}' | '\u{9c}' => return at + c.len_utf8(),
                     '\u{1b}' => return at + if text[at + 1..].starts_with('\\') { 2 } else { 0 },
@@ -169,7 +169,7 @@ fn sequence(text: &str) -> usize {
         }
         // `ESC ( B` and the like.
         ' '..='/' => match chars.find(|(_, c)| !matches!(c, ' '..='/')) {
-            Some((at, c)) if matches!(c, '0'..='~') => at + 1,
+            Some((at, '0'..='~')) => at + 1,
             Some((at, _)) => at,
             None => text.len(),
         },
