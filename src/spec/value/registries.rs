@@ -129,10 +129,32 @@ fn is_address(text: &str) -> bool {
         None => text,
     };
     let host = rest.split('/').next().unwrap_or_default();
-    let name = |c: char| c.is_ascii_alphanumeric() || "-._:[]%@".contains(c);
+    // A user and a password before it are containerd's business.
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let name = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
     let port = host.rsplit_once(':').filter(|(before, _)| !before.contains(':') || before.ends_with(']'));
     !host.is_empty()
         && host.chars().all(name)
         && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
         && text.chars().all(|c| c.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_address;
+
+    #[test]
+    fn addresses_of_registries_may_name_a_user() {
+        for good in [
+            "https://mirror.test",
+            "mirror.test:5000",
+            "http://[::1]:5000/v2",
+            "https://u:p-w@mirror.test:5000",
+        ] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in ["ftp://x", "https://a b", "x:0", "https://u:p@", ""] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
 }
