@@ -295,6 +295,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("sim_change", "tests/simulated/change.rs", false),
     ("faults", "tests/faults.rs", true),
     ("sim_faults", "tests/simulated/faults.rs", true),
+    ("sim_servers", "tests/simulated/servers.rs", false),
     ("trust", "tests/simulated/trust.rs", true),
 ];
 
