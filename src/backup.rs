@@ -10,8 +10,11 @@ use sha2::{Digest, Sha256};
 
 use crate::explain::Explain;
 use crate::k3s::{Tokens, Version};
-use crate::os::files::{self, At};
+use crate::os::files;
 use crate::spec::{Cluster, Role};
+
+/// A backup is held in memory.
+const MOST: u64 = 3 << 30;
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -220,7 +223,7 @@ impl Backup {
 
     /// Reads one and checks all of it.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let archive = std::fs::read(path).at("read", path)?;
+        let archive = files::read(path, MOST)?;
         let foreign = |reason: &str| Error::Foreign { path: path.into(), reason: reason.to_owned() };
         let damaged = |reason: String| Error::Damaged { path: path.into(), reason };
         // The manifest comes first: without it nothing says that this was ever ours.

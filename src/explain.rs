@@ -58,8 +58,16 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl Explain for crate::os::files::Error {
     fn hint(&self) -> Option<String> {
-        use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
         match self.source.kind() {
+            PermissionDenied if self.action == "read" => Some(match crate::os::files::owner(&self.path) {
+                Some(owner) => format!("{} is {owner}'s: p1 has to run as that user.", self.path.display()),
+                None => format!("Make {} readable for this user.", self.path.display()),
+            }),
+            InvalidInput if self.source.raw_os_error().is_none() => Some(format!(
+                "Only files are read and replaced: look what {} is, and remove it.",
+                self.path.display()
+            )),
             PermissionDenied | ReadOnlyFilesystem => {
                 Some(format!("Make {} writable for this user.", self.path.display()))
             }

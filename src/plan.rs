@@ -550,6 +550,7 @@ pub(crate) mod tests {
             k3s: K3s {
                 release: Release::Channel("stable".into()),
                 endpoint: None,
+                token: None,
                 registries: Default::default(),
                 artifacts: Default::default(),
             },

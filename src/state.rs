@@ -97,6 +97,31 @@ pub struct ImageFact {
     pub sha256: String,
 }
 
+/// What was begun with the cluster's data and has not come to its end: until then no other verb may take
+/// what is there for the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The verb, as journals have it.
+    pub verb: String,
+    /// The run that began it; what it set aside on nodes is named after it.
+    pub id: String,
+    /// What it is about: a backup's file, a snapshot's name.
+    pub subject: Option<String>,
+    /// When it was begun.
+    pub since: jiff::Timestamp,
+    /// The cluster's former data is given up: what is left to do is to remove it.
+    #[serde(default)]
+    pub settled: bool,
+}
+
+impl Unfinished {
+    /// What it is, in words.
+    pub fn what(&self) -> String {
+        let subject = self.subject.as_deref().map(|s| format!(" {s}")).unwrap_or_default();
+        format!("`p1 {}{subject}` of {}", self.verb, self.since.strftime("%Y-%m-%d %H:%M:%S UTC"))
+    }
+}
+
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -106,6 +131,14 @@ pub enum Error {
     /// It holds something else.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
+    /// It says that something was begun with the cluster's data, and no longer what.
+    #[error("{} is damaged: {reason}; it tells of a restore that has not come to its end", path.display())]
+    Forgotten {
         /// Which.
         path: PathBuf,
         /// How.
@@ -138,6 +171,10 @@ impl Explain for Error {
                 "Remove {}; p1 finds out again what it said, except which provider and version were chosen.",
                 path.display()
             )),
+            Self::Forgotten { path, .. } => Some(format!(
+                "Remove {}, then run `p1 restore FILE` or `p1 snapshot restore NAME` again, whichever it was.",
+                path.display()
+            )),
             Self::Newer { .. } => Some("Use the p1 that made this cluster, or a newer one.".to_owned()),
         }
     }
@@ -161,6 +198,23 @@ impl State {
     /// True if there is anything of this cluster.
     pub fn exists(&self) -> bool {
         self.dir.is_dir()
+    }
+
+    /// An error if it is there and cannot be looked into, as another user's: that is not the same as absent.
+    pub fn readable(&self) -> Result<(), Error> {
+        match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                Err(Err::<(), _>(e).at("read", &self.dir).unwrap_err().into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether Vagrant made a machine from here.
+    pub fn has_machines(&self) -> bool {
+        let machines = fs::read_dir(self.dir.join(".vagrant/machines")).into_iter().flatten().flatten();
+        let mut providers = machines.flat_map(|m| fs::read_dir(m.path()).into_iter().flatten().flatten());
+        providers.any(|p| p.path().join("id").exists())
     }
 
     /// The folder itself; Vagrant's directory as well.
@@ -196,6 +250,11 @@ impl State {
     /// The secrets of the cluster.
     pub fn token(&self) -> PathBuf {
         self.dir.join("token")
+    }
+
+    /// The secrets of a cluster whose datastore outlives it, beside its folder, which goes with it.
+    pub fn kept_token(&self) -> PathBuf {
+        self.dir.with_extension("token")
     }
 
     /// The kubeconfig.
@@ -276,6 +335,39 @@ impl State {
         Ok(())
     }
 
+    fn unfinished_file(&self) -> PathBuf {
+        self.dir.join("unfinished.json")
+    }
+
+    /// The cluster's secrets of before a restore that has not come to its end.
+    pub fn former_token(&self) -> PathBuf {
+        self.dir.join("token.former")
+    }
+
+    /// What was begun with the cluster's data and has not come to its end.
+    pub fn unfinished(&self) -> Result<Option<Unfinished>, Error> {
+        let path = self.unfinished_file();
+        let Some(text) = files::read_if_there(&path)? else { return Ok(None) };
+        match serde_json::from_str(&text) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) => Err(Error::Forgotten { path, reason: e.to_string() }),
+        }
+    }
+
+    /// Notes what is begun with the cluster's data.
+    pub fn begin(&self, what: &Unfinished) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(what).expect("plain data");
+        files::write(&self.unfinished_file(), &text, 0o600)?;
+        Ok(())
+    }
+
+    /// It has come to its end.
+    pub fn end(&self) -> Result<(), Error> {
+        files::remove_if_there(&self.former_token())?;
+        files::remove_if_there(&self.unfinished_file())?;
+        Ok(())
+    }
+
     /// What is known of the cluster, as a file.
     pub fn facts_file(&self) -> PathBuf {
         self.dir.join("cluster.json")
@@ -284,7 +376,13 @@ impl State {
     /// What is known of the cluster; empty if there is none.
     pub fn facts(&self) -> Result<Facts, Error> {
         let path = self.facts_file();
-        let Some(text) = files::read_if_there(&path)? else { return Ok(Facts::default()) };
+        let text = match files::read_if_there(&path) {
+            Err(e) if e.source.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(Error::Damaged { path, reason: e.source.to_string() });
+            }
+            other => other?,
+        };
+        let Some(text) = text else { return Ok(Facts::default()) };
         #[derive(Deserialize)]
         struct Head {
             v: u32,

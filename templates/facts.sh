@@ -62,8 +62,14 @@ if [ -d /var/lib/rancher/k3s/server/db/etcd ]; then
 elif [ -e /var/lib/rancher/k3s/server/db/state.db ]; then
   say datastore sqlite
 fi
+# What a restore that has not come to its end set aside.
+for dir in /var/lib/rancher/k3s/p1-former-*; do
+  [ -d "$dir" ] && say former "${dir##*/p1-former-}"
+done
 [ -r /etc/rancher/k3s/config.yaml ] && while IFS= read -r line; do
   case $line in
+    # Whatever lies on the disk is from before.
+    'datastore-endpoint: '*) say datastore external ;;
     'server: '*) say joins "${line#server: }" ;;
     'cluster-init: true') say joins init ;;
   esac

@@ -30,6 +30,67 @@ fn p1(dir: &Path, args: &[&str]) -> (i32, String, String) {
     (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
 }
 
+/// Another user's folder is told as such: it is not the same as none.
+#[test]
+fn a_state_folder_that_may_not_be_read_is_not_taken_for_none() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    fs::write(dir.path().join("cluster.yaml"), spec("libvirt", 1)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_p1"), dir.path().join("p1")).unwrap();
+    fs::create_dir_all(dir.path().join(".p1/iot")).unwrap();
+    mode(dir.path(), 0o755);
+    let root = nix::unistd::Uid::effective().is_root();
+    mode(&dir.path().join(".p1"), if root { 0o700 } else { 0o000 });
+    for args in [&["status"][..], &["plan"], &["exec", "--", "true"], &["backup", "b"], &["verify"]] {
+        let mut command = Command::new(dir.path().join("p1"));
+        command.args(args).current_dir(dir.path()).env("HOME", "/nonexistent").env_remove("P1_FILE");
+        if root {
+            command.uid(65534).gid(65534);
+        }
+        let out = command.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        let whose = if root { "is root's" } else { "readable for this user" };
+        assert!(
+            out.status.code() == Some(1) && text.contains("Permission denied") && text.contains(whose),
+            "{args:?}: {text}"
+        );
+        assert!(!text.contains("has not been made"), "{args:?}: {text}");
+    }
+    mode(&dir.path().join(".p1"), 0o700);
+}
+
+/// A secret stands elsewhere, and the datastore of a server is one thing.
+#[test]
+fn a_token_is_named_and_two_datastores_exclude_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cluster.yaml");
+    let validate = |more: &str| {
+        fs::write(&file, format!("name: iot\nnodes: [{{name: server, role: server}}]\nk3s: {more}\n"))
+            .unwrap();
+        p1(dir.path(), &["validate"])
+    };
+    fs::write(dir.path().join("secret"), "x").unwrap();
+    for good in ["{token: {file: secret}}", "{token: {env: K3S_TOKEN}}"] {
+        assert_eq!(validate(good).0, 0, "{good}");
+    }
+    for (bad, why) in [
+        ("{token: abc}", "a token does not stand in the spec itself"),
+        ("{token: {}}", "either `file` or `env`"),
+        ("{token: {file: secret, env: A}}", "either `file` or `env`"),
+        ("{token: {env: 'A B'}}", "is not the name of a variable"),
+        ("{token: {file: none}}", "none"),
+        (
+            "{server_config: {cluster-init: true, datastore-endpoint: 'mysql://x'}}",
+            "`cluster-init` and `datastore-endpoint` exclude each other",
+        ),
+    ] {
+        let (code, _, err) = validate(bad);
+        assert!(code == 2 && err.contains(why), "{bad}: {err}");
+    }
+}
+
 fn spec(provider: &str, nics: u8) -> String {
     format!(
         "name: iot\nprovider: {provider}\nnetwork: {{cidr: 192.168.56.0/24, nics: {nics}}}\nnodes:\n  \

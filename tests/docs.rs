@@ -293,6 +293,8 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("steps", "src/steps/mod.rs", false),
     ("sim_apps", "tests/simulated/apps.rs", false),
     ("sim_change", "tests/simulated/change.rs", false),
+    ("verbs", "tests/simulated/verbs.rs", false),
+    ("servers", "tests/simulated/servers.rs", false),
     ("faults", "tests/faults.rs", true),
     ("sim_faults", "tests/simulated/faults.rs", true),
     ("sim_servers", "tests/simulated/servers.rs", false),

@@ -389,6 +389,24 @@ fn a_killed_p1_leaves_a_journal_that_reads_back() {
     assert!(fake.last().passed("worker/vm"));
 }
 
+/// Data in a datastore of the user's outlives the cluster, and its token has to.
+#[test]
+fn the_token_of_a_datastore_of_ones_own_outlives_the_cluster() {
+    let fake = two_machines();
+    let outside = "  server_config: {datastore-endpoint: \"mysql://u:p@tcp(db:3306)/k3s\"}\n\
+                   timeouts: {ssh: 500ms}\nretry: {attempts: 1}\n";
+    fake.spec(outside);
+    let state = fake.at(".p1/fake");
+    let token = fs::read_to_string(state.join("token")).unwrap();
+    for args in [&["backup", "b"][..], &["restore", "b"]] {
+        fake.run(args).exits(2).says(&["not on its servers", "mysqldump", ".p1/fake/token"]);
+    }
+    fake.run(&["--yes", "destroy"]).exits(0).says(&["stays as it is", ".p1/fake.token"]);
+    assert!(!state.exists());
+    fake.run(&["up"]).says(&[".p1/fake.token"]);
+    assert_eq!(fs::read_to_string(state.join("token")).unwrap(), token);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Snapshots. Nothing answers over SSH here, so the steps after the machines' own fail.
 
@@ -464,6 +482,21 @@ fn a_snapshot_is_of_one_moment_and_so_is_the_way_back() {
     fake.run(&["snapshot", "delete", "a"]).exits(2);
     fake.run(&["--yes", "snapshot", "delete", "a"]).exits(0).says(&["one snapshot less"]);
     assert!(listed(&fake).is_empty());
+}
+
+/// Until all machines are of one moment no other verb lets them meet.
+#[test]
+fn a_snapshot_that_was_put_back_on_some_machines_only_is_not_gone_over() {
+    let fake = two_machines();
+    fake.run(&["snapshot", "save", "a"]).exits(1);
+    fs::write(fake.at("bin/virsh-fails"), "snapshot-revert*p1-fake-worker* no such state\n").unwrap();
+    fake.run(&["--yes", "snapshot", "restore", "a"]).exits(1).says(&["no such state"]);
+    for args in [&["up"][..], &["start"], &["plan"], &["status"], &["snapshot", "save", "b"]] {
+        fake.run(args).exits(1).says(&["was not finished", "p1 snapshot restore a"]);
+    }
+    fs::remove_file(fake.at("bin/virsh-fails")).unwrap();
+    fake.run(&["--yes", "snapshot", "restore", "a"]).exits(1);
+    assert!(!fake.run(&["plan"]).stderr().contains("was not finished"));
 }
 
 #[test]

@@ -20,7 +20,8 @@ use crate::spec::{Artifacts, Release};
 
 /// The version of the manifest.
 const VERSION: u32 = 1;
-const MANIFEST: &str = "manifest.json";
+/// What lists the files of a folder.
+pub const MANIFEST: &str = "manifest.json";
 
 /// What a folder has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

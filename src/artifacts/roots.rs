@@ -5,13 +5,12 @@
 //! looking into the environment. A host without a bundle (no `ca-certificates` installed) gets
 //! Mozilla's list that is built in, so that a bare machine can download, too.
 
-use std::fs;
 use std::path::Path;
 
 use ureq::tls::{PemItem, RootCerts, parse_pem};
 
 use super::Error;
-use crate::os::files::At;
+use crate::os::files;
 
 /// Where distributions keep their bundle: Debian, Ubuntu, Arch and Alpine; Fedora and its kin; SUSE.
 const BUNDLES: [&str; 4] = [
@@ -24,10 +23,11 @@ const BUNDLES: [&str; 4] = [
 /// The authorities of `file`, or the system's.
 pub(super) fn load(file: Option<&Path>) -> Result<RootCerts, Error> {
     if let Some(path) = file {
-        let pem = fs::read(path).at("read", path)?;
+        let pem = files::read(path, files::MOST)?;
         return certificates(&pem).ok_or_else(|| Error::NoRoots(path.to_owned()));
     }
-    let system = BUNDLES.iter().find_map(|path| certificates(&fs::read(path).ok()?));
+    let system =
+        BUNDLES.iter().find_map(|path| certificates(&files::read(Path::new(path), files::MOST).ok()?));
     Ok(system.unwrap_or(RootCerts::WebPki))
 }
 

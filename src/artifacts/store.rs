@@ -84,7 +84,7 @@ pub(super) fn hash(
     report: &mut dyn FnMut(u64),
     cancel: &Cancel,
 ) -> Result<(Sha256, u64), Error> {
-    let mut file = fs::File::open(path).at("read", path)?;
+    let mut file = files::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     let mut len = 0;

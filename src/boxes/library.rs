@@ -1,6 +1,6 @@
 //! The box files on this host: `<dir>/<name>/box.box` and `<dir>/<name>/manifest.json`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -122,6 +122,7 @@ impl Library {
         packages: Vec<String>,
     ) -> Result<Manifest, Error> {
         check(name)?;
+        files::open(file)?;
         let dir = self.dir.join(name);
         files::dir(&dir)?;
         let copy = tempfile::Builder::new().prefix(".new-").tempfile_in(&dir).at("create", &dir)?;
@@ -181,7 +182,7 @@ pub fn inspect(path: &Path, cancel: &Cancel) -> Result<Option<String>, Error> {
         return Err(bad("it is not a regular file"));
     }
     let mut head = Vec::new();
-    File::open(path).and_then(|f| f.take(512).read_to_end(&mut head)).at("read", path)?;
+    files::open(path)?.take(512).read_to_end(&mut head).at("read", path)?;
     if !KINDS.iter().any(|kind| head.starts_with(kind)) && head.get(257..262) != Some(b"ustar") {
         return Err(bad("it is no archive"));
     }
@@ -205,7 +206,7 @@ pub fn inspect(path: &Path, cancel: &Cancel) -> Result<Option<String>, Error> {
 
 /// The checksum of a file, as 64 hex digits.
 pub fn sha256(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).at("read", path)?;
+    let mut file = files::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

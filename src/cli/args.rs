@@ -137,8 +137,11 @@ pub enum Verb {
     /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
     Restore {
         /// What `backup` wrote
-        #[arg(value_name = "FILE")]
-        archive: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "undo")]
+        archive: Option<PathBuf>,
+        /// End a restore that was cut off: the former data is put back
+        #[arg(long, conflicts_with = "archive")]
+        undo: bool,
     },
     /// Stop k3s and everything it runs at once, with k3s' own script; data stays
     Killall(Nodes),

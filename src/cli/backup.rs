@@ -8,11 +8,12 @@ use super::run::{self, Job};
 use crate::providers::State as Power;
 use crate::spec::Cluster;
 use crate::state::State;
-use crate::steps::{Verb, World, backup};
+use crate::steps::{Verb, World, restore};
 
 /// Writes a backup.
 pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
     let cluster = context.spec()?;
+    on_its_servers(&cluster)?;
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let path = path.map_or_else(|| format!("{}-{now}.backup", cluster.name).into(), Path::to_owned);
     let path = absolute(&path)?;
@@ -26,10 +27,15 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
         return Err(Fail::new(code::USAGE, what, "Make it, or write the backup elsewhere."));
     }
     change(context, cluster, "backup", path, &|world| {
-        let server = world.cluster.first_server();
-        match world.seen().machines.get(&server.name).map(|m| m.state.clone()) {
-            Some(Power::Running) => Ok(()),
-            state => Err(not_running(&server.name, state.unwrap_or(Power::Absent))),
+        let seen = world.seen();
+        let state =
+            |s: &crate::spec::Node| seen.machines.get(&s.name).map_or(Power::Absent, |m| m.state.clone());
+        match world.cluster.servers().any(|s| state(s) == Power::Running) {
+            true => Ok(()),
+            false => {
+                let server = world.cluster.first_server();
+                Err(not_running(&server.name, state(server)))
+            }
         }
     })
 }
@@ -37,14 +43,22 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
 /// Puts one back.
 pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
     let cluster = context.spec()?;
+    on_its_servers(&cluster)?;
     let path = absolute(path)?;
     change(context, cluster, "restore", path, &|world| {
-        let backup = backup::read(world).map_err(|t| Fail { code: code::USAGE, ..t.into() })?;
+        let backup = restore::read(world).map_err(|t| Fail { code: code::USAGE, ..t.into() })?;
         let seen = world.seen();
         for node in &world.cluster.nodes {
             let state = seen.machines.get(&node.name).map_or(Power::Absent, |m| m.state.clone());
             if state != Power::Running {
-                return Err(not_running(&node.name, state));
+                let fail = not_running(&node.name, state);
+                // What else starts machines refuses meanwhile.
+                return Err(match &seen.unfinished {
+                    Some(what) if !what.settled => {
+                        fail.hint("`p1 restore --undo` starts it, with the former data.")
+                    }
+                    _ => fail,
+                });
             }
         }
         let manifest = &backup.manifest;
@@ -60,6 +74,48 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
             manifest.cluster
         ))
     })
+}
+
+/// Ends a restore that was cut off.
+pub fn undo(context: &Context) -> Result<(), Fail> {
+    let cluster = context.spec()?;
+    let state = State::of(&cluster.base, &cluster.name);
+    context.must_be_made(&cluster, &state)?;
+    let verb = Verb::find("restore --undo").expect("a verb");
+    let job = Job { verb, targets: Vec::new(), subject: None, retry_of: None, deep: false };
+    let report = run::run(context, cluster, job, &|world, _| match &world.seen().unfinished {
+        Some(what) if what.verb == "restore" => Ok(()),
+        _ => Err(Fail::new(
+            code::USAGE,
+            "no restore is unfinished: there is nothing to be put back",
+            "`p1 status` shows how the cluster is.",
+        )),
+    })?;
+    run::verdict(&report)
+}
+
+/// Only what the servers keep themselves is copied and put back.
+fn on_its_servers(cluster: &Cluster) -> Result<(), Fail> {
+    if !cluster.has_own_datastore() {
+        return Ok(());
+    }
+    let endpoint = cluster.first_server().config.get("datastore-endpoint").and_then(|v| v.as_str());
+    let tool = match endpoint.unwrap_or_default().split("://").next().unwrap_or_default() {
+        "mysql" => "`mysqldump` copies a MySQL or MariaDB database",
+        "postgres" | "postgresql" => "`pg_dump` copies a PostgreSQL database",
+        "http" | "https" => "`etcdctl snapshot save FILE` copies an etcd",
+        "nats" => "`nats stream backup` copies a NATS stream",
+        _ => "its own tools copy a database",
+    };
+    let token = match &cluster.k3s.token {
+        Some(_) => "the token that `k3s.token` names".to_owned(),
+        None => State::of(&cluster.base, &cluster.name).token().display().to_string(),
+    };
+    Err(Fail::new(
+        code::USAGE,
+        "the cluster's data is not on its servers but in the datastore of `datastore-endpoint`",
+        format!("Copy it there: {tool}. Keep {token} with the copy, as it opens the data."),
+    ))
 }
 
 fn not_running(node: &str, state: Power) -> Fail {

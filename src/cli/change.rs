@@ -107,6 +107,24 @@ pub fn targets(
     Ok(names.to_vec())
 }
 
+/// Nodes that a `replace` was to make anew and has not come to: nothing else does it.
+pub fn not_replaced(world: &World) -> Option<String> {
+    let record = crate::journal::latest(&world.state.runs()).ok().flatten()?;
+    if record.verb != "replace" {
+        return None;
+    }
+    let left = record.outstanding().filter(|s| s.id.ends_with("/machine")).filter_map(|s| s.node.as_deref());
+    let left: Vec<&str> = left.filter(|n| world.cluster.node(n).is_some()).collect();
+    let is = if left.len() == 1 { "is" } else { "are" };
+    (!left.is_empty()).then(|| {
+        let names = left.join(" ");
+        format!(
+            "{} {is} not replaced: `p1 replace` was not finished, and `p1 replace {names}` does it",
+            left.join(", ")
+        )
+    })
+}
+
 /// Other clusters of this folder, told where this one is new: the spec may have been given another name.
 pub fn neighbours(world: &World) -> Option<String> {
     if world.state.exists() && world.state.vagrantfile().exists() {

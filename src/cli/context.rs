@@ -115,6 +115,7 @@ impl Context {
 
     /// Which provider a cluster has, or gets.
     pub fn kind(&self, cluster: &Cluster, state: &State) -> Result<Kind, Fail> {
+        state.readable().map_err(|e| Fail::of(code::FAILED, &e))?;
         if let Some(kind) = state.facts().map_err(|e| Fail::of(code::FAILED, &e))?.provider {
             return Ok(kind);
         }
@@ -176,6 +177,10 @@ impl Context {
             library: Library::new(dirs.data.join("boxes")),
             host_lock: dirs.host_lock(),
             users_vagrant_home: Some(self.env.home.join(".vagrant.d")),
+            token: match &cluster.k3s.token {
+                Some(spec::TokenSource::Env(name)) => std::env::var(name).ok(),
+                _ => None,
+            },
             run: journal::new_run_id(),
             cancel: self.cancel.clone(),
             jobs: self.global.jobs,
@@ -251,8 +256,12 @@ impl Context {
 
     /// For verbs that work on machines: they have to have been made.
     pub fn must_be_made(&self, cluster: &Cluster, state: &State) -> Result<(), Fail> {
+        state.readable().map_err(|e| Fail::of(code::FAILED, &e))?;
         if state.key().is_file() {
             return Ok(());
+        }
+        if state.has_machines() {
+            return Err(Fail::new(code::FAILED, crate::steps::key_is_gone(state), crate::steps::KEY_GONE));
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);
         Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))

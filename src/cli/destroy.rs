@@ -38,10 +38,12 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
         false => targets.iter().map(String::as_str).collect(),
     };
     let named = targets.clone();
+    let external = cluster.has_own_datastore();
     let question = match whole {
         true => format!(
-            "This destroys the cluster `{}` with its data: {}. Go on?",
+            "This destroys the cluster `{}` with {}: {}. Go on?",
             cluster.name,
+            if external { "all but what is in the datastore of `datastore-endpoint`" } else { "its data" },
             names.join(", ")
         ),
         false => {

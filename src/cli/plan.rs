@@ -60,7 +60,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
             let (mark, tone) = if drift.destroys() { ("!", Tone::Bad) } else { ("-", Tone::Warn) };
             print(format!("{}\n", paint.tone(tone, &format!("{mark} {drift}"))));
         }
-        if let Some(note) = change::neighbours(&world) {
+        for note in change::neighbours(&world).into_iter().chain(change::not_replaced(&world)) {
             eprintln!("note: {note}");
         }
         if !due {

@@ -16,7 +16,8 @@ use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
-    Claims, Depth, Intent, Steps, Verb, View, Whose, World, decide, look_at_provisioners, observe, refusal,
+    self, Claims, Depth, Intent, Steps, Verb, View, Whose, World, decide, look_at_given,
+    look_at_provisioners, observe, refusal, restore, snapshot,
 };
 use crate::ui;
 
@@ -95,10 +96,12 @@ fn locked(
     let verb = job.verb;
     survive(world, verb)?;
     let intent = Intent { verb, targets: &job.targets, replace };
+    unfinished(world, verb)?;
     world.note(|seen| {
         intent.note(&world.cluster, seen);
         seen.subject.clone_from(&job.subject);
     });
+    look_at_given(world);
     let plan = match &job.retry_of {
         Some(record) => {
             let plan = outstanding(world, verb, record)?;
@@ -121,10 +124,32 @@ fn locked(
     };
     must_be_reached(world, verb)?;
     ready(world, &plan)?;
-    if matches!(verb.name, "up" | "start" | "replace") {
-        world.tokens()?;
+    if matches!(verb.name, "up" | "start" | "replace" | "upgrade") {
+        let told = world.tokens_of_now(&mut |amiss| eprintln!("note: {amiss}"));
+        // Servers that do not run yet are asked when they do, by the step that needs it.
+        let later = |n: &spec::Node| {
+            world.seen().machines.get(&n.name).is_some_and(|m| m.state != providers::State::Running)
+        };
+        if !world.cluster.servers().any(later) {
+            told?;
+        }
     }
     world.batch.plan(for_vagrant(world, &plan));
+    if verb.name == "destroy"
+        && job.targets.is_empty()
+        && let Some(kept) = world.keep_token()?
+    {
+        eprintln!(
+            "note: the datastore of `datastore-endpoint` stays as it is. What opens its data is kept in {}, and the \
+             next `p1 up` takes it; remove it when the datastore is emptied",
+            kept.display()
+        );
+    }
+    match verb.name {
+        "restore" => restore::begin(world)?,
+        "snapshot restore" => snapshot::begin(world)?,
+        _ => {}
+    }
 
     let screen = ui::start(context.ui, Box::new(super::out::Data), Box::new(std::io::stderr()));
     let _signals = super::signals::watch(context.cancel.clone(), screen.sender())?;
@@ -155,6 +180,9 @@ fn locked(
     let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving.clone() };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
+    if let ("snapshot restore", Ok(report)) = (verb.name, &report) {
+        snapshot::end(world, &report.outcomes)?;
+    }
     if let Err(trouble) = world.moment.let_go(world) {
         sender
             .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
@@ -235,6 +263,19 @@ pub fn contested(world: &World, claims: &Claims, verb: &str, targets: &[String])
         ),
     };
     Fail { evidence: claims.evidence(name), ..Fail::new(code::LOCKED, what, hint) }.next(["p1 status"])
+}
+
+/// What was begun with the cluster's data and has not come to its end must not be buried by another verb,
+/// which would take what is there for the cluster.
+fn unfinished(world: &World, verb: &Verb) -> Result<(), Fail> {
+    let found = world.state.unfinished()?;
+    world.note(|seen| seen.unfinished.clone_from(&found));
+    match found {
+        Some(what) if !what.settled && !verb.passes_unfinished(&what.verb) => {
+            Err(steps::not_finished(&what).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
@@ -320,6 +361,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     let alive = |node: &str| {
         seen.machines.get(node).is_some_and(|m| m.state == providers::State::Running && !m.foreign)
     };
+    let anew = verb.begins_anew(&|step| record.passed(step));
     let look = |name: &str, node: Option<&spec::Node>| {
         let step = id(name, node);
         if name == "link" {
@@ -332,7 +374,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
         }
         let goes = matches!(name, "leave" | "uninstall" | "machine");
         let there = node.is_none_or(|n| alive(&n.name) || goes || !verb.boots());
-        match record.passed(&step) && same(&step) && there && !verb.begins_anew() {
+        match record.passed(&step) && same(&step) && there && !anew {
             true => Check::Done("done in the run before".into()),
             false => Check::Unknown("outstanding".into()),
         }

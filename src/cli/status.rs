@@ -12,7 +12,7 @@ use crate::journal;
 use crate::plan::Check;
 use crate::providers::State as Power;
 use crate::state::State;
-use crate::steps::{Claims, Depth, Drift, Verb, View, observe};
+use crate::steps::{Claims, Depth, Drift, Verb, View, observe, unfinished};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
@@ -32,6 +32,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
     let drift = change::look(&world, &targets);
+    let refused = unfinished(&view);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
     let last = journal::latest(&state.runs());
@@ -103,6 +104,13 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         for drift in drift.iter().filter(|d| d.node.is_none()) {
             print(format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
         }
+        if let Some(trouble) = &refused {
+            let (name, why) = (&world.cluster.name, &trouble.failure);
+            print(&format!(
+                "{}\n",
+                json!({"v": 1, "cluster": name, "unfinished": why.cause, "hint": why.hint})
+            ));
+        }
     } else {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
         for drift in drift.iter().filter(|d| d.node.is_none()) {
@@ -116,6 +124,9 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         for line in freshness(&believed, &seen.remembered) {
             eprintln!("{line}");
         }
+        if let Some(trouble) = refused.as_ref().filter(|_| holder.is_none()) {
+            eprintln!("{}. {}", trouble.failure.cause, trouble.failure.hint.as_deref().unwrap_or_default());
+        }
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {
@@ -123,6 +134,10 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         } else if let Err(error) = &last {
             eprintln!("what the last run left is not known: {}", chain(error));
         }
+    }
+    if let Some(trouble) = refused {
+        let hint = trouble.failure.hint.unwrap_or_default();
+        return Err(Fail::told(code::FAILED, trouble.failure.cause).hint(hint));
     }
     if !change::is_due(&plan, &drift) {
         return Ok(());

@@ -37,6 +37,9 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
         if let Some(note) = change::neighbours(world) {
             eprintln!("note: {note}");
         }
+        if let Some(note) = change::not_replaced(world) {
+            eprintln!("note: {note}");
+        }
         preflight(context, world, plan)?;
         ask_for_namespaces(context, world);
         Ok(())

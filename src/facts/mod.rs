@@ -67,8 +67,11 @@ pub struct NodeFacts {
     pub kubeconfig: bool,
     /// The node has a node password from an earlier join.
     pub node_password: bool,
-    /// Where a server keeps the cluster's state on its own disk: `sqlite` or `etcd`.
+    /// Where a server keeps the cluster's state: `sqlite` or `etcd` on its own disk, or `external`.
     pub datastore: Option<String>,
+    /// The restore whose former data is set aside here: it has not come to its end. Never remembered.
+    #[serde(skip)]
+    pub former: Option<String>,
     /// How its config.yaml says that it begins: `init` for a new etcd, else the URL of a server.
     pub joins: Option<String>,
     /// p1's own notes of what it brought to an end, by step.
@@ -175,6 +178,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "kubeconfig" => facts.kubeconfig = true,
             "node_password" => facts.node_password = true,
             "datastore" => facts.datastore = Some(value.into()),
+            "former" => facts.former = Some(value.into()),
             "joins" => facts.joins = Some(value.trim_matches(['"', '\'']).into()),
             "stamp" => {
                 if let [name, text] = words(2)[..] {

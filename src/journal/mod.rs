@@ -49,6 +49,9 @@ impl Explain for Error {
     }
 }
 
+/// A journal of a hundred nodes has a few megabytes.
+const MOST: u64 = 1 << 30;
+
 /// A journal being written.
 #[derive(Debug)]
 pub struct Writer {
@@ -133,7 +136,7 @@ impl Record {
 /// last line that was torn off in the middle without a word, others are noted in [`Record::damaged`].
 /// It is an error if the plan is among what was lost.
 pub fn read(path: &Path) -> Result<Option<Record>, Error> {
-    let bytes = fs::read(path).at("read", path)?;
+    let bytes = files::read(path, MOST)?;
     parse(&String::from_utf8_lossy(&bytes), path)
 }
 

@@ -160,6 +160,7 @@ mod tests {
             k3s: K3s {
                 release: Release::Channel("stable".into()),
                 endpoint: None,
+                token: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },

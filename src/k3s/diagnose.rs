@@ -450,8 +450,9 @@ const RULES: &[Rule] = &[
     rule(
         &["encrypted with different token", "cipher: message authentication failed"],
         "the server's datastore belongs to a cluster with another token",
-        "It is left over from an earlier cluster: `p1 uninstall` removes it with all its data, and `p1 up` begins anew after that. \
-         To keep the data, put that cluster's token back.",
+        "Its data is of an earlier cluster. To keep it, give that cluster's token: `k3s.token` in the spec. To begin \
+         anew: what is on the servers goes with `p1 uninstall`; a datastore of your own (`datastore-endpoint`) is not \
+         touched by that, and has to be emptied by its own tools.",
     ),
     // pkg/clientaccess/token.go, `validateCAHash`.
     rule(

@@ -1,7 +1,7 @@
 //! Files that are whole or absent, and private where they hold secrets.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -44,12 +44,70 @@ pub fn dir(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).at("create", dir)
 }
 
+/// The user who owns what is at this path, if that is another one than p1's.
+pub fn owner(path: &Path) -> Option<String> {
+    // What lies in a folder that cannot be entered is not seen; the folder is.
+    let uid = path.ancestors().find_map(|p| fs::symlink_metadata(p).ok())?.uid();
+    if uid == nix::unistd::Uid::effective().as_raw() {
+        return None;
+    }
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    Some(user.map_or_else(|| format!("uid {uid}"), |user| user.name))
+}
+
+/// What a file of p1's own, or one that is named to it, may have at most if it is held in memory.
+pub const MOST: u64 = 64 << 20;
+
+/// Opens a file for reading. What is none is refused: to open a FIFO may take for ever, and a device need
+/// not end.
+pub fn open(path: &Path) -> Result<File, Error> {
+    let open = || {
+        is_file(&fs::metadata(path)?)?;
+        // It may have become another one since.
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        is_file(&file.metadata()?)?;
+        Ok(file)
+    };
+    open().at("read", path)
+}
+
+/// An error unless it is a regular file.
+fn is_file(meta: &fs::Metadata) -> io::Result<()> {
+    let kind = meta.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => return Err(nix::errno::Errno::EISDIR.into()),
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, not a file")))
+}
+
+/// Reads a file of at most `most` bytes.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    let file = open(path)?;
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).at("read", path)?;
+    if bytes.len() as u64 > most {
+        let why = format!("it has more than {most} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why)).at("read", path);
+    }
+    Ok(bytes)
+}
+
 /// Reads a text file; `None` if there is none.
 pub fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).at("read", path),
+    match read(path, MOST) {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes);
+            Ok(Some(
+                text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text (UTF-8)"))
+                    .at("read", path)?,
+            ))
+        }
+        Err(e) if e.source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -65,6 +123,10 @@ pub fn remove_if_there(path: &Path) -> Result<(), Error> {
 /// old file or the new one: a temporary file beside it, synced, renamed, the directory synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A device, a FIFO or a folder of that name is somebody's, and no file is put in its place.
+    if let Ok(meta) = fs::metadata(path) {
+        is_file(&meta).at("write", path)?;
+    }
     let mut file = tempfile::Builder::new()
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(parent)
@@ -79,7 +141,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
 
 /// [`write()`], unless the file holds these bytes already. True if it was written.
 pub fn write_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
-    if fs::read(path).is_ok_and(|old| old == bytes) {
+    if read(path, bytes.len() as u64).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
     write(path, bytes, mode).map(|()| true)
@@ -264,6 +326,40 @@ mod tests {
         assert_eq!(texts, ["a", "b", "a"]);
         assert!(kept[3].to_string_lossy().ends_with("config.p1-backup.2"));
         assert_eq!(fs::metadata(&kept[0]).unwrap().mode() & 0o777, 0o600);
+    }
+
+    /// Neither read, which may take for ever, nor replaced.
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let socket = dir.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, what) in [
+            (&fifo, "a FIFO"),
+            (&link, "a device"),
+            (&PathBuf::from("/dev/zero"), "a device"),
+            (&socket, "a socket"),
+        ] {
+            for error in [
+                read(path, MOST).unwrap_err(),
+                read_if_there(path).unwrap_err(),
+                write(path, b"x", 0o600).unwrap_err(),
+                write_if_changed(path, b"x", 0o600).unwrap_err(),
+            ] {
+                assert_eq!(error.source.to_string(), format!("it is {what}, not a file"), "{error}");
+            }
+        }
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        write(&dir.path().join("f"), b"12345", 0o600).unwrap();
+        assert_eq!(
+            read(&dir.path().join("f"), 4).unwrap_err().source.to_string(),
+            "it has more than 4 bytes"
+        );
+        assert!(read(dir.path(), 9).unwrap_err().source.to_string().contains("Is a directory"));
     }
 
     #[test]

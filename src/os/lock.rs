@@ -107,6 +107,9 @@ fn open(path: &Path) -> Result<File, Error> {
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    if path.exists() {
+        files::open(path)?;
+    }
     Ok(options.open(path).at("open", path)?)
 }
 
@@ -118,7 +121,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Who holds the lock at `path` now; `None` when it is free or absent.
 pub fn holder(path: &Path) -> Option<Owner> {
-    let mut file = File::open(path).ok()?;
+    let mut file = files::open(path).ok()?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => read_owner(&mut file),
         _ => None,

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::files;
+
 /// How often it is looked whether it still lives.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What is left of a program's time when it was killed.
@@ -30,7 +32,7 @@ pub(super) fn hold(path: &Path) -> io::Result<File> {
 /// The program of this name that a p1 of before left with the input at `path`. The caller holds the
 /// lock that its p1 held, so no other p1 can be the one that started it.
 pub fn left(path: &Path, program: &str) -> Option<Pid> {
-    let file = File::open(path).ok()?;
+    let file = files::open(path).ok()?;
     // Without a holder there is none to look for, which is nearly always so.
     if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
         return None;

@@ -597,6 +597,7 @@ pub(crate) mod testing {
             k3s: K3s {
                 release: Release::Channel("stable".to_owned()),
                 endpoint: None,
+                token: None,
                 registries: Yaml::new(),
                 artifacts: Artifacts::default(),
             },

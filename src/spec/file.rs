@@ -8,7 +8,7 @@ use super::value::{
     Address, AnyPath, Argument, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels,
     ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
-use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source};
+use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source, TokenSource};
 
 object! {
     /// A k3s cluster of virtual machines, as p1 makes it.
@@ -112,6 +112,9 @@ object! {
         optional server_config: Config,
         /// Settings for workers, beyond config.
         optional worker_config: Config,
+        /// The cluster's token, where p1 is not to make one: {file: ..}, private, or {env: ..}. For data that
+        /// outlives the cluster, as in a datastore of your own.
+        optional token: TokenSource,
         /// /etc/rancher/k3s/registries.yaml as it is.
         optional registries: Registries,
         /// Files to take instead of downloading k3s' release.

@@ -210,10 +210,23 @@ pub struct K3s {
     /// An address of the user's choosing at which the API answers, whichever server runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
+    /// Where the cluster's token is, if p1 is not to make one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSource>,
     /// `/etc/rancher/k3s/registries.yaml`, as it is.
     pub registries: Yaml,
     /// Where the files come from, if not from k3s' releases.
     pub artifacts: Artifacts,
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenSource {
+    /// In a file of this host.
+    File(PathBuf),
+    /// In a variable of p1's environment.
+    Env(String),
 }
 
 /// Which k3s.
@@ -371,6 +384,12 @@ impl Cluster {
     /// The server that begins a new cluster. In one that runs, any other may do what it does.
     pub fn first_server(&self) -> &Node {
         self.servers().next().expect("a valid spec has a server")
+    }
+
+    /// Whether the cluster's state is in a datastore of the user's, which outlives the cluster.
+    pub fn has_own_datastore(&self) -> bool {
+        let value = self.first_server().config.get("datastore-endpoint");
+        value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
     }
 
     /// Whether the servers keep the cluster's state in an etcd of their own: several do, unless they

@@ -284,6 +284,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
         return K3s {
             release: Release::Channel("stable".to_owned()),
             endpoint: None,
+            token: None,
             registries: Yaml::new(),
             artifacts: Artifacts::default(),
         };
@@ -301,6 +302,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     K3s {
         release,
         endpoint: file.endpoint.value().cloned(),
+        token: file.token.value().cloned(),
         registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(),
         artifacts,
     }

@@ -10,8 +10,8 @@ use ssh2::{ErrorCode, MethodType};
 
 use super::session::{Session, Stuck};
 use super::{Error, HostKey, KnownHosts, keys};
-use crate::os::Cancel;
 use crate::os::cancel::Level;
+use crate::os::{Cancel, files};
 
 /// Pauses between attempts to log in: a node counts as up the moment it lets us in.
 const PAUSES: [Duration; 3] =
@@ -278,8 +278,8 @@ fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> 
     let mut unusable: Option<Error> = None;
     let mut damaged: Option<PathBuf> = None;
     for key in &login.keys {
-        if let Err(error) = std::fs::File::open(key) {
-            unusable.get_or_insert(Error::Key { path: key.clone(), reason: error.to_string() });
+        if let Err(error) = files::open(key) {
+            unusable.get_or_insert(Error::Key { path: key.clone(), reason: error.source.to_string() });
             continue;
         }
         match session.drive(end, |ssh| ssh.userauth_pubkey_file(user, None, key, None)) {

@@ -1,12 +1,15 @@
 //! The files of k3s are on this host, verified.
 
+use std::fmt::Write;
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::{Ctx, Definition, View, World};
 use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
 use crate::plan::{Check, Scope, Shape};
-use crate::spec::{Cluster, Node, Release};
+use crate::spec::{Cluster, Node, Release, Source};
 use crate::state::{Pinned, State};
 
 pub const STEP: Definition = Definition {
@@ -187,4 +190,32 @@ impl World {
         self.state.keep(&facts)?;
         Ok(())
     }
+}
+
+/// What tells the files of this host that the spec gives from others of the same name: a user who mends a
+/// cause by replacing one means it to be used.
+pub fn look_at_given(world: &World) {
+    let wanted = &world.cluster.k3s.artifacts;
+    let sources = wanted.binary.iter().chain(&wanted.installer).chain(&wanted.images);
+    let mut paths: Vec<PathBuf> = sources
+        .filter_map(|source| match source {
+            Source::Path(path) => Some(path.clone()),
+            Source::Url { .. } => None,
+        })
+        .collect();
+    // The manifest has the checksums of all that is in there.
+    paths.extend(wanted.dir.iter().map(|dir| dir.join(artifacts::folder::MANIFEST)));
+    let mut given = String::new();
+    for path in paths {
+        let meta = std::fs::metadata(&path).ok();
+        let time = meta.as_ref().and_then(|m| m.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok());
+        let _ = writeln!(
+            given,
+            "{} {} {}",
+            path.display(),
+            meta.map_or(0, |m| m.len()),
+            time.map_or(0, |t| t.as_nanos())
+        );
+    }
+    world.note(|seen| seen.given = given);
 }

@@ -1,4 +1,4 @@
-//! A cluster's data in a file of this host, and back from there onto the same machines or new ones.
+//! A cluster's data in a file of this host; `restore.rs` is the way back.
 //!
 //! What is kept is what makes a cluster the one it is: the datastore, the certificates and secrets of
 //! its server, and each node's password, by which the server knows it again. All else p1 makes anew.
@@ -6,22 +6,21 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::world::SHORT;
-use super::{Ctx, Definition, World, config, login};
+use super::world::{SHORT, listens};
+use super::{Ctx, Definition, World};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::k3s;
-use crate::os::{files, process};
+use crate::os::process;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
-use crate::spec::{Cluster, Node, Role};
-use crate::ssh::{Bound, Job, Source, Upload};
+use crate::spec::{Cluster, Node};
+use crate::ssh::{Bound, Job};
 
 /// A node's password is asked for.
 pub const ASK: Definition = Definition {
@@ -41,100 +40,55 @@ pub const COPY: Definition = Definition {
     apply: copy,
 };
 
-/// The node lets p1 in.
-pub const LOGIN: Definition = Definition { shape: shape("ssh", "log in", Scope::Nodes, &[]), ..login::STEP };
-
-/// k3s ends on a node, with all that it runs, and the node gets its password of then.
-pub const HALT: Definition = Definition {
-    // Workers first: their containers end while somebody still hears of it.
-    shape: shape(
-        "halt",
-        "stop k3s and its containers",
-        Scope::Nodes,
-        &[After::Node("ssh"), After::Workers("halt")],
-    ),
-    retry: true,
-    check: asked,
-    inputs,
-    apply: halt,
-};
-
-/// The secrets of then are this host's again.
-pub const SECRETS: Definition = Definition {
-    shape: shape("secrets", "put the cluster's secrets back", Scope::Cluster, &[After::Node("halt")]),
-    retry: true,
-    check: asked,
-    inputs,
-    apply: secrets,
-};
-
-/// The configuration has them, before k3s itself puts an etcd snapshot back.
-pub const CONFIG: Definition = Definition {
-    shape: shape("config", "configure k3s", Scope::Nodes, &[After::Cluster("secrets")]),
-    ..config::STEP
-};
-
-/// The data is in its place on the first server.
-pub const DATA: Definition = Definition {
-    shape: shape("data", "put the cluster's data back", Scope::Cluster, &[After::Node("config")]),
-    retry: true,
-    check: asked,
-    inputs,
-    apply: data,
-};
-
-const fn shape(name: &'static str, title: &'static str, scope: Scope, after: &'static [After]) -> Shape {
+pub(super) const fn shape(
+    name: &'static str,
+    title: &'static str,
+    scope: Scope,
+    after: &'static [After],
+) -> Shape {
     Shape { name, title, scope, after, serves: false }
 }
 
-fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
+pub(super) fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
     Check::Needed("asked for".into())
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
+pub(super) fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
     json!([cluster.name, node.map(|n| &n.name)])
 }
 
 /// A node's password (docs.k3s.io/architecture).
-const PASSWORD: &str = "/etc/rancher/node/password";
+pub(super) const PASSWORD: &str = "/etc/rancher/node/password";
 /// k3s' own has 32 characters (`pkg/agent/config`, `ensureNodePassword`).
 const PASSWORD_LEN: usize = 256;
 /// On the node, while it is on its way.
-const PACKED: &str = "/var/lib/p1/backup/server.tar.gz";
+pub(super) const PACKED: &str = "/var/lib/p1/backup/server.tar.gz";
 /// A cluster's data is held in memory while it is on its way.
 const MOST: u64 = 2 << 30;
 /// Sending it; silence is the sooner sign of trouble.
-const SEND: Duration = Duration::from_secs(1800);
-const SILENCE: Duration = Duration::from_secs(120);
+pub(super) const SEND: Duration = Duration::from_secs(1800);
+pub(super) const SILENCE: Duration = Duration::from_secs(120);
+
+/// What the script says when k3s is about to be stopped.
+const STOPPING: &str = "stopping k3s";
+/// How long a server's API port may take to open.
+const KNOCK: Duration = Duration::from_secs(2);
 
 /// What a run has of a backup so far.
 #[derive(Default)]
 pub struct Progress {
     passwords: Mutex<BTreeMap<String, String>>,
-    read: Mutex<Option<Arc<Backup>>>,
+    pub(super) read: Mutex<Option<Arc<Backup>>>,
+    /// The data of a restore is in its place.
+    pub(super) placed: Mutex<bool>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn file(world: &World) -> Result<PathBuf, Trouble> {
+pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {
     world.seen().subject.as_ref().map(PathBuf::from).ok_or_else(|| Trouble::new("no file was named", ""))
-}
-
-/// The backup that the run puts back, read and checked once.
-pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
-    let mut held = lock(&world.backup.read);
-    if let Some(backup) = &*held {
-        return Ok(Arc::clone(backup));
-    }
-    let backup = Backup::read(&file(world)?)?;
-    // The secrets of then are this cluster's from now on.
-    world.learn_tokens(&backup.tokens.to_text());
-    world.redactor.learn(backup.passwords.values());
-    let runs = world.state.facts()?.k3s.and_then(|k| k.version);
-    backup.manifest.fits(&world.cluster, runs.as_deref())?;
-    Ok(Arc::clone(held.insert(Arc::new(backup))))
 }
 
 fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
@@ -149,7 +103,7 @@ fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         false => Err(Trouble::new("its machine does not run", "")),
     };
     match asked {
-        Err(trouble) if trouble.cancelled || node.name == world.cluster.first_server().name => Err(trouble),
+        Err(trouble) if trouble.cancelled => Err(trouble),
         // A node's password only saves the cluster from taking it for another one.
         Err(trouble) => {
             let why = trouble.failure.cause;
@@ -189,13 +143,24 @@ stopped=/run/p1/stopped-for-copy
 again() { [ ! -e "$stopped" ] || { systemctl start --no-block k3s && rm -f "$stopped"; }; }
 trap again EXIT
 trap 'exit 143' HUP INT TERM
+# By SQLite's own way, which takes what others write meanwhile into account: its shell, or Python's module.
+online() {
+  mkdir -p "$work/own/db"
+  copy=$work/own/db/state.db
+  if command -v sqlite3 >/dev/null 2>&1; then
+    if sqlite3 db/state.db ".backup '$copy'"; then return 0; fi
+    rm -f "$copy"*
+  fi
+  command -v python3 >/dev/null 2>&1 || return 1
+  python3 - db/state.db "$copy" <<'PYTHON'
+@PYTHON@PYTHON
+}
 if [ -d db/etcd ]; then
   [ "$active" = active ] || { echo "k3s is $active, and etcd can only be copied while it runs" >&2; exit 3; }
   k3s etcd-snapshot save --name p1-backup
   mv "$(ls -t db/snapshots/p1-backup* | head -n 1)" "$work/own/snapshot"
   kind=etcd how=snapshot
-elif [ -f db/state.db ] && command -v sqlite3 >/dev/null 2>&1 && mkdir "$work/own/db" &&
-  sqlite3 db/state.db ".backup '$work/own/db/state.db'"; then
+elif [ -f db/state.db ] && online; then
   kind=sqlite how=online
 else
   # What its own way cannot copy, such as with an sqlite3 that is too old, is copied at rest.
@@ -219,17 +184,68 @@ rm -rf "$work/own"
 echo "result $kind $how"
 "#;
 
+/// Copies one SQLite database to another, with what is in its write-ahead log.
+const PYTHON: &str = r#"import sqlite3, sys
+source = sqlite3.connect("file:" + sys.argv[1] + "?mode=rw", uri=True, timeout=60)
+copy = sqlite3.connect(sys.argv[2])
+source.backup(copy)
+copy.close()
+source.close()
+"#;
+
+fn pack() -> String {
+    PACK.replace("@PYTHON@", PYTHON)
+}
+
+/// Servers whose machines run, those whose API answers first: any of several has etcd's data.
+fn sources(world: &World) -> Result<Vec<&Node>, Trouble> {
+    let seen = world.seen();
+    let runs = |s: &&Node| seen.machines.get(&s.name).is_some_and(|m| m.state == State::Running);
+    let mut all: Vec<&Node> = world.cluster.servers().filter(runs).collect();
+    if all.len() > 1 {
+        all.sort_by_key(|s| !listens(s, KNOCK));
+    }
+    match all.is_empty() {
+        true => Err(Trouble::new("no server's machine runs", "`p1 start` starts them.")),
+        false => Ok(all),
+    }
+}
+
+/// Packs the data on the first server that can. Which it was, what its script printed, and since when k3s is
+/// stopped there, if it was for the copy.
+fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), Trouble> {
+    let mut first = None;
+    for server in sources(ctx.world)? {
+        let mut stopped = None;
+        let mut hear = |line: &str| {
+            if line == STOPPING {
+                stopped.get_or_insert_with(Instant::now);
+            }
+        };
+        match job_heard(ctx, server, "pack", &pack(), &mut hear) {
+            Ok(text) => return Ok((server, text, stopped)),
+            Err(trouble) if trouble.cancelled => return Err(trouble),
+            Err(trouble) => {
+                ctx.control.log(&trouble.failure.cause);
+                first.get_or_insert(trouble);
+            }
+        }
+    }
+    Err(first.expect("a server was tried"))
+}
+
 fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, server) = (ctx.world, ctx.world.cluster.first_server());
-    let tokens = world.read_tokens()?;
-    let tokens =
-        tokens.ok_or_else(|| Trouble::new("the cluster's secrets are not there", "`p1 up` makes them."))?;
-    let text = job(ctx, server, "pack", PACK)?;
+    let world = ctx.world;
+    let tokens = world.tokens_of_now(&mut |amiss| ctx.control.warn(format!("{amiss}.")))?;
+    let (server, text, stopped) = packed(ctx)?;
     let result = text.lines().find_map(|l| l.strip_prefix("result ")).unwrap_or_default();
     let datastore = match result.split(' ').next() {
         Some("etcd") => Datastore::Etcd,
         _ => Datastore::Sqlite,
     };
+    // The cluster is without its API until then; fetching the copy would only keep the server from starting.
+    let back = result.ends_with("stopped").then(|| until_active(ctx, server));
+    let away = stopped.map(|since| seconds(since.elapsed()));
     let manifest = Manifest::of(&world.cluster, datastore, world.state.facts()?.k3s.and_then(|k| k.version));
     ctx.control.says("fetching it");
     let data = world.on(server, |r| r.read_file(PACKED, MOST, Bound::new(SEND, SILENCE)))?;
@@ -242,23 +258,68 @@ fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let path = file(world)?;
     let size = backup.write(&path)?;
     world.script(server, "removing what was packed", "rm -rf /var/lib/p1/backup\n")?;
-    if result.ends_with("stopped") {
-        until_active(ctx, server)?;
-    }
-    let how = match result {
-        r if r.ends_with("stopped") => "; k3s was stopped for the copy, since the server has no sqlite3",
-        _ => "",
+    let how = match (back, away) {
+        (None, _) => String::new(),
+        (Some(active), away) => {
+            active?;
+            until_ready(ctx, server);
+            format!(
+                "; k3s was stopped for the copy, since {} has neither sqlite3 nor python3 that can copy its data: the API \
+                 was away for {}",
+                server.name,
+                away.unwrap_or_else(|| "a moment".to_owned())
+            )
+        }
     };
     Ok(Some(format!("wrote {} ({:.1} MB){how}", path.display(), size as f64 / 1e6)))
 }
 
+/// What else works on the cluster asks whether its server is Ready, which takes a while after a start.
+fn until_ready(ctx: &Ctx<'_>, server: &Node) {
+    let world = ctx.world;
+    if !world.state.kubeconfig().is_file() {
+        return;
+    }
+    let bound = world.cluster.timeouts.node_ready;
+    let mut first: Option<String> = None;
+    let back = wait_for(ctx, Patience::of(bound), || {
+        let (beat, wrong) = match super::snapshot::pulse(world, server) {
+            Ok(pulse) => pulse,
+            Err(trouble) => return Ok(Err(trouble.failure.cause)),
+        };
+        let before = first.get_or_insert_with(|| beat.clone());
+        Ok(match wrong {
+            None if *before != beat => Ok(()),
+            wrong => Err(wrong.unwrap_or_else(|| "it has not reported since k3s was started again".into())),
+        })
+    });
+    if let Ok(Err(why)) = back {
+        let bound = seconds(bound);
+        let name = &server.name;
+        ctx.control.warn(format!(
+            "The backup is whole, and {name} was not Ready again within {bound}: {why}. Its journal: p1 logs {name}"
+        ));
+    }
+}
+
 /// Runs a script of root's that goes on when the connection is lost; what it printed.
-fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, Trouble> {
+pub(super) fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, Trouble> {
+    job_heard(ctx, node, name, script, &mut |_| {})
+}
+
+fn job_heard(
+    ctx: &Ctx<'_>,
+    node: &Node,
+    name: &str,
+    script: &str,
+    hear: &mut dyn FnMut(&str),
+) -> Result<String, Trouble> {
     let world = ctx.world;
     let job = Job { name, id: &world.run, script, env: &[] };
     let bound = world.cluster.timeouts.server_ready;
     let done = world.on(node, |r| {
         r.detached(&job, bound, &mut |line| {
+            hear(line);
             ctx.control.log(line);
             ctx.control.says(line);
         })
@@ -289,81 +350,33 @@ fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     })
 }
 
-fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
-    let backup = read(world)?;
-    if !world.facts(node)?.has_k3s() {
-        return Err(Trouble::new("k3s is not installed there", "`p1 up` installs it; then restore again."));
-    }
-    let killall = k3s::killall_script();
-    let (unit, config) = (node.role.unit(), k3s::CONFIG_PATH);
-    // A worker makes its certificates anew from the server's; those of another authority are in its way. How
-    // it joined before says nothing of how it has to now: the one with the data begins.
-    let script = format!(
-        "set -eu\nsystemctl stop {unit} 2>/dev/null || :\nif [ -x {killall} ]; then {killall}; fi\n\
-         rm -f /var/lib/p1/stamps/start {config}\n\
-         rm -f /var/lib/rancher/k3s/agent/*.crt /var/lib/rancher/k3s/agent/*.key /var/lib/rancher/k3s/agent/*.kubeconfig\n"
-    );
-    job(ctx, node, "halt", &script)?;
-    if node.role == Role::Server && node.name != world.cluster.first_server().name {
-        // It joins the first one anew and gets all of it from there.
-        let script = "cd /var/lib/rancher/k3s/server && rm -rf db tls cred\n";
-        world.script(node, "removing the data of now", script)?;
-    }
-    match backup.passwords.get(&node.name) {
-        Some(password) => {
-            let text = format!("{password}\n");
-            let upload =
-                Upload { source: Source::Bytes(text.as_bytes()), dest: PASSWORD, mode: 0o600, sha256: None };
-            world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
-        }
-        // The cluster of then knows another machine by this name, or none: it joins as a new one.
-        None => drop(world.script(node, "removing the node's password", &format!("rm -f {PASSWORD}\n"))?),
-    }
-    // What was seen at the login is no longer so.
-    world.look_at_node(node)?;
-    Ok(None)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::Cancel;
+    use crate::os::process::Cmd;
 
-fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let world = ctx.world;
-    files::write(&world.state.token(), read(world)?.tokens.to_text().as_bytes(), 0o600)?;
-    world.read_tokens()?;
-    Ok(None)
-}
-
-/// Puts the data in its place. Each part replaces its former self by one rename; run again, it does
-/// the same again.
-const UNPACK: &str = r#"set -eu
-export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-umask 077
-work=/var/lib/p1/backup
-rm -rf "$work/own"
-mkdir -p "$work/own" /var/lib/rancher/k3s/server
-tar -C "$work/own" --numeric-owner -xzf "$work/server.tar.gz"
-cd /var/lib/rancher/k3s/server
-rm -rf db tls cred token agent-token node-token
-for part in "$work"/own/*; do
-  name=${part##*/}
-  [ "$name" = snapshot ] || mv "$part" "$name"
-done
-if [ -f "$work/own/snapshot" ]; then
-  # The snapshot has the certificates too; those of here would be taken for newer ones.
-  rm -rf tls cred
-  k3s server --cluster-reset --cluster-reset-restore-path="$work/own/snapshot"
-fi
-rm -rf "$work"
-"#;
-
-fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, server) = (ctx.world, ctx.world.cluster.first_server());
-    let backup = read(world)?;
-    let len = backup.data.len() as u64;
-    let upload = Upload { source: Source::Bytes(&backup.data), dest: PACKED, mode: 0o600, sha256: None };
-    let mut progress = |done| ctx.control.moved("sending the data", done, Some(len));
-    world.on(server, |r| r.upload(&upload, Bound::new(SEND, SILENCE), &mut progress))?;
-    job(ctx, server, "unpack", UNPACK)?;
-    world.forget_api();
-    world.note(|seen| seen.api = None);
-    Ok(Some(format!("of {}", backup.manifest.at.strftime("%Y-%m-%d %H:%M:%S UTC"))))
+    /// While another program writes: what was committed is in the copy, be it in the write-ahead log still.
+    #[test]
+    fn python_copies_a_database_that_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let copier = dir.path().join("copy.py");
+        std::fs::write(&copier, PYTHON).unwrap();
+        let program = format!(
+            "import sqlite3, subprocess, sys\n\
+             db = sqlite3.connect('state.db', isolation_level=None)\n\
+             db.execute('pragma journal_mode=wal')\n\
+             db.execute('create table kine (id integer)')\n\
+             for i in range(500): db.execute('insert into kine values (?)', (i,))\n\
+             db.execute('begin immediate')\n\
+             db.execute('insert into kine values (1000)')\n\
+             subprocess.run([sys.executable, {:?}, 'state.db', 'copy.db'], check=True, timeout=50)\n\
+             db.execute('rollback')\n\
+             print(sqlite3.connect('copy.db').execute('select count(*), max(id) from kine').fetchone())\n",
+            copier
+        );
+        let cmd = Cmd::new("python3").arg("-c").arg(program).cwd(dir.path());
+        let done = crate::os::process::run(&cmd, Duration::from_secs(60), &Cancel::new()).unwrap();
+        assert_eq!(done.stdout.trim(), "(500, 499)", "{}", done.stderr);
+    }
 }

@@ -133,6 +133,11 @@ impl fmt::Display for Drift {
     }
 }
 
+/// The state folder's copy of the secrets is amiss, and a server has them.
+pub(super) fn token(what: String) -> Drift {
+    finding(None, Kind::Other, what, Mend::Note, "`p1 up` reads it back")
+}
+
 /// The differences that `up` would find, and the machines that would go for them after a yes, as they
 /// were made: those of former nodes first.
 pub fn changes(view: &View<'_>, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {

@@ -41,6 +41,15 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
+/// That the cluster's key is not there.
+pub fn key_is_gone(state: &crate::state::State) -> String {
+    format!("{} is not there, the only key that opens the cluster's machines", state.key().display())
+}
+
+/// What to do about it.
+pub const KEY_GONE: &str = "Put a copy of it back. Without one, `p1 destroy` removes the cluster with its data, and \
+                            `p1 up` makes it anew.";
+
 /// A node that does not let p1 in. One that takes none of our keys any more does not come back with the next boot.
 fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
     let (shut_out, silent) = (error.shut_out(), silent(&error));
@@ -82,6 +91,10 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let key = world.state.key();
+    // A machine that has been logged in to knows this key alone: another one does not open it.
+    if !key.exists() && world.memory(&node.name).is_some_and(|m| m.root || m.joined) {
+        return Err(Trouble::new(key_is_gone(&world.state), KEY_GONE));
+    }
     let public = world.public_key()?;
     console::switch_off_and_on(ctx)?;
     let mut kept = None;

@@ -31,6 +31,7 @@ mod push;
 mod quorum;
 mod ready;
 mod resize;
+pub mod restore;
 mod rollouts;
 mod rules;
 mod save;
@@ -39,6 +40,7 @@ mod stage;
 mod start;
 mod stop;
 mod system;
+mod tokens;
 mod uninstall;
 mod unit;
 mod verify;
@@ -55,16 +57,17 @@ use crate::engine::{Control, Trouble, Work};
 use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
-pub use artifacts::{missing, release};
+pub use artifacts::{look_at_given, missing, release};
 pub use config::files as config_files;
 pub use decide::{Decision, Intent, Refused, decide};
 pub use drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend, worst};
 pub use image::build as build_box;
+pub use login::{KEY_GONE, key_is_gone};
 pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use owner::{Claims, Whose};
 pub use provision::{look_at_provisioners, without_secrets};
-pub use rules::refusal;
+pub use rules::{not_finished, refusal, unfinished};
 pub use system::script as system_script;
 pub use view::{Seen, View, Wanted};
 pub use world::{INSTALLER, Parts, World, listens};
@@ -206,17 +209,19 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "restore",
         steps: &[
-            &backup::LOGIN,
-            &backup::HALT,
-            &backup::SECRETS,
-            &backup::CONFIG,
-            &backup::DATA,
+            &restore::LOGIN,
+            &restore::HALT,
+            &restore::SECRETS,
+            &restore::CONFIG,
+            &restore::DATA,
             &start::STEP,
             &kubeconfig::STEP,
             &ready::STEP,
+            &restore::SETTLE,
         ],
         depth: Depth::Machines,
     },
+    Verb { name: "restore --undo", steps: &[&restore::UNDO], depth: Depth::Machines },
     Verb {
         name: "snapshot save",
         steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
@@ -248,9 +253,26 @@ impl Verb {
     }
 
     /// True if a retry begins anew, since what was done belongs to a moment that is over: what a backup
-    /// asked the nodes for ended with its p1.
-    pub fn begins_anew(&self) -> bool {
-        matches!(self.name, "snapshot save" | "snapshot restore" | "backup")
+    /// asked the nodes for ended with its p1, and a restore that did not succeed was put back. `passed` tells
+    /// which steps passed.
+    pub fn begins_anew(&self, passed: &dyn Fn(&str) -> bool) -> bool {
+        match self.name {
+            "snapshot save" | "snapshot restore" | "backup" => true,
+            "restore" => !passed("cluster/settle"),
+            _ => false,
+        }
+    }
+
+    /// Whether it may do its work while something that was begun with the cluster's data has not come to its
+    /// end: it does not take what is there for the cluster, or it ends that.
+    pub fn passes_unfinished(&self, verb: &str) -> bool {
+        match verb {
+            "snapshot restore" => !matches!(
+                self.name,
+                "up" | "start" | "upgrade" | "replace" | "backup" | "restore" | "snapshot save"
+            ),
+            _ => !matches!(self.name, "up" | "start" | "upgrade" | "replace" | "backup" | "snapshot save"),
+        }
     }
 
     /// Whether the step of that name is needed, by its own condition.
@@ -287,8 +309,17 @@ impl Verb {
             if let Some(item) = item {
                 return view.provisioner(item).unwrap_or_default();
             }
-            let inputs = (definition.inputs)(view.cluster, node);
-            short_digest(&[&inputs.to_string()])
+            let inputs = (definition.inputs)(view.cluster, node).to_string();
+            // Beside what the spec says: which file stands behind a path of it.
+            let given = match name {
+                "artifacts" | "stage" | "install" | "start" => view.seen.given.as_str(),
+                "box" | "network" => view.seen.image.as_deref().unwrap_or_default(),
+                _ => "",
+            };
+            match given {
+                "" => short_digest(&[&inputs]),
+                given => short_digest(&[&inputs, given]),
+            }
         };
         let stands = |node: &Node| match self.name {
             // However k3s stood, it is stopped on all of them first, and only the first server has the data.

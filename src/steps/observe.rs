@@ -32,11 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks, and keeps what was seen in the world.
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
     world.read_tokens()?;
+    let unfinished = world.state.unfinished()?;
     let kubeconfig = world.state.kubeconfig().is_file();
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
     let known: Vec<_> = known.collect();
     world.note(|seen| {
         seen.kubeconfig = kubeconfig;
+        seen.unfinished = unfinished;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.joined.extend(memory.joined.then_some(name));
@@ -91,6 +93,11 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
         let _ = apps.join();
         machines
     })?;
+    if depth >= Depth::Nodes
+        && let Some(amiss) = world.look_at_tokens()
+    {
+        world.note(|seen| seen.differs.push(super::drift::token(amiss)));
+    }
     let seen = world.seen();
     let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != State::Running);
     if depth >= Depth::Nodes && world.cluster.nodes.iter().any(idle) {

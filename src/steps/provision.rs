@@ -135,7 +135,7 @@ fn contents(path: &Path, name: &Path, hash: &mut Sha256) -> Result<(), files::Er
         }
     } else if meta.is_file() {
         hash.update([u8::from(meta.permissions().mode() & 0o111 != 0)]);
-        let (mut file, mut buffer) = (fs::File::open(path).at("read", path)?, vec![0; 1 << 16]);
+        let (mut file, mut buffer) = (files::open(path)?, vec![0; 1 << 16]);
         let mut inner = Sha256::new();
         loop {
             match file.read(&mut buffer).at("read", path)? {
@@ -177,7 +177,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let text = match one.text("path") {
-        Some(path) => fs::read(path).at("read", Path::new(path))?,
+        Some(path) => files::read(Path::new(path), files::MOST)?,
         None => one.text("inline").unwrap_or_default().as_bytes().to_vec(),
     };
     let text = unix(text);

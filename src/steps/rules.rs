@@ -3,15 +3,17 @@
 use super::View;
 use crate::engine::Trouble;
 use crate::k3s::{Barrier, Join, Version};
+use crate::os::process::quote;
 use crate::providers::Kind;
 use crate::spec::{self, Node};
+use crate::state::Unfinished;
 
 /// Since this version k3s makes etcd's data of SQLite's (docs.k3s.io/datastore/ha-embedded).
 const MIGRATES: &str = "v1.22.2";
 
 /// Why the plan must not be run; none if it may.
 pub fn refusal(view: &View<'_>) -> Option<Trouble> {
-    growth(view).or_else(|| upgrade(view)).or_else(|| autostart(view))
+    unfinished(view).or_else(|| growth(view)).or_else(|| upgrade(view)).or_else(|| autostart(view))
 }
 
 /// Its machines were made by a provider that starts none by itself.
@@ -19,6 +21,36 @@ fn autostart(view: &View<'_>) -> Option<Trouble> {
     let virtualbox = view.seen.provider == Some(Kind::Virtualbox);
     let text = "`autostart` is for libvirt only, and this cluster's machines are VirtualBox'";
     (view.cluster.autostart && virtualbox).then(|| Trouble::new(text, spec::AUTOSTART))
+}
+
+/// A restore that has not come to its end: the data of before is set aside, and what is in its place is
+/// nobody's yet. The nodes tell, should the state folder not.
+pub fn unfinished(view: &View<'_>) -> Option<Trouble> {
+    if let Some(what) = &view.seen.unfinished {
+        return (!what.settled).then(|| not_finished(what));
+    }
+    let set_aside = |n: &&Node| view.seen.nodes.get(&n.name).is_some_and(|f| f.former.is_some());
+    let node = view.cluster.nodes.iter().find(set_aside)?;
+    let what = format!("a restore was not finished: the former data of {} is set aside", node.name);
+    Some(Trouble::new(
+        what,
+        "It is in /var/lib/rancher/k3s/p1-former-* on the nodes, and p1's note of it is gone. Where it is not wanted \
+         any more, remove it there.",
+    ))
+}
+
+/// Why nothing else is begun meanwhile, and what ends it.
+pub fn not_finished(what: &Unfinished) -> Trouble {
+    let subject = what.subject.clone().map(|s| quote(&s)).unwrap_or_default();
+    let hint = match what.verb.as_str() {
+        "restore" => format!(
+            "The cluster's former data is set aside. `p1 restore --undo` puts it back, `p1 restore {subject}` goes on."
+        ),
+        _ => format!(
+            "Until then machines may be of different moments: `p1 snapshot restore {subject}` puts all of them back."
+        ),
+    };
+    Trouble::new(format!("{} was not finished", what.what()), hint)
 }
 
 /// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):

@@ -42,9 +42,6 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     let mut servers = view.cluster.servers().filter(|s| view.standing(s) == Standing::Runs);
     let other = servers.find_map(|s| view.version(s).filter(|from| !k3s::runs(to, from)));
     match other {
-        Some(_) if view.cluster.first_server().config.contains_key("datastore-endpoint") => {
-            Check::Done("the state is in a datastore of the spec's".into())
-        }
         Some(from) => Check::Needed(format!("k3s goes from {from} to {to}")),
         None => Check::Done("k3s keeps its version".into()),
     }
@@ -58,6 +55,12 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let server = world.serving(None)?;
     let facts = world.look_at_node(server)?;
+    if facts.datastore.as_deref() == Some("external") {
+        return Ok(Some(format!(
+            "{} keeps the state in a datastore of its own: see to a copy there",
+            server.name
+        )));
+    }
     let seen = world.seen();
     let to = seen.version.clone().unwrap_or_default();
     let name = format!("p1-before-{}", to.replace('+', "-"));

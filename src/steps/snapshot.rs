@@ -14,12 +14,14 @@ use serde_json::json;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, World, kubeconfig, observe, ready};
 use crate::engine::Trouble;
+use crate::event::Outcome;
 use crate::explain::seconds;
 use crate::os::Cancel;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Machine, Note, Snapshot, State};
 use crate::spec::{Cluster, Node};
+use crate::state::Unfinished;
 
 /// The moment: every machine of the cluster is paused.
 pub const PAUSE: Definition = Definition {
@@ -307,6 +309,27 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
     Ok(set.note)
 }
 
+/// Notes that machines are put back, before the first one is: until all of them are, they are of different
+/// moments. What was begun before with the cluster's data is over by it.
+pub fn begin(world: &World) -> Result<(), Trouble> {
+    let subject = world.seen().subject.clone();
+    let since = Timestamp::now();
+    let what =
+        Unfinished { verb: "snapshot restore".into(), id: world.run.clone(), subject, since, settled: false };
+    Ok(world.state.begin(&what)?)
+}
+
+/// They are of one moment: all were put back and go on, or none was touched.
+pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), Trouble> {
+    let mut restores = outcomes.iter().filter(|(id, _)| id.ends_with("/restore")).map(|(_, o)| o);
+    let none = restores.clone().all(|o| matches!(o, Outcome::Blocked { .. } | Outcome::Skipped { .. }));
+    let all = restores.all(Outcome::passed) && outcomes.get("cluster/resume").is_some_and(Outcome::passed);
+    if none || all {
+        world.state.end()?;
+    }
+    Ok(())
+}
+
 fn restore(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     chosen(world)?;
@@ -386,7 +409,7 @@ fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 /// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API
 /// says of a node right after it was put back is what it had heard before the snapshot.
-fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), Trouble> {
+pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), Trouble> {
     let nodes = world.ask(|api| api.nodes(&world.cancel))?;
     let status = nodes.iter().find(|n| n.name == node.name);
     let lease = world.ask(|api| api.leases(&world.cancel))?.remove(&node.name);

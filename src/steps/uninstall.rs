@@ -172,8 +172,13 @@ rm -rf /etc/rancher /var/lib/rancher /var/lib/kubelet /run/k3s /run/flannel /var
 ";
 
 fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    files::remove_if_there(&ctx.world.state.kubeconfig())?;
-    ctx.world.forget_api();
+    let world = ctx.world;
+    files::remove_if_there(&world.state.kubeconfig())?;
+    if world.seen().whole {
+        // Whatever was begun with the cluster's data: it is gone, and what was set aside is too.
+        world.state.end()?;
+    }
+    world.forget_api();
     Ok(None)
 }
 

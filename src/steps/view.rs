@@ -14,7 +14,7 @@ use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
 use crate::providers::{Hosting, Kind, Machine, State};
 use crate::spec::{Cluster, Node, Role};
-use crate::state::Made;
+use crate::state::{Made, Unfinished};
 
 /// Everything that was seen.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +96,10 @@ pub struct Seen {
     pub doomed: Vec<String>,
     /// What the verb is about beside nodes.
     pub subject: Option<String>,
+    /// The files of this host that the spec gives as artifacts: what tells each from another of its name.
+    pub given: String,
+    /// What was begun with the cluster's data and has not come to its end.
+    pub unfinished: Option<Unfinished>,
 }
 
 /// Digests of a provisioner's settings and of what the files that it names hold.

@@ -16,7 +16,7 @@ use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
-use crate::k3s::{self, Tokens};
+use crate::k3s;
 use crate::os::{self, Cancel, files};
 use crate::providers::{self, BoxInfo, Kind, Machine, Owner, Provider};
 use crate::redact::Redactor;
@@ -68,6 +68,8 @@ pub struct Parts {
     pub users_vagrant_home: Option<PathBuf>,
     /// The run's id.
     pub run: String,
+    /// The cluster's token, where the spec has it in the environment.
+    pub token: Option<String>,
     /// The user's wish.
     pub cancel: Cancel,
     /// At most so many nodes at a time.
@@ -99,6 +101,7 @@ pub struct World {
     provisioning: Mutex<()>,
     leaving: Mutex<()>,
     making_key: Mutex<()>,
+    pub(super) making_tokens: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
     owner: Mutex<Option<Owner>>,
 }
@@ -111,7 +114,7 @@ impl std::ops::Deref for World {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -138,6 +141,7 @@ impl World {
             leaving: Mutex::default(),
             making_key: Mutex::default(),
             owner: Mutex::default(),
+            making_tokens: Mutex::default(),
         })
     }
 
@@ -398,41 +402,16 @@ impl World {
         Ok(public)
     }
 
-    /// The cluster's secrets; the first caller makes them.
-    pub fn tokens(&self) -> Result<Tokens, Trouble> {
-        if let Some(tokens) = self.read_tokens()? {
-            return Ok(tokens);
-        }
-        let tokens = Tokens::from_random(random()?, random()?);
-        self.learn_tokens(&tokens.to_text());
-        files::write(&self.state.token(), tokens.to_text().as_bytes(), 0o600)?;
-        self.note(|seen| seen.tokens = Some(tokens.clone()));
-        Ok(tokens)
-    }
-
-    /// The cluster's secrets, if they were made.
-    pub fn read_tokens(&self) -> Result<Option<Tokens>, Trouble> {
-        let path = self.state.token();
-        let Some(text) = files::read_if_there(&path)? else { return Ok(None) };
-        self.learn_tokens(&text);
-        let tokens = Tokens::parse(&text).ok_or_else(|| {
-            Trouble::new(
-                format!("{} is damaged", path.display()),
-                "It holds the secrets with which nodes join. If the cluster runs, its server has them in \
-                 /etc/rancher/k3s/config.yaml (`token`, `agent-token`); else remove the file, and p1 makes new ones.",
-            )
-        })?;
-        self.note(|seen| seen.tokens = Some(tokens.clone()));
-        Ok(Some(tokens))
-    }
-
     /// Knows the secrets that this cluster has by now: the spec's, the tokens, the keys. Those that are made or
     /// come to light later in this run it learns, with all its clones ([`World::learn_tokens`],
     /// [`World::learn_access`]).
     pub fn redactor(&self) -> Redactor {
-        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let read = |path: PathBuf| files::read_if_there(&path).ok().flatten().unwrap_or_default();
         self.redactor.learn(k3s::secrets(&self.cluster));
-        self.learn_tokens(&read(self.state.token()));
+        for path in [self.state.token(), self.state.former_token(), self.state.kept_token()] {
+            self.learn_tokens(&read(path));
+        }
+        self.redactor.learn(self.token.clone());
         self.redactor.learn([read(self.state.key())]);
         self.learn_access(&read(self.state.kubeconfig()));
         self.redactor.clone()
@@ -773,7 +752,7 @@ fn ahead(said: i64, from: i64, to: i64) -> i64 {
     said - said.clamp(from, to.max(from))
 }
 
-fn random() -> Result<[u8; 32], Trouble> {
+pub(super) fn random() -> Result<[u8; 32], Trouble> {
     use crate::os::files::At;
     use std::io::Read;
     let (path, mut bytes) = (std::path::Path::new("/dev/urandom"), [0; 32]);

@@ -163,6 +163,9 @@ fn achieved(head: &Head, board: &Board) -> String {
         "destroy" => ("is gone", "is gone", "are gone"),
         "snapshot save" => ("is saved", "is saved", "are saved"),
         "backup" => ("is backed up", "is backed up", "are backed up"),
+        "restore --undo" => {
+            ("has its former data back", "has its former data back", "have their former data back")
+        }
         "restore" | "snapshot restore" => ("is restored", "is restored", "are restored"),
         "snapshot delete" => ("has one snapshot less", "has one snapshot less", "have one snapshot less"),
         "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),

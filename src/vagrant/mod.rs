@@ -141,7 +141,7 @@ impl Vagrant {
         let machines = self.dir.join(".vagrant/machines");
         for entry in fs::read_dir(machines).into_iter().flatten().flatten() {
             let id = entry.path().join(self.provider).join("id");
-            if let (Ok(name), Ok(id)) = (entry.file_name().into_string(), fs::read_to_string(id)) {
+            if let (Ok(name), Ok(Some(id))) = (entry.file_name().into_string(), files::read_if_there(&id)) {
                 ids.insert(name, id.trim().to_owned());
             }
         }
@@ -151,7 +151,7 @@ impl Vagrant {
     /// The id of one of them.
     pub fn id(&self, node: &str) -> Option<String> {
         let path = self.dir.join(".vagrant/machines").join(node).join(self.provider).join("id");
-        Some(fs::read_to_string(path).ok()?.trim().to_owned())
+        Some(files::read_if_there(&path).ok()??.trim().to_owned())
     }
 
     /// Runs a short command and reads its lines.

@@ -415,6 +415,18 @@ fn etcds_data_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     let then: Vec<String> = ["server-1", "server-3", "worker"].map(password).into();
     kubectl("create namespace lost");
 
+    sim.node("server-3").fault("unit-crash", "");
+    sim.p1(&["--yes", "restore", "b"]).exits(1).says(&["the former data is back in its place"]);
+    sim.node("server-3").heal();
+    sim.p1(&["up"]).exits(0);
+    assert!(kubectl("get namespaces").contains("lost"));
+    assert_eq!(members(), 3);
+
+    // Two of three are enough for a backup, be the first one not among them.
+    sim.node("server-1").power_off();
+    sim.p1(&["backup", "two"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+
     sim.p1(&["--yes", "restore", "b"]).exits(0);
     let names = kubectl("get namespaces");
     assert!(names.contains("kept") && !names.contains("lost"), "{names}");
@@ -423,9 +435,11 @@ fn etcds_data_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     // The first one was replaced meanwhile: it had joined another, and begins all the same.
     sim.p1(&["--yes", "destroy", "server-1"]).exits(0);
     sim.p1(&["up"]).exits(0);
-    kubectl("create namespace lost");
-    sim.p1(&["--yes", "restore", "b"]).exits(0);
-    assert!(!kubectl("get namespaces").contains("lost"));
+    kubectl("create namespace later");
+    sim.p1(&["--yes", "restore", "two"]).exits(0);
+    let names = kubectl("get namespaces");
+    assert!(names.contains("lost") && !names.contains("later"), "{names}");
+    assert_eq!(members(), 3);
     sim.p1(&["plan", "--deep"]).exits(0);
 
     sim.p1(&["--yes", "destroy"]).exits(0);

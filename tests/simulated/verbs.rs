@@ -213,7 +213,18 @@ fn a_backup_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     let password = || sim.node("worker").sh("cat /etc/rancher/node/password");
     kubectl("create namespace kept");
     kubectl("label node worker disk=fast");
-    sim.p1(&["backup", "b"]).exits(0).says(&["k3s was stopped for the copy"]);
+    sim.p1(&["backup", "b"]).exits(0).says(&["k3s was stopped for the copy", "the API was away for"]);
+    // Whatever comes next finds its server Ready.
+    sim.p1(&["status"]).exits(0);
+    // SQLite's own way, of Python here, needs no stop.
+    let started = || sim.node("server").sh("systemctl show -p InvocationID k3s");
+    let before = started();
+    sim.node("server").sh(
+        "printf '#!/bin/sh\\ngrep -q backup && cp \"$2\" \"$3\"\\n' >/usr/local/bin/python3; chmod +x /usr/local/bin/python3",
+    );
+    let out = sim.p1(&["backup", "online"]).exits(0).stderr();
+    assert!(!out.contains("stopped") && started() == before, "{out}");
+    sim.node("server").sh("rm /usr/local/bin/python3");
     let mode = fs::metadata(sim.at("b")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let (token, then) = (fs::read_to_string(sim.state().join("token")).unwrap(), password());
@@ -302,6 +313,182 @@ fn a_backup_and_a_restore_that_were_killed_are_gone_on_with() {
     assert!(active() && sim.at("d").exists());
 
     killed_when(&["--yes", "restore", "d"], "the data is put back", &|| begun("cluster/data"));
+    sim.p1(&["retry"]).exits(0);
+    sim.p1(&["plan", "--deep"]).exits(0);
+}
+
+#[test]
+fn a_restore_that_does_not_succeed_never_costs_the_data_that_was_there() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let server = sim.node("server");
+    let kubectl = |line: &str| server.sh(&format!("k3s kubectl {line}"));
+    let token = || fs::read_to_string(sim.state().join("token")).unwrap();
+    let set_aside = |node: &str| sim.node(node).sh("ls /var/lib/rancher/k3s").contains("p1-former-");
+    sim.p1(&["backup", "b"]).exits(0);
+    kubectl("create namespace later");
+    let as_before = || {
+        sim.p1(&["up"]).exits(0);
+        assert!(kubectl("get namespaces").contains("later"));
+        assert!(!set_aside("server") && !set_aside("worker"));
+        assert!(!sim.state().join("token.former").exists() && !sim.state().join("unfinished.json").exists());
+        sim.p1(&["plan", "--deep"]).exits(0);
+    };
+
+    // It fails: k3s does not come up with the data.
+    let then = token();
+    server.fault("unit-crash", "");
+    sim.p1(&["--yes", "restore", "b"]).exits(1).says(&["the former data is back in its place"]);
+    server.heal();
+    assert_eq!(token(), then);
+    as_before();
+
+    // It is killed, in each of the steps between which there is no data or another's.
+    let killed_in = |step: &str| {
+        let before = sim.runs().len();
+        let running = sim.start(&["--yes", "restore", "b"]);
+        until(step, || sim.runs().len() > before && began(&sim.last()).iter().any(|s| s == step));
+        running.signal(nix::sys::signal::Signal::SIGKILL);
+        running.end();
+    };
+    for step in ["server/halt", "server/start"] {
+        killed_in(step);
+        let not_finished = ["was not finished", "p1 restore --undo"];
+        for args in [
+            &["up"][..],
+            &["start"],
+            &["plan"],
+            &["status"],
+            &["backup", "c"],
+            &["--yes", "replace", "worker"],
+        ] {
+            sim.p1(args).exits(1).says(&not_finished);
+        }
+        let line = sim.p1(&["-o", "json", "status"]).exits(1).stdout();
+        assert!(line.contains("\"unfinished\""), "{line}");
+        if step == "server/start" {
+            // Nothing but the way back starts the machine.
+            server.power_off();
+            sim.p1(&["--yes", "restore", "b"]).exits(1).says(&["p1 restore --undo"]);
+        }
+        sim.p1(&["restore", "--undo"]).exits(0);
+        as_before();
+    }
+    sim.p1(&["restore", "--undo"]).exits(2).says(&["no restore is unfinished"]);
+
+    // The return is cut off as well, and the restore gone on with: what comes back is still the data of before.
+    killed_in("server/start");
+    let undo = sim.start(&["restore", "--undo"]);
+    until("the return begins", || began(&sim.last()).iter().any(|s| s == "cluster/undo"));
+    undo.signal(nix::sys::signal::Signal::SIGKILL);
+    undo.end();
+    killed_in("cluster/data");
+    sim.p1(&["restore", "--undo"]).exits(0);
+    as_before();
+
+    // The user ends it.
+    let running = sim.start(&["--yes", "restore", "b"]);
+    until("the data is put back", || began(&sim.last()).iter().any(|s| s == "cluster/data"));
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.end().exits(130);
+    as_before();
+
+    // In the end it succeeds.
+    killed_in("cluster/data");
+    sim.p1(&["--yes", "restore", "b"]).exits(0);
+    assert!(!kubectl("get namespaces").contains("later"));
+    assert!(!set_aside("server") && !set_aside("worker"));
+    sim.p1(&["plan", "--deep"]).exits(0);
+}
+
+#[test]
+fn a_file_of_the_state_folder_that_is_lost_or_no_file_is_read_back_or_told() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let at = |name: &str| sim.state().join(name);
+    let started = || {
+        ["server", "worker"].map(|n| sim.node(n).sh("systemctl show -p InvocationID,NRestarts k3s k3s-agent"))
+    };
+    let (token, then) = (fs::read_to_string(at("token")).unwrap(), started());
+    let whole = || {
+        assert_eq!(fs::read_to_string(at("token")).unwrap(), token);
+        assert_eq!(started(), then, "nothing was restarted");
+    };
+    for text in [None, Some(""), Some("server=\n"), Some("\u{0}\u{1}")] {
+        fs::remove_file(at("token")).unwrap();
+        if let Some(text) = text {
+            fs::write(at("token"), text).unwrap();
+        }
+        sim.p1(&["plan", "--deep"]).exits(0).says(&["nothing to do"]);
+        assert!(
+            !at("token").exists() || fs::read_to_string(at("token")).unwrap() != token,
+            "plan touches nothing"
+        );
+        sim.p1(&["up", "--deep"]).exits(0).says(&["read back from server"]);
+        whole();
+    }
+    // The server has to boot first; none is made meanwhile.
+    fs::remove_file(at("token")).unwrap();
+    sim.node("server").power_off();
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(fs::read_to_string(at("token")).unwrap(), token);
+    let then = started();
+
+    // What keeps a reader for ever.
+    let no_file = |path: &std::path::Path, of: &str| {
+        let _ = fs::remove_file(path);
+        match of {
+            "a FIFO" => nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            _ => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        }
+    };
+    for of in ["a FIFO", "a device"] {
+        let what = format!("it is {of}, not a file");
+        for name in ["token", "cluster.json", "lock", "nodes.json"] {
+            let kept = fs::read(at(name)).unwrap();
+            no_file(&at(name), of);
+            sim.p1(&["up"]).exits(1).says(&[&what]);
+            fs::remove_file(at(name)).unwrap();
+            fs::write(at(name), kept).unwrap();
+        }
+        no_file(&sim.at("odd"), of);
+        sim.p1(&["restore", "odd"]).exits(2).says(&[&what]);
+        sim.p1(&["box", "add", "odd", "--name", "odd"]).says(&["not a regular file"]);
+    }
+    // Without the key nobody gets in, and a new one opens nothing.
+    let key = fs::read(at("id_ed25519")).unwrap();
+    fs::remove_file(at("id_ed25519")).unwrap();
+    for args in [&["exec", "--", "true"][..], &["verify"]] {
+        sim.p1(args).exits(1).says(&["the only key that opens the cluster's machines"]);
+    }
+    sim.node("worker").sh("systemctl stop k3s-agent");
+    sim.p1(&["up", "--deep"]).exits(1).says(&["the only key that opens the cluster's machines"]);
+    assert!(!at("id_ed25519").exists());
+    fs::write(at("id_ed25519"), key).unwrap();
+    fs::set_permissions(at("id_ed25519"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    sim.p1(&["up", "--deep"]).exits(0);
+    assert_eq!(started()[0], then[0]);
+
+    // A token of the user's own.
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    fs::write(sim.at("secret"), "of-my-own.1\n").unwrap();
+    sim.spec(&spec(1, 1, &format!("k3s: {{{}, token: {{file: secret}}}}\n", super::sim::K3S)));
+    sim.p1(&["up"]).exits(0);
+    let config = |node: &str| sim.node(node).sh("cat /etc/rancher/k3s/config.yaml");
+    assert!(config("server").contains("token: of-my-own.1\n") && !config("worker").contains("of-my-own"));
+    fs::write(sim.at("secret"), "another\n").unwrap();
+    sim.p1(&["up"]).exits(1).says(&["has another token than the spec's `k3s.token` gives"]);
+    assert!(!written(&sim).contains("of-my-own.1"));
+
+    // A cause that the user mends on the host: the file in the spec is another one now.
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.spec(&spec(1, 0, ""));
+    let good = fs::read_link(sim.at("k3s")).unwrap();
+    fs::remove_file(sim.at("k3s")).unwrap();
+    fs::write(sim.at("k3s"), "#!/bin/sh\nexit 1\n").unwrap();
+    sim.p1(&["up"]).exits(1);
+    fs::remove_file(sim.at("k3s")).unwrap();
+    std::os::unix::fs::symlink(good, sim.at("k3s")).unwrap();
     sim.p1(&["retry"]).exits(0);
     sim.p1(&["plan", "--deep"]).exits(0);
 }

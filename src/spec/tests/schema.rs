@@ -88,6 +88,7 @@ nodes:
 k3s:
   version: v1.34.1+k3s1
   endpoint: k3s.lan:7443
+  token: {env: K3S_TOKEN}
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
   worker_config: {kubelet-arg: x}
@@ -152,7 +153,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 16, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 17, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {

@@ -6,8 +6,8 @@ use serde_json::{Value as Json, json};
 
 use crate::spec::node::{Node, Value};
 use crate::spec::report::Report;
-use crate::spec::shape::{Shape, object, text, with};
-use crate::spec::{BoxRef, Source};
+use crate::spec::shape::{Field, Shape, object, text, with};
+use crate::spec::{BoxRef, Source, TokenSource};
 
 /// A file on this host that exists, absolute.
 #[derive(Clone, Debug)]
@@ -149,7 +149,7 @@ object! {
 impl Location {
     /// `Err` if it was reported or is incomplete.
     fn source(&self, node: &Node, report: &mut Report<'_>) -> Option<Source> {
-        use crate::spec::shape::{Field, has};
+        use crate::spec::shape::has;
         let given = [has(node, "path"), has(node, "url"), has(node, "sha256")];
         let problem = match given {
             [true, false, false] | [false, true, true] => None,
@@ -194,6 +194,62 @@ impl Shape for Source {
             return None;
         }
         Location::read(node, report)?.source(node, report)
+    }
+}
+
+object! {
+    /// A secret that is kept elsewhere.
+    Secret {
+        /// A file of this host with the secret alone, relative to the folder of the spec. Mode 0600.
+        optional file: FilePath,
+        /// A variable of p1's environment.
+        optional env: Variable,
+    }
+}
+
+/// The name of a variable.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct Variable(pub String);
+
+impl Shape for Variable {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if text.chars().all(good) && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) {
+            return Some(Self(text.to_owned()));
+        }
+        let message = format!("`{}` is not the name of a variable", node.shown(report));
+        report.error(node.at, message, "Letters, digits and `_`: `K3S_TOKEN`.");
+        None
+    }
+}
+
+impl Shape for TokenSource {
+    fn schema() -> Json {
+        with(Secret::schema(), json!({ "oneOf": [{ "required": ["file"] }, { "required": ["env"] }] }))
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "Write `{file: PATH}`, a file with the token alone, or `{env: NAME}`, a variable.";
+        if let Value::Text(_) = &node.value {
+            // Not shown: it is the secret itself.
+            report.error(node.at, "a token does not stand in the spec itself", HELP);
+            return None;
+        }
+        let secret = Secret::read(node, report)?;
+        match (secret.file, secret.env) {
+            (Field::Good(file), Field::Missing) => Some(Self::File(file.value.0)),
+            (Field::Missing, Field::Good(env)) => Some(Self::Env(env.value.0)),
+            (Field::Bad, _) | (_, Field::Bad) => None,
+            _ => {
+                report.error(node.at, "either `file` or `env` says where the token is", HELP);
+                None
+            }
+        }
     }
 }
 
