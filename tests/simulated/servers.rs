@@ -81,7 +81,9 @@ fn three_servers_bear_the_loss_of_the_first() {
     assert!(finished("server-2/start") < started("server-3/start"));
     // Workers wait for the server by themselves, and are judged when it is up.
     for worker in ["worker-1", "worker-2"] {
-        assert!(finished(&format!("{worker}/launch")) < finished("server-1/start"), "{worker}");
+        assert!(finished(&format!("{worker}/launch")) < started(&format!("{worker}/start")), "{worker}");
+        let launch = record.steps.iter().find(|s| s.id == format!("{worker}/launch")).unwrap();
+        assert!(launch.needed && !launch.after.iter().any(|a| a.starts_with("server")), "{launch:?}");
         assert!(finished("server-1/start") < started(&format!("{worker}/start")), "{worker}");
     }
     assert!(finished("server-3/launch") < started("server-3/start"), "unpacked before its turn");
