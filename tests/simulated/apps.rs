@@ -332,7 +332,7 @@ fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
     sim.spec(&other);
     let words = ["is k3s v1.34.1+k3s1, not v1.34.7+k3s1 as the spec says", "`k3s.version: v1.34.1+k3s1`"];
     shows(&sim, &["status"], 1, &words);
-    shows(&sim, &["plan"], 10, &words[..1]);
+    shows(&sim, &["plan"], 2, &words[..1]);
 }
 
 /// Without flannel no node becomes Ready before the user's network is there, which is applied as soon as the API
