@@ -172,7 +172,7 @@ impl Explain for Error {
                 path.display()
             )),
             Self::Forgotten { path, .. } => Some(format!(
-                "Remove {}, then run `p1 restore FILE` or `p1 snapshot restore NAME` again, whichever it was.",
+                "Remove {}, then restore again what was being restored: the backup's file, or the snapshot.",
                 path.display()
             )),
             Self::Newer { .. } => Some("Use the p1 that made this cluster, or a newer one.".to_owned()),
