@@ -8,7 +8,7 @@ use super::fail::{Fail, code};
 use super::{here, out, print};
 use crate::facts::NodeFacts;
 use crate::os::files;
-use crate::providers::{Kind, libvirt};
+use crate::providers::{self, Kind, libvirt};
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
 use crate::steps::{Seen, View, World};
@@ -125,11 +125,15 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
     let (cluster, kind) = (&k3s::masked(&world.cluster), world.provider.kind());
-    // Before the box is there its checksum is not known.
-    let info = world.box_info().ok().flatten().unwrap_or_else(|| world.vagrant.box_info("box", "not-there"));
+    // Before the box is there its checksum is not known, which becomes a part of its name.
+    let info = world.box_info().ok().flatten().unwrap_or_else(|| providers::BoxInfo {
+        name: format!("p1/{}", crate::steps::box_label(&cluster.image)),
+        version: "1.0.0".to_owned(),
+        image: Default::default(),
+    });
     let mut all = vec![(
         "Vagrantfile".to_owned(),
-        vagrant::vagrantfile(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
+        vagrant::readable(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
     )];
     if kind == Kind::Libvirt {
         all.push(("network.xml".to_owned(), libvirt::network_xml(cluster, None)?));
@@ -138,7 +142,9 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
     let seen = Seen::default();
     let view = View::new(cluster, &seen);
     for node in &cluster.nodes {
-        let facts = NodeFacts { addresses: vec![("eth0".into(), node.ip)], ..NodeFacts::default() };
+        // Which one it is, is asked of the machine.
+        let card = format!("the card that has {}", node.ip);
+        let facts = NodeFacts { addresses: vec![(card, node.ip)], ..NodeFacts::default() };
         for (path, text) in crate::steps::config_files(&view, node, &facts, &tokens) {
             if let Some(text) = text {
                 let name = path.rsplit('/').next().unwrap_or_default();

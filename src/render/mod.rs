@@ -57,7 +57,10 @@ pub fn ruby(value: &serde_json::Value) -> String {
         V::Array(all) => format!("[{}]", all.iter().map(ruby).collect::<Vec<_>>().join(", ")),
         V::Object(map) => {
             let pair = |(k, v): (&String, _)| format!("{} => {}", ruby(&V::String(k.clone())), ruby(v));
-            format!("{{{}}}", map.iter().map(pair).collect::<Vec<_>>().join(", "))
+            // Tera keeps a mapping in no order: without one of its own each rendering would be another.
+            let mut pairs: Vec<_> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            format!("{{{}}}", pairs.into_iter().map(pair).collect::<Vec<_>>().join(", "))
         }
     }
 }
@@ -95,6 +98,28 @@ mod tests {
     use super::*;
     use crate::os::{Cancel, process};
     use std::time::Duration;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+        /// The same values, the same bytes, whatever mappings are in them.
+        #[test]
+        fn renderings_are_alike(groups in proptest::collection::btree_map("[a-z]{1,6}", "[ -~]{0,8}", 0..12)) {
+            let setting = serde_json::json!({"key": "groups", "value": {"all": groups, "b": [groups]}});
+            let one = serde_json::json!({"name": "p", "type": "ansible", "shares": false, "settings": [setting]});
+            let values = serde_json::json!({
+                "cluster": "x", "provider": "virtualbox", "prefix": "x_", "box": {"name": "b", "version": "1"},
+                "boot_timeout": 1, "ssh_user": "vagrant", "libvirt": null, "asks_guest": false, "nics": 2,
+                "rendered": false, "disposable": false, "autostart": false, "owner": "o", "playbooks": [],
+                "network": {"name": "n", "cidr": "10.0.0.0/24", "gateway": "10.0.0.1", "netmask": "255.255.255.0"},
+                "nodes": [{"name": "s", "ip": "10.0.0.2", "cpus": 1, "memory": 1, "mac": "m", "domain": "d",
+                           "provision": [one]}],
+            });
+            let first = render("Vagrantfile", &values).unwrap();
+            for _ in 0..4 {
+                proptest::prop_assert_eq!(&render("Vagrantfile", &values).unwrap(), &first);
+            }
+        }
+    }
 
     #[test]
     fn every_value_in_a_template_passes_a_quoting_filter() {

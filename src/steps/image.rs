@@ -207,6 +207,15 @@ pub fn build(
     Ok(manifest)
 }
 
+/// What a box is called before the file is there.
+pub fn box_label(image: &BoxRef) -> String {
+    match image {
+        BoxRef::Definition(name) => name.clone(),
+        BoxRef::Path(path) => stem(path),
+        BoxRef::Url { url, .. } => stem(Path::new(url)),
+    }
+}
+
 /// A name for people, of characters that Vagrant takes.
 fn stem(path: &Path) -> String {
     let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();

@@ -61,7 +61,7 @@ pub use artifacts::{look_at_given, missing, release};
 pub use config::files as config_files;
 pub use decide::{Decision, Intent, Refused, decide};
 pub use drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend, worst};
-pub use image::build as build_box;
+pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use manifests::Apps;
 pub use observe::{Depth, observe};

@@ -40,6 +40,7 @@ pub fn values(
         })
     };
     json!({
+        "rendered": false,
         "cluster": cluster.name,
         "provider": provider,
         "prefix": machine_prefix(&cluster.name),
@@ -86,6 +87,18 @@ pub fn vagrantfile(
     box_info: &BoxInfo,
 ) -> Result<String, render::Error> {
     render::render("Vagrantfile", &values(cluster, provider, libvirt, box_info))
+}
+
+/// The same to be read, in a folder where nothing of the cluster is.
+pub fn readable(
+    cluster: &Cluster,
+    provider: &str,
+    libvirt: Option<&Libvirt>,
+    box_info: &BoxInfo,
+) -> Result<String, render::Error> {
+    let mut values = values(cluster, provider, libvirt, box_info);
+    values["rendered"] = true.into();
+    render::render("Vagrantfile", &values)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::os::{Cancel, files::Error as FileError, orphan};
 use crate::providers::BoxInfo;
 
 pub use error::Error;
-pub use file::{Libvirt, vagrantfile};
+pub use file::{Libvirt, readable, vagrantfile};
 pub use machine_readable::{Line, parse};
 pub use up::{Progress, Results, Up, read};
 
