@@ -50,6 +50,8 @@ pub struct NodeMemory {
     pub joined: bool,
     /// The version of k3s that it had when it was Ready last.
     pub version: Option<String>,
+    /// What a server with data was told of the settings that are fixed then; none if it is not known.
+    pub settings: Option<BTreeMap<String, Vec<String>>>,
     /// What its machine was made from and for; none if an older p1 made it.
     pub made: Option<Made>,
     /// What it said of itself when all was as the spec says, and nothing was done there since.

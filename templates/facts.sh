@@ -66,14 +66,52 @@ fi
 for dir in /var/lib/rancher/k3s/p1-former-*; do
   [ -d "$dir" ] && say former "${dir##*/p1-former-}"
 done
-[ -r /etc/rancher/k3s/config.yaml ] && while IFS= read -r line; do
-  case $line in
-    # Whatever lies on the disk is from before.
-    'datastore-endpoint: '*) say datastore external ;;
-    'server: '*) say joins "${line#server: }" ;;
-    'cluster-init: true') say joins init ;;
-  esac
-done < /etc/rancher/k3s/config.yaml
+# Of the settings that are fixed once there is data; of a datastore only its kind, the rest is secret.
+if [ -r /etc/rancher/k3s/config.yaml ]; then
+  say settings known
+  key=
+  while IFS= read -r line; do
+    case $line in
+      'server: '*) say joins "${line#server: }" ;;
+      'cluster-init: true') say joins init ;;
+      # Whatever lies on the disk is from before.
+      'datastore-endpoint: '*) say datastore external ;;
+    esac
+    case $line in
+      '  - '*) value=${line#  - } ;;
+      *) key=${line%%:*} value=${line#*:} ;;
+    esac
+    value=${value# }
+    case ${key%+} in
+      cluster-cidr | service-cidr | cluster-dns | cluster-domain | secrets-encryption) ;;
+      kube-controller-manager-arg) case $value in *node-cidr-mask-size*) ;; *) value= ;; esac ;;
+      datastore-endpoint) value=${value#[\"\']} value=${value%%:*} ;;
+      *) value= ;;
+    esac
+    [ -n "$value" ] && say setting "${key%+} $value"
+  done < /etc/rancher/k3s/config.yaml
+fi
+[ -e /var/lib/rancher/k3s/server/cred/encryption-config.json ] && say setting 'secrets-encryption-prepared yes'
+# What else configures k3s: names of settings and variables, no values.
+names() {
+  found=
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in [A-Za-z_]*"$2"*) found="$found,${line%%"$2"*}" ;; esac
+  done < "$1"
+  say elsewhere "${found:-,} $1"
+}
+for file in /etc/rancher/k3s/config.yaml.d/*.[yY][mM][lL] /etc/rancher/k3s/config.yaml.d/*.[yY][aA][mM][lL]; do
+  [ -f "$file" ] && [ -r "$file" ] && names "$file" :
+done
+for unit in k3s k3s-agent; do
+  for file in "/etc/default/$unit" "/etc/sysconfig/$unit" "/etc/systemd/system/$unit.service.env"; do
+    [ -f "$file" ] && [ -s "$file" ] && names "$file" =
+  done
+  for file in /etc/systemd/system/$unit.service.d/*.conf /run/systemd/system/$unit.service.d/*.conf \
+    /usr/lib/systemd/system/$unit.service.d/*.conf /etc/systemd/system.control/$unit.service.d/*.conf; do
+    [ -f "$file" ] && say elsewhere ", $file"
+  done
+done
 for stamp in /var/lib/p1/stamps/*; do
   [ -f "$stamp" ] && say stamp "${stamp##*/} $(first "$stamp")"
 done

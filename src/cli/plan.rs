@@ -9,7 +9,7 @@ use super::fail::{Fail, code};
 use super::{here, print, run};
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Claims, Decision, Depth, Intent, Verb, decide, observe};
+use crate::steps::{Claims, Decision, Depth, Drift, Intent, Verb, decide, observe};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.
@@ -63,7 +63,9 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
         for note in change::neighbours(&world).into_iter().chain(change::not_replaced(&world)) {
             eprintln!("note: {note}");
         }
-        if !due {
+        if !due && drift.iter().any(Drift::is_elsewhere) {
+            eprintln!("nothing that p1 would do: what is named above configures k3s beside the spec");
+        } else if !due {
             eprintln!("nothing to do: cluster `{}` is as the spec says", world.cluster.name);
         } else {
             eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);

@@ -326,6 +326,9 @@ fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
 /// Nodes on which nothing is due are remembered as they are.
 fn remember(world: &World, plan: &Plan) -> Result<(), Fail> {
     let seen = world.seen();
+    let told = |name: &str| seen.nodes[name].settings.clone().filter(|_| View::has_data(&seen.nodes[name]));
+    let servers = seen.nodes.keys().map(String::as_str).filter(|name| told(name).is_some());
+    world.remember_all(servers, |name, memory| memory.settings = told(name))?;
     let idle = |name: &str| {
         let mut steps = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(name)).peekable();
         steps.peek().is_some() && steps.all(|s| !s.check.may_run())

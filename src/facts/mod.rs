@@ -74,6 +74,11 @@ pub struct NodeFacts {
     pub former: Option<String>,
     /// How its config.yaml says that it begins: `init` for a new etcd, else the URL of a server.
     pub joins: Option<String>,
+    /// What its config.yaml says of the settings that are fixed once there is data, as it is written, by key; none
+    /// if there is none, or if an older p1 asked.
+    pub settings: Option<BTreeMap<String, Vec<String>>>,
+    /// Files that configure k3s beside config.yaml, with the names of what they set.
+    pub elsewhere: BTreeMap<String, Vec<String>>,
     /// p1's own notes of what it brought to an end, by step.
     pub stamps: BTreeMap<String, String>,
     /// Checksums of files p1 pushed whose size and time are still those noted, by path.
@@ -180,6 +185,21 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "datastore" => facts.datastore = Some(value.into()),
             "former" => facts.former = Some(value.into()),
             "joins" => facts.joins = Some(value.trim_matches(['"', '\'']).into()),
+            "settings" => _ = facts.settings.get_or_insert_default(),
+            "setting" => {
+                if let [key, value] = words(2)[..] {
+                    let value = value.trim().trim_matches(['"', '\'']).to_owned();
+                    facts.settings.get_or_insert_default().entry(key.into()).or_default().push(value);
+                }
+            }
+            "elsewhere" => {
+                if let [names, path] = words(2)[..] {
+                    let name = |c: char| c.is_ascii_alphanumeric() || "_-+".contains(c);
+                    let names = names.split(',').filter(|n| !n.is_empty() && n.chars().all(name));
+                    let names = names.take(100).map(str::to_owned).collect();
+                    facts.elsewhere.insert(path.into(), names);
+                }
+            }
             "stamp" => {
                 if let [name, text] = words(2)[..] {
                     facts.stamps.insert(name.into(), text.into());
@@ -296,6 +316,18 @@ mod tests {
         assert_eq!((facts.epoch, facts.memory_mib), (0, 0));
         let stamps: String = (0..20_000).map(|n| format!("stamp=s{n} x\n")).collect();
         assert!(parse(&format!("{stamps}end=ok\n")).is_err(), "its end is too far away");
+    }
+
+    #[test]
+    fn what_configures_k3s_beside_its_file_is_named_without_values() {
+        let text = "settings=known\nsetting=cluster-cidr \"10.50.0.0/16\"\nsetting=cluster-cidr a\n\
+                    elsewhere=,token,node-ip /etc/rancher/k3s/config.yaml.d/my file.yaml\n\
+                    elsewhere=, /etc/systemd/system/k3s.service.d/x.conf\nend=ok\n";
+        let facts = parse(text).unwrap();
+        assert_eq!(facts.settings.unwrap()["cluster-cidr"], ["10.50.0.0/16", "a"]);
+        assert_eq!(facts.elsewhere["/etc/rancher/k3s/config.yaml.d/my file.yaml"], ["token", "node-ip"]);
+        assert!(facts.elsewhere["/etc/systemd/system/k3s.service.d/x.conf"].is_empty());
+        assert_eq!(parse("end=ok\n").unwrap().settings, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod diagnose;
+pub mod fixed;
 pub mod install;
 pub mod kubeconfig;
 pub mod kubectl;

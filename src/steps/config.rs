@@ -27,7 +27,7 @@ pub const STEP: Definition = Definition {
     retry: true,
     check,
     inputs,
-    apply,
+    apply: keep,
 };
 
 /// The node's files: path and text; no text means that there must be none.
@@ -73,7 +73,18 @@ fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
     json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+/// Where a server's data stay. What it was told before may be known only now, when its machine answers.
+fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    ctx.world.facts(ctx.node())?;
+    let seen = ctx.world.seen();
+    match super::rules::fixed(&View::new(&ctx.world.cluster, &seen)) {
+        Some(trouble) => Err(trouble),
+        None => apply(ctx),
+    }
+}
+
+/// Writes the files.
+pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node());
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
     let seen = world.seen();

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Verb, View, ready, resize};
+use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::plan::{Check, Plan, Standing};
 use crate::providers::State;
@@ -41,6 +42,7 @@ pub enum Kind {
     K3sRestarts,
     Disk,
     Autostart,
+    K3sElsewhere,
     NodeMissing,
     NodeNotReady,
     NodeAddress,
@@ -114,6 +116,11 @@ impl Drift {
     /// False for what is only said.
     pub fn counts(&self) -> bool {
         self.mend != Mend::Note
+    }
+
+    /// True if k3s is configured by more than p1 writes.
+    pub fn is_elsewhere(&self) -> bool {
+        self.kind == Kind::K3sElsewhere
     }
 
     /// True if a machine goes for it.
@@ -388,6 +395,10 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let then = format!("it is {other} from its next start on: `p1 stop {name}`, then `p1 up {name}`");
         all.push(finding(Some(node), Kind::Disk, what, Mend::Note, then));
     }
+    if let Some(what) = facts.and_then(|facts| elsewhere(node, facts)) {
+        let then = "nothing; take it into the spec's `config`, or remove it, and restart k3s";
+        all.push(finding(Some(node), Kind::K3sElsewhere, what, Mend::Note, then));
+    }
     if let Some(facts) = facts {
         let restarts = facts.unit(node.role.unit()).restarts;
         if restarts > 0 {
@@ -397,6 +408,37 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         }
     }
     all
+}
+
+/// What configures the node's k3s beside what p1 writes, by the files' names. Proxies are the installer's or the
+/// host's matter.
+fn elsewhere(node: &Node, facts: &NodeFacts) -> Option<String> {
+    let proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
+    let over = |name: &str| {
+        let key =
+            name.trim_end_matches('+').trim_start_matches("K3S_").to_ascii_lowercase().replace('_', "-");
+        k3s::config::OWN_KEYS.contains(&key.as_str())
+            || node.config.contains_key(key.as_str())
+            || key == "url"
+    };
+    let mut all = Vec::new();
+    for (path, names) in &facts.elsewhere {
+        let other = node.role.unit() != "k3s" && path.contains("/k3s.service")
+            || node.role.unit() == "k3s" && path.contains("k3s-agent");
+        let names: Vec<&str> = names.iter().map(String::as_str).filter(|n| !proxy(n)).collect();
+        let drop_in = path.ends_with(".conf");
+        if other || (names.is_empty() && !drop_in) {
+            continue;
+        }
+        let shown: String = path.chars().filter(|c| !c.is_control()).take(200).collect();
+        let list = names.iter().take(5).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        all.push(match (drop_in, names.iter().any(|n| over(n))) {
+            (true, _) => format!("{shown} changes k3s' unit"),
+            (_, true) => format!("{shown} sets {list}, over what p1 writes"),
+            (_, false) => format!("{shown} sets {list}"),
+        });
+    }
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// What the conditions of `up`'s steps found.

@@ -10,6 +10,7 @@ use super::{World, artifacts, view::Seen};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::facts::NodeFacts;
+use crate::k3s;
 use crate::os::many;
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
@@ -41,6 +42,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
         seen.unfinished = unfinished;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
+            seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));
             seen.joined.extend(memory.joined.then_some(name));
         }
     });
@@ -157,6 +159,12 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
     let Some(facts) = world.memory(&node.name).and_then(|m| m.facts) else { return false };
     let status = seen.api.as_ref().and_then(|api| api.get(&node.name));
     if !status.is_some_and(|s| s.ready && !s.boot_id.is_empty() && s.boot_id == facts.boot) {
+        return false;
+    }
+    // An older p1 did not ask for this; and what cannot change is not judged from memory.
+    let version = seen.versions.get(&node.name).and_then(|v| v.parse().ok());
+    let fixed = |was| !k3s::fixed::changes(was, node, version.as_ref()).is_empty();
+    if node.role == Role::Server && facts.settings.as_ref().is_none_or(fixed) {
         return false;
     }
     world.note(|seen| {

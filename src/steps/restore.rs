@@ -50,6 +50,8 @@ pub const SECRETS: Definition = Definition {
 /// The configuration has them, before k3s itself puts an etcd snapshot back.
 pub const CONFIG: Definition = Definition {
     shape: shape("config", "configure k3s", Scope::Nodes, &[After::Cluster("secrets")]),
+    // The data of then comes, and what was told to the data of now is no matter.
+    apply: config::apply,
     ..config::STEP
 };
 

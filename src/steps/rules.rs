@@ -2,7 +2,7 @@
 
 use super::View;
 use crate::engine::Trouble;
-use crate::k3s::{Barrier, Join, Version};
+use crate::k3s::{self, Barrier, Join, Version};
 use crate::os::process::quote;
 use crate::providers::Kind;
 use crate::spec::{self, Node};
@@ -13,7 +13,11 @@ const MIGRATES: &str = "v1.22.2";
 
 /// Why the plan must not be run; none if it may.
 pub fn refusal(view: &View<'_>) -> Option<Trouble> {
-    unfinished(view).or_else(|| growth(view)).or_else(|| upgrade(view)).or_else(|| autostart(view))
+    unfinished(view)
+        .or_else(|| fixed(view))
+        .or_else(|| growth(view))
+        .or_else(|| upgrade(view))
+        .or_else(|| autostart(view))
 }
 
 /// Its machines were made by a provider that starts none by itself.
@@ -51,6 +55,31 @@ pub fn not_finished(what: &Unfinished) -> Trouble {
         ),
     };
     Trouble::new(format!("{} was not finished", what.what()), hint)
+}
+
+/// Settings that cannot change once there is data ([`k3s::fixed`]).
+pub fn fixed(view: &View<'_>) -> Option<Trouble> {
+    let with_data: Vec<_> = view.cluster.servers().filter_map(|s| Some((s, view.fixed(s)?))).collect();
+    // The only one with data goes, and its data with it: what comes is a new cluster.
+    if let [(only, _)] = with_data[..]
+        && view.is_made_anew(only)
+    {
+        return None;
+    }
+    // The procedure that prepares one server prepares the cluster.
+    let prepared = with_data.iter().any(|(_, was)| was.contains_key(k3s::fixed::PREPARED));
+    let all = with_data.iter().find_map(|(server, was)| {
+        let mut was = (*was).clone();
+        if prepared {
+            was.insert(k3s::fixed::PREPARED.to_owned(), vec!["yes".to_owned()]);
+        }
+        let version = view.version(server).and_then(|v| v.parse().ok());
+        Some(k3s::fixed::changes(&was, server, version.as_ref())).filter(|all| !all.is_empty())
+    })?;
+    let told = |c: &k3s::fixed::Change| {
+        format!("`{}` cannot change from {} to {} once the cluster has data: {}", c.key, c.was, c.is, c.why)
+    };
+    Some(Trouble::new(told(&all[0]), all[0].way.clone()).evidence(all[1..].iter().map(told).collect()))
 }
 
 /// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):

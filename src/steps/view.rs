@@ -63,6 +63,8 @@ pub struct Seen {
     pub joined: BTreeSet<String>,
     /// By node: the version that it had when it was Ready last.
     pub versions: BTreeMap<String, String>,
+    /// By server: what it was told of the settings that are fixed once there is data, as far as it is remembered.
+    pub settings: BTreeMap<String, k3s::fixed::Written>,
     /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
     pub started: BTreeMap<String, i64>,
     /// By node: since when its k3s, which was started in this run before there was a server, counts; it is still to
@@ -177,6 +179,20 @@ impl<'a> View<'a> {
     pub fn version(&self, node: &Node) -> Option<&str> {
         let said = self.status(node).map(|s| s.version.as_str()).filter(|v| !v.is_empty());
         said.or_else(|| self.seen.versions.get(&node.name).map(String::as_str))
+    }
+
+    /// Whether a server has a cluster's data, on its own disk or in a datastore that it is given.
+    pub fn has_data(server: &NodeFacts) -> bool {
+        server.datastore.is_some() || server.stamps.contains_key("start")
+    }
+
+    /// What a server with data was told of the settings that are fixed then; none if it has none, or if it
+    /// is not known.
+    pub fn fixed(&self, server: &Node) -> Option<&'a k3s::fixed::Written> {
+        match self.seen.nodes.get(&server.name) {
+            Some(facts) => facts.settings.as_ref().filter(|_| Self::has_data(facts)),
+            None => self.seen.settings.get(&server.name),
+        }
     }
 
     /// How k3s stands on the node: by what it says of itself, else by what is remembered of it. One that is

@@ -243,6 +243,61 @@ fn what_somebody_did_is_named_and_mended() {
     assert_eq!(drift(&sim, "worker"), ["node_missing"]);
     sim.p1(&["up"]).exits(0);
     settled(&sim);
+
+    // What configures k3s beside what p1 writes is named, by its file and by names alone.
+    sim.node("worker").sh("mkdir -p /etc/rancher/k3s/config.yaml.d /etc/default && \
+         echo 'token: s3cret-value' >'/etc/rancher/k3s/config.yaml.d/my own.yaml' && \
+         printf 'HTTPS_PROXY=http://x\\nK3S_URL=y\\n' >/etc/default/k3s-agent");
+    let said = sim.p1(&["plan", "--deep"]).exits(0);
+    let plan = said.stdout() + &said.stderr();
+    for word in [
+        "config.yaml.d/my own.yaml sets `token`, over what p1 writes",
+        "/etc/default/k3s-agent sets `K3S_URL`",
+    ] {
+        assert!(plan.contains(word), "{plan}");
+    }
+    assert!(
+        !plan.contains("s3cret") && !plan.contains("HTTPS_PROXY") && !plan.contains("nothing to do:"),
+        "{plan}"
+    );
+    assert_eq!(drift(&sim, "worker"), ["k3s_elsewhere"]);
+    sim.node("worker").sh("rm '/etc/rancher/k3s/config.yaml.d/my own.yaml' /etc/default/k3s-agent");
+    settled(&sim);
+
+    // What is fixed once there is data is refused before anything is begun, also where no machine runs.
+    let good = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    let set = |config: &str| sim.spec(&good.replacen("k3s: {", &format!("k3s: {{config: {{{config}}}, "), 1));
+    let runs = sim.runs().len();
+    for (config, cause, way) in [
+        (
+            "cluster-cidr: 10.50.0.0/16",
+            "`cluster-cidr` cannot change from 10.42.0.0/16 to 10.50.0.0/16",
+            "Put `cluster-cidr` back",
+        ),
+        (
+            "datastore-endpoint: 'mysql://a:b@tcp(h)/d'",
+            "`datastore-endpoint` cannot change from none to mysql",
+            "p1 destroy",
+        ),
+        (
+            "secrets-encryption: true",
+            "`secrets-encryption` cannot change from false to true",
+            "since v1.34.4+k3s1",
+        ),
+    ] {
+        set(config);
+        for verb in [&["plan"][..], &["up"], &["up", "worker"], &["--yes", "replace", "worker"]] {
+            sim.p1(verb).exits(1).says(&[cause, way]);
+        }
+    }
+    sim.node("server").sh("touch /var/lib/rancher/k3s/server/cred/encryption-config.json");
+    sim.p1(&["plan"]).exits(10);
+    sim.spec(&good);
+    sim.p1(&["stop"]).exits(0);
+    set("service-cidr: 10.96.0.0/16");
+    sim.p1(&["plan"]).exits(1).says(&["`service-cidr` cannot change from 10.43.0.0/16 to 10.96.0.0/16"]);
+    sim.p1(&["up"]).exits(1).says(&["`service-cidr` cannot change"]);
+    assert_eq!(sim.runs().len(), runs + 1, "only the stop has begun");
 }
 
 /// Names of nodes that etcd counts as members, by their roles.

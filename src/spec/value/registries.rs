@@ -76,11 +76,17 @@ fn check(node: &Node, kind: &Kind, within: &str, report: &mut Report<'_>) {
                     continue;
                 }
                 let names = || keys.iter().map(|(key, _)| *key);
-                let help = match nearest(name, names()) {
-                    Some(near) => format!("Did you mean `{near}`?"),
-                    None => format!("k3s would pass over it; it knows {}.", listed(names())),
-                };
-                report.error(at, format!("unknown key `{}` under `{within}`", report.excerpt(at)), help);
+                let begins = || names().find(|key| key.starts_with(name));
+                let message = format!("unknown key `{}` under `{within}`", report.excerpt(at));
+                match nearest(name, names()).or_else(begins) {
+                    Some(near) => report.error(at, message, format!("Did you mean `{near}`?")),
+                    // k3s may be newer than this list.
+                    None => {
+                        let help =
+                            format!("k3s passes over what it does not know; it knows {}.", listed(names()));
+                        report.warning(at, message, help);
+                    }
+                }
             }
         }
         Kind::Each(kind) => {
