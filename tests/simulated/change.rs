@@ -290,7 +290,8 @@ fn what_somebody_did_is_named_and_mended() {
             sim.p1(verb).exits(1).says(&[cause, way]);
         }
     }
-    sim.node("server").sh("touch /var/lib/rancher/k3s/server/cred/encryption-config.json");
+    sim.node("server")
+        .sh("cd /var/lib/rancher/k3s/server && mkdir -p cred && touch cred/encryption-config.json");
     sim.p1(&["plan"]).exits(10);
     sim.spec(&good);
     sim.p1(&["stop"]).exits(0);
