@@ -613,3 +613,84 @@ fn a_lab_says_what_its_host_lacks() {
     assert!(!out.status.success(), "{said}");
     assert!(said.contains("/usr/sbin/sshd is missing: apt-get install openssh-server"), "{said}");
 }
+
+/// What the demo makes is the real k3s wherever its download answers (here a web server that plays channels, releases and
+/// source), and the stand-in, under another name, only where it does not, or where it is asked for.
+#[test]
+fn the_demo_says_first_and_last_who_plays_k3s() {
+    let mut sim = Sim::new(&spec(1, 1, ""));
+    let dir = sim.dir.path().to_owned();
+    let repo = env!("CARGO_MANIFEST_DIR");
+    sim.sh(&format!(
+        "mkdir -p repo/examples repo/target/standin served/v1.34.1+k3s1\n\
+         cp -r {repo}/examples/demo repo/examples/; cd repo/examples/demo; rm -rf .p1 k3s\n\
+         sed -i 's,^box: .*,box: {{path: {0}/fake.box}},' cluster.yaml stand-in.yaml\n\
+         cp -L {0}/k3s {0}/install.sh {0}/repo/target/standin/\n\
+         cd {0}/served/v1.34.1+k3s1; cp -L {0}/k3s {0}/install.sh .; cp -L {0}/images.tar k3s-airgap-images-amd64.tar\n\
+         sha256sum k3s k3s-airgap-images-amd64.tar >sha256sum-amd64.txt",
+        dir.display()
+    ));
+    fs::write(
+        sim.at("served/channels"),
+        r#"{"data":[{"id":"stable","name":"stable","latest":"v1.34.1+k3s1"}]}"#,
+    )
+    .unwrap();
+    for (name, path) in [("RELEASES", ""), ("SOURCE", ""), ("CHANNELS", "/channels")] {
+        sim.env.push((format!("P1_K3S_{name}"), format!("http://127.0.0.1:8099{path}")));
+    }
+    sim.env.push(("P1".to_owned(), env!("CARGO_BIN_EXE_p1").to_owned()));
+    let demo = |args: &[&str]| {
+        let mut command = sim.command(dir.join("repo/examples/demo/run"));
+        command.arg("--yes").args(args);
+        super::run::Running::start(command, &dir).end()
+    };
+    let made = |name: &str| sim.at("repo/examples/demo/.p1").join(name).is_dir();
+
+    let said = demo(&[]).exits(0).stderr();
+    let told = "THE DOWNLOAD OF K3S DOES NOT ANSWER: k3s is played by a stand-in";
+    let lines: Vec<&str> = said.lines().filter(|l| l.starts_with("demo: ")).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|l| l.contains(told)), "{said}");
+    assert!(said.lines().last().unwrap().contains(told), "{said}");
+    assert!(made("demo") && !made("demo-k3s"));
+    demo(&["down"]).exits(0);
+
+    let mut serving = sim.command("python3");
+    serving
+        .args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"])
+        .arg(sim.at("served"))
+        .arg("8099");
+    let mut server =
+        serving.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    until("the web server answers", || {
+        let mut ask = sim.command("bash");
+        ask.args(["-c", ": </dev/tcp/127.0.0.1/8099"])
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    });
+    // No container runs here: the page of the pods is played, as soon as its machine is there.
+    let page = "until ip -br addr show eth0 2>/dev/null | grep -q 192.168; do sleep 0.1; done; mkdir -p /tmp/page; \
+                echo hello >/tmp/page/index.html; python3 -m http.server --directory /tmp/page 30080 >/dev/null 2>&1 &";
+    let running = {
+        let mut command = sim.command(dir.join("repo/examples/demo/run"));
+        command.arg("--yes");
+        super::run::Running::start(command, &dir)
+    };
+    until("the server runs", || sim.virsh(&["list", "--all", "--name"]).contains("p1-demo-k3s-server"));
+    until("its name is set", || running.stderr().contains("cluster `demo-k3s` is up"));
+    sim.node("server").sh(page);
+    let done = running.end().exits(0);
+    assert!(!done.stderr().contains("DOES NOT ANSWER"), "{}", done.stderr());
+    assert!(done.stdout().contains("http://192.168.57.110:30080 says: hello"), "{}", done.stdout());
+    assert!(made("demo-k3s") && !made("demo"));
+
+    // What was fetched once does without the download, and a cluster that is there is not turned into another.
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let done = demo(&["--offline"]).exits(0).says(&["nothing to do"]);
+    assert!(done.stdout().contains("says: hello"), "{}", done.stdout());
+    demo(&[]).exits(0).says(&["those files of it are used that an earlier run fetched", "nothing to do"]);
+    demo(&["down"]).exits(0);
+    assert!(!made("demo-k3s"));
+}
