@@ -297,6 +297,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("servers", "tests/simulated/servers.rs", false),
     ("faults", "tests/faults.rs", true),
     ("sim_faults", "tests/simulated/faults.rs", true),
+    ("vm", "tests/vm.rs", false),
     ("sim_servers", "tests/simulated/servers.rs", false),
     ("trust", "tests/simulated/trust.rs", true),
 ];

@@ -15,21 +15,21 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p1::event::{Kind, Outcome};
+use p1::event::Kind;
 use p1::journal::{self, Record};
 use serde_json::Value;
 
 const SERVER: &str = "192.168.56.110";
 const WORKER: &str = "192.168.56.111";
 const VERSION: &str = "v1.34.1+k3s1";
-/// From which the cluster is upgraded to [`VERSION`].
-const OLDER: &str = "v1.33.5+k3s1";
+/// Another one at each boot.
+const BOOT: &str = "cat /proc/sys/kernel/random/boot_id";
 
 #[test]
 #[ignore = "needs root, libvirt, QEMU and Vagrant, and some minutes: tests/run vm"]
 fn a_cluster_lives_and_leaves_nothing() {
     let mut life = Life::new(&[("server", 1024), ("worker", 512)]);
-    life.releases(&[OLDER, VERSION], OLDER);
+    life.releases(&[VERSION], VERSION);
 
     life.phase("build the box (or find it)", |life| {
         life.host(600, &["box", "build"]).ok();
@@ -42,7 +42,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(900, &["up"]).ok();
         assert!(watch.looked() > 0, "nobody looked at the processes");
         assert_eq!(watch.end(), Vec::<String>::new(), "the token is on a command line");
-        life.is_ready_at(OLDER);
+        life.is_ready_at(VERSION);
         let names = life.on_nodes("cat /proc/sys/kernel/hostname");
         assert_eq!(names, both("server", "worker"));
     });
@@ -76,19 +76,35 @@ fn a_cluster_lives_and_leaves_nothing() {
             let off = text.parse::<i64>().unwrap() - host;
             assert!(off.abs() < 10, "the clock of {node} is {off} s off");
         }
-        life.is_ready_at(OLDER);
+        life.is_ready_at(VERSION);
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
     });
 
-    life.phase("killall", |life| {
+    life.phase("the disks are no longer disposable", |life| {
+        assert_eq!(life.caches(), both("unsafe", "unsafe"));
+        life.edit("disposable: true\n", "");
+        // Named, and nothing is done about it while the machines run.
+        let status = life.p1(120, &["-o", "json", "status"]).ok();
+        assert_eq!(status.stdout().matches(r#""kind":"disk""#).count(), 2, "{}", status.text());
+        life.p1(60, &["plan"]).ok();
+        life.p1(180, &["stop"]).ok();
+        assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
+        life.put_caches_below();
+    });
+    life.phase("start is killed while Vagrant works, and retry goes on", |life| {
+        life.killed_at("worker/vm", &["start"]);
+        life.goes_on(&["retry"]);
+        life.is_ready_at(VERSION);
+        assert_eq!(life.caches(), both("writeback", "writeback"));
+    });
+
+    life.phase("killall, uninstall", |life| {
         let units = "systemctl is-active k3s k3s-agent; true";
         let before = life.on_nodes(units);
         assert_eq!(before, both("active\ninactive", "inactive\nactive"));
         life.p1(120, &["killall"]).ok();
         assert_eq!(life.on_nodes(units), both("inactive\ninactive", "inactive\ninactive"));
-    });
-    life.phase("uninstall", |life| {
         let left = "for f in /usr/local/bin/k3s* /etc/systemd/system/k3s* /etc/rancher /var/lib/rancher \
                     /run/k3s; do [ ! -e \"$f\" ] || echo \"$f\"; done; command -v k3s; true";
         assert!(life.on_nodes(left).values().all(|text| text.contains("/var/lib/rancher")));
@@ -97,142 +113,74 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert_eq!(life.virsh(&["list", "--name", "--state-running"]).len(), 2, "the machines stay");
         assert!(!life.state().join("kubeconfig").exists());
     });
-
-    life.phase("up, a worker's installer fails", |life| {
-        let fault = "mkdir -p /etc/p1-standin/faults && echo enable >/etc/p1-standin/faults/install-fail";
-        life.p1(60, &["exec", "worker", "--root", "--", fault]).ok();
-        let out = life.p1(240, &["up"]);
-        assert_eq!(out.code(), 1, "{}", out.text());
-        let text = out.text();
-        for word in ["worker", "stand-in fault install-fail=enable", "worker-install.log", "retry"] {
-            assert!(text.contains(word), "`{word}` is not in\n{text}");
-        }
-        let record = life.last();
-        assert!(matches!(record.outcomes["worker/install"], Outcome::Failed(_)));
-        assert!(record.passed("server/ready"), "the server goes on without it");
-    });
-    life.phase("retry", |life| {
-        let before = life.last();
-        let fault = "rm /etc/p1-standin/faults/install-fail";
-        life.p1(60, &["exec", "worker", "--root", "--", fault]).ok();
-        life.p1(240, &["retry"]).ok();
-        let begun = started(&life.last());
-        assert_eq!(begun.first().map(String::as_str), Some("worker/install"));
-        let again: Vec<_> = begun.iter().filter(|step| before.passed(step)).collect();
-        assert!(again.is_empty(), "{again:?} had passed and ran again");
-        life.is_ready_at(OLDER);
-    });
-
-    life.phase("stop", |life| {
-        life.p1(180, &["stop"]).ok();
-        assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
-    });
-    life.phase("start is killed in each of its phases, and retry goes on", |life| {
-        life.killed_at("worker/vm", &["start"]);
-        for step in ["worker/ssh", "worker/ready"] {
-            life.killed_at(step, &["retry"]);
-        }
-        life.goes_on(&["retry"]);
-        life.is_ready_at(OLDER);
-    });
-    life.phase("two servers more, provisioners, an application", |life| {
-        life.kubectl("server", "create namespace of-sqlite");
+    life.phase("up, with Ansible, an application and autostart", |life| {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         fs::copy(examples.join("nginx/web.yaml"), life.dir.join("web.yaml")).unwrap();
         let playbook =
             "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo by-ansible >/root/site\n";
         fs::write(life.dir.join("site.yml"), playbook).unwrap();
-        life.edit(
-            "k3s: {channel: stable}\n",
-            &format!("k3s: {{channel: stable}}\n{PROVISIONERS}{APPLICATION}"),
-        );
-        life.add(&[("server-2", 1024), ("server-3", 1024)]);
-        life.p1(60, &["plan"]).says(10, "server-3");
+        let more = format!("k3s: {{channel: stable}}\nautostart: true\n{PROVISIONERS}{APPLICATION}");
+        life.edit("k3s: {channel: stable}\n", &more);
+        life.p1(60, &["plan"]).says(10, "start with this host");
         // What Vagrant asks for Ansible's version need not be of the Ansible that runs the playbook.
         life.shadows(&["ansible", "python3"]);
-        life.p1(1200, &["up"]).ok();
-        life.is_ready_at(OLDER);
-        let record = life.last();
-        in_turn(&record, &["server", "server-2", "server-3"]);
-        assert!(record.passed("cluster/manifests") && record.passed("cluster/rollouts"));
-        let members = life.kubectl("server", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
-        assert_eq!(members.lines().count(), 3, "{members}");
-        assert!(life.kubectl("server-3", "get namespaces").contains("of-sqlite"), "the data came along");
-        let notes = life.on_nodes("cat /root/note /root/site 2>/dev/null; ls /srv; true");
-        assert_eq!(
-            (notes["server-2"].as_str(), notes["server-3"].as_str()),
-            ("by-shell\nweb.yaml", "by-shell")
-        );
-        assert_eq!(notes["worker"], "by-shell\nby-ansible");
-        let pods = life.kubectl("server-2", "get pods -n shop");
+        life.p1(900, &["up"]).ok();
+        life.is_ready_at(VERSION);
+        assert_eq!(life.on_nodes("cat /root/site 2>/dev/null; true"), both("", "by-ansible"));
+        let pods = life.kubectl("server", "get pods -n shop");
         assert_eq!(pods.matches("1/1     Running").count(), 3, "{pods}");
         life.p1(60, &["up"]).ok();
         assert_eq!(started(&life.last()), [""; 0]);
     });
-    life.phase("verify", |life| {
-        life.p1(240, &["verify"]).says(0, "works: 4 nodes");
-        assert!(!life.kubectl("server", "get namespaces").contains("p1-verify"));
-    });
-
-    life.phase("a provisioner's input and the application change", |life| {
-        life.edit("[by-shell]", "[again]");
-        life.edit(APPLICATION, "");
-        life.p1(240, &["--yes", "up"]).ok();
-        let begun = started(&life.last());
-        assert!(!begun.iter().any(|s| s.ends_with("/provision-site") || s.ends_with("/start")), "{begun:?}");
-        assert!(life.on_nodes("cat /root/note").values().all(|text| text == "again"));
-        assert!(!life.kubectl("server", "get namespaces").contains("shop"));
-    });
-    life.phase("the configuration changes", |life| {
-        life.edit("k3s: {channel: stable}", "k3s: {channel: stable, config: {kubelet-arg: [max-pods=50]}}");
-        life.p1(60, &["plan"]).says(10, "server");
+    life.phase("the host loses its power, and comes back without p1", |life| {
+        let boots = life.on_nodes(BOOT);
+        // Each is acknowledged when it is on the disk, by the node's word.
+        let write = "for i in 1 2 3 4 5 6 7 8; do echo $i >>/root/acked; sync /root/acked && echo $i; done";
+        let acked = life.on_nodes(write);
+        assert_eq!(acked["server"], "1\n2\n3\n4\n5\n6\n7\n8");
+        life.kubectl("server", "create namespace acked");
+        life.p1(60, &["exec", "--root", "--", "echo lost >/root/not-acked"]).ok();
+        life.lab.as_ref().unwrap().power_cut();
+        let bound = Instant::now() + Duration::from_secs(900);
+        let back = |life: &Life| {
+            let out = life.p1(60, &["-o", "json", "exec", "--root", "--", BOOT]);
+            let nodes = life.p1(60, &["kubectl", "get", "nodes", "--no-headers"]).stdout();
+            let ready = nodes.lines().filter(|l| l.contains(" Ready ")).count();
+            let new = out.code() == 0 && !boots.values().any(|boot| out.stdout().contains(boot));
+            (new && ready == 2).then_some(()).ok_or_else(|| format!("{}{nodes}", out.text()))
+        };
+        while let Err(why) = back(life) {
+            assert!(Instant::now() < bound, "it did not come back:\n{why}");
+            thread::sleep(Duration::from_millis(500));
+        }
+        assert_eq!(life.on_nodes("cat /root/acked"), acked);
+        assert!(life.kubectl("server", "get namespaces").contains("acked"));
+        life.is_ready_at(VERSION);
         life.p1(300, &["up"]).ok();
-        in_turn(&life.last(), &["server", "server-2", "server-3", "worker"]);
-        life.is_ready_at(OLDER);
     });
 
-    life.phase("an upgrade is killed", |life| {
-        life.killed_at("server-2/start", &["upgrade", "--to", VERSION]);
-    });
-    life.phase("retry upgrades the rest", |life| {
-        let before = life.last();
-        assert!(before.passed("cluster/save") && before.passed("server/ready"));
-        life.goes_on(&["retry"]);
-        in_turn(&life.last(), &["server-2", "server-3", "worker"]);
+    life.phase("a worker never gets its address, and retry switches it off and on", |life| {
+        let card = life.virsh(&["domiflist", "p1-life-worker"]);
+        let mac = card.iter().find_map(|l| l.split_whitespace().find(|w| w.contains(':'))).unwrap();
+        life.p1(180, &["stop", "worker"]).ok();
+        life.virsh(&["domif-setlink", "p1-life-worker", mac, "down", "--config"]);
+        life.edit("boot: 15m", "boot: 40s");
+        let out = life.p1(240, &["up", "worker"]);
+        out.says(1, "did not answer at");
+        out.says(1, "virsh -c qemu:///system console p1-life-worker");
+        let console = life.state().join("console/worker.log");
+        assert_eq!(mode(&console), 0o600);
+        let said = fs::read_to_string(&console).unwrap();
+        assert!(said.contains("Linux version") || said.contains("systemd"), "{said}");
+        // From its next start on.
+        life.virsh(&["domif-setlink", "p1-life-worker", mac, "up", "--config"]);
+        life.edit("boot: 40s", "boot: 15m");
+        life.p1(600, &["retry"]).says(0, "it is switched off and on");
         life.is_ready_at(VERSION);
     });
-
-    life.phase("the first server is destroyed, and another takes its place", |life| {
-        life.kubectl("server-2", "create namespace precious");
-        life.virsh(&["destroy", "p1-life-server"]);
-        life.virsh(&["undefine", "p1-life-server", "--remove-all-storage"]);
-        life.p1(60, &["plan"]).says(10, "boot the machine: it does not exist");
-        // Whoever asks is answered meanwhile.
-        assert!(life.p1(120, &["kubectl", "get", "nodes"]).ok().stdout().contains("server-3"));
-        life.p1(900, &["up"]).ok();
-        life.is_ready_at(VERSION);
-        assert!(life.kubectl("server", "get namespaces").contains("precious"));
-        let members = life.kubectl("server", "get nodes -l node-role.kubernetes.io/etcd=true -o name");
-        assert_eq!(members.lines().count(), 3, "{members}");
-    });
-
-    life.phase("etcd: backup", |life| {
-        let file = life.dir.join("life.backup");
-        life.p1(180, &["backup", file.to_str().unwrap()]).ok();
-        assert_eq!(mode(&file), 0o600);
-        life.p1(60, &["backup", file.to_str().unwrap()]).says(2, "exists already");
-        life.kubectl("server", "create namespace lost");
-    });
-    life.phase("etcd: restore", |life| {
-        let file = life.dir.join("life.backup");
-        life.p1(60, &["restore", file.to_str().unwrap()]).says(2, "nobody is there to be asked");
-        life.p1(500, &["--yes", "restore", file.to_str().unwrap()]).ok();
-        life.is_ready_at(VERSION);
-        let names = life.kubectl("server-3", "get namespaces");
-        assert!(names.contains("precious") && !names.contains("lost"), "{names}");
-    });
-    life.phase("destroy is killed, and retry goes on", |life| {
+    life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
+        life.virsh(&["pool-destroy", "default"]);
         life.killed_at("worker/machine", &["--yes", "destroy"]);
         life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
@@ -242,24 +190,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert!(!life.dir.join(".p1").exists());
     });
     life.print_times();
-}
-
-/// One after the other was Ready, before the next one was started.
-#[track_caller]
-fn in_turn(record: &Record, nodes: &[&str]) {
-    let at = |wanted: &str, ready: bool| {
-        let is = |kind: &Kind| match kind {
-            Kind::StepStarted { step, .. } => !ready && step == wanted,
-            Kind::StepFinished { step, outcome, .. } => ready && step == wanted && outcome.passed(),
-            _ => false,
-        };
-        let at = record.events.iter().position(|e| is(&e.kind));
-        at.unwrap_or_else(|| panic!("{wanted} is not in the run"))
-    };
-    for (one, next) in nodes.iter().zip(&nodes[1..]) {
-        let (ready, start) = (at(&format!("{one}/ready"), true), at(&format!("{next}/start"), false));
-        assert!(ready < start, "{next} before {one} was Ready");
-    }
 }
 
 fn both(server: &str, worker: &str) -> BTreeMap<String, String> {
@@ -275,10 +205,7 @@ fn started(record: &Record) -> Vec<String> {
     record.events.iter().filter_map(step).collect()
 }
 
-const PROVISIONERS: &str = "provision:\n  \
-    - {name: note, type: shell, inline: 'echo \"$1\" >/root/note', args: [by-shell]}\n  \
-    - {name: copy, type: file, source: web.yaml, destination: /srv/web.yaml, nodes: [server-2]}\n  \
-    - {name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}\n";
+const PROVISIONERS: &str = "provision: [{name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}]\n";
 const APPLICATION: &str = "namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n";
 
 /// The cluster's name.
@@ -315,7 +242,7 @@ impl Life {
         fs::create_dir_all(&dir).unwrap();
         fs::create_dir_all(&home).unwrap();
         let spec = format!(
-            "name: {NAME}\nprovider: libvirt\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
+            "name: {NAME}\nprovider: libvirt\ndisposable: true\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
              retry: {{attempts: 2, backoff: 500ms}}\ntimeouts: {{boot: 15m, ssh: 5m}}\nk3s: {{channel: stable}}\nnodes:\n"
         );
         fs::write(dir.join("cluster.yaml"), spec).unwrap();
@@ -515,6 +442,52 @@ impl Life {
         out.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect()
     }
 
+    /// By node: the cache of its machine's disk.
+    fn caches(&self) -> BTreeMap<String, String> {
+        let of = |node: &str| {
+            let xml = self.virsh(&["dumpxml", &format!("p1-{NAME}-{node}")]);
+            let driver = xml.iter().find(|l| l.trim().starts_with("<driver name='qemu'")).expect("a disk");
+            driver.split("cache='").nth(1).unwrap().split('\'').next().unwrap().to_owned()
+        };
+        self.nodes.iter().map(|(node, _)| (node.clone(), of(node))).collect()
+    }
+
+    /// Puts nbdkit's cache below the disks of the machines, which are off: what is written and not flushed is lost
+    /// with it. It starts with the lab.
+    fn put_caches_below(&self) {
+        let dir = "/var/lib/libvirt";
+        let mut script =
+            format!("#!/bin/sh\nset -eu\numask 0\nmkdir -p {dir}/nbd\nchmod -R a+rX {dir}/images\n");
+        for (node, _) in &self.nodes {
+            let (domain, socket) = (format!("p1-{NAME}-{node}"), format!("{dir}/nbd/{node}"));
+            script += &format!(
+                "rm -f {socket}\nnbdkit -U {socket} --filter=cache file {dir}/images/{domain}.img cache=writeback\n"
+            );
+            let xml = self
+                .inside(30, &["virsh", "-c", "qemu:///system", "dumpxml", "--inactive", &domain])
+                .ok()
+                .stdout();
+            let file = format!("<source file='{dir}/images/{domain}.img'/>");
+            assert!(xml.contains(&file), "{xml}");
+            let nbd =
+                format!("<source protocol='nbd' name=''><host transport='unix' socket='{socket}'/></source>");
+            let xml = xml
+                .replace(&file, &nbd)
+                .replace("<disk type='file' device='disk'>", "<disk type='network' device='disk'>");
+            let path = self.dir.join("domain.xml");
+            fs::write(&path, xml).unwrap();
+            self.virsh(&["define", path.to_str().unwrap()]);
+            // A network's disk does not grow.
+            self.inside(30, &["truncate", "-s", "8G", &format!("{dir}/images/{domain}.img")]).ok();
+        }
+        let path = self.dir.join("on-boot");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let place = format!("{dir}/on-boot");
+        self.inside(30, &["cp", path.to_str().unwrap(), &place]).ok();
+        self.inside(30, &[&place]).ok();
+    }
+
     /// All nodes are Ready, at the spec's addresses and this version, by kubectl's word.
     #[track_caller]
     fn is_ready_at(&mut self, version: &str) {
@@ -646,6 +619,13 @@ impl Lab {
         let lab = Self(given.unwrap_or_else(|| format!("life-{}", std::process::id())));
         Done(bounded(120).arg(lab_script()).args(["up", &lab.0]).output().unwrap()).ok();
         lab
+    }
+
+    /// All that runs in it is gone at once, and it comes up again as a host does.
+    fn power_cut(&self) {
+        for verb in ["crash", "boot"] {
+            Done(bounded(120).arg(lab_script()).args([verb, &self.0]).output().unwrap()).ok();
+        }
     }
 }
 
