@@ -280,7 +280,10 @@ fn room_is_counted_for_nodes_that_do_not_run_yet() {
     memory Warning: 2 VMs to be started need 2.2 GiB, 1.5 GiB are free; the host will swap or VMs will be killed
     cpus Warning: a node has 8 and the host has 4; it works, slowly
     ");
-    assert_snapshot!(look(&host, &cluster, &["server".into()]), @"cpus Warning: a node has 8 and the host has 4; it works, slowly");
+    assert_snapshot!(look(&host, &cluster, &["server".into()]), @r"
+    cpus Warning: a node has 8 and the host has 4; it works, slowly
+    network Warning: libvirt's network p1-iot is not there, and server cannot be reached
+    ");
     cluster.nodes[0].memory = 16_384;
     host.libvirt.pool.as_mut().unwrap().free = Some(500);
     assert_snapshot!(look(&host, &cluster, &[]), @r"
