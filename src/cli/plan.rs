@@ -7,7 +7,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, print, run};
-use crate::plan::Check;
+use crate::plan::{Check, Step};
 use crate::state::State;
 use crate::steps::{Claims, Decision, Depth, Drift, Intent, Verb, decide, observe};
 use crate::ui::{Format, Tone, count};
@@ -42,10 +42,10 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
         }
     } else {
         let paint = context.paint();
-        let width = plan.steps.iter().map(|s| s.info.id.len()).max().unwrap_or(0);
-        for step in &plan.steps {
+        let told = |s: &&Step| context.global.verbose > 0 || !matches!(s.check, Check::Done(_));
+        let width = plan.steps.iter().filter(told).map(|s| s.info.id.len()).max().unwrap_or(0);
+        for step in plan.steps.iter().filter(told) {
             let (mark, tone) = match step.check {
-                Check::Done(_) if context.global.verbose == 0 => continue,
                 Check::Done(_) => ("=", Tone::Dim),
                 Check::Needed(_) => ("+", Tone::Good),
                 Check::Unknown(_) => ("?", Tone::Warn),
