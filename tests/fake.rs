@@ -622,7 +622,7 @@ fn a_proxy_of_the_host_is_not_asked_for_the_cluster() {
     let tell = "env | sed -n 's/^no_proxy=/no /p; s/^NO_PROXY=/NO /p; s/^HTTPS_PROXY=/via /p'";
     fake.up(&format!("{BOTH}; {tell} >$here/told"));
     fake.run(&["up"]).exits(1);
-    fs::write(fake.at(".p1/fake/kubeconfig"), "").unwrap();
+    fs::write(fake.at(".p1/fake/kubeconfig"), include_str!("fixtures/k3s.yaml")).unwrap();
     executable(&fake.at("bin/kubectl"), &format!("#!/bin/sh\n{tell}\nexit 7\n"));
     let kubectl = fake.run(&["kubectl", "get", "nodes"]).exits(7).stdout();
     let vagrant = fs::read_to_string(fake.at("bin/told")).unwrap();
@@ -763,8 +763,9 @@ fn a_cut_off_replacement_is_finished() {
 fn what_needs_the_whole_cluster_anew_is_refused() {
     let fake = Fake::made();
     fake.edit("192.168.56.0/24", "192.168.0.0/16");
-    fake.run(&["--yes", "up"]).exits(2).says(&["made for the network 192.168.56.0/24", "p1 destroy"]);
-    fake.run(&["plan"]).exits(10);
+    let why = ["made for the network 192.168.56.0/24", "p1 destroy"];
+    fake.run(&["--yes", "up"]).exits(2).says(&why);
+    fake.run(&["plan"]).exits(2).says(&why);
     fake.edit("192.168.0.0/16", "192.168.56.0/24");
     fake.edit("provider: libvirt", "provider: virtualbox");
     fake.run(&["--yes", "up"]).exits(2).says(&["its machines are of libvirt, not of virtualbox"]);
