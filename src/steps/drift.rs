@@ -217,7 +217,8 @@ pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, Strin
     let cluster = &view.cluster.name;
     match node.role {
         Role::Server if !data_stays(view, node, leaving) => {
-            let why = match members(view).count() > 1 {
+            let servers = servers_there(view).filter(|n| may_have_data(view, n)).count();
+            let why = match servers > 1 {
                 true => "no server that has it stays".to_owned(),
                 false => format!("{} is its only server", node.name),
             };
@@ -236,25 +237,36 @@ pub fn worst(view: &View<'_>, names: &[String]) -> Loss {
     leaving.iter().map(|n| lost_with(view, n, &leaving).0).max().unwrap_or_default()
 }
 
-/// The servers that have the cluster's data, as they were made: those with a machine that was part of it.
-fn members<'a>(view: &'a View<'_>) -> impl Iterator<Item = Node> + 'a {
+/// The servers that have a machine, as they were made.
+fn servers_there<'a>(view: &'a View<'_>) -> impl Iterator<Item = Node> + 'a {
     let exists = |n: &&Node| view.seen.machines.get(&n.name).is_some_and(|m| m.state != State::Absent);
-    let known = |n: &Node| view.seen.api.as_ref().is_some_and(|api| api.contains_key(&n.name));
-    let joined = move |n: &Node| known(n) || view.stands_now(n) != Standing::New;
     let ours = view.cluster.nodes.iter().chain(&view.seen.former).filter(exists);
-    ours.map(|n| as_made(view, n)).filter(move |n| n.role == Role::Server && joined(n))
+    ours.map(|n| as_made(view, n)).filter(|n| n.role == Role::Server)
+}
+
+/// Whether this server is known to have the cluster's data: its machine was part of the cluster.
+fn has_data(view: &View<'_>, server: &Node) -> bool {
+    view.seen.api.as_ref().is_some_and(|api| api.contains_key(&server.name))
+        || view.stands_now(server) != Standing::New
+}
+
+/// Whether this server may have it: one that says nothing of itself is not known to have none.
+fn may_have_data(view: &View<'_>, server: &Node) -> bool {
+    !view.seen.nodes.contains_key(&server.name) || has_data(view, server)
 }
 
 /// Whether the data is still there when this server and all of `leaving` are gone: on a server that stays, or
-/// because several are made anew, one when the one before has it again.
+/// because several are made anew, one when the one before has it again. Only what is known counts for that.
 fn data_stays(view: &View<'_>, node: &Node, leaving: &[Node]) -> bool {
     let goes = |n: &Node| n.name == node.name || leaving.iter().any(|l| l.name == n.name);
-    let members: Vec<Node> = members(view).collect();
+    let there: Vec<Node> = servers_there(view).collect();
     let come_back = |n: &&Node| view.cluster.node(&n.name).is_some_and(|s| s.role == Role::Server);
     // One that never was part of it takes nothing with it.
-    !members.iter().any(|n| n.name == node.name)
-        || members.iter().any(|n| !goes(n))
-        || members.iter().filter(come_back).count() > 1
+    if !there.iter().any(|n| n.name == node.name && may_have_data(view, n)) {
+        return true;
+    }
+    let members: Vec<&Node> = there.iter().filter(|n| has_data(view, n)).collect();
+    members.iter().any(|n| !goes(n)) || members.iter().copied().filter(come_back).count() > 1
 }
 
 /// A node as its machine was made.

@@ -407,3 +407,39 @@ fn what_is_lost_is_said() {
     let names: Vec<_> = leaving.iter().map(|n| (n.name.as_str(), n.ip)).collect();
     assert_eq!(names, [("worker-1", old.nodes[1].ip), ("server", old.nodes[0].ip)]);
 }
+
+/// A server that says nothing of itself may have the data, and is no reason to think that the data stays.
+#[test]
+fn a_silent_server_takes_the_data_with_it_and_keeps_none() {
+    let with = |servers: usize| {
+        let mut cluster = crate::plan::tests::cluster(1);
+        cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
+        let first = cluster.nodes[0].clone();
+        for i in 1..servers {
+            let ip = Ipv4Addr::from([192, 168, 56, 200 + i as u8]);
+            cluster.nodes.insert(i, Node { name: format!("server-{i}"), ip, ..first.clone() });
+        }
+        cluster
+    };
+    let losses = |cluster: &Cluster, silent: &[&str], replace: &[&str], change: fn(&mut NodeFacts)| {
+        let mut seen = look_with(cluster, reality(cluster));
+        seen.api = None;
+        seen.nodes.retain(|name, _| !silent.contains(&name.as_str()));
+        seen.nodes.values_mut().for_each(|facts| change(std::sync::Arc::make_mut(facts)));
+        let replace: Vec<String> = replace.iter().map(|n| (*n).to_owned()).collect();
+        decide(cluster, &seen, &Intent { verb: Verb::find("up").unwrap(), targets: &[], replace: &replace })
+            .losses
+    };
+    let (one, three) = (with(1), with(3));
+    let first = one.nodes[0].name.as_str();
+    let lost = losses(&one, &[first], &[first], |_| {});
+    assert!(lost.len() == 1 && lost[0].contains("all data of the cluster"), "{lost:?}");
+    let new = |facts: &mut NodeFacts| {
+        (facts.datastore, facts.units) = (None, BTreeMap::new());
+        facts.stamps.clear();
+    };
+    assert_eq!(losses(&one, &[], &[first], new), [""; 0], "it says that it has none");
+    assert_eq!(losses(&three, &["server-1"], &["server-1"], |_| {}), [""; 0], "the others have it");
+    let lost = losses(&three, &[first, "server-1"], &["server-2"], |_| {});
+    assert!(lost.len() == 1 && lost[0].contains("no server that has it stays"), "{lost:?}");
+}
