@@ -91,7 +91,7 @@ impl Redactor {
                     out.push_str(&masked);
                 }
                 Some((masked, false)) => out.push_str(&masked),
-                None => within(line, &mut out, &mut |_| {}),
+                None => within(line, &mut out, &mut |_, _| {}),
             }
         }
         out
@@ -223,12 +223,29 @@ fn of_line(line: &str) -> Option<(String, bool)> {
 /// The secrets that are found within a line by their shape or their name.
 pub fn found(line: &str) -> Vec<String> {
     let mut all = Vec::new();
-    within(line, &mut String::new(), &mut |secret| all.push(secret.to_owned()));
+    within(line, &mut String::new(), &mut |_, secret| all.push(secret.to_owned()));
     all
 }
 
-/// Appends a line to `out` without the secrets within it, each of which is told.
-fn within(line: &str, out: &mut String, tell: &mut dyn FnMut(&str)) {
+/// `line` with an asterisk for every character of a secret in it: places in it stay where they are.
+pub fn covered(line: &str) -> String {
+    let mut spots: Vec<(usize, usize)> = Vec::new();
+    match of_line(line) {
+        Some((masked, _)) => {
+            let same = line.char_indices().zip(masked.chars()).take_while(|((_, a), b)| a == b);
+            spots.push((
+                same.map(|((at, c), _)| at + c.len_utf8()).last().unwrap_or(0),
+                line.trim_end().len(),
+            ));
+        }
+        None => within(line, &mut String::new(), &mut |at, secret| spots.push((at, at + secret.len()))),
+    }
+    let hidden = |at: usize| spots.iter().any(|(from, to)| (*from..*to).contains(&at));
+    line.char_indices().map(|(at, c)| if hidden(at) { '*' } else { c }).collect()
+}
+
+/// Appends a line to `out` without the secrets within it, each of which is told with its place.
+fn within(line: &str, out: &mut String, tell: &mut dyn FnMut(usize, &str)) {
     let mut rest = line;
     while !rest.is_empty() {
         if let Some((keep, skip)) = flag(rest, out)
@@ -238,7 +255,7 @@ fn within(line: &str, out: &mut String, tell: &mut dyn FnMut(&str)) {
             .or_else(|| scheme(rest, out))
             .or_else(|| token(rest, out))
         {
-            tell(&rest[keep..keep + skip]);
+            tell(line.len() - rest.len() + keep, &rest[keep..keep + skip]);
             out.push_str(&rest[..keep]);
             out.push_str(MASK);
             rest = &rest[keep + skip..];
@@ -401,6 +418,20 @@ mod tests {
         // What is too short to be looked for everywhere.
         assert_eq!(redactor.text("abc"), "abc");
         assert_eq!(format!("{redactor:?}").matches("hunter").count(), 0);
+    }
+
+    #[test]
+    fn covered_secrets_leave_places_as_they_are() {
+        for (line, is) in [
+            ("  token: SECRET", "  token: ******"),
+            ("k3s: {token: SECRET, x: 1}", "k3s: {token: ******, x: 1}"),
+            ("  password: 'SÄCRET'", "  password: ********"),
+            ("url: https://u:SECRET@host/", "url: https://u:******@host/"),
+            ("  - {name: server, role: server}", "  - {name: server, role: server}"),
+            ("  token:", "  token:"),
+        ] {
+            assert_eq!(covered(line), is);
+        }
     }
 
     /// Each has SECRET where the secret is.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::problem::{Problem, Severity};
+use crate::redact;
 
 /// So many problems are kept; a file with more has one cause, not hundreds.
 const MOST: usize = 100;
@@ -104,7 +105,9 @@ pub(super) fn locate(text: &str, severity: Severity, at: Span, message: String, 
     // Long lines are shown in part, around the place.
     let skip = if column + 20 > WIDTH { column - 30 } else { 0 };
     let lead = if skip > 0 { "…" } else { "" };
-    let mut snippet: String = lead.chars().chain(whole.chars().skip(skip).take(WIDTH).map(visible)).collect();
+    // What is shown goes to terminals and into logs.
+    let shown = redact::covered(whole);
+    let mut snippet: String = lead.chars().chain(shown.chars().skip(skip).take(WIDTH).map(visible)).collect();
     let mark = column - skip + lead.chars().count();
     let length = marked.min((WIDTH + 1).saturating_sub(mark)).max(1);
     if whole.chars().count() > skip + WIDTH {
