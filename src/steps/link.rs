@@ -73,13 +73,18 @@ fn running(world: &World) -> BTreeMap<String, String> {
     ids.into_iter().filter(|(node, _)| runs(node)).collect()
 }
 
-/// Looks at the network of machines that run.
+/// Looks at the network of machines that run. What it lacks for machines that are to be made keeps nobody from
+/// those that are there.
 pub fn look(world: &World) {
-    if running(world).is_empty() {
+    let runs = running(world);
+    if runs.is_empty() {
         return;
     }
+    let made_so = |n: &Node| world.memory(&n.name).and_then(|m| m.made).is_none_or(|made| made.ip == n.ip);
+    let mut cluster = world.cluster.clone();
+    cluster.nodes.retain(|n| runs.contains_key(&n.name) && made_so(n));
     // What cannot be mended is told when it is tried, with what to do about it.
-    let lack = match world.provider.network(&world.cluster, &world.cancel) {
+    let lack = match world.provider.network(&cluster, &world.cancel) {
         Ok(lack) => lack,
         Err(error) => Some(error.to_string()),
     };
