@@ -52,13 +52,13 @@ impl Fake {
         }
         let plugin = r#"{"version":"1","installed":{"vagrant-libvirt":{"installed_gem_version":"0.12.2"}}}"#;
         fs::write(at("home/.local/share/p1/vagrant/plugins.json"), plugin).unwrap();
-        fs::write(at("fake.box"), "a box").unwrap();
         fs::write(at("install.sh"), "#!/bin/sh\n").unwrap();
         executable(&at("k3s"), "#!/bin/sh\necho 'k3s version v1.34.1+k3s1 (fake)'\n");
         let socket = UnixListener::bind(at("run/virtlogd-sock")).unwrap();
         let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
         let (before, vars) = (String::new(), Vec::new());
         let fake = Self { dir, path, before, vars, _virtlogd: socket };
+        fake.box_file("fake.box", "libvirt");
         fake.up(up);
         fake.spec("timeouts: {boot: 3s, ssh: 500ms}\nretry: {attempts: 1}\n");
         fake
@@ -72,8 +72,14 @@ impl Fake {
     pub fn box_file(&self, name: &str, provider: &str) {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("metadata.json"), format!("{{\"provider\": \"{provider}\"}}")).unwrap();
-        let tar =
-            Command::new("tar").arg("-czf").arg(self.at(name)).arg("-C").arg(folder.path()).arg(".").status();
+        let tar = Command::new("tar")
+            .arg("-czf")
+            .arg(self.at(name))
+            .arg("-C")
+            .arg(folder.path())
+            .arg("--mtime=@0")
+            .arg(".")
+            .status();
         assert!(tar.unwrap().success());
     }
 
