@@ -106,7 +106,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         }
         if let Some(trouble) = &refused {
             let (name, why) = (&world.cluster.name, &trouble.failure);
-            print(&format!(
+            print(format!(
                 "{}\n",
                 json!({"v": 1, "cluster": name, "unfinished": why.cause, "hint": why.hint})
             ));
