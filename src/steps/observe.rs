@@ -32,7 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks, and keeps what was seen in the world.
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
-    world.read_tokens()?;
+    let tokens = world.read_tokens();
+    // Whoever only ends or removes machines opens nothing with them: that is the way out of wrong ones.
+    if depth > Depth::Machines {
+        tokens?;
+    }
     let unfinished = world.state.unfinished()?;
     let kubeconfig = world.state.kubeconfig().is_file();
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));

@@ -56,8 +56,8 @@ impl World {
     /// them.
     pub fn read_tokens(&self) -> Result<Option<Tokens>, Trouble> {
         let Stored::There(tokens) = self.stored()? else { return Ok(None) };
-        agree(&self.given()?, &tokens)?;
         self.learn_tokens(&tokens.to_text());
+        agree(&self.given()?, &tokens)?;
         self.note(|seen| seen.tokens = Some(tokens.clone()));
         Ok(Some(tokens))
     }
