@@ -208,7 +208,7 @@ fn a_host_key_is_pinned_and_a_change_is_refused() {
     );
     let fingerprint = told.unwrap().stdout.split_whitespace().nth(1).unwrap().to_owned();
     assert!(error.to_string().contains(&format!("changed: {fingerprint} instead of SHA256:")), "{error}");
-    assert!(error.hint().unwrap().contains("remove the line that starts with `worker`"));
+    assert!(error.hint().unwrap().contains("forget its former key: ssh-keygen -R worker -f"));
     assert_eq!(fs::read_to_string(sshd.path("known_hosts")).unwrap(), old);
 
     sshd.login().known_hosts.forget("worker").unwrap();

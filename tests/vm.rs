@@ -131,11 +131,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(60, &["up"]).ok();
         assert_eq!(started(&life.last()), [""; 0]);
     });
-    life.phase("caches that only a flush empties are put below the disks", |life| {
-        life.p1(180, &["stop"]).ok();
-        life.put_caches_below();
-        life.come_back(&[]);
-    });
     life.phase("the host loses its power, and comes back without p1", |life| {
         let boots = life.on_nodes(BOOT);
         // Each is acknowledged when it is on the disk, by the node's word.
@@ -143,17 +138,12 @@ fn a_cluster_lives_and_leaves_nothing() {
         let acked = life.on_nodes(write);
         assert_eq!(acked["server"], "1\n2\n3\n4\n5\n6\n7\n8");
         life.kubectl("server", "create namespace acked");
-        life.p1(60, &["exec", "--root", "--", "echo lost >/root/not-acked"]).ok();
         life.lab.as_ref().unwrap().power_cut();
         life.come_back(&boots.into_values().collect::<Vec<_>>());
         assert_eq!(life.on_nodes("cat /root/acked"), acked);
         assert!(life.kubectl("server", "get namespaces").contains("acked"));
         life.is_ready_at(VERSION);
         life.p1(300, &["up"]).ok();
-        // Vagrant takes a disk that is no file for none.
-        life.p1(180, &["stop"]).ok();
-        life.take_caches_away();
-        life.come_back(&[]);
     });
 
     life.phase("a worker never gets its address, and retry switches it off and on", |life| {
@@ -449,60 +439,8 @@ impl Life {
         self.nodes.iter().map(|(node, _)| (node.clone(), of(node))).collect()
     }
 
-    /// Puts nbdkit's cache below the disks of the machines, which are off: what is written and not flushed is lost
-    /// with it. It starts with the lab.
-    fn put_caches_below(&self) {
-        let dir = "/var/lib/libvirt";
-        let mut script =
-            format!("#!/bin/sh\nset -eu\numask 0\nmkdir -p {dir}/nbd\nchmod -R a+rX {dir}/images\n");
-        for (node, _) in &self.nodes {
-            let (domain, socket) = (format!("p1-{NAME}-{node}"), format!("{dir}/nbd/{node}"));
-            script += &format!(
-                "rm -f {socket}\nnbdkit -U {socket} --filter=cache file {dir}/images/{domain}.img cache=writeback\n"
-            );
-            let xml = self
-                .inside(30, &["virsh", "-c", "qemu:///system", "dumpxml", "--inactive", &domain])
-                .ok()
-                .stdout();
-            let file = format!("<source file='{dir}/images/{domain}.img'/>");
-            assert!(xml.contains(&file), "{xml}");
-            let before = xml.clone();
-            let nbd =
-                format!("<source protocol='nbd' name=''><host transport='unix' socket='{socket}'/></source>");
-            let xml = xml
-                .replace(&file, &nbd)
-                .replace("<disk type='file' device='disk'>", "<disk type='network' device='disk'>");
-            fs::write(self.dir.join(format!("{domain}.xml")), &before).unwrap();
-            let path = self.dir.join("domain.xml");
-            fs::write(&path, xml).unwrap();
-            self.virsh(&["define", path.to_str().unwrap()]);
-            // A network's disk does not grow.
-            self.inside(30, &["truncate", "-s", "8G", &format!("{dir}/images/{domain}.img")]).ok();
-        }
-        let path = self.dir.join("on-boot");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let place = format!("{dir}/on-boot");
-        self.inside(30, &["cp", path.to_str().unwrap(), &place]).ok();
-        self.inside(30, &[&place]).ok();
-    }
-
-    /// The machines, which are off, have their files again; what was flushed is in them.
-    fn take_caches_away(&self) {
-        for (node, _) in &self.nodes {
-            let path = self.dir.join(format!("p1-{NAME}-{node}.xml"));
-            self.virsh(&["define", path.to_str().unwrap()]);
-        }
-    }
-
-    /// Starts the machines that are off, without p1 and Vagrant, and waits until all have booted (none of these boots is
-    /// still on) and all nodes are Ready.
+    /// Waits until all machines have booted, none of these boots is still on, and all nodes are Ready.
     fn come_back(&self, boots: &[String]) {
-        if boots.is_empty() {
-            self.nodes.iter().for_each(|(node, _)| {
-                self.virsh(&["start", &format!("p1-{NAME}-{node}")]);
-            });
-        }
         let bound = Instant::now() + Duration::from_secs(900);
         let back = || {
             let out = self.p1(60, &["-o", "json", "exec", "--root", "--", BOOT]);

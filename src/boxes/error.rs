@@ -115,9 +115,9 @@ pub enum Error {
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { name, known, dir } => Some(match dir {
+            Self::Unknown { known, dir, .. } => Some(match dir {
                 Some(dir) => format!(
-                    "Known are {}; your own go into {}, and `p1 box add FILE --name {name}` takes a finished one.",
+                    "Known are {}; your own go into {}, and `p1 box add --help` says how a finished one gets a name.",
                     known.join(", "),
                     dir.display()
                 ),
