@@ -42,6 +42,8 @@ pub fn exit(program: &str, status: std::process::ExitStatus) -> Result<(), Fail>
             let what = format!("{program} ended with exit code {code}");
             Err(Fail::told(u8::try_from(code).unwrap_or(code::FAILED), what))
         }
+        // Its output could not be passed on, which ends it; that is told as what it is.
+        None if out::ended() => Ok(()),
         None => Err(Fail::told(code::INTERRUPTED, format!("{program} was ended by a signal"))),
     }
 }
