@@ -163,7 +163,16 @@ pub fn one_start(lines: &[Said], ended: bool, before: &str) -> Vec<String> {
     of.retain(|(own, _)| before.is_empty() || *own != before);
     let end = of.iter().rposition(|(_, text)| text.contains(EXIT)).filter(|_| ended);
     let Some((start, _)) = end.map(|at| of[at]).or(of.last().copied()) else { return Vec::new() };
-    of.iter().filter(|(own, _)| *own == start).map(|(_, text)| (*text).to_owned()).collect()
+    let mut lines: Vec<String> =
+        of.iter().filter(|(own, _)| *own == start).map(|(_, text)| (*text).to_owned()).collect();
+    // That a process ended is systemd's word, which may come before what the process said last.
+    if !start.is_empty()
+        && let Some(exit) = lines.iter().rposition(|l| l.contains(EXIT))
+        && let Some(last) = lines.iter().rposition(|l| !is_systemds(l)).filter(|last| *last > exit)
+    {
+        lines[exit..=last].rotate_left(1);
+    }
+    lines
 }
 
 /// The lines up to the last end of a unit's process, without those up to the end before.
@@ -640,6 +649,11 @@ mod tests {
         assert_eq!(ended.len(), 4, "{ended:#?}");
         assert_eq!(last_words(&ended).unwrap(), "open /dev/kmsg: no");
         assert_eq!(one_start(&lines, false, "before"), [lines[9].text.clone()]);
+        // What the process said last may come after systemd's word of its end.
+        let at = lines.iter().position(|l| l.text.contains("kmsg: no")).unwrap();
+        let mut late = lines.clone();
+        late.swap(at, at + 1);
+        assert_eq!(one_start(&late, true, "before"), ended);
         // Nothing of the run before, also where this one has said nothing yet.
         assert_eq!(one_start(&lines[..2], true, "before"), [""; 0]);
         assert_eq!(one_start(&lines[..2], false, "before"), [""; 0]);
