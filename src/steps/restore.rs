@@ -241,6 +241,14 @@ fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
+/// True for the server that begins with the backup's data where that may know its machine by a password of which
+/// the backup has no copy.
+pub(super) fn begins_unknown(world: &World, node: &Node) -> bool {
+    *lock(&world.backup.placed)
+        && world.cluster.first_server().name == node.name
+        && read(world).is_ok_and(|backup| !backup.passwords.contains_key(&node.name))
+}
+
 fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     files::write(&world.state.token(), read(world)?.tokens.to_text().as_bytes(), 0o600)?;

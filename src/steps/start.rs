@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{FEW, MANY, Since, Unit, journal, tell_since, trouble};
+use super::unit::{FEW, MANY, Since, Unit, journal, kubectl, tell_since, trouble};
 use super::view::holds;
 use super::wait::gone;
 use super::world::{SHORT, listens};
@@ -120,6 +120,13 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         Role::Worker => world.cluster.timeouts.node_ready,
     };
     follow(ctx, &since, bound, launched.is_some())?;
+    if super::restore::begins_unknown(world, node) {
+        // Its own API is the first one that could be asked; k3s tries to register until it is let in.
+        let secret = format!("{}.node-password.k3s", node.name);
+        let script =
+            format!("k3s kubectl -n kube-system delete secret {secret} --ignore-not-found --timeout=10s");
+        kubectl(world, node, "forgetting the former machine's password", &script)?;
+    }
     let mut note = install::stamp("start", &digest);
     if !facts.node_password {
         // It has registered with them.
