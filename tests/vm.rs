@@ -444,8 +444,8 @@ impl Life {
         let bound = Instant::now() + Duration::from_secs(900);
         let back = || {
             let out = self.p1(60, &["-o", "json", "exec", "--root", "--", BOOT]);
-            let nodes = self.p1(60, &["kubectl", "get", "nodes", "--no-headers"]).stdout();
-            let ready = nodes.lines().filter(|l| l.contains(" Ready ")).count();
+            let nodes = self.p1(60, &["-o", "json", "status"]).stdout();
+            let ready = nodes.matches("\"ready\":true").count();
             let new = out.code() == 0 && !boots.iter().any(|boot| out.stdout().contains(boot));
             (new && ready == 2).then_some(()).ok_or_else(|| format!("{}{nodes}", out.text()))
         };
