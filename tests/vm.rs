@@ -146,25 +146,6 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(300, &["up"]).ok();
     });
 
-    life.phase("a worker never gets its address, and retry switches it off and on", |life| {
-        let card = life.virsh(&["domiflist", "p1-life-worker"]);
-        let mac = card.iter().find_map(|l| l.split_whitespace().find(|w| w.contains(':'))).unwrap();
-        life.p1(180, &["stop", "worker"]).ok();
-        life.virsh(&["domif-setlink", "p1-life-worker", mac, "down", "--config"]);
-        life.edit("boot: 15m", "boot: 40s");
-        let out = life.p1(240, &["up", "worker"]);
-        out.says(1, "did not answer at");
-        out.says(1, "virsh -c qemu:///system console p1-life-worker");
-        let console = life.state().join("console/worker.log");
-        assert_eq!(mode(&console), 0o600);
-        let said = fs::read_to_string(&console).unwrap();
-        assert!(said.contains("Linux version") || said.contains("systemd"), "{said}");
-        // From its next start on.
-        life.virsh(&["domif-setlink", "p1-life-worker", mac, "up", "--config"]);
-        life.edit("boot: 40s", "boot: 15m");
-        life.p1(600, &["retry"]).says(0, "it is switched off and on");
-        life.is_ready_at(VERSION);
-    });
     life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
         life.virsh(&["pool-destroy", "default"]);

@@ -119,7 +119,7 @@ pub fn not_replaced(world: &World) -> Option<String> {
     (!left.is_empty()).then(|| {
         let names = left.join(" ");
         format!(
-            "{} {is} not replaced: `p1 replace` was not finished, and `p1 replace {names}` does it",
+            "{} {is} not replaced: the replacement was not finished, and `p1 replace {names}` does it",
             left.join(", ")
         )
     })
