@@ -80,7 +80,7 @@ fn of_box(context: &Context, cluster: &Cluster, kind: Option<Kind>) -> Option<Re
         return remark(
             format!("the box `{name}` can be built for libvirt only"),
             "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one under \
-             this name by `p1 box add`.",
+             this name (`p1 box add --help`).",
         );
     }
     None
