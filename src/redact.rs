@@ -240,7 +240,12 @@ pub fn covered(line: &str) -> String {
         }
         None => within(line, &mut String::new(), &mut |at, secret| spots.push((at, at + secret.len()))),
     }
-    let hidden = |at: usize| spots.iter().any(|(from, to)| (*from..*to).contains(&at));
+    // In the order of the line and apart, so that each is passed once however many there are.
+    let mut spots = spots.into_iter().peekable();
+    let mut hidden = |at: usize| {
+        while spots.next_if(|(_, to)| *to <= at).is_some() {}
+        spots.peek().is_some_and(|(from, _)| *from <= at)
+    };
     line.char_indices().map(|(at, c)| if hidden(at) { '*' } else { c }).collect()
 }
 

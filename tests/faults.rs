@@ -326,6 +326,7 @@ fn a_box_file_is_damaged() {
 
     // One of the library: its checksum is known, so p1 need not ask Vagrant.
     let fake = Fake::new(BOTH);
+    fs::write(fake.at("fake.box"), "half a b").unwrap();
     fake.run(&["box", "add", "--name", "mine", "fake.box"])
         .exits(2)
         .says(&["fake.box is not a Vagrant box: it is no archive"]);
