@@ -613,6 +613,42 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     assert!(failed["outcome"].to_string().contains("exited with 7"), "{failed}");
 }
 
+/// Which steps there are, in which order, what each comes after and why it is due: the whole of it, so that nothing of
+/// it changes unseen. Only digests of inputs that have paths of this test in them are left out.
+#[test]
+fn the_plan_of_a_new_cluster_is_the_same_down_to_its_last_field() {
+    for (name, servers) in [("plan-1-2", 1), ("plan-3-2", 3)] {
+        let fake = Fake::new("");
+        let nodes = (1..=servers).map(|n| ("server", n, 1024)).chain((1..=2).map(|n| ("worker", n, 512)));
+        let node = |(role, n, memory): (&str, u32, u32)| {
+            let ip = 109 + n + if role == "worker" { 10 } else { 0 };
+            format!(
+                "  - {{name: {role}-{n}, role: {role}, ip: 192.168.56.{ip}, cpus: 1, memory: {memory}}}\n"
+            )
+        };
+        let nodes: String = nodes.map(node).collect();
+        let text = format!(
+            "name: fake\nprovider: libvirt\nbox: {{path: fake.box}}\nnetwork: {{cidr: 192.168.56.0/24}}\nnodes:\n{nodes}\
+             provision:\n  - {{name: motd, type: shell, inline: 'true', when: before-k3s}}\n\
+             k3s:\n  version: v1.34.1+k3s1\n  artifacts: {{binary: {{path: k3s}}, installer: {{path: install.sh}}}}\n"
+        );
+        fs::write(fake.at("cluster.yaml"), text).unwrap();
+        let json = fake.run(&["-o", "json", "plan"]).exits(10).stdout();
+        let mut lines = String::new();
+        for line in json.lines() {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            let step = value["step"]["id"].as_str().and_then(|id| id.split('/').nth(1)).unwrap_or_default();
+            if ["box", "network", "artifacts", "save", "push", "stage", "install", "launch", "start", "vm"]
+                .contains(&step)
+            {
+                value["step"]["digest"] = "of paths".into();
+            }
+            lines += &format!("{value}\n");
+        }
+        insta::assert_snapshot!(name, lines.replace(&fake.dir.path().display().to_string(), "HERE"));
+    }
+}
+
 /// What asks the cluster from this host must not ask the host's proxy for it.
 #[test]
 fn a_proxy_of_the_host_is_not_asked_for_the_cluster() {
