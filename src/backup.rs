@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 use crate::k3s::{Tokens, Version};
 use crate::os::files;
 use crate::spec::{Cluster, Role};
@@ -123,6 +123,14 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(e) => e.kind(),
+            Self::Damaged { .. } => FailureKind::Damaged,
+            Self::Foreign { .. } | Self::Newer { .. } | Self::Unfit { .. } => FailureKind::Cannot,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(e) => e.hint(),

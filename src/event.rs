@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::FailureKind;
+
 /// The version of this format; a reader refuses to *write* into a journal of a newer one.
 pub const VERSION: u32 = 1;
 
@@ -93,6 +95,9 @@ pub enum Kind {
         wait_ms: u64,
         /// Why it failed, in one sentence.
         cause: String,
+        /// What kind of failure it was; the fields `kind`, `exit_code`, `signal` and `bound_ms`.
+        #[serde(flatten)]
+        kind: FailureKind,
     },
     /// The step is over, whatever came of it. Synced to disk before the next step may begin.
     StepFinished {
@@ -152,9 +157,14 @@ impl Kind {
                 Self::StepProgress { step, message: change(message), done, total }
             }
             Self::StepWarning { step, message } => Self::StepWarning { step, message: change(message) },
-            Self::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
-                Self::StepRetrying { step, attempt, attempts, wait_ms, cause: change(cause) }
-            }
+            Self::StepRetrying { step, attempt, attempts, wait_ms, cause, kind } => Self::StepRetrying {
+                step,
+                attempt,
+                attempts,
+                wait_ms,
+                cause: change(cause),
+                kind: kind.map_texts(change),
+            },
             Self::StepFinished { step, outcome, attempt, took_ms } => {
                 Self::StepFinished { step, outcome: outcome.map_texts(change), attempt, took_ms }
             }
@@ -224,7 +234,8 @@ impl Outcome {
         match self {
             Self::Done { detail } => Self::Done { detail: detail.map(change) },
             Self::Skipped { reason } => Self::Skipped { reason: change(reason) },
-            Self::Failed(Failure { cause, hint, evidence, log, next }) => Self::Failed(Failure {
+            Self::Failed(Failure { kind, cause, hint, evidence, log, next }) => Self::Failed(Failure {
+                kind: kind.map_texts(change),
                 cause: change(cause),
                 hint: hint.map(change),
                 evidence: evidence.into_iter().map(change).collect(),
@@ -245,6 +256,9 @@ impl Outcome {
 /// A failure, told so that it can be acted on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
+    /// What kind of failure it was; the fields `kind`, `exit_code`, `signal` and `bound_ms`.
+    #[serde(flatten)]
+    pub kind: FailureKind,
     /// The cause in one sentence (a lower-case fragment).
     pub cause: String,
     /// What to do about it, as full sentences.
@@ -295,6 +309,7 @@ mod tests {
             needed: true,
         };
         let failure = Failure {
+            kind: FailureKind::Signal { name: text() },
             cause: text(),
             hint: Some(text()),
             evidence: vec![text(), text()],
@@ -316,7 +331,14 @@ mod tests {
             },
             Kind::StepProgress { step: "s".into(), message: text(), done: None, total: None },
             Kind::StepWarning { step: "s".into(), message: text() },
-            Kind::StepRetrying { step: "s".into(), attempt: 1, attempts: 2, wait_ms: 1, cause: text() },
+            Kind::StepRetrying {
+                step: "s".into(),
+                attempt: 1,
+                attempts: 2,
+                wait_ms: 1,
+                cause: text(),
+                kind: FailureKind::Refused,
+            },
             finished(Outcome::Done { detail: Some(text()) }),
             finished(Outcome::Skipped { reason: text() }),
             finished(Outcome::Failed(failure)),

@@ -1,6 +1,165 @@
 //! How an error of any room says what to do about it.
 
 use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure it was, for programs and for decisions: neither reads the words.
+///
+/// In JSON it is the fields `kind` and, where the kind has one, `exit_code`, `signal` or `bound_ms`. A kind of a
+/// newer p1, and a failure of an older one, which has none, are [`FailureKind::Other`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Wire", into = "Wire")]
+pub enum FailureKind {
+    /// A program, a script or a job ended with this status, here or on a node.
+    Exit {
+        /// Its exit status, never 0.
+        code: i32,
+    },
+    /// A signal ended a program, here or on a node.
+    Signal {
+        /// The signal's name without `SIG`.
+        name: String,
+    },
+    /// It did not come within its bound.
+    Bound {
+        /// The bound, in milliseconds.
+        ms: u64,
+    },
+    /// Whoever was asked is there and turned it away: nothing listens, or an error was the answer.
+    Refused,
+    /// No way there, or nobody answers.
+    Unreachable,
+    /// The connection, or the work behind it, broke while it was under way.
+    Lost,
+    /// A right is missing: of a file, of a login, of the API.
+    Denied,
+    /// No space is left on a disk.
+    NoSpace,
+    /// What is there is not what it should be: a checksum, a certificate, a file's form.
+    Damaged,
+    /// Something else is in the way: another p1, another cluster, a machine of the same name.
+    Conflict,
+    /// It cannot be done as asked, or not with what this host or the cluster has.
+    Cannot,
+    /// p1 itself failed.
+    Defect,
+    /// None of these.
+    #[default]
+    Other,
+}
+
+impl FailureKind {
+    /// It did not come within `bound`.
+    pub fn bound(bound: Duration) -> Self {
+        Self::Bound { ms: u64::try_from(bound.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// With every text that may have come from elsewhere replaced by what `change` makes of it: a node says
+    /// which signal it was.
+    #[must_use]
+    pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
+        match self {
+            Self::Signal { name } => Self::Signal { name: change(name) },
+            kind => kind,
+        }
+    }
+
+    /// Its name in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exit { .. } => "exit",
+            Self::Signal { .. } => "signal",
+            Self::Bound { .. } => "bound",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::Denied => "denied",
+            Self::NoSpace => "no_space",
+            Self::Damaged => "damaged",
+            Self::Conflict => "conflict",
+            Self::Cannot => "cannot",
+            Self::Defect => "defect",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<&std::io::Error> for FailureKind {
+    fn from(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as E;
+        match error.kind() {
+            E::PermissionDenied | E::ReadOnlyFilesystem => Self::Denied,
+            E::StorageFull | E::QuotaExceeded => Self::NoSpace,
+            E::InvalidData => Self::Damaged,
+            E::AlreadyExists => Self::Conflict,
+            E::NotFound | E::InvalidInput | E::Unsupported => Self::Cannot,
+            E::ConnectionRefused => Self::Refused,
+            E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe | E::UnexpectedEof => Self::Lost,
+            E::HostUnreachable | E::NetworkUnreachable | E::TimedOut => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// [`FailureKind`] as it is written: flat, so that a program asks for `.kind` alone.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    #[serde(default)]
+    kind: Cow<'static, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bound_ms: Option<u64>,
+}
+
+impl From<FailureKind> for Wire {
+    fn from(kind: FailureKind) -> Self {
+        let mut wire = Self { kind: kind.name().into(), exit_code: None, signal: None, bound_ms: None };
+        match kind {
+            FailureKind::Exit { code } => wire.exit_code = Some(code),
+            FailureKind::Signal { name } => wire.signal = Some(name),
+            FailureKind::Bound { ms } => wire.bound_ms = Some(ms),
+            _ => {}
+        }
+        wire
+    }
+}
+
+impl From<Wire> for FailureKind {
+    fn from(wire: Wire) -> Self {
+        match (&*wire.kind, wire.exit_code, wire.signal, wire.bound_ms) {
+            ("exit", Some(code), ..) => Self::Exit { code },
+            ("signal", _, Some(name), _) => Self::Signal { name },
+            ("bound", _, _, Some(ms)) => Self::Bound { ms },
+            ("refused", ..) => Self::Refused,
+            ("unreachable", ..) => Self::Unreachable,
+            ("lost", ..) => Self::Lost,
+            ("denied", ..) => Self::Denied,
+            ("no_space", ..) => Self::NoSpace,
+            ("damaged", ..) => Self::Damaged,
+            ("conflict", ..) => Self::Conflict,
+            ("cannot", ..) => Self::Cannot,
+            ("defect", ..) => Self::Defect,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether another try may go better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Again {
+    /// Not by trying alone.
+    #[default]
+    No,
+    /// The same may work when tried again soon.
+    Soon,
+    /// The user ended it, so nothing is tried again.
+    Cancelled,
+}
 
 /// Every room's error type implements this beside [`std::error::Error`]. The error's own text is a
 /// lower-case fragment that reads well after "failed:"; the hint is a full sentence.
@@ -21,19 +180,29 @@ pub trait Explain: std::error::Error {
         Vec::new()
     }
 
-    /// Whether the same thing may work when tried again soon.
+    /// What kind of failure it was.
+    fn kind(&self) -> FailureKind {
+        FailureKind::Other
+    }
+
+    /// Whether another try may go better, or the user ended it.
+    fn again(&self) -> Again {
+        Again::No
+    }
+
+    /// [`Explain::again`] is [`Again::Soon`].
     fn transient(&self) -> bool {
-        false
+        self.again() == Again::Soon
+    }
+
+    /// [`Explain::again`] is [`Again::Cancelled`].
+    fn cancelled(&self) -> bool {
+        self.again() == Again::Cancelled
     }
 
     /// How long to wait before that, where whoever refused has said so.
-    fn pause(&self) -> Option<std::time::Duration> {
+    fn pause(&self) -> Option<Duration> {
         None
-    }
-
-    /// Whether it ended because the user asked to stop.
-    fn cancelled(&self) -> bool {
-        false
     }
 
     /// Whether this host is not ready: a program or a daemon that p1 works with is not there.
@@ -57,6 +226,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Explain for crate::os::files::Error {
+    fn kind(&self) -> FailureKind {
+        FailureKind::from(&self.source)
+    }
+
     fn hint(&self) -> Option<String> {
         use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
         match self.source.kind() {
@@ -85,6 +258,13 @@ impl Explain for crate::os::files::Error {
 }
 
 impl Explain for crate::os::lock::Error {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Held { .. } => FailureKind::Conflict,
+            Self::File(e) => e.kind(),
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Held { .. } => Some("Wait for it, or give `--wait 5m`.".to_owned()),
@@ -237,7 +417,6 @@ pub fn parse_seconds(text: &str) -> Option<std::time::Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn what_is_shown_cannot_move_a_cursor() {
@@ -266,6 +445,33 @@ mod tests {
             proptest::prop_assert!(shown.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()), "{shown:?}");
             proptest::prop_assert_eq!(printable(&shown), shown.clone());
         }
+    }
+
+    #[test]
+    fn kinds_of_failures_read_back_and_unknown_ones_are_survived() {
+        use FailureKind as K;
+        let all = [
+            K::Exit { code: 3 },
+            K::Signal { name: "KILL".into() },
+            K::bound(Duration::from_secs(2)),
+            K::Refused,
+            K::Unreachable,
+            K::Lost,
+            K::Denied,
+            K::NoSpace,
+            K::Damaged,
+            K::Conflict,
+            K::Cannot,
+            K::Defect,
+            K::Other,
+        ];
+        for kind in all {
+            let text = serde_json::to_string(&kind).unwrap();
+            assert_eq!(serde_json::from_str::<K>(&text).unwrap(), kind, "{text}");
+        }
+        assert_eq!(serde_json::to_string(&K::Exit { code: 3 }).unwrap(), r#"{"kind":"exit","exit_code":3}"#);
+        assert_eq!(serde_json::from_str::<K>(r#"{"kind":"bewitched","spell":1}"#).unwrap(), K::Other);
+        assert_eq!(serde_json::from_str::<K>("{}").unwrap(), K::Other);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 use crate::facts::NodeFacts;
 use crate::os::files::{self, At};
 use crate::providers::Kind;
@@ -157,6 +157,14 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(e) => e.kind(),
+            Self::Damaged { .. } | Self::Forgotten { .. } => FailureKind::Damaged,
+            Self::Newer { .. } => FailureKind::Cannot,
+        }
+    }
+
     fn next(&self) -> Vec<String> {
         match self {
             Self::Damaged { path, .. } => {

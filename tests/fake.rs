@@ -606,11 +606,14 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     let end = &events[events.len() - 2..];
     assert_eq!((&end[0]["event"], &end[1]["event"]), (&"run_finished".into(), &"end".into()));
     assert!(end[1]["code"] == 1 && end[1]["cause"].as_str().unwrap().contains("exited with 7"), "{}", end[1]);
+    assert!(end[1]["kind"] == "exit" && end[1]["exit_code"] == 7, "{}", end[1]);
     let numbers: Vec<u64> = events.iter().filter_map(|e| e["seq"].as_u64()).collect();
     assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{numbers:?}");
     assert!(events.iter().any(|e| e["event"] == "step_progress"));
     let failed = events.iter().find(|e| e["event"] == "step_finished" && e["step"] == "server/vm").unwrap();
-    assert!(failed["outcome"].to_string().contains("exited with 7"), "{failed}");
+    let outcome = &failed["outcome"];
+    assert!(outcome.to_string().contains("exited with 7"), "{failed}");
+    assert!(outcome["kind"] == "exit" && outcome["exit_code"] == 7, "{failed}");
 }
 
 /// Which steps there are, in which order, what each comes after and why it is due: the whole of it, so that nothing of

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::explain::{Explain, seconds};
+use crate::explain::{Again, Explain, FailureKind, seconds};
 use crate::k3s::kubeconfig;
 
 /// Why the API gave no answer, or a bad one.
@@ -121,19 +121,29 @@ impl Explain for Error {
         })
     }
 
-    fn transient(&self) -> bool {
+    fn kind(&self) -> FailureKind {
         match self {
+            Self::Kubeconfig(e) => e.kind(),
+            Self::Credentials(_) | Self::Tls { .. } | Self::Answer(_) => FailureKind::Damaged,
+            Self::Refused { .. } | Self::NotReady { .. } | Self::Status { .. } => FailureKind::Refused,
+            Self::TimedOut { bound, .. } => FailureKind::bound(*bound),
+            Self::Unreachable { .. } => FailureKind::Unreachable,
+            Self::Unauthorized { .. } | Self::Forbidden { .. } => FailureKind::Denied,
+            Self::Question { .. } => FailureKind::Cannot,
+            Self::Cancelled => FailureKind::Other,
+        }
+    }
+
+    fn again(&self) -> Again {
+        match self {
+            Self::Cancelled => Again::Cancelled,
             Self::Refused { .. }
             | Self::TimedOut { .. }
             | Self::Unreachable { .. }
             | Self::NotReady { .. }
-            | Self::Unauthorized { .. } => true,
-            Self::Status { code, .. } => *code == 429 || *code >= 500,
-            _ => false,
+            | Self::Unauthorized { .. } => Again::Soon,
+            Self::Status { code, .. } if *code == 429 || *code >= 500 => Again::Soon,
+            _ => Again::No,
         }
-    }
-
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled)
     }
 }

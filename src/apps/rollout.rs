@@ -46,6 +46,8 @@ pub enum Why {
     Crashes,
     /// A container was killed for its memory limit.
     Memory,
+    /// The namespace's quota does not allow it.
+    Quota,
     /// In the cluster's words alone.
     Other,
 }
@@ -223,6 +225,11 @@ pub fn trouble(pod: &Value) -> Option<Trouble> {
     }
 }
 
+/// Why the cluster does not make a pod, by the words of its event (kubernetes, plugin/pkg/admission/resourcequota).
+pub fn refused(message: &str) -> Why {
+    if message.contains("exceeded quota") { Why::Quota } else { Why::Other }
+}
+
 /// What to think of a container that ended: the first end may be for something that was not there yet.
 fn crash(container: &Value, end: &Value) -> Why {
     let restarts = container["restartCount"].as_u64().unwrap_or(0);
@@ -290,6 +297,16 @@ mod tests {
         assert_eq!(of(status.clone()), Progress::Failed("2 of 3 pods are available".into()));
         status["availableReplicas"] = json!(3);
         assert_eq!(of(status), Progress::Done);
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_told_from_other_refusals() {
+        let used = r#"pods "web-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1"#;
+        assert_eq!(refused(used), Why::Quota);
+        assert_eq!(
+            refused(r#"pods "web-1" is forbidden: violates PodSecurity "restricted:latest""#),
+            Why::Other
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::explain::{Explain, seconds};
+use crate::explain::{Again, Explain, FailureKind, seconds};
 use crate::k3s::release::ChannelError;
 use crate::k3s::version::NotAVersion;
 use crate::os::{files, lock};
@@ -201,11 +201,35 @@ impl Explain for Error {
         })
     }
 
-    fn transient(&self) -> bool {
+    fn kind(&self) -> FailureKind {
         match self {
-            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
-            Self::Connection { .. } | Self::Silence { .. } => true,
-            _ => false,
+            Self::Status { status: 401 | 403, .. } => FailureKind::Denied,
+            Self::Status { .. } => FailureKind::Refused,
+            Self::Connection { .. } => FailureKind::Unreachable,
+            Self::Silence { bound, .. } | Self::TooSlow { bound, .. } => FailureKind::bound(*bound),
+            Self::Tls { .. } | Self::Checksum { .. } | Self::Answer { .. } => FailureKind::Damaged,
+            Self::Busy { .. } => FailureKind::Conflict,
+            Self::BadUrl { .. }
+            | Self::Offline { .. }
+            | Self::Channel(_)
+            | Self::Version(_)
+            | Self::OtherVersion { .. }
+            | Self::Folder { .. }
+            | Self::OneArch
+            | Self::NoArch(_)
+            | Self::NoRoots(_) => FailureKind::Cannot,
+            Self::File(e) => e.kind(),
+            Self::Lock(e) => e.kind(),
+            Self::Cancelled => FailureKind::Other,
+        }
+    }
+
+    fn again(&self) -> Again {
+        match self {
+            Self::Cancelled => Again::Cancelled,
+            Self::Status { status: 408 | 425 | 429 | 500..=599, .. } => Again::Soon,
+            Self::Connection { .. } | Self::Silence { .. } => Again::Soon,
+            _ => Again::No,
         }
     }
 
@@ -214,9 +238,5 @@ impl Explain for Error {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
-    }
-
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::explain::Explain;
+use crate::explain::{Again, Explain, FailureKind};
 use crate::os::{files, process};
 
 /// Why there is no box.
@@ -168,12 +168,31 @@ impl Explain for Error {
         }
     }
 
-    fn transient(&self) -> bool {
-        // A mirror that did not answer is the usual reason.
-        matches!(self, Self::Step { doing: super::build::INSTALLING, source: process::Error::Failed { .. } })
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Checksum { .. } | Self::NotABox { .. } | Self::Manifest { .. } => FailureKind::Damaged,
+            Self::NotRoot => FailureKind::Denied,
+            Self::Unknown { .. }
+            | Self::Definition { .. }
+            | Self::Value { .. }
+            | Self::Tools { .. }
+            | Self::NoKey
+            | Self::NotInLibrary { .. }
+            | Self::Name { .. }
+            | Self::Bootloader { .. } => FailureKind::Cannot,
+            Self::Step { source, .. } => source.kind(),
+            Self::File(e) => e.kind(),
+        }
     }
 
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Step { source, .. } if source.cancelled())
+    fn again(&self) -> Again {
+        match self {
+            // A mirror that did not answer is the usual reason.
+            Self::Step { doing: super::build::INSTALLING, source: process::Error::Failed { .. } } => {
+                Again::Soon
+            }
+            Self::Step { source, .. } => source.again(),
+            _ => Again::No,
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::explain::printable;
 use crate::plan::{Check, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Decision, Drift, Mend, Refused, View, World, changes, leaver};
+use crate::steps::{Decision, Drift, Interrupts, Mend, Refused, View, World, changes, leaver};
 
 /// The differences that `up` would find.
 pub fn look(world: &World, targets: &[String]) -> Vec<Drift> {
@@ -150,7 +150,7 @@ pub fn neighbours(world: &World) -> Option<String> {
 
 /// How a plan's notes are shown: what is more than steps can say.
 pub fn worth_saying(all: &[Drift]) -> impl Iterator<Item = &Drift> {
-    all.iter().filter(|d| d.destroys() || d.mend == Mend::Note || d.shuts_down)
+    all.iter().filter(|d| d.destroys() || d.mend == Mend::Note || d.interrupts == Interrupts::Machine)
 }
 
 /// True if a plan does anything.

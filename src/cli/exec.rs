@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::args::Exec;
 use super::context::Context;
-use super::fail::Fail;
+use super::fail::{Fail, with_kind};
 use super::{out, print};
 use crate::engine::Trouble;
 use crate::explain::{printable, without_name};
@@ -66,7 +66,11 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         if json_out {
             let (cause, hint) =
                 (fail.as_ref().map(|f| &f.message), fail.as_ref().and_then(|f| f.hint.as_ref()));
-            out::object(&json!({"v": 1, "node": node, "status": code, "cause": cause, "hint": hint}));
+            let mut object = json!({"v": 1, "node": node, "status": code, "cause": cause, "hint": hint});
+            if let Some(fail) = &fail {
+                with_kind(&mut object, &fail.kind);
+            }
+            out::object(&object);
         } else if fail.is_none() && code != 0 {
             eprintln!("{node}: exit code {code}");
         }

@@ -1,7 +1,7 @@
 //! Why a verb ends, with the exit code and what to do about it.
 
 use crate::engine::Trouble;
-use crate::explain::{Explain, chain, clipped, printable};
+use crate::explain::{Explain, FailureKind, chain, clipped, printable};
 use crate::ui::{Paint, Tone, wording};
 
 /// Exit codes, as `p1 --help` lists them.
@@ -28,6 +28,8 @@ const LONGEST: usize = 2 << 10;
 pub struct Fail {
     /// The exit code.
     pub code: u8,
+    /// What kind of failure it was.
+    pub kind: FailureKind,
     /// What went wrong, a lower-case fragment.
     pub message: String,
     /// Lines that show it.
@@ -44,7 +46,20 @@ impl Fail {
     /// With a message and a hint.
     pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = Some(hint.into()).filter(|h| !h.is_empty());
-        Self { code, message: message.into(), evidence: Vec::new(), hint, next: Vec::new(), told: false }
+        let kind = match code {
+            code::USAGE | code::HOST => FailureKind::Cannot,
+            code::LOCKED => FailureKind::Conflict,
+            _ => FailureKind::Other,
+        };
+        Self {
+            code,
+            kind,
+            message: message.into(),
+            evidence: Vec::new(),
+            hint,
+            next: Vec::new(),
+            told: false,
+        }
     }
 
     /// People were told already, by what the verb printed.
@@ -73,6 +88,7 @@ impl Fail {
         };
         Self {
             code,
+            kind: error.kind(),
             message: chain(&error),
             evidence: error.evidence(),
             hint: error.hint(),
@@ -84,10 +100,11 @@ impl Fail {
     /// With every text replaced by what `change` makes of it: a node's words may be among them.
     #[must_use]
     pub fn map_texts(self, change: &dyn Fn(String) -> String) -> Self {
-        let Self { code, message, evidence, hint, next, told } = self;
+        let Self { code, kind, message, evidence, hint, next, told } = self;
         let all = |texts: Vec<String>| texts.into_iter().map(change).collect();
         Self {
             code,
+            kind: kind.map_texts(change),
             message: change(message),
             evidence: all(evidence),
             hint: hint.map(change),
@@ -126,7 +143,7 @@ impl Fail {
 /// The last object of `-o json`: how a verb ended, and why.
 pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value {
     let fail = result.as_ref().err();
-    serde_json::json!({
+    let mut end = serde_json::json!({
         "v": crate::event::VERSION,
         "event": "end",
         "verb": verb,
@@ -135,17 +152,31 @@ pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value
         "hint": fail.and_then(|f| f.hint.as_ref()).map(|h| wording::called(h, p1)),
         "next": fail.map_or(&[][..], |f| &f.next).iter().map(|c| wording::command(c, p1)).collect::<Vec<_>>(),
         "evidence": fail.map_or(&[][..], |f| &f.evidence),
-    })
+    });
+    if let Some(fail) = fail {
+        with_kind(&mut end, &fail.kind);
+    }
+    end
+}
+
+/// Puts the fields of a kind of failure into an object.
+pub fn with_kind(object: &mut serde_json::Value, kind: &FailureKind) {
+    if let (Some(object), Ok(serde_json::Value::Object(fields))) =
+        (object.as_object_mut(), serde_json::to_value(kind))
+    {
+        object.extend(fields);
+    }
 }
 
 impl From<Trouble> for Fail {
     fn from(trouble: Trouble) -> Self {
         Self {
-            code: match (trouble.cancelled, trouble.unready) {
+            code: match (trouble.cancelled(), trouble.unready) {
                 (true, _) => code::INTERRUPTED,
                 (_, true) => code::HOST,
                 _ => code::FAILED,
             },
+            kind: trouble.failure.kind,
             message: trouble.failure.cause,
             evidence: trouble.failure.evidence,
             hint: trouble.failure.hint,

@@ -419,6 +419,7 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
                 n => format!(" ({} failed beside it)", ui::count(n, "step")),
             };
             Err(Fail {
+                kind: failure.kind.clone(),
                 hint: failure.hint.clone(),
                 evidence: failure.evidence.clone(),
                 next,

@@ -13,7 +13,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Failure, Kind, Outcome};
-use crate::explain::{Explain, chain, clipped, printable};
+use crate::explain::{Again, Explain, FailureKind, chain, clipped, printable};
 use crate::journal::{self, Writer};
 use crate::os::Cancel;
 use crate::plan::{Check, Plan, Step};
@@ -32,12 +32,10 @@ const UNHEARD: usize = 256;
 pub struct Trouble {
     /// What to tell.
     pub failure: Failure,
-    /// The same may work when tried again soon.
-    pub transient: bool,
+    /// Whether another try may go better, or the user ended it.
+    pub again: Again,
     /// But not before this time has passed: whoever refused has said so.
     pub pause: Option<Duration>,
-    /// The user ended it.
-    pub cancelled: bool,
     /// This host is not ready, see [`Explain::unready`].
     pub unready: bool,
 }
@@ -51,7 +49,24 @@ impl Trouble {
 
     /// The user ended it.
     pub fn interrupted() -> Self {
-        Self { cancelled: true, ..Self::new("interrupted", "") }
+        Self { again: Again::Cancelled, ..Self::new("interrupted", "") }
+    }
+
+    /// The same may work when tried again soon.
+    pub fn may_pass(&self) -> bool {
+        self.again == Again::Soon
+    }
+
+    /// The user ended it.
+    pub fn cancelled(&self) -> bool {
+        self.again == Again::Cancelled
+    }
+
+    /// Of this kind.
+    #[must_use]
+    pub fn kind(mut self, kind: FailureKind) -> Self {
+        self.failure.kind = kind;
+        self
     }
 
     /// With these lines as evidence.
@@ -68,10 +83,12 @@ impl Trouble {
         self
     }
 
-    /// Worth another try.
+    /// Worth another try, unless the user ended it.
     #[must_use]
     pub fn transient(mut self) -> Self {
-        self.transient = true;
+        if self.again == Again::No {
+            self.again = Again::Soon;
+        }
         self
     }
 }
@@ -80,15 +97,15 @@ impl<E: Explain> From<E> for Trouble {
     fn from(error: E) -> Self {
         Self {
             failure: Failure {
+                kind: error.kind(),
                 cause: chain(&error),
                 hint: error.hint(),
                 evidence: error.evidence(),
                 log: None,
                 next: error.next(),
             },
-            transient: error.transient(),
+            again: error.again(),
             pause: error.pause(),
-            cancelled: error.cancelled(),
             unready: error.unready(),
         }
     }
@@ -449,6 +466,7 @@ fn crashed(panic: &(dyn std::any::Any + Send)) -> Failure {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     Failure {
+        kind: FailureKind::Defect,
         cause: format!("p1 itself failed: {text}"),
         hint: Some("This is a defect of p1; please report it.".into()),
         ..Failure::default()
@@ -480,10 +498,10 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
         for line in &trouble.failure.evidence {
             control.log(&format!("  {line}"));
         }
-        if trouble.cancelled {
+        if trouble.cancelled() {
             return (Outcome::Interrupted, attempt);
         }
-        if !trouble.transient || attempt >= attempts || control.cancel.stopping() {
+        if !trouble.may_pass() || attempt >= attempts || control.cancel.stopping() {
             // A step that ran something for several at once knows a better one.
             let log = trouble.failure.log.clone().or_else(|| Some(control.log.clone()));
             let failure = named(Failure { log, ..trouble.failure }, step.info.node.as_deref());
@@ -491,8 +509,8 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
         }
         let wait = retry.pause(attempt, &step.info.id, trouble.pause);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let cause = trouble.failure.cause;
-        control.send(Kind::StepRetrying { step: id(), attempt, attempts, wait_ms, cause });
+        let Failure { cause, kind, .. } = trouble.failure;
+        control.send(Kind::StepRetrying { step: id(), attempt, attempts, wait_ms, cause, kind });
         if control.cancel.sleep(wait, crate::os::cancel::Level::Stop) {
             return (Outcome::Interrupted, attempt);
         }

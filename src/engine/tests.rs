@@ -213,15 +213,26 @@ fn what_waits_for_its_like_takes_no_place() {
 fn transient_errors_are_tried_again_and_others_are_not() {
     let plan = plan(&[("soft", &[]), ("hard", &[])]);
     let work = Fake::new(|step, attempt, _| match step.info.id.as_str() {
-        "soft" if attempt < 3 => Err(Trouble::new("busy", "").transient()),
+        "soft" if attempt < 3 => Err(Trouble::new("busy", "").kind(FailureKind::Refused).transient()),
         "soft" => Ok(Some("third time".into())),
-        _ => Err(Trouble::new("no", "")),
+        _ => Err(Trouble::new("no", "").kind(FailureKind::Exit { code: 7 })),
     });
     let (report, events) = go(&plan, &work, &Cancel::new());
+    assert!(
+        matches!(&report.outcomes["hard"], Outcome::Failed(f) if f.kind == FailureKind::Exit { code: 7 })
+    );
     assert_eq!(report.outcomes["soft"], Outcome::Done { detail: Some("third time".into()) });
     assert_eq!(work.calls().iter().filter(|c| *c == "hard").count(), 1);
-    let retries = events.iter().filter(|e| matches!(e.kind, Kind::StepRetrying { .. })).count();
-    assert_eq!(retries, 2);
+    let retries = events.iter().filter_map(|e| match &e.kind {
+        Kind::StepRetrying { kind, .. } => Some(kind),
+        _ => None,
+    });
+    assert_eq!(retries.collect::<Vec<_>>(), [&FailureKind::Refused; 2]);
+    assert_eq!(
+        Trouble::interrupted().transient().again,
+        Again::Cancelled,
+        "what was ended is not tried again"
+    );
 }
 
 #[test]

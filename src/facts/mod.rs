@@ -118,8 +118,12 @@ impl crate::explain::Explain for Incomplete {
         self.tail.clone()
     }
 
-    fn transient(&self) -> bool {
-        true
+    fn kind(&self) -> crate::explain::FailureKind {
+        crate::explain::FailureKind::Damaged
+    }
+
+    fn again(&self) -> crate::explain::Again {
+        crate::explain::Again::Soon
     }
 }
 

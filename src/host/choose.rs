@@ -6,7 +6,7 @@ use super::facts::Host;
 use super::kvm::Kvm;
 use super::libvirt::Link;
 use super::vagrant::Plugin;
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 use crate::providers::Kind;
 use crate::spec::ProviderChoice;
 
@@ -23,6 +23,10 @@ fn list(reasons: &[(Kind, String)]) -> String {
 }
 
 impl Explain for NoProvider {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Cannot
+    }
+
     fn next(&self) -> Vec<String> {
         vec!["p1 doctor --fix".to_owned()]
     }

@@ -198,7 +198,7 @@ mod tests {
     fn a_refusal_tells_down_from_denied() {
         let failed = |text: &str| process::Error::Failed {
             program: "virsh".into(),
-            how: "exited with 1".into(),
+            how: process::How::Exited(1),
             line: String::new(),
             tail: vec!["error: failed to connect to the hypervisor".into(), format!("error: {text}")],
         };

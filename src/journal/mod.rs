@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::event::{Event, Kind, Outcome, StepInfo, VERSION};
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 use crate::os::files::{self, At};
 
 /// Why a journal cannot be used.
@@ -32,6 +32,13 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(e) => e.kind(),
+            Self::Damaged { .. } => FailureKind::Damaged,
+        }
+    }
+
     fn next(&self) -> Vec<String> {
         match self {
             Self::File(e) => e.next(),

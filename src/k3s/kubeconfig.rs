@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_yaml::{Mapping, Value};
 
-use crate::explain::{Explain, clipped, printable};
+use crate::explain::{Explain, FailureKind, clipped, printable};
 use crate::spec;
 
 /// Why a kubeconfig cannot be used.
@@ -33,6 +33,10 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Damaged
+    }
+
     fn hint(&self) -> Option<String> {
         let (Self::Yaml { which, .. } | Self::Shape { which, .. }) = self;
         Some(match *which {

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::cancel::Cancel;
 use super::lines::Lines;
-use crate::explain::Explain;
+use crate::explain::{Again, Explain, FailureKind};
 
 /// How long a program gets between the signals INT, TERM and KILL when it has to end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -222,9 +222,9 @@ impl Finished {
         let words = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
         Err(Error::Failed {
             how: match (self.status.code(), self.status.signal()) {
-                (Some(code), _) => format!("exited with {code}"),
-                (None, Some(signal)) => format!("was killed by signal {signal}"),
-                (None, None) => "ended".to_owned(),
+                (Some(code), _) => How::Exited(code),
+                (None, Some(signal)) => How::Killed(signal),
+                (None, None) => How::Ended,
             },
             tail: tail(words, 12),
             program: self.program,
@@ -251,6 +251,40 @@ pub fn tail(text: &str, n: usize) -> Vec<String> {
     last.into_iter().rev().map(told).collect()
 }
 
+/// How a program ended that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal.
+    Killed(i32),
+    /// In a way that the system does not tell.
+    Ended,
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with {code}"),
+            Self::Killed(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Ended => f.write_str("ended"),
+        }
+    }
+}
+
+impl From<How> for FailureKind {
+    fn from(how: How) -> Self {
+        match how {
+            How::Exited(code) => Self::Exit { code },
+            How::Killed(signal) => {
+                let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
+                Self::Signal { name: name.trim_start_matches("SIG").to_owned() }
+            }
+            How::Ended => Self::Other,
+        }
+    }
+}
+
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -273,8 +307,8 @@ pub enum Error {
     Failed {
         /// Its name.
         program: String,
-        /// `exited with 1`, `was killed by signal 9`.
-        how: String,
+        /// How it ended.
+        how: How,
         /// Its whole command line.
         line: String,
         /// Its last words.
@@ -316,8 +350,21 @@ impl Explain for Error {
         }
     }
 
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled { .. })
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Missing { .. } => FailureKind::Cannot,
+            Self::Start { source, .. } => source.into(),
+            Self::Failed { how, .. } => (*how).into(),
+            Self::Deadline { bound, .. } => FailureKind::bound(*bound),
+            Self::Cancelled { .. } => FailureKind::Other,
+        }
+    }
+
+    fn again(&self) -> Again {
+        match self {
+            Self::Cancelled { .. } => Again::Cancelled,
+            _ => Again::No,
+        }
     }
 
     fn unready(&self) -> bool {

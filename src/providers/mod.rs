@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::explain::Explain;
+use crate::explain::{Again, Explain, FailureKind};
 use crate::os::{Cancel, files, process};
 use crate::spec::Cluster;
 
@@ -301,12 +301,23 @@ impl Explain for Error {
         }
     }
 
-    fn transient(&self) -> bool {
-        matches!(self, Self::Down { .. })
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Program { source, .. } => source.kind(),
+            Self::Down { .. } => FailureKind::Unreachable,
+            Self::Denied { .. } => FailureKind::Denied,
+            Self::Answer { .. } => FailureKind::Damaged,
+            Self::Conflict { .. } => FailureKind::Conflict,
+            Self::File(e) => e.kind(),
+        }
     }
 
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Program { source, .. } if source.cancelled())
+    fn again(&self) -> Again {
+        match self {
+            Self::Program { source, .. } => source.again(),
+            Self::Down { .. } => Again::Soon,
+            _ => Again::No,
+        }
     }
 
     fn unready(&self) -> bool {

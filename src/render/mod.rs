@@ -6,7 +6,7 @@
 use serde::Serialize;
 use tera::{Context, Kwargs, State, Tera, Value};
 
-use crate::explain::{Explain, chain};
+use crate::explain::{Explain, FailureKind, chain};
 
 /// The templates, compiled in: the binary needs no files beside it.
 pub const TEMPLATES: &[(&str, &str)] = &[
@@ -24,6 +24,10 @@ pub struct Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Defect
+    }
+
     fn hint(&self) -> Option<String> {
         Some("This is a defect of p1; please report it with the spec that leads to it.".to_owned())
     }

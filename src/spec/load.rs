@@ -12,7 +12,7 @@ use super::problem::{Invalid, Problem, Severity};
 use super::report::{Report, Span, locate};
 use super::shape::Shape;
 use super::{Cluster, resolve};
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 use crate::os::files::{self, At as _};
 
 /// The largest spec that is read, in bytes.
@@ -45,6 +45,14 @@ pub enum Error {
 }
 
 impl Explain for Error {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Missing(_) | Self::NotAFile(_) => FailureKind::Cannot,
+            Self::Read(e) => e.kind(),
+            Self::Invalid(e) => e.kind(),
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing(_) => Some("`p1 init` writes one to start from; `-f` names another.".to_owned()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::explain::Explain;
+use crate::explain::{Explain, FailureKind};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -121,6 +121,10 @@ impl fmt::Display for Invalid {
 impl std::error::Error for Invalid {}
 
 impl Explain for Invalid {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Cannot
+    }
+
     fn hint(&self) -> Option<String> {
         Some("Mend the lines shown above; `p1 validate` checks the file again.".to_owned())
     }

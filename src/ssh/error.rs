@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::explain::{Explain, seconds, without_name};
+use crate::explain::{Again, Explain, FailureKind, seconds, without_name};
 use crate::os::{files, process};
 
 /// Why work on a node did not succeed. `node` is the node's name, `address` is `host:port`.
@@ -424,20 +424,46 @@ impl Explain for Error {
         }
     }
 
-    fn transient(&self) -> bool {
+    fn kind(&self) -> FailureKind {
         match self {
-            Self::Unreachable { last, .. } => last.transient(),
-            Self::AuthRefused { .. } => false,
-            Self::JobLost { .. } | Self::Deadline { .. } => true,
-            other => other.worth_waiting() || other.connection(),
+            Self::Refused { .. } => FailureKind::Refused,
+            Self::Resolve { .. }
+            | Self::NoRoute { .. }
+            | Self::Timeout { .. }
+            | Self::Banner { .. }
+            | Self::Handshake { .. } => FailureKind::Unreachable,
+            Self::Unreachable { last, .. } => last.kind(),
+            Self::HostKeyChanged { .. } => FailureKind::Conflict,
+            Self::HostKeyUnknown { .. } | Self::AuthRefused { .. } | Self::NoSudo { .. } => {
+                FailureKind::Denied
+            }
+            Self::Lost { .. } | Self::JobLost { .. } => FailureKind::Lost,
+            Self::Deadline { bound, .. } | Self::Silent { bound, .. } => FailureKind::bound(*bound),
+            Self::Failed { status, .. } => FailureKind::Exit { code: *status },
+            Self::Killed { signal, .. } => FailureKind::Signal { name: signal.clone() },
+            Self::DiskFull { .. } => FailureKind::NoSpace,
+            Self::Corrupt { .. } => FailureKind::Damaged,
+            Self::Key { .. }
+            | Self::NoFile { .. }
+            | Self::TooLarge { .. }
+            | Self::TooMuch { .. }
+            | Self::Invalid { .. } => FailureKind::Cannot,
+            Self::Source { source, .. } => source.into(),
+            Self::Process(e) => e.kind(),
+            Self::File(e) => e.kind(),
+            Self::Cancelled { .. } => FailureKind::Other,
         }
     }
 
-    fn cancelled(&self) -> bool {
+    fn again(&self) -> Again {
         match self {
-            Self::Cancelled { .. } => true,
-            Self::Process(e) => e.cancelled(),
-            _ => false,
+            Self::Cancelled { .. } => Again::Cancelled,
+            Self::Process(e) => e.again(),
+            Self::Unreachable { last, .. } => last.again(),
+            Self::AuthRefused { .. } => Again::No,
+            Self::JobLost { .. } | Self::Deadline { .. } => Again::Soon,
+            other if other.worth_waiting() || other.connection() => Again::Soon,
+            _ => Again::No,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::world::{SHORT, listens};
 use super::{Ctx, Definition, World};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{FailureKind, seconds};
 use crate::os::process;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
@@ -103,7 +103,7 @@ fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         false => Err(Trouble::new("its machine does not run", "")),
     };
     match asked {
-        Err(trouble) if trouble.cancelled => Err(trouble),
+        Err(trouble) if trouble.cancelled() => Err(trouble),
         // A node's password only saves the cluster from taking it for another one.
         Err(trouble) => {
             let why = trouble.failure.cause;
@@ -224,7 +224,7 @@ fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), Trou
         };
         match job_heard(ctx, server, "pack", &pack(), &mut hear) {
             Ok(text) => return Ok((server, text, stopped)),
-            Err(trouble) if trouble.cancelled => return Err(trouble),
+            Err(trouble) if trouble.cancelled() => return Err(trouble),
             Err(trouble) => {
                 ctx.control.log(&trouble.failure.cause);
                 first.get_or_insert(trouble);
@@ -330,6 +330,7 @@ fn job_heard(
     }
     let last = process::tail(&text, 1).pop().unwrap_or_else(|| format!("it exited with {}", done.status));
     Err(Trouble::new(format!("the data could not be handled on {}: {last}", node.name), "")
+        .kind(FailureKind::Exit { code: done.status })
         .evidence(process::tail(&text, 12)))
 }
 
@@ -347,6 +348,7 @@ fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
             format!("k3s did not become active again within {}", seconds(bound)),
             format!("The backup is whole. `p1 logs {}` shows its journal.", node.name),
         )
+        .kind(FailureKind::bound(bound))
     })
 }
 

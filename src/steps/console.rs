@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::wait::{Patience, wait_for};
 use super::{World, machine};
 use crate::engine::Trouble;
+use crate::explain::Again;
 use crate::os::pty::Follower;
 use crate::os::{files, process};
 use crate::providers;
@@ -138,7 +139,7 @@ pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     if !lines.is_empty() {
         trouble.failure.evidence = lines;
     }
-    trouble.transient = false;
+    trouble.again = Again::No;
     trouble
 }
 

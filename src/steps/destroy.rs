@@ -146,7 +146,7 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     });
     let done = match told {
         Ok(done) => done,
-        Err(trouble) if trouble.cancelled || node.role == Role::Server => return Err(trouble),
+        Err(trouble) if trouble.cancelled() || node.role == Role::Server => return Err(trouble),
         // The machine goes all the same; what the API still says of the node is drift, which `up` mends.
         Err(trouble) => {
             ctx.control.warn(format!("The cluster was not told that it goes: {}.", trouble.failure.cause));
@@ -202,7 +202,7 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
         let stop = format!("systemctl stop {}", node.role.unit());
         match world.script(node, "stopping k3s", &stop) {
             Ok(_) => done.push("its k3s stopped"),
-            Err(trouble) if trouble.cancelled => return Err(trouble),
+            Err(trouble) if trouble.cancelled() => return Err(trouble),
             Err(trouble) => ctx.control.log(&trouble.failure.cause),
         }
     }
@@ -224,7 +224,7 @@ fn uninstalls(view: &View<'_>, node: Option<&Node>) -> Check {
 
 fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     match uninstall::uninstall(ctx) {
-        Err(trouble) if !trouble.cancelled => {
+        Err(trouble) if !trouble.cancelled() => {
             ctx.control.warn(format!("k3s was not uninstalled before: {}.", trouble.failure.cause));
             Ok(None)
         }

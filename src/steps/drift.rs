@@ -90,6 +90,19 @@ pub enum Loss {
     Cluster,
 }
 
+/// What is interrupted, on the nodes that it is for, while a difference is mended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interrupts {
+    /// Nothing that runs.
+    #[default]
+    Nothing,
+    /// k3s, which is restarted; containers go on.
+    K3s,
+    /// The machine, with all that runs on it.
+    Machine,
+}
+
 /// A difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
@@ -107,9 +120,8 @@ pub struct Drift {
     pub lost: Option<String>,
     /// What is lost by that.
     pub loss: Loss,
-    /// A machine that runs is shut down for it for a while.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub shuts_down: bool,
+    /// What is interrupted for it.
+    pub interrupts: Interrupts,
 }
 
 impl Drift {
@@ -209,7 +221,7 @@ fn finding(
 ) -> Drift {
     let (what, then) = (what.into(), then.into());
     let node = node.map(|n| n.name.clone());
-    Drift { node, kind, what, mend, then, lost: None, loss: Loss::Nothing, shuts_down: false }
+    Drift { node, kind, what, mend, then, lost: None, loss: Loss::Nothing, interrupts: Interrupts::Nothing }
 }
 
 /// What goes with a machine when all of `leaving` go: by its value, and in words.
@@ -284,6 +296,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     let anew = |kind, what: String| Drift {
         lost: Some(format!("everything of the cluster `{}`", cluster.name)),
         loss: Loss::Cluster,
+        interrupts: Interrupts::Machine,
         ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
     };
     let wanted = match cluster.provider {
@@ -346,9 +359,12 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     }
     let mut all = Vec::new();
     let (loss, lost) = lost_with(view, &as_made(view, node), &[]);
+    let runs = matches!(machine.state, State::Running | State::Paused);
+    let stopped = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     let replace = |kind, what: String| Drift {
         lost: Some(lost.clone()),
         loss,
+        interrupts: stopped,
         ..finding(Some(node), kind, what, Mend::Replace, "its machine is made anew and joins again")
     };
     let made = seen.made.get(&node.name);
@@ -356,10 +372,10 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         all.push(replace(Kind::Address, format!("its address is {}, not {}", made.ip, node.ip)));
     }
     let facts = seen.nodes.get(&node.name);
-    let runs = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
+    let has = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
     let other = if node.role == Role::Server { Role::Worker } else { Role::Server };
     let was = match facts {
-        Some(_) => runs(other) && !runs(node.role),
+        Some(_) => has(other) && !has(node.role),
         None => made.is_some_and(|m| m.role == other),
     };
     if was {
@@ -371,12 +387,11 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
     }
     if let Some(size) = machine.size.filter(|s| *s != resize::wanted(node)) {
-        let shuts_down = matches!(machine.state, State::Running | State::Paused);
-        let then = match shuts_down {
+        let then = match runs {
             true => "it is shut down, changed and started; nothing is lost",
             false => "it is changed; nothing is lost",
         };
-        let up = |kind, what: String, then| Drift { shuts_down, ..up(kind, what, then) };
+        let up = |kind, what: String, then| Drift { interrupts: stopped, ..up(kind, what, then) };
         if size.cpus != node.cpus {
             all.push(up(Kind::Cpus, format!("its machine has {} CPUs, not {}", size.cpus, node.cpus), then));
         }
@@ -461,6 +476,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
         Check::Needed(why) => Some((s, why)),
         _ => None,
     });
+    let runs = view.standing(node) == Standing::Runs;
     let mut all = Vec::new();
     for (step, why) in needed {
         let kind = match step.name {
@@ -484,7 +500,14 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             "ready" => of_object(view, node),
             _ => Kind::Other,
         };
-        all.push(finding(Some(node), kind, why.clone(), Mend::Up, step.info.title.clone()));
+        let interrupts = match step.name {
+            "stage" | "config" | "install" | "start" if runs => Interrupts::K3s,
+            _ => Interrupts::Nothing,
+        };
+        all.push(Drift {
+            interrupts,
+            ..finding(Some(node), kind, why.clone(), Mend::Up, step.info.title.clone())
+        });
     }
     // Known without the files of the wanted release, which may not be here yet.
     let version = match &view.cluster.k3s.release {
@@ -496,7 +519,11 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
         && !k3s::runs(version, &status.version)
     {
         let what = format!("it runs {}, not {version}", status.version);
-        all.push(finding(Some(node), Kind::K3sVersion, what, Mend::Up, "its k3s is replaced and restarted"));
+        let then = "its k3s is replaced and restarted";
+        all.push(Drift {
+            interrupts: Interrupts::K3s,
+            ..finding(Some(node), Kind::K3sVersion, what, Mend::Up, then)
+        });
     }
     all
 }
@@ -551,7 +578,9 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         Some(heir) => format!("{then}; {} is made new at its address", heir.name),
         None => then.to_owned(),
     };
-    Drift { lost: Some(lost), loss, ..finding(Some(node), kind, what, Mend::Remove, then) }
+    let runs = machine.is_some_and(|m| matches!(m.state, State::Running | State::Paused));
+    let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
+    Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
 }
 
 #[cfg(test)]

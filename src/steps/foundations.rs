@@ -11,7 +11,7 @@ use super::wait::{Patience, again, wait_for};
 use super::{Ctx, Definition, View, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{FailureKind, seconds};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node, When};
 
@@ -98,10 +98,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             ),
             "Mend it, then `p1 up`: it applies what changed. `p1 kubectl get pods -A` shows what does not run.",
         )
+        .kind(FailureKind::bound(bound))
         .evidence([evidence, vec![last]].concat()))
     });
     done.map_err(|mut trouble| {
-        if bare && !told && !trouble.cancelled && !world.nodes().is_ok_and(|n| n.iter().any(|n| n.ready)) {
+        if bare && !told && !trouble.cancelled() && !world.nodes().is_ok_and(|n| n.iter().any(|n| n.ready)) {
             let cause = &trouble.failure.cause;
             trouble.failure.cause = format!(
                 "no node has a network, which `flannel-backend: none` leaves to {}: {cause}",

@@ -6,6 +6,7 @@ use super::view::holds;
 use super::world::INSTALLER;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
+use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::process::{self, quote};
@@ -81,6 +82,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if done.status != 0 {
         let why = k3s::complaint(&text).unwrap_or_else(|| format!("it exited with {}", done.status));
         return Err(Trouble::new(format!("k3s' installer failed: {why}"), "")
+            .kind(FailureKind::Exit { code: done.status })
             .evidence(process::tail(&text, 12))
             .transient());
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, Whose, World, console};
 use crate::engine::Trouble;
-use crate::explain::Explain;
+use crate::explain::{Again, Explain, FailureKind};
 use crate::os::cancel::Level;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
@@ -315,7 +315,8 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     };
     trouble.failure.cause = format!("{what} ({})", trouble.failure.cause);
     trouble.failure.hint = Some("`p1 retry` brings it back and goes on.".to_owned());
-    trouble.transient = false;
+    trouble.failure.kind = FailureKind::Lost;
+    trouble.again = Again::No;
     trouble
 }
 
@@ -324,5 +325,6 @@ fn no_address(ctx: &Ctx<'_>) -> Trouble {
     let bound = crate::explain::seconds(world.cluster.timeouts.boot);
     console::note_unreached(world, node);
     let cause = format!("the machine did not answer at {} within {bound}", node.ip);
-    console::told(world, node, Trouble::new(cause, ""))
+    let trouble = Trouble::new(cause, "").kind(FailureKind::bound(world.cluster.timeouts.boot));
+    console::told(world, node, trouble)
 }

@@ -15,7 +15,7 @@ use super::{Ctx, Definition, View, World, rollouts};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{Again, FailureKind, seconds};
 use crate::k3s;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, Scope, Shape};
@@ -142,7 +142,7 @@ impl World {
                 false => api.metadata(&path, &self.cancel),
             }) {
                 // One object that cannot be looked at is no reason to do nothing about the others.
-                Err(trouble) if !trouble.transient && !trouble.cancelled => {
+                Err(trouble) if trouble.again == Again::No => {
                     let why = format!("it cannot be looked at: {}", trouble.failure.cause);
                     apps.unfinished.push((item.to_string(), why));
                     continue;
@@ -213,7 +213,7 @@ impl World {
             let kinds = match self.ask(|api| api.kinds(&version, &self.cancel)) {
                 Ok(kinds) => kinds,
                 // Another program serves these, and it is down: what it has there is not known.
-                Err(trouble) if !trouble.cancelled && version.contains('.') => {
+                Err(trouble) if !trouble.cancelled() && version.contains('.') => {
                     found.push(format!("what {version} has there ({})", trouble.failure.cause));
                     continue;
                 }
@@ -313,7 +313,8 @@ pub(super) fn kubectl(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets
     } else {
         ""
     };
-    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).evidence(lines);
+    let kind = FailureKind::Exit { code: done.status };
+    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).kind(kind).evidence(lines);
     Err(if k3s::kubectl::passes(&text) { trouble.transient() } else { trouble })
 }
 
@@ -724,7 +725,7 @@ fn established(ctx: &Ctx<'_>, names: &[String]) -> Result<(), Trouble> {
     served.map_err(|_| {
         let name = open.peek().map_or("", |name| name.as_str());
         let cause = format!("the kind {name} was not established within {}: {why}", seconds(ESTABLISHED));
-        Trouble::new(cause, "").transient()
+        Trouble::new(cause, "").kind(FailureKind::bound(ESTABLISHED)).transient()
     })
 }
 

@@ -60,7 +60,7 @@ use crate::spec::{Cluster, Node};
 pub use artifacts::{look_at_given, missing, release};
 pub use config::files as config_files;
 pub use decide::{Decision, Intent, Refused, decide};
-pub use drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend, worst};
+pub use drift::{Drift, Interrupts, Loss, Mend, changes, leaver, lost_with, to_mend, worst};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use manifests::Apps;
@@ -382,7 +382,7 @@ impl Work for Steps {
         // The machine ran when the step before passed.
         let inside = self.verb.boots() && step.name != machine::STEP.shape.name;
         match (done, node) {
-            (Err(trouble), Some(node)) if inside && trouble.transient => {
+            (Err(trouble), Some(node)) if inside && trouble.may_pass() => {
                 Err(machine::lost(&self.world, node, trouble))
             }
             (done, _) => done,

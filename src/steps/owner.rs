@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::World;
-use super::drift::{Drift, Kind, Loss, Mend};
+use super::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::engine::Trouble;
 use crate::os::lock::{self, Lock};
 use crate::os::many;
@@ -208,7 +208,7 @@ impl Claims {
             then: then.to_owned(),
             lost: None,
             loss: Loss::Nothing,
-            shuts_down: false,
+            interrupts: Interrupts::Nothing,
         };
         let moved = self.all.iter().map(|(_, whose)| whose).find(|whose| matches!(whose, Whose::Moved(_)));
         match (self.contested(), moved) {

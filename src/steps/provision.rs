@@ -19,6 +19,7 @@ use super::view::{MadeFrom, holds};
 use super::world::SHORT;
 use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
+use crate::explain::FailureKind;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, quote};
 use crate::plan::{After, Check, PROVISION, Scope, Shape};
@@ -200,7 +201,10 @@ fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String
         return Ok(None);
     }
     let lines = process::tail(&done.text(), 12);
-    Err(Trouble::new(format!("the script exited with {}", done.status), "").evidence(lines).transient())
+    Err(Trouble::new(format!("the script exited with {}", done.status), "")
+        .kind(FailureKind::Exit { code: done.status })
+        .evidence(lines)
+        .transient())
 }
 
 fn tell(ctx: &Ctx<'_>, line: &str) {

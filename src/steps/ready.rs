@@ -10,7 +10,7 @@ use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
-use crate::explain::{seconds, times};
+use crate::explain::{FailureKind, seconds, times};
 use crate::k3s;
 use crate::os::process;
 use crate::plan::{After, Check, Scope, Shape};
@@ -187,7 +187,7 @@ fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
         evidence.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }
     let evidence = process::tail(&evidence.join("\n"), 16);
-    Trouble::new(cause, hint).evidence(evidence).next(next.iter().copied())
+    Trouble::new(cause, hint).kind(FailureKind::bound(bound)).evidence(evidence).next(next.iter().copied())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, machine, quorum, ready, stop};
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{FailureKind, seconds};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Size, State};
 use crate::spec::{Cluster, Node, Role};
@@ -112,5 +112,6 @@ fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
             format!("the node was not Ready again within {}: {why}", seconds(bound)),
             format!("`p1 logs {}` shows its journal.", node.name),
         )
+        .kind(FailureKind::bound(bound))
     })
 }

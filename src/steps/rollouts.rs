@@ -12,7 +12,7 @@ use super::{Ctx, Definition, View, World};
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
-use crate::explain::seconds;
+use crate::explain::{FailureKind, seconds};
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
 
@@ -80,7 +80,7 @@ pub(super) fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Resul
                 Ok(None) if item.fleeting => (Progress::Done, None),
                 Ok(None) => (Progress::Failed("it was deleted".into()), None),
                 // The API may be away for a while, such as when a server is restarted.
-                Err(trouble) if !trouble.cancelled => (Progress::Waiting(trouble.failure.cause), None),
+                Err(trouble) if !trouble.cancelled() => (Progress::Waiting(trouble.failure.cause), None),
                 Err(trouble) => return Err(trouble),
             };
             failed |= matches!(progress, Progress::Failed(_));
@@ -147,7 +147,8 @@ fn explained(
     });
     evidence.truncate(16);
     let hidden = evidence.iter().map(|line| secrets.hide(line)).collect();
-    Trouble::new(secrets.hide(&cause), hint).evidence(hidden)
+    let kind = late.map_or(FailureKind::Refused, FailureKind::bound);
+    Trouble::new(secrets.hide(&cause), hint).kind(kind).evidence(hidden)
 }
 
 /// What keeps the pods of a workload.
@@ -193,9 +194,7 @@ impl Found {
             ),
             Why::Ended => format!("The container ended by itself.{}", log()),
             Why::Memory => "Raise `resources.limits.memory` of the container.".to_owned(),
-            Why::Other if self.cause.as_ref().is_some_and(|c| c.contains("exceeded quota")) => {
-                "Raise the namespace's ResourceQuota, or ask for less.".to_owned()
-            }
+            Why::Quota => "Raise the namespace's ResourceQuota, or ask for less.".to_owned(),
             Why::Begins | Why::Runs | Why::Other => return None,
         })
     }
@@ -265,9 +264,9 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
         .map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message))
         .collect();
     if found.cause.is_none() {
-        found.cause =
-            events.iter().rev().find(|e| ours(&e.object)).map(|e| format!("{}: {}", e.reason, e.message));
-        found.why = Why::Other;
+        let last = events.iter().rev().find(|e| ours(&e.object));
+        found.why = last.map_or(Why::Other, |e| apps::refused(&e.message));
+        found.cause = last.map(|e| format!("{}: {}", e.reason, e.message));
     }
     told.dedup();
     found.lines.extend(told.split_off(told.len().saturating_sub(SHOWN)));

@@ -2,6 +2,7 @@
 
 use super::View;
 use crate::engine::Trouble;
+use crate::explain::FailureKind;
 use crate::k3s::{self, Barrier, Join, Version};
 use crate::os::process::quote;
 use crate::providers::Kind;
@@ -18,6 +19,7 @@ pub fn refusal(view: &View<'_>) -> Option<Trouble> {
         .or_else(|| growth(view))
         .or_else(|| upgrade(view))
         .or_else(|| autostart(view))
+        .map(|refused| refused.kind(FailureKind::Cannot))
 }
 
 /// Its machines were made by a provider that starts none by itself.

@@ -15,7 +15,7 @@ use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, World, kubeconfig, observe, ready};
 use crate::engine::Trouble;
 use crate::event::Outcome;
-use crate::explain::seconds;
+use crate::explain::{FailureKind, seconds};
 use crate::os::Cancel;
 use crate::os::files;
 use crate::plan::{After, Check, Scope, Shape};
@@ -404,6 +404,7 @@ fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     back.map(|()| None).map_err(|why| {
         let hint = format!("`p1 logs {}` shows its journal.", node.name);
         Trouble::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
+            .kind(FailureKind::bound(bound))
     })
 }
 

@@ -191,7 +191,7 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration, launched: bool) -> Resu
             state_at = Instant::now();
             let is = match Unit::of(ctx) {
                 // Out of reach for a moment: asked again as long as there is time.
-                Err(trouble) if trouble.transient && !late && !gone(ctx) => {
+                Err(trouble) if trouble.may_pass() && !late && !gone(ctx) => {
                     ctx.control.says(trouble.failure.cause);
                     if ctx.control.cancel().sleep(STATE, Level::Stop) {
                         return Err(Trouble::interrupted());

@@ -196,7 +196,7 @@ impl World {
                 Ok(Has::DataAlone) => {
                     unknown.get_or_insert((server, "it has data, and no token".to_owned()));
                 }
-                Err(trouble) if trouble.cancelled => return Err(trouble),
+                Err(trouble) if trouble.cancelled() => return Err(trouble),
                 Err(trouble) => {
                     unknown.get_or_insert((server, trouble.failure.cause));
                 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
+use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::{files, process};
@@ -103,6 +104,7 @@ fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
     }
     let text = done.text();
     Err(Trouble::new(format!("k3s' own {name} script exited with {}", done.status), "")
+        .kind(FailureKind::Exit { code: done.status })
         .evidence(process::tail(&text, 12))
         .transient())
 }

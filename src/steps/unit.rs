@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::world::SHORT;
 use super::{Ctx, World};
 use crate::engine::Trouble;
+use crate::explain::FailureKind;
 use crate::k3s::{self, Diagnosis, Said};
 use crate::os::process;
 use crate::spec::Node;
@@ -86,7 +87,7 @@ pub fn journal(ctx: &Ctx<'_>, since: &Since, most: u32, ended: bool) -> Result<V
     let read = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}));
     let text = match read {
         // A node that is out of reach for a moment has said nothing for a moment.
-        Err(trouble) if trouble.transient && !trouble.cancelled => {
+        Err(trouble) if trouble.may_pass() => {
             ctx.control.log(&trouble.failure.cause);
             return Ok(Vec::new());
         }
@@ -152,7 +153,8 @@ pub fn trouble(ctx: &Ctx<'_>, lines: &[String], late: Option<std::time::Duration
             (cause, format!("`p1 logs {}` shows its journal.", node.name), &[][..])
         }
     };
-    Trouble::new(cause, hint).evidence(evidence).next(next.iter().copied())
+    let kind = late.map_or(FailureKind::Refused, FailureKind::bound);
+    Trouble::new(cause, hint).kind(kind).evidence(evidence).next(next.iter().copied())
 }
 
 /// A cause with what p1 can find out about it by itself.

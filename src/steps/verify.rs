@@ -24,7 +24,7 @@ use super::world::SHORT;
 use super::{Ctx, Definition, View, World};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
-use crate::explain::{seconds, times};
+use crate::explain::{FailureKind, seconds, times};
 use crate::facts::Unit;
 use crate::os::Cancel;
 use crate::os::process::tail;
@@ -330,7 +330,8 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         })?;
         if let Err(why) = gone {
             let hint = format!("Something holds the namespace: p1 kubectl get namespace {SPACE} -o yaml");
-            return Err(Trouble::new(format!("not gone within {}: {why}", seconds(GONE)), hint));
+            return Err(Trouble::new(format!("not gone within {}: {why}", seconds(GONE)), hint)
+                .kind(FailureKind::bound(GONE)));
         }
     }
     let (image, there) = again(ctx, PODS, || image(world, &nodes))?;
@@ -396,7 +397,8 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             Err(_) => format!("not every node ran a pod within {}", seconds(PODS)),
         };
         let cause = found.cause.map_or(what.clone(), |cause| format!("{what}: {cause}"));
-        return Err(Trouble::new(cause, hint).evidence(tail(&found.lines.join("\n"), 12)));
+        let kind = if run.is_ok() { FailureKind::Refused } else { FailureKind::bound(PODS) };
+        return Err(Trouble::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12)));
     }
 
     let place = place("services", "answer");
@@ -468,7 +470,10 @@ fn found(ctx: &Ctx<'_>) -> Result<Vec<String>, Trouble> {
     if let Err(why) = ended {
         let pod = world.ask(|api| api.object(&path, &world.cancel)).ok().flatten().unwrap_or_default();
         let cause = format!("its pod did not end within {}: {why}", seconds(ASKING));
-        return Err(Trouble::new(cause, "").evidence(tail(&look_at_pods(world, &pod).lines.join("\n"), 12)));
+        let lines = look_at_pods(world, &pod).lines;
+        return Err(Trouble::new(cause, "")
+            .kind(FailureKind::bound(ASKING))
+            .evidence(tail(&lines.join("\n"), 12)));
     }
     let name = format!("ask-{}", node.name);
     let log =
@@ -712,7 +717,8 @@ fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let found = set.map(|set| look_at_pods(world, &set)).unwrap_or_default();
         let cause = found.cause.filter(|_| found.why != Why::Begins).map_or(String::new(), |c| format!(" ({c})"));
         let cause = format!("not reached through the ingress within {}: {why}{cause}", seconds(INGRESS));
-        Trouble::new(cause, hint).evidence(tail(&found.lines.join("\n"), 12))
+        let kind = FailureKind::bound(INGRESS);
+        Trouble::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12))
     })
 }
 

@@ -102,7 +102,7 @@ fn looking<T>(
         let why = match look() {
             Ok(Ok(found)) => return Ok(Ok(found)),
             Ok(Err(why)) => why,
-            Err(trouble) if trouble.transient && !trouble.cancelled && !gone() => trouble.failure.cause,
+            Err(trouble) if trouble.may_pass() && !gone() => trouble.failure.cause,
             Err(trouble) => return Err(trouble),
         };
         if why != last {
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(tried(long, 1).unwrap(), 2);
         let trouble = tried(SHORT, u32::MAX).unwrap_err();
         assert!(trouble.failure.cause.starts_with("leader changed (asked again for "), "{trouble:?}");
-        assert!(trouble.transient && trouble.failure.hint.as_deref() == Some("h"));
+        assert!(trouble.may_pass() && trouble.failure.hint.as_deref() == Some("h"));
         // What lasts ends it at once, and so does a machine that is gone.
         let lasting = || Err::<(), _>(Trouble::new("forbidden", ""));
         assert_eq!(trying(&cancel, long, lasting, |_| {}, || false).unwrap_err().failure.cause, "forbidden");

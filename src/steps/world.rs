@@ -679,7 +679,7 @@ fn in_turn<T>(
         let share = if tries > 1 { left / 2 } else { left }.max(LEAST);
         match ask(share) {
             // A server that is down, or one that is cut off from the others: the next one is asked.
-            Err(trouble) if trouble.transient && !stopping() => {
+            Err(trouble) if trouble.may_pass() && !stopping() => {
                 tries = tries.saturating_sub(1);
                 next();
                 let trouble = first.get_or_insert(trouble);

@@ -244,7 +244,7 @@ impl Board {
                 }
             }
             Kind::StepWarning { step, message } => self.step_mut(step).warnings.push(message.clone()),
-            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
+            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause, .. } => {
                 self.retries += 1;
                 let step = self.step_mut(step);
                 (step.attempt, step.attempts) = (*attempt, *attempts);

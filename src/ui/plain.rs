@@ -133,7 +133,7 @@ impl Renderer for Plain {
             Kind::StepWarning { step, message } => {
                 self.of_step(board, step, Tone::Warn, status::WARNING, message);
             }
-            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause } => {
+            Kind::StepRetrying { step, attempt, attempts, wait_ms, cause, .. } => {
                 let text = wording::retrying(*attempt, *attempts, Duration::from_millis(*wait_ms), cause);
                 self.of_step(board, step, Tone::Warn, status::RETRYING, &text);
             }

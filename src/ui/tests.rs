@@ -13,6 +13,7 @@ use super::board::Doing;
 use super::rows::{Look, rows};
 use super::*;
 use crate::event::{Failure, Kind, Outcome, StepInfo};
+use crate::explain::FailureKind;
 
 const PAINT: Paint = Paint { color: false, unicode: true };
 
@@ -292,7 +293,7 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         (id(), text()).prop_map(|(step, message)| Kind::StepWarning { step, message }),
         (id(), any::<u32>(), any::<u32>(), any::<u64>(), text()).prop_map(
             |(step, attempt, attempts, wait_ms, cause)| {
-                Kind::StepRetrying { step, attempt, attempts, wait_ms, cause }
+                Kind::StepRetrying { step, attempt, attempts, wait_ms, cause, kind: FailureKind::Lost }
             }
         ),
         (id(), outcome, any::<u32>(), any::<u64>()).prop_map(|(step, outcome, attempt, took_ms)| {

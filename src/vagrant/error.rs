@@ -1,6 +1,6 @@
 //! What can go wrong with Vagrant, and what it means.
 
-use crate::explain::Explain;
+use crate::explain::{Again, Explain, FailureKind};
 use crate::os::{files, process};
 
 use super::Line;
@@ -120,8 +120,26 @@ impl Explain for Error {
         }
     }
 
-    fn transient(&self) -> bool {
-        self.locked()
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Process(e) => e.kind(),
+            Self::File(e) => e.kind(),
+            _ if self.locked() => FailureKind::Conflict,
+            _ if self.class_is(&[
+                "BoxUnpackageFailure",
+                "BoxMetadataFileNotFound",
+                "BoxMetadataCorrupted",
+            ]) =>
+            {
+                FailureKind::Damaged
+            }
+            Self::Refused { .. } => FailureKind::Refused,
+            Self::Silent(_) => FailureKind::Other,
+        }
+    }
+
+    fn again(&self) -> Again {
+        let passes = self.locked()
             || self.says(&[
                 "already in use",
                 "failed to connect socket",
@@ -130,11 +148,12 @@ impl Explain for Error {
                 // libvirtd ended while Vagrant spoke with it.
                 "end of file while reading data",
                 "cannot recv data",
-            ])
-    }
-
-    fn cancelled(&self) -> bool {
-        matches!(self, Self::Process(e) if e.cancelled())
+            ]);
+        match self {
+            Self::Process(e) => e.again(),
+            _ if passes => Again::Soon,
+            _ => Again::No,
+        }
     }
 
     fn unready(&self) -> bool {

@@ -179,7 +179,7 @@ fn again(error: &process::Error) -> process::Error {
             E::Start { program: program.clone(), source: std::io::Error::other(source.to_string()) }
         }
         E::Failed { program, how, line, tail } => {
-            E::Failed { program: program.clone(), how: how.clone(), line: line.clone(), tail: tail.clone() }
+            E::Failed { program: program.clone(), how: *how, line: line.clone(), tail: tail.clone() }
         }
         E::Deadline { program, bound, tail } => {
             E::Deadline { program: program.clone(), bound: *bound, tail: tail.clone() }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::run::{Done, began, until};
 use super::sim::{Sim, spec};
 use p1::event::Outcome;
+use p1::explain::FailureKind;
 use p1::journal::Record;
 
 /// There as long as a test is interested in it.
@@ -95,6 +96,11 @@ fn an_installer_fails_at_any_stage_or_hangs() {
             sim.node(&worker(i)).fault("install-fail", stage);
         }
         let record = fails(&sim, &["up"], &[("install", &words[0]), ("install", &words[1])]);
+        let kind = |node: &str| match record.1.outcomes.get(&format!("{node}/install")) {
+            Some(Outcome::Failed(failure)) => failure.kind.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(kind("worker-1"), FailureKind::Exit { code } if code > 0), "{:?}", kind("worker-1"));
         (0..2).for_each(|i| sim.node(&worker(i)).heal());
         recovers(&sim, &record);
     }

@@ -2,6 +2,7 @@
 //! needs a second attempt, one fails, and the user stops the rest.
 
 use crate::event::{Event, Failure, Kind, Outcome, StepInfo};
+use crate::explain::FailureKind;
 
 pub fn event(elapsed_ms: u64, kind: Kind) -> Event {
     Event { v: 1, seq: elapsed_ms, at: jiff::Timestamp::UNIX_EPOCH, elapsed_ms, kind }
@@ -110,8 +111,14 @@ pub fn first_half() -> Vec<Event> {
         events.push(doing(15_500 + second * 1000, "worker-1/stage", "k3s", bytes));
     }
     let cause = "the connection was reset by 192.168.56.112".to_owned();
-    let retry =
-        Kind::StepRetrying { step: "worker-2/stage".into(), attempt: 1, attempts: 3, wait_ms: 4000, cause };
+    let retry = Kind::StepRetrying {
+        step: "worker-2/stage".into(),
+        attempt: 1,
+        attempts: 3,
+        wait_ms: 4000,
+        cause,
+        kind: FailureKind::Lost,
+    };
     events.push(event(18_700, retry));
     events.push(end(19_000, "worker-3/start", Outcome::Failed(failure), 5999));
     events.push(end(19_000, "worker-3/ready", Outcome::Blocked { by: "worker-3/start".into() }, 0));
