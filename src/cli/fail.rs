@@ -153,7 +153,8 @@ pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value
         "next": fail.map_or(&[][..], |f| &f.next).iter().map(|c| wording::command(c, p1)).collect::<Vec<_>>(),
         "evidence": fail.map_or(&[][..], |f| &f.evidence),
     });
-    if let Some(fail) = fail {
+    // That there is something to do is an answer, not a failure.
+    if let Some(fail) = fail.filter(|f| f.code != code::CHANGES) {
         with_kind(&mut end, &fail.kind);
     }
     end
