@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::explain::{Explain, FailureKind};
 use crate::k3s::{Tokens, Version};
 use crate::os::files;
+use crate::os::hash::sha256;
 use crate::spec::{Cluster, Role};
 
 /// A backup is held in memory.
@@ -206,7 +206,7 @@ impl Manifest {
 impl Backup {
     /// The checksum of the data.
     pub fn checksum(&self) -> String {
-        sum(&self.data)
+        sha256(&self.data)
     }
 
     /// Writes it, whole or not at all, for its owner alone.
@@ -215,11 +215,11 @@ impl Backup {
         let token = self.tokens.to_text().into_bytes();
         let parts: [(&str, &[u8]); 3] = [(TOKEN, &token), (PASSWORDS, &passwords), (DATA, &self.data)];
         let mut manifest = self.manifest.clone();
-        manifest.sha256 = parts.iter().map(|(name, bytes)| ((*name).to_owned(), sum(bytes))).collect();
+        manifest.sha256 = parts.iter().map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))).collect();
         let manifest = serde_json::to_vec_pretty(&manifest).expect("plain data");
         let mut archive = Vec::with_capacity(self.data.len() + 16384);
         let at = self.manifest.at.as_second();
-        let check = sum(&manifest);
+        let check = sha256(&manifest);
         let ends = [(MANIFEST_SUM, check.as_bytes())];
         for (name, bytes) in std::iter::once((MANIFEST, &manifest[..])).chain(parts).chain(ends) {
             add(&mut archive, name, bytes, at);
@@ -255,7 +255,7 @@ impl Backup {
             let (name, bytes) = part.map_err(damaged)?;
             found.insert(name, bytes);
         }
-        if found.get(MANIFEST_SUM) != Some(&sum(manifest).as_bytes()) {
+        if found.get(MANIFEST_SUM) != Some(&sha256(manifest).as_bytes()) {
             return Err(damaged("its manifest has another checksum".to_owned()));
         }
         let manifest: Manifest =
@@ -263,7 +263,7 @@ impl Backup {
         for (name, wanted) in &manifest.sha256 {
             match found.get(name.as_str()) {
                 None => return Err(damaged(format!("`{name}` is not in it"))),
-                Some(bytes) if sum(bytes) != *wanted => {
+                Some(bytes) if sha256(bytes) != *wanted => {
                     return Err(damaged(format!("`{name}` has another checksum than the manifest says")));
                 }
                 Some(_) => {}
@@ -281,10 +281,6 @@ impl Backup {
             manifest,
         })
     }
-}
-
-fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Everything in a tar archive comes in blocks of this.

@@ -389,29 +389,22 @@ pub fn seconds(time: std::time::Duration) -> String {
     }
 }
 
-/// Reads a time such as `90s`, `5m`, `1h30m`, `500ms`; `None` for anything else.
+/// Reads a time such as `90s`, `5m`, `1h30m` or `500ms`: units from long to short, each at most once. `None` for
+/// anything else.
 pub fn parse_seconds(text: &str) -> Option<std::time::Duration> {
-    let mut total = std::time::Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return None;
+    let mut rest = text;
+    let mut time = std::time::Duration::ZERO;
+    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        if &after[..letters] != unit {
+            continue;
+        }
+        let number: u64 = rest[..rest.len() - after.len()].parse().ok()?;
+        time = time.checked_add(std::time::Duration::from_millis(number.checked_mul(millis)?))?;
+        rest = &after[letters..];
     }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let unit = match &rest[..letters] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        total = total.checked_add(std::time::Duration::from_millis(number.checked_mul(unit)?))?;
-        rest = &rest[letters..];
-    }
-    Some(total)
+    (rest.is_empty() && !text.is_empty()).then_some(time)
 }
 
 #[cfg(test)]
@@ -478,7 +471,18 @@ mod tests {
     fn times_are_read_and_written() {
         assert_eq!(parse_seconds("1h30m"), Some(Duration::from_secs(5400)));
         assert_eq!(parse_seconds("500ms"), Some(Duration::from_millis(500)));
-        for bad in ["", "5", "m", "5x", "-5s", "5 m", "99999999999999999999s", "9999999999999999999h"] {
+        for bad in [
+            "",
+            "5",
+            "m",
+            "5x",
+            "-5s",
+            "5 m",
+            "5s1m",
+            "5m5m",
+            "99999999999999999999s",
+            "9999999999999999999h",
+        ] {
             assert_eq!(parse_seconds(bad), None, "{bad}");
         }
         let texts = [400, 2000, 12_000, 185_000, 3_720_000].map(|ms| seconds(Duration::from_millis(ms)));

@@ -6,10 +6,12 @@
 //! a text that goes to somebody else can be asked for again, a secret cannot be taken back.
 
 use std::borrow::Cow;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+
+use crate::os::sync;
 
 /// What stands in a secret's place.
 pub const MASK: &str = "***";
@@ -37,7 +39,7 @@ impl Redactor {
     }
 
     fn known(&self) -> impl std::ops::Deref<Target = Vec<String>> + '_ {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        sync::read(&self.0)
     }
 
     /// These as well, from now on: a run makes secrets, and others come with a backup or a kubeconfig.
@@ -57,7 +59,7 @@ impl Redactor {
         if all.is_empty() {
             return;
         }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = sync::write(&self.0);
         known.append(&mut all);
         // The longest first: one may be within another.
         known.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));

@@ -142,6 +142,7 @@ const WAITS: &[&str] = &[
     ".recv(",
     ".recv_timeout(",
     ".wait_timeout(",
+    "sync::wait(",
     ".join()",
     "poll(&mut",
     "connect_timeout(",

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use crate::os::hash;
 use crate::spec::{Cluster, When};
 
 /// The ConfigMap in `kube-system`.
@@ -176,7 +176,7 @@ pub fn digest(cluster: &Cluster) -> String {
     let manifests: Vec<_> =
         cluster.manifests.iter().map(|m| (&m.namespace, m.kustomize, &m.digest)).collect();
     let text = json!([cluster.namespaces, manifests]).to_string();
-    Sha256::digest(text)[..8].iter().map(|b| format!("{b:02x}")).collect()
+    hash::short(text)
 }
 
 /// The same of what is applied as soon as the API answers; none if nothing is.
@@ -184,8 +184,7 @@ pub fn foundations(cluster: &Cluster) -> Option<String> {
     let early = cluster.manifests.iter().filter(|m| m.when == When::Api);
     let all: Vec<_> = early.map(|m| (&m.namespace, m.kustomize, &m.digest)).collect();
     let text = json!([cluster.namespaces, all]).to_string();
-    let sum = || Sha256::digest(text)[..8].iter().map(|b| format!("{b:02x}")).collect();
-    (!all.is_empty()).then(sum)
+    (!all.is_empty()).then(|| hash::short(text))
 }
 
 #[cfg(test)]

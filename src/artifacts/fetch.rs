@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::http::{Head, Http, Sink};
 use super::{Bounds, Cache, Doing, Error, File, Files, Item, Net, Place, Progress, Resolved, resolve, store};
 use crate::os::files::{self, At};
+use crate::os::hash;
 use crate::os::lock::{self, Lock};
 use crate::os::{Cancel, cancel::Level};
 use crate::spec::Source;
@@ -200,7 +201,7 @@ fn download(
         };
         http.get(url, &mut sink)?;
         let (resumed, done) = (sink.resumed, sink.done);
-        let sum = store::hex(&sink.hasher.finalize());
+        let sum = hash::hex(&sink.hasher.finalize());
         if let Some(file) = sink.file {
             file.sync_data().at("write", &part)?;
         }

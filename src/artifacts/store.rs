@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Cache, Doing, Error, File, Progress};
 use crate::os::Cancel;
 use crate::os::files::{self, At};
+use crate::os::hash::{hex, short};
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ pub(super) fn local(cache: &Cache, path: &Path) -> PathBuf {
 
 /// 16 hex digits that stand for `text` in a file's name.
 pub(super) fn short_hash(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))[..16].to_owned()
+    short(text)
 }
 
 /// What `note` says of `path`, if it still holds. No file is hashed.
@@ -113,14 +114,6 @@ pub(super) fn write_down(note: &Path, known: &Known) -> Result<(), Error> {
 
 pub(super) fn mtime(meta: &fs::Metadata) -> i128 {
     i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
 }
 
 impl Known {

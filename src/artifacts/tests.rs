@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::testserver::{Reply, Server, gate};
@@ -27,7 +26,7 @@ struct Lab {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    store::hex(&Sha256::digest(bytes))
+    crate::os::hash::sha256(bytes)
 }
 
 /// Some bytes that do not repeat soon.

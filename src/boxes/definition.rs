@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use crate::os::files::{self, At};
+use crate::os::hash;
 
 /// Raise it when [`super::build()`] makes something else of the same definition.
 const RECIPE: u32 = 1;
@@ -300,11 +300,7 @@ fn plain(word: &str, more: &str) -> bool {
 /// A checksum of all that decides what is built: other digest, other box. 64 hex digits.
 pub fn digest(definition: &Definition) -> String {
     let json = serde_json::to_string(definition).expect("a definition is plain data");
-    hex(&Sha256::new().chain_update(format!("p1 box recipe {RECIPE}\n")).chain_update(json).finalize())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hash::sha256(format!("p1 box recipe {RECIPE}\n{json}"))
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::definition::hex;
 use super::error::Error;
 use crate::os::Cancel;
 use crate::os::files::{self, At};
+use crate::os::hash;
 use crate::os::process::{self, Cmd};
 
 /// A box of several GiB is read as a whole where its metadata comes last.
@@ -206,16 +205,7 @@ pub fn inspect(path: &Path, cancel: &Cancel) -> Result<Option<String>, Error> {
 
 /// The checksum of a file, as 64 hex digits.
 pub fn sha256(path: &Path) -> Result<String, Error> {
-    let mut file = files::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let n = file.read(&mut buffer).at("read", path)?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
-    }
+    Ok(hash::sha256_of(files::open(path)?).at("read", path)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::event::Outcome;
 use crate::explain::printable;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd};
+use crate::os::sync;
 use crate::providers::{self, Kind};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
@@ -134,11 +135,11 @@ impl Parts {
     /// Notes what could not be had.
     fn lack(&self, part: &str, why: &str) {
         let why = printable(&self.redactor.text(why)).into_owned();
-        self.lacks.lock().unwrap_or_else(PoisonError::into_inner).insert(part.to_owned(), why);
+        sync::lock(&self.lacks).insert(part.to_owned(), why);
     }
 
     fn lacks(&self) -> BTreeMap<String, String> {
-        self.lacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        sync::lock(&self.lacks).clone()
     }
 
     /// Puts a file of this host in, or its end.

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +19,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use crate::event::VERSION;
 use crate::os::process::{self, Cmd};
+use crate::os::sync;
 use crate::ui::Format;
 
 /// The first error; nothing is written after it. Also held while something is written, so that what
@@ -30,7 +31,7 @@ pub struct Data;
 
 impl Write for Data {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = sync::lock(&LOST);
         let done = match *lost {
             Some(kind) => Err(kind.into()),
             None => all(bytes),
@@ -101,17 +102,17 @@ pub fn hand_over(cmd: &Cmd) -> Result<ExitStatus, process::Error> {
 
 /// True if nobody reads any more: whatever a program makes of that is none of our business.
 pub fn left_alone() -> bool {
-    *LOST.lock().unwrap_or_else(PoisonError::into_inner) == Some(ErrorKind::BrokenPipe)
+    *sync::lock(&LOST) == Some(ErrorKind::BrokenPipe)
 }
 
 /// True if nothing more is written, because its reader went away or because there is no place for it.
 pub fn ended() -> bool {
-    LOST.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    sync::lock(&LOST).is_some()
 }
 
 /// Why standard output is not whole, if that is an error.
 pub fn lost() -> Option<Fail> {
-    let kind = LOST.lock().unwrap_or_else(PoisonError::into_inner).filter(|k| *k != ErrorKind::BrokenPipe)?;
+    let kind = sync::lock(&LOST).filter(|k| *k != ErrorKind::BrokenPipe)?;
     let what = format!("standard output could not be written: {}", io::Error::from(kind));
     let hint = match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {

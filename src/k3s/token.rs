@@ -6,10 +6,9 @@
 //! made before anything starts, in the short form: it is the only one the first server accepts,
 //! and agents of v1.21 and later take it as the password of the user `node` (`pkg/agent/run.go`).
 
-use std::fmt;
-use std::fmt::Write;
-
+use crate::os::hash::hex;
 use crate::spec::Role;
+use std::fmt;
 
 /// A secret. It shows itself only when asked by [`Token::reveal`].
 #[derive(Clone, PartialEq, Eq)]
@@ -18,11 +17,7 @@ pub struct Token(String);
 impl Token {
     /// 64 hex digits from 32 random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
-        let mut text = String::with_capacity(64);
-        for byte in bytes {
-            write!(text, "{byte:02x}").expect("a string takes everything");
-        }
-        Self(text)
+        Self(hex(&bytes))
     }
 
     /// A token as it was stored or read back from a node, of either form. `None` for what cannot be

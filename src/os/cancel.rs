@@ -6,6 +6,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::sync;
+
 /// How far work may still go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -50,7 +52,7 @@ impl Cancel {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in a hook must not take cancellation away from everybody else.
-        self.0.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.0.0)
     }
 
     /// Today's level.
@@ -96,8 +98,7 @@ impl Cancel {
             if left.is_zero() {
                 return false;
             }
-            let waited = self.0.1.wait_timeout(state, left);
-            state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = sync::wait(&self.0.1, state, left);
         }
     }
 

@@ -3,11 +3,13 @@
 
 pub mod cancel;
 pub mod files;
+pub mod hash;
 pub mod lines;
 pub mod lock;
 pub mod many;
 pub mod orphan;
 pub mod process;
 pub mod pty;
+pub mod sync;
 
 pub use cancel::Cancel;

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::{BoxRef, Cluster, Source};
+use crate::os::hash::hex;
 
 /// SHA-256, in hex, of the resolved cluster as JSON with sorted keys. Comments, the order of keys,
 /// defaults written out and the place of the checkout do not change it.
@@ -33,7 +34,7 @@ pub fn digest(cluster: &Cluster) -> String {
     }
     let mut hash = Sha256::new();
     canonical(&json, &mut hash);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// Feeds JSON with sorted keys and no spaces.

@@ -10,9 +10,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use serde_yaml::Value;
-use sha2::{Digest, Sha256};
 
 use super::plain;
+use crate::os::hash;
 
 /// The largest file, and the most files of one entry.
 const MOST_BYTES: u64 = 4 << 20;
@@ -373,14 +373,8 @@ fn tidy(path: &Path) -> PathBuf {
 }
 
 fn digest(texts: &[(PathBuf, String)]) -> String {
-    let mut hash = Sha256::new();
-    for (name, text) in texts {
-        for part in [name.to_string_lossy().as_bytes(), text.as_bytes()] {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let parts = texts.iter().flat_map(|(name, text)| [name.to_string_lossy(), text.into()]);
+    hash::hex(&hash::parts(parts.map(|part| part.into_owned())))
 }
 
 /// Of `given`, which has so many lines `before` it. The reader calls the end of a text a line of its own.

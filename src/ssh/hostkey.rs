@@ -5,14 +5,14 @@
 //! `HostKeyAlias`: an address or a forwarded port may change, the node stays the same.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::os::files;
+use crate::os::{files, sync};
 
 /// A machine's public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl KnownHosts {
     }
 
     fn rewrite(&self, node: &str, key: Option<&HostKey>) -> Result<(), Error> {
-        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = sync::lock(&WRITING);
         let old = files::read_if_there(&self.path)?;
         if old.is_none() && key.is_none() {
             return Ok(());

@@ -1,15 +1,13 @@
 //! Files onto a node: whole, verified and in their place, or not there at all.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest, Sha256};
-
 use super::session::Task;
 use super::{Bound, Error, Output, Session};
+use crate::os::hash;
 use crate::os::process::quote;
 
 /// Runs on the node. The parameters come in the first line of standard input and the file after
@@ -60,14 +58,7 @@ impl Source<'_> {
     }
 
     fn sha256(&self) -> io::Result<String> {
-        let (mut reader, _) = self.open()?;
-        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok(hex(&hash.finalize())),
-                n => hash.update(&buffer[..n]),
-            }
-        }
+        hash::sha256_of(self.open()?.0)
     }
 }
 
@@ -149,12 +140,5 @@ pub(super) fn nonce() -> String {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let seed = format!("{} {} {count}", std::process::id(), time.as_nanos());
-    hex(&Sha256::digest(seed)[..8])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hash::short(seed)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::os::process;
+use crate::os::sync::lock;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
@@ -81,10 +82,6 @@ pub struct Progress {
     pub(super) read: Mutex<Option<Arc<Backup>>>,
     /// The data of a restore is in its place.
     pub(super) placed: Mutex<bool>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {

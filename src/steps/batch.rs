@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::World;
 use crate::engine::{Control, Trouble};
 use crate::os::cancel::Level;
-use crate::os::{Cancel, many};
+use crate::os::{Cancel, many, sync};
 use crate::vagrant::{Progress, Up};
 
 /// Past its bound, the signals that end it, and then some: nothing of it can be left.
@@ -62,7 +62,7 @@ pub struct Heard {
 
 impl Batch {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.state)
     }
 
     /// What the first `vagrant up` of this run is for.
@@ -74,7 +74,7 @@ impl Batch {
     pub fn has(&self, node: &str) -> bool {
         let mut inner = self.lock();
         while inner.running && !inner.prepared {
-            inner = self.news.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner());
+            inner = sync::wait(&self.news, inner, Duration::from_millis(500));
         }
         let at_work = inner.running && inner.current.iter().any(|n| n == node);
         inner.nodes.get(node).is_some_and(|h| !h.told && (at_work || h.result.is_some()))
@@ -89,8 +89,7 @@ impl Batch {
         }
         while inner.running {
             control.says("waiting for Vagrant");
-            let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
-            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            inner = sync::wait(&self.news, inner, Duration::from_millis(500));
             if control.cancel().aborted() {
                 return;
             }
@@ -203,8 +202,7 @@ impl Batch {
         let mut inner = self.lock();
         let news = |h: &Heard| h.says.is_some() || h.result.is_some() || !h.warnings.is_empty();
         if !inner.nodes.get(node).is_some_and(news) {
-            let waited = self.news.wait_timeout(inner, patience);
-            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            inner = sync::wait(&self.news, inner, patience);
         }
         let Some(entry) = inner.nodes.get_mut(node) else { return Heard::default() };
         let heard = entry.clone();
@@ -222,8 +220,7 @@ impl Batch {
             tell();
         }
         while inner.running {
-            let waited = self.news.wait_timeout(inner, Duration::from_millis(500));
-            inner = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            inner = sync::wait(&self.news, inner, Duration::from_millis(500));
             if inner.until.is_some_and(|until| Instant::now() > until) {
                 let trouble = Trouble::new("vagrant did not end when it was killed", "");
                 return inner.current.iter().map(|n| (n.clone(), trouble.clone())).collect();

@@ -11,6 +11,7 @@ use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s::{self, Tokens};
+use crate::os::hash::{hex, sha256};
 use crate::os::process::quote;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::spec::{Cluster, Node};
@@ -44,10 +45,6 @@ pub fn files(
     ]
 }
 
-pub(super) fn sum(text: &str) -> String {
-    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(node) = node else { return Check::Done(String::new()) };
     let facts = match view.facts(node) {
@@ -57,7 +54,7 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
     let files = files(view, node, facts, tokens);
     let differs =
-        files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sum).as_ref());
+        files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sha256).as_ref());
     let moves = facts.datastore.as_deref() == Some("sqlite") && view.join(node) == k3s::Join::Init;
     let why = |path: &str| match facts.written.contains_key(path) {
         true if moves => "k3s moves its data from SQLite to etcd at its next start".to_owned(),
@@ -102,14 +99,14 @@ pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             world.script(node, &format!("removing {path}"), &format!("rm -f {}", quote(path)))?;
             continue;
         };
-        if facts.written.get(path) == Some(&sum(&text)) {
+        if facts.written.get(path) == Some(&sha256(&text)) {
             continue;
         }
         let upload = Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
         world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
         world.note(|seen| {
             if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
-                facts.written.insert(path.to_owned(), sum(&text));
+                facts.written.insert(path.to_owned(), sha256(&text));
                 facts.joins.clone_from(&join);
             }
         });
@@ -141,7 +138,7 @@ pub fn digest(view: &View<'_>, node: &Node, facts: &NodeFacts, tokens: &Tokens) 
     // The node's own note of the binary: what it will run, whatever the spec says by now.
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     hash.update(facts.staged.get(&binary).map(String::as_str).unwrap_or_default());
-    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

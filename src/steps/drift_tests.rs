@@ -83,7 +83,7 @@ fn reality(cluster: &Cluster) -> Seen {
             config::files(&View::new(cluster, &Seen::default()), node, &facts.clone(), &tokens)
         {
             if let Some(text) = text {
-                facts.written.insert(path.into(), config::sum(&text));
+                facts.written.insert(path.into(), crate::os::hash::sha256(&text));
             }
         }
         let marks: Vec<String> = node.labels.iter().map(|l| format!("label/{l}")).collect();

@@ -51,9 +51,9 @@ mod world;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::engine::{Control, Trouble, Work};
+use crate::os::hash;
 use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
 use crate::spec::{Cluster, Node};
 
@@ -341,12 +341,7 @@ fn provisioner(name: &str) -> Option<&str> {
 
 /// 16 hex digits that tell one set of texts from another.
 fn short_digest(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    hash::hex(&hash::parts(parts)[..8])
 }
 
 /// The steps of a verb, for the engine.

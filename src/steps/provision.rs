@@ -21,6 +21,7 @@ use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::os::files::{self, At};
+use crate::os::hash;
 use crate::os::process::{self, Cmd, quote};
 use crate::plan::{After, Check, PROVISION, Scope, Shape};
 use crate::spec::{Node, ProvisionType, Provisioner, Slot};
@@ -98,12 +99,8 @@ fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, Trouble> {
     }
     let files = files.finalize();
     let digest = |one: &Provisioner, secret: &str| {
-        let mut hash = Sha256::new();
-        for part in [one.portable(&world.cluster.base).to_string().as_bytes(), &files, secret.as_bytes()] {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-        hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+        let settings = one.portable(&world.cluster.base).to_string();
+        hash::hex(&hash::parts([settings.as_bytes(), &files, secret.as_bytes()])[..8])
     };
     let secret = match &world.seen().tokens {
         Some(tokens) if !one.env().is_empty() => tokens.server.reveal().to_owned(),

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use super::backup::{PACKED, SEND, SILENCE, asked, file, inputs, job, lock, shape};
+use super::backup::{PACKED, SEND, SILENCE, asked, file, inputs, job, shape};
 use super::world::SHORT;
 use super::{Ctx, Definition, World, config, login};
 use crate::backup::Backup;
 use crate::engine::Trouble;
 use crate::k3s;
+use crate::os::sync::lock;
 use crate::os::{files, many};
 use crate::plan::{After, Scope};
 use crate::providers::State;

@@ -5,7 +5,7 @@
 //! The way back is the same: none runs before all are restored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use crate::event::Outcome;
 use crate::explain::{FailureKind, seconds};
 use crate::os::Cancel;
 use crate::os::files;
+use crate::os::sync::lock;
 use crate::plan::{After, Check, Scope, Shape};
 use crate::providers::{Machine, Note, Snapshot, State};
 use crate::spec::{Cluster, Node};
@@ -113,10 +114,6 @@ pub struct Moment {
     /// Machines that it paused and that do not go on yet.
     paused: Mutex<BTreeSet<String>>,
     note: Mutex<Option<Note>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Moment {

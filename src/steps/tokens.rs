@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use super::World;
-use super::world::{lock, random};
+use super::world::random;
 use crate::engine::Trouble;
 use crate::k3s::{Token, Tokens};
 use crate::os::files;
+use crate::os::sync::lock;
 use crate::providers::State;
 use crate::spec::{Node, TokenSource};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::backup;
@@ -17,7 +17,8 @@ use crate::boxes::Library;
 use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
 use crate::k3s;
-use crate::os::{self, Cancel, files};
+use crate::os::sync::lock;
+use crate::os::{self, Cancel, files, hash};
 use crate::providers::{self, BoxInfo, Kind, Machine, Owner, Provider};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
@@ -114,10 +115,6 @@ impl std::ops::Deref for World {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl World {
     /// Nothing is looked at yet.
     pub fn new(parts: Parts) -> Arc<Self> {
@@ -178,7 +175,7 @@ impl World {
         let id = match self.state.id()? {
             Some(id) => id,
             None => {
-                let id: String = random()?[..16].iter().map(|b| format!("{b:02x}")).collect();
+                let id: String = hash::hex(&random()?[..16]);
                 self.state.keep_id(&id)?;
                 id
             }

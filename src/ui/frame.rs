@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use indicatif::TermLike;
 
+use crate::os::sync;
+
 /// Far wider than any row; a run of spaces of at least half of it is what follows a row.
 const WIDE: u16 = 4096;
 
@@ -25,7 +27,7 @@ struct Held {
 
 impl Frame {
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        sync::lock(&self.0)
     }
 
     /// What was drawn since the last time.

@@ -24,6 +24,7 @@ use super::provision::TYPES;
 use super::report::Report;
 use super::shape::{Shape, choice, text, wrong_kind};
 use super::{ProviderChoice, ProvisionType, Role, Slot};
+use crate::explain::parse_seconds;
 
 impl Shape for ProviderChoice {
     fn schema() -> Json {
@@ -284,7 +285,7 @@ impl Shape for Time {
             return None;
         }
         let text = text(node, report)?;
-        let Some(time) = parse_time(text) else {
+        let Some(time) = parse_seconds(text) else {
             report.error(node.at, format!("`{}` is not a time", node.shown(report)), HELP);
             return None;
         };
@@ -299,21 +300,4 @@ impl Shape for Time {
         }
         Some(Self(time))
     }
-}
-
-/// `1h30m`, `90s`, `500ms`: units from long to short, each at most once.
-fn parse_time(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut time = Duration::ZERO;
-    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
-        let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
-        if &after[..letters] != unit {
-            continue;
-        }
-        let number: u64 = rest[..rest.len() - after.len()].parse().ok()?;
-        time = time.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-        rest = &after[letters..];
-    }
-    (rest.is_empty() && !text.is_empty()).then_some(time)
 }
