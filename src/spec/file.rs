@@ -2,6 +2,7 @@
 //!
 //! A new key is one line here, and what it means in [`super::resolve`].
 
+use super::defaults::{BOX, CHANNEL, CIDR, NICS, RETRY, ROLLOUT, TIMEOUTS, written};
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
@@ -19,7 +20,7 @@ object! {
         optional provider: ProviderChoice = "auto",
         /// What the machines start from: the name of a definition in boxes/, or a box file as
         /// {path: ..} or {url: .., sha256: ..}.
-        optional r#box: BoxRef = "debian-12",
+        optional r#box: BoxRef = BOX,
         /// The private network in which the nodes meet.
         optional network: NetworkFile,
         /// Fast disks that do not survive a power cut of this host, nor its crash: what the machines have
@@ -54,9 +55,9 @@ object! {
     /// How nodes that run are restarted when their settings or their version change.
     RolloutFile {
         /// So many workers at a time.
-        optional workers: Count<1, 250> = 3,
+        optional workers: Count<1, 250> = ROLLOUT.workers,
         /// Move the pods off a node before its k3s is restarted, and let them back when it is Ready.
-        optional drain: Flag = false,
+        optional drain: Flag = ROLLOUT.drain,
     }
 }
 
@@ -64,10 +65,10 @@ object! {
     /// The private network in which the nodes meet.
     NetworkFile {
         /// Its addresses; the first one is the host's, the gateway.
-        optional cidr: Cidr = "192.168.56.0/24",
+        optional cidr: Cidr = CIDR,
         /// Network cards per machine on libvirt: 1, or 2 with Vagrant's own first. VirtualBox always
         /// has 2.
-        optional nics: Count<1, 2> = 1,
+        optional nics: Count<1, 2> = NICS,
     }
 }
 
@@ -99,7 +100,7 @@ object! {
     /// Which k3s, and how it is set up.
     K3sFile {
         /// A release channel: stable, latest, testing or a minor version such as v1.34.
-        optional channel: Channel = "stable",
+        optional channel: Channel = CHANNEL,
         /// One release, e.g. v1.34.1+k3s1, instead of a channel.
         optional version: Version,
         /// A name or address of your own, with a port if it is not 6443, at which the API answers
@@ -239,21 +240,21 @@ object! {
     /// How long to wait for what, e.g. 90s, 5m or 1h30m.
     TimeoutsFile {
         /// From power-on to an address.
-        optional boot: Time = "5m",
+        optional boot: Time = written(TIMEOUTS.boot),
         /// From an address to a login.
-        optional ssh: Time = "2m",
+        optional ssh: Time = written(TIMEOUTS.ssh),
         /// The installer.
-        optional install: Time = "5m",
+        optional install: Time = written(TIMEOUTS.install),
         /// From the start of the server to an answering API.
-        optional server_ready: Time = "5m",
+        optional server_ready: Time = written(TIMEOUTS.server_ready),
         /// From the start of a node's k3s to a Ready node.
-        optional node_ready: Time = "3m",
+        optional node_ready: Time = written(TIMEOUTS.node_ready),
         /// One download.
-        optional download: Time = "10m",
+        optional download: Time = written(TIMEOUTS.download),
         /// A provisioner on one node.
-        optional provision: Time = "30m",
+        optional provision: Time = written(TIMEOUTS.provision),
         /// From the applied manifests to running applications.
-        optional rollout: Time = "5m",
+        optional rollout: Time = written(TIMEOUTS.rollout),
     }
 }
 
@@ -261,10 +262,10 @@ object! {
     /// How often a step is tried when its error may pass.
     RetryFile {
         /// In all.
-        optional attempts: Count<1, 20> = 3,
+        optional attempts: Count<1, 20> = RETRY.attempts,
         /// The pause before the second attempt; it doubles each time.
-        optional backoff: Time = "2s",
+        optional backoff: Time = written(RETRY.backoff),
         /// The longest pause.
-        optional max_backoff: Time = "30s",
+        optional max_backoff: Time = written(RETRY.max_backoff),
     }
 }

@@ -1,5 +1,6 @@
 //! The spec that `p1 init` writes: complete, small, and explained where one would want to change it.
 
+use super::defaults::{self, RETRY, TIMEOUTS, written};
 use super::schema::SCHEMA_FILE;
 use super::value::to_label;
 use super::{ProviderChoice, Role};
@@ -26,7 +27,7 @@ impl Default for Init {
             servers: 1,
             workers: 2,
             provider: ProviderChoice::Auto,
-            cidr: "192.168.56.0/24".to_owned(),
+            cidr: defaults::CIDR.to_owned(),
         }
     }
 }
@@ -47,8 +48,20 @@ pub fn init(options: &Init) -> String {
     };
     // A name of digits alone would be a number.
     let name = if name.bytes().all(|b| b.is_ascii_digit()) { format!("\"{name}\"") } else { name.clone() };
-    let servers = nodes(Role::Server, *servers, 2, 2048);
-    let workers = nodes(Role::Worker, *workers, 1, 1024);
+    let (servers, workers) = (nodes(Role::Server, *servers), nodes(Role::Worker, *workers));
+    let t = TIMEOUTS;
+    let timeouts = [
+        ("boot", t.boot),
+        ("ssh", t.ssh),
+        ("install", t.install),
+        ("server_ready", t.server_ready),
+        ("node_ready", t.node_ready),
+        ("download", t.download),
+        ("rollout", t.rollout),
+    ];
+    let timeouts = timeouts.map(|(key, time)| format!("{key}: {}", written(time))).join(", ");
+    let (first, most) = (written(RETRY.backoff), written(RETRY.max_backoff));
+    let retry = format!("attempts: {}, backoff: {first}, max_backoff: {most}", RETRY.attempts);
     format!(
         "# yaml-language-server: $schema=./{SCHEMA_FILE}
 #
@@ -61,7 +74,7 @@ name: {name}
 provider: {provider}
 
 # What they start from: a definition in boxes/, {{path: my.box}}, or {{url: .., sha256: ..}}.
-box: debian-12
+box: {image}
 
 network:
   # The nodes' private network. Its first address is this host's.
@@ -78,7 +91,7 @@ nodes:
 
 k3s:
   # stable, latest, testing, or a minor version such as v1.34.
-  channel: stable
+  channel: {channel}
   # Or one release:
   # version: v1.34.1+k3s1
 
@@ -105,14 +118,17 @@ k3s:
 # manifests: [apps/]
 
 # How long to wait for what, and how often a step is tried when its error may pass.
-# timeouts: {{boot: 5m, ssh: 2m, install: 5m, server_ready: 5m, node_ready: 3m, download: 10m, rollout: 5m}}
-# retry: {{attempts: 3, backoff: 2s, max_backoff: 30s}}
+# timeouts: {{{timeouts}}}
+# retry: {{{retry}}}
 ",
+        image = defaults::BOX,
+        channel = defaults::CHANNEL,
         ip = example_address(cidr),
     )
 }
 
-fn nodes(role: Role, count: u32, cpus: u32, memory: u32) -> String {
+fn nodes(role: Role, count: u32) -> String {
+    let (cpus, memory) = defaults::size(role);
     match count {
         0 => String::new(),
         1 => format!("  - {{name: {role}, role: {role}, cpus: {cpus}, memory: {memory}}}\n"),

@@ -9,6 +9,7 @@
 //! what was left out, and `validate` looks at what has to go together. All of them write what they
 //! find into a `report`.
 
+pub mod defaults;
 mod digest;
 mod file;
 mod here;
@@ -293,39 +294,39 @@ impl Verify {
 /// Bounds of the long waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
-    /// From power-on to an address. Default 5 min.
+    /// From power-on to an address.
     pub boot: Duration,
-    /// From an address to a login. Default 2 min.
+    /// From an address to a login.
     pub ssh: Duration,
-    /// The installer. Default 5 min.
+    /// The installer.
     pub install: Duration,
-    /// From the start of a server's unit to an answering API. Default 5 min.
+    /// From the start of a server's unit to an answering API.
     pub server_ready: Duration,
-    /// From the start of a worker's unit, or a server's API, to a Ready node. Default 3 min.
+    /// From the start of a worker's unit, or a server's API, to a Ready node.
     pub node_ready: Duration,
-    /// One download. Default 10 min.
+    /// One download.
     pub download: Duration,
-    /// A provisioner on one node. Default 30 min.
+    /// A provisioner on one node.
     pub provision: Duration,
-    /// From the applied manifests to running applications. Default 5 min.
+    /// From the applied manifests to running applications.
     pub rollout: Duration,
 }
 
 /// How often a step is tried when its error may pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Retry {
-    /// In all. Default 3.
+    /// In all.
     pub attempts: u32,
-    /// Before the second; doubled each time. Default 2 s.
+    /// Before the second; doubled each time.
     pub backoff: Duration,
-    /// At most. Default 30 s.
+    /// At most.
     pub max_backoff: Duration,
 }
 
 /// How nodes that run are restarted: servers one by one, then workers in batches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rollout {
-    /// So many workers at a time. Default 3.
+    /// So many workers at a time.
     pub workers: u32,
     /// Move the pods off a node before its k3s is restarted. Default false.
     pub drain: bool,
@@ -334,34 +335,6 @@ pub struct Rollout {
 impl Rollout {
     fn is_default(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-impl Default for Rollout {
-    fn default() -> Self {
-        Self { workers: 3, drain: false }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let minutes = |n: u64| Duration::from_secs(60 * n);
-        Self {
-            boot: minutes(5),
-            ssh: minutes(2),
-            install: minutes(5),
-            server_ready: minutes(5),
-            node_ready: minutes(3),
-            download: minutes(10),
-            provision: minutes(30),
-            rollout: minutes(5),
-        }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { attempts: 3, backoff: Duration::from_secs(2), max_backoff: Duration::from_secs(30) }
     }
 }
 

@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use ipnet::Ipv4Net;
 use serde_yaml::Value as YamlValue;
 
+use super::defaults;
 use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
@@ -18,9 +18,6 @@ use super::{
     provision, validate,
 };
 
-/// The network of a spec that names none; VirtualBox allows it without being configured
-/// (192.168.56.0/21 since 6.1.28).
-const CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 168, 56, 0), 24);
 /// More machines than this are a slip of the finger.
 pub(super) const MOST_NODES: usize = 250;
 
@@ -88,10 +85,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let node_role = draft.role?;
         let layers = [common, role(node_role), draft.file.config.value()];
         let mut config = layered(&layers, node_role);
-        let (cpus, memory) = match node_role {
-            Role::Server => (2, 2048),
-            Role::Worker => (1, 1024),
-        };
+        let (cpus, memory) = defaults::size(node_role);
         let mut labels = taken(&mut config, "node-label");
         labels.extend(draft.file.labels.value().map(|l| l.0.clone()).unwrap_or_default());
         let mut taints = taken(&mut config, "node-taint");
@@ -111,7 +105,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     Some(Cluster {
         name: file.name.value()?.0.clone(),
         provider: file.provider.value().copied().unwrap_or_default(),
-        image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition("debian-12".to_owned())),
+        image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition(defaults::BOX.to_owned())),
         network: network?,
         disposable: file.disposable.value().is_some_and(|f| f.0),
         autostart: file.autostart.value().is_some_and(|f| f.0),
@@ -135,7 +129,7 @@ fn listed<T>(field: &Field<Vec<Option<At<T>>>>) -> impl Iterator<Item = &T> {
 
 /// `None` if a part of it is bad.
 fn network(field: &Field<NetworkFile>) -> Option<Network> {
-    let default = Network { cidr: Ipv4Net::new(CIDR.0, CIDR.1).expect("a valid prefix"), nics: 1 };
+    let default = Network { cidr: defaults::CIDR.parse().expect("a network"), nics: defaults::NICS };
     match field {
         Field::Missing => Some(default),
         Field::Bad => None,
@@ -282,7 +276,7 @@ fn last_of_each(items: Vec<String>, key: impl Fn(&str) -> &str) -> Vec<String> {
 fn k3s(field: &Field<K3sFile>) -> K3s {
     let Some(file) = field.value() else {
         return K3s {
-            release: Release::Channel("stable".to_owned()),
+            release: Release::Channel(defaults::CHANNEL.to_owned()),
             endpoint: None,
             token: None,
             registries: Yaml::new(),
@@ -291,7 +285,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
     };
     let release = match (file.version.value(), file.channel.value()) {
         (Some(version), _) => Release::Version(version.0.clone()),
-        (None, channel) => Release::Channel(channel.map_or("stable".to_owned(), |c| c.0.clone())),
+        (None, channel) => Release::Channel(channel.map_or(defaults::CHANNEL.to_owned(), |c| c.0.clone())),
     };
     let artifacts = file.artifacts.value().map_or_else(Artifacts::default, |a| Artifacts {
         binary: a.binary.value().cloned(),
