@@ -341,14 +341,8 @@ fn parts(archive: &[u8]) -> impl Iterator<Item = Result<(&str, &[u8]), String>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::fixture::cluster;
     use proptest::prelude::*;
-
-    fn cluster(workers: usize) -> Cluster {
-        let text = format!(
-            "name: iot\nnodes: [{{name: server, role: server}}, {{name: worker, count: {workers}}}]\n"
-        );
-        crate::spec::parse(&text, std::path::Path::new("/base/cluster.yaml")).unwrap().cluster
-    }
 
     fn backup(len: usize) -> Backup {
         let k3s = Some("v1.34.1+k3s1".to_owned());

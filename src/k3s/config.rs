@@ -133,46 +133,11 @@ pub fn registries_yaml(cluster: &Cluster) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Artifacts, BoxRef, K3s, Network, ProviderChoice, Release, Retry, Timeouts, Yaml};
+    use crate::spec::fixture;
 
     fn node(name: &str, role: Role, last: u8, config: &str) -> Node {
-        Node {
-            name: name.into(),
-            role,
-            ip: [192, 168, 56, last].into(),
-            cpus: 1,
-            memory: 1024,
-            labels: Vec::new(),
-            taints: Vec::new(),
-            config: serde_yaml::from_str(config).unwrap(),
-        }
-    }
-
-    fn cluster(nodes: Vec<Node>) -> Cluster {
-        Cluster {
-            name: "iot".into(),
-            provider: ProviderChoice::Auto,
-            image: BoxRef::Definition("debian-12".into()),
-            network: Network { cidr: "192.168.56.0/24".parse().unwrap(), nics: 1 },
-            disposable: false,
-            autostart: false,
-            nodes,
-            k3s: K3s {
-                release: Release::Channel("stable".into()),
-                endpoint: None,
-                token: None,
-                registries: Yaml::new(),
-                artifacts: Artifacts::default(),
-            },
-            provision: Vec::new(),
-            namespaces: vec![],
-            manifests: vec![],
-            verify: Default::default(),
-            timeouts: Timeouts::default(),
-            retry: Retry::default(),
-            rollout: Default::default(),
-            base: "/".into(),
-        }
+        let config = serde_yaml::from_str(config).unwrap();
+        Node { config, ..fixture::node(name, role, [192, 168, 56, last]) }
     }
 
     fn tokens() -> Tokens {
@@ -191,7 +156,7 @@ mod tests {
         );
         server.labels = vec!["tier=control".into()];
         server.taints = vec!["only=control:NoSchedule".into()];
-        let cluster = cluster(vec![server]);
+        let cluster = fixture::of(vec![server]);
         insta::assert_snapshot!(config_yaml(&cluster, &cluster.nodes[0], "enp1s0", &tokens(), &Join::Alone), @r#"
         # Written by p1; changes are overwritten by the next `p1 up`.
         node-name: server
@@ -224,7 +189,7 @@ mod tests {
     #[test]
     fn a_worker_joins_the_first_server_with_the_agent_token_only() {
         let nodes = vec![node("server", Role::Server, 110, "{}"), node("worker", Role::Worker, 111, "{}")];
-        let cluster = cluster(nodes);
+        let cluster = fixture::of(nodes);
         let join = Join::Server(server_url(&cluster.nodes[0]));
         let text = config_yaml(&cluster, &cluster.nodes[1], "eth1", &tokens(), &join);
         insta::assert_snapshot!(text, @r#"
@@ -240,7 +205,7 @@ mod tests {
 
     #[test]
     fn servers_know_each_other_and_the_endpoint() {
-        let mut cluster = cluster(vec![
+        let mut cluster = fixture::of(vec![
             node("a", Role::Server, 110, "{cluster-init: true}"),
             node("b", Role::Server, 111, "{cluster-init: true}"),
         ]);
@@ -259,7 +224,7 @@ mod tests {
 
     #[test]
     fn registries_are_passed_on_or_absent() {
-        let mut cluster = cluster(vec![node("server", Role::Server, 110, "{}")]);
+        let mut cluster = fixture::of(vec![node("server", Role::Server, 110, "{}")]);
         assert_eq!(registries_yaml(&cluster), None);
         cluster.k3s.registries =
             serde_yaml::from_str("{mirrors: {'*': {endpoint: ['https://mirror.lan:5000']}}}").unwrap();

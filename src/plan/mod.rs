@@ -517,53 +517,9 @@ fn only_if_served(steps: &mut [Step], shapes: &[Shape]) {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    pub(crate) fn cluster(workers: usize) -> Cluster {
-        sized(1, workers)
-    }
-
-    pub(crate) fn sized(servers: usize, workers: usize) -> Cluster {
-        use crate::spec::{K3s, Network, ProviderChoice, Release};
-        let node = |name: String, role, i: u8| Node {
-            name,
-            role,
-            ip: [192, 168, 56, 110 + i].into(),
-            cpus: 1,
-            memory: 1024,
-            labels: vec![],
-            taints: vec![],
-            config: Default::default(),
-        };
-        let mut nodes = vec![node("server".into(), Role::Server, 0)];
-        nodes.extend((2..=servers).map(|i| node(format!("server-{i}"), Role::Server, 100 + i as u8)));
-        nodes.extend((1..=workers).map(|i| node(format!("worker-{i}"), Role::Worker, i as u8)));
-        Cluster {
-            name: "iot".into(),
-            provider: ProviderChoice::Libvirt,
-            image: crate::spec::BoxRef::Definition("debian-12".into()),
-            network: Network { cidr: "192.168.56.0/24".parse().unwrap(), nics: 1 },
-            disposable: false,
-            autostart: false,
-            nodes,
-            k3s: K3s {
-                release: Release::Channel("stable".into()),
-                endpoint: None,
-                token: None,
-                registries: Default::default(),
-                artifacts: Default::default(),
-            },
-            provision: vec![],
-            namespaces: vec![],
-            manifests: vec![],
-            verify: Default::default(),
-            timeouts: Default::default(),
-            retry: Default::default(),
-            rollout: Default::default(),
-            base: "/base".into(),
-        }
-    }
+    use crate::spec::fixture::{cluster, sized};
 
     const SHAPES: &[Shape] = &[
         Shape { name: "files", title: "f", scope: Scope::Cluster, after: &[], serves: true },

@@ -1238,7 +1238,7 @@ mod tests {
         let host =
             Host { mac: "52:54:00:0a:0b:0c".into(), name: "server".into(), ip: "192.168.56.110".into() };
         assert_eq!(layout.hosts, [host]);
-        let cluster = crate::providers::testing::cluster("iot", "192.168.56.0/24", &["server"]);
+        let cluster = crate::spec::fixture::named("iot", "192.168.56.0/24", &["server"]);
         assert_eq!(layout.differs(&cluster), None);
         let changed = |from: &str, to: &str| Layout::read(&xml.replace(from, to)).differs(&cluster).unwrap();
         assert_eq!(changed("56.1'", "57.1'"), "192.168.57.0/24, the spec 192.168.56.0/24");
@@ -1251,7 +1251,7 @@ mod tests {
 
     #[test]
     fn an_owner_is_put_into_a_network_and_read_back_and_nothing_else_is_changed() {
-        let cluster = crate::providers::testing::cluster("iot", "192.168.56.0/24", &["server"]);
+        let cluster = crate::spec::fixture::named("iot", "192.168.56.0/24", &["server"]);
         let owner = |folder: &str| Owner { cluster: "iot".into(), id: "1".into(), folder: folder.into() };
         let (one, two) = (owner("/a/it's #{b}/.p1/iot"), owner("/c/.p1/iot"));
         let bare = network_xml(&cluster, None).unwrap();

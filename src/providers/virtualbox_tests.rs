@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::explain::Explain;
-use crate::providers::testing::cluster;
+use crate::spec::fixture::named as cluster;
 
 /// Linked to rather than written: a script that another thread's fork still holds open for writing
 /// cannot be run (ETXTBSY).

@@ -12,6 +12,8 @@
 pub mod defaults;
 mod digest;
 mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod here;
 mod init;
 mod k3s_keys;

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn it_is_asked_for_or_was_p1s_or_is_left_alone() {
         let told = |wanted: bool, ours: bool, hosting: Option<Hosting>, exists: bool| {
-            let mut cluster = crate::plan::tests::cluster(1);
+            let mut cluster = crate::spec::fixture::cluster(1);
             cluster.autostart = wanted;
             let node = cluster.nodes[0].clone();
             let mut seen = Seen::default();

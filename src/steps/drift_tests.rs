@@ -150,7 +150,7 @@ struct Spec {
 
 impl Spec {
     fn cluster(&self) -> Cluster {
-        let mut cluster = crate::plan::tests::cluster(1);
+        let mut cluster = crate::spec::fixture::cluster(1);
         let [cidr, nics, image, version, provider] = self.other;
         cluster.network.cidr = if cidr { "192.168.0.0/16" } else { "192.168.56.0/24" }.parse().unwrap();
         cluster.network.nics = if nics { 2 } else { 1 };
@@ -329,7 +329,7 @@ proptest! {
 /// One thing is changed in a cluster that is as it should be, and found under its name.
 #[test]
 fn what_somebody_did_is_found() {
-    let mut cluster = crate::plan::tests::cluster(2);
+    let mut cluster = crate::spec::fixture::cluster(2);
     cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
     let found = |change: fn(&mut Seen)| {
         let mut seen = look_with(&cluster, reality(&cluster));
@@ -393,7 +393,7 @@ fn what_somebody_did_is_found() {
 #[test]
 fn what_is_lost_is_said() {
     let old = {
-        let mut cluster = crate::plan::tests::cluster(1);
+        let mut cluster = crate::spec::fixture::cluster(1);
         cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
         cluster
     };
@@ -412,7 +412,7 @@ fn what_is_lost_is_said() {
 #[test]
 fn a_silent_server_takes_the_data_with_it_and_keeps_none() {
     let with = |servers: usize| {
-        let mut cluster = crate::plan::tests::cluster(1);
+        let mut cluster = crate::spec::fixture::cluster(1);
         cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
         let first = cluster.nodes[0].clone();
         for i in 1..servers {

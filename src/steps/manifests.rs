@@ -802,9 +802,9 @@ fn leaving(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::cluster;
     use crate::providers::Machine;
     use crate::spec::Namespace;
+    use crate::spec::fixture::cluster;
     use crate::steps::Seen;
 
     fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {

@@ -175,7 +175,7 @@ mod tests {
         there: &[(&str, &str)],
         tainted: &[&str],
     ) -> Check {
-        let mut cluster = crate::plan::tests::cluster(0);
+        let mut cluster = crate::spec::fixture::cluster(0);
         cluster.nodes[0].labels = labels.iter().map(|l| (*l).to_owned()).collect();
         cluster.nodes[0].taints = taints.iter().map(|l| (*l).to_owned()).collect();
         let mut facts = NodeFacts::default();

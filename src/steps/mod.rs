@@ -406,10 +406,11 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::fixture;
 
     fn former(name: &str, last: u8) -> Node {
         let ip = [192, 168, 56, last].into();
-        Node { name: name.into(), ip, ..plan::tests::cluster(1).nodes[1].clone() }
+        Node { name: name.into(), ip, ..fixture::cluster(1).nodes[1].clone() }
     }
 
     /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.
@@ -417,7 +418,7 @@ mod tests {
     fn every_verb_makes_a_plan() {
         for verb in VERBS {
             for workers in [0, 3] {
-                let cluster = plan::tests::cluster(workers);
+                let cluster = fixture::cluster(workers);
                 let (seen, leaving) = (Seen::default(), [cluster.nodes[0].clone(), former("old", 250)]);
                 let view = View::new(&cluster, &seen);
                 let plan = verb.plan_with(&view, &[], &leaving, &|_, _| Check::Needed("x".into()));
@@ -430,7 +431,7 @@ mod tests {
     #[test]
     fn k3s_is_installed_behind_the_provisioners_before_it_and_ready_before_those_after_it() {
         use crate::spec::{ProvisionType, Provisioner, Slot};
-        let mut cluster = plan::tests::cluster(1);
+        let mut cluster = fixture::cluster(1);
         let one = |name: &str, when| Provisioner {
             name: name.into(),
             kind: ProvisionType::Shell,
@@ -475,7 +476,7 @@ mod tests {
 
     #[test]
     fn in_a_fresh_cluster_nothing_waits_for_what_k3s_waits_for_itself() {
-        let cluster = plan::tests::sized(3, 2);
+        let cluster = fixture::sized(3, 2);
         let up = Verb::find("up").unwrap();
         let plan = up.plan(&View::new(&cluster, &Seen::default()), &[]);
         for worker in ["worker-1", "worker-2"] {
@@ -513,7 +514,7 @@ mod tests {
 
     #[test]
     fn the_next_k3s_is_everywhere_before_the_first_turn() {
-        let cluster = plan::tests::sized(3, 2);
+        let cluster = fixture::sized(3, 2);
         let mut seen = Seen::default();
         seen.nodes.extend(cluster.nodes.iter().map(|n| (n.name.clone(), serving())));
         for verb in ["up", "upgrade"] {
@@ -533,7 +534,7 @@ mod tests {
     /// One that a run before has made already: those whose turn comes after it wait for it all the same.
     #[test]
     fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
-        let cluster = plan::tests::sized(3, 0);
+        let cluster = fixture::sized(3, 0);
         let mut seen = Seen { kubeconfig: true, leaving: vec![cluster.nodes[2].clone()], ..Seen::default() };
         for server in &cluster.nodes[..2] {
             seen.nodes.insert(server.name.clone(), serving());

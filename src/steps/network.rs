@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_for_prepared_that_was_not_looked_at() {
-        let cluster = crate::plan::tests::cluster(1);
+        let cluster = crate::spec::fixture::cluster(1);
         let says = |prepared| {
             // As it is after the box step has run in the same run.
             let seen = Seen { box_ready: true, prepared, ..Seen::default() };

@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_ready_node_whose_k3s_is_not_there_is_asked_again() {
-        let cluster = crate::plan::tests::cluster(0);
+        let cluster = crate::spec::fixture::cluster(0);
         let node = &cluster.nodes[0];
         let status = NodeStatus {
             name: node.name.clone(),
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_node_counts_only_ready_at_its_address_and_version() {
-        let cluster = crate::plan::tests::cluster(0);
+        let cluster = crate::spec::fixture::cluster(0);
         let node = &cluster.nodes[0];
         let good = NodeStatus {
             name: node.name.clone(),

@@ -276,7 +276,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::cluster;
+    use crate::spec::fixture::cluster;
     use crate::steps::Seen;
     use crate::steps::manifests::Apps;
 

@@ -156,7 +156,7 @@ mod tests {
     }
 
     use crate::api::NodeStatus;
-    use crate::plan::tests::sized;
+    use crate::spec::fixture::sized;
     use crate::steps::Seen;
 
     /// What is said of a cluster of one server and one worker at these versions.

@@ -485,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_memory_is_named() {
-        let cluster = crate::plan::tests::cluster(1);
+        let cluster = crate::spec::fixture::cluster(1);
         assert!(unfit(&cluster, &machines(&["server", "worker-1"])).is_none());
         let cause = |machines| unfit(&cluster, &machines).unwrap().failure.cause;
         assert!(cause(machines(&["server"])).contains("`worker-1` does not exist"));

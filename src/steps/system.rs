@@ -165,7 +165,7 @@ fn warnings(facts: &NodeFacts, node: &Node) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::cluster;
+    use crate::spec::fixture::cluster;
     use crate::steps::Seen;
 
     fn good(node: &Node) -> NodeFacts {

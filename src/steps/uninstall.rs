@@ -187,7 +187,7 @@ fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::cluster;
+    use crate::spec::fixture::cluster;
     use crate::steps::Seen;
 
     #[test]

@@ -814,7 +814,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::cluster;
+    use crate::spec::fixture::cluster;
     use crate::steps::{Seen, Verb};
 
     #[test]

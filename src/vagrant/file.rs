@@ -104,7 +104,7 @@ pub fn readable(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::testing::cluster;
+    use crate::spec::fixture::named as cluster;
     use crate::spec::{ProvisionType, Slot};
 
     fn ansible(name: &str, kind: ProvisionType, settings: serde_json::Value) -> Provisioner {

@@ -6,8 +6,8 @@ use crate::host::fix;
 use crate::host::libvirt::{Link, Network};
 use crate::host::net::{Address, Route};
 use crate::host::vagrant::Plugin;
-use crate::providers::testing::cluster;
 use crate::spec::Cluster;
+use crate::spec::fixture::named as cluster;
 use semver::Version;
 
 fn ask(host: &Host, kind: Kind, cluster: Option<&Cluster>) -> Vec<Finding> {
