@@ -133,7 +133,7 @@ fn a_cluster_lives_and_leaves_nothing() {
     });
     life.phase("the host loses its power, and comes back without p1", |life| {
         let boots = life.on_nodes(BOOT);
-        // Each is acknowledged when it is on the disk, by the node's word.
+        // Each is acknowledged when it is on the disk, by the node's word. (With `disposable: true` the file is gone.)
         let write = "for i in 1 2 3 4 5 6 7 8; do echo $i >>/root/acked; sync /root/acked && echo $i; done";
         let acked = life.on_nodes(write);
         assert_eq!(acked["server"], "1\n2\n3\n4\n5\n6\n7\n8");
@@ -146,6 +146,23 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(300, &["up"]).ok();
     });
 
+    life.phase("a worker never gets its address, and retry switches it off and on", |life| {
+        let card = life.virsh(&["domiflist", "p1-life-worker"]);
+        let mac = card.iter().find_map(|l| l.split_whitespace().find(|w| w.contains(':'))).unwrap();
+        life.p1(180, &["stop", "worker"]).ok();
+        life.virsh(&["domif-setlink", "p1-life-worker", mac, "down", "--config"]);
+        life.edit("boot: 15m", "boot: 40s");
+        let out = life.p1(240, &["up", "worker"]);
+        out.says(1, "did not answer at");
+        out.says(1, "virsh -c qemu:///system console p1-life-worker");
+        out.says(1, "Reached target");
+        assert_eq!(mode(&life.state().join("console/worker.log")), 0o600);
+        // From its next start on.
+        life.virsh(&["domif-setlink", "p1-life-worker", mac, "up", "--config"]);
+        life.edit("boot: 40s", "boot: 15m");
+        life.p1(600, &["retry"]).says(0, "it is switched off and on");
+        life.is_ready_at(VERSION);
+    });
     life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
         life.virsh(&["pool-destroy", "default"]);
@@ -569,7 +586,7 @@ impl Lab {
         lab
     }
 
-    /// All that runs in it is gone at once, and it comes up again as a host does.
+    /// All that runs in it is gone at once, with what was not flushed to its disk, and it comes up again as a host does.
     fn power_cut(&self) {
         for verb in ["crash", "boot"] {
             Done(bounded(120).arg(lab_script()).args([verb, &self.0]).output().unwrap()).ok();

@@ -23,8 +23,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts the program, again after each pause as long as it ends without a word that `counts`. `heard` gets
-    /// what it prints, as it comes.
+    /// Starts the program, again after each pause as long as it ends without a word that `heard` counts. That gets
+    /// what it prints, as it comes, and nothing (an empty part) when the program is started.
     pub fn start(
         line: Vec<String>,
         pause: Duration,
@@ -35,6 +35,7 @@ impl Follower {
         let reader = thread::Builder::new().name("console".to_owned()).spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 let Some((mut child, mut terminal)) = spawn(&line) else { return };
+                heard(&[]);
                 let counted = read(&mut terminal, &ended, &mut heard);
                 // Its whole group: nothing of it may outlive this.
                 let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
@@ -113,8 +114,12 @@ mod tests {
         let line = ["sh", "-c", &script].map(str::to_owned).to_vec();
         let follower = Follower::start(line, Duration::from_millis(10), move |part| {
             tell.send(String::from_utf8_lossy(part).into_owned()).unwrap();
-            true
+            !part.is_empty()
         });
+        // Each start is told.
+        for _ in 0..2 {
+            assert_eq!(heard.recv_timeout(Duration::from_secs(60)).unwrap(), "");
+        }
         let text = heard.recv_timeout(Duration::from_secs(60)).unwrap();
         let pid: i32 = text.trim().strip_prefix("one ").unwrap().parse().unwrap();
         let begun = Instant::now();

@@ -37,9 +37,11 @@ pub fn keep(world: &World, node: &Node, new: bool) -> Option<Follower> {
 
 struct Log {
     path: PathBuf,
-    /// Without what virsh says itself.
-    begun: bool,
+    /// Whether virsh has said what it says itself, which is not kept.
+    opened: bool,
     head: Vec<u8>,
+    /// Whether the machine has said anything since virsh was started last.
+    heard: bool,
     last: VecDeque<u8>,
     written: usize,
 }
@@ -49,13 +51,26 @@ impl Log {
         files::dir(path.parent().unwrap_or(Path::new(".")))?;
         let before = if new { Vec::new() } else { fs::read(&path).unwrap_or_default() };
         files::write(&path, &before, 0o600)?;
-        Ok(Self { path, begun: false, head: Vec::new(), written: before.len(), last: before.into() })
+        Ok(Self {
+            path,
+            opened: false,
+            head: Vec::new(),
+            heard: false,
+            written: before.len(),
+            last: before.into(),
+        })
     }
 
-    /// Whether the machine is heard.
+    /// Whether the machine is heard. An empty part: virsh was started anew. On a machine that is only just starting it
+    /// says its own words and then that it has no console yet (`PTY device is not yet assigned`).
     fn take(&mut self, part: &[u8]) -> bool {
+        if part.is_empty() {
+            (self.opened, self.heard) = (false, false);
+            self.head.clear();
+            return false;
+        }
         let mut part = part.to_vec();
-        if !self.begun {
+        if !self.opened {
             self.head.extend_from_slice(&part);
             let text = String::from_utf8_lossy(&self.head);
             let own = text.find(OPENING).and_then(|at| Some(at + text[at..].find('\n')? + 1));
@@ -64,8 +79,12 @@ impl Log {
                 return false;
             };
             part = text[own..].as_bytes().to_vec();
-            self.begun = true;
+            self.opened = true;
         }
+        if !self.heard && part.trim_ascii().is_empty() {
+            return false;
+        }
+        self.heard = true;
         self.last.extend(&part);
         let over = self.last.len().saturating_sub(KEEP);
         self.last.drain(..over);
@@ -201,6 +220,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console/worker.log");
         let mut log = Log::open(path.clone(), true).unwrap();
+        log.take(b"");
+        assert!(!log.take(b"Connected to domain 'p1-x-worker'\r\nEscape character is ^] (Ctrl + ])\r\n"));
+        assert!(!log.take(b"\r\n"), "virsh ends: the machine has no console yet");
+        log.take(b"");
         assert!(!log.take(b"Connected to domain 'p1-x-worker'\r\nEscape character"));
         assert!(log.take(b" is ^] (Ctrl + ])\r\nbooting\r\n"));
         assert_eq!(fs::read(&path).unwrap(), b"booting\r\n");
