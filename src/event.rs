@@ -30,6 +30,94 @@ pub struct Event {
     pub kind: Kind,
 }
 
+/// The verbs that run steps, by the names that journals have: one that was given stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VerbName {
+    /// `p1 up`.
+    Up,
+    /// `p1 replace`.
+    Replace,
+    /// `p1 upgrade`.
+    Upgrade,
+    /// `p1 start`.
+    Start,
+    /// `p1 verify`.
+    Verify,
+    /// `p1 stop`.
+    Stop,
+    /// `p1 killall`.
+    Killall,
+    /// `p1 uninstall`.
+    Uninstall,
+    /// `p1 destroy`.
+    Destroy,
+    /// `p1 backup`.
+    Backup,
+    /// `p1 restore`.
+    Restore,
+    /// `p1 restore --undo`.
+    UndoRestore,
+    /// `p1 snapshot save`.
+    SaveSnapshot,
+    /// `p1 snapshot restore`.
+    RestoreSnapshot,
+    /// `p1 snapshot delete`.
+    DeleteSnapshot,
+}
+
+impl VerbName {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Up,
+        Self::Replace,
+        Self::Upgrade,
+        Self::Start,
+        Self::Verify,
+        Self::Stop,
+        Self::Killall,
+        Self::Uninstall,
+        Self::Destroy,
+        Self::Backup,
+        Self::Restore,
+        Self::UndoRestore,
+        Self::SaveSnapshot,
+        Self::RestoreSnapshot,
+        Self::DeleteSnapshot,
+    ];
+
+    /// As it stands on the command line and in journals.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Replace => "replace",
+            Self::Upgrade => "upgrade",
+            Self::Start => "start",
+            Self::Verify => "verify",
+            Self::Stop => "stop",
+            Self::Killall => "killall",
+            Self::Uninstall => "uninstall",
+            Self::Destroy => "destroy",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::UndoRestore => "restore --undo",
+            Self::SaveSnapshot => "snapshot save",
+            Self::RestoreSnapshot => "snapshot restore",
+            Self::DeleteSnapshot => "snapshot delete",
+        }
+    }
+
+    /// The verb of that name; none for one of a newer p1.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verb| verb.as_str() == name)
+    }
+}
+
+impl std::fmt::Display for VerbName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -40,7 +128,8 @@ pub enum Kind {
         run: String,
         /// The cluster's name.
         cluster: String,
-        /// The verb: `up`, `destroy`; a retry has the verb of the run it goes on with.
+        /// The name of the verb ([`VerbName`], or that of a newer p1); a retry has the verb of the run it goes on
+        /// with.
         verb: String,
         /// The id of the run that is gone on with.
         retry_of: Option<String>,

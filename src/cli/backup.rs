@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::providers::State as Power;
 use crate::spec::Cluster;
 use crate::state::State;
@@ -26,7 +27,7 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
         let what = format!("there is no folder for {}", path.display());
         return Err(Fail::new(code::USAGE, what, "Make it, or write the backup elsewhere."));
     }
-    change(context, cluster, "backup", path, &|world| {
+    change(context, cluster, VerbName::Backup, path, &|world| {
         let seen = world.seen();
         let state =
             |s: &crate::spec::Node| seen.machines.get(&s.name).map_or(Power::Absent, |m| m.state.clone());
@@ -45,7 +46,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
     let cluster = context.spec()?;
     on_its_servers(&cluster)?;
     let path = absolute(path)?;
-    change(context, cluster, "restore", path, &|world| {
+    change(context, cluster, VerbName::Restore, path, &|world| {
         let backup = restore::read(world).map_err(|t| Fail { code: code::USAGE, ..t.into() })?;
         let seen = world.seen();
         for node in &world.cluster.nodes {
@@ -81,10 +82,10 @@ pub fn undo(context: &Context) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let state = State::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
-    let verb = Verb::find("restore --undo").expect("a verb");
+    let verb = Verb::of(VerbName::UndoRestore);
     let job = Job { verb, targets: Vec::new(), subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| match &world.seen().unfinished {
-        Some(what) if what.verb == "restore" => Ok(()),
+        Some(what) if what.verb == VerbName::Restore.as_str() => Ok(()),
         _ => Err(Fail::new(
             code::USAGE,
             "no restore is unfinished: there is nothing to be put back",
@@ -144,12 +145,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Fail> {
 fn change(
     context: &Context,
     cluster: Cluster,
-    verb: &str,
+    verb: VerbName,
     path: PathBuf,
     ready: &dyn Fn(&World) -> Result<(), Fail>,
 ) -> Result<(), Fail> {
     context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
-    let verb = Verb::find(verb).expect("a verb");
+    let verb = Verb::of(verb);
     let subject = Some(path.to_string_lossy().into_owned());
     let job = Job { verb, targets: Vec::new(), subject, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| ready(world))?;

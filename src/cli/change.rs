@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use super::context::Context;
 use super::fail::{Fail, code};
+use crate::event::VerbName;
 use crate::explain::printable;
-use crate::plan::{Check, Plan};
+use crate::plan::{Check, NodeStep, Plan};
 use crate::spec::Node;
 use crate::state::State;
 use crate::steps::{Decision, Drift, Interrupts, Mend, Refused, View, World, changes, leaver};
@@ -84,7 +85,7 @@ fn agree(
 pub fn outstanding(world: &World, steps: &[crate::event::StepInfo]) -> Vec<Node> {
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
-    let goes = steps.iter().filter(|s| s.id.ends_with("/machine"));
+    let goes = steps.iter().filter(|s| NodeStep::Machine.is(&s.id));
     let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
     let node = |name: &String| leaver(&view, name).unwrap_or_else(|| unknown(name));
     goes.filter_map(|s| s.node.as_ref()).map(node).collect()
@@ -110,10 +111,10 @@ pub fn targets(
 /// Nodes that a `replace` was to make anew and has not come to: nothing else does it.
 pub fn not_replaced(world: &World) -> Option<String> {
     let record = crate::journal::latest(&world.state.runs()).ok().flatten()?;
-    if record.verb != "replace" {
+    if VerbName::parse(&record.verb) != Some(VerbName::Replace) {
         return None;
     }
-    let left = record.outstanding().filter(|s| s.id.ends_with("/machine")).filter_map(|s| s.node.as_deref());
+    let left = record.outstanding().filter(|s| NodeStep::Machine.is(&s.id)).filter_map(|s| s.node.as_deref());
     let left: Vec<&str> = left.filter(|n| world.cluster.node(n).is_some()).collect();
     let is = if left.len() == 1 { "is" } else { "are" };
     (!left.is_empty()).then(|| {

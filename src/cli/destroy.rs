@@ -4,6 +4,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::steps::{Loss, Verb, View, World, worst};
 
 /// Removes machines, and with all of them everything of the cluster.
@@ -63,13 +64,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             _ => context.agree(&question),
         }
     };
-    let job = Job {
-        verb: Verb::find("destroy").expect("a verb"),
-        targets,
-        subject: None,
-        retry_of: None,
-        deep: false,
-    };
+    let job = Job { verb: Verb::of(VerbName::Destroy), targets, subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| ask(world))?;
     run::verdict(&report)
 }

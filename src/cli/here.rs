@@ -7,7 +7,7 @@ use crate::artifacts::{self, Bounds, Cache, Error as Artifacts, Net};
 use crate::boxes::{self, Library, Origin};
 use crate::event::VERSION;
 use crate::explain::{Explain, chain};
-use crate::plan::Plan;
+use crate::plan::{ClusterStep, Plan};
 use crate::providers::Kind;
 use crate::spec::{self, BoxRef, Cluster, Parsed, Part, Remark};
 use crate::state::State;
@@ -25,8 +25,7 @@ pub fn told(context: &Context) -> Result<Parsed, Fail> {
 
 /// A plan that needs the box or k3s' files is not begun where the spec's cannot be had.
 pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), Fail> {
-    let due = |name: &str| plan.steps.iter().any(|s| s.name == name && s.check.may_run());
-    let needs = |part: Part| due(if part == Part::Box { "box" } else { "artifacts" });
+    let needs = |part| plan.is_due(if part == Part::Box { ClusterStep::Box } else { ClusterStep::Artifacts });
     let look = |cluster: &Cluster| {
         // A file is read when its step comes, and then Vagrant says more about it.
         let file = matches!(cluster.image, BoxRef::Path(_));

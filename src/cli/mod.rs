@@ -48,6 +48,7 @@ mod verify;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use crate::event::VerbName;
 use crate::os::Cancel;
 use crate::ui::{Format, Paint, Tone, wording};
 use args::{Cli, Verb};
@@ -114,14 +115,14 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
         Verb::Logs(args) => logs::logs(context, &args),
         Verb::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),
         Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
-        Verb::Stop(args) => power::run(context, "stop", &args.nodes),
-        Verb::Start(args) => power::run(context, "start", &args.nodes),
+        Verb::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
+        Verb::Start(args) => power::run(context, VerbName::Start, &args.nodes),
         Verb::Snapshot(verb) => snapshot::run(context, verb),
         Verb::Backup { archive } => backup::save(context, archive.as_deref()),
         Verb::Restore { archive: Some(archive), .. } => backup::restore(context, &archive),
         Verb::Restore { archive: None, .. } => backup::undo(context),
-        Verb::Killall(args) => power::run(context, "killall", &args.nodes),
-        Verb::Uninstall(args) => power::run(context, "uninstall", &args.nodes),
+        Verb::Killall(args) => power::run(context, VerbName::Killall, &args.nodes),
+        Verb::Uninstall(args) => power::run(context, VerbName::Uninstall, &args.nodes),
         Verb::Replace { nodes } => replace::replace(context, &nodes),
         Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
         Verb::Artifacts(verb) => artifacts::run(context, verb),

@@ -7,6 +7,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, print, run};
+use crate::event::VerbName;
 use crate::plan::{Check, Step};
 use crate::state::State;
 use crate::steps::{Claims, Decision, Depth, Drift, Intent, Verb, decide, observe};
@@ -19,7 +20,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
-    let verb = Verb::find("up").expect("a verb");
+    let verb = Verb::of(VerbName::Up);
     let claims = Claims::look(&world)?;
     if claims.contested().is_some() {
         return Err(run::contested(&world, &claims, verb.name, &targets));

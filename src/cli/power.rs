@@ -3,15 +3,15 @@
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::providers::State as Power;
 use crate::steps::{Loss, Verb, View, worst};
 
 /// Runs the verb.
-pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> {
+pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, nodes)?;
-    let job =
-        Job { verb: Verb::find(verb).expect("a verb"), targets, subject: None, retry_of: None, deep: false };
+    let job = Job { verb: Verb::of(verb), targets, subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
         let chosen = |name: &String| seen.doomed.contains(name);
@@ -20,11 +20,11 @@ pub fn run(context: &Context, verb: &str, nodes: &[String]) -> Result<(), Fail> 
         };
         let missing: Vec<String> = seen.machines.iter().filter_map(absent).collect();
         // `start` starts what is there; making it is `up`'s business.
-        if verb == "start" && !missing.is_empty() {
+        if verb == VerbName::Start && !missing.is_empty() {
             let what = format!("there is no machine for {}", missing.join(", "));
             return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
         }
-        if verb == "uninstall" {
+        if verb == VerbName::Uninstall {
             let data = match worst(&View::new(&world.cluster, &seen), &seen.doomed) {
                 Loss::Cluster => format!(" With it goes all data of the cluster `{}`.", world.cluster.name),
                 _ => String::new(),

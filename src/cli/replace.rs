@@ -4,6 +4,7 @@ use super::context::Context;
 use super::fail::Fail;
 use super::run::{self, Job};
 use super::up::preflight;
+use crate::event::VerbName;
 use crate::steps::Verb;
 
 /// Makes nodes anew.
@@ -13,7 +14,7 @@ pub fn replace(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     // Without its only server the cluster is a new one, and everybody has to join it again.
     let ends = cluster.servers().all(|s| replace.contains(&s.name)) && cluster.servers().count() == 1;
     let targets = if ends { Vec::new() } else { replace.clone() };
-    let verb = Verb::find("replace").expect("a verb");
+    let verb = Verb::of(VerbName::Replace);
     let job = Job { verb, targets, retry_of: None, subject: None, deep: false };
     let report =
         run::replacing(context, cluster, job, &replace, &|world, plan| preflight(context, world, plan))?;

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use super::up::preflight;
+use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::state::State;
 use crate::steps::Verb;
@@ -40,7 +41,7 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
         );
         return finish(&state, &record);
     }
-    let verb = Verb::find(&record.verb).ok_or_else(|| {
+    let verb = VerbName::parse(&record.verb).map(Verb::of).ok_or_else(|| {
         let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
         Fail::new(code::USAGE, what, "Use the p1 that began it.")
     })?;
@@ -56,7 +57,8 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
 
 /// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.
 fn finish(state: &State, record: &Record) -> Result<(), Fail> {
-    if record.verb == "destroy" && record.targets.is_empty() {
+    let verb = VerbName::parse(&record.verb).map(Verb::of);
+    if verb.is_some_and(|verb| verb.takes_all(&record.targets)) {
         state.remove()?;
     }
     Ok(())

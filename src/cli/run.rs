@@ -6,18 +6,18 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use crate::engine::{self, Report, Run};
-use crate::event::{Kind, Outcome};
+use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
 use crate::os::lock;
-use crate::plan::{Check, Plan, id};
+use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::providers;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
     self, Claims, Depth, Intent, Steps, Verb, View, Whose, World, decide, look_at_given,
-    look_at_provisioners, observe, refusal, restore, snapshot,
+    look_at_provisioners, observe, refusal,
 };
 use crate::ui;
 
@@ -69,12 +69,12 @@ pub fn run_to(
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
-    let lock = context.lock(&state, kind, job.verb.name)?;
+    let lock = context.lock(&state, kind, job.verb.name.as_str())?;
     let world = context.world(cluster, kind);
     let result = claim(context, &world, &job)
         .and_then(|()| before(&world))
         .and_then(|()| locked(context, &world, &job, replace, ready));
-    if job.verb.name == "destroy" && job.targets.is_empty() && result.as_ref().is_ok_and(|r| r.success) {
+    if job.verb.takes_all(&job.targets) && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
         state.remove()?;
     }
@@ -106,7 +106,7 @@ fn locked(
         Some(record) => {
             let plan = outstanding(world, verb, record)?;
             let seen = world.seen();
-            if verb.steps.iter().any(|s| s.shape.name == "stage")
+            if verb.changes_k3s()
                 && let Some(trouble) = refusal(&View::new(&world.cluster, &seen))
             {
                 return Err(trouble.into());
@@ -124,7 +124,7 @@ fn locked(
     };
     must_be_reached(world, verb)?;
     ready(world, &plan)?;
-    if matches!(verb.name, "up" | "start" | "replace" | "upgrade") {
+    if verb.traits.makes_secrets {
         let told = world.tokens_of_now(&mut |amiss| eprintln!("note: {amiss}"));
         // Servers that do not run yet are asked when they do, by the step that needs it.
         let later = |n: &spec::Node| {
@@ -135,8 +135,7 @@ fn locked(
         }
     }
     world.batch.plan(for_vagrant(world, &plan));
-    if verb.name == "destroy"
-        && job.targets.is_empty()
+    if verb.takes_all(&job.targets)
         && let Some(kept) = world.keep_token()?
     {
         eprintln!(
@@ -145,10 +144,8 @@ fn locked(
             kept.display()
         );
     }
-    match verb.name {
-        "restore" => restore::begin(world)?,
-        "snapshot restore" => snapshot::begin(world)?,
-        _ => {}
+    if let Some(begin) = verb.traits.begin {
+        begin(world)?;
     }
 
     let screen = ui::start(context.ui, Box::new(super::out::Data), Box::new(std::io::stderr()));
@@ -157,7 +154,7 @@ fn locked(
     let started = Kind::RunStarted {
         run: world.run.clone(),
         cluster: world.cluster.name.clone(),
-        verb: verb.name.to_owned(),
+        verb: verb.name.to_string(),
         retry_of: job.retry_of.as_ref().map(|r| r.run.clone()),
         targets: job.targets.clone(),
         subject: job.subject.clone(),
@@ -180,15 +177,16 @@ fn locked(
     let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving.clone() };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
-    if let ("snapshot restore", Ok(report)) = (verb.name, &report) {
-        snapshot::end(world, &report.outcomes)?;
+    if let (Some(end), Ok(report)) = (verb.traits.end, &report) {
+        end(world, &report.outcomes)?;
     }
     if let Err(trouble) = world.moment.let_go(world) {
         sender
             .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
     }
     for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
-        if report.as_ref().is_ok_and(|r| r.outcomes.get(&format!("{node}/vm")).is_some_and(|o| o.passed())) {
+        if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
+        {
             let cause = redactor.text(&trouble.failure.cause);
             sender.note(&format!("vagrant ended badly for {node} after it was up: {cause}"));
         }
@@ -210,7 +208,7 @@ fn claim(context: &Context, world: &World, job: &Job) -> Result<(), Fail> {
             return Err(contested(world, &claims, job.verb.name, &job.targets));
         }
         let whom = claims.contested().map(Whose::name).unwrap_or_default();
-        let _locks = claims.lock_others(world, job.verb.name, context.global.wait).map_err(|e| {
+        let _locks = claims.lock_others(world, job.verb.name.as_str(), context.global.wait).map_err(|e| {
             let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
             Fail::of(code, &e)
         })?;
@@ -229,17 +227,17 @@ fn claim(context: &Context, world: &World, job: &Job) -> Result<(), Fail> {
         );
     }
     // Of what goes as a whole nobody needs to be noted.
-    if claims.moved().is_some() || job.verb.name != "destroy" || !job.targets.is_empty() {
+    if claims.moved().is_some() || !job.verb.takes_all(&job.targets) {
         claims.take(world)?;
     }
     Ok(())
 }
 
 /// Why nothing is done to a cluster that another folder has.
-pub fn contested(world: &World, claims: &Claims, verb: &str, targets: &[String]) -> Fail {
+pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[String]) -> Fail {
     let name = &world.cluster.name;
     let whose = claims.contested().map(Whose::name).unwrap_or_default();
-    let command = format!("`p1 {} --take-over`", [&[verb.to_owned()], targets].concat().join(" "));
+    let command = format!("`p1 {} --take-over`", [&[verb.to_string()], targets].concat().join(" "));
     let (what, hint) = match claims.contested() {
         Some(Whose::Copied(_)) => (
             format!("the cluster `{name}` belongs to {whose}, and this folder has a copy of its state"),
@@ -271,9 +269,7 @@ fn unfinished(world: &World, verb: &Verb) -> Result<(), Fail> {
     let found = world.state.unfinished()?;
     world.note(|seen| seen.unfinished.clone_from(&found));
     match found {
-        Some(what) if !what.settled && !verb.passes_unfinished(&what.verb) => {
-            Err(steps::not_finished(&what).into())
-        }
+        Some(what) if !what.settled && !verb.passes(&what) => Err(steps::not_finished(&what).into()),
         _ => Ok(()),
     }
 }
@@ -303,8 +299,7 @@ fn survive(world: &World, verb: &Verb) -> Result<(), Fail> {
 
 /// What is asked over a network that is not there is not waited for. Some verbs mend it, others do without.
 fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Fail> {
-    let mends = verb.steps.iter().any(|s| s.shape.name == "link");
-    if mends || matches!(verb.name, "stop" | "destroy" | "snapshot delete") {
+    if verb.has(ClusterStep::Link) || !verb.traits.reaches_nodes {
         return Ok(());
     }
     match world.seen().link.clone() {
@@ -320,7 +315,7 @@ fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
     let machines = &world.seen().machines;
     let by_itself =
         |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
-    plan.nodes_for("vm").into_iter().filter(|n| !by_itself(n)).collect()
+    plan.nodes_for(NodeStep::Vm).into_iter().filter(|n| !by_itself(n)).collect()
 }
 
 /// Nodes on which nothing is due are remembered as they are.
@@ -349,13 +344,13 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
     let leaving = change::outstanding(world, &record.steps);
-    let gone = |name: &str| record.passed(&format!("{name}/machine"));
+    let gone = |name: &str| record.passed(&NodeStep::Machine.id(name));
     // What is gone already is not to go again: the machine of that name is the new one.
     world.note(|seen| seen.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     // Digests of now, to compare with those of then.
-    let now = verb.plan_with(&view, &record.targets, &leaving, &|_, _| Check::Unknown(String::new()));
+    let now = verb.plan_with(&view, &record.targets, &leaving, &|_| Check::Unknown(String::new()));
     let same = |step: &str| {
         let then = record.steps.iter().find(|s| s.id == step);
         let now = now.steps.iter().find(|s| s.info.id == step);
@@ -365,18 +360,17 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
         seen.machines.get(node).is_some_and(|m| m.state == providers::State::Running && !m.foreign)
     };
     let anew = verb.begins_anew(&|step| record.passed(step));
-    let look = |name: &str, node: Option<&spec::Node>| {
-        let step = id(name, node);
-        if name == "link" {
-            return verb.condition(name, &view, None);
-        }
-        let machine = name == "vm";
-        if machine && let Some(node) = node {
+    let look = |at: At<'_>| {
+        let step = at.id();
+        let goes = match at {
             // The provider's word is at hand, and it outweighs the journal's.
-            return verb.condition(name, &view, Some(node));
-        }
-        let goes = matches!(name, "leave" | "uninstall" | "machine");
-        let there = node.is_none_or(|n| alive(&n.name) || goes || !verb.boots());
+            At::Cluster(ClusterStep::Link) | At::Node { step: NodeStep::Vm, .. } => {
+                return verb.condition(at, &view);
+            }
+            At::Node { step: NodeStep::Leave | NodeStep::Uninstall | NodeStep::Machine, .. } => true,
+            _ => false,
+        };
+        let there = at.of().is_none_or(|n| alive(&n.name) || goes || !verb.boots());
         match record.passed(&step) && same(&step) && there && !anew {
             true => Check::Done("done in the run before".into()),
             false => Check::Unknown("outstanding".into()),

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::providers::snapshot::is_name;
 use crate::state::State;
 use crate::steps::snapshot::{self, Set};
@@ -21,7 +22,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
                 let hint = "A name is made of letters, digits, `-`, `_` and `.`, at most 60, and begins with a letter or a digit.";
                 return Err(Fail::new(code::USAGE, format!("`{name}` is no name for a snapshot"), hint));
             }
-            change(context, "snapshot save", name, &|world, name| {
+            change(context, VerbName::SaveSnapshot, name, &|world, name| {
                 if snapshot::look(world)?.iter().any(|s| s.name == name && s.lacks().is_empty()) {
                     let hint = format!("Choose another name, or remove it: p1 snapshot delete {name}");
                     return Err(Fail::new(
@@ -36,7 +37,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
                 }
             })
         }
-        SnapshotVerb::Restore { name } => change(context, "snapshot restore", name, &|world, name| {
+        SnapshotVerb::Restore { name } => change(context, VerbName::RestoreSnapshot, name, &|world, name| {
             let set = find(world, name)?;
             if let Some((what, hint)) = set.obstacle(&world.seen().machines) {
                 return Err(Fail::new(code::FAILED, what, hint));
@@ -48,7 +49,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
             );
             context.agree(&question)
         }),
-        SnapshotVerb::Delete { name } => change(context, "snapshot delete", name, &|world, name| {
+        SnapshotVerb::Delete { name } => change(context, VerbName::DeleteSnapshot, name, &|world, name| {
             let set = find(world, name)?;
             context.agree(&format!("This removes the snapshot `{name}` of {}. Go on?", when(&set)))
         }),
@@ -58,10 +59,10 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
 
 type Ready<'a> = &'a dyn Fn(&World, &str) -> Result<(), Fail>;
 
-fn change(context: &Context, verb: &str, name: String, ready: Ready<'_>) -> Result<(), Fail> {
+fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> Result<(), Fail> {
     let cluster = context.spec()?;
     context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
-    let verb = Verb::find(verb).expect("a verb");
+    let verb = Verb::of(verb);
     let job = Job { verb, targets: Vec::new(), subject: Some(name.clone()), retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| ready(world, &name))?;
     run::verdict(&report)

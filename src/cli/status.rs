@@ -7,6 +7,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
+use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
 use crate::plan::Check;
@@ -30,7 +31,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     world.note(|seen| seen.differs.extend(claims.drift()));
     let seen = observe(&world, depth).map_err(|trouble| blind(trouble.into()))?;
     let view = View::new(&world.cluster, &seen);
-    let plan = Verb::find("up").expect("a verb").plan(&view, &targets);
+    let plan = Verb::of(VerbName::Up).plan(&view, &targets);
     let drift = change::look(&world, &targets);
     let refused = unfinished(&view);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);

@@ -7,7 +7,8 @@ use super::doctor;
 use super::fail::{Fail, code};
 use super::here;
 use super::run::{self, Job};
-use crate::plan::Plan;
+use crate::event::VerbName;
+use crate::plan::{ClusterStep, NodeStep, Plan};
 use crate::steps::{self, Verb, World};
 
 /// Makes the cluster as the spec says.
@@ -26,13 +27,8 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
-    let job = Job {
-        verb: Verb::find("up").expect("a verb"),
-        targets,
-        subject: None,
-        retry_of: None,
-        deep: args.looks.deep,
-    };
+    let job =
+        Job { verb: Verb::of(VerbName::Up), targets, subject: None, retry_of: None, deep: args.looks.deep };
     let report = run::replacing(context, cluster, job, &replace, &|world, plan| {
         if let Some(note) = change::neighbours(world) {
             eprintln!("note: {note}");
@@ -67,8 +63,8 @@ fn ask_for_namespaces(context: &Context, world: &World) {
 pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
     here::must_fit(context, plan)?;
     if context.global.offline {
-        let due = |name: &str| plan.steps.iter().any(|s| s.name == name && s.check.may_run());
-        let missing = steps::missing(world, due("box"), due("artifacts"));
+        let missing =
+            steps::missing(world, plan.is_due(ClusterStep::Box), plan.is_due(ClusterStep::Artifacts));
         if !missing.is_empty() {
             let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
                         `k3s.artifacts.dir`; `p1 box add --help` says how to take the file of a box that was built elsewhere.";
@@ -76,7 +72,7 @@ pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fa
             return Err(Fail { evidence: missing, ..Fail::new(code::HOST, what, hint) });
         }
     }
-    let new = plan.nodes_for("vm");
+    let new = plan.nodes_for(NodeStep::Vm);
     if new.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use super::args::Upgrade;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::k3s::Version;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Release};
@@ -17,7 +18,7 @@ pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
     let release = wanted(&cluster, args.to.as_deref())?;
     context.must_be_made(&cluster, &state)?;
     let job = Job {
-        verb: Verb::find("upgrade").expect("a verb"),
+        verb: Verb::of(VerbName::Upgrade),
         targets: Vec::new(),
         retry_of: None,
         deep: false,

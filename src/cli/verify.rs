@@ -4,8 +4,9 @@ use super::args::Verify;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::event::VerbName;
 use crate::state::State;
-use crate::steps;
+use crate::steps::Verb;
 
 /// Proves it; exit code 1 if something does not work.
 pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
@@ -18,7 +19,7 @@ pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
     }
     context.must_be_made(&cluster, &state)?;
     let job = Job {
-        verb: steps::Verb::find("verify").expect("a verb"),
+        verb: Verb::of(VerbName::Verify),
         targets,
         subject: args.image.clone(),
         retry_of: None,

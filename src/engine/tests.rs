@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::StepInfo;
 use crate::os::cancel::Level;
+use crate::plan::NodeStep;
 
 type Act = Box<dyn Fn(&Step, u32, &Control) -> Result<Option<String>, Trouble> + Sync>;
 
@@ -55,7 +56,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
             reason: "r".into(),
             needed: true,
         },
-        name: "t",
+        name: NodeStep::Vm.into(),
         item: None,
         behind: vec![],
         check: Check::Needed("r".into()),

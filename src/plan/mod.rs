@@ -3,12 +3,16 @@
 //! Pure: a function of the steps' definitions, the cluster and what was observed, so that a dry run
 //! is real.
 
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::event::StepInfo;
 use crate::spec::{Cluster, Node, Role, Slot};
+
+pub use names::{At, ClusterStep, NodeStep, StepName};
 
 /// Whether a step has to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,15 +40,32 @@ impl Check {
     }
 }
 
-/// What a step is for.
+/// Which step, and how often it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum Of {
     /// Once for the cluster.
-    Cluster,
+    Cluster(ClusterStep),
+    /// For nodes.
+    Node(NodeStep, Per),
+}
+
+impl Of {
+    /// Which step.
+    pub const fn name(self) -> StepName {
+        match self {
+            Self::Cluster(step) => StepName::ClusterStep(step),
+            Self::Node(step, _) => StepName::NodeStep(step),
+        }
+    }
+}
+
+/// How often a step of a node is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
     /// Once for every node.
-    Nodes,
+    Node,
     /// Once for every provisioner of this slot and each of its nodes, in the spec's order on a node.
-    Provisioners(Slot),
+    Provisioner(Slot),
     /// Once for every machine that goes: of a node that left the spec, or that is made anew.
     Leaving,
 }
@@ -52,45 +73,45 @@ pub enum Scope {
 /// What has to be done before a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// The cluster's step of that name.
-    Cluster(&'static str),
-    /// This node's step of that name (for a step of the cluster: every node's).
-    Node(&'static str),
+    /// That step of the cluster.
+    Cluster(ClusterStep),
+    /// That step of this node (for a step of the cluster: of every node).
+    Node(NodeStep),
     /// This node's step of that name, which leaves all that later steps ask about as it was: they are not
     /// looked at again for it.
-    Kept(&'static str),
+    Kept(NodeStep),
     /// For a step of a worker or of the cluster: that step of the server that leads, which is one that
     /// runs, or else the one that starts first.
-    Lead(&'static str),
+    Lead(NodeStep),
     /// For a worker's step: that step of the other servers is over, whatever came of it. Passed over in a
     /// fresh cluster (see [`Basis::fresh`]).
-    Behind(&'static str),
+    Behind(NodeStep),
     /// For a node whose k3s runs: that step of all of these is over, whatever came of it.
-    Everywhere(&'static str),
+    Everywhere(NodeStep),
     /// For a server's step: every worker's step of that name.
-    Workers(&'static str),
+    Workers(NodeStep),
     /// This node's provisioners of that slot (for a step of the cluster: every node's).
     Provisioners(Slot),
     /// As [`After::Node`], whatever came of them, and even when the user asked to stop: for a step that
     /// cleans up.
-    Ended(&'static str),
+    Ended(NodeStep),
     /// For a step of the cluster: every server's step of that name.
-    Servers(&'static str),
+    Servers(NodeStep),
     /// The step of that name of the node before, so that they take turns.
-    Before(&'static str),
+    Before(NodeStep),
     /// The step of that name of the machine that goes and has this node's name or address.
-    Leaving(&'static str),
+    Leaving(NodeStep),
     /// For a server that goes: the step of that name of every machine that goes before it.
-    LeavingBefore(&'static str),
+    LeavingBefore(NodeStep),
     /// For a server that goes: the step of that name of every server that is made in the place of those
     /// before it, and needs none of the others gone.
-    Heirs(&'static str),
+    Heirs(NodeStep),
     /// That step of the nodes whose turn comes before this one's: see [`Standing`]. In a fresh cluster the next
     /// server follows when this same step of the one before has passed.
-    Turn(&'static str),
+    Turn(NodeStep),
     /// The same, only where k3s runs already: what is changed there takes effect by a restart, and the
     /// node is not touched before its turn.
-    Touch(&'static str),
+    Touch(NodeStep),
 }
 
 /// How k3s stands on a node before the run, as far as the order of the nodes depends on it.
@@ -115,13 +136,11 @@ pub enum Standing {
 /// The shape of a step: what planning knows of it.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// The second half of its id.
-    pub name: &'static str,
+    /// Which step it is, and how often it is taken.
+    pub of: Of,
     /// For people: what it does, e.g. `start k3s`.
     pub title: &'static str,
-    /// What it is for.
-    pub scope: Scope,
-    /// What has to be done before. Names that are not in the plan are passed over.
+    /// What has to be done before. What is not in the plan is passed over.
     pub after: &'static [After],
     /// True if it serves others only: it is needed when one that comes after it is.
     pub serves: bool,
@@ -132,8 +151,8 @@ pub struct Shape {
 pub struct Step {
     /// As events tell it.
     pub info: StepInfo,
-    /// The name of its shape.
-    pub name: &'static str,
+    /// Which step it is.
+    pub name: StepName,
     /// Which of several of that shape: a provisioner's name.
     pub item: Option<String>,
     /// Ids of steps that must be over before, whatever came of them.
@@ -174,9 +193,14 @@ impl Plan {
         self.steps.iter().all(|s| !s.check.may_run())
     }
 
-    /// The nodes for which the step of that name may have to run.
-    pub fn nodes_for(&self, name: &str) -> Vec<String> {
-        let wanted = self.steps.iter().filter(|s| s.name == name && s.check.may_run());
+    /// Whether this step of the cluster may have to run.
+    pub fn is_due(&self, step: ClusterStep) -> bool {
+        self.steps.iter().any(|s| s.name == step.into() && s.check.may_run())
+    }
+
+    /// The nodes for which that step may have to run.
+    pub fn nodes_for(&self, step: NodeStep) -> Vec<String> {
+        let wanted = self.steps.iter().filter(|s| s.name == step.into() && s.check.may_run());
         wanted.filter_map(|s| s.info.node.clone()).collect()
     }
 }
@@ -191,9 +215,9 @@ pub struct Basis<'a> {
     /// `targets` does not concern them.
     pub leaving: &'a [Node],
     /// Says of a step whether it is needed.
-    pub look: &'a dyn Fn(&str, Option<&Node>) -> Check,
+    pub look: &'a dyn Fn(At<'_>) -> Check,
     /// What a step's inputs come to.
-    pub digest: &'a dyn Fn(&str, Option<&Node>) -> String,
+    pub digest: &'a dyn Fn(At<'_>) -> String,
     /// How a node stands.
     pub stands: &'a dyn Fn(&Node) -> Standing,
     /// No server has data yet, and none goes: there is nothing to be kept by taking turns, so that nothing
@@ -206,39 +230,34 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     let Basis { cluster, targets, .. } = *basis;
     let chosen = |n: &&Node| targets.is_empty() || targets.contains(&n.name);
     let nodes: Vec<&Node> = cluster.nodes.iter().filter(chosen).collect();
-    let mut steps: Vec<(&Shape, Option<&Node>, Option<String>)> = Vec::new();
+    let mut steps: Vec<(&Shape, At<'_>)> = Vec::new();
     for shape in shapes {
-        match shape.scope {
-            Scope::Cluster => steps.push((shape, None, None)),
-            Scope::Nodes => steps.extend(nodes.iter().map(|n| (shape, Some(*n), None))),
-            Scope::Provisioners(slot) => {
-                let of = |n: &&Node| provisioners(cluster, n, slot).map(str::to_owned).collect::<Vec<_>>();
-                steps
-                    .extend(nodes.iter().flat_map(|n| of(n).into_iter().map(|p| (shape, Some(*n), Some(p)))));
+        match shape.of {
+            Of::Cluster(step) => steps.push((shape, At::Cluster(step))),
+            Of::Node(step, Per::Node) => steps.extend(nodes.iter().map(|n| (shape, At::node(step, n)))),
+            Of::Node(step, Per::Provisioner(slot)) => {
+                for node in nodes.iter().copied() {
+                    let of = provisioners(cluster, node, slot);
+                    steps.extend(of.map(|p| (shape, At::Node { step, node, item: Some(p) })));
+                }
             }
-            Scope::Leaving => steps.extend(basis.leaving.iter().map(|n| (shape, Some(n), None))),
+            Of::Node(step, Per::Leaving) => {
+                steps.extend(basis.leaving.iter().map(|n| (shape, At::node(step, n))));
+            }
         }
     }
-    let name = |shape: &Shape, item: &Option<String>| match item {
-        Some(item) => format!("{}-{item}", shape.name),
-        None => shape.name.to_owned(),
-    };
-    let looked = steps.iter().map(|(s, n, i)| (basis.look)(&name(s, i), *n)).collect();
+    let looked = steps.iter().map(|(_, at)| (basis.look)(*at)).collect();
     let checks = look_again(&steps, looked);
-    let ids: BTreeSet<String> = steps.iter().map(|(s, n, i)| id(&name(s, i), *n)).collect();
-    let due: BTreeSet<String> = steps
-        .iter()
-        .zip(&checks)
-        .filter(|(_, check)| check.may_run())
-        .map(|((s, n, i), _)| id(&name(s, i), *n))
-        .collect();
+    let ids: BTreeSet<String> = steps.iter().map(|(_, at)| at.id()).collect();
+    let due: BTreeSet<String> =
+        steps.iter().zip(&checks).filter(|(_, check)| check.may_run()).map(|((_, at), _)| at.id()).collect();
     // A node is touched by the steps that have to wait for its turn.
     let waits = |s: &Shape| s.after.iter().any(|a| matches!(a, After::Turn(_) | After::Touch(_)));
     let touched: BTreeSet<&str> = steps
         .iter()
         .zip(&checks)
-        .filter(|((s, ..), check)| waits(s) && check.may_run())
-        .filter_map(|((_, n, _), _)| n.map(|n| n.name.as_str()))
+        .filter(|((s, _), check)| waits(s) && check.may_run())
+        .filter_map(|((_, at), _)| at.of().map(|n| n.name.as_str()))
         .collect();
     // Who is made in the place of one that goes can be made once it has gone; of two that it takes the
     // name and the address of, the later one counts. Servers come back in the order in which they go,
@@ -253,99 +272,94 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     let place = |n: &Node| basis.leaving.iter().position(|l| l.name == n.name).unwrap_or_default();
     let order = Order::of(cluster, &nodes, &stands, &heir, &touched);
     let mut plan = Plan::default();
-    for ((shape, node, item), check) in steps.iter().zip(checks) {
-        let name = name(shape, item);
+    for ((shape, at), check) in steps.iter().zip(checks) {
         let (mut before, mut behind) = (Vec::new(), Vec::new());
+        let leaves = matches!(shape.of, Of::Node(_, Per::Leaving));
         for after in shape.after {
-            match (*after, node) {
-                (After::Cluster(name), _) => before.push(id(name, None)),
-                (After::Node(name) | After::Kept(name) | After::Ended(name), Some(n)) => {
-                    before.push(id(name, Some(n)))
+            match (*after, at.of()) {
+                (After::Cluster(step), _) => before.push(step.id()),
+                (After::Node(step) | After::Kept(step) | After::Ended(step), Some(n)) => {
+                    before.push(step.id(&n.name));
                 }
-                (After::Node(name) | After::Ended(name), None) => {
-                    before.extend(nodes.iter().copied().chain(basis.leaving).map(|n| id(name, Some(n))));
+                (After::Node(step) | After::Ended(step), None) => {
+                    before.extend(nodes.iter().copied().chain(basis.leaving).map(|n| step.id(&n.name)));
                 }
-                (After::Lead(name), Some(n)) if shape.scope == Scope::Leaving => {
+                (After::Lead(step), Some(n)) if leaves => {
                     let lead = Some(order.lead).filter(|lead| heir(lead) < Some(place(n)));
-                    before.extend(lead.map(|lead| id(name, Some(lead))));
+                    before.extend(lead.map(|lead| step.id(&lead.name)));
                 }
-                (After::Before(name), Some(n)) => {
+                (After::Before(step), Some(n)) => {
                     let at = nodes.iter().position(|other| other.name == n.name).unwrap_or(0);
-                    before.extend(nodes[..at].last().map(|other| id(name, Some(other))));
+                    before.extend(nodes[..at].last().map(|other| step.id(&other.name)));
                 }
-                (After::Leaving(name), Some(n)) if heir(n).is_some() => {
+                (After::Leaving(step), Some(n)) if heir(n).is_some() => {
                     let same = |other: &&Node| other.name == n.name || other.ip == n.ip;
-                    before.extend(basis.leaving.iter().filter(same).map(|n| id(name, Some(n))));
+                    before.extend(basis.leaving.iter().filter(same).map(|n| step.id(&n.name)));
                 }
-                (After::LeavingBefore(name), Some(n)) if n.role == Role::Server => {
-                    before.extend(basis.leaving[..place(n)].iter().map(|n| id(name, Some(n))));
+                (After::LeavingBefore(step), Some(n)) if n.role == Role::Server => {
+                    before.extend(basis.leaving[..place(n)].iter().map(|n| step.id(&n.name)));
                 }
-                (After::Heirs(name), Some(n)) if n.role == Role::Server => {
+                (After::Heirs(step), Some(n)) if n.role == Role::Server => {
                     let earlier = |s: &&Node| heir(s).is_some_and(|at| at < place(n));
-                    before.extend(cluster.servers().filter(earlier).map(|s| id(name, Some(s))));
+                    before.extend(cluster.servers().filter(earlier).map(|s| step.id(&s.name)));
                 }
-                (After::Lead(name), n) if n.is_none_or(|n| n.role == Role::Worker) => {
-                    before.push(id(name, Some(order.lead)));
+                (After::Lead(step), n) if n.is_none_or(|n| n.role == Role::Worker) => {
+                    before.push(step.id(&order.lead.name));
                 }
-                (After::Behind(name), Some(n)) if n.role == Role::Worker && !basis.fresh => {
-                    behind.extend(cluster.servers().map(|s| id(name, Some(s))));
+                (After::Behind(step), Some(n)) if n.role == Role::Worker && !basis.fresh => {
+                    behind.extend(cluster.servers().map(|s| step.id(&s.name)));
                 }
-                (After::Everywhere(name), Some(n)) if stands(n) == Standing::Runs => {
+                (After::Everywhere(step), Some(n)) if stands(n) == Standing::Runs => {
                     let runs = nodes.iter().filter(|n| stands(n) == Standing::Runs);
-                    behind.extend(runs.map(|n| id(name, Some(n))).filter(|id| due.contains(id)));
+                    behind.extend(runs.map(|n| step.id(&n.name)).filter(|id| due.contains(id)));
                 }
-                (After::Workers(name), Some(n)) if n.role == Role::Server => {
-                    before.extend(cluster.workers().map(|w| id(name, Some(w))));
+                (After::Workers(step), Some(n)) if n.role == Role::Server => {
+                    before.extend(cluster.workers().map(|w| step.id(&w.name)));
                 }
-                (After::Servers(name), None) => before.extend(cluster.servers().map(|s| id(name, Some(s)))),
+                (After::Servers(step), None) => before.extend(cluster.servers().map(|s| step.id(&s.name))),
                 (After::Touch(_), Some(n)) if stands(n) != Standing::Runs => {}
-                (After::Turn(name) | After::Touch(name), Some(n)) => {
-                    let name = if basis.fresh && n.role == Role::Server { shape.name } else { name };
+                (After::Turn(step) | After::Touch(step), Some(n)) => {
+                    let step = match shape.of {
+                        Of::Node(own, _) if basis.fresh && n.role == Role::Server => own,
+                        _ => step,
+                    };
                     let turn = order.before.get(n.name.as_str()).into_iter().flatten();
-                    before.extend(turn.map(|other| id(name, Some(other))));
+                    before.extend(turn.map(|other| step.id(&other.name)));
                 }
-                (After::Provisioners(slot), Some(n)) => {
-                    let ids =
-                        provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n)));
-                    before.extend(ids);
-                }
+                (After::Provisioners(slot), Some(n)) => before.extend(provisions(cluster, n, slot)),
                 (After::Provisioners(slot), None) => {
-                    for n in &nodes {
-                        before.extend(
-                            provisioners(cluster, n, slot).map(|p| id(&format!("{PROVISION}-{p}"), Some(n))),
-                        );
-                    }
+                    before.extend(nodes.iter().flat_map(|n| provisions(cluster, n, slot)));
                 }
                 _ => {}
             }
         }
-        if let (Scope::Provisioners(slot), Some(n)) = (shape.scope, node) {
+        if let (Of::Node(_, Per::Provisioner(slot)), Some(n)) = (shape.of, at.of()) {
             // All of them: one between may be done already.
-            let earlier = provisioners(cluster, n, slot).take_while(|p| Some(*p) != item.as_deref());
-            before.extend(earlier.map(|p| id(&format!("{PROVISION}-{p}"), Some(n))));
+            let own = at.id();
+            before.extend(provisions(cluster, n, slot).take_while(|id| *id != own));
         }
         let mut seen = BTreeSet::new();
         before.retain(|b| ids.contains(b) && seen.insert(b.clone()));
         behind.retain(|b| ids.contains(b) && seen.insert(b.clone()));
         plan.steps.push(Step {
             info: StepInfo {
-                id: id(&name, *node),
-                node: node.map(|n| n.name.clone()),
-                title: match item {
+                id: at.id(),
+                node: at.of().map(|n| n.name.clone()),
+                title: match at.item() {
                     Some(item) => format!("{} {item}", shape.title),
                     None => shape.title.to_owned(),
                 },
-                digest: (basis.digest)(&name, *node),
+                digest: (basis.digest)(*at),
                 after: before,
                 reason: String::new(),
                 needed: false,
             },
-            name: shape.name,
-            item: item.clone(),
+            name: at.name(),
+            item: at.item().map(str::to_owned),
             behind,
             check,
             anyway: shape.after.iter().any(|a| matches!(a, After::Ended(_))),
-            beside: node.is_some_and(|n| order.together.contains(n.name.as_str()))
+            beside: at.of().is_some_and(|n| order.together.contains(n.name.as_str()))
                 && shape.after.iter().any(|a| matches!(a, After::Turn(_))),
         });
     }
@@ -358,18 +372,16 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     plan
 }
 
-/// The name of the provisioners' steps, before that of the provisioner.
-pub const PROVISION: &str = "provision";
-
 /// A node's provisioners of a slot, in the spec's order.
 fn provisioners<'c>(cluster: &'c Cluster, node: &'c Node, slot: Slot) -> impl Iterator<Item = &'c str> {
     let of = move |p: &&crate::spec::Provisioner| p.when == slot && p.nodes.contains(&node.name);
     cluster.provision.iter().filter(of).map(|p| p.name.as_str())
 }
 
-/// A step's id.
-pub fn id(name: &str, node: Option<&Node>) -> String {
-    format!("{}/{name}", node.map_or("cluster", |n| n.name.as_str()))
+/// The ids of a node's provisioners of a slot, in the spec's order.
+fn provisions<'c>(cluster: &'c Cluster, node: &'c Node, slot: Slot) -> impl Iterator<Item = String> {
+    let step = NodeStep::Provision;
+    provisioners(cluster, node, slot).map(move |p| At::Node { step, node, item: Some(p) }.id())
 }
 
 /// Whose turn comes before whose.
@@ -465,35 +477,37 @@ fn in_order(steps: &mut Vec<Step>) {
 
 /// What is done on a node on the way to what others wait for is looked at again where something before
 /// it is still to be done there: a unit runs with its binary until another one is pushed.
-fn look_again(steps: &[(&Shape, Option<&Node>, Option<String>)], mut checks: Vec<Check>) -> Vec<Check> {
-    let mut open: BTreeSet<(&str, &str)> = BTreeSet::new();
+fn look_again(steps: &[(&Shape, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> {
+    let mut open: BTreeSet<(NodeStep, &str)> = BTreeSet::new();
     // Shapes are listed in an order in which they could run.
-    let mut way: BTreeSet<&str> = BTreeSet::new();
-    for (shape, ..) in steps.iter().rev() {
+    let mut way: BTreeSet<NodeStep> = BTreeSet::new();
+    for (shape, _) in steps.iter().rev() {
         way.extend(shape.after.iter().filter_map(|after| match after {
-            After::Turn(name) | After::Touch(name) => Some(*name),
+            After::Turn(step) | After::Touch(step) => Some(*step),
             _ => None,
         }));
     }
-    for (shape, ..) in steps.iter().rev().filter(|(s, ..)| s.name != PROVISION) {
-        if way.contains(shape.name) {
+    for (shape, _) in steps.iter().rev() {
+        if let Of::Node(step, Per::Node | Per::Leaving) = shape.of
+            && way.contains(&step)
+        {
             way.extend(shape.after.iter().filter_map(|after| match after {
-                After::Node(name) => Some(*name),
+                After::Node(step) => Some(*step),
                 _ => None,
             }));
         }
     }
-    for ((shape, node, _), check) in steps.iter().zip(&mut checks) {
-        let Some(node) = node else { continue };
+    for ((shape, at), check) in steps.iter().zip(&mut checks) {
+        let At::Node { step, node, .. } = *at else { continue };
         let before = shape.after.iter().find_map(|after| match after {
-            After::Node(name) if open.contains(&(*name, node.name.as_str())) => Some(*name),
+            After::Node(step) if open.contains(&(*step, node.name.as_str())) => Some(*step),
             _ => None,
         });
-        if let (Check::Done(_), Some(name), true) = (&check, before, way.contains(shape.name)) {
-            *check = Check::Unknown(format!("looked at again after `{name}`"));
+        if let (Check::Done(_), Some(before), true) = (&check, before, way.contains(&step)) {
+            *check = Check::Unknown(format!("looked at again after `{before}`"));
         }
         if check.may_run() {
-            open.insert((shape.name, node.name.as_str()));
+            open.insert((step, node.name.as_str()));
         }
     }
     checks
@@ -504,7 +518,7 @@ fn only_if_served(steps: &mut [Step], shapes: &[Shape]) {
     let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
     for i in (0..steps.len()).rev() {
         let step = &steps[i];
-        let serves = shapes.iter().any(|s| s.name == step.name && s.serves);
+        let serves = shapes.iter().any(|s| s.of.name() == step.name && s.serves);
         if serves && step.check.may_run() && !wanted.get(&step.info.id).copied().unwrap_or(false) {
             steps[i].check = Check::Done("nothing needs it".into());
         }
@@ -522,19 +536,22 @@ mod tests {
     use crate::spec::fixture::{cluster, sized};
 
     const SHAPES: &[Shape] = &[
-        Shape { name: "files", title: "f", scope: Scope::Cluster, after: &[], serves: true },
-        Shape { name: "vm", title: "v", scope: Scope::Nodes, after: &[], serves: false },
+        Shape { of: Of::Cluster(ClusterStep::Artifacts), title: "f", after: &[], serves: true },
+        Shape { of: Of::Node(NodeStep::Vm, Per::Node), title: "v", after: &[], serves: false },
         Shape {
-            name: "start",
+            of: Of::Node(NodeStep::Start, Per::Node),
             title: "s",
-            scope: Scope::Nodes,
-            after: &[After::Node("vm"), After::Cluster("files"), After::Lead("start")],
+            after: &[
+                After::Node(NodeStep::Vm),
+                After::Cluster(ClusterStep::Artifacts),
+                After::Lead(NodeStep::Start),
+            ],
             serves: false,
         },
     ];
 
-    fn planned(look: &dyn Fn(&str, Option<&Node>) -> Check) -> Plan {
-        let (cluster, digest) = (cluster(2), |_: &str, _: Option<&Node>| "d".into());
+    fn planned(look: &dyn Fn(At<'_>) -> Check) -> Plan {
+        let (cluster, digest) = (cluster(2), |_: At<'_>| "d".into());
         make(
             SHAPES,
             &Basis {
@@ -551,24 +568,26 @@ mod tests {
 
     #[test]
     fn workers_wait_for_the_server_and_order_holds() {
-        let plan = planned(&|_, _| Check::Needed("x".into()));
+        let plan = planned(&|_| Check::Needed("x".into()));
         let at = |id: &str| plan.steps.iter().position(|s| s.info.id == id).unwrap();
         assert!(at("server/start") < at("worker-1/start") && at("worker-2/vm") < at("worker-2/start"));
         let after = &plan.steps[at("worker-2/start")].info.after;
-        assert_eq!(after, &["worker-2/vm", "cluster/files", "server/start"]);
+        assert_eq!(after, &["worker-2/vm", "cluster/artifacts", "server/start"]);
     }
 
     #[test]
     fn what_serves_nobody_is_not_done() {
-        let plan = planned(&|name, node| match (name, node) {
-            ("files", _) => Check::Needed("not there".into()),
-            ("start", Some(n)) if n.name == "worker-1" => Check::Needed("stopped".into()),
+        let plan = planned(&|at| match at {
+            At::Cluster(ClusterStep::Artifacts) => Check::Needed("not there".into()),
+            At::Node { step: NodeStep::Start, node, .. } if node.name == "worker-1" => {
+                Check::Needed("stopped".into())
+            }
             _ => Check::Done("there".into()),
         });
         let run: Vec<_> = plan.steps.iter().filter(|s| s.check.may_run()).map(|s| &s.info.id).collect();
-        assert_eq!(run, ["cluster/files", "worker-1/start"]);
-        let done = planned(&|name, _| match name {
-            "files" => Check::Needed("not there".into()),
+        assert_eq!(run, ["cluster/artifacts", "worker-1/start"]);
+        let done = planned(&|at| match at {
+            At::Cluster(ClusterStep::Artifacts) => Check::Needed("not there".into()),
             _ => Check::Done("there".into()),
         });
         assert!(done.is_done());
@@ -578,24 +597,21 @@ mod tests {
     fn provisioners_run_one_after_the_other_in_their_slots() {
         const SHAPES: &[Shape] = &[
             Shape {
-                name: PROVISION,
+                of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::BeforeK3s)),
                 title: "run",
-                scope: Scope::Provisioners(Slot::BeforeK3s),
                 after: &[],
                 serves: false,
             },
             Shape {
-                name: "install",
+                of: Of::Node(NodeStep::Install, Per::Node),
                 title: "i",
-                scope: Scope::Nodes,
                 after: &[After::Provisioners(Slot::BeforeK3s)],
                 serves: false,
             },
             Shape {
-                name: PROVISION,
+                of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::AfterK3s)),
                 title: "run",
-                scope: Scope::Provisioners(Slot::AfterK3s),
-                after: &[After::Node("install")],
+                after: &[After::Node(NodeStep::Install)],
                 serves: false,
             },
         ];
@@ -617,13 +633,13 @@ mod tests {
             one("c", before, &["server", "worker-1"]),
             one("later", after, &["worker-1"]),
         ];
-        let digest = |name: &str, _: Option<&Node>| name.to_owned();
+        let told = |at: At<'_>| at.id().split_once('/').unwrap().1.to_owned();
         let basis = Basis {
             cluster: &cluster,
             targets: &[],
             leaving: &[],
-            look: &|name, _| Check::Needed(name.into()),
-            digest: &digest,
+            look: &|at| Check::Needed(told(at)),
+            digest: &told,
             stands: &|_| Standing::New,
             fresh: false,
         };
@@ -651,23 +667,26 @@ mod tests {
 
     /// Shapes as `up` has them, as far as order goes.
     fn up() -> Vec<Shape> {
-        let shape = |name, after| Shape { name, title: "t", scope: Scope::Nodes, after, serves: false };
+        let shape = |step, after| Shape { of: Of::Node(step, Per::Node), title: "t", after, serves: false };
         vec![
-            shape("vm", &[]),
-            shape("stage", &[After::Node("vm"), After::Touch("ready")]),
-            shape("config", &[After::Node("vm"), After::Touch("ready")]),
+            shape(NodeStep::Vm, &[]),
+            shape(NodeStep::Stage, &[After::Node(NodeStep::Vm), After::Touch(NodeStep::Ready)]),
+            shape(NodeStep::Config, &[After::Node(NodeStep::Vm), After::Touch(NodeStep::Ready)]),
             shape(
-                "start",
+                NodeStep::Start,
                 &[
-                    After::Node("stage"),
-                    After::Node("config"),
-                    After::Lead("start"),
-                    After::Behind("start"),
-                    After::Turn("ready"),
+                    After::Node(NodeStep::Stage),
+                    After::Node(NodeStep::Config),
+                    After::Lead(NodeStep::Start),
+                    After::Behind(NodeStep::Start),
+                    After::Turn(NodeStep::Ready),
                 ],
             ),
-            Shape { scope: Scope::Cluster, ..shape("kubeconfig", &[After::Lead("start")]) },
-            shape("ready", &[After::Node("start"), After::Cluster("kubeconfig")]),
+            Shape {
+                of: Of::Cluster(ClusterStep::Kubeconfig),
+                ..shape(NodeStep::Ready, &[After::Lead(NodeStep::Start)])
+            },
+            shape(NodeStep::Ready, &[After::Node(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)]),
         ]
     }
 
@@ -732,24 +751,22 @@ mod tests {
             let mut cluster = sized(servers, workers);
             cluster.rollout.workers = most;
             let at = |name: &str| cluster.nodes.iter().position(|n| n.name == name).unwrap();
-            let hash = |name: &str, node: Option<&Node>| {
+            let hash = |id: &str| {
+                let (node, name) = id.split_once('/').unwrap();
                 let step = ["vm", "stage", "config", "start", "kubeconfig", "ready"].iter().position(|s| *s == name);
-                step.unwrap() * 16 + node.map_or(15, |n| at(&n.name))
+                step.unwrap() * 16 + if node == "cluster" { 15 } else { at(node) }
             };
             let stands = |n: &Node| standing(stands[at(&n.name)]);
-            let look = |name: &str, node: Option<&Node>| match checks[hash(name, node)] {
+            let look = |at: At<'_>| match checks[hash(&at.id())] {
                 0 => Check::Done("d".into()),
                 1 => Check::Unknown("u".into()),
                 _ => Check::Needed("n".into()),
             };
-            let digest = |_: &str, _: Option<&Node>| String::new();
+            let digest = |_: At<'_>| String::new();
             let fresh = cluster.servers().all(|s| stands(s) == Standing::New);
             let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], look: &look, digest: &digest, stands: &stands, fresh });
             let mut picks = picks.iter().cycle();
-            let failing = |id: &str| {
-                let (node, name) = id.split_once('/').unwrap();
-                fails[hash(name, cluster.node(node))]
-            };
+            let failing = |id: &str| fails[hash(id)];
             let ran = run(&plan, &mut |n| picks.next().unwrap() % n, &failing);
 
             // Down from the first touch to its Ready, or for good if that never comes.
@@ -802,11 +819,7 @@ mod tests {
         &cluster.node(name).unwrap().name
     }
 
-    fn up_of(
-        cluster: &Cluster,
-        look: &dyn Fn(&str, Option<&Node>) -> Check,
-        stands: &dyn Fn(&Node) -> Standing,
-    ) -> Plan {
+    fn up_of(cluster: &Cluster, look: &dyn Fn(At<'_>) -> Check, stands: &dyn Fn(&Node) -> Standing) -> Plan {
         make(
             &up(),
             &Basis {
@@ -814,7 +827,7 @@ mod tests {
                 targets: &[],
                 leaving: &[],
                 look,
-                digest: &|_, _| String::new(),
+                digest: &|_| String::new(),
                 stands,
                 fresh: cluster.servers().all(|s| stands(s) == Standing::New),
             },
@@ -829,7 +842,7 @@ mod tests {
     #[test]
     fn a_new_cluster_begins_with_one_server_and_its_workers_join_at_once() {
         let cluster = sized(3, 2);
-        let needed = |_: &str, _: Option<&Node>| Check::Needed("x".into());
+        let needed = |_: At<'_>| Check::Needed("x".into());
         let plan = up_of(&cluster, &needed, &|_| Standing::New);
         assert_eq!(after(&plan, "server/start"), ["server/stage", "server/config"]);
         // A server's API is all that the next one waits for: it may be Ready only when the user's network
@@ -858,11 +871,9 @@ mod tests {
     #[test]
     fn a_lost_first_server_joins_another_and_those_that_were_down_start_together() {
         let cluster = sized(3, 1);
-        let lost = |name: &str, node: Option<&Node>| match node.is_some_and(|n| n.name == "server") {
+        let lost = |at: At<'_>| match at.of().is_some_and(|n| n.name == "server") {
             true => Check::Needed("new".into()),
-            false if name == "config" && node.is_some_and(|n| n.name == "server-2") => {
-                Check::Needed("other".into())
-            }
+            false if at.id() == "server-2/config" => Check::Needed("other".into()),
             false => Check::Done("d".into()),
         };
         let plan = up_of(&cluster, &lost, &|n| match n.name.as_str() {
@@ -877,7 +888,7 @@ mod tests {
         );
         let start = plan.steps.iter().find(|s| s.info.id == "server-2/start").unwrap();
         assert_eq!(start.check, Check::Unknown("looked at again after `config`".into()));
-        let needed = |_: &str, _: Option<&Node>| Check::Needed("x".into());
+        let needed = |_: At<'_>| Check::Needed("x".into());
         let plan = up_of(&cluster, &needed, &|_| Standing::Down);
         for server in ["server", "server-2", "server-3"] {
             assert_eq!(

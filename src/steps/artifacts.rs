@@ -8,12 +8,12 @@ use serde_json::json;
 use super::{Ctx, Definition, View, World};
 use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
-use crate::plan::{Check, Scope, Shape};
+use crate::plan::{Check, ClusterStep, Of, Shape};
 use crate::spec::{Cluster, Node, Release, Source};
 use crate::state::{Pinned, State};
 
 pub const STEP: Definition = Definition {
-    shape: Shape { name: "artifacts", title: "get k3s", scope: Scope::Cluster, after: &[], serves: true },
+    shape: Shape { of: Of::Cluster(ClusterStep::Artifacts), title: "get k3s", after: &[], serves: true },
     retry: true,
     check,
     inputs,

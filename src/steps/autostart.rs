@@ -5,16 +5,15 @@ use serde_json::json;
 
 use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "autostart",
+        of: Of::Node(NodeStep::Autostart, Per::Node),
         title: "have it start with this host",
-        scope: Scope::Nodes,
-        after: &[After::Node("vm")],
+        after: &[After::Node(NodeStep::Vm)],
         serves: false,
     },
     retry: true,

@@ -18,14 +18,14 @@ use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::os::process;
 use crate::os::sync::lock;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Job};
 
 /// A node's password is asked for.
 pub const ASK: Definition = Definition {
-    shape: shape("password", "ask for the node's password", Scope::Nodes, &[]),
+    shape: shape(Of::Node(NodeStep::Password, Per::Node), "ask for the node's password", &[]),
     retry: false,
     check: asked,
     inputs,
@@ -34,20 +34,19 @@ pub const ASK: Definition = Definition {
 
 /// The data is copied and written to the file.
 pub const COPY: Definition = Definition {
-    shape: shape("copy", "copy the cluster's data", Scope::Cluster, &[After::Node("password")]),
+    shape: shape(
+        Of::Cluster(ClusterStep::Copy),
+        "copy the cluster's data",
+        &[After::Node(NodeStep::Password)],
+    ),
     retry: false,
     check: asked,
     inputs,
     apply: copy,
 };
 
-pub(super) const fn shape(
-    name: &'static str,
-    title: &'static str,
-    scope: Scope,
-    after: &'static [After],
-) -> Shape {
-    Shape { name, title, scope, after, serves: false }
+pub(super) const fn shape(of: Of, title: &'static str, after: &'static [After]) -> Shape {
+    Shape { of, title, after, serves: false }
 }
 
 pub(super) fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {

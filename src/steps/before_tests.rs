@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Seen, Verb, View, Wanted};
+use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::k3s::Tokens;
-use crate::plan::Check;
+use crate::plan::{At, Check, NodeStep};
 use crate::providers::{Machine, State as Power};
 use crate::spec::Cluster;
 use crate::state::{NodeMemory, State};
@@ -65,11 +66,11 @@ fn a_cluster_of_an_earlier_p1_has_nothing_to_be_restarted_for() {
     assert_eq!(kept.k3s.and_then(|k| k.version).as_deref(), Some("v1.34.1+k3s1"));
     let seen = seen(&state);
     assert_eq!(seen.nodes.len(), 5);
-    let (verb, view) = (Verb::find("up").unwrap(), View::new(&cluster, &seen));
+    let (verb, view) = (Verb::of(VerbName::Up), View::new(&cluster, &seen));
     for node in &cluster.nodes {
-        for step in ["stage", "config", "install", "start"] {
-            let check = verb.condition(step, &view, Some(node));
-            assert!(matches!(check, Check::Done(_)), "{}/{step}: {check:?}", node.name);
+        for step in [NodeStep::Stage, NodeStep::Config, NodeStep::Install, NodeStep::Start] {
+            let check = verb.condition(At::node(step, node), &view);
+            assert!(matches!(check, Check::Done(_)), "{}: {check:?}", step.id(&node.name));
         }
     }
 }

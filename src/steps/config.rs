@@ -13,16 +13,15 @@ use crate::facts::NodeFacts;
 use crate::k3s::{self, Tokens};
 use crate::os::hash::{hex, sha256};
 use crate::os::process::quote;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Source, Upload};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "config",
+        of: Of::Node(NodeStep::Config, Per::Node),
         title: "configure k3s",
-        scope: Scope::Nodes,
-        after: &[After::Node("system"), After::Touch("ready")],
+        after: &[After::Node(NodeStep::System), After::Touch(NodeStep::Ready)],
         serves: false,
     },
     retry: true,

@@ -1,7 +1,7 @@
 //! What a run will do, decided before anything begins: `plan` shows it, and the run that follows does it. Pure.
 
 use super::quorum::{may_leave, seen as members_seen};
-use super::{Drift, Loss, Mend, Seen, Verb, View, changes, leaver, lost_with, refusal, to_mend};
+use super::{Drift, Loss, Mend, Seen, Takes, Verb, View, changes, leaver, lost_with, refusal, to_mend};
 use crate::engine::Trouble;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Node};
@@ -50,7 +50,7 @@ impl Intent<'_> {
         seen.whole = self.targets.is_empty();
         let all = cluster.nodes.iter().map(|n| n.name.clone());
         seen.doomed = if seen.whole { all.collect() } else { self.targets.to_vec() };
-        seen.whole_goes = self.verb.name == "destroy" && seen.whole;
+        seen.whole_goes = self.verb.takes_all(self.targets);
     }
 }
 
@@ -75,15 +75,15 @@ pub fn decide(cluster: &Cluster, seen: &Seen, intent: &Intent<'_>) -> Decision {
         plan: Plan::default(),
         refused: None,
     };
-    match intent.verb.name {
-        "destroy" => found.leaving = destroyed(&view, intent.targets),
-        "up" | "replace" => mended(&view, intent, &mut found),
-        _ => {}
+    match intent.verb.traits.takes {
+        Takes::All => found.leaving = destroyed(&view, intent.targets),
+        Takes::Differing | Takes::Named => mended(&view, intent, &mut found),
+        Takes::None => {}
     }
     found.note(&mut seen);
     let view = View::new(cluster, &seen);
     found.plan = intent.verb.plan(&view, intent.targets);
-    if found.refused.is_none() && intent.verb.steps.iter().any(|s| s.shape.name == "stage") {
+    if found.refused.is_none() && intent.verb.changes_k3s() {
         found.refused = refusal(&view).map(Refused::There);
     }
     found
@@ -128,7 +128,7 @@ fn mended(view: &View<'_>, intent: &Intent<'_>, found: &mut Decision) {
     for node in found.leaving.iter().filter(|n| replace.contains(&n.name)) {
         let (loss, lost) = lost_with(view, node, &found.leaving);
         // Naming it is agreeing to what is its own, not to the end of the cluster.
-        if intent.verb.name == "replace" || loss == Loss::Cluster {
+        if intent.verb.traits.takes == Takes::Named || loss == Loss::Cluster {
             found.losses.push(format!("{}: its machine is made anew; lost: {lost}", node.name));
         }
     }

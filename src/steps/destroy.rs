@@ -14,7 +14,7 @@ use crate::explain::{Explain, seconds};
 use crate::os::files;
 use crate::os::lock::Lock;
 use crate::os::process::tail;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::{Leftovers, State};
 use crate::spec::{Cluster, Node, Role};
 use crate::ssh::KnownHosts;
@@ -23,10 +23,13 @@ use crate::ssh::KnownHosts;
 /// other, and where it is made anew the next one goes when it is back.
 pub const LEAVE: Definition = Definition {
     shape: Shape {
-        name: "leave",
+        of: Of::Node(NodeStep::Leave, Per::Leaving),
         title: "leave the cluster",
-        scope: Scope::Leaving,
-        after: &[After::Lead("ready"), After::LeavingBefore("machine"), After::Heirs("ready")],
+        after: &[
+            After::Lead(NodeStep::Ready),
+            After::LeavingBefore(NodeStep::Machine),
+            After::Heirs(NodeStep::Ready),
+        ],
         serves: false,
     },
     retry: false,
@@ -41,10 +44,9 @@ pub const GO: Definition = Definition { shape: Shape { after: &[], ..LEAVE.shape
 /// k3s ends in order, so that nothing of it speaks for the node any more.
 pub const UNINSTALL: Definition = Definition {
     shape: Shape {
-        name: "uninstall",
+        of: Of::Node(NodeStep::Uninstall, Per::Leaving),
         title: "uninstall k3s",
-        scope: Scope::Leaving,
-        after: &[After::Node("leave")],
+        after: &[After::Node(NodeStep::Leave)],
         serves: false,
     },
     retry: false,
@@ -56,10 +58,9 @@ pub const UNINSTALL: Definition = Definition {
 /// Vagrant destroys what it knows of.
 pub const MACHINES: Definition = Definition {
     shape: Shape {
-        name: "machine",
+        of: Of::Node(NodeStep::Machine, Per::Leaving),
         title: "destroy the machine",
-        scope: Scope::Leaving,
-        after: &[After::Node("leave"), After::Node("uninstall")],
+        after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
         serves: false,
     },
     retry: true,
@@ -75,10 +76,9 @@ pub const MACHINES: Definition = Definition {
 /// The rest: leftovers, network, base image.
 pub const CLEAN: Definition = Definition {
     shape: Shape {
-        name: "clean",
+        of: Of::Cluster(ClusterStep::Clean),
         title: "remove what is left",
-        scope: Scope::Cluster,
-        after: &[After::Node("machine")],
+        after: &[After::Node(NodeStep::Machine)],
         serves: false,
     },
     retry: true,

@@ -8,9 +8,10 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Verb, View, ready, resize};
+use crate::event::VerbName;
 use crate::facts::NodeFacts;
 use crate::k3s;
-use crate::plan::{Check, Plan, Standing};
+use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
 use crate::providers::State;
 use crate::spec::{Node, ProviderChoice, Release, Role};
 
@@ -160,7 +161,7 @@ pub(super) fn token(what: String) -> Drift {
 /// The differences that `up` would find, and the machines that would go for them after a yes, as they
 /// were made: those of former nodes first.
 pub fn changes(view: &View<'_>, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
-    let plan = Verb::find("up").expect("a verb").plan(view, targets);
+    let plan = Verb::of(VerbName::Up).plan(view, targets);
     let mut all = drift(view, &plan);
     // Nodes by name concern nobody else.
     let concerns = |d: &Drift| d.mend == Mend::Anew || d.node.as_ref().is_some_and(|n| targets.contains(n));
@@ -322,7 +323,8 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     }
     for step in plan.steps.iter().filter(|_| exists) {
         let Check::Needed(why) = &step.check else { continue };
-        if step.name == "artifacts" {
+        let StepName::ClusterStep(step) = step.name else { continue };
+        if step == ClusterStep::Artifacts {
             if let Some(unfit) = &seen.unfit {
                 let what = format!("k3s' files cannot be used: {}", unfit.cause);
                 let then = unfit.hint.clone().unwrap_or_else(|| "they are fetched again".to_owned());
@@ -330,16 +332,18 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
             }
             continue;
         }
-        if let ("kubeconfig", Some(minority)) = (step.name, view.minority()) {
+        if let (ClusterStep::Kubeconfig, Some(minority)) = (step, view.minority()) {
             let then = "servers that are down are started";
             all.push(finding(None, Kind::Datastore, format!("etcd: {minority}"), Mend::Up, then));
             continue;
         }
-        let (kind, what, then) = match step.name {
-            "kubeconfig" => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
-            "link" => (Kind::Network, "its network", "it is mended, and the machines are connected to it"),
-            "manifests" => (Kind::Manifests, "its manifests", "they are applied"),
-            "rollouts" => (Kind::Rollout, "its applications", "they are waited for"),
+        let (kind, what, then) = match step {
+            ClusterStep::Kubeconfig => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
+            ClusterStep::Link => {
+                (Kind::Network, "its network", "it is mended, and the machines are connected to it")
+            }
+            ClusterStep::Manifests => (Kind::Manifests, "its manifests", "they are applied"),
+            ClusterStep::Rollouts => (Kind::Rollout, "its applications", "they are waited for"),
             _ => continue,
         };
         all.push(finding(None, kind, format!("{what}: {why}"), Mend::Up, then));
@@ -479,29 +483,36 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
     let runs = view.standing(node) == Standing::Runs;
     let mut all = Vec::new();
     for (step, why) in needed {
-        let kind = match step.name {
+        let StepName::NodeStep(name) = step.name else { continue };
+        let kind = match name {
             // Told with the machine.
-            "vm" | "resize" | "leave" | "machine" | "uninstall" => continue,
+            NodeStep::Vm | NodeStep::Resize | NodeStep::Leave | NodeStep::Machine | NodeStep::Uninstall => {
+                continue;
+            }
             // Told with `stage` and `start`.
-            "push" | "launch" => continue,
-            "ssh" => Kind::Ssh,
-            "autostart" => Kind::Autostart,
-            "system" if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
-            "system" => Kind::System,
-            "stage" if other_binary(view, node) => Kind::K3sVersion,
-            "stage" => Kind::K3sFiles,
-            "config" => Kind::K3sConfig,
-            "install" => Kind::K3sInstall,
-            "start" if view.seen.api.is_some() && view.status(node).is_none() => Kind::NodeMissing,
-            "start" if facts.is_some_and(|f| f.unit(node.role.unit()).active == "active") => Kind::K3sConfig,
-            "start" => Kind::K3sUnit,
-            "provision" => Kind::Provision,
-            "labels" => Kind::NodeLabels,
-            "ready" => of_object(view, node),
+            NodeStep::Push | NodeStep::Launch => continue,
+            NodeStep::Ssh => Kind::Ssh,
+            NodeStep::Autostart => Kind::Autostart,
+            NodeStep::System if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
+            NodeStep::System => Kind::System,
+            NodeStep::Stage if other_binary(view, node) => Kind::K3sVersion,
+            NodeStep::Stage => Kind::K3sFiles,
+            NodeStep::Config => Kind::K3sConfig,
+            NodeStep::Install => Kind::K3sInstall,
+            NodeStep::Start if view.seen.api.is_some() && view.status(node).is_none() => Kind::NodeMissing,
+            NodeStep::Start if facts.is_some_and(|f| f.unit(node.role.unit()).active == "active") => {
+                Kind::K3sConfig
+            }
+            NodeStep::Start => Kind::K3sUnit,
+            NodeStep::Provision => Kind::Provision,
+            NodeStep::Labels => Kind::NodeLabels,
+            NodeStep::Ready => of_object(view, node),
             _ => Kind::Other,
         };
-        let interrupts = match step.name {
-            "stage" | "config" | "install" | "start" if runs => Interrupts::K3s,
+        let interrupts = match name {
+            NodeStep::Stage | NodeStep::Config | NodeStep::Install | NodeStep::Start if runs => {
+                Interrupts::K3s
+            }
             _ => Interrupts::Nothing,
         };
         all.push(Drift {

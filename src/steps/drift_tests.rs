@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::NodeStatus;
+use crate::event::VerbName;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::Tokens;
 use crate::providers::Machine;
@@ -203,7 +204,7 @@ fn specs() -> impl Strategy<Value = Spec> {
 }
 
 fn plan(view: &View<'_>) -> Plan {
-    Verb::find("up").unwrap().plan(view, &[])
+    Verb::of(VerbName::Up).plan(view, &[])
 }
 
 proptest! {
@@ -229,10 +230,10 @@ proptest! {
         let mut seen = look_with(&new, reality(&old));
         let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
         let undisturbed = plan(&View::new(&new, &seen));
-        prop_assert!(!undisturbed.steps.iter().any(|s| s.name == "machine"), "destroys unasked");
+        prop_assert!(!undisturbed.steps.iter().any(|s| s.name == NodeStep::Machine.into()), "destroys unasked");
         seen.leaving = leaving;
         let plan = plan(&View::new(&new, &seen));
-        for step in plan.steps.iter().filter(|s| s.name == "machine") {
+        for step in plan.steps.iter().filter(|s| s.name == NodeStep::Machine.into()) {
             let name = step.info.node.as_deref().unwrap();
             let said = drift.iter().any(|d| {
                 d.node.as_deref() == Some(name) && d.destroys() && d.lost.is_some() && !d.then.is_empty()
@@ -255,7 +256,7 @@ proptest! {
         let (old, new) = (old.cluster(), new.cluster());
         let names: Vec<String> = new.nodes.iter().map(|n| n.name.clone()).collect();
         let some: Vec<String> = names.into_iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, n)| n).collect();
-        let intent = Intent { verb: Verb::find("up").unwrap(), targets: &some, replace: &[] };
+        let intent = Intent { verb: Verb::of(VerbName::Up), targets: &some, replace: &[] };
         // `plan` looks, and decides.
         let planned = decide(&new, &look_with(&new, reality(&old)), &intent);
         // `up` knows for whom it is, looks, decides, and begins.
@@ -427,7 +428,7 @@ fn a_silent_server_takes_the_data_with_it_and_keeps_none() {
         seen.nodes.retain(|name, _| !silent.contains(&name.as_str()));
         seen.nodes.values_mut().for_each(|facts| change(std::sync::Arc::make_mut(facts)));
         let replace: Vec<String> = replace.iter().map(|n| (*n).to_owned()).collect();
-        decide(cluster, &seen, &Intent { verb: Verb::find("up").unwrap(), targets: &[], replace: &replace })
+        decide(cluster, &seen, &Intent { verb: Verb::of(VerbName::Up), targets: &[], replace: &replace })
             .losses
     };
     let (one, three) = (with(1), with(3));

@@ -12,15 +12,14 @@ use super::{Ctx, Definition, View, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape};
 use crate::spec::{Cluster, Node, When};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "foundations",
+        of: Of::Cluster(ClusterStep::Foundations),
         title: "apply what nodes need to become Ready",
-        scope: Scope::Cluster,
-        after: &[After::Lead("start"), After::Cluster("kubeconfig")],
+        after: &[After::Lead(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
         serves: false,
     },
     retry: true,

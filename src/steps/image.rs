@@ -13,13 +13,13 @@ use crate::engine::{Control, Trouble};
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
-use crate::plan::{Check, Scope, Shape};
+use crate::plan::{Check, ClusterStep, Of, Shape};
 use crate::providers::{BoxInfo, Kind};
 use crate::spec::{BoxRef, Cluster, Node, Source};
 use crate::state::ImageFact;
 
 pub const STEP: Definition = Definition {
-    shape: Shape { name: "box", title: "get the box", scope: Scope::Cluster, after: &[], serves: true },
+    shape: Shape { of: Of::Cluster(ClusterStep::Box), title: "get the box", after: &[], serves: true },
     retry: true,
     check,
     inputs,

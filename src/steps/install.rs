@@ -10,16 +10,19 @@ use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node, Slot};
 use crate::ssh::Job;
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "install",
+        of: Of::Node(NodeStep::Install, Per::Node),
         title: "install k3s",
-        scope: Scope::Nodes,
-        after: &[After::Node("stage"), After::Node("config"), After::Provisioners(Slot::BeforeK3s)],
+        after: &[
+            After::Node(NodeStep::Stage),
+            After::Node(NodeStep::Config),
+            After::Provisioners(Slot::BeforeK3s),
+        ],
         serves: false,
     },
     retry: true,

@@ -8,15 +8,14 @@ use super::{Ctx, Definition, View, destroy};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::files;
-use crate::plan::{After, Check, Scope, Shape, Standing};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape, Standing};
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "kubeconfig",
+        of: Of::Cluster(ClusterStep::Kubeconfig),
         title: "fetch the kubeconfig",
-        scope: Scope::Cluster,
-        after: &[After::Lead("start")],
+        after: &[After::Lead(NodeStep::Start)],
         serves: false,
     },
     retry: true,

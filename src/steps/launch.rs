@@ -10,17 +10,20 @@ use super::{Ctx, Definition, View, start};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::quote;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::spec::{Node, Role};
 use crate::ssh::Bound;
 use std::time::Duration;
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "launch",
+        of: Of::Node(NodeStep::Launch, Per::Node),
         title: "begin to start k3s",
-        scope: Scope::Nodes,
-        after: &[After::Node("install"), After::Node("config"), After::Node("system")],
+        after: &[
+            After::Node(NodeStep::Install),
+            After::Node(NodeStep::Config),
+            After::Node(NodeStep::System),
+        ],
         serves: false,
     },
     retry: true,

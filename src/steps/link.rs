@@ -11,16 +11,15 @@ use serde_json::json;
 use super::{Ctx, Definition, View, World};
 use crate::engine::Trouble;
 use crate::os::lock::Lock;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, Of, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "link",
+        of: Of::Cluster(ClusterStep::Link),
         title: "connect the machines",
-        scope: Scope::Cluster,
-        after: &[After::Cluster("network")],
+        after: &[After::Cluster(ClusterStep::Network)],
         serves: false,
     },
     retry: true,

@@ -8,17 +8,16 @@ use super::world::{INSECURE, SHORT};
 use super::{Ctx, Definition, View, World, console};
 use crate::engine::Trouble;
 use crate::explain::without_name;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::{Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "ssh",
+        of: Of::Node(NodeStep::Ssh, Per::Node),
         title: "log in",
-        scope: Scope::Nodes,
-        after: &[After::Node("vm"), After::Cluster("link")],
+        after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link)],
         serves: false,
     },
     retry: true,

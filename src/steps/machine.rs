@@ -11,21 +11,20 @@ use crate::engine::Trouble;
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::cancel::Level;
 use crate::os::files;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::{self, Leftovers, Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Knock, KnownHosts};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "vm",
+        of: Of::Node(NodeStep::Vm, Per::Node),
         title: "boot the machine",
-        scope: Scope::Nodes,
         after: &[
-            After::Cluster("network"),
-            After::Cluster("box"),
-            After::Kept("resize"),
-            After::Leaving("machine"),
+            After::Cluster(ClusterStep::Network),
+            After::Cluster(ClusterStep::Box),
+            After::Kept(NodeStep::Resize),
+            After::Leaving(NodeStep::Machine),
         ],
         serves: false,
     },

@@ -18,21 +18,20 @@ use crate::engine::Trouble;
 use crate::explain::{Again, FailureKind, seconds};
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot, When};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "manifests",
+        of: Of::Cluster(ClusterStep::Manifests),
         title: "apply the manifests",
-        scope: Scope::Cluster,
         // Of all nodes: pods that start when there is one node stay on it.
         after: &[
-            After::Cluster("foundations"),
-            After::Node("ready"),
+            After::Cluster(ClusterStep::Foundations),
+            After::Node(NodeStep::Ready),
             After::Provisioners(Slot::AfterK3s),
-            After::Cluster("kubeconfig"),
+            After::Cluster(ClusterStep::Kubeconfig),
         ],
         serves: false,
     },

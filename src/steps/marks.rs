@@ -15,15 +15,14 @@ use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::os::process::quote;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "labels",
+        of: Of::Node(NodeStep::Labels, Per::Node),
         title: "set labels and taints",
-        scope: Scope::Nodes,
-        after: &[After::Node("ready")],
+        after: &[After::Node(NodeStep::Ready)],
         serves: false,
     },
     retry: true,

@@ -48,14 +48,17 @@ mod view;
 mod wait;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::engine::{Control, Trouble, Work};
+use crate::event::{Outcome, VerbName};
 use crate::os::hash;
-use crate::plan::{self, Basis, Check, Plan, Scope, Shape, Step};
+use crate::plan::{self, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, Step, StepName};
 use crate::spec::{Cluster, Node};
+use crate::state::Unfinished;
 
 pub use artifacts::{look_at_given, missing, release};
 pub use config::files as config_files;
@@ -107,12 +110,90 @@ impl Ctx<'_> {
 
 /// A verb that runs steps.
 pub struct Verb {
-    /// Its name on the command line.
-    pub name: &'static str,
-    /// Its steps.
+    /// Its name.
+    pub name: VerbName,
+    /// Its steps, in an order in which they could run one after the other.
     pub steps: &'static [&'static Definition],
     /// How much has to be looked at before it can be planned.
     pub depth: Depth,
+    /// What else is particular about it.
+    pub traits: Traits,
+}
+
+/// What a verb does just before its steps.
+type Begin = fn(&World) -> Result<(), Trouble>;
+/// And just after them, told what came of them.
+type End = fn(&World, &BTreeMap<String, Outcome>) -> Result<(), Trouble>;
+
+/// What is particular about a verb.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    /// Which machines it may take away.
+    pub takes: Takes,
+    /// It has the cluster's secrets made where there are none, so that they are looked for first.
+    pub makes_secrets: bool,
+    /// It asks nodes over the network.
+    pub reaches_nodes: bool,
+    /// k3s is stopped on all nodes before it goes on: none counts as one that runs.
+    pub stops_k3s_first: bool,
+    /// What its retry goes on with.
+    pub resumes: Resumes,
+    /// Whether it may do its work while a restore has not come to its end.
+    pub within: Within,
+    /// What is done just before its steps.
+    pub begin: Option<Begin>,
+    /// What is done just after its steps.
+    pub end: Option<End>,
+}
+
+impl Traits {
+    /// Of a verb with which nothing is particular.
+    const PLAIN: Self = Self {
+        takes: Takes::None,
+        makes_secrets: false,
+        reaches_nodes: true,
+        stops_k3s_first: false,
+        resumes: Resumes::WhatIsLeft,
+        within: Within::Any,
+        begin: None,
+        end: None,
+    };
+}
+
+/// Which machines a verb may take away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// None.
+    None,
+    /// Those that differ from the spec, after a yes.
+    Differing,
+    /// The same, and those that it was asked to make anew, after a yes as well.
+    Named,
+    /// All that it is for.
+    All,
+}
+
+/// What the retry of a verb goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumes {
+    /// What is outstanding.
+    WhatIsLeft,
+    /// Nothing: what was done belongs to a moment that is over, as what a backup asked the nodes for, which ended with
+    /// its p1.
+    Nothing,
+    /// What is outstanding where this step passed, and nothing otherwise: a restore that did not succeed was put back.
+    Since(ClusterStep),
+}
+
+/// While what has not come to its end a verb may do its work: where it takes what is there for the cluster, it may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// Whatever it is: it ends that, or it does not matter to it.
+    Any,
+    /// A restore of a backup only, with which it goes on.
+    Restore,
+    /// Nothing.
+    Nothing,
 }
 
 /// The cluster as the spec says.
@@ -146,174 +227,241 @@ const UP: &[&Definition] = &[
     &rollouts::STEP,
 ];
 
-/// Every verb that runs steps.
-pub const VERBS: &[Verb] = &[
-    Verb { name: "up", steps: UP, depth: Depth::Nodes },
-    Verb { name: "replace", steps: UP, depth: Depth::Nodes },
-    Verb {
-        name: "upgrade",
-        steps: &[
-            &artifacts::STEP,
-            &save::STEP,
-            &link::STEP,
-            &login::STEP,
-            &system::STEP,
-            &push::STEP,
-            &stage::STEP,
-            &config::STEP,
-            &install::STEP,
-            &start::STEP,
-            &kubeconfig::STEP,
-            &ready::STEP,
-            &marks::STEP,
-        ],
-        depth: Depth::Nodes,
-    },
-    Verb {
-        name: "start",
-        steps: &[
-            &network::STEP,
-            &link::STEP,
-            &machine::STEP,
-            &login::STEP,
-            &system::STEP,
-            &start::STEP,
-            &kubeconfig::STEP,
-            &ready::STEP,
-        ],
-        depth: Depth::Nodes,
-    },
-    Verb {
-        name: "verify",
-        steps: &[
-            &verify::HEALTHY,
-            &verify::PODS_RUN,
-            &verify::PEERS_ANSWER,
-            &verify::SERVICE,
-            &verify::NAME,
-            &verify::OUTSIDE,
-            &verify::STEADY,
-            &verify::CLEAN,
-        ],
-        depth: Depth::Nodes,
-    },
-    Verb { name: "stop", steps: &[&stop::STEP], depth: Depth::Machines },
-    Verb { name: "killall", steps: &[&uninstall::KILLALL], depth: Depth::Machines },
-    Verb { name: "uninstall", steps: &[&uninstall::STEP, &uninstall::FORGET], depth: Depth::Machines },
-    Verb {
-        name: "destroy",
-        steps: &[&destroy::GO, &destroy::UNINSTALL, &destroy::MACHINES, &destroy::CLEAN],
-        depth: Depth::Machines,
-    },
-    Verb { name: "backup", steps: &[&backup::ASK, &backup::COPY], depth: Depth::Machines },
-    Verb {
-        name: "restore",
-        steps: &[
-            &restore::LOGIN,
-            &restore::HALT,
-            &restore::SECRETS,
-            &restore::CONFIG,
-            &restore::DATA,
-            &start::STEP,
-            &kubeconfig::STEP,
-            &ready::STEP,
-            &restore::SETTLE,
-        ],
-        depth: Depth::Machines,
-    },
-    Verb { name: "restore --undo", steps: &[&restore::UNDO], depth: Depth::Machines },
-    Verb {
-        name: "snapshot save",
-        steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
-        depth: Depth::Machines,
-    },
-    Verb {
-        name: "snapshot restore",
-        steps: &[
-            &snapshot::RESTORE,
-            &snapshot::RESUME,
-            &snapshot::CLOCK,
-            &snapshot::KUBECONFIG,
-            &snapshot::READY,
-        ],
-        depth: Depth::Machines,
-    },
-    Verb { name: "snapshot delete", steps: &[&snapshot::FORGET], depth: Depth::Machines },
-];
+/// What `up` and those that do a part of it have in common.
+const LIKE_UP: Traits = Traits { makes_secrets: true, within: Within::Nothing, ..Traits::PLAIN };
 
 impl Verb {
     /// The verb of that name.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        VERBS.iter().find(|v| v.name == name)
+    pub const fn of(name: VerbName) -> &'static Self {
+        match name {
+            VerbName::Up => &Self {
+                name: VerbName::Up,
+                steps: UP,
+                depth: Depth::Nodes,
+                traits: Traits { takes: Takes::Differing, ..LIKE_UP },
+            },
+            VerbName::Replace => &Self {
+                name: VerbName::Replace,
+                steps: UP,
+                depth: Depth::Nodes,
+                traits: Traits { takes: Takes::Named, ..LIKE_UP },
+            },
+            VerbName::Upgrade => &Self {
+                name: VerbName::Upgrade,
+                steps: &[
+                    &artifacts::STEP,
+                    &save::STEP,
+                    &link::STEP,
+                    &login::STEP,
+                    &system::STEP,
+                    &push::STEP,
+                    &stage::STEP,
+                    &config::STEP,
+                    &install::STEP,
+                    &start::STEP,
+                    &kubeconfig::STEP,
+                    &ready::STEP,
+                    &marks::STEP,
+                ],
+                depth: Depth::Nodes,
+                traits: LIKE_UP,
+            },
+            VerbName::Start => &Self {
+                name: VerbName::Start,
+                steps: &[
+                    &network::STEP,
+                    &link::STEP,
+                    &machine::STEP,
+                    &login::STEP,
+                    &system::STEP,
+                    &start::STEP,
+                    &kubeconfig::STEP,
+                    &ready::STEP,
+                ],
+                depth: Depth::Nodes,
+                traits: LIKE_UP,
+            },
+            VerbName::Verify => &Self {
+                name: VerbName::Verify,
+                steps: &[
+                    &verify::HEALTHY,
+                    &verify::PODS_RUN,
+                    &verify::PEERS_ANSWER,
+                    &verify::SERVICE,
+                    &verify::NAME,
+                    &verify::OUTSIDE,
+                    &verify::STEADY,
+                    &verify::CLEAN,
+                ],
+                depth: Depth::Nodes,
+                traits: Traits::PLAIN,
+            },
+            VerbName::Stop => &Self {
+                name: VerbName::Stop,
+                steps: &[&stop::STEP],
+                depth: Depth::Machines,
+                traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+            },
+            VerbName::Killall => &Self {
+                name: VerbName::Killall,
+                steps: &[&uninstall::KILLALL],
+                depth: Depth::Machines,
+                traits: Traits::PLAIN,
+            },
+            VerbName::Uninstall => &Self {
+                name: VerbName::Uninstall,
+                steps: &[&uninstall::STEP, &uninstall::FORGET],
+                depth: Depth::Machines,
+                traits: Traits::PLAIN,
+            },
+            VerbName::Destroy => &Self {
+                name: VerbName::Destroy,
+                steps: &[&destroy::GO, &destroy::UNINSTALL, &destroy::MACHINES, &destroy::CLEAN],
+                depth: Depth::Machines,
+                traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
+            },
+            VerbName::Backup => &Self {
+                name: VerbName::Backup,
+                steps: &[&backup::ASK, &backup::COPY],
+                depth: Depth::Machines,
+                traits: Traits { resumes: Resumes::Nothing, within: Within::Nothing, ..Traits::PLAIN },
+            },
+            VerbName::Restore => &Self {
+                name: VerbName::Restore,
+                steps: &[
+                    &restore::LOGIN,
+                    &restore::HALT,
+                    &restore::SECRETS,
+                    &restore::CONFIG,
+                    &restore::DATA,
+                    &start::STEP,
+                    &kubeconfig::STEP,
+                    &ready::STEP,
+                    &restore::SETTLE,
+                ],
+                depth: Depth::Machines,
+                traits: Traits {
+                    stops_k3s_first: true,
+                    resumes: Resumes::Since(ClusterStep::Settle),
+                    within: Within::Restore,
+                    begin: Some(restore::begin),
+                    ..Traits::PLAIN
+                },
+            },
+            VerbName::UndoRestore => &Self {
+                name: VerbName::UndoRestore,
+                steps: &[&restore::UNDO],
+                depth: Depth::Machines,
+                traits: Traits::PLAIN,
+            },
+            VerbName::SaveSnapshot => &Self {
+                name: VerbName::SaveSnapshot,
+                steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
+                depth: Depth::Machines,
+                traits: Traits { resumes: Resumes::Nothing, within: Within::Nothing, ..Traits::PLAIN },
+            },
+            VerbName::RestoreSnapshot => &Self {
+                name: VerbName::RestoreSnapshot,
+                steps: &[
+                    &snapshot::RESTORE,
+                    &snapshot::RESUME,
+                    &snapshot::CLOCK,
+                    &snapshot::KUBECONFIG,
+                    &snapshot::READY,
+                ],
+                depth: Depth::Machines,
+                traits: Traits {
+                    resumes: Resumes::Nothing,
+                    begin: Some(snapshot::begin),
+                    end: Some(snapshot::end),
+                    ..Traits::PLAIN
+                },
+            },
+            VerbName::DeleteSnapshot => &Self {
+                name: VerbName::DeleteSnapshot,
+                steps: &[&snapshot::FORGET],
+                depth: Depth::Machines,
+                traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+            },
+        }
+    }
+
+    /// True if it has that step.
+    pub fn has(&self, step: impl Into<StepName>) -> bool {
+        let step = step.into();
+        self.steps.iter().any(|d| d.shape.of.name() == step)
     }
 
     /// True if it brings machines up.
     pub fn boots(&self) -> bool {
-        self.steps.iter().any(|d| d.shape.name == "vm")
+        self.has(NodeStep::Vm)
     }
 
-    /// True if a retry begins anew, since what was done belongs to a moment that is over: what a backup
-    /// asked the nodes for ended with its p1, and a restore that did not succeed was put back. `passed` tells
-    /// which steps passed.
+    /// True if it changes k3s on nodes, so that what p1 refuses is looked at before.
+    pub fn changes_k3s(&self) -> bool {
+        self.has(NodeStep::Stage)
+    }
+
+    /// True if the whole cluster goes, asked for these nodes.
+    pub fn takes_all(&self, targets: &[String]) -> bool {
+        self.traits.takes == Takes::All && targets.is_empty()
+    }
+
+    /// True if a retry begins anew; `passed` tells which steps passed, by their ids.
     pub fn begins_anew(&self, passed: &dyn Fn(&str) -> bool) -> bool {
-        match self.name {
-            "snapshot save" | "snapshot restore" | "backup" => true,
-            "restore" => !passed("cluster/settle"),
-            _ => false,
+        match self.traits.resumes {
+            Resumes::WhatIsLeft => false,
+            Resumes::Nothing => true,
+            Resumes::Since(step) => !passed(&step.id()),
         }
     }
 
-    /// Whether it may do its work while something that was begun with the cluster's data has not come to its
-    /// end: it does not take what is there for the cluster, or it ends that.
-    pub fn passes_unfinished(&self, verb: &str) -> bool {
-        match verb {
-            "snapshot restore" => !matches!(
-                self.name,
-                "up" | "start" | "upgrade" | "replace" | "backup" | "restore" | "snapshot save"
-            ),
-            _ => !matches!(self.name, "up" | "start" | "upgrade" | "replace" | "backup" | "snapshot save"),
+    /// Whether it may do its work while this has not come to its end.
+    pub fn passes(&self, unfinished: &Unfinished) -> bool {
+        match self.traits.within {
+            Within::Any => true,
+            Within::Restore => VerbName::parse(&unfinished.verb) != Some(VerbName::RestoreSnapshot),
+            Within::Nothing => false,
         }
     }
 
-    /// Whether the step of that name is needed, by its own condition.
-    pub fn condition(&self, name: &str, view: &View<'_>, node: Option<&Node>) -> Check {
-        let (definition, item) = self.definition(name);
-        (definition.check)(&View { item, ..*view }, node)
+    /// Whether that step is needed, by its own condition.
+    pub fn condition(&self, at: At<'_>, view: &View<'_>) -> Check {
+        (self.definition(at.name()).check)(&View { item: at.item(), ..*view }, at.of())
     }
 
-    /// The step of that name, and which of several it is.
-    fn definition<'n>(&self, name: &'n str) -> (&'static Definition, Option<&'n str>) {
-        let named = |d: &&Definition| match d.shape.scope {
-            Scope::Provisioners(_) => provisioner(name).is_some(),
-            _ => d.shape.name == name,
-        };
-        (self.steps.iter().copied().find(|d| named(&&**d)).expect("a step of this verb"), provisioner(name))
+    fn definition(&self, step: StepName) -> &'static Definition {
+        self.steps.iter().copied().find(|d| d.shape.of.name() == step).expect("a step of this verb")
     }
 
-    /// The plan, with `look` to say whether a step is needed, or the steps' own conditions.
+    /// The plan, with the steps' own conditions to say whether one is needed.
     pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
-        self.plan_with(view, targets, &view.seen.leaving, &|name, node| self.condition(name, view, node))
+        self.plan_with(view, targets, &view.seen.leaving, &|at| self.condition(at, view))
     }
 
-    /// See [`Verb::plan`].
+    /// The plan, with `look` to say whether a step is needed.
     pub fn plan_with(
         &self,
         view: &View<'_>,
         targets: &[String],
         leaving: &[Node],
-        look: &dyn Fn(&str, Option<&Node>) -> Check,
+        look: &dyn Fn(At<'_>) -> Check,
     ) -> Plan {
         let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
-        let digest = |name: &str, node: Option<&Node>| {
-            let (definition, item) = self.definition(name);
-            if let Some(item) = item {
+        let digest = |at: At<'_>| {
+            if let Some(item) = at.item() {
                 return view.provisioner(item).unwrap_or_default();
             }
-            let inputs = (definition.inputs)(view.cluster, node).to_string();
+            let inputs = (self.definition(at.name()).inputs)(view.cluster, at.of()).to_string();
             // Beside what the spec says: which file stands behind a path of it.
-            let given = match name {
-                "artifacts" | "stage" | "install" | "start" => view.seen.given.as_str(),
-                "box" | "network" => view.seen.image.as_deref().unwrap_or_default(),
+            let given = match at {
+                At::Cluster(ClusterStep::Artifacts)
+                | At::Node { step: NodeStep::Stage | NodeStep::Install | NodeStep::Start, .. } => {
+                    view.seen.given.as_str()
+                }
+                At::Cluster(ClusterStep::Box | ClusterStep::Network) => {
+                    view.seen.image.as_deref().unwrap_or_default()
+                }
                 _ => "",
             };
             match given {
@@ -321,10 +469,10 @@ impl Verb {
                 given => short_digest(&[&inputs, given]),
             }
         };
-        let stands = |node: &Node| match self.name {
+        let stands = |node: &Node| match self.traits.stops_k3s_first {
             // However k3s stood, it is stopped on all of them first, and only the first server has the data.
-            "restore" => plan::Standing::New,
-            _ => view.standing(node),
+            true => plan::Standing::New,
+            false => view.standing(node),
         };
         // A restore takes its turns: its first server has data.
         let fresh = self.boots() && view.is_fresh(leaving);
@@ -332,11 +480,6 @@ impl Verb {
             Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands, fresh };
         plan::make(&shapes, &basis)
     }
-}
-
-/// The provisioner that a step of that name runs.
-fn provisioner(name: &str) -> Option<&str> {
-    name.strip_prefix(plan::PROVISION)?.strip_prefix('-')
 }
 
 /// 16 hex digits that tell one set of texts from another.
@@ -358,7 +501,7 @@ impl Work for Steps {
     fn check(&self, step: &Step) -> Check {
         let seen = self.world.seen();
         let view = View { item: step.item.as_deref(), ..View::new(&self.world.cluster, &seen) };
-        (step_definition(self.verb, step).check)(&view, self.node(step))
+        (self.verb.definition(step.name).check)(&view, self.node(step))
     }
 
     fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
@@ -368,14 +511,14 @@ impl Work for Steps {
             self.world.remember(&node.name, |m| m.facts = None)?;
         }
         let ctx = Ctx { world: &self.world, control, node, item: step.item.as_deref() };
-        let mut done = (step_definition(self.verb, step).apply)(&ctx);
+        let mut done = (self.verb.definition(step.name).apply)(&ctx);
         if let (Err(trouble), Some(node)) = (&mut done, node) {
             // The step says whose it is.
             let cause = &mut trouble.failure.cause;
             *cause = crate::explain::without_name(&node.name, cause).to_owned();
         }
         // The machine ran when the step before passed.
-        let inside = self.verb.boots() && step.name != machine::STEP.shape.name;
+        let inside = self.verb.boots() && step.name != NodeStep::Vm.into();
         match (done, node) {
             (Err(trouble), Some(node)) if inside && trouble.may_pass() => {
                 Err(machine::lost(&self.world, node, trouble))
@@ -385,19 +528,15 @@ impl Work for Steps {
     }
 
     fn retries(&self, step: &Step) -> bool {
-        step_definition(self.verb, step).retry
+        self.verb.definition(step.name).retry
     }
-}
-
-fn step_definition(verb: &Verb, step: &Step) -> &'static Definition {
-    verb.steps.iter().find(|d| d.shape.name == step.name).expect("a step of this verb")
 }
 
 impl Steps {
     fn node(&self, step: &Step) -> Option<&Node> {
         let name = step.info.node.as_deref()?;
-        match step_definition(self.verb, step).shape.scope {
-            Scope::Leaving => self.leaving.iter().find(|n| n.name == name),
+        match self.verb.definition(step.name).shape.of {
+            Of::Node(_, Per::Leaving) => self.leaving.iter().find(|n| n.name == name),
             _ => self.world.cluster.node(name),
         }
     }
@@ -413,15 +552,38 @@ mod tests {
         Node { name: name.into(), ip, ..fixture::cluster(1).nodes[1].clone() }
     }
 
+    #[test]
+    fn names_of_verbs_lead_to_their_verb_and_back() {
+        for name in VerbName::ALL {
+            assert_eq!((Verb::of(name).name, VerbName::parse(name.as_str())), (name, Some(name)));
+        }
+        assert_eq!(VerbName::parse("fly"), None);
+    }
+
+    /// What takes what is there for the cluster does not begin before that is known; what ends it does.
+    #[test]
+    fn an_unfinished_restore_is_in_the_way_of_what_takes_the_data_for_the_clusters() {
+        use VerbName as V;
+        let during = |verb: V| {
+            let (id, since) = (String::new(), jiff::Timestamp::UNIX_EPOCH);
+            let what = Unfinished { verb: verb.to_string(), id, subject: None, since, settled: false };
+            V::ALL.into_iter().filter(|v| !Verb::of(*v).passes(&what)).collect::<Vec<_>>()
+        };
+        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::SaveSnapshot];
+        assert_eq!(during(V::Restore), kept);
+        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Restore, V::SaveSnapshot];
+        assert_eq!(during(V::RestoreSnapshot), kept);
+    }
+
     /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.
     #[test]
     fn every_verb_makes_a_plan() {
-        for verb in VERBS {
+        for verb in VerbName::ALL.map(Verb::of) {
             for workers in [0, 3] {
                 let cluster = fixture::cluster(workers);
                 let (seen, leaving) = (Seen::default(), [cluster.nodes[0].clone(), former("old", 250)]);
                 let view = View::new(&cluster, &seen);
-                let plan = verb.plan_with(&view, &[], &leaving, &|_, _| Check::Needed("x".into()));
+                let plan = verb.plan_with(&view, &[], &leaving, &|_| Check::Needed("x".into()));
                 let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
                 assert_eq!(ids.len(), plan.steps.len(), "{}", verb.name);
             }
@@ -443,7 +605,7 @@ mod tests {
         };
         cluster.provision = vec![one("early", Slot::BeforeK3s), one("late", Slot::AfterK3s)];
         let seen = Seen::default();
-        let plan = Verb::find("up").unwrap().plan(&View::new(&cluster, &seen), &[]);
+        let plan = Verb::of(VerbName::Up).plan(&View::new(&cluster, &seen), &[]);
         let after = |id: &str, before: &str| {
             let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
             assert!(step.check.may_run() && step.info.after.iter().any(|a| a == before), "{:?}", step.info);
@@ -477,14 +639,14 @@ mod tests {
     #[test]
     fn in_a_fresh_cluster_nothing_waits_for_what_k3s_waits_for_itself() {
         let cluster = fixture::sized(3, 2);
-        let up = Verb::find("up").unwrap();
+        let up = Verb::of(VerbName::Up);
         let plan = up.plan(&View::new(&cluster, &Seen::default()), &[]);
         for worker in ["worker-1", "worker-2"] {
             let launch = format!("{worker}/launch");
             assert!(plan.steps.iter().any(|s| s.info.id == launch && s.check.may_run()), "{plan:?}");
             let before = waits_for(&plan, &launch);
             assert!(before.contains(&format!("{worker}/install")));
-            let of_server = |b: &String| b.starts_with("server") && !b.ends_with("/resize");
+            let of_server = |b: &String| b.starts_with("server") && !NodeStep::Resize.is(b);
             assert!(!before.iter().any(|b| of_server(b) || b == "cluster/kubeconfig"), "{before:?}");
             // It is judged when there is an API, and by no other server's start.
             let start = waits_for(&plan, &format!("{worker}/start"));
@@ -501,7 +663,7 @@ mod tests {
         seen.nodes.insert("server-2".into(), serving());
         let launched = |cluster: &Cluster, seen: &Seen, leaving: &[Node]| {
             let seen = Seen { leaving: leaving.to_vec(), ..seen.clone() };
-            up.plan(&View::new(cluster, &seen), &[]).nodes_for("launch")
+            up.plan(&View::new(cluster, &seen), &[]).nodes_for(NodeStep::Launch)
         };
         assert_eq!(launched(&cluster, &seen, &[]), [""; 0]);
         let none = Seen::default();
@@ -517,8 +679,8 @@ mod tests {
         let cluster = fixture::sized(3, 2);
         let mut seen = Seen::default();
         seen.nodes.extend(cluster.nodes.iter().map(|n| (n.name.clone(), serving())));
-        for verb in ["up", "upgrade"] {
-            let verb = Verb::find(verb).unwrap();
+        for verb in [VerbName::Up, VerbName::Upgrade] {
+            let verb = Verb::of(verb);
             let plan = verb.plan(&View::new(&cluster, &seen), &[]);
             let stage = plan.steps.iter().find(|s| s.info.id == "server/stage").unwrap();
             let pushes: Vec<String> = cluster.nodes.iter().map(|n| format!("{}/push", n.name)).collect();
@@ -526,7 +688,7 @@ mod tests {
             assert!(stage.info.after.contains(&pushes[0]));
             for push in pushes {
                 let before = waits_for(&plan, &push);
-                assert!(!before.iter().any(|b| b.ends_with("/stage") || b.ends_with("/ready")), "{before:?}");
+                assert!(!before.iter().any(|b| NodeStep::Stage.is(b) || NodeStep::Ready.is(b)), "{before:?}");
             }
         }
     }
@@ -540,10 +702,10 @@ mod tests {
             seen.nodes.insert(server.name.clone(), serving());
         }
         let view = View::new(&cluster, &seen);
-        let verb = Verb::find("replace").unwrap();
-        let passed = |name: &str, node: Option<&Node>| match node.map_or("", |n| n.name.as_str()) {
+        let verb = Verb::of(VerbName::Replace);
+        let passed = |at: At<'_>| match at.of().map_or("", |n| n.name.as_str()) {
             "server" => Check::Done("done in the run before".into()),
-            "server-2" if name != "ready" => Check::Done("done in the run before".into()),
+            "server-2" if at.name() != NodeStep::Ready.into() => Check::Done("done in the run before".into()),
             _ => Check::Unknown("outstanding".into()),
         };
         let plan = verb.plan_with(&view, &[], &cluster.nodes, &passed);

@@ -7,15 +7,14 @@ use serde_json::json;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::os::lock::Lock;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, Of, Shape};
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "network",
+        of: Of::Cluster(ClusterStep::Network),
         title: "prepare the network",
-        scope: Scope::Cluster,
-        after: &[After::Cluster("box")],
+        after: &[After::Cluster(ClusterStep::Box)],
         serves: true,
     },
     retry: true,

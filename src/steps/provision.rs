@@ -23,7 +23,7 @@ use crate::explain::FailureKind;
 use crate::os::files::{self, At};
 use crate::os::hash;
 use crate::os::process::{self, Cmd, quote};
-use crate::plan::{After, Check, PROVISION, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Node, ProvisionType, Provisioner, Slot};
 use crate::ssh::{Bound, Job, Source, Upload};
 use crate::vagrant;
@@ -31,10 +31,9 @@ use crate::vagrant;
 /// Before k3s is installed.
 pub const BEFORE: Definition = Definition {
     shape: Shape {
-        name: PROVISION,
+        of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::BeforeK3s)),
         title: "run the provisioner",
-        scope: Scope::Provisioners(Slot::BeforeK3s),
-        after: &[After::Node("system")],
+        after: &[After::Node(NodeStep::System)],
         serves: false,
     },
     retry: true,
@@ -46,10 +45,13 @@ pub const BEFORE: Definition = Definition {
 /// When the node is Ready.
 pub const AFTER: Definition = Definition {
     shape: Shape {
-        name: PROVISION,
+        of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::AfterK3s)),
         title: "run the provisioner",
-        scope: Scope::Provisioners(Slot::AfterK3s),
-        after: &[After::Node("ready"), After::Cluster("kubeconfig"), After::Provisioners(Slot::BeforeK3s)],
+        after: &[
+            After::Node(NodeStep::Ready),
+            After::Cluster(ClusterStep::Kubeconfig),
+            After::Provisioners(Slot::BeforeK3s),
+        ],
         serves: false,
     },
     retry: true,
@@ -66,7 +68,7 @@ const DIR: &str = "/var/lib/p1/provision";
 const PACK: Duration = Duration::from_secs(600);
 
 fn note(name: &str) -> String {
-    format!("{PROVISION}-{name}")
+    format!("{}-{name}", NodeStep::Provision)
 }
 
 fn check(view: &View<'_>, node: Option<&Node>) -> Check {

@@ -5,15 +5,14 @@ use super::stage::{self, transfer};
 use super::world::SHORT;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
-use crate::plan::{After, Check, Scope, Shape, Standing};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape, Standing};
 use crate::spec::Node;
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "push",
+        of: Of::Node(NodeStep::Push, Per::Node),
         title: "push the next k3s",
-        scope: Scope::Nodes,
-        after: &[After::Node("system"), After::Cluster("artifacts")],
+        after: &[After::Node(NodeStep::System), After::Cluster(ClusterStep::Artifacts)],
         serves: false,
     },
     retry: true,

@@ -13,15 +13,18 @@ use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
 use crate::k3s;
 use crate::os::process;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "ready",
+        of: Of::Node(NodeStep::Ready, Per::Node),
         title: "become Ready",
-        scope: Scope::Nodes,
-        after: &[After::Node("start"), After::Cluster("kubeconfig"), After::Cluster("foundations")],
+        after: &[
+            After::Node(NodeStep::Start),
+            After::Cluster(ClusterStep::Kubeconfig),
+            After::Cluster(ClusterStep::Foundations),
+        ],
         serves: false,
     },
     retry: false,

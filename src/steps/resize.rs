@@ -11,16 +11,15 @@ use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, View, machine, quorum, ready, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::providers::{Size, State};
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "resize",
+        of: Of::Node(NodeStep::Resize, Per::Node),
         title: "give the machine its size",
-        scope: Scope::Nodes,
-        after: &[After::Before("resize")],
+        after: &[After::Before(NodeStep::Resize)],
         serves: false,
     },
     retry: true,

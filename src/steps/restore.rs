@@ -11,27 +11,28 @@ use super::world::SHORT;
 use super::{Ctx, Definition, World, config, login};
 use crate::backup::Backup;
 use crate::engine::Trouble;
+use crate::event::VerbName;
 use crate::k3s;
 use crate::os::sync::lock;
 use crate::os::{files, many};
-use crate::plan::{After, Scope};
+use crate::plan::{After, ClusterStep, NodeStep, Of, Per};
 use crate::providers::State;
 use crate::spec::{Node, Role};
 use crate::ssh::{Bound, Source, Upload};
 use crate::state::Unfinished;
 
 /// The node lets p1 in.
-pub const LOGIN: Definition = Definition { shape: shape("ssh", "log in", Scope::Nodes, &[]), ..login::STEP };
+pub const LOGIN: Definition =
+    Definition { shape: shape(Of::Node(NodeStep::Ssh, Per::Node), "log in", &[]), ..login::STEP };
 
 /// k3s ends on a node, with all that it runs; what the node has of the cluster is set aside, and it gets its
 /// password of then.
 pub const HALT: Definition = Definition {
     // Workers first: their containers end while somebody still hears of it.
     shape: shape(
-        "halt",
+        Of::Node(NodeStep::Halt, Per::Node),
         "stop k3s and its containers",
-        Scope::Nodes,
-        &[After::Node("ssh"), After::Workers("halt")],
+        &[After::Node(NodeStep::Ssh), After::Workers(NodeStep::Halt)],
     ),
     retry: true,
     check: asked,
@@ -41,7 +42,11 @@ pub const HALT: Definition = Definition {
 
 /// The secrets of then are this host's again.
 pub const SECRETS: Definition = Definition {
-    shape: shape("secrets", "put the cluster's secrets back", Scope::Cluster, &[After::Node("halt")]),
+    shape: shape(
+        Of::Cluster(ClusterStep::Secrets),
+        "put the cluster's secrets back",
+        &[After::Node(NodeStep::Halt)],
+    ),
     retry: true,
     check: asked,
     inputs,
@@ -50,7 +55,11 @@ pub const SECRETS: Definition = Definition {
 
 /// The configuration has them, before k3s itself puts an etcd snapshot back.
 pub const CONFIG: Definition = Definition {
-    shape: shape("config", "configure k3s", Scope::Nodes, &[After::Cluster("secrets")]),
+    shape: shape(
+        Of::Node(NodeStep::Config, Per::Node),
+        "configure k3s",
+        &[After::Cluster(ClusterStep::Secrets)],
+    ),
     // The data of then comes, and what was told to the data of now is no matter.
     apply: config::apply,
     ..config::STEP
@@ -58,7 +67,11 @@ pub const CONFIG: Definition = Definition {
 
 /// The data is in its place on the first server.
 pub const DATA: Definition = Definition {
-    shape: shape("data", "put the cluster's data back", Scope::Cluster, &[After::Node("config")]),
+    shape: shape(
+        Of::Cluster(ClusterStep::Data),
+        "put the cluster's data back",
+        &[After::Node(NodeStep::Config)],
+    ),
     retry: true,
     check: asked,
     inputs,
@@ -68,18 +81,17 @@ pub const DATA: Definition = Definition {
 /// The restore has succeeded, and the former data goes; or it has not, and comes back.
 pub const SETTLE: Definition = Definition {
     shape: shape(
-        "settle",
+        Of::Cluster(ClusterStep::Settle),
         "let the former data go",
-        Scope::Cluster,
         &[
-            After::Ended("ssh"),
-            After::Ended("halt"),
-            After::Cluster("secrets"),
-            After::Ended("config"),
-            After::Cluster("data"),
-            After::Ended("start"),
-            After::Cluster("kubeconfig"),
-            After::Ended("ready"),
+            After::Ended(NodeStep::Ssh),
+            After::Ended(NodeStep::Halt),
+            After::Cluster(ClusterStep::Secrets),
+            After::Ended(NodeStep::Config),
+            After::Cluster(ClusterStep::Data),
+            After::Ended(NodeStep::Start),
+            After::Cluster(ClusterStep::Kubeconfig),
+            After::Ended(NodeStep::Ready),
         ],
     ),
     retry: false,
@@ -90,7 +102,7 @@ pub const SETTLE: Definition = Definition {
 
 /// What a restore set aside is the cluster's data again.
 pub const UNDO: Definition = Definition {
-    shape: shape("undo", "put the former data back", Scope::Cluster, &[]),
+    shape: shape(Of::Cluster(ClusterStep::Undo), "put the former data back", &[]),
     retry: true,
     check: asked,
     inputs,
@@ -121,10 +133,10 @@ pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
 pub fn begin(world: &World) -> Result<(), Trouble> {
     let state = &world.state;
     let subject = world.seen().subject.clone();
-    let before = state.unfinished()?.filter(|u| u.verb == "restore" && !u.settled);
+    let before = state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str() && !u.settled);
     let id = before.map_or_else(|| world.run.clone(), |u| u.id);
     let since = jiff::Timestamp::now();
-    state.begin(&Unfinished { verb: "restore".into(), id, subject, since, settled: false })?;
+    state.begin(&Unfinished { verb: VerbName::Restore.to_string(), id, subject, since, settled: false })?;
     if !state.former_token().exists()
         && let Ok(tokens) = world.tokens_of_now(&mut |_| {})
     {
@@ -134,7 +146,7 @@ pub fn begin(world: &World) -> Result<(), Trouble> {
 }
 
 fn unfinished(world: &World) -> Result<Unfinished, Trouble> {
-    let found = world.state.unfinished()?.filter(|u| u.verb == "restore");
+    let found = world.state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str());
     found.ok_or_else(|| Trouble::new("no restore is unfinished", "`p1 status` shows how the cluster is."))
 }
 

@@ -13,15 +13,14 @@ use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, Of, Shape};
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "rollouts",
+        of: Of::Cluster(ClusterStep::Rollouts),
         title: "await the rollouts",
-        scope: Scope::Cluster,
-        after: &[After::Cluster("manifests")],
+        after: &[After::Cluster(ClusterStep::Manifests)],
         serves: false,
     },
     retry: false,

@@ -2,6 +2,7 @@
 
 use super::View;
 use crate::engine::Trouble;
+use crate::event::VerbName;
 use crate::explain::FailureKind;
 use crate::k3s::{self, Barrier, Join, Version};
 use crate::os::process::quote;
@@ -48,8 +49,8 @@ pub fn unfinished(view: &View<'_>) -> Option<Trouble> {
 /// Why nothing else is begun meanwhile, and what ends it.
 pub fn not_finished(what: &Unfinished) -> Trouble {
     let subject = what.subject.clone().map(|s| quote(&s)).unwrap_or_default();
-    let hint = match what.verb.as_str() {
-        "restore" => format!(
+    let hint = match VerbName::parse(&what.verb) {
+        Some(VerbName::Restore) => format!(
             "The cluster's former data is set aside. `p1 restore --undo` puts it back, `p1 restore {subject}` goes on."
         ),
         _ => format!(

@@ -8,16 +8,15 @@ use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, Scope, Shape, Standing};
+use crate::plan::{After, Check, ClusterStep, Of, Shape, Standing};
 use crate::spec::{Cluster, Node};
 use crate::ssh::Bound;
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "save",
+        of: Of::Cluster(ClusterStep::Save),
         title: "save the state before the upgrade",
-        scope: Scope::Cluster,
-        after: &[After::Cluster("artifacts")],
+        after: &[After::Cluster(ClusterStep::Artifacts)],
         serves: true,
     },
     retry: true,

@@ -14,19 +14,19 @@ use serde_json::json;
 use super::wait::{Patience, wait_for};
 use super::{Ctx, Definition, World, kubeconfig, observe, ready};
 use crate::engine::Trouble;
-use crate::event::Outcome;
+use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
 use crate::os::Cancel;
 use crate::os::files;
 use crate::os::sync::lock;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::{Machine, Note, Snapshot, State};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
 /// The moment: every machine of the cluster is paused.
 pub const PAUSE: Definition = Definition {
-    shape: shape("pause", "pause the machines", Scope::Cluster, &[]),
+    shape: shape(Of::Cluster(ClusterStep::Pause), "pause the machines", &[]),
     retry: false,
     check: asked,
     inputs,
@@ -35,7 +35,11 @@ pub const PAUSE: Definition = Definition {
 
 /// One machine is written down, and goes on.
 pub const TAKE: Definition = Definition {
-    shape: shape("take", "write down disk and memory", Scope::Nodes, &[After::Cluster("pause")]),
+    shape: shape(
+        Of::Node(NodeStep::Take, Per::Node),
+        "write down disk and memory",
+        &[After::Cluster(ClusterStep::Pause)],
+    ),
     retry: false,
     check: asked,
     inputs,
@@ -44,7 +48,7 @@ pub const TAKE: Definition = Definition {
 
 /// One machine is put back; it stays paused.
 pub const RESTORE: Definition = Definition {
-    shape: shape("restore", "put the machine back", Scope::Nodes, &[]),
+    shape: shape(Of::Node(NodeStep::Restore, Per::Node), "put the machine back", &[]),
     retry: false,
     check: asked,
     inputs,
@@ -53,7 +57,11 @@ pub const RESTORE: Definition = Definition {
 
 /// All of them go on.
 pub const RESUME: Definition = Definition {
-    shape: shape("resume", "let the machines go on", Scope::Cluster, &[After::Node("restore")]),
+    shape: shape(
+        Of::Cluster(ClusterStep::Resume),
+        "let the machines go on",
+        &[After::Node(NodeStep::Restore)],
+    ),
     retry: false,
     check: asked,
     inputs,
@@ -62,7 +70,11 @@ pub const RESUME: Definition = Definition {
 
 /// The clock of a machine stood still while it was paused, or is that of the snapshot.
 pub const CLOCK: Definition = Definition {
-    shape: shape("clock", "set the clock", Scope::Nodes, &[After::Node("take"), After::Cluster("resume")]),
+    shape: shape(
+        Of::Node(NodeStep::Clock, Per::Node),
+        "set the clock",
+        &[After::Node(NodeStep::Take), After::Cluster(ClusterStep::Resume)],
+    ),
     retry: true,
     check: asked,
     inputs,
@@ -71,7 +83,11 @@ pub const CLOCK: Definition = Definition {
 
 /// The kubeconfig is that of the k3s which the snapshot has.
 pub const KUBECONFIG: Definition = Definition {
-    shape: shape("kubeconfig", "fetch the kubeconfig", Scope::Cluster, &[After::Lead("clock")]),
+    shape: shape(
+        Of::Cluster(ClusterStep::Kubeconfig),
+        "fetch the kubeconfig",
+        &[After::Lead(NodeStep::Clock)],
+    ),
     retry: true,
     check: asked,
     inputs,
@@ -80,7 +96,11 @@ pub const KUBECONFIG: Definition = Definition {
 
 /// Nodes that were Ready at that moment are so again, and show that they live.
 pub const READY: Definition = Definition {
-    shape: shape("ready", "be Ready again", Scope::Nodes, &[After::Cluster("resume")]),
+    shape: shape(
+        Of::Node(NodeStep::Ready, Per::Node),
+        "be Ready again",
+        &[After::Cluster(ClusterStep::Resume)],
+    ),
     retry: false,
     check: asked,
     inputs,
@@ -89,15 +109,15 @@ pub const READY: Definition = Definition {
 
 /// One machine's snapshot is removed.
 pub const FORGET: Definition = Definition {
-    shape: shape("forget", "remove the snapshot", Scope::Nodes, &[]),
+    shape: shape(Of::Node(NodeStep::Forget, Per::Node), "remove the snapshot", &[]),
     retry: true,
     check: asked,
     inputs,
     apply: forget,
 };
 
-const fn shape(name: &'static str, title: &'static str, scope: Scope, after: &'static [After]) -> Shape {
-    Shape { name, title, scope, after, serves: false }
+const fn shape(of: Of, title: &'static str, after: &'static [After]) -> Shape {
+    Shape { of, title, after, serves: false }
 }
 
 fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
@@ -311,16 +331,22 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
 pub fn begin(world: &World) -> Result<(), Trouble> {
     let subject = world.seen().subject.clone();
     let since = Timestamp::now();
-    let what =
-        Unfinished { verb: "snapshot restore".into(), id: world.run.clone(), subject, since, settled: false };
+    let what = Unfinished {
+        verb: VerbName::RestoreSnapshot.to_string(),
+        id: world.run.clone(),
+        subject,
+        since,
+        settled: false,
+    };
     Ok(world.state.begin(&what)?)
 }
 
 /// They are of one moment: all were put back and go on, or none was touched.
 pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), Trouble> {
-    let mut restores = outcomes.iter().filter(|(id, _)| id.ends_with("/restore")).map(|(_, o)| o);
+    let mut restores = outcomes.iter().filter(|(id, _)| NodeStep::Restore.is(id)).map(|(_, o)| o);
     let none = restores.clone().all(|o| matches!(o, Outcome::Blocked { .. } | Outcome::Skipped { .. }));
-    let all = restores.all(Outcome::passed) && outcomes.get("cluster/resume").is_some_and(Outcome::passed);
+    let all =
+        restores.all(Outcome::passed) && outcomes.get(&ClusterStep::Resume.id()).is_some_and(Outcome::passed);
     if none || all {
         world.state.end()?;
     }

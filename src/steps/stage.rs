@@ -11,22 +11,21 @@ use super::{Ctx, Definition, View, Wanted, push};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::quote;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Source, Upload};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "stage",
+        of: Of::Node(NodeStep::Stage, Per::Node),
         title: "push k3s",
-        scope: Scope::Nodes,
         after: &[
-            After::Node("system"),
-            After::Kept("push"),
-            After::Everywhere("push"),
-            After::Cluster("artifacts"),
-            After::Cluster("save"),
-            After::Touch("ready"),
+            After::Node(NodeStep::System),
+            After::Kept(NodeStep::Push),
+            After::Everywhere(NodeStep::Push),
+            After::Cluster(ClusterStep::Artifacts),
+            After::Cluster(ClusterStep::Save),
+            After::Touch(NodeStep::Ready),
         ],
         serves: false,
     },

@@ -17,24 +17,23 @@ use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::cancel::Level;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "start",
+        of: Of::Node(NodeStep::Start, Per::Node),
         title: "start k3s",
-        scope: Scope::Nodes,
         after: &[
-            After::Kept("launch"),
-            After::Node("install"),
-            After::Node("config"),
-            After::Node("system"),
-            After::Cluster("data"),
-            After::Lead("start"),
-            After::Behind("start"),
-            After::Turn("ready"),
+            After::Kept(NodeStep::Launch),
+            After::Node(NodeStep::Install),
+            After::Node(NodeStep::Config),
+            After::Node(NodeStep::System),
+            After::Cluster(ClusterStep::Data),
+            After::Lead(NodeStep::Start),
+            After::Behind(NodeStep::Start),
+            After::Turn(NodeStep::Ready),
         ],
         serves: false,
     },

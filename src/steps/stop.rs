@@ -9,17 +9,16 @@ use super::world::SHORT;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "stop",
+        of: Of::Node(NodeStep::Stop, Per::Node),
         title: "shut the machine down",
-        scope: Scope::Nodes,
         // Workers first: they leave while somebody hears of it.
-        after: &[After::Workers("stop")],
+        after: &[After::Workers(NodeStep::Stop)],
         serves: false,
     },
     retry: false,

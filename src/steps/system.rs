@@ -9,17 +9,16 @@ use super::world::SHORT;
 use super::{Ctx, Definition, View};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
 use crate::providers::node_mac;
 use crate::render;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "system",
+        of: Of::Node(NodeStep::System, Per::Node),
         title: "prepare the system",
-        scope: Scope::Nodes,
-        after: &[After::Node("ssh")],
+        after: &[After::Node(NodeStep::Ssh)],
         serves: false,
     },
     retry: true,

@@ -8,7 +8,7 @@ use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::{files, process};
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 use crate::ssh::Job;
@@ -16,10 +16,9 @@ use crate::ssh::Job;
 /// Stops k3s, its containers and its network at once; data stays.
 pub const KILLALL: Definition = Definition {
     shape: Shape {
-        name: "killall",
+        of: Of::Node(NodeStep::Killall, Per::Node),
         title: "stop k3s and its containers",
-        scope: Scope::Nodes,
-        after: &[After::Workers("killall")],
+        after: &[After::Workers(NodeStep::Killall)],
         serves: false,
     },
     retry: true,
@@ -31,11 +30,10 @@ pub const KILLALL: Definition = Definition {
 /// Takes k3s off a node; the machine stays.
 pub const STEP: Definition = Definition {
     shape: Shape {
-        name: "uninstall",
+        of: Of::Node(NodeStep::Uninstall, Per::Node),
         title: "uninstall k3s",
-        scope: Scope::Nodes,
         // Workers first, the server last: a worker without its server cannot be told anything.
-        after: &[After::Workers("uninstall")],
+        after: &[After::Workers(NodeStep::Uninstall)],
         serves: false,
     },
     retry: true,
@@ -47,10 +45,9 @@ pub const STEP: Definition = Definition {
 /// What this host keeps of the k3s that is gone.
 pub const FORGET: Definition = Definition {
     shape: Shape {
-        name: "forget",
+        of: Of::Cluster(ClusterStep::Forget),
         title: "forget the kubeconfig",
-        scope: Scope::Cluster,
-        after: &[After::Servers("uninstall")],
+        after: &[After::Servers(NodeStep::Uninstall)],
         serves: false,
     },
     retry: false,

@@ -28,7 +28,7 @@ use crate::explain::{FailureKind, seconds, times};
 use crate::facts::Unit;
 use crate::os::Cancel;
 use crate::os::process::tail;
-use crate::plan::{After, Check, Scope, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Login, Remote};
@@ -60,59 +60,72 @@ const YOUNG: Duration = Duration::from_secs(300);
 const GONE: Duration = Duration::from_secs(120);
 
 const fn step(
-    name: &'static str,
+    of: Of,
     title: &'static str,
-    scope: Scope,
     after: &'static [After],
     apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
 ) -> Definition {
-    Definition {
-        shape: Shape { name, title, scope, after, serves: false },
-        retry: false,
-        check: asked,
-        inputs,
-        apply,
-    }
+    Definition { shape: Shape { of, title, after, serves: false }, retry: false, check: asked, inputs, apply }
 }
 
 /// Every node is as it should be.
-pub const HEALTHY: Definition = step("healthy", "be Ready and active", Scope::Nodes, &[], healthy);
+pub const HEALTHY: Definition =
+    step(Of::Node(NodeStep::Healthy, Per::Node), "be Ready and active", &[], healthy);
 /// A pod on every node.
 pub const PODS_RUN: Definition =
-    step("pods", "run a pod on every node", Scope::Cluster, &[After::Node("healthy")], pods);
+    step(Of::Cluster(ClusterStep::Pods), "run a pod on every node", &[After::Node(NodeStep::Healthy)], pods);
 /// Pods reach each other.
-pub const PEERS_ANSWER: Definition =
-    step("network", "reach the other nodes' pods", Scope::Nodes, &[After::Cluster("pods")], network);
+pub const PEERS_ANSWER: Definition = step(
+    Of::Node(NodeStep::Network, Per::Node),
+    "reach the other nodes' pods",
+    &[After::Cluster(ClusterStep::Pods)],
+    network,
+);
 /// And a Service by its address.
-pub const SERVICE: Definition =
-    step("service", "reach a Service by its address", Scope::Nodes, &[After::Cluster("pods")], service);
+pub const SERVICE: Definition = step(
+    Of::Node(NodeStep::Service, Per::Node),
+    "reach a Service by its address",
+    &[After::Cluster(ClusterStep::Pods)],
+    service,
+);
 /// And by its name.
-pub const NAME: Definition =
-    step("dns", "reach a Service by its name", Scope::Nodes, &[After::Cluster("pods")], dns);
+pub const NAME: Definition = step(
+    Of::Node(NodeStep::Dns, Per::Node),
+    "reach a Service by its name",
+    &[After::Cluster(ClusterStep::Pods)],
+    dns,
+);
 /// From outside.
-pub const OUTSIDE: Definition =
-    step("ingress", "reach it through the ingress", Scope::Cluster, &[After::Cluster("pods")], ingress);
+pub const OUTSIDE: Definition = step(
+    Of::Cluster(ClusterStep::Ingress),
+    "reach it through the ingress",
+    &[After::Cluster(ClusterStep::Pods)],
+    ingress,
+);
 /// Nothing was restarted meanwhile.
 pub const STEADY: Definition = step(
-    "steady",
+    Of::Node(NodeStep::Steady, Per::Node),
     "be steady meanwhile",
-    Scope::Nodes,
-    &[After::Node("network"), After::Node("service"), After::Node("dns"), After::Cluster("ingress")],
+    &[
+        After::Node(NodeStep::Network),
+        After::Node(NodeStep::Service),
+        After::Node(NodeStep::Dns),
+        After::Cluster(ClusterStep::Ingress),
+    ],
     steady,
 );
 /// Nothing is left.
 pub const CLEAN: Definition = step(
-    "clean",
+    Of::Cluster(ClusterStep::Clean),
     "remove what this made",
-    Scope::Cluster,
     &[
-        After::Ended("healthy"),
-        After::Cluster("pods"),
-        After::Ended("network"),
-        After::Ended("service"),
-        After::Ended("dns"),
-        After::Cluster("ingress"),
-        After::Ended("steady"),
+        After::Ended(NodeStep::Healthy),
+        After::Cluster(ClusterStep::Pods),
+        After::Ended(NodeStep::Network),
+        After::Ended(NodeStep::Service),
+        After::Ended(NodeStep::Dns),
+        After::Cluster(ClusterStep::Ingress),
+        After::Ended(NodeStep::Steady),
     ],
     clean,
 );
@@ -814,13 +827,14 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::VerbName;
     use crate::spec::fixture::cluster;
     use crate::steps::{Seen, Verb};
 
     #[test]
     fn a_proof_is_due_every_time_and_cleans_up_in_any_case() {
         let cluster = cluster(1);
-        let verb = Verb::find("verify").unwrap();
+        let verb = Verb::of(VerbName::Verify);
         let plan = || verb.plan(&View::new(&cluster, &Seen::default()), &[]);
         let (one, two) = (plan(), plan());
         assert!(one.steps.iter().zip(&two.steps).all(|(a, b)| a.info.digest != b.info.digest));

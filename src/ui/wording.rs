@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::board::{Board, Counts, Head, Step};
 use super::text::count;
+use crate::event::VerbName;
 use crate::explain::seconds;
 
 /// The place of a step that belongs to no node.
@@ -89,16 +90,17 @@ pub fn waits(next: &Step, before: Option<&Step>) -> String {
 
 /// A node that is through, by verb.
 pub fn node_done(verb: &str) -> &'static str {
+    let Some(verb) = VerbName::parse(verb) else { return "done" };
     match verb {
-        "up" | "start" | "replace" | "upgrade" => "ready",
-        "stop" => "stopped",
-        "verify" => "works",
-        "killall" => "k3s stopped",
-        "uninstall" => "k3s removed",
-        "destroy" => "gone",
-        "snapshot save" => "saved",
-        "restore" | "snapshot restore" => "restored",
-        _ => "done",
+        VerbName::Up | VerbName::Start | VerbName::Replace | VerbName::Upgrade => "ready",
+        VerbName::Stop => "stopped",
+        VerbName::Verify => "works",
+        VerbName::Killall => "k3s stopped",
+        VerbName::Uninstall => "k3s removed",
+        VerbName::Destroy => "gone",
+        VerbName::SaveSnapshot => "saved",
+        VerbName::Restore | VerbName::RestoreSnapshot => "restored",
+        VerbName::Backup | VerbName::UndoRestore | VerbName::DeleteSnapshot => "done",
     }
 }
 
@@ -154,26 +156,29 @@ pub fn steps_of(counts: &Counts) -> String {
 
 /// What the verb did to the cluster or to the nodes that were named.
 fn achieved(head: &Head, board: &Board) -> String {
-    let (whole, one, many) = match head.verb.as_str() {
-        "up" | "start" | "replace" => ("is up", "is up", "are up"),
-        "verify" => ("works", "works", "work"),
-        "stop" => ("is stopped", "is stopped", "are stopped"),
-        "killall" => ("has no k3s running", "has no k3s running", "have no k3s running"),
-        "uninstall" => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
-        "destroy" => ("is gone", "is gone", "are gone"),
-        "snapshot save" => ("is saved", "is saved", "are saved"),
-        "backup" => ("is backed up", "is backed up", "are backed up"),
-        "restore --undo" => {
+    let verb = VerbName::parse(&head.verb);
+    let (whole, one, many) = match verb {
+        Some(VerbName::Up | VerbName::Start | VerbName::Replace) => ("is up", "is up", "are up"),
+        Some(VerbName::Verify) => ("works", "works", "work"),
+        Some(VerbName::Stop) => ("is stopped", "is stopped", "are stopped"),
+        Some(VerbName::Killall) => ("has no k3s running", "has no k3s running", "have no k3s running"),
+        Some(VerbName::Uninstall) => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
+        Some(VerbName::Destroy) => ("is gone", "is gone", "are gone"),
+        Some(VerbName::SaveSnapshot) => ("is saved", "is saved", "are saved"),
+        Some(VerbName::Backup) => ("is backed up", "is backed up", "are backed up"),
+        Some(VerbName::UndoRestore) => {
             ("has its former data back", "has its former data back", "have their former data back")
         }
-        "restore" | "snapshot restore" => ("is restored", "is restored", "are restored"),
-        "snapshot delete" => ("has one snapshot less", "has one snapshot less", "have one snapshot less"),
-        "upgrade" => ("is upgraded", "is upgraded", "are upgraded"),
-        _ => ("is done", "is done", "are done"),
+        Some(VerbName::Restore | VerbName::RestoreSnapshot) => ("is restored", "is restored", "are restored"),
+        Some(VerbName::DeleteSnapshot) => {
+            ("has one snapshot less", "has one snapshot less", "have one snapshot less")
+        }
+        Some(VerbName::Upgrade) => ("is upgraded", "is upgraded", "are upgraded"),
+        None => ("is done", "is done", "are done"),
     };
     // What is gone is counted where that was the aim, and nowhere else.
-    let nodes = match head.verb.as_str() {
-        "destroy" => board.nodes().count(),
+    let nodes = match verb {
+        Some(VerbName::Destroy) => board.nodes().count(),
         _ => board.remaining(),
     };
     match head.targets.as_slice() {
@@ -189,8 +194,8 @@ pub fn succeeded(board: &Board, took: Duration) -> String {
     if board.counts().done > 0 {
         return format!("{} in {}", achieved(head, board), seconds(took));
     }
-    let state = match head.verb.as_str() {
-        "up" | "upgrade" => format!("cluster `{}` is as the spec says", head.cluster),
+    let state = match VerbName::parse(&head.verb) {
+        Some(VerbName::Up | VerbName::Upgrade) => format!("cluster `{}` is as the spec says", head.cluster),
         _ => achieved(head, board),
     };
     format!("nothing to do: {state} ({})", seconds(took))

@@ -1,0 +1,193 @@
+//! The names of steps, the only place where one is spelled: a step that comes after one that does not exist does not
+//! compile. Names are part of the journal's format, so one that was given stays.
+
+use std::fmt;
+
+use crate::spec::Node;
+
+macro_rules! steps {
+    ($(#[$doc:meta])* $name:ident { $($step:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name {
+            $(#[doc = concat!("`", $text, "`.")] $step,)+
+        }
+
+        impl $name {
+            /// As ids have it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$step => $text,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl From<$name> for StepName {
+            fn from(step: $name) -> Self {
+                Self::$name(step)
+            }
+        }
+    };
+}
+
+steps! {
+    /// A step that is taken once for the cluster.
+    ClusterStep {
+        Artifacts = "artifacts",
+        Box = "box",
+        Clean = "clean",
+        Copy = "copy",
+        Data = "data",
+        Forget = "forget",
+        Foundations = "foundations",
+        Ingress = "ingress",
+        Kubeconfig = "kubeconfig",
+        Link = "link",
+        Manifests = "manifests",
+        Network = "network",
+        Pause = "pause",
+        Pods = "pods",
+        Resume = "resume",
+        Rollouts = "rollouts",
+        Save = "save",
+        Secrets = "secrets",
+        Settle = "settle",
+        Undo = "undo",
+    }
+}
+
+steps! {
+    /// A step that is taken for a node.
+    NodeStep {
+        Autostart = "autostart",
+        Clock = "clock",
+        Config = "config",
+        Dns = "dns",
+        Forget = "forget",
+        Halt = "halt",
+        Healthy = "healthy",
+        Install = "install",
+        Killall = "killall",
+        Labels = "labels",
+        Launch = "launch",
+        Leave = "leave",
+        Machine = "machine",
+        Network = "network",
+        Password = "password",
+        Provision = "provision",
+        Push = "push",
+        Ready = "ready",
+        Resize = "resize",
+        Restore = "restore",
+        Service = "service",
+        Ssh = "ssh",
+        Stage = "stage",
+        Start = "start",
+        Steady = "steady",
+        Stop = "stop",
+        System = "system",
+        Take = "take",
+        Uninstall = "uninstall",
+        Vm = "vm",
+    }
+}
+
+/// A step of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepName {
+    /// Of the cluster.
+    ClusterStep(ClusterStep),
+    /// Of a node.
+    NodeStep(NodeStep),
+}
+
+impl StepName {
+    /// As ids have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterStep(step) => step.as_str(),
+            Self::NodeStep(step) => step.as_str(),
+        }
+    }
+}
+
+impl ClusterStep {
+    /// The step's id.
+    pub fn id(self) -> String {
+        At::Cluster(self).id()
+    }
+}
+
+impl NodeStep {
+    /// The id of the step of the node of that name.
+    pub fn id(self, node: &str) -> String {
+        format!("{node}/{self}")
+    }
+
+    /// Whether an id is of this step, of whatever node.
+    pub fn is(self, id: &str) -> bool {
+        id.rsplit_once('/').is_some_and(|(_, step)| step == self.as_str())
+    }
+}
+
+/// One step of a plan: which, and where it is taken.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    /// Of the cluster.
+    Cluster(ClusterStep),
+    /// Of a node.
+    Node {
+        /// Which step.
+        step: NodeStep,
+        /// Of which node.
+        node: &'a Node,
+        /// Which of several of that step: a provisioner's name.
+        item: Option<&'a str>,
+    },
+}
+
+impl<'a> At<'a> {
+    /// The step of that node.
+    pub const fn node(step: NodeStep, node: &'a Node) -> Self {
+        Self::Node { step, node, item: None }
+    }
+
+    /// Which step it is.
+    pub const fn name(self) -> StepName {
+        match self {
+            Self::Cluster(step) => StepName::ClusterStep(step),
+            Self::Node { step, .. } => StepName::NodeStep(step),
+        }
+    }
+
+    /// The node it is taken for.
+    pub const fn of(self) -> Option<&'a Node> {
+        match self {
+            Self::Cluster(_) => None,
+            Self::Node { node, .. } => Some(node),
+        }
+    }
+
+    /// Which of several of that step.
+    pub const fn item(self) -> Option<&'a str> {
+        match self {
+            Self::Cluster(_) => None,
+            Self::Node { item, .. } => item,
+        }
+    }
+
+    /// The step's id.
+    pub fn id(self) -> String {
+        match self {
+            Self::Cluster(step) => format!("cluster/{step}"),
+            Self::Node { step, node, item: None } => step.id(&node.name),
+            Self::Node { step, node, item: Some(item) } => format!("{}-{item}", step.id(&node.name)),
+        }
+    }
+}
