@@ -114,6 +114,52 @@ pub enum After {
     Touch(NodeStep),
 }
 
+impl After {
+    /// The step that it is about.
+    pub fn step(self) -> StepName {
+        match self {
+            Self::Cluster(step) => step.into(),
+            Self::Provisioners(_) => NodeStep::Provision.into(),
+            Self::Node(step)
+            | Self::Kept(step)
+            | Self::Lead(step)
+            | Self::Behind(step)
+            | Self::Everywhere(step)
+            | Self::Workers(step)
+            | Self::Ended(step)
+            | Self::Servers(step)
+            | Self::Before(step)
+            | Self::Leaving(step)
+            | Self::LeavingBefore(step)
+            | Self::Heirs(step)
+            | Self::Turn(step)
+            | Self::Touch(step) => step.into(),
+        }
+    }
+
+    /// Whether that step is taken for another node than the one that comes after it, whose turn is another.
+    pub fn of_another_turn(self) -> bool {
+        match self {
+            Self::Lead(_)
+            | Self::Behind(_)
+            | Self::Workers(_)
+            | Self::Before(_)
+            | Self::LeavingBefore(_)
+            | Self::Heirs(_)
+            | Self::Turn(_)
+            | Self::Touch(_) => true,
+            Self::Cluster(_)
+            | Self::Node(_)
+            | Self::Kept(_)
+            | Self::Everywhere(_)
+            | Self::Provisioners(_)
+            | Self::Ended(_)
+            | Self::Servers(_)
+            | Self::Leaving(_) => false,
+        }
+    }
+}
+
 /// How k3s stands on a node before the run, as far as the order of the nodes depends on it.
 ///
 /// - Servers have their turns one after the other: whoever was down comes back first, then those that

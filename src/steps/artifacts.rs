@@ -5,22 +5,25 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View, World};
+use super::{ClusterDef, Ctx, Step, View, World};
 use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
-use crate::plan::{Check, ClusterStep, Of, Shape};
-use crate::spec::{Cluster, Node, Release, Source};
+use crate::plan::{Check, ClusterStep};
+use crate::spec::{Cluster, Release, Source};
 use crate::state::{Pinned, State};
 
-pub const STEP: Definition = Definition {
-    shape: Shape { of: Of::Cluster(ClusterStep::Artifacts), title: "get k3s", after: &[], serves: true },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Artifacts,
+    title: "get k3s",
+    after: &[],
+    serves: true,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     match &view.seen.wanted {
         Some(_) => Check::Done("in the cache".into()),
         None => Check::Needed(match &view.seen.unfit {
@@ -30,7 +33,7 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 

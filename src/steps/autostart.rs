@@ -3,27 +3,24 @@
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View, World};
+use super::{Item, NodeCtx, NodeDef, Step, View, World};
 use crate::engine::Trouble;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Autostart, Per::Node),
-        title: "have it start with this host",
-        after: &[After::Node(NodeStep::Vm)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Autostart,
+    title: "have it start with this host",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Vm)],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let wanted = view.cluster.autostart;
     let hosting = view.seen.hosting.get(&node.name).filter(|_| !view.is_made_anew(node));
     match hosting {
@@ -47,12 +44,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.autostart, cluster.disposable, node.map(|n| &n.name)])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.autostart, cluster.disposable, &node.name])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let (cluster, cancel) = (&world.cluster, ctx.control.cancel());
     if cluster.autostart {
         // Nobody of p1's is there at that start.
@@ -99,7 +96,7 @@ mod tests {
             }
             seen.hosting.extend(hosting.map(|h| (node.name.clone(), h)));
             seen.autostarts.extend(ours.then(|| node.name.clone()));
-            match check(&View::new(&cluster, &seen), Some(&node)) {
+            match check(&View::new(&cluster, &seen), &node, None) {
                 Check::Done(_) => "done".to_owned(),
                 Check::Needed(why) => why,
                 Check::Unknown(_) => "unknown".to_owned(),

@@ -8,54 +8,42 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::wait::{Patience, wait_for};
 use super::world::{SHORT, listens};
-use super::{Ctx, Definition, World};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, named, named_of};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::os::process;
 use crate::os::sync::lock;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::providers::State;
-use crate::spec::{Cluster, Node};
+use crate::spec::Node;
 use crate::ssh::{Bound, Job};
 
 /// A node's password is asked for.
-pub const ASK: Definition = Definition {
-    shape: shape(Of::Node(NodeStep::Password, Per::Node), "ask for the node's password", &[]),
+pub const ASK: Step = Step::Node(NodeDef {
+    name: NodeStep::Password,
+    title: "ask for the node's password",
+    per: Per::Node,
+    after: &[],
     retry: false,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: ask,
-};
+});
 
 /// The data is copied and written to the file.
-pub const COPY: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Copy),
-        "copy the cluster's data",
-        &[After::Node(NodeStep::Password)],
-    ),
+pub const COPY: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Copy,
+    title: "copy the cluster's data",
+    after: &[After::Node(NodeStep::Password)],
+    serves: false,
     retry: false,
     check: asked,
-    inputs,
+    inputs: named,
     apply: copy,
-};
-
-pub(super) const fn shape(of: Of, title: &'static str, after: &'static [After]) -> Shape {
-    Shape { of, title, after, serves: false }
-}
-
-pub(super) fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
-    Check::Needed("asked for".into())
-}
-
-pub(super) fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.name, node.map(|n| &n.name)])
-}
+});
 
 /// A node's password (docs.k3s.io/architecture).
 pub(super) const PASSWORD: &str = "/etc/rancher/node/password";
@@ -87,8 +75,8 @@ pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {
     world.seen().subject.as_ref().map(PathBuf::from).ok_or_else(|| Trouble::new("no file was named", ""))
 }
 
-fn ask(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let runs = world.seen().machines.get(&node.name).is_some_and(|m| m.state == State::Running);
     let asked = match runs {
         true => world.script(

@@ -7,23 +7,24 @@ use sha2::{Digest, Sha256};
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s::{self, Tokens};
 use crate::os::hash::{hex, sha256};
 use crate::os::process::quote;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Source, Upload};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Config, Per::Node),
-        title: "configure k3s",
-        after: &[After::Node(NodeStep::System), After::Touch(NodeStep::Ready)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(DEF);
+
+/// With the action of `up`: a restore has another one.
+pub(super) const DEF: NodeDef = NodeDef {
+    name: NodeStep::Config,
+    title: "configure k3s",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::System), After::Touch(NodeStep::Ready)],
     retry: true,
     check,
     inputs,
@@ -44,8 +45,7 @@ pub fn files(
     ]
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -63,15 +63,15 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("its configuration is the wanted one", differs.map(|(path, _)| why(path)))
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    let node = node.map(|n| (&n.name, n.ip, &n.labels, &n.taints, &n.config));
+pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    let node = (&node.name, node.ip, &node.labels, &node.taints, &node.config);
     let servers: Vec<_> = cluster.servers().map(|s| s.ip).collect();
     json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node])
 }
 
 /// Where a server's data stay. What it was told before may be known only now, when its machine answers.
-fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    ctx.world.facts(ctx.node())?;
+fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    ctx.world.facts(ctx.node)?;
     let seen = ctx.world.seen();
     match super::rules::fixed(&View::new(&ctx.world.cluster, &seen)) {
         Some(trouble) => Err(trouble),
@@ -80,8 +80,8 @@ fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Writes the files.
-pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);

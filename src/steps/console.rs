@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::wait::{Patience, wait_for};
-use super::{World, machine};
+use super::{NodeCtx, World, machine};
 use crate::engine::Trouble;
 use crate::explain::Again;
 use crate::os::pty::Follower;
@@ -170,8 +170,8 @@ pub fn note_unreached(world: &World, node: &Node) {
 
 /// A machine that p1 waited for in vain before and that still does not answer is switched off and on, unless
 /// the cluster hears of it: a machine that works is not unplugged for its SSH server.
-pub fn switch_off_and_on(ctx: &super::Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if !world.memory(&node.name).is_some_and(|m| m.unreached) {
         return Ok(());
     }
@@ -199,8 +199,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Whether the cluster says that the node is Ready, and goes on saying so.
-fn heard_of(ctx: &super::Ctx<'_>) -> Result<bool, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn heard_of(ctx: &NodeCtx<'_>) -> Result<bool, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if !world.seen().kubeconfig {
         return Ok(false);
     }

@@ -8,84 +8,75 @@ use serde_json::json;
 
 use super::quorum::Api;
 use super::start::take_out;
-use super::{Claims, Ctx, Definition, View, World, quorum, stop, uninstall};
+use super::{
+    Claims, ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, View, World, asked, quorum, stop, uninstall,
+};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
 use crate::os::files;
 use crate::os::lock::Lock;
 use crate::os::process::tail;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::{Leftovers, State};
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Node, Role};
 use crate::ssh::KnownHosts;
 
 /// Out of the cluster: drained, forgotten by the API, no longer a member of etcd. One server after the
 /// other, and where it is made anew the next one goes when it is back.
-pub const LEAVE: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Leave, Per::Leaving),
-        title: "leave the cluster",
-        after: &[
-            After::Lead(NodeStep::Ready),
-            After::LeavingBefore(NodeStep::Machine),
-            After::Heirs(NodeStep::Ready),
-        ],
-        serves: false,
-    },
+pub const LEAVE: Step = Step::Node(NodeDef {
+    name: NodeStep::Leave,
+    title: "leave the cluster",
+    per: Per::Leaving,
+    after: &[
+        After::Lead(NodeStep::Ready),
+        After::LeavingBefore(NodeStep::Machine),
+        After::Heirs(NodeStep::Ready),
+    ],
     retry: false,
     check: leaves,
-    inputs: |_, node| json!(node.map(|n| &n.name)),
+    inputs: |_, node| json!(node.name),
     apply: leave,
-};
-
-/// The same where nothing comes back: a machine that cannot be removed keeps no other one from going.
-pub const GO: Definition = Definition { shape: Shape { after: &[], ..LEAVE.shape }, ..LEAVE };
+});
 
 /// k3s ends in order, so that nothing of it speaks for the node any more.
-pub const UNINSTALL: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Uninstall, Per::Leaving),
-        title: "uninstall k3s",
-        after: &[After::Node(NodeStep::Leave)],
-        serves: false,
-    },
+pub const UNINSTALL: Step = Step::Node(NodeDef {
+    name: NodeStep::Uninstall,
+    title: "uninstall k3s",
+    per: Per::Leaving,
+    after: &[After::Node(NodeStep::Leave)],
     retry: false,
     check: uninstalls,
-    inputs: |_, node| json!(node.map(|n| &n.name)),
+    inputs: |_, node| json!(node.name),
     apply: uninstall,
-};
+});
 
 /// Vagrant destroys what it knows of.
-pub const MACHINES: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Machine, Per::Leaving),
-        title: "destroy the machine",
-        after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
-        serves: false,
-    },
+pub const MACHINES: Step = Step::Node(NodeDef {
+    name: NodeStep::Machine,
+    title: "destroy the machine",
+    per: Per::Leaving,
+    after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
     retry: true,
-    check: |view, node| match node.and_then(|n| view.seen.machines.get(&n.name)).map(|m| &m.state) {
+    check: |view, node, _| match view.seen.machines.get(&node.name).map(|m| &m.state) {
         // Something of it may be left all the same: a disk, Vagrant's files.
         None | Some(State::Absent) => Check::Needed("it does not exist; what is left of it goes".into()),
         Some(state) => Check::Needed(format!("it is {state}")),
     },
-    inputs: |_, node| json!(node.map(|n| &n.name)),
+    inputs: |_, node| json!(node.name),
     apply: machine,
-};
+});
 
 /// The rest: leftovers, network, base image.
-pub const CLEAN: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Clean),
-        title: "remove what is left",
-        after: &[After::Node(NodeStep::Machine)],
-        serves: false,
-    },
+pub const CLEAN: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Clean,
+    title: "remove what is left",
+    after: &[After::Node(NodeStep::Machine)],
+    serves: false,
     retry: true,
-    check: |_, _| Check::Needed("asked for".into()),
-    inputs: |cluster: &Cluster, _| json!(cluster.name),
+    check: asked,
+    inputs: |cluster| json!(cluster.name),
     apply: clean,
-};
+});
 
 /// How long pods may take to go elsewhere. Those that do not are ended with the machine.
 pub const DRAIN: Duration = Duration::from_secs(90);
@@ -109,8 +100,7 @@ pub fn cluster_stays(view: &View<'_>) -> bool {
     standing(view).next().is_some() || (!view.seen.whole_goes && come_back > 1)
 }
 
-fn leaves(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.seen.left.contains(&node.name) {
         return Check::Done("it has left".into());
     }
@@ -131,8 +121,8 @@ fn teller<'a>(world: &'a World, node: &Node, api: &Api) -> Option<&'a Node> {
     all.first().copied()
 }
 
-fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let _turn = (node.role == Role::Server).then(|| world.leaving());
     world.look_at_machines()?;
     let api = match quorum::now(world) {
@@ -157,8 +147,8 @@ fn leave(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(done)
 }
 
-fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server {
         quorum::may_leave(api, &node.name).map_err(|why| {
             Trouble::new(
@@ -211,8 +201,8 @@ fn tell(ctx: &Ctx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Troub
     Ok(Some(done.join(", ")).filter(|done| !done.is_empty()))
 }
 
-fn uninstalls(view: &View<'_>, node: Option<&Node>) -> Check {
-    let machine = node.and_then(|n| view.seen.machines.get(&n.name));
+fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
+    let machine = view.seen.machines.get(&node.name);
     match machine.map(|m| &m.state) {
         _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
         Some(State::Running) if machine.is_some_and(|m| !m.foreign) => {
@@ -222,7 +212,7 @@ fn uninstalls(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     match uninstall::uninstall(ctx) {
         Err(trouble) if !trouble.cancelled() => {
             ctx.control.warn(format!("k3s was not uninstalled before: {}.", trouble.failure.cause));
@@ -232,8 +222,8 @@ fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
 }
 
-fn machine(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let cancel = ctx.control.cancel();
     let machine = world.look_at_machine(node)?;
     let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent);

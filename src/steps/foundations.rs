@@ -8,27 +8,25 @@ use serde_json::{Value, json};
 use super::manifests::{self, Part, and_more, put};
 use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{Ctx, Definition, View, rollouts};
+use super::{ClusterDef, Ctx, Step, View, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape};
-use crate::spec::{Cluster, Node, When};
+use crate::plan::{After, Check, ClusterStep, NodeStep};
+use crate::spec::{Cluster, When};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Foundations),
-        title: "apply what nodes need to become Ready",
-        after: &[After::Lead(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Foundations,
+    title: "apply what nodes need to become Ready",
+    after: &[After::Lead(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
+    serves: false,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     let Some(digest) = apps::foundations(view.cluster) else {
         return Check::Done("nothing goes before the nodes are Ready".into());
     };
@@ -44,7 +42,7 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     holds("they are applied", wrong)
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
+fn inputs(cluster: &Cluster) -> Value {
     json!(apps::foundations(cluster))
 }
 
@@ -57,7 +55,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let apps = again(ctx, manifests::ANSWERS, || world.look_at_apps())?;
     let seen = world.seen();
-    if !check(&View::new(&world.cluster, &seen), None).may_run() {
+    if !check(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("as they should be".into()));
     }
     let whose = || {

@@ -6,37 +6,40 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View, World};
+use super::{ClusterDef, Ctx, Step, View, World};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
-use crate::plan::{Check, ClusterStep, Of, Shape};
+use crate::plan::{Check, ClusterStep};
 use crate::providers::{BoxInfo, Kind};
-use crate::spec::{BoxRef, Cluster, Node, Source};
+use crate::spec::{BoxRef, Cluster, Source};
 use crate::state::ImageFact;
 
-pub const STEP: Definition = Definition {
-    shape: Shape { of: Of::Cluster(ClusterStep::Box), title: "get the box", after: &[], serves: true },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Box,
+    title: "get the box",
+    after: &[],
+    serves: true,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// Another p1 may be building the same box.
 const OTHERS: Duration = Duration::from_secs(1800);
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     match view.seen.box_ready {
         true => Check::Done("Vagrant has it".into()),
         false => Check::Needed("Vagrant does not have it".into()),
     }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!(cluster.image)
 }
 

@@ -4,32 +4,30 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::INSTALLER;
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Slot};
 use crate::ssh::Job;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Install, Per::Node),
-        title: "install k3s",
-        after: &[
-            After::Node(NodeStep::Stage),
-            After::Node(NodeStep::Config),
-            After::Provisioners(Slot::BeforeK3s),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Install,
+    title: "install k3s",
+    per: Per::Node,
+    after: &[
+        After::Node(NodeStep::Stage),
+        After::Node(NodeStep::Config),
+        After::Provisioners(Slot::BeforeK3s),
+    ],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// What the installation came from: the installer, the binary and the call. The installer compares
 /// the same things to tell whether anything changed (install.sh, `get_installed_hashes`).
@@ -40,8 +38,7 @@ pub(super) fn digest(facts: &NodeFacts, node: &Node) -> String {
     super::short_digest(&[&sum(INSTALLER), &binary, &call])
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -61,12 +58,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("it is installed", wrong)
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.k3s.release, cluster.k3s.artifacts, node.map(|n| n.role)])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.k3s.release, cluster.k3s.artifacts, node.role])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let facts = world.facts(node)?;
     let line = k3s::install(node.role, INSTALLER, true).line();
     let digest = digest(&facts, node);

@@ -4,30 +4,28 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View, destroy};
+use super::{ClusterDef, Ctx, Step, View, destroy};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::files;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape, Standing};
-use crate::spec::{Cluster, Node, Role};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Standing};
+use crate::spec::{Cluster, Role};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Kubeconfig),
-        title: "fetch the kubeconfig",
-        after: &[After::Lead(NodeStep::Start)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Kubeconfig,
+    title: "fetch the kubeconfig",
+    after: &[After::Lead(NodeStep::Start)],
+    serves: false,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// Where k3s writes it (docs.k3s.io/cluster-access).
 const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     let wrong = if !view.seen.kubeconfig {
         Some("it is not there".to_owned())
     } else if view.seen.leaving.iter().any(|n| n.role == Role::Server) && !destroy::cluster_stays(view) {
@@ -45,11 +43,11 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     holds("the API takes it", wrong)
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.name, k3s::api_url(cluster, cluster.first_server())])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let server = world.serving(None)?;
     let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;

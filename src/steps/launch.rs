@@ -6,37 +6,30 @@
 //! nobody to join, so it only unpacks the binary.
 
 use super::view::holds;
-use super::{Ctx, Definition, View, start};
+use super::{Item, NodeCtx, NodeDef, Step, View, start};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::quote;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Node, Role};
 use crate::ssh::Bound;
 use std::time::Duration;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Launch, Per::Node),
-        title: "begin to start k3s",
-        after: &[
-            After::Node(NodeStep::Install),
-            After::Node(NodeStep::Config),
-            After::Node(NodeStep::System),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Launch,
+    title: "begin to start k3s",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Install), After::Node(NodeStep::Config), After::Node(NodeStep::System)],
     retry: true,
     check,
-    inputs: |cluster, node| (start::STEP.inputs)(cluster, node),
+    inputs: start::inputs,
     apply,
-};
+});
 
 /// Some 200 MB come out of the binary; under emulation that is a matter of a minute at worst.
 const UNPACK: Duration = Duration::from_secs(120);
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let first = view.cluster.first_server();
     if node.name == first.name {
         return Check::Done("it is the one that others wait for".into());
@@ -61,8 +54,8 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     )
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Worker {
         let since = start::begin(ctx)?;
         world.note(|seen| {

@@ -8,37 +8,35 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View, World};
+use super::{ClusterDef, Ctx, Step, View, World};
 use crate::engine::Trouble;
 use crate::os::lock::Lock;
-use crate::plan::{After, Check, ClusterStep, Of, Shape};
+use crate::plan::{After, Check, ClusterStep};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Link),
-        title: "connect the machines",
-        after: &[After::Cluster(ClusterStep::Network)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Link,
+    title: "connect the machines",
+    after: &[After::Cluster(ClusterStep::Network)],
+    serves: false,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// Another p1 may be sending a base image of its own.
 const OTHERS: Duration = Duration::from_secs(600);
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     match &view.seen.link {
         Some(lack) => Check::Needed(lack.clone()),
         None => Check::Done("the machines that run have their network".into()),
     }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!(cluster.network)
 }
 

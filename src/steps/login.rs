@@ -5,32 +5,29 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::world::{INSECURE, SHORT};
-use super::{Ctx, Definition, View, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, View, World, console};
 use crate::engine::Trouble;
 use crate::explain::without_name;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::{Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Ssh, Per::Node),
-        title: "log in",
-        after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Ssh,
+    title: "log in",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link)],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// Whoever answers later than this is listened to on the console too.
 const SLOW: Duration = Duration::from_secs(5);
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     match view.facts(node) {
         Ok(_) => Check::Done("it lets p1 in".into()),
         Err(check) => match view.seen.silent.get(&node.name) {
@@ -83,12 +80,12 @@ fn silent(error: &ssh::Error) -> bool {
     }
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.name, node.map(|n| (&n.name, n.ip))])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.name, (&node.name, node.ip)])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let key = world.state.key();
     // A machine that has been logged in to knows this key alone: another one does not open it.
     if !key.exists() && world.memory(&node.name).is_some_and(|m| m.root || m.joined) {

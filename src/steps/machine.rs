@@ -6,36 +6,33 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, View, Whose, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, View, Whose, World, console};
 use crate::engine::Trouble;
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::cancel::Level;
 use crate::os::files;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::{self, Leftovers, Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Knock, KnownHosts};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Vm, Per::Node),
-        title: "boot the machine",
-        after: &[
-            After::Cluster(ClusterStep::Network),
-            After::Cluster(ClusterStep::Box),
-            After::Kept(NodeStep::Resize),
-            After::Leaving(NodeStep::Machine),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Vm,
+    title: "boot the machine",
+    per: Per::Node,
+    after: &[
+        After::Cluster(ClusterStep::Network),
+        After::Cluster(ClusterStep::Box),
+        After::Kept(NodeStep::Resize),
+        After::Leaving(NodeStep::Machine),
+    ],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.is_made_anew(node) {
         return Check::Needed("it is made anew".into());
     }
@@ -50,12 +47,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.image, cluster.network, node.map(|n| (&n.name, n.ip, n.cpus, n.memory))])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.image, cluster.network, (&node.name, node.ip, node.cpus, node.memory)])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     // Vagrant may be at work on it already, for another node's step.
     if !world.batch.has(&node.name) {
         let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
@@ -123,8 +120,8 @@ pub fn prepare(
 pub type Tell<'a> = &'a (dyn Fn(String) + Sync);
 
 /// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
-fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn go_on(ctx: &NodeCtx<'_>, id: String) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let ids = [(node.name.clone(), id)].into();
     world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
     world.look_at_machine(node)?;
@@ -132,8 +129,8 @@ fn go_on(ctx: &Ctx<'_>, id: String) -> Result<Option<String>, Trouble> {
 }
 
 /// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
-pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn wait_for_sshd(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let address = || {
         let endpoint = world.login(node).ok()?.endpoint;
         Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
@@ -148,8 +145,8 @@ pub fn wait_for_sshd(ctx: &Ctx<'_>) -> Result<(), Trouble> {
 }
 
 /// Whether the node's SSH server greets within that time.
-pub fn answers(ctx: &Ctx<'_>, bound: Duration) -> bool {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
+    let (world, node) = (ctx.world, ctx.node);
     let mut knock = Knock::default();
     let looked = wait_for(ctx, Patience::stubborn(bound), || {
         let endpoint = world.login(node).ok().map(|login| login.endpoint);
@@ -264,8 +261,8 @@ pub fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, Trouble> {
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
 /// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
-fn wait(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let known = world.provider.known_address(&world.cluster, &node.name);
     let mut booting: Option<Instant> = None;
     let mut knock = Knock::default();
@@ -319,8 +316,8 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     trouble
 }
 
-fn no_address(ctx: &Ctx<'_>) -> Trouble {
-    let (world, node) = (ctx.world, ctx.node());
+fn no_address(ctx: &NodeCtx<'_>) -> Trouble {
+    let (world, node) = (ctx.world, ctx.node);
     let bound = crate::explain::seconds(world.cluster.timeouts.boot);
     console::note_unreached(world, node);
     let cause = format!("the machine did not answer at {} within {bound}", node.ip);

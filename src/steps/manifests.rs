@@ -11,35 +11,33 @@ use serde_json::{Value, json};
 
 use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{Ctx, Definition, View, World, rollouts};
+use super::{ClusterDef, Ctx, Step, View, World, rollouts};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::{Again, FailureKind, seconds};
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::providers::State;
 use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot, When};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Manifests),
-        title: "apply the manifests",
-        // Of all nodes: pods that start when there is one node stay on it.
-        after: &[
-            After::Cluster(ClusterStep::Foundations),
-            After::Node(NodeStep::Ready),
-            After::Provisioners(Slot::AfterK3s),
-            After::Cluster(ClusterStep::Kubeconfig),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Manifests,
+    title: "apply the manifests",
+    // Of all nodes: pods that start when there is one node stay on it.
+    after: &[
+        After::Cluster(ClusterStep::Foundations),
+        After::Node(NodeStep::Ready),
+        After::Provisioners(Slot::AfterK3s),
+        After::Cluster(ClusterStep::Kubeconfig),
+    ],
+    serves: false,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// One `kubectl` with many objects; each start of it takes six seconds under emulation.
 const WRITE: Duration = Duration::from_secs(300);
@@ -81,7 +79,7 @@ pub(super) fn unseen(view: &View<'_>) -> Check {
     }
 }
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+pub(super) fn check(view: &View<'_>) -> Check {
     let Some(apps) = &view.seen.apps else { return unseen(view) };
     let none = none_wanted(view.cluster);
     if none && apps.inventory == Inventory::default() {
@@ -108,7 +106,7 @@ pub(super) fn and_more(first: String, count: usize) -> String {
     if count > 1 { format!("{first} (and {} more)", count - 1) } else { first }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
+fn inputs(cluster: &Cluster) -> Value {
     json!(apps::digest(cluster))
 }
 
@@ -497,7 +495,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
     let apps = again(ctx, ANSWERS, || world.look_at_apps())?;
     let seen = world.seen();
-    if !changed_there && !(STEP.check)(&View::new(&world.cluster, &seen), None).may_run() {
+    if !changed_there && !check(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("as they should be".into()));
     }
     put(ctx, Part::All, &apps.inventory, &mut |_| Ok(()))
@@ -811,7 +809,7 @@ mod tests {
         if runs {
             seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
         }
-        check(&View::new(cluster, &seen), None)
+        check(&View::new(cluster, &seen))
     }
 
     #[test]

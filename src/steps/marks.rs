@@ -10,26 +10,24 @@ use serde_json::json;
 
 use super::unit::kubectl;
 use super::view::holds;
-use super::{Ctx, Definition, View, install};
+use super::{Item, NodeCtx, NodeDef, Step, View, install};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::os::process::quote;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Labels, Per::Node),
-        title: "set labels and taints",
-        after: &[After::Node(NodeStep::Ready)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Labels,
+    title: "set labels and taints",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Ready)],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// p1's note.
 const STAMP: &str = "labels";
@@ -107,8 +105,7 @@ fn changes(node: &Node, facts: &NodeFacts, status: &NodeStatus) -> (Vec<String>,
     (labels, taints)
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(_) if wanted(node).is_empty() => return Check::Done("it has none of the spec's".into()),
@@ -132,12 +129,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("its labels and taints are the spec's", wrong)
 }
 
-fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!(node.map(|n| (&n.labels, &n.taints)))
+fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
+    json!((&node.labels, &node.taints))
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let facts = world.look_at_node(node)?;
     let nodes = world.nodes()?;
     let status = nodes.iter().find(|n| n.name == node.name).ok_or_else(|| {
@@ -187,7 +184,7 @@ mod tests {
         };
         let mut seen = Seen { api: Some([("server".to_owned(), status)].into()), ..Seen::default() };
         seen.nodes.insert("server".into(), facts.into());
-        check(&View::new(&cluster, &seen), Some(&cluster.nodes[0]))
+        check(&View::new(&cluster, &seen), &cluster.nodes[0], None)
     }
 
     #[test]

@@ -51,12 +51,12 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::engine::{Control, Trouble, Work};
 use crate::event::{Outcome, VerbName};
 use crate::os::hash;
-use crate::plan::{self, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, Step, StepName};
+use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, StepName};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
@@ -76,17 +76,119 @@ pub use view::{Seen, View, Wanted};
 pub use world::{INSTALLER, Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
-pub struct Definition {
-    /// For the plan.
-    pub shape: Shape,
+pub enum Step {
+    /// One that is taken once for the cluster.
+    Cluster(ClusterDef),
+    /// One that is taken for nodes.
+    Node(NodeDef),
+}
+
+/// A step of the cluster.
+pub struct ClusterDef {
+    /// Which.
+    pub name: ClusterStep,
+    /// For people: what it does, e.g. `fetch the kubeconfig`.
+    pub title: &'static str,
+    /// What has to be done before, unless a verb says otherwise ([`Use::after`]).
+    pub after: &'static [After],
+    /// True if it serves others only: it is needed when one that comes after it is.
+    pub serves: bool,
     /// Whether errors that may pass are worth another try.
     pub retry: bool,
     /// Whether it is needed, told from what was seen.
-    pub check: fn(&View<'_>, Option<&Node>) -> Check,
+    pub check: fn(&View<'_>) -> Check,
     /// What it is made from: other inputs, another digest, and it is due again.
-    pub inputs: fn(&Cluster, Option<&Node>) -> Value,
+    pub inputs: fn(&Cluster) -> Value,
     /// Does it. What it answers is kept in the journal and shown.
     pub apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
+}
+
+/// A step of nodes; the fields that [`ClusterDef`] has as well mean the same.
+pub struct NodeDef {
+    /// Which.
+    pub name: NodeStep,
+    /// As in [`ClusterDef`].
+    pub title: &'static str,
+    /// How often it is taken.
+    pub per: Per,
+    /// As in [`ClusterDef`].
+    pub after: &'static [After],
+    /// As in [`ClusterDef`].
+    pub retry: bool,
+    /// As in [`ClusterDef`], for this node.
+    pub check: fn(&View<'_>, &Node, Item<'_>) -> Check,
+    /// As in [`ClusterDef`], for this node.
+    pub inputs: fn(&Cluster, &Node) -> Value,
+    /// As in [`ClusterDef`], on this node.
+    pub apply: fn(&NodeCtx<'_>) -> Result<Option<String>, Trouble>,
+}
+
+/// Which of several of a step: a provisioner's name.
+pub type Item<'a> = Option<&'a str>;
+
+impl Step {
+    const fn of(&self) -> Of {
+        match self {
+            Self::Cluster(def) => Of::Cluster(def.name),
+            Self::Node(def) => Of::Node(def.name, def.per),
+        }
+    }
+
+    const fn after(&self) -> &'static [After] {
+        match self {
+            Self::Cluster(ClusterDef { after, .. }) | Self::Node(NodeDef { after, .. }) => after,
+        }
+    }
+
+    const fn retry(&self) -> bool {
+        match self {
+            Self::Cluster(ClusterDef { retry, .. }) | Self::Node(NodeDef { retry, .. }) => *retry,
+        }
+    }
+
+    fn shape(&self, after: &'static [After]) -> Shape {
+        let (title, serves) = match self {
+            Self::Cluster(def) => (def.title, def.serves),
+            Self::Node(def) => (def.title, false),
+        };
+        Shape { of: self.of(), title, after, serves }
+    }
+
+    fn check(&self, view: &View<'_>, at: At<'_>) -> Check {
+        match (self, at) {
+            (Self::Cluster(def), At::Cluster(_)) => (def.check)(view),
+            (Self::Node(def), At::Node { node, item, .. }) => (def.check)(view, node, item),
+            _ => unreachable!("the step of that name is of the same kind"),
+        }
+    }
+
+    fn inputs(&self, cluster: &Cluster, at: At<'_>) -> Value {
+        match (self, at) {
+            (Self::Cluster(def), At::Cluster(_)) => (def.inputs)(cluster),
+            (Self::Node(def), At::Node { node, .. }) => (def.inputs)(cluster, node),
+            _ => unreachable!("the step of that name is of the same kind"),
+        }
+    }
+}
+
+/// The condition of a step that is due whenever its verb is called.
+fn asked(_: &View<'_>) -> Check {
+    Check::Needed("asked for".into())
+}
+
+/// The same for a step of nodes.
+fn asked_of(view: &View<'_>, _: &Node, _: Item<'_>) -> Check {
+    asked(view)
+}
+
+/// The inputs of a step that is made from nothing but the cluster's name.
+fn named(cluster: &Cluster) -> Value {
+    json!([cluster.name, Value::Null])
+}
+
+/// The inputs of a step that is made from nothing but the cluster's and the node's name.
+fn named_of(cluster: &Cluster, node: &Node) -> Value {
+    json!([cluster.name, node.name])
 }
 
 /// What a step has at hand.
@@ -95,16 +197,48 @@ pub struct Ctx<'a> {
     pub world: &'a Arc<World>,
     /// To be heard by.
     pub control: &'a Control,
-    /// The node it works on, if it is a node's step.
-    node: Option<&'a Node>,
-    /// Which of several of its kind: a provisioner's name.
-    item: Option<&'a str>,
+    /// The node whose machine it needs: no wait goes on where that is gone.
+    needs: Option<&'a Node>,
 }
 
-impl Ctx<'_> {
-    /// The node; only a node's step may ask.
-    pub fn node(&self) -> &Node {
-        self.node.expect("a step of a node")
+/// What a step of a node has at hand.
+pub struct NodeCtx<'a> {
+    shared: Ctx<'a>,
+    /// The node that it works on.
+    pub node: &'a Node,
+    /// Which of several of its kind.
+    pub item: Item<'a>,
+}
+
+impl<'a> std::ops::Deref for NodeCtx<'a> {
+    type Target = Ctx<'a>;
+
+    fn deref(&self) -> &Ctx<'a> {
+        &self.shared
+    }
+}
+
+/// A step of a verb.
+pub struct Use {
+    /// Which.
+    pub step: &'static Step,
+    /// What has to be done before it in this verb, where that is not what it is in others.
+    pub after: Option<&'static [After]>,
+}
+
+impl Use {
+    /// As it is.
+    const fn of(step: &'static Step) -> Self {
+        Self { step, after: None }
+    }
+
+    /// After others than elsewhere.
+    const fn after(step: &'static Step, after: &'static [After]) -> Self {
+        Self { step, after: Some(after) }
+    }
+
+    fn comes_after(&self) -> &'static [After] {
+        self.after.unwrap_or(self.step.after())
     }
 }
 
@@ -113,7 +247,7 @@ pub struct Verb {
     /// Its name.
     pub name: VerbName,
     /// Its steps, in an order in which they could run one after the other.
-    pub steps: &'static [&'static Definition],
+    pub steps: &'static [Use],
     /// How much has to be looked at before it can be planned.
     pub depth: Depth,
     /// What else is particular about it.
@@ -197,34 +331,34 @@ pub enum Within {
 }
 
 /// The cluster as the spec says.
-const UP: &[&Definition] = &[
-    &destroy::LEAVE,
-    &destroy::UNINSTALL,
-    &destroy::MACHINES,
-    &image::STEP,
-    &artifacts::STEP,
-    &save::STEP,
-    &network::STEP,
-    &link::STEP,
-    &resize::STEP,
-    &machine::STEP,
-    &autostart::STEP,
-    &login::STEP,
-    &system::STEP,
-    &push::STEP,
-    &stage::STEP,
-    &provision::BEFORE,
-    &config::STEP,
-    &install::STEP,
-    &launch::STEP,
-    &start::STEP,
-    &kubeconfig::STEP,
-    &foundations::STEP,
-    &ready::STEP,
-    &marks::STEP,
-    &provision::AFTER,
-    &manifests::STEP,
-    &rollouts::STEP,
+const UP: &[Use] = &[
+    Use::of(&destroy::LEAVE),
+    Use::of(&destroy::UNINSTALL),
+    Use::of(&destroy::MACHINES),
+    Use::of(&image::STEP),
+    Use::of(&artifacts::STEP),
+    Use::of(&save::STEP),
+    Use::of(&network::STEP),
+    Use::of(&link::STEP),
+    Use::of(&resize::STEP),
+    Use::of(&machine::STEP),
+    Use::of(&autostart::STEP),
+    Use::of(&login::STEP),
+    Use::of(&system::STEP),
+    Use::of(&push::STEP),
+    Use::of(&stage::STEP),
+    Use::of(&provision::BEFORE),
+    Use::of(&config::STEP),
+    Use::of(&install::STEP),
+    Use::of(&launch::STEP),
+    Use::of(&start::STEP),
+    Use::of(&kubeconfig::STEP),
+    Use::of(&foundations::STEP),
+    Use::of(&ready::STEP),
+    Use::of(&marks::STEP),
+    Use::of(&provision::AFTER),
+    Use::of(&manifests::STEP),
+    Use::of(&rollouts::STEP),
 ];
 
 /// What `up` and those that do a part of it have in common.
@@ -234,162 +368,239 @@ impl Verb {
     /// The verb of that name.
     pub const fn of(name: VerbName) -> &'static Self {
         match name {
-            VerbName::Up => &Self {
-                name: VerbName::Up,
-                steps: UP,
-                depth: Depth::Nodes,
-                traits: Traits { takes: Takes::Differing, ..LIKE_UP },
-            },
-            VerbName::Replace => &Self {
-                name: VerbName::Replace,
-                steps: UP,
-                depth: Depth::Nodes,
-                traits: Traits { takes: Takes::Named, ..LIKE_UP },
-            },
-            VerbName::Upgrade => &Self {
-                name: VerbName::Upgrade,
-                steps: &[
-                    &artifacts::STEP,
-                    &save::STEP,
-                    &link::STEP,
-                    &login::STEP,
-                    &system::STEP,
-                    &push::STEP,
-                    &stage::STEP,
-                    &config::STEP,
-                    &install::STEP,
-                    &start::STEP,
-                    &kubeconfig::STEP,
-                    &ready::STEP,
-                    &marks::STEP,
-                ],
-                depth: Depth::Nodes,
-                traits: LIKE_UP,
-            },
-            VerbName::Start => &Self {
-                name: VerbName::Start,
-                steps: &[
-                    &network::STEP,
-                    &link::STEP,
-                    &machine::STEP,
-                    &login::STEP,
-                    &system::STEP,
-                    &start::STEP,
-                    &kubeconfig::STEP,
-                    &ready::STEP,
-                ],
-                depth: Depth::Nodes,
-                traits: LIKE_UP,
-            },
-            VerbName::Verify => &Self {
-                name: VerbName::Verify,
-                steps: &[
-                    &verify::HEALTHY,
-                    &verify::PODS_RUN,
-                    &verify::PEERS_ANSWER,
-                    &verify::SERVICE,
-                    &verify::NAME,
-                    &verify::OUTSIDE,
-                    &verify::STEADY,
-                    &verify::CLEAN,
-                ],
-                depth: Depth::Nodes,
-                traits: Traits::PLAIN,
-            },
-            VerbName::Stop => &Self {
-                name: VerbName::Stop,
-                steps: &[&stop::STEP],
-                depth: Depth::Machines,
-                traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
-            },
-            VerbName::Killall => &Self {
-                name: VerbName::Killall,
-                steps: &[&uninstall::KILLALL],
-                depth: Depth::Machines,
-                traits: Traits::PLAIN,
-            },
-            VerbName::Uninstall => &Self {
-                name: VerbName::Uninstall,
-                steps: &[&uninstall::STEP, &uninstall::FORGET],
-                depth: Depth::Machines,
-                traits: Traits::PLAIN,
-            },
-            VerbName::Destroy => &Self {
-                name: VerbName::Destroy,
-                steps: &[&destroy::GO, &destroy::UNINSTALL, &destroy::MACHINES, &destroy::CLEAN],
-                depth: Depth::Machines,
-                traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
-            },
-            VerbName::Backup => &Self {
-                name: VerbName::Backup,
-                steps: &[&backup::ASK, &backup::COPY],
-                depth: Depth::Machines,
-                traits: Traits { resumes: Resumes::Nothing, within: Within::Nothing, ..Traits::PLAIN },
-            },
-            VerbName::Restore => &Self {
-                name: VerbName::Restore,
-                steps: &[
-                    &restore::LOGIN,
-                    &restore::HALT,
-                    &restore::SECRETS,
-                    &restore::CONFIG,
-                    &restore::DATA,
-                    &start::STEP,
-                    &kubeconfig::STEP,
-                    &ready::STEP,
-                    &restore::SETTLE,
-                ],
-                depth: Depth::Machines,
-                traits: Traits {
-                    stops_k3s_first: true,
-                    resumes: Resumes::Since(ClusterStep::Settle),
-                    within: Within::Restore,
-                    begin: Some(restore::begin),
-                    ..Traits::PLAIN
-                },
-            },
-            VerbName::UndoRestore => &Self {
-                name: VerbName::UndoRestore,
-                steps: &[&restore::UNDO],
-                depth: Depth::Machines,
-                traits: Traits::PLAIN,
-            },
-            VerbName::SaveSnapshot => &Self {
-                name: VerbName::SaveSnapshot,
-                steps: &[&snapshot::PAUSE, &snapshot::TAKE, &snapshot::CLOCK],
-                depth: Depth::Machines,
-                traits: Traits { resumes: Resumes::Nothing, within: Within::Nothing, ..Traits::PLAIN },
-            },
-            VerbName::RestoreSnapshot => &Self {
-                name: VerbName::RestoreSnapshot,
-                steps: &[
-                    &snapshot::RESTORE,
-                    &snapshot::RESUME,
-                    &snapshot::CLOCK,
-                    &snapshot::KUBECONFIG,
-                    &snapshot::READY,
-                ],
-                depth: Depth::Machines,
-                traits: Traits {
-                    resumes: Resumes::Nothing,
-                    begin: Some(snapshot::begin),
-                    end: Some(snapshot::end),
-                    ..Traits::PLAIN
-                },
-            },
-            VerbName::DeleteSnapshot => &Self {
-                name: VerbName::DeleteSnapshot,
-                steps: &[&snapshot::FORGET],
-                depth: Depth::Machines,
-                traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
-            },
+            VerbName::Up => {
+                const {
+                    &Self {
+                        name: VerbName::Up,
+                        steps: UP,
+                        depth: Depth::Nodes,
+                        traits: Traits { takes: Takes::Differing, ..LIKE_UP },
+                    }
+                }
+            }
+            VerbName::Replace => {
+                const {
+                    &Self {
+                        name: VerbName::Replace,
+                        steps: UP,
+                        depth: Depth::Nodes,
+                        traits: Traits { takes: Takes::Named, ..LIKE_UP },
+                    }
+                }
+            }
+            VerbName::Upgrade => {
+                const {
+                    &Self {
+                        name: VerbName::Upgrade,
+                        steps: &[
+                            Use::of(&artifacts::STEP),
+                            Use::of(&save::STEP),
+                            Use::of(&link::STEP),
+                            Use::of(&login::STEP),
+                            Use::of(&system::STEP),
+                            Use::of(&push::STEP),
+                            Use::of(&stage::STEP),
+                            Use::of(&config::STEP),
+                            Use::of(&install::STEP),
+                            Use::of(&start::STEP),
+                            Use::of(&kubeconfig::STEP),
+                            Use::of(&ready::STEP),
+                            Use::of(&marks::STEP),
+                        ],
+                        depth: Depth::Nodes,
+                        traits: LIKE_UP,
+                    }
+                }
+            }
+            VerbName::Start => {
+                const {
+                    &Self {
+                        name: VerbName::Start,
+                        steps: &[
+                            Use::of(&network::STEP),
+                            Use::of(&link::STEP),
+                            Use::of(&machine::STEP),
+                            Use::of(&login::STEP),
+                            Use::of(&system::STEP),
+                            Use::of(&start::STEP),
+                            Use::of(&kubeconfig::STEP),
+                            Use::of(&ready::STEP),
+                        ],
+                        depth: Depth::Nodes,
+                        traits: LIKE_UP,
+                    }
+                }
+            }
+            VerbName::Verify => {
+                const {
+                    &Self {
+                        name: VerbName::Verify,
+                        steps: &[
+                            Use::of(&verify::HEALTHY),
+                            Use::of(&verify::PODS_RUN),
+                            Use::of(&verify::PEERS_ANSWER),
+                            Use::of(&verify::SERVICE),
+                            Use::of(&verify::NAME),
+                            Use::of(&verify::OUTSIDE),
+                            Use::of(&verify::STEADY),
+                            Use::of(&verify::CLEAN),
+                        ],
+                        depth: Depth::Nodes,
+                        traits: Traits::PLAIN,
+                    }
+                }
+            }
+            VerbName::Stop => {
+                const {
+                    &Self {
+                        name: VerbName::Stop,
+                        steps: &[Use::of(&stop::STEP)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::Killall => {
+                const {
+                    &Self {
+                        name: VerbName::Killall,
+                        steps: &[Use::of(&uninstall::KILLALL)],
+                        depth: Depth::Machines,
+                        traits: Traits::PLAIN,
+                    }
+                }
+            }
+            VerbName::Uninstall => {
+                const {
+                    &Self {
+                        name: VerbName::Uninstall,
+                        steps: &[Use::of(&uninstall::STEP), Use::of(&uninstall::FORGET)],
+                        depth: Depth::Machines,
+                        traits: Traits::PLAIN,
+                    }
+                }
+            }
+            VerbName::Destroy => {
+                const {
+                    &Self {
+                        name: VerbName::Destroy,
+                        steps: &[
+                            Use::after(&destroy::LEAVE, &[]),
+                            Use::of(&destroy::UNINSTALL),
+                            Use::of(&destroy::MACHINES),
+                            Use::of(&destroy::CLEAN),
+                        ],
+                        depth: Depth::Machines,
+                        traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::Backup => {
+                const {
+                    &Self {
+                        name: VerbName::Backup,
+                        steps: &[Use::of(&backup::ASK), Use::of(&backup::COPY)],
+                        depth: Depth::Machines,
+                        traits: Traits {
+                            resumes: Resumes::Nothing,
+                            within: Within::Nothing,
+                            ..Traits::PLAIN
+                        },
+                    }
+                }
+            }
+            VerbName::Restore => {
+                const {
+                    &Self {
+                        name: VerbName::Restore,
+                        steps: &[
+                            Use::after(&login::STEP, &[]),
+                            Use::of(&restore::HALT),
+                            Use::of(&restore::SECRETS),
+                            Use::of(&restore::CONFIG),
+                            Use::of(&restore::DATA),
+                            Use::of(&start::STEP),
+                            Use::of(&kubeconfig::STEP),
+                            Use::of(&ready::STEP),
+                            Use::of(&restore::SETTLE),
+                        ],
+                        depth: Depth::Machines,
+                        traits: Traits {
+                            stops_k3s_first: true,
+                            resumes: Resumes::Since(ClusterStep::Settle),
+                            within: Within::Restore,
+                            begin: Some(restore::begin),
+                            ..Traits::PLAIN
+                        },
+                    }
+                }
+            }
+            VerbName::UndoRestore => {
+                const {
+                    &Self {
+                        name: VerbName::UndoRestore,
+                        steps: &[Use::of(&restore::UNDO)],
+                        depth: Depth::Machines,
+                        traits: Traits::PLAIN,
+                    }
+                }
+            }
+            VerbName::SaveSnapshot => {
+                const {
+                    &Self {
+                        name: VerbName::SaveSnapshot,
+                        steps: &[
+                            Use::of(&snapshot::PAUSE),
+                            Use::of(&snapshot::TAKE),
+                            Use::of(&snapshot::CLOCK),
+                        ],
+                        depth: Depth::Machines,
+                        traits: Traits {
+                            resumes: Resumes::Nothing,
+                            within: Within::Nothing,
+                            ..Traits::PLAIN
+                        },
+                    }
+                }
+            }
+            VerbName::RestoreSnapshot => {
+                const {
+                    &Self {
+                        name: VerbName::RestoreSnapshot,
+                        steps: &[
+                            Use::of(&snapshot::RESTORE),
+                            Use::of(&snapshot::RESUME),
+                            Use::of(&snapshot::CLOCK),
+                            Use::of(&snapshot::KUBECONFIG),
+                            Use::of(&snapshot::READY),
+                        ],
+                        depth: Depth::Machines,
+                        traits: Traits {
+                            resumes: Resumes::Nothing,
+                            begin: Some(snapshot::begin),
+                            end: Some(snapshot::end),
+                            ..Traits::PLAIN
+                        },
+                    }
+                }
+            }
+            VerbName::DeleteSnapshot => {
+                const {
+                    &Self {
+                        name: VerbName::DeleteSnapshot,
+                        steps: &[Use::of(&snapshot::FORGET)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
         }
     }
 
     /// True if it has that step.
     pub fn has(&self, step: impl Into<StepName>) -> bool {
         let step = step.into();
-        self.steps.iter().any(|d| d.shape.of.name() == step)
+        self.steps.iter().any(|u| u.step.of().name() == step)
     }
 
     /// True if it brings machines up.
@@ -427,11 +638,12 @@ impl Verb {
 
     /// Whether that step is needed, by its own condition.
     pub fn condition(&self, at: At<'_>, view: &View<'_>) -> Check {
-        (self.definition(at.name()).check)(&View { item: at.item(), ..*view }, at.of())
+        self.step(at.name()).check(view, at)
     }
 
-    fn definition(&self, step: StepName) -> &'static Definition {
-        self.steps.iter().copied().find(|d| d.shape.of.name() == step).expect("a step of this verb")
+    fn step(&self, name: StepName) -> &'static Step {
+        let mut steps = self.steps.iter().map(|u| u.step);
+        steps.find(|step| step.of().name() == name).expect("a step of this verb")
     }
 
     /// The plan, with the steps' own conditions to say whether one is needed.
@@ -447,12 +659,12 @@ impl Verb {
         leaving: &[Node],
         look: &dyn Fn(At<'_>) -> Check,
     ) -> Plan {
-        let shapes: Vec<Shape> = self.steps.iter().map(|d| d.shape.clone()).collect();
+        let shapes: Vec<Shape> = self.steps.iter().map(|u| u.step.shape(u.comes_after())).collect();
         let digest = |at: At<'_>| {
             if let Some(item) = at.item() {
                 return view.provisioner(item).unwrap_or_default();
             }
-            let inputs = (self.definition(at.name()).inputs)(view.cluster, at.of()).to_string();
+            let inputs = self.step(at.name()).inputs(view.cluster, at).to_string();
             // Beside what the spec says: which file stands behind a path of it.
             let given = match at {
                 At::Cluster(ClusterStep::Artifacts)
@@ -498,47 +710,57 @@ pub struct Steps {
 }
 
 impl Work for Steps {
-    fn check(&self, step: &Step) -> Check {
+    fn check(&self, step: &plan::Step) -> Check {
         let seen = self.world.seen();
-        let view = View { item: step.item.as_deref(), ..View::new(&self.world.cluster, &seen) };
-        (self.verb.definition(step.name).check)(&view, self.node(step))
+        self.verb.condition(self.at(step), &View::new(&self.world.cluster, &seen))
     }
 
-    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
-        let node = self.node(step);
-        if let Some(node) = node {
-            // Before anything is done there: what is remembered may no longer be so.
-            self.world.remember(&node.name, |m| m.facts = None)?;
-        }
-        let ctx = Ctx { world: &self.world, control, node, item: step.item.as_deref() };
-        let mut done = (self.verb.definition(step.name).apply)(&ctx);
-        if let (Err(trouble), Some(node)) = (&mut done, node) {
-            // The step says whose it is.
-            let cause = &mut trouble.failure.cause;
-            *cause = crate::explain::without_name(&node.name, cause).to_owned();
-        }
-        // The machine ran when the step before passed.
-        let inside = self.verb.boots() && step.name != NodeStep::Vm.into();
-        match (done, node) {
-            (Err(trouble), Some(node)) if inside && trouble.may_pass() => {
-                Err(machine::lost(&self.world, node, trouble))
+    fn apply(&self, step: &plan::Step, control: &Control) -> Result<Option<String>, Trouble> {
+        let at = self.at(step);
+        let ctx = Ctx { world: &self.world, control, needs: at.of() };
+        match (self.verb.step(step.name), at) {
+            (Step::Cluster(def), At::Cluster(_)) => (def.apply)(&ctx),
+            (Step::Node(def), At::Node { node, item, .. }) => {
+                self.on_node(def, &NodeCtx { shared: ctx, node, item })
             }
-            (done, _) => done,
+            _ => unreachable!("the step of that name is of the same kind"),
         }
     }
 
-    fn retries(&self, step: &Step) -> bool {
-        self.verb.definition(step.name).retry
+    fn retries(&self, step: &plan::Step) -> bool {
+        self.verb.step(step.name).retry()
     }
 }
 
 impl Steps {
-    fn node(&self, step: &Step) -> Option<&Node> {
-        let name = step.info.node.as_deref()?;
-        match self.verb.definition(step.name).shape.of {
-            Of::Node(_, Per::Leaving) => self.leaving.iter().find(|n| n.name == name),
-            _ => self.world.cluster.node(name),
-        }
+    fn on_node(&self, def: &NodeDef, ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+        let node = ctx.node;
+        // Before anything is done there: what is remembered may no longer be so.
+        self.world.remember(&node.name, |m| m.facts = None)?;
+        (def.apply)(ctx).map_err(|mut trouble| {
+            // The step says whose it is.
+            let cause = &mut trouble.failure.cause;
+            *cause = crate::explain::without_name(&node.name, cause).to_owned();
+            // The machine ran when the step before passed.
+            match self.verb.boots() && def.name != NodeStep::Vm && trouble.may_pass() {
+                true => machine::lost(&self.world, node, trouble),
+                false => trouble,
+            }
+        })
+    }
+
+    /// Where a step of the plan is taken.
+    fn at<'a>(&'a self, step: &'a plan::Step) -> At<'a> {
+        let name = match step.name {
+            StepName::ClusterStep(step) => return At::Cluster(step),
+            StepName::NodeStep(step) => step,
+        };
+        let of = step.info.node.as_deref().unwrap_or_default();
+        let node = match self.verb.step(step.name).of() {
+            Of::Node(_, Per::Leaving) => self.leaving.iter().find(|n| n.name == of),
+            _ => self.world.cluster.node(of),
+        };
+        At::Node { step: name, node: node.expect("a node of the plan"), item: step.item.as_deref() }
     }
 }
 
@@ -573,6 +795,31 @@ mod tests {
         assert_eq!(during(V::Restore), kept);
         let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Restore, V::SaveSnapshot];
         assert_eq!(during(V::RestoreSnapshot), kept);
+    }
+
+    /// What a step comes after in one verb is a step of that verb, and what it comes after wherever it is used is one of
+    /// some verb. Steps are listed in an order in which they could run: `plan::make` and the screen go by it.
+    #[test]
+    fn steps_come_after_steps_that_their_verb_lists_before_them() {
+        let verbs = VerbName::ALL.map(Verb::of);
+        for verb in verbs {
+            for (at, one) in verb.steps.iter().enumerate() {
+                let name = one.step.of().name();
+                for after in one.comes_after() {
+                    let place = verb.steps.iter().position(|u| u.step.of().name() == after.step());
+                    let told = || format!("{}: {} after {after:?}", verb.name, name.as_str());
+                    let known = if one.after.is_some() {
+                        place.is_some()
+                    } else {
+                        verbs.iter().any(|v| v.has(after.step()))
+                    };
+                    assert!(known, "{}", told());
+                    assert!(after.of_another_turn() || place.is_none_or(|before| before < at), "{}", told());
+                }
+                let same = verb.steps.iter().filter(|u| u.step.of().name() == name).count();
+                assert!(same == 1 || name == NodeStep::Provision.into(), "{}: {}", verb.name, name.as_str());
+            }
+        }
     }
 
     /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.

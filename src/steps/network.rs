@@ -4,29 +4,27 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View};
+use super::{ClusterDef, Ctx, Step, View};
 use crate::engine::Trouble;
 use crate::os::lock::Lock;
-use crate::plan::{After, Check, ClusterStep, Of, Shape};
-use crate::spec::{Cluster, Node};
+use crate::plan::{After, Check, ClusterStep};
+use crate::spec::Cluster;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Network),
-        title: "prepare the network",
-        after: &[After::Cluster(ClusterStep::Box)],
-        serves: true,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Network,
+    title: "prepare the network",
+    after: &[After::Cluster(ClusterStep::Box)],
+    serves: true,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// Another p1 may be sending a base image of its own.
 const OTHERS: Duration = Duration::from_secs(600);
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     match &view.seen.prepared {
         Some(Ok(())) => Check::Done("network and base image are there".into()),
         Some(Err(lack)) => Check::Needed(lack.clone()),
@@ -34,7 +32,7 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     let nodes: Vec<_> = cluster.nodes.iter().map(|n| (&n.name, n.ip)).collect();
     json!([cluster.network, cluster.image, nodes])
 }
@@ -64,7 +62,7 @@ mod tests {
         let says = |prepared| {
             // As it is after the box step has run in the same run.
             let seen = Seen { box_ready: true, prepared, ..Seen::default() };
-            check(&View::new(&cluster, &seen), None)
+            check(&View::new(&cluster, &seen))
         };
         assert!(says(None).may_run());
         assert!(says(Some(Err("no network".into()))).may_run());

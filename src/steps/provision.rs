@@ -17,48 +17,44 @@ use sha2::{Digest, Sha256};
 use super::install::stamp;
 use super::view::{MadeFrom, holds};
 use super::world::SHORT;
-use super::{Ctx, Definition, View, World};
+use super::{Ctx, Item, NodeCtx, NodeDef, Step, View, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::os::files::{self, At};
 use crate::os::hash;
 use crate::os::process::{self, Cmd, quote};
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, ProvisionType, Provisioner, Slot};
 use crate::ssh::{Bound, Job, Source, Upload};
 use crate::vagrant;
 
 /// Before k3s is installed.
-pub const BEFORE: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::BeforeK3s)),
-        title: "run the provisioner",
-        after: &[After::Node(NodeStep::System)],
-        serves: false,
-    },
+pub const BEFORE: Step = Step::Node(NodeDef {
+    name: NodeStep::Provision,
+    title: "run the provisioner",
+    per: Per::Provisioner(Slot::BeforeK3s),
+    after: &[After::Node(NodeStep::System)],
     retry: true,
     check,
     inputs: |_, _| Value::Null,
     apply,
-};
+});
 
 /// When the node is Ready.
-pub const AFTER: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::AfterK3s)),
-        title: "run the provisioner",
-        after: &[
-            After::Node(NodeStep::Ready),
-            After::Cluster(ClusterStep::Kubeconfig),
-            After::Provisioners(Slot::BeforeK3s),
-        ],
-        serves: false,
-    },
+pub const AFTER: Step = Step::Node(NodeDef {
+    name: NodeStep::Provision,
+    title: "run the provisioner",
+    per: Per::Provisioner(Slot::AfterK3s),
+    after: &[
+        After::Node(NodeStep::Ready),
+        After::Cluster(ClusterStep::Kubeconfig),
+        After::Provisioners(Slot::BeforeK3s),
+    ],
     retry: true,
     check,
     inputs: |_, _| Value::Null,
     apply,
-};
+});
 
 /// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
 const PUSH: Duration = Duration::from_secs(1800);
@@ -71,8 +67,8 @@ fn note(name: &str) -> String {
     format!("{}-{name}", NodeStep::Provision)
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let (Some(node), Some(name)) = (node, view.item) else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
+    let name = item.unwrap_or_default();
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -148,8 +144,8 @@ fn contents(path: &Path, name: &Path, hash: &mut Sha256) -> Result<(), files::Er
     Ok(())
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let one = world.cluster.provision.iter().find(|p| Some(p.name.as_str()) == ctx.item);
     let one = one.expect("a provisioner of the spec");
     let digest = made_from(world, one)?.noted;
@@ -174,8 +170,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// A script, as root or as the login user, in the login user's home as with Vagrant.
-fn shell(ctx: &Ctx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let text = match one.text("path") {
         Some(path) => files::read(Path::new(path), files::MOST)?,
         None => one.text("inline").unwrap_or_default().as_bytes().to_vec(),
@@ -252,9 +248,9 @@ fn call(one: &Provisioner, place: &str, has_interpreter: bool) -> String {
 }
 
 /// A file or a directory onto the node, as its own place belongs to whom it belongs.
-fn file(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+fn file(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
     use std::os::unix::fs::PermissionsExt;
-    let (world, node) = (ctx.world, ctx.node());
+    let (world, node) = (ctx.world, ctx.node);
     let source = PathBuf::from(one.text("source").unwrap_or_default());
     let destination = one.text("destination").unwrap_or_default();
     let meta = fs::metadata(&source).at("read", &source)?;
@@ -319,8 +315,8 @@ fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble
 }
 
 /// One of the others, by Vagrant.
-fn by_vagrant(ctx: &Ctx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     // A second vagrant beside one that brings machines up makes either fail.
     world.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
     ctx.control.says("waiting for another provisioner");

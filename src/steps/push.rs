@@ -3,23 +3,21 @@
 
 use super::stage::{self, transfer};
 use super::world::SHORT;
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape, Standing};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per, Standing};
 use crate::spec::Node;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Push, Per::Node),
-        title: "push the next k3s",
-        after: &[After::Node(NodeStep::System), After::Cluster(ClusterStep::Artifacts)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Push,
+    title: "push the next k3s",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::System), After::Cluster(ClusterStep::Artifacts)],
     retry: true,
     check,
-    inputs: stage::STEP.inputs,
+    inputs: stage::inputs,
     apply,
-};
+});
 
 /// Where the files lie until the node's turn.
 const DIR: &str = "/var/lib/p1/next";
@@ -29,16 +27,15 @@ pub fn place(path: &str) -> String {
     format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.standing(node) != Standing::Runs {
         return Check::Done("its files go to their places at once".into());
     }
-    (stage::STEP.check)(view, Some(node))
+    stage::check(view, node, None)
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let facts = world.facts(node)?;
     let mut pushed = 0;

@@ -7,31 +7,29 @@ use serde_json::json;
 use super::unit::{MANY, Since, Unit, journal, kubectl, trouble, with_facts};
 use super::view::holds;
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
 use crate::k3s;
 use crate::os::process;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Ready, Per::Node),
-        title: "become Ready",
-        after: &[
-            After::Node(NodeStep::Start),
-            After::Cluster(ClusterStep::Kubeconfig),
-            After::Cluster(ClusterStep::Foundations),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Ready,
+    title: "become Ready",
+    per: Per::Node,
+    after: &[
+        After::Node(NodeStep::Start),
+        After::Cluster(ClusterStep::Kubeconfig),
+        After::Cluster(ClusterStep::Foundations),
+    ],
     retry: false,
     check,
     inputs,
     apply,
-};
+});
 
 /// What is wrong with a node; none if it counts.
 pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) -> Option<String> {
@@ -68,14 +66,13 @@ fn rebooted(boot: Option<&str>, status: Option<&NodeStatus>) -> Option<String> {
     other.then(|| "it has not reported since its machine was started".to_owned())
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
     };
     // What the API says of a k3s that does not run, or is about to be restarted, is its former word.
-    if (super::start::STEP.check)(view, Some(node)).may_run() {
+    if super::start::check(view, node, None).may_run() {
         return Check::Unknown("asked when its k3s was started".into());
     }
     if view.seen.api.is_none() {
@@ -86,15 +83,15 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("it is Ready", why.or_else(|| cordoned(status)))
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.k3s.release, cluster.k3s.artifacts, node.map(|n| (&n.name, n.ip))])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.k3s.release, cluster.k3s.artifacts, (&node.name, node.ip)])
 }
 
 /// How often the unit is looked at meanwhile.
 const LOOK: Duration = Duration::from_secs(10);
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let bound = world.cluster.timeouts.node_ready;
     let version = world.seen().version.clone();
     let mut uncordoned = false;
@@ -146,8 +143,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// What is known of it now.
-fn done(ctx: &Ctx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn done(ctx: &NodeCtx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let Some(status) = status else { return Ok(None) };
     world.note(|seen| {
         seen.api.get_or_insert_default().insert(node.name.clone(), status.clone());
@@ -158,8 +155,8 @@ fn done(ctx: &Ctx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Tr
 
 /// A last look inside: the unit is active, and was not started again in between. What is seen is
 /// remembered, so that the next `up` need not look as long as the API vouches for the node.
-fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let facts = world.look_at_node(node)?;
     let unit = facts.unit(node.role.unit());
     if unit.active != "active" {
@@ -172,8 +169,8 @@ fn settled(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn late(ctx: &Ctx<'_>, why: &str, bound: Duration) -> Trouble {
-    let (world, node) = (ctx.world, ctx.node());
+fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> Trouble {
+    let (world, node) = (ctx.world, ctx.node);
     let lines = journal(ctx, &Since::default(), MANY, false).unwrap_or_default();
     let mut evidence = k3s::telling(&lines, false);
     let found = k3s::diagnose(&lines);
@@ -210,7 +207,7 @@ mod tests {
         let api = Some([(node.name.clone(), status)].into());
         let mut seen = crate::steps::Seen { api, ..Default::default() };
         seen.nodes.insert(node.name.clone(), Default::default());
-        let found = check(&View::new(&cluster, &seen), Some(node));
+        let found = check(&View::new(&cluster, &seen), node, None);
         assert!(matches!(found, Check::Unknown(_)), "{found:?}");
     }
 

@@ -8,33 +8,30 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, View, machine, quorum, ready, stop};
+use super::{Item, NodeCtx, NodeDef, Step, View, machine, quorum, ready, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::{Size, State};
 use crate::spec::{Cluster, Node, Role};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Resize, Per::Node),
-        title: "give the machine its size",
-        after: &[After::Before(NodeStep::Resize)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Resize,
+    title: "give the machine its size",
+    per: Per::Node,
+    after: &[After::Before(NodeStep::Resize)],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// What the spec gives a node.
 pub fn wanted(node: &Node) -> Size {
     Size { cpus: node.cpus, memory: node.memory }
 }
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.machine(node);
     if machine.state == State::Absent || machine.foreign {
         return Check::Done("it is made with it".into());
@@ -45,12 +42,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!(node.map(|n| (&n.name, n.cpus, n.memory)))
+fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
+    json!((&node.name, node.cpus, node.memory))
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let cancel = ctx.control.cancel();
     let before = world.look_at_machine(node)?;
     let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
@@ -89,8 +86,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// A node that was Ready is so again, since its restart.
-fn is_back(ctx: &Ctx<'_>, boot: &str) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let timeouts = &world.cluster.timeouts;
     let bound =
         timeouts.node_ready + if node.role == Role::Server { timeouts.server_ready } else { Duration::ZERO };

@@ -6,108 +6,99 @@
 
 use std::sync::Arc;
 
-use super::backup::{PACKED, SEND, SILENCE, asked, file, inputs, job, shape};
+use super::backup::{PACKED, SEND, SILENCE, file, job};
 use super::world::SHORT;
-use super::{Ctx, Definition, World, config, login};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, config, named, named_of};
 use crate::backup::Backup;
 use crate::engine::Trouble;
 use crate::event::VerbName;
 use crate::k3s;
 use crate::os::sync::lock;
 use crate::os::{files, many};
-use crate::plan::{After, ClusterStep, NodeStep, Of, Per};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Node, Role};
 use crate::ssh::{Bound, Source, Upload};
 use crate::state::Unfinished;
 
-/// The node lets p1 in.
-pub const LOGIN: Definition =
-    Definition { shape: shape(Of::Node(NodeStep::Ssh, Per::Node), "log in", &[]), ..login::STEP };
-
 /// k3s ends on a node, with all that it runs; what the node has of the cluster is set aside, and it gets its
 /// password of then.
-pub const HALT: Definition = Definition {
+pub const HALT: Step = Step::Node(NodeDef {
+    name: NodeStep::Halt,
+    title: "stop k3s and its containers",
+    per: Per::Node,
     // Workers first: their containers end while somebody still hears of it.
-    shape: shape(
-        Of::Node(NodeStep::Halt, Per::Node),
-        "stop k3s and its containers",
-        &[After::Node(NodeStep::Ssh), After::Workers(NodeStep::Halt)],
-    ),
+    after: &[After::Node(NodeStep::Ssh), After::Workers(NodeStep::Halt)],
     retry: true,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: halt,
-};
+});
 
 /// The secrets of then are this host's again.
-pub const SECRETS: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Secrets),
-        "put the cluster's secrets back",
-        &[After::Node(NodeStep::Halt)],
-    ),
+pub const SECRETS: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Secrets,
+    title: "put the cluster's secrets back",
+    after: &[After::Node(NodeStep::Halt)],
+    serves: false,
     retry: true,
     check: asked,
-    inputs,
+    inputs: named,
     apply: secrets,
-};
+});
 
 /// The configuration has them, before k3s itself puts an etcd snapshot back.
-pub const CONFIG: Definition = Definition {
-    shape: shape(
-        Of::Node(NodeStep::Config, Per::Node),
-        "configure k3s",
-        &[After::Cluster(ClusterStep::Secrets)],
-    ),
+pub const CONFIG: Step = Step::Node(NodeDef {
+    after: &[After::Cluster(ClusterStep::Secrets)],
     // The data of then comes, and what was told to the data of now is no matter.
     apply: config::apply,
-    ..config::STEP
-};
+    ..config::DEF
+});
 
 /// The data is in its place on the first server.
-pub const DATA: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Data),
-        "put the cluster's data back",
-        &[After::Node(NodeStep::Config)],
-    ),
+pub const DATA: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Data,
+    title: "put the cluster's data back",
+    after: &[After::Node(NodeStep::Config)],
+    serves: false,
     retry: true,
     check: asked,
-    inputs,
+    inputs: named,
     apply: data,
-};
+});
 
 /// The restore has succeeded, and the former data goes; or it has not, and comes back.
-pub const SETTLE: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Settle),
-        "let the former data go",
-        &[
-            After::Ended(NodeStep::Ssh),
-            After::Ended(NodeStep::Halt),
-            After::Cluster(ClusterStep::Secrets),
-            After::Ended(NodeStep::Config),
-            After::Cluster(ClusterStep::Data),
-            After::Ended(NodeStep::Start),
-            After::Cluster(ClusterStep::Kubeconfig),
-            After::Ended(NodeStep::Ready),
-        ],
-    ),
+pub const SETTLE: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Settle,
+    title: "let the former data go",
+    after: &[
+        After::Ended(NodeStep::Ssh),
+        After::Ended(NodeStep::Halt),
+        After::Cluster(ClusterStep::Secrets),
+        After::Ended(NodeStep::Config),
+        After::Cluster(ClusterStep::Data),
+        After::Ended(NodeStep::Start),
+        After::Cluster(ClusterStep::Kubeconfig),
+        After::Ended(NodeStep::Ready),
+    ],
+    serves: false,
     retry: false,
     check: asked,
-    inputs,
+    inputs: named,
     apply: settle,
-};
+});
 
 /// What a restore set aside is the cluster's data again.
-pub const UNDO: Definition = Definition {
-    shape: shape(Of::Cluster(ClusterStep::Undo), "put the former data back", &[]),
+pub const UNDO: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Undo,
+    title: "put the former data back",
+    after: &[],
+    serves: false,
     retry: true,
     check: asked,
-    inputs,
+    inputs: named,
     apply: |ctx| put_back(ctx).map(Some),
-};
+});
 
 /// A node's password (docs.k3s.io/architecture).
 const PASSWORD: &str = super::backup::PASSWORD;
@@ -234,8 +225,8 @@ rm -rf "$former" /var/lib/p1/backup
 case $was in active | activating | reloading) systemctl start --no-block "$unit" ;; esac
 "#;
 
-fn halt(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let backup = read(world)?;
     if !world.facts(node)?.has_k3s() {
         return Err(Trouble::new("k3s is not installed there", "`p1 up` installs it; then restore again."));

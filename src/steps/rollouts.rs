@@ -8,37 +8,35 @@ use serde_json::{Value, json};
 use super::manifests::{and_more, unseen};
 use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{Ctx, Definition, View, World};
+use super::{ClusterDef, Ctx, Step, View, World};
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::plan::{After, Check, ClusterStep, Of, Shape};
-use crate::spec::{Cluster, Node};
+use crate::plan::{After, Check, ClusterStep};
+use crate::spec::Cluster;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Rollouts),
-        title: "await the rollouts",
-        after: &[After::Cluster(ClusterStep::Manifests)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Rollouts,
+    title: "await the rollouts",
+    after: &[After::Cluster(ClusterStep::Manifests)],
+    serves: false,
     retry: false,
     check,
     inputs,
     apply,
-};
+});
 
 /// Of so many pods the trouble is told, with so many lines of a container's log.
 const SHOWN: usize = 3;
 const LINES: u32 = 6;
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     let Some(apps) = &view.seen.apps else { return unseen(view) };
     if apps.inventory == Inventory::default() && view.cluster.manifests.is_empty() {
         return Check::Done("the spec has none".into());
     }
-    if (super::manifests::STEP.check)(view, None).may_run() {
+    if super::manifests::check(view).may_run() {
         return match view.cluster.manifests.is_empty() {
             true => Check::Done("the spec has none".into()),
             false => Check::Unknown("looked at when they are applied".into()),
@@ -49,7 +47,7 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     holds("all that was applied runs", wrong)
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> Value {
+fn inputs(cluster: &Cluster) -> Value {
     json!(apps::digest(cluster))
 }
 
@@ -298,7 +296,7 @@ mod tests {
             objects: vec![Item::default()],
             ..Default::default()
         };
-        let look = |apps: Option<Apps>| check(&View::new(&cluster, &Seen { apps, ..Seen::default() }), None);
+        let look = |apps: Option<Apps>| check(&View::new(&cluster, &Seen { apps, ..Seen::default() }));
         let good = Apps { inventory: inventory.clone(), ..Apps::default() };
         assert_eq!(look(Some(good.clone())), Check::Done("all that was applied runs".into()));
         let unfinished = vec![("Deployment web".to_owned(), "2 of 3 pods are available".to_owned())];

@@ -4,33 +4,31 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View};
+use super::{ClusterDef, Ctx, Step, View};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, ClusterStep, Of, Shape, Standing};
-use crate::spec::{Cluster, Node};
+use crate::plan::{After, Check, ClusterStep, Standing};
+use crate::spec::Cluster;
 use crate::ssh::Bound;
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Save),
-        title: "save the state before the upgrade",
-        after: &[After::Cluster(ClusterStep::Artifacts)],
-        serves: true,
-    },
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Save,
+    title: "save the state before the upgrade",
+    after: &[After::Cluster(ClusterStep::Artifacts)],
+    serves: true,
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// etcd's snapshot goes through its own tool, which starts slowly under emulation.
 const SNAPSHOT: Duration = Duration::from_secs(300);
 /// SQLite's copy: k3s stands still that long at most.
 const COPY: u32 = 50;
 
-fn check(view: &View<'_>, _: Option<&Node>) -> Check {
+fn check(view: &View<'_>) -> Check {
     let Some(to) = &view.seen.version else {
         let known = view.cluster.servers().any(|s| view.version(s).is_some());
         return match known {
@@ -46,7 +44,7 @@ fn check(view: &View<'_>, _: Option<&Node>) -> Check {
     }
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 

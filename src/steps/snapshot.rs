@@ -9,124 +9,118 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Ctx, Definition, World, kubeconfig, observe, ready};
+use super::{
+    ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, kubeconfig, named, named_of, observe,
+    ready,
+};
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
 use crate::os::Cancel;
 use crate::os::files;
 use crate::os::sync::lock;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::providers::{Machine, Note, Snapshot, State};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
 /// The moment: every machine of the cluster is paused.
-pub const PAUSE: Definition = Definition {
-    shape: shape(Of::Cluster(ClusterStep::Pause), "pause the machines", &[]),
+pub const PAUSE: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Pause,
+    title: "pause the machines",
+    after: &[],
+    serves: false,
     retry: false,
     check: asked,
-    inputs,
+    inputs: named,
     apply: pause,
-};
+});
 
 /// One machine is written down, and goes on.
-pub const TAKE: Definition = Definition {
-    shape: shape(
-        Of::Node(NodeStep::Take, Per::Node),
-        "write down disk and memory",
-        &[After::Cluster(ClusterStep::Pause)],
-    ),
+pub const TAKE: Step = Step::Node(NodeDef {
+    name: NodeStep::Take,
+    title: "write down disk and memory",
+    per: Per::Node,
+    after: &[After::Cluster(ClusterStep::Pause)],
     retry: false,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: take,
-};
+});
 
 /// One machine is put back; it stays paused.
-pub const RESTORE: Definition = Definition {
-    shape: shape(Of::Node(NodeStep::Restore, Per::Node), "put the machine back", &[]),
+pub const RESTORE: Step = Step::Node(NodeDef {
+    name: NodeStep::Restore,
+    title: "put the machine back",
+    per: Per::Node,
+    after: &[],
     retry: false,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: restore,
-};
+});
 
 /// All of them go on.
-pub const RESUME: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Resume),
-        "let the machines go on",
-        &[After::Node(NodeStep::Restore)],
-    ),
+pub const RESUME: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Resume,
+    title: "let the machines go on",
+    after: &[After::Node(NodeStep::Restore)],
+    serves: false,
     retry: false,
     check: asked,
-    inputs,
+    inputs: named,
     apply: resume,
-};
+});
 
 /// The clock of a machine stood still while it was paused, or is that of the snapshot.
-pub const CLOCK: Definition = Definition {
-    shape: shape(
-        Of::Node(NodeStep::Clock, Per::Node),
-        "set the clock",
-        &[After::Node(NodeStep::Take), After::Cluster(ClusterStep::Resume)],
-    ),
+pub const CLOCK: Step = Step::Node(NodeDef {
+    name: NodeStep::Clock,
+    title: "set the clock",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Take), After::Cluster(ClusterStep::Resume)],
     retry: true,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: clock,
-};
+});
 
 /// The kubeconfig is that of the k3s which the snapshot has.
-pub const KUBECONFIG: Definition = Definition {
-    shape: shape(
-        Of::Cluster(ClusterStep::Kubeconfig),
-        "fetch the kubeconfig",
-        &[After::Lead(NodeStep::Clock)],
-    ),
+pub const KUBECONFIG: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Kubeconfig,
+    title: "fetch the kubeconfig",
+    after: &[After::Lead(NodeStep::Clock)],
+    serves: false,
     retry: true,
     check: asked,
-    inputs,
+    inputs: named,
     apply: fetch_kubeconfig,
-};
+});
 
 /// Nodes that were Ready at that moment are so again, and show that they live.
-pub const READY: Definition = Definition {
-    shape: shape(
-        Of::Node(NodeStep::Ready, Per::Node),
-        "be Ready again",
-        &[After::Cluster(ClusterStep::Resume)],
-    ),
+pub const READY: Step = Step::Node(NodeDef {
+    name: NodeStep::Ready,
+    title: "be Ready again",
+    per: Per::Node,
+    after: &[After::Cluster(ClusterStep::Resume)],
     retry: false,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: be_ready,
-};
+});
 
 /// One machine's snapshot is removed.
-pub const FORGET: Definition = Definition {
-    shape: shape(Of::Node(NodeStep::Forget, Per::Node), "remove the snapshot", &[]),
+pub const FORGET: Step = Step::Node(NodeDef {
+    name: NodeStep::Forget,
+    title: "remove the snapshot",
+    per: Per::Node,
+    after: &[],
     retry: true,
-    check: asked,
-    inputs,
+    check: asked_of,
+    inputs: named_of,
     apply: forget,
-};
-
-const fn shape(of: Of, title: &'static str, after: &'static [After]) -> Shape {
-    Shape { of, title, after, serves: false }
-}
-
-fn asked(_: &super::View<'_>, _: Option<&Node>) -> Check {
-    Check::Needed("asked for".into())
-}
-
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.name, node.map(|n| &n.name)])
-}
+});
 
 /// What a run knows of the moment that it makes, or goes back to.
 #[derive(Default)]
@@ -293,8 +287,8 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn take(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let Some(note) = world.moment.note() else { return Ok(Some("it was taken before".into())) };
     let (name, id) = (name(world)?, id(world, &node.name));
     let machine = (node.name.as_str(), id.as_str());
@@ -353,8 +347,8 @@ pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), Tr
     Ok(())
 }
 
-fn restore(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn restore(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     chosen(world)?;
     world.forget_node(&node.name);
     let (name, id) = (name(world)?, id(world, &node.name));
@@ -377,8 +371,8 @@ fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn clock(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let did = world.script(node, "setting the clock", &set_clock(now))?;
@@ -403,11 +397,11 @@ fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         world.forget_api();
         return Ok(Some("no node was Ready then; `p1 up` goes on from there".into()));
     }
-    (kubeconfig::STEP.apply)(ctx)
+    kubeconfig::apply(ctx)
 }
 
-fn be_ready(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if !chosen(world)?.ready.contains(&node.name) {
         return Ok(Some("it was not Ready then".into()));
     }
@@ -441,8 +435,8 @@ pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<S
     Ok((beat, ready::wrong(node, None, status)))
 }
 
-fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let name = name(world)?;
     let Some(id) = there(world).remove(&node.name) else { return Ok(Some("there is no machine".into())) };
     world.provider.forget(&world.cluster, (&node.name, &id), &name, ctx.control.cancel())?;

@@ -7,40 +7,37 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View, Wanted, push};
+use super::{Item, NodeCtx, NodeDef, Step, View, Wanted, push};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::os::process::quote;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Source, Upload};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Stage, Per::Node),
-        title: "push k3s",
-        after: &[
-            After::Node(NodeStep::System),
-            After::Kept(NodeStep::Push),
-            After::Everywhere(NodeStep::Push),
-            After::Cluster(ClusterStep::Artifacts),
-            After::Cluster(ClusterStep::Save),
-            After::Touch(NodeStep::Ready),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Stage,
+    title: "push k3s",
+    per: Per::Node,
+    after: &[
+        After::Node(NodeStep::System),
+        After::Kept(NodeStep::Push),
+        After::Everywhere(NodeStep::Push),
+        After::Cluster(ClusterStep::Artifacts),
+        After::Cluster(ClusterStep::Save),
+        After::Touch(NodeStep::Ready),
+    ],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
 const PUSH: Duration = Duration::from_secs(1800);
 const SILENCE: Duration = Duration::from_secs(120);
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -57,12 +54,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("its files are the wanted ones", differs.map(|w| format!("{} is not there or another one", w.path)))
 }
 
-fn inputs(cluster: &Cluster, _: Option<&Node>) -> serde_json::Value {
+pub(super) fn inputs(cluster: &Cluster, _: &Node) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = super::world::wanted(&files);
     let facts = world.facts(node)?;
@@ -104,12 +101,12 @@ pub fn told(pushed: u64) -> String {
 }
 
 /// One file onto the node, to this path.
-pub fn transfer(ctx: &Ctx<'_>, file: &Wanted, dest: &str) -> Result<(), Trouble> {
+pub fn transfer(ctx: &NodeCtx<'_>, file: &Wanted, dest: &str) -> Result<(), Trouble> {
     let name = file.path.rsplit('/').next().unwrap_or_default();
     let source = Source::File(&file.source);
     let upload = Upload { source, dest, mode: file.mode, sha256: Some(&file.sha256) };
     let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(file.len));
-    ctx.world.on(ctx.node(), |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
+    ctx.world.on(ctx.node, |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
     Ok(())
 }
 

@@ -12,36 +12,34 @@ use super::unit::{FEW, MANY, Since, Unit, journal, kubectl, tell_since, trouble}
 use super::view::holds;
 use super::wait::gone;
 use super::world::{SHORT, listens};
-use super::{Ctx, Definition, View, World, config, install};
+use super::{Item, NodeCtx, NodeDef, Step, View, World, config, install};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::cancel::Level;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Start, Per::Node),
-        title: "start k3s",
-        after: &[
-            After::Kept(NodeStep::Launch),
-            After::Node(NodeStep::Install),
-            After::Node(NodeStep::Config),
-            After::Node(NodeStep::System),
-            After::Cluster(ClusterStep::Data),
-            After::Lead(NodeStep::Start),
-            After::Behind(NodeStep::Start),
-            After::Turn(NodeStep::Ready),
-        ],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Start,
+    title: "start k3s",
+    per: Per::Node,
+    after: &[
+        After::Kept(NodeStep::Launch),
+        After::Node(NodeStep::Install),
+        After::Node(NodeStep::Config),
+        After::Node(NodeStep::System),
+        After::Cluster(ClusterStep::Data),
+        After::Lead(NodeStep::Start),
+        After::Behind(NodeStep::Start),
+        After::Turn(NodeStep::Ready),
+    ],
     retry: false,
     check,
     inputs,
     apply,
-};
+});
 
 /// What kubectl says of an API that is just not there, as patterns of the shell. The last three are
 /// client-go's words for a connection that is cut.
@@ -51,8 +49,7 @@ const AGAIN: &str = "*Unavailable*|*etcdserver:*|*refused*|*imeout*|*'timed out'
 /// what kubectl is asked again for.
 const FORGET: Duration = Duration::from_secs(180);
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -90,12 +87,12 @@ fn is_orphan(view: &View<'_>, node: &Node, facts: &NodeFacts) -> bool {
         && !view.status(node).is_some_and(|s| s.ready)
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([(config::STEP.inputs)(cluster, node), cluster.k3s.release, cluster.k3s.artifacts])
+pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([config::inputs(cluster, node), cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let (facts, tokens) = (world.facts(node)?, world.tokens()?);
     let unit = node.role.unit();
     let seen = world.seen();
@@ -145,8 +142,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Has systemd start k3s, and does not wait for it. The moment, by the node's clock.
-pub fn begin(ctx: &Ctx<'_>) -> Result<Since, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let unit = node.role.unit();
     // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
     let script = format!(
@@ -169,8 +166,8 @@ const JOURNAL: Duration = Duration::from_secs(10);
 
 /// Looks on until the unit is active. `launched`: it was started before there was a server, so that ends
 /// from before this look are not held against it.
-fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration, launched: bool) -> Result<(), Trouble> {
-    let node = ctx.node();
+fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> Result<(), Trouble> {
+    let node = ctx.node;
     let mut restarted = (!launched).then_some(0);
     let start = Instant::now();
     let (mut state_at, mut journal_at) = (Instant::now(), Instant::now());
@@ -233,8 +230,8 @@ fn follow(ctx: &Ctx<'_>, since: &Since, bound: Duration, launched: bool) -> Resu
 }
 
 /// Takes the pods off a node before its k3s is restarted; `ready` lets them back.
-fn drain(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn drain(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let others = world.cluster.servers().count() > 1;
     let server = world.serving(others.then_some(node))?;
     let bound = world.cluster.timeouts.node_ready;
@@ -258,8 +255,8 @@ fn drain(ctx: &Ctx<'_>) -> Result<(), Trouble> {
 
 /// A new machine with a known hostname: the server knows another password for that node and
 /// would refuse it ("Node password rejected"; docs.k3s.io/architecture, agent node registration).
-fn forget_former_node(ctx: &Ctx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server && world.cluster.servers().count() == 1 {
         return Ok(());
     }

@@ -6,32 +6,29 @@ use serde_json::json;
 
 use super::wait::{Patience, wait_for};
 use super::world::SHORT;
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Stop, Per::Node),
-        title: "shut the machine down",
-        // Workers first: they leave while somebody hears of it.
-        after: &[After::Workers(NodeStep::Stop)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Stop,
+    title: "shut the machine down",
+    per: Per::Node,
+    // Workers first: they leave while somebody hears of it.
+    after: &[After::Workers(NodeStep::Stop)],
     retry: false,
     check,
     inputs,
     apply: shut_down,
-};
+});
 
 /// A guest with many containers takes its time; under emulation more of it.
 const SHUTDOWN: Duration = Duration::from_secs(120);
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     match view.machine(node) {
         machine if machine.foreign => Check::Done("no machine of its name is this folder's".into()),
         machine => of(&machine.state),
@@ -46,13 +43,13 @@ fn of(state: &State) -> Check {
     }
 }
 
-fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!(node.map(|n| &n.name))
+fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
+    json!(&node.name)
 }
 
 /// In order, and by its plug if it does not go.
-pub fn shut_down(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", "systemctl poweroff --no-block");
     let id = world.vagrant.id(&node.name).unwrap_or_default();

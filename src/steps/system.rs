@@ -6,32 +6,29 @@ use serde_json::json;
 
 use super::view::holds;
 use super::world::SHORT;
-use super::{Ctx, Definition, View};
+use super::{Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
-use crate::plan::{After, Check, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::node_mac;
 use crate::render;
 use crate::spec::{Cluster, Node, Role};
 
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::System, Per::Node),
-        title: "prepare the system",
-        after: &[After::Node(NodeStep::Ssh)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::System,
+    title: "prepare the system",
+    per: Per::Node,
+    after: &[After::Node(NodeStep::Ssh)],
     retry: true,
     check,
     inputs,
     apply,
-};
+});
 
 /// A node's clock may be off by so many seconds: certificates made on one are used on another.
 const SKEW: i64 = 10;
 
-fn check(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -48,12 +45,12 @@ fn check(view: &View<'_>, node: Option<&Node>) -> Check {
     holds("name, address and clock are right", wrong)
 }
 
-fn inputs(cluster: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!([cluster.network, node.map(|n| (&n.name, n.ip))])
+fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!([cluster.network, (&node.name, node.ip)])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let script = script(&world.cluster, node, now)?;
     let mut did = Vec::new();
@@ -191,7 +188,7 @@ mod tests {
             change(&mut facts);
             let mut seen = Seen::default();
             seen.nodes.insert(node.name.clone(), facts.into());
-            check(&View::new(&cluster, &seen), Some(node))
+            check(&View::new(&cluster, &seen), node, None)
         };
         assert!(matches!(reason(|_| {}), Check::Done(_)));
         // Others took their time to answer meanwhile.

@@ -2,66 +2,59 @@
 
 use serde_json::json;
 
-use super::{Ctx, Definition, View};
+use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, View};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::os::{files, process};
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 use crate::ssh::Job;
 
 /// Stops k3s, its containers and its network at once; data stays.
-pub const KILLALL: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Killall, Per::Node),
-        title: "stop k3s and its containers",
-        after: &[After::Workers(NodeStep::Killall)],
-        serves: false,
-    },
+pub const KILLALL: Step = Step::Node(NodeDef {
+    name: NodeStep::Killall,
+    title: "stop k3s and its containers",
+    per: Per::Node,
+    after: &[After::Workers(NodeStep::Killall)],
     retry: true,
     check: reachable,
     inputs,
     apply: killall,
-};
+});
 
 /// Takes k3s off a node; the machine stays.
-pub const STEP: Definition = Definition {
-    shape: Shape {
-        of: Of::Node(NodeStep::Uninstall, Per::Node),
-        title: "uninstall k3s",
-        // Workers first, the server last: a worker without its server cannot be told anything.
-        after: &[After::Workers(NodeStep::Uninstall)],
-        serves: false,
-    },
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Uninstall,
+    title: "uninstall k3s",
+    per: Per::Node,
+    // Workers first, the server last: a worker without its server cannot be told anything.
+    after: &[After::Workers(NodeStep::Uninstall)],
     retry: true,
     check: reachable,
     inputs,
     apply: uninstall,
-};
+});
 
 /// What this host keeps of the k3s that is gone.
-pub const FORGET: Definition = Definition {
-    shape: Shape {
-        of: Of::Cluster(ClusterStep::Forget),
-        title: "forget the kubeconfig",
-        after: &[After::Servers(NodeStep::Uninstall)],
-        serves: false,
-    },
+pub const FORGET: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Forget,
+    title: "forget the kubeconfig",
+    after: &[After::Servers(NodeStep::Uninstall)],
+    serves: false,
     retry: false,
     check: kubeconfig_is_void,
-    inputs: |cluster, _| json!(cluster.name),
+    inputs: |cluster| json!(cluster.name),
     apply: forget,
-};
+});
 
-fn inputs(_: &Cluster, node: Option<&Node>) -> serde_json::Value {
-    json!(node.map(|n| &n.name))
+fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
+    json!(node.name)
 }
 
-fn reachable(view: &View<'_>, node: Option<&Node>) -> Check {
-    let Some(node) = node else { return Check::Done(String::new()) };
+fn reachable(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     match view.machine(node).state {
         State::Absent => Check::Done("the machine does not exist".into()),
         State::Running => Check::Needed("asked for".into()),
@@ -71,7 +64,7 @@ fn reachable(view: &View<'_>, node: Option<&Node>) -> Check {
 }
 
 /// A worker that goes alone leaves a cluster whose kubeconfig is still good.
-fn kubeconfig_is_void(view: &View<'_>, _: Option<&Node>) -> Check {
+fn kubeconfig_is_void(view: &View<'_>) -> Check {
     if !view.seen.kubeconfig {
         return Check::Done("there is none".into());
     }
@@ -81,8 +74,8 @@ fn kubeconfig_is_void(view: &View<'_>, _: Option<&Node>) -> Check {
     }
 }
 
-fn facts(ctx: &Ctx<'_>) -> Result<NodeFacts, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn facts(ctx: &NodeCtx<'_>) -> Result<NodeFacts, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let state = world.look_at_machines()?.remove(&node.name).map(|m| m.state);
     if let Some(state) = state.filter(|s| *s != State::Running) {
         return Err(Trouble::new(format!("the machine is {state}"), "`p1 start` starts it."));
@@ -91,8 +84,8 @@ fn facts(ctx: &Ctx<'_>) -> Result<NodeFacts, Trouble> {
 }
 
 /// Runs one of k3s' scripts to its end. They stop containers and unmount, which takes a while.
-fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let job = Job { name, id: &world.run, script, env: &[] };
     let done = world
         .on(node, |r| r.detached(&job, world.cluster.timeouts.install, &mut |line| ctx.control.log(line)))?;
@@ -107,18 +100,18 @@ fn run(ctx: &Ctx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
 }
 
 /// A network plugin may have put its programs on the node's own card, where k3s' scripts leave them.
-fn warn_of_network(ctx: &Ctx<'_>) {
+fn warn_of_network(ctx: &NodeCtx<'_>) {
     if super::foundations::is_bare(&ctx.world.cluster) {
         ctx.control.warn(format!(
             "The network of the pods is not k3s' own (`flannel-backend: none`), and k3s' scripts do not take all of it \
              away: {0} may not be reachable over SSH afterwards. A restart of its machine helps (`p1 stop {0}`, `p1 start {0}`); \
              docs/troubleshooting.md says how to take the plugin out before.",
-            ctx.node().name
+            ctx.node.name
         ));
     }
 }
 
-fn killall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn killall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let script = k3s::killall_script();
     if !facts(ctx)?.scripts.contains(&script) {
         return Ok(Some("k3s is not installed".into()));
@@ -128,8 +121,8 @@ fn killall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-pub fn uninstall(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let before = facts(ctx)?;
     let mut did = false;
     // A node whose role changed has the other script.
@@ -193,7 +186,7 @@ mod tests {
         let check = |kubeconfig: bool, nodes: &[&str]| {
             let doomed = nodes.iter().map(ToString::to_string).collect();
             let seen = Seen { kubeconfig, doomed, ..Seen::default() };
-            kubeconfig_is_void(&View::new(&cluster, &seen), None).may_run()
+            kubeconfig_is_void(&View::new(&cluster, &seen)).may_run()
         };
         assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));
         assert!(!check(true, &["worker-1"]) && !check(false, &["server"]));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::world::SHORT;
-use super::{Ctx, World};
+use super::{NodeCtx, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::k3s::{self, Diagnosis, Said};
@@ -28,8 +28,8 @@ pub struct Unit {
 
 impl Unit {
     /// Asks the node.
-    pub fn of(ctx: &Ctx<'_>) -> Result<Self, Trouble> {
-        let node = ctx.node();
+    pub fn of(ctx: &NodeCtx<'_>) -> Result<Self, Trouble> {
+        let node = ctx.node;
         let show = format!("systemctl show -p ActiveState,NRestarts {}", node.role.unit());
         let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
         let value =
@@ -76,8 +76,8 @@ impl Since {
 /// What one start of the unit said, of its last so many lines: the start that ended last, if it `ended`,
 /// else the one that goes on. By the invocation that each line is of, which journald notes (systemd 232 on):
 /// lines of other starts are no evidence of this one.
-pub fn journal(ctx: &Ctx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let from = if since.at.is_empty() { String::new() } else { format!(" --since @{}", since.at) };
     let script = format!(
         "journalctl -u {} -n {most} --no-pager --quiet --all -o json \
@@ -129,8 +129,13 @@ pub fn kubectl(world: &World, server: &Node, what: &str, script: &str) -> Result
 }
 
 /// Why a unit does not come up, from what one start of it said.
-pub fn trouble(ctx: &Ctx<'_>, lines: &[String], late: Option<std::time::Duration>, restarts: u32) -> Trouble {
-    let node = ctx.node();
+pub fn trouble(
+    ctx: &NodeCtx<'_>,
+    lines: &[String],
+    late: Option<std::time::Duration>,
+    restarts: u32,
+) -> Trouble {
+    let node = ctx.node;
     let unit = node.role.unit();
     let what = match late {
         Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),

@@ -21,14 +21,14 @@ use super::ready::wrong;
 use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
 use super::world::SHORT;
-use super::{Ctx, Definition, View, World};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
 use crate::facts::Unit;
 use crate::os::Cancel;
 use crate::os::process::tail;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Login, Remote};
@@ -59,52 +59,59 @@ const YOUNG: Duration = Duration::from_secs(300);
 /// For a namespace to be gone.
 const GONE: Duration = Duration::from_secs(120);
 
-const fn step(
-    of: Of,
+const fn cluster_step(
+    name: ClusterStep,
     title: &'static str,
     after: &'static [After],
     apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
-) -> Definition {
-    Definition { shape: Shape { of, title, after, serves: false }, retry: false, check: asked, inputs, apply }
+) -> Step {
+    let inputs = |_: &Cluster| another();
+    Step::Cluster(ClusterDef { name, title, after, serves: false, retry: false, check: asked, inputs, apply })
+}
+
+const fn node_step(
+    name: NodeStep,
+    title: &'static str,
+    after: &'static [After],
+    apply: fn(&NodeCtx<'_>) -> Result<Option<String>, Trouble>,
+) -> Step {
+    let inputs = |_: &Cluster, _: &Node| another();
+    let per = Per::Node;
+    Step::Node(NodeDef { name, title, per, after, retry: false, check: asked_of, inputs, apply })
 }
 
 /// Every node is as it should be.
-pub const HEALTHY: Definition =
-    step(Of::Node(NodeStep::Healthy, Per::Node), "be Ready and active", &[], healthy);
+pub const HEALTHY: Step = node_step(NodeStep::Healthy, "be Ready and active", &[], healthy);
 /// A pod on every node.
-pub const PODS_RUN: Definition =
-    step(Of::Cluster(ClusterStep::Pods), "run a pod on every node", &[After::Node(NodeStep::Healthy)], pods);
+pub const PODS_RUN: Step =
+    cluster_step(ClusterStep::Pods, "run a pod on every node", &[After::Node(NodeStep::Healthy)], pods);
 /// Pods reach each other.
-pub const PEERS_ANSWER: Definition = step(
-    Of::Node(NodeStep::Network, Per::Node),
+pub const PEERS_ANSWER: Step = node_step(
+    NodeStep::Network,
     "reach the other nodes' pods",
     &[After::Cluster(ClusterStep::Pods)],
     network,
 );
 /// And a Service by its address.
-pub const SERVICE: Definition = step(
-    Of::Node(NodeStep::Service, Per::Node),
+pub const SERVICE: Step = node_step(
+    NodeStep::Service,
     "reach a Service by its address",
     &[After::Cluster(ClusterStep::Pods)],
     service,
 );
 /// And by its name.
-pub const NAME: Definition = step(
-    Of::Node(NodeStep::Dns, Per::Node),
-    "reach a Service by its name",
-    &[After::Cluster(ClusterStep::Pods)],
-    dns,
-);
+pub const NAME: Step =
+    node_step(NodeStep::Dns, "reach a Service by its name", &[After::Cluster(ClusterStep::Pods)], dns);
 /// From outside.
-pub const OUTSIDE: Definition = step(
-    Of::Cluster(ClusterStep::Ingress),
+pub const OUTSIDE: Step = cluster_step(
+    ClusterStep::Ingress,
     "reach it through the ingress",
     &[After::Cluster(ClusterStep::Pods)],
     ingress,
 );
 /// Nothing was restarted meanwhile.
-pub const STEADY: Definition = step(
-    Of::Node(NodeStep::Steady, Per::Node),
+pub const STEADY: Step = node_step(
+    NodeStep::Steady,
     "be steady meanwhile",
     &[
         After::Node(NodeStep::Network),
@@ -115,8 +122,8 @@ pub const STEADY: Definition = step(
     steady,
 );
 /// Nothing is left.
-pub const CLEAN: Definition = step(
-    Of::Cluster(ClusterStep::Clean),
+pub const CLEAN: Step = cluster_step(
+    ClusterStep::Clean,
     "remove what this made",
     &[
         After::Ended(NodeStep::Healthy),
@@ -130,12 +137,8 @@ pub const CLEAN: Definition = step(
     clean,
 );
 
-fn asked(_: &View<'_>, _: Option<&Node>) -> Check {
-    Check::Needed("asked for".into())
-}
-
-/// Another one at every run.
-fn inputs(_: &Cluster, _: Option<&Node>) -> Value {
+/// Inputs that are others at every run.
+fn another() -> Value {
     json!(jiff::Timestamp::now().as_nanosecond().to_string())
 }
 
@@ -145,8 +148,8 @@ fn targets(world: &World) -> Vec<&Node> {
     world.cluster.nodes.iter().filter(|n| chosen.contains(&n.name)).collect()
 }
 
-fn healthy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let state = world.seen().machines.get(&node.name).map_or(State::Absent, |m| m.state.clone());
     if state != State::Running {
         return Err(Trouble::new(format!("the machine is {state}"), "`p1 up` brings it up.").next(["p1 up"]));
@@ -466,8 +469,8 @@ fn ingress_class(classes: &[Value]) -> Option<String> {
 }
 
 /// What a node's pod found; waits until it has asked everybody.
-fn found(ctx: &Ctx<'_>) -> Result<Vec<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let path = place("pods", &format!("ask-{}", node.name));
     let ended = wait_for(ctx, Patience::of(ASKING), || {
         let pod = world.ask(|api| api.object(&path, &world.cancel))?;
@@ -495,7 +498,7 @@ fn found(ctx: &Ctx<'_>) -> Result<Vec<String>, Trouble> {
 }
 
 /// The answers to questions whose name begins so, or why one was not answered.
-fn answers(ctx: &Ctx<'_>, what: &str, hint: &str) -> Result<Vec<String>, Trouble> {
+fn answers(ctx: &NodeCtx<'_>, what: &str, hint: &str) -> Result<Vec<String>, Trouble> {
     let lines = found(ctx)?;
     if lines.last().map(String::as_str) != Some("end") {
         return Err(Trouble::new("its pod ended before it had asked everybody", "").evidence(lines));
@@ -530,7 +533,7 @@ fn switched(world: &World, key: &str) -> bool {
     value.is_some_and(|v| v.as_bool() == Some(true) || v.as_str() == Some("true"))
 }
 
-fn network(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn network(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     // docs.k3s.io/installation/requirements, "Networking".
     let way = match setting(ctx.world, "flannel-backend").unwrap_or("vxlan") {
         "none" => {
@@ -557,7 +560,7 @@ fn network(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }))
 }
 
-fn service(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn service(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let range = setting(ctx.world, "service-cidr").unwrap_or("10.43.0.0/16");
     let hint = match switched(ctx.world, "disable-kube-proxy") {
         true => {
@@ -571,7 +574,7 @@ fn service(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(Some(format!("answered by {}", answers(ctx, "service", &hint)?.join(", "))))
 }
 
-fn dns(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn dns(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let hint =
         "Names are CoreDNS' business: `p1 kubectl -n kube-system get pods -l k8s-app=kube-dns`, and its log.";
     Ok(Some(match answers(ctx, "dns", hint)? {
@@ -784,8 +787,8 @@ fn ask(world: &World, door: SocketAddr, cancel: &Cancel) -> Result<Answer, Strin
     }
 }
 
-fn steady(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
-    let (world, node) = (ctx.world, ctx.node());
+fn steady(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
     let before = world.seen().proven.get(&node.name).cloned().unwrap_or_default();
     let now = again(ctx, ANSWERS, || world.look_at_node(node))?.unit(node.role.unit());
     match unsteady(&before, &now) {
@@ -829,7 +832,7 @@ mod tests {
     use super::*;
     use crate::event::VerbName;
     use crate::spec::fixture::cluster;
-    use crate::steps::{Seen, Verb};
+    use crate::steps::{Seen, Verb, View};
 
     #[test]
     fn a_proof_is_due_every_time_and_cleans_up_in_any_case() {

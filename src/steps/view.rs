@@ -134,14 +134,12 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What was seen.
     pub seen: &'a Seen,
-    /// Which of several steps of a kind is asked about: a provisioner's name.
-    pub item: Option<&'a str>,
 }
 
 impl<'a> View<'a> {
     /// Of everything that was seen.
     pub fn new(cluster: &'a Cluster, seen: &'a Seen) -> Self {
-        Self { cluster, seen, item: None }
+        Self { cluster, seen }
     }
 
     /// What a provisioner is made from, for the journal; none if its files cannot be read, or were not looked at.

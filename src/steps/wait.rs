@@ -84,7 +84,7 @@ fn trying<T>(
 
 /// The machine that the step is about does not run: waiting for it helps nobody.
 pub fn gone(ctx: &Ctx<'_>) -> bool {
-    let Some(node) = ctx.node else { return false };
+    let Some(node) = ctx.needs else { return false };
     let machine = ctx.world.look_at_machine(node);
     machine.is_ok_and(|machine| machine.is_none_or(|m| m.state != State::Running))
 }
