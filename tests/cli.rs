@@ -139,6 +139,24 @@ fn rendered_files() {
 }
 
 #[test]
+fn rendering_overwrites_what_was_rendered_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("cluster.yaml"), spec("libvirt", 1)).unwrap();
+    fs::create_dir(at("mine")).unwrap();
+    for (name, file) in [("mine", "mine/Vagrantfile"), (".", "network.xml")] {
+        fs::write(at(file), "by hand").unwrap();
+        let (code, _, err) = p1(dir.path(), &["render", "--dir", name]);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("exists, and `p1 render` did not write it"), "{err}");
+        assert_eq!(fs::read_to_string(at(file)).unwrap(), "by hand");
+    }
+    assert!(!at("Vagrantfile").exists(), "nothing was written beside it");
+    assert_eq!(p1(dir.path(), &["render", "--dir", "mine", "--force"]).0, 0);
+    assert_eq!(p1(dir.path(), &["render", "--dir", "mine"]).0, 0, "it was rendered");
+}
+
+#[test]
 fn the_schema_in_the_examples_is_the_programs() {
     let (code, out, _) = p1(Path::new("."), &["schema"]);
     assert_eq!(code, 0);

@@ -223,6 +223,9 @@ pub struct Render {
     /// Where to [default: .p1/NAME/rendered]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Overwrite files there that `p1 render` did not write
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Options of `up`.

@@ -113,7 +113,11 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
         state.create()?;
     }
     let world = context.world(cluster, kind);
-    for (name, text) in rendered(&world)? {
+    let files = rendered(&world)?;
+    if args.dir.is_some() && !args.force {
+        must_be_rendered(&dir, files.iter().map(|(name, _)| name.as_str()))?;
+    }
+    for (name, text) in files {
         let path = dir.join(name);
         files::dir(path.parent().unwrap_or(&dir))?;
         files::write_users(&path, text.as_bytes(), 0o644)?;
@@ -121,6 +125,25 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     }
     Ok(())
 }
+
+/// Files of these names are overwritten where their Vagrantfile says that it was rendered; others are somebody's.
+fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Result<(), Fail> {
+    let vagrantfile = std::fs::read(dir.join("Vagrantfile")).unwrap_or_default();
+    if vagrantfile.starts_with(RENDERED.as_bytes()) {
+        return Ok(());
+    }
+    match names.map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(path) => Err(Fail::new(
+            code::USAGE,
+            format!("{} exists, and `p1 render` did not write it", path.display()),
+            "Name another folder with `--dir`, or add `--force` to overwrite it.",
+        )),
+    }
+}
+
+/// How a Vagrantfile begins that was rendered (templates/Vagrantfile.tera).
+const RENDERED: &str = "# Written by `p1 render`";
 
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
