@@ -150,9 +150,12 @@ fn up_in_shards(shard: usize) {
     let all = signals().len() > 1;
     let mut figures = Figures::default();
     let mut k = 1 + shard * every();
-    loop {
+    for round in 0.. {
         let others = [How::Term, How::Int, How::Twice, How::Hup];
-        let turn = |(i, _): &(usize, &How)| all || k % 2 == 1 && (i + k / 2).is_multiple_of(others.len());
+        // As many in each shard.
+        let turn = |(i, _): &(usize, &How)| {
+            all || (round + shard) % 2 == 0 && (i + shard + round / 2).is_multiple_of(others.len())
+        };
         let more = others.iter().enumerate().filter(turn).map(|(_, how)| *how);
         let mut over = false;
         for how in std::iter::once(How::Kill).chain(more) {
