@@ -15,6 +15,7 @@ pub mod facts;
 pub mod host;
 pub mod journal;
 pub mod k3s;
+mod observed;
 pub mod os;
 pub mod plan;
 pub mod providers;

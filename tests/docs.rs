@@ -92,9 +92,51 @@ fn every_room_knows_what_the_table_says() {
         above.insert(room.clone());
     }
     let lib = read("src/lib.rs");
-    let declared = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let declared =
+        lib.lines().filter_map(|l| l.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
     let declared: BTreeSet<String> = declared.map(str::to_owned).collect();
     assert_eq!(declared, above);
+}
+
+/// What a pure room says depends on what it is given alone. Its tests may look at a clock.
+#[test]
+fn pure_rooms_read_no_file_ask_nobody_and_look_at_no_clock() {
+    let text = read("ARCHITECTURE.md");
+    let table = text.split("## The house").nth(1).unwrap().split("\n## ").next().unwrap();
+    let pure = table.lines().filter(|l| l.ends_with("Pure. |"));
+    let pure: Vec<&str> = pure.filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(pure.len() >= 7, "{pure:?}");
+    let outside = [
+        "std::fs",
+        "fs::",
+        "std::process",
+        "process::Command",
+        "std::net::Tcp",
+        "TcpStream",
+        "UdpSocket",
+        "Instant::now",
+        "SystemTime::now",
+        "Timestamp::now",
+        "Zoned::now",
+        "env::var",
+    ];
+    for room in pure {
+        let (path, mut sources) = (root().join("src").join(room), Vec::new());
+        match path.is_dir() {
+            true => files(&path, "rs", &mut sources),
+            false => sources.push(path),
+        }
+        let test = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().ends_with("tests.rs"));
+        for source in sources.into_iter().filter(|p| !test(p)) {
+            let code = read(&source);
+            let code = code.split("mod tests {").next().unwrap_or_default();
+            let lines = code.lines().filter(|l| !l.trim_start().starts_with("//"));
+            for line in lines {
+                let named = outside.iter().find(|word| line.contains(*word));
+                assert!(named.is_none(), "{} is pure, and names {named:?}: {line}", source.display());
+            }
+        }
+    }
 }
 
 /// The keys that have a value, with their default if the schema has one.

@@ -6,15 +6,17 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use crate::event::VerbName;
 use crate::explain::printable;
+use crate::observed::View;
+use crate::observed::drift::{Drift, Interrupts, Mend, changes, leaver};
 use crate::plan::{Check, NodeStep, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Decision, Drift, Interrupts, Mend, Refused, View, World, changes, leaver};
+use crate::steps::{Decision, Refused, World};
 
-/// The differences that `up` would find.
-pub fn look(world: &World, targets: &[String]) -> Vec<Drift> {
+/// The differences that `up` would find, whose plan this is.
+pub fn look(world: &World, plan: &Plan, targets: &[String]) -> Vec<Drift> {
     let seen = world.seen();
-    told(world, changes(&View::new(&world.cluster, &seen), targets).0)
+    told(world, changes(&View::new(&world.cluster, &seen), plan, targets).0)
 }
 
 /// As they may be shown: a node's words may be among them.
@@ -46,8 +48,8 @@ pub fn must_be_agreed(
 impl From<Refused> for Fail {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Asked(trouble) => Self { code: code::USAGE, ..trouble.into() },
-            Refused::There(trouble) => trouble.into(),
+            Refused::Asked(refusal) => Self { code: code::USAGE, ..refusal.into() },
+            Refused::There(refusal) => refusal.into(),
         }
     }
 }

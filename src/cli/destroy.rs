@@ -5,7 +5,9 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::steps::{Loss, Verb, View, World, worst};
+use crate::observed::View;
+use crate::observed::drift::{Loss, worst};
+use crate::steps::{Verb, World};
 
 /// Removes machines, and with all of them everything of the cluster.
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {

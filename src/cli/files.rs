@@ -7,11 +7,12 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, out, print};
 use crate::facts::NodeFacts;
+use crate::observed::{Seen, View};
 use crate::os::files;
 use crate::providers::{self, Kind, libvirt};
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
-use crate::steps::{Seen, View, World};
+use crate::steps::World;
 use crate::ui::{Format, count};
 use crate::{k3s, vagrant};
 use clap::CommandFactory;
@@ -168,14 +169,14 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
         // Which one it is, is asked of the machine.
         let card = format!("the card that has {}", node.ip);
         let facts = NodeFacts { addresses: vec![(card, node.ip)], ..NodeFacts::default() };
-        for (path, text) in crate::steps::config_files(&view, node, &facts, &tokens) {
+        for (path, text) in crate::observed::files::files(&view, node, &facts, &tokens) {
             if let Some(text) = text {
                 let name = path.rsplit('/').next().unwrap_or_default();
                 all.push((format!("{}/{name}", node.name), text));
             }
         }
         all.push((format!("{}/system.sh", node.name), crate::steps::system_script(cluster, node, 0)?));
-        let call = k3s::install(node.role, crate::steps::INSTALLER, true).line();
+        let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
         all.push((
             format!("{}/install.sh", node.name),
             format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n"),

@@ -8,9 +8,10 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, print, run};
 use crate::event::VerbName;
+use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
 use crate::state::State;
-use crate::steps::{Claims, Decision, Depth, Drift, Intent, Verb, decide, observe};
+use crate::steps::{Claims, Decision, Depth, Intent, Verb, decide, observe};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.

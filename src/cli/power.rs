@@ -4,8 +4,10 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
+use crate::observed::View;
+use crate::observed::drift::{Loss, worst};
 use crate::providers::State as Power;
-use crate::steps::{Loss, Verb, View, worst};
+use crate::steps::Verb;
 
 /// Runs the verb.
 pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fail> {

@@ -9,6 +9,8 @@ use crate::engine::{self, Report, Run};
 use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
+use crate::observed::View;
+use crate::observed::refusal::{not_finished, refusal};
 use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::providers;
@@ -16,8 +18,7 @@ use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
-    self, Claims, Depth, Intent, Steps, Verb, View, Whose, World, decide, look_at_given,
-    look_at_provisioners, observe, refusal,
+    Claims, Depth, Intent, Steps, Verb, Whose, World, decide, look_at_given, look_at_provisioners, observe,
 };
 use crate::ui;
 
@@ -107,9 +108,9 @@ fn locked(
             let plan = outstanding(world, verb, record)?;
             let seen = world.seen();
             if verb.changes_k3s()
-                && let Some(trouble) = refusal(&View::new(&world.cluster, &seen))
+                && let Some(refusal) = refusal(&View::new(&world.cluster, &seen))
             {
-                return Err(trouble.into());
+                return Err(refusal.into());
             }
             plan
         }
@@ -269,7 +270,7 @@ fn unfinished(world: &World, verb: &Verb) -> Result<(), Fail> {
     let found = world.state.unfinished()?;
     world.note(|seen| seen.unfinished.clone_from(&found));
     match found {
-        Some(what) if !what.settled && !verb.passes(&what) => Err(steps::not_finished(&what).into()),
+        Some(what) if !what.settled && !verb.passes(&what) => Err(not_finished(&what).into()),
         _ => Ok(()),
     }
 }

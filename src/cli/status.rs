@@ -10,10 +10,13 @@ use super::print;
 use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
+use crate::observed::View;
+use crate::observed::drift::Drift;
+use crate::observed::refusal::unfinished;
 use crate::plan::Check;
 use crate::providers::State as Power;
 use crate::state::State;
-use crate::steps::{Claims, Depth, Drift, Verb, View, observe, unfinished};
+use crate::steps::{Claims, Depth, Verb, observe};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
@@ -32,7 +35,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let seen = observe(&world, depth).map_err(|trouble| blind(trouble.into()))?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::of(VerbName::Up).plan(&view, &targets);
-    let drift = change::look(&world, &targets);
+    let drift = change::look(&world, &plan, &targets);
     let refused = unfinished(&view);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
@@ -105,8 +108,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         for drift in drift.iter().filter(|d| d.node.is_none()) {
             print(format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
         }
-        if let Some(trouble) = &refused {
-            let (name, why) = (&world.cluster.name, &trouble.failure);
+        if let Some(why) = &refused {
+            let name = &world.cluster.name;
             print(format!(
                 "{}\n",
                 json!({"v": 1, "cluster": name, "unfinished": why.cause, "hint": why.hint})
@@ -125,8 +128,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         for line in freshness(&believed, &seen.remembered) {
             eprintln!("{line}");
         }
-        if let Some(trouble) = refused.as_ref().filter(|_| holder.is_none()) {
-            eprintln!("{}. {}", trouble.failure.cause, trouble.failure.hint.as_deref().unwrap_or_default());
+        if let Some(why) = refused.as_ref().filter(|_| holder.is_none()) {
+            eprintln!("{}. {}", why.cause, why.hint);
         }
         if let Some(owner) = holder {
             eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
@@ -136,9 +139,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("what the last run left is not known: {}", chain(error));
         }
     }
-    if let Some(trouble) = refused {
-        let hint = trouble.failure.hint.unwrap_or_default();
-        return Err(Fail::told(code::FAILED, trouble.failure.cause).hint(hint));
+    if let Some(why) = refused {
+        return Err(Fail::told(code::FAILED, why.cause).hint(why.hint));
     }
     if !change::is_due(&plan, &drift) {
         return Ok(());

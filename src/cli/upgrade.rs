@@ -6,10 +6,11 @@ use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
 use crate::k3s::Version;
+use crate::observed::View;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Release};
 use crate::state::State;
-use crate::steps::{Verb, View, World};
+use crate::steps::{Verb, World};
 
 /// Brings every node to a version: the one given, or the one that the spec's channel is by now.
 pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, View, World};
+use super::{ClusterDef, Ctx, Step, World};
 use crate::artifacts::{self, Bounds, Doing, Net, Progress};
 use crate::engine::Trouble;
+use crate::observed::View;
 use crate::plan::{Check, ClusterStep};
 use crate::spec::{Cluster, Release, Source};
 use crate::state::{Pinned, State};

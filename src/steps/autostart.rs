@@ -3,8 +3,9 @@
 
 use serde_json::json;
 
-use super::{Item, NodeCtx, NodeDef, Step, View, World};
+use super::{Item, NodeCtx, NodeDef, Step, World};
 use crate::engine::Trouble;
+use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};
@@ -80,8 +81,8 @@ pub fn look_at_hosting(world: &World) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Seen;
     use crate::providers::{Hosting, Machine};
-    use crate::steps::Seen;
 
     #[test]
     fn it_is_asked_for_or_was_p1s_or_is_left_alone() {

@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Seen, Verb, View, Wanted};
+use super::Verb;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::k3s::Tokens;
+use crate::observed::{Seen, View, Wanted};
 use crate::plan::{At, Check, NodeStep};
 use crate::providers::{Machine, State as Power};
 use crate::spec::Cluster;

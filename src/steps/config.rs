@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::view::holds;
 use super::world::SHORT;
-use super::{Item, NodeCtx, NodeDef, Step, View};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
-use crate::facts::NodeFacts;
-use crate::k3s::{self, Tokens};
-use crate::os::hash::{hex, sha256};
+use crate::k3s;
+use crate::observed::files::files;
+use crate::observed::refusal;
+use crate::observed::{View, holds};
+use crate::os::hash::sha256;
 use crate::os::process::quote;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -30,20 +30,6 @@ pub(super) const DEF: NodeDef = NodeDef {
     inputs,
     apply: keep,
 };
-
-/// The node's files: path and text; no text means that there must be none.
-pub fn files(
-    view: &View<'_>,
-    node: &Node,
-    facts: &NodeFacts,
-    tokens: &Tokens,
-) -> [(&'static str, Option<String>); 2] {
-    let iface = facts.interface_of(node.ip).unwrap_or_default();
-    [
-        (k3s::CONFIG_PATH, Some(k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node)))),
-        (k3s::REGISTRIES_PATH, k3s::registries_yaml(view.cluster)),
-    ]
-}
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
@@ -73,8 +59,8 @@ pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     ctx.world.facts(ctx.node)?;
     let seen = ctx.world.seen();
-    match super::rules::fixed(&View::new(&ctx.world.cluster, &seen)) {
-        Some(trouble) => Err(trouble),
+    match refusal::fixed(&View::new(&ctx.world.cluster, &seen)) {
+        Some(refusal) => Err(refusal.into()),
         None => apply(ctx),
     }
 }
@@ -111,43 +97,4 @@ pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         });
     }
     Ok(None)
-}
-
-/// A configuration without labels and taints: k3s reads them when a node registers and never again, so
-/// for their sake it need not be restarted.
-fn without_marks(text: &str) -> String {
-    let mut inside = false;
-    let keep = |line: &&str| {
-        inside = match inside && line.starts_with("  ") {
-            true => true,
-            false => line.starts_with("node-label:") || line.starts_with("node-taint:"),
-        };
-        !inside
-    };
-    text.split_inclusive('\n').filter(keep).collect()
-}
-
-/// What k3s runs with: another value, and it has to be restarted.
-pub fn digest(view: &View<'_>, node: &Node, facts: &NodeFacts, tokens: &Tokens) -> String {
-    let mut hash = Sha256::new();
-    for (path, text) in files(view, node, facts, tokens) {
-        hash.update(path);
-        hash.update(without_marks(&text.unwrap_or_default()));
-    }
-    // The node's own note of the binary: what it will run, whatever the spec says by now.
-    let binary = format!("{}/k3s", k3s::BIN_DIR);
-    hash.update(facts.staged.get(&binary).map(String::as_str).unwrap_or_default());
-    hex(&hash.finalize()[..8])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_and_taints_restart_nobody() {
-        let text =
-            "a: b\nnode-label:\n  - x=y\n  - z=\nnode-taint:\n  - k:NoSchedule\ndisable:\n  - traefik\n";
-        assert_eq!(without_marks(text), "a: b\ndisable:\n  - traefik\n");
-    }
 }

@@ -1,8 +1,11 @@
 //! What a run will do, decided before anything begins: `plan` shows it, and the run that follows does it. Pure.
 
-use super::quorum::{may_leave, seen as members_seen};
-use super::{Drift, Loss, Mend, Seen, Takes, Verb, View, changes, leaver, lost_with, refusal, to_mend};
-use crate::engine::Trouble;
+use super::{Takes, Verb};
+use crate::event::VerbName;
+use crate::observed::drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend};
+use crate::observed::quorum::{may_leave, seen as members_seen};
+use crate::observed::refusal::{Refusal, refusal};
+use crate::observed::{Seen, View};
 use crate::plan::Plan;
 use crate::spec::{Cluster, Node};
 
@@ -39,9 +42,9 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refused {
     /// The spec, or what was asked for, has to be another one.
-    Asked(Trouble),
+    Asked(Refusal),
     /// What is there does not allow it.
-    There(Trouble),
+    There(Refusal),
 }
 
 impl Intent<'_> {
@@ -104,7 +107,8 @@ fn destroyed(view: &View<'_>, targets: &[String]) -> Vec<Node> {
 /// `up` and `replace` take only what was named or agreed to.
 fn mended(view: &View<'_>, intent: &Intent<'_>, found: &mut Decision) {
     let replace = intent.replace;
-    let (drift, _) = changes(view, intent.targets);
+    let plan = Verb::of(VerbName::Up).plan(view, intent.targets);
+    let (drift, _) = changes(view, &plan, intent.targets);
     let unnamed =
         |mend| to_mend(&drift, mend).into_iter().filter(|n| !replace.contains(n)).collect::<Vec<_>>();
     (found.removed, found.replaced) = (unnamed(Mend::Remove), unnamed(Mend::Replace));
@@ -136,9 +140,9 @@ fn mended(view: &View<'_>, intent: &Intent<'_>, found: &mut Decision) {
     found.drift = drift;
 }
 
-fn anew(drift: &[Drift]) -> Option<Trouble> {
+fn anew(drift: &[Drift]) -> Option<Refusal> {
     let anew = drift.iter().find(|d| d.mend == Mend::Anew)?;
-    Some(Trouble::new(
+    Some(Refusal::new(
         format!("this needs the whole cluster to be made anew: {}", anew.what),
         format!(
             "`p1 destroy` removes it with its data; then `p1 up` makes it as the spec says now. Lost: {}.",
@@ -148,11 +152,11 @@ fn anew(drift: &[Drift]) -> Option<Trouble> {
 }
 
 /// What would leave etcd without a majority is refused, not asked.
-fn majority(view: &View<'_>, leaving: &[Node]) -> Option<Trouble> {
+fn majority(view: &View<'_>, leaving: &[Node]) -> Option<Refusal> {
     let mut api = members_seen(view.seen)?;
     for node in leaving {
         if let Err(why) = may_leave(&api, &node.name) {
-            return Some(Trouble::new(
+            return Some(Refusal::new(
                 format!("`{}` must not leave the cluster now: {why}", node.name),
                 "Without a majority etcd takes no more writes. Bring the other servers back first (`p1 status`).",
             ));

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::quorum::Api;
 use super::start::take_out;
-use super::{
-    Claims, ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, View, World, asked, quorum, stop, uninstall,
-};
+use super::{Claims, ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, World, asked, quorum, stop, uninstall};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
+use crate::observed::View;
+use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::files;
 use crate::os::lock::Lock;
 use crate::os::process::tail;
@@ -81,25 +80,6 @@ pub const CLEAN: Step = Step::Cluster(ClusterDef {
 /// How long pods may take to go elsewhere. Those that do not are ended with the machine.
 pub const DRAIN: Duration = Duration::from_secs(90);
 
-/// The servers that are there and do not go.
-fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
-    let exists = |n: &&Node| {
-        let machine = view.seen.machines.get(&n.name);
-        machine.is_some_and(|m| m.state != State::Absent && !m.foreign)
-    };
-    view.cluster.servers().filter(exists).filter(|n| !view.seen.leaving.iter().any(|l| l.name == n.name))
-}
-
-/// Whether servers stay, or come back one by one: a cluster that a node can leave.
-pub fn cluster_stays(view: &View<'_>) -> bool {
-    if !view.seen.kubeconfig {
-        return false;
-    }
-    let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);
-    let come_back = view.seen.leaving.iter().filter(goes).filter(|n| view.is_made_anew(n)).count();
-    standing(view).next().is_some() || (!view.seen.whole_goes && come_back > 1)
-}
-
 fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.seen.left.contains(&node.name) {
         return Check::Done("it has left".into());
@@ -150,7 +130,7 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server {
-        quorum::may_leave(api, &node.name).map_err(|why| {
+        judged::may_leave(api, &node.name).map_err(|why| {
             Trouble::new(
                 format!("{} must not leave now: {why}", node.name),
                 "Without a majority etcd takes no more writes. Bring the others back first (`p1 status`).",
@@ -184,7 +164,7 @@ fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, T
         }
     }
     // Asked anew: the drain may have taken its time.
-    let spared = |api: Api| ready(&api) && quorum::spares(&api, &node.name);
+    let spared = |api: Api| ready(&api) && judged::spares(&api, &node.name);
     if node.role == Role::Server && quorum::now(world).is_ok_and(spared) {
         // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for
         // another one too long end themselves (seen on k3s v1.21). A stop is what every restart is.

@@ -5,16 +5,17 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::api::NodeStatus;
 use crate::event::VerbName;
 use crate::facts::{NodeFacts, Unit};
-use crate::k3s::Tokens;
-use crate::providers::Machine;
-use crate::spec::{BoxRef, Cluster};
+use crate::k3s::{self, Tokens};
+use crate::observed::drift::*;
+use crate::observed::{Apps, Seen, View, Wanted, files, wanted_size};
+use crate::plan::{NodeStep, Plan};
+use crate::providers::{Machine, State};
+use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
 use crate::state::Made;
-use crate::steps::manifests::Apps;
-use crate::steps::{INSTALLER, Intent, Refused, Seen, Wanted, config, decide, install, observe};
+use crate::steps::{Intent, Refused, Verb, decide, observe};
 
 fn image(cluster: &Cluster) -> String {
     let BoxRef::Definition(name) = &cluster.image else { unreachable!() };
@@ -31,7 +32,7 @@ fn wanted(cluster: &Cluster) -> Vec<Wanted> {
         |path: String, sha256: String| Wanted { source: "/x".into(), path, sha256, len: 1, mode: 0o755 };
     vec![
         file(format!("{}/k3s", k3s::BIN_DIR), format!("sum-of-{}", version(cluster))),
-        file(INSTALLER.into(), "sum-of-installer".into()),
+        file(files::INSTALLER.into(), "sum-of-installer".into()),
     ]
 }
 
@@ -80,8 +81,7 @@ fn reality(cluster: &Cluster) -> Seen {
             }
             Role::Worker => (facts.node_password, facts.joins) = (true, Some(k3s::server_url(first))),
         }
-        for (path, text) in
-            config::files(&View::new(cluster, &Seen::default()), node, &facts.clone(), &tokens)
+        for (path, text) in files::files(&View::new(cluster, &Seen::default()), node, &facts.clone(), &tokens)
         {
             if let Some(text) = text {
                 facts.written.insert(path.into(), crate::os::hash::sha256(&text));
@@ -89,10 +89,10 @@ fn reality(cluster: &Cluster) -> Seen {
         }
         let marks: Vec<String> = node.labels.iter().map(|l| format!("label/{l}")).collect();
         facts.stamps.insert("labels".into(), marks.join(" "));
-        facts.stamps.insert("install".into(), install::digest(&facts, node));
+        facts.stamps.insert("install".into(), files::installation(&facts, node));
         facts.stamps.insert(
             "start".into(),
-            config::digest(&View::new(cluster, &Seen::default()), node, &facts, &tokens),
+            files::running(&View::new(cluster, &Seen::default()), node, &facts, &tokens),
         );
         let network = &cluster.network;
         let made = Made {
@@ -116,7 +116,7 @@ fn reality(cluster: &Cluster) -> Seen {
                 .collect(),
             ..NodeStatus::default()
         };
-        let size = Some(resize::wanted(node));
+        let size = Some(wanted_size(node));
         let machine = Machine { id: Some(node.name.clone()), state: State::Running, foreign: false, size };
         seen.machines.insert(node.name.clone(), machine);
         seen.nodes.insert(node.name.clone(), facts.into());
@@ -203,6 +203,10 @@ fn specs() -> impl Strategy<Value = Spec> {
         })
 }
 
+fn found(view: &View<'_>) -> (Vec<Drift>, Vec<Node>) {
+    changes(view, &plan(view), &[])
+}
+
 fn plan(view: &View<'_>) -> Plan {
     Verb::of(VerbName::Up).plan(view, &[])
 }
@@ -216,7 +220,7 @@ proptest! {
         let cluster = spec.cluster();
         let seen = look_with(&cluster, reality(&cluster));
         let view = View::new(&cluster, &seen);
-        let (drift, leaving) = changes(&view, &[]);
+        let (drift, leaving) = found(&view);
         prop_assert_eq!(&drift, &[]);
         prop_assert!(leaving.is_empty());
         let due: Vec<_> = plan(&view).steps.into_iter().filter(|s| s.check.may_run()).collect();
@@ -228,7 +232,7 @@ proptest! {
     fn nothing_is_destroyed_unsaid(old in specs(), new in specs()) {
         let (old, new) = (old.cluster(), new.cluster());
         let mut seen = look_with(&new, reality(&old));
-        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        let (drift, leaving) = found(&View::new(&new, &seen));
         let undisturbed = plan(&View::new(&new, &seen));
         prop_assert!(!undisturbed.steps.iter().any(|s| s.name == NodeStep::Machine.into()), "destroys unasked");
         seen.leaving = leaving;
@@ -270,7 +274,7 @@ proptest! {
         prop_assert_eq!(&planned.leaving, &run.leaving);
         prop_assert_eq!(&planned.losses, &run.losses);
         prop_assert_eq!(&planned.refused, &run.refused);
-        let then = crate::steps::refusal(&view).map(Refused::There);
+        let then = crate::observed::refusal::refusal(&view).map(Refused::There);
         prop_assert!(run.refused == then || matches!(run.refused, Some(Refused::Asked(_))), "{:?}", then);
     }
 
@@ -280,7 +284,7 @@ proptest! {
     fn the_loss_of_all_data_is_asked_about_by_its_value(old in specs(), new in specs()) {
         let (old, new) = (old.cluster(), new.cluster());
         let seen = look_with(&new, reality(&old));
-        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        let (drift, leaving) = found(&View::new(&new, &seen));
         let goes = |n: &Node| leaving.iter().any(|l| l.name == n.name);
         let stays = old.servers().any(|s| !goes(s));
         let again = old.servers().filter(|s| new.node(&s.name).is_some_and(|n| n.role == Role::Server)).count() > 1;
@@ -293,7 +297,7 @@ proptest! {
     fn every_change_is_named(old in specs(), new in specs()) {
         let (old, new) = (old.cluster(), new.cluster());
         let mut seen = look_with(&new, reality(&old));
-        let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+        let (drift, leaving) = found(&View::new(&new, &seen));
         seen.leaving = leaving;
         let plan = plan(&View::new(&new, &seen));
         let told = |node: &str, kind: Kind| drift.iter().any(|d| d.kind == kind && d.node.as_deref() == Some(node));
@@ -336,7 +340,7 @@ fn what_somebody_did_is_found() {
         let mut seen = look_with(&cluster, reality(&cluster));
         change(&mut seen);
         seen.former = observe::former(&cluster, &seen, &seen.made.clone());
-        let (drift, _) = changes(&View::new(&cluster, &seen), &[]);
+        let (drift, _) = found(&View::new(&cluster, &seen));
         drift.into_iter().map(|d| (d.node.unwrap_or_default(), d.kind, d.mend)).collect::<Vec<_>>()
     };
     fn machine(seen: &mut Seen) -> &mut Machine {
@@ -358,7 +362,7 @@ fn what_somebody_did_is_found() {
         (|s| machine(s).size.as_mut().unwrap().memory = 7, Kind::Memory, Mend::Up),
         (|s| facts(s).addresses.clear(), Kind::Nic, Mend::Up),
         (|s| facts(s).hostname = "debian".into(), Kind::System, Mend::Up),
-        (|s| drop(facts(s).staged.remove(INSTALLER)), Kind::K3sFiles, Mend::Up),
+        (|s| drop(facts(s).staged.remove(files::INSTALLER)), Kind::K3sFiles, Mend::Up),
         (|s| facts(s).written.clear(), Kind::K3sConfig, Mend::Up),
         (|s| facts(s).scripts.clear(), Kind::K3sInstall, Mend::Up),
         (|s| facts(s).units.get_mut("k3s-agent").unwrap().active = "failed".into(), Kind::K3sUnit, Mend::Up),
@@ -402,7 +406,7 @@ fn what_is_lost_is_said() {
     new.nodes[0].ip = [192, 168, 56, 77].into();
     new.nodes[1].name = "renamed".into();
     let seen = look_with(&new, reality(&old));
-    let (drift, leaving) = changes(&View::new(&new, &seen), &[]);
+    let (drift, leaving) = found(&View::new(&new, &seen));
     let said: Vec<String> = drift.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(said.join("\n"));
     let names: Vec<_> = leaving.iter().map(|n| (n.name.as_str(), n.ip)).collect();

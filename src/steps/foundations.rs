@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifests::{self, Part, and_more, put};
-use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, View, rollouts};
+use super::{ClusterDef, Ctx, Step, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::spec::{Cluster, When};
 

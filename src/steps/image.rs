@@ -6,10 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, View, World};
+use super::{ClusterDef, Ctx, Step, World};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
+use crate::observed::View;
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};

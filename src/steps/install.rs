@@ -2,13 +2,12 @@
 
 use serde_json::json;
 
-use super::view::holds;
-use super::world::INSTALLER;
-use super::{Item, NodeCtx, NodeDef, Step, View};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
-use crate::facts::NodeFacts;
 use crate::k3s;
+use crate::observed::files::{INSTALLER, installation};
+use crate::observed::{View, holds};
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Slot};
@@ -29,15 +28,6 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// What the installation came from: the installer, the binary and the call. The installer compares
-/// the same things to tell whether anything changed (install.sh, `get_installed_hashes`).
-pub(super) fn digest(facts: &NodeFacts, node: &Node) -> String {
-    let sum = |path: &str| facts.staged.get(path).map_or("?", String::as_str).to_owned();
-    let call = k3s::install(node.role, INSTALLER, true).line();
-    let binary = sum(&format!("{}/k3s", k3s::BIN_DIR));
-    super::short_digest(&[&sum(INSTALLER), &binary, &call])
-}
-
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
@@ -50,7 +40,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Some(format!("there is no unit {unit}"))
     } else if !facts.scripts.contains(&uninstall) {
         Some(format!("{uninstall} is not there"))
-    } else if facts.stamps.get("install") != Some(&digest(facts, node)) {
+    } else if facts.stamps.get("install") != Some(&installation(facts, node)) {
         Some("it was not installed from these files".to_owned())
     } else {
         None
@@ -66,7 +56,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.facts(node)?;
     let line = k3s::install(node.role, INSTALLER, true).line();
-    let digest = digest(&facts, node);
+    let digest = installation(&facts, node);
     // One job per run and inputs: a retry within the run after a failure must not be handed the
     // result of the attempt before, which is why the job's result is taken when it ends.
     let id = format!("{}-{digest}", world.run);

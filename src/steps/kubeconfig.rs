@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
-use super::view::holds;
 use super::world::SHORT;
-use super::{ClusterDef, Ctx, Step, View, destroy};
+use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
 use crate::k3s;
+use crate::observed::quorum::cluster_stays;
+use crate::observed::{View, holds};
 use crate::os::files;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Standing};
 use crate::spec::{Cluster, Role};
@@ -28,7 +29,7 @@ const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 fn check(view: &View<'_>) -> Check {
     let wrong = if !view.seen.kubeconfig {
         Some("it is not there".to_owned())
-    } else if view.seen.leaving.iter().any(|n| n.role == Role::Server) && !destroy::cluster_stays(view) {
+    } else if view.seen.leaving.iter().any(|n| n.role == Role::Server) && !cluster_stays(view) {
         Some("it is of the cluster that goes".to_owned())
     } else if view.seen.api.is_none() {
         match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {

@@ -5,10 +5,10 @@
 //! Whether it came up is judged by `start`, when the server's API is there. A server that joins ends when there is
 //! nobody to join, so it only unpacks the binary.
 
-use super::view::holds;
-use super::{Item, NodeCtx, NodeDef, Step, View, start};
+use super::{Item, NodeCtx, NodeDef, Step, start};
 use crate::engine::Trouble;
 use crate::k3s;
+use crate::observed::{View, holds};
 use crate::os::process::quote;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Node, Role};

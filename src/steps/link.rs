@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, View, World};
+use super::{ClusterDef, Ctx, Step, World};
 use crate::engine::Trouble;
+use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, ClusterStep};
 use crate::providers::State;

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::world::{INSECURE, SHORT};
-use super::{Item, NodeCtx, NodeDef, Step, View, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, World, console};
 use crate::engine::Trouble;
 use crate::explain::without_name;
+use crate::observed::View;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::{Machine, State};
 use crate::spec::{Cluster, Node};

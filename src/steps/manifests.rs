@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, View, World, rollouts};
+use super::{ClusterDef, Ctx, Step, World, rollouts};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::{Again, FailureKind, seconds};
 use crate::k3s;
+use crate::observed::{Apps, View, holds};
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::providers::State;
@@ -47,23 +47,6 @@ pub(super) const ANSWERS: Duration = Duration::from_secs(60);
 const ESTABLISHED: Duration = Duration::from_secs(60);
 /// The name under which the cluster keeps which fields are p1's.
 const MANAGER: &str = "p1";
-
-/// What was seen of the applications.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Apps {
-    /// The note of what was applied; empty if nothing was.
-    pub inventory: Inventory,
-    /// What was applied and is not there.
-    pub missing: Vec<String>,
-    /// Those of them that are applied as soon as the API answers.
-    pub shaken: Vec<String>,
-    /// What was applied and does not run as it should: object, and what it lacks.
-    pub unfinished: Vec<(String, String)>,
-    /// Namespaces that p1 made and that left the spec, with objects in them that p1 did not apply.
-    pub held: BTreeMap<String, Vec<String>>,
-    /// Objects that the cluster has in another form than the manifests say; only when looked at closely.
-    pub differing: Vec<String>,
-}
 
 fn none_wanted(cluster: &Cluster) -> bool {
     cluster.manifests.is_empty() && cluster.namespaces.is_empty()
@@ -799,10 +782,10 @@ fn leaving(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Seen;
     use crate::providers::Machine;
     use crate::spec::Namespace;
     use crate::spec::fixture::cluster;
-    use crate::steps::Seen;
 
     fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {
         let mut seen = Seen { apps, ..Seen::default() };

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::unit::kubectl;
-use super::view::holds;
-use super::{Item, NodeCtx, NodeDef, Step, View, install};
+use super::{Item, NodeCtx, NodeDef, Step, install};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
+use crate::observed::{View, holds};
 use crate::os::process::quote;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -162,7 +162,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::Seen;
+    use crate::observed::Seen;
 
     fn looked(
         labels: &[&str],

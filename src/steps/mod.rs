@@ -12,7 +12,8 @@ mod config;
 mod console;
 mod decide;
 mod destroy;
-mod drift;
+#[cfg(test)]
+mod drift_tests;
 mod foundations;
 mod image;
 mod install;
@@ -33,7 +34,6 @@ mod ready;
 mod resize;
 pub mod restore;
 mod rollouts;
-mod rules;
 mod save;
 pub mod snapshot;
 mod stage;
@@ -44,7 +44,6 @@ mod tokens;
 mod uninstall;
 mod unit;
 mod verify;
-mod view;
 mod wait;
 mod world;
 
@@ -55,25 +54,21 @@ use serde_json::{Value, json};
 
 use crate::engine::{Control, Trouble, Work};
 use crate::event::{Outcome, VerbName};
+use crate::observed::View;
 use crate::os::hash;
 use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, StepName};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
 pub use artifacts::{look_at_given, missing, release};
-pub use config::files as config_files;
 pub use decide::{Decision, Intent, Refused, decide};
-pub use drift::{Drift, Interrupts, Loss, Mend, changes, leaver, lost_with, to_mend, worst};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
-pub use manifests::Apps;
 pub use observe::{Depth, observe};
 pub use owner::{Claims, Whose};
 pub use provision::{look_at_provisioners, without_secrets};
-pub use rules::{not_finished, refusal, unfinished};
 pub use system::script as system_script;
-pub use view::{Seen, View, Wanted};
-pub use world::{INSTALLER, Parts, World, listens};
+pub use world::{Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
 pub enum Step {
@@ -767,6 +762,7 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Seen;
     use crate::spec::fixture;
 
     fn former(name: &str, last: u8) -> Node {

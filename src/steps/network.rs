@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, View};
+use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
+use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::Cluster;
@@ -54,7 +55,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::Seen;
+    use crate::observed::Seen;
 
     #[test]
     fn nothing_is_taken_for_prepared_that_was_not_looked_at() {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{World, artifacts, view::Seen};
+use super::{World, artifacts};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::facts::NodeFacts;
 use crate::k3s;
+use crate::observed::Seen;
+use crate::observed::drift;
 use crate::os::many;
 use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
@@ -102,7 +104,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
     if depth >= Depth::Nodes
         && let Some(amiss) = world.look_at_tokens()
     {
-        world.note(|seen| seen.differs.push(super::drift::token(amiss)));
+        world.note(|seen| seen.differs.push(drift::token(amiss)));
     }
     let seen = world.seen();
     let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != State::Running);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::World;
-use super::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::engine::Trouble;
+use crate::observed::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::os::lock::{self, Lock};
 use crate::os::many;
 use crate::providers::{Held, Owner, machine_name, network_name};

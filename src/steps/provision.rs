@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::install::stamp;
-use super::view::{MadeFrom, holds};
 use super::world::SHORT;
-use super::{Ctx, Item, NodeCtx, NodeDef, Step, View, World};
+use super::{Ctx, Item, NodeCtx, NodeDef, Step, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
+use crate::observed::{MadeFrom, View, holds};
 use crate::os::files::{self, At};
 use crate::os::hash;
 use crate::os::process::{self, Cmd, quote};

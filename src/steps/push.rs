@@ -3,8 +3,9 @@
 
 use super::stage::{self, transfer};
 use super::world::SHORT;
-use super::{Item, NodeCtx, NodeDef, Step, View};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
+use crate::observed::View;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per, Standing};
 use crate::spec::Node;
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Item, NodeCtx, NodeDef, Step, View, machine, quorum, ready, stop};
+use super::{Item, NodeCtx, NodeDef, Step, machine, quorum, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::observed::ready::wrong;
+use crate::observed::{View, wanted_size};
 use crate::plan::{After, Check, NodeStep, Per};
-use crate::providers::{Size, State};
+use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Step = Step::Node(NodeDef {
@@ -26,18 +28,13 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// What the spec gives a node.
-pub fn wanted(node: &Node) -> Size {
-    Size { cpus: node.cpus, memory: node.memory }
-}
-
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.machine(node);
     if machine.state == State::Absent || machine.foreign {
         return Check::Done("it is made with it".into());
     }
-    match machine.size.filter(|size| *size != wanted(node)) {
-        Some(size) => Check::Needed(format!("it has {size}, not {}", wanted(node))),
+    match machine.size.filter(|size| *size != wanted_size(node)) {
+        Some(size) => Check::Needed(format!("it has {size}, not {}", wanted_size(node))),
         None => Check::Done("it has it".into()),
     }
 }
@@ -66,7 +63,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.says("shutting it down");
         stop::shut_down(ctx)?;
     }
-    world.provider.resize(&world.cluster, &node.name, &id, wanted(node), cancel)?;
+    world.provider.resize(&world.cluster, &node.name, &id, wanted_size(node), cancel)?;
     if world.box_info()?.is_some() {
         world.write_vagrantfile()?;
     }
@@ -99,7 +96,7 @@ fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), Trouble> {
         let status = nodes.iter().find(|n| n.name == node.name);
         let why = match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
             true => Some("it has not reported since it was started".to_owned()),
-            false => ready::wrong(node, None, status),
+            false => wrong(node, None, status),
         };
         Ok(why.map_or(Ok(()), Err))
     })?;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifests::{and_more, unseen};
-use super::view::holds;
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, View, World};
+use super::{ClusterDef, Ctx, Step, World};
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::Cluster;
 
@@ -273,9 +273,9 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Apps;
+    use crate::observed::Seen;
     use crate::spec::fixture::cluster;
-    use crate::steps::Seen;
-    use crate::steps::manifests::Apps;
 
     #[test]
     fn what_does_not_run_is_due_and_named() {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, View};
+use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
 use crate::k3s;
+use crate::observed::View;
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, ClusterStep, Standing};
 use crate::spec::Cluster;

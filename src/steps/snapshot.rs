@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use super::wait::{Patience, wait_for};
 use super::{
     ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, kubeconfig, named, named_of, observe,
-    ready,
 };
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
+use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::files;
 use crate::os::sync::lock;
@@ -432,7 +432,7 @@ pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<S
     let status = nodes.iter().find(|n| n.name == node.name);
     let lease = world.ask(|api| api.leases(&world.cancel))?.remove(&node.name);
     let beat = format!("{lease:?} {:?}", status.and_then(|s| s.heartbeat));
-    Ok((beat, ready::wrong(node, None, status)))
+    Ok((beat, wrong(node, None, status)))
 }
 
 fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {

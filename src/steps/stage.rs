@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::view::holds;
 use super::world::SHORT;
-use super::{Item, NodeCtx, NodeDef, Step, View, Wanted, push};
+use super::{Item, NodeCtx, NodeDef, Step, push};
 use crate::engine::Trouble;
 use crate::k3s;
+use crate::observed::{View, Wanted, holds};
 use crate::os::process::quote;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{FEW, MANY, Since, Unit, journal, kubectl, tell_since, trouble};
-use super::view::holds;
+use super::unit::{FEW, MANY, Unit, journal, kubectl, tell_since, trouble};
 use super::wait::gone;
 use super::world::{SHORT, listens};
-use super::{Item, NodeCtx, NodeDef, Step, View, World, config, install};
+use super::{Item, NodeCtx, NodeDef, Step, World, config, install};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
 use crate::k3s;
+use crate::observed::{Since, View, files, holds};
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::State;
@@ -62,7 +62,7 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let wrong = if unit.active != "active" {
         let state = if unit.active.is_empty() { "not there" } else { &unit.active };
         Some(format!("its unit is {state}"))
-    } else if facts.stamps.get("start") != Some(&config::digest(view, node, facts, tokens)) {
+    } else if facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
     } else if node.role == Role::Worker && is_orphan(view, node, facts) {
         Some("its server was made anew".to_owned())
@@ -96,7 +96,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (facts, tokens) = (world.facts(node)?, world.tokens()?);
     let unit = node.role.unit();
     let seen = world.seen();
-    let digest = config::digest(&View::new(&world.cluster, &seen), node, &facts, &tokens);
+    let digest = files::running(&View::new(&world.cluster, &seen), node, &facts, &tokens);
     let launched = seen.launched.get(&node.name);
     let since = match launched {
         // It has been waiting for the server since; what the cluster knows of the node by now is this machine.

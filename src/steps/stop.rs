@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::wait::{Patience, wait_for};
 use super::world::SHORT;
-use super::{Item, NodeCtx, NodeDef, Step, View};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::explain::seconds;
+use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::State;
 use crate::spec::{Cluster, Node};

@@ -4,11 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::view::holds;
 use super::world::SHORT;
-use super::{Item, NodeCtx, NodeDef, Step, View};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::facts::NodeFacts;
+use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::node_mac;
 use crate::render;
@@ -161,8 +161,8 @@ fn warnings(facts: &NodeFacts, node: &Node) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Seen;
     use crate::spec::fixture::cluster;
-    use crate::steps::Seen;
 
     fn good(node: &Node) -> NodeFacts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, View};
+use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::facts::NodeFacts;
 use crate::k3s;
+use crate::observed::View;
 use crate::os::{files, process};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::State;
@@ -177,8 +178,8 @@ fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observed::Seen;
     use crate::spec::fixture::cluster;
-    use crate::steps::Seen;
 
     #[test]
     fn the_kubeconfig_goes_with_the_server_only() {

@@ -7,6 +7,7 @@ use super::{NodeCtx, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::k3s::{self, Diagnosis, Said};
+use crate::observed::Since;
 use crate::os::process;
 use crate::spec::Node;
 
@@ -47,15 +48,6 @@ impl Unit {
     pub fn gave_up(&self, before: u32) -> bool {
         self.failed || self.restarts >= before + CRASHES
     }
-}
-
-/// From where on a unit's journal counts.
-#[derive(Clone, Debug, Default)]
-pub struct Since {
-    /// By the node's clock, seconds since 1970, as text; empty where it is not known.
-    pub at: String,
-    /// The unit's invocation before: its last lines may be of the same second.
-    pub invocation: String,
 }
 
 /// Shell text that tells when it runs and which invocation the unit had, for [`Since::read`].

@@ -17,7 +17,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::manifests::{applying, fed, kubectl, stream};
-use super::ready::wrong;
 use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
 use super::world::SHORT;
@@ -26,6 +25,7 @@ use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
 use crate::facts::Unit;
+use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::process::tail;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -831,8 +831,9 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 mod tests {
     use super::*;
     use crate::event::VerbName;
+    use crate::observed::{Seen, View};
     use crate::spec::fixture::cluster;
-    use crate::steps::{Seen, Verb, View};
+    use crate::steps::Verb;
 
     #[test]
     fn a_proof_is_due_every_time_and_cleans_up_in_any_case() {

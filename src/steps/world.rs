@@ -10,13 +10,15 @@ use super::backup;
 use super::batch::Batch;
 use super::owner::{Claimant, Whose};
 use super::snapshot::Moment;
-use super::view::{Seen, Wanted};
 use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::engine::Trouble;
 use crate::facts::{self, NodeFacts};
 use crate::k3s;
+use crate::observed::files::INSTALLER;
+use crate::observed::refusal;
+use crate::observed::{Seen, View, Wanted};
 use crate::os::sync::lock;
 use crate::os::{self, Cancel, files, hash};
 use crate::providers::{self, BoxInfo, Kind, Machine, Owner, Provider};
@@ -42,8 +44,6 @@ const FRESH: Duration = Duration::from_millis(300);
 pub const INSECURE: &str = "vagrant insecure public key";
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
 const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
-/// The installer on a node.
-pub const INSTALLER: &str = "/var/lib/p1/install.sh";
 
 /// What a [`World`] is made of.
 pub struct Parts {
@@ -447,8 +447,8 @@ impl World {
         });
         // Only now it may be known which version it is.
         let seen = self.seen();
-        if let Some(trouble) = super::refusal(&super::View::new(&self.cluster, &seen)) {
-            return Err(trouble);
+        if let Some(refusal) = refusal::refusal(&View::new(&self.cluster, &seen)) {
+            return Err(refusal.into());
         }
         self.keep_version(&files)?;
         *held = Some(Arc::clone(&files));

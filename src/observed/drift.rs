@@ -7,8 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Verb, View, ready, resize};
-use crate::event::VerbName;
+use super::{View, ready, wanted_size};
 use crate::facts::NodeFacts;
 use crate::k3s;
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
@@ -154,15 +153,14 @@ impl fmt::Display for Drift {
 }
 
 /// The state folder's copy of the secrets is amiss, and a server has them.
-pub(super) fn token(what: String) -> Drift {
+pub fn token(what: String) -> Drift {
     finding(None, Kind::Other, what, Mend::Note, "`p1 up` reads it back")
 }
 
-/// The differences that `up` would find, and the machines that would go for them after a yes, as they
-/// were made: those of former nodes first.
-pub fn changes(view: &View<'_>, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
-    let plan = Verb::of(VerbName::Up).plan(view, targets);
-    let mut all = drift(view, &plan);
+/// The differences that `up` would find, whose plan this is, and the machines that would go for them after a yes, as
+/// they were made: those of former nodes first.
+pub fn changes(view: &View<'_>, plan: &Plan, targets: &[String]) -> (Vec<Drift>, Vec<Node>) {
+    let mut all = drift(view, plan);
     // Nodes by name concern nobody else.
     let concerns = |d: &Drift| d.mend == Mend::Anew || d.node.as_ref().is_some_and(|n| targets.contains(n));
     all.retain(|d| targets.is_empty() || concerns(d));
@@ -390,7 +388,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         State::Paused => all.push(up(Kind::VmPaused, "its machine is paused".into(), "it goes on")),
         state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
     }
-    if let Some(size) = machine.size.filter(|s| *s != resize::wanted(node)) {
+    if let Some(size) = machine.size.filter(|s| *s != wanted_size(node)) {
         let then = match runs {
             true => "it is shut down, changed and started; nothing is lost",
             false => "it is changed; nothing is lost",
@@ -593,7 +591,3 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
     let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
 }
-
-#[cfg(test)]
-#[path = "drift_tests.rs"]
-mod tests;

@@ -1,20 +1,27 @@
-//! What was seen of a cluster, and the questions that conditions ask of it.
+//! What was seen of a cluster, and every judgement of it: the questions that conditions ask, what differs from the spec,
+//! what is lost, what is refused, what etcd bears. Pure: a judgement looks at nothing but what it is given.
+
+pub mod drift;
+pub mod files;
+pub mod quorum;
+pub mod ready;
+pub mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::drift::Drift;
-use super::manifests::Apps;
-use super::unit::Since;
 use crate::api::NodeStatus;
+use crate::apps::Inventory;
 use crate::event::Failure;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
-use crate::providers::{Hosting, Kind, Machine, State};
+use crate::providers::{Hosting, Kind, Machine, Size, State};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::{Made, Unfinished};
+
+pub use drift::Drift;
 
 /// Everything that was seen.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +109,32 @@ pub struct Seen {
     pub given: String,
     /// What was begun with the cluster's data and has not come to its end.
     pub unfinished: Option<Unfinished>,
+}
+
+/// What was seen of the applications.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Apps {
+    /// The note of what was applied; empty if nothing was.
+    pub inventory: Inventory,
+    /// What was applied and is not there.
+    pub missing: Vec<String>,
+    /// Those of them that are applied as soon as the API answers.
+    pub shaken: Vec<String>,
+    /// What was applied and does not run as it should: object, and what it lacks.
+    pub unfinished: Vec<(String, String)>,
+    /// Namespaces that p1 made and that left the spec, with objects in them that p1 did not apply.
+    pub held: BTreeMap<String, Vec<String>>,
+    /// Objects that the cluster has in another form than the manifests say; only when looked at closely.
+    pub differing: Vec<String>,
+}
+
+/// From where on a unit's journal counts.
+#[derive(Clone, Debug, Default)]
+pub struct Since {
+    /// By the node's clock, seconds since 1970, as text; empty where it is not known.
+    pub at: String,
+    /// The unit's invocation before: its last lines may be of the same second.
+    pub invocation: String,
 }
 
 /// Digests of a provisioner's settings and of what the files that it names hold.
@@ -206,7 +239,7 @@ impl<'a> View<'a> {
     }
 
     /// The same of the machine that is there now, be it about to go or not.
-    pub(super) fn stands_now(&self, node: &Node) -> Standing {
+    pub fn stands_now(&self, node: &Node) -> Standing {
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
@@ -274,6 +307,11 @@ impl<'a> View<'a> {
     pub fn status(&self, node: &Node) -> Option<&NodeStatus> {
         self.seen.api.as_ref()?.get(&node.name).filter(|_| !self.is_made_anew(node))
     }
+}
+
+/// What the spec gives a node.
+pub fn wanted_size(node: &Node) -> Size {
+    Size { cpus: node.cpus, memory: node.memory }
 }
 
 /// A check over facts: `Done` unless `wrong` finds something.

@@ -1,9 +1,8 @@
 //! What p1 refuses to begin, told from what was seen.
 
 use super::View;
-use crate::engine::Trouble;
 use crate::event::VerbName;
-use crate::explain::FailureKind;
+use crate::explain::{Explain, FailureKind};
 use crate::k3s::{self, Barrier, Join, Version};
 use crate::os::process::quote;
 use crate::providers::Kind;
@@ -13,33 +12,65 @@ use crate::state::Unfinished;
 /// Since this version k3s makes etcd's data of SQLite's (docs.k3s.io/datastore/ha-embedded).
 const MIGRATES: &str = "v1.22.2";
 
+/// Why something is not begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct Refusal {
+    /// A lower-case fragment.
+    pub cause: String,
+    /// What to do, as full sentences.
+    pub hint: String,
+    /// What else is in the way.
+    pub evidence: Vec<String>,
+}
+
+impl Refusal {
+    /// For this cause, with this remedy.
+    pub fn new(cause: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { cause: cause.into(), hint: hint.into(), evidence: Vec::new() }
+    }
+}
+
+impl Explain for Refusal {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Cannot
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(self.hint.clone())
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        self.evidence.clone()
+    }
+}
+
 /// Why the plan must not be run; none if it may.
-pub fn refusal(view: &View<'_>) -> Option<Trouble> {
+pub fn refusal(view: &View<'_>) -> Option<Refusal> {
     unfinished(view)
         .or_else(|| fixed(view))
         .or_else(|| growth(view))
         .or_else(|| upgrade(view))
         .or_else(|| autostart(view))
-        .map(|refused| refused.kind(FailureKind::Cannot))
 }
 
 /// Its machines were made by a provider that starts none by itself.
-fn autostart(view: &View<'_>) -> Option<Trouble> {
+fn autostart(view: &View<'_>) -> Option<Refusal> {
     let virtualbox = view.seen.provider == Some(Kind::Virtualbox);
     let text = "`autostart` is for libvirt only, and this cluster's machines are VirtualBox'";
-    (view.cluster.autostart && virtualbox).then(|| Trouble::new(text, spec::AUTOSTART))
+    (view.cluster.autostart && virtualbox).then(|| Refusal::new(text, spec::AUTOSTART))
 }
 
 /// A restore that has not come to its end: the data of before is set aside, and what is in its place is
 /// nobody's yet. The nodes tell, should the state folder not.
-pub fn unfinished(view: &View<'_>) -> Option<Trouble> {
+pub fn unfinished(view: &View<'_>) -> Option<Refusal> {
     if let Some(what) = &view.seen.unfinished {
         return (!what.settled).then(|| not_finished(what));
     }
     let set_aside = |n: &&Node| view.seen.nodes.get(&n.name).is_some_and(|f| f.former.is_some());
     let node = view.cluster.nodes.iter().find(set_aside)?;
     let what = format!("a restore was not finished: the former data of {} is set aside", node.name);
-    Some(Trouble::new(
+    Some(Refusal::new(
         what,
         "It is in /var/lib/rancher/k3s/p1-former-* on the nodes, and p1's note of it is gone. Where it is not wanted \
          any more, remove it there.",
@@ -47,7 +78,7 @@ pub fn unfinished(view: &View<'_>) -> Option<Trouble> {
 }
 
 /// Why nothing else is begun meanwhile, and what ends it.
-pub fn not_finished(what: &Unfinished) -> Trouble {
+pub fn not_finished(what: &Unfinished) -> Refusal {
     let subject = what.subject.clone().map(|s| quote(&s)).unwrap_or_default();
     let hint = match VerbName::parse(&what.verb) {
         Some(VerbName::Restore) => format!(
@@ -57,11 +88,11 @@ pub fn not_finished(what: &Unfinished) -> Trouble {
             "Until then machines may be of different moments: `p1 snapshot restore {subject}` puts all of them back."
         ),
     };
-    Trouble::new(format!("{} was not finished", what.what()), hint)
+    Refusal::new(format!("{} was not finished", what.what()), hint)
 }
 
 /// Settings that cannot change once there is data ([`k3s::fixed`]).
-pub fn fixed(view: &View<'_>) -> Option<Trouble> {
+pub fn fixed(view: &View<'_>) -> Option<Refusal> {
     let with_data: Vec<_> = view.cluster.servers().filter_map(|s| Some((s, view.fixed(s)?))).collect();
     // The only one with data goes, and its data with it: what comes is a new cluster.
     if let [(only, _)] = with_data[..]
@@ -82,12 +113,15 @@ pub fn fixed(view: &View<'_>) -> Option<Trouble> {
     let told = |c: &k3s::fixed::Change| {
         format!("`{}` cannot change from {} to {} once the cluster has data: {}", c.key, c.was, c.is, c.why)
     };
-    Some(Trouble::new(told(&all[0]), all[0].way.clone()).evidence(all[1..].iter().map(told).collect()))
+    Some(Refusal {
+        evidence: all[1..].iter().map(told).collect(),
+        ..Refusal::new(told(&all[0]), all[0].way.clone())
+    })
 }
 
 /// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):
 /// servers go forward by one minor version at most, and no worker is newer than a server.
-fn upgrade(view: &View<'_>) -> Option<Trouble> {
+fn upgrade(view: &View<'_>) -> Option<Refusal> {
     let to: Version = view.seen.version.as_ref()?.parse().ok()?;
     let version = |n: &Node| view.version(n).and_then(|v| v.parse::<Version>().ok());
     let servers: Vec<(&Node, Version)> =
@@ -96,7 +130,7 @@ fn upgrade(view: &View<'_>) -> Option<Trouble> {
         match from.barrier(&to) {
             None => {}
             Some(Barrier::Back) => {
-                return Some(Trouble::new(
+                return Some(Refusal::new(
                     format!("`{}` runs {from}, and k3s' servers do not go back to {to}", server.name),
                     format!(
                         "Its data may be in the newer form already. Let the spec say {from} or a newer one; to go back, \
@@ -105,7 +139,7 @@ fn upgrade(view: &View<'_>) -> Option<Trouble> {
                 ));
             }
             Some(Barrier::Skips(next)) => {
-                return Some(Trouble::new(
+                return Some(Refusal::new(
                     format!("`{}` runs {from}, and {to} skips a minor version", server.name),
                     format!("Upgrade to the newest of {next} first: `p1 upgrade --to {next}`."),
                 ));
@@ -115,21 +149,21 @@ fn upgrade(view: &View<'_>) -> Option<Trouble> {
     let chosen = |n: &Node| view.seen.doomed.is_empty() || view.seen.doomed.contains(&n.name);
     let (left, from) = servers.iter().find(|(s, from)| !chosen(s) && *from < to)?;
     let worker = view.cluster.workers().find(|w| chosen(w) && version(w).as_ref() != Some(&to))?;
-    Some(Trouble::new(
+    Some(Refusal::new(
         format!("`{}` would run {to} while `{}` runs {from}", worker.name, left.name),
         "No worker may be newer than a server: leave the names out, or name the servers too.",
     ))
 }
 
 /// One server with SQLite becomes the first of several.
-fn growth(view: &View<'_>) -> Option<Trouble> {
+fn growth(view: &View<'_>) -> Option<Refusal> {
     let grows = view.cluster.servers().find(|s| {
         let sqlite = view.seen.nodes.get(&s.name).is_some_and(|f| f.datastore.as_deref() == Some("sqlite"));
         sqlite && view.join(s) == Join::Init
     })?;
     let version: Version = view.status(grows)?.version.parse().ok()?;
     (version < MIGRATES.parse().expect("a version")).then(|| {
-        Trouble::new(
+        Refusal::new(
             format!("`{}` runs {version}, which cannot move its data from SQLite to etcd", grows.name),
             format!(
                 "k3s does since {MIGRATES}: upgrade with one server first, one minor version at a time, and add the \
@@ -148,7 +182,7 @@ mod tests {
         let mut cluster = sized(1, 0);
         let told = |cluster: &crate::spec::Cluster, kind: Kind| {
             let seen = Seen { provider: Some(kind), ..Seen::default() };
-            refusal(&View::new(cluster, &seen)).map(|t| t.failure.cause)
+            refusal(&View::new(cluster, &seen)).map(|t| t.cause)
         };
         assert_eq!(told(&cluster, Kind::Virtualbox), None);
         cluster.autostart = true;
@@ -157,8 +191,8 @@ mod tests {
     }
 
     use crate::api::NodeStatus;
+    use crate::observed::Seen;
     use crate::spec::fixture::sized;
-    use crate::steps::Seen;
 
     /// What is said of a cluster of one server and one worker at these versions.
     fn said(server: &str, worker: &str, to: &str, targets: &[&str]) -> Option<String> {
@@ -171,7 +205,7 @@ mod tests {
             doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
             ..Seen::default()
         };
-        refusal(&View::new(&cluster, &seen)).map(|t| t.failure.cause)
+        refusal(&View::new(&cluster, &seen)).map(|t| t.cause)
     }
 
     #[test]
@@ -198,7 +232,7 @@ mod tests {
             };
             refusal(&View::new(&cluster, &seen))
         };
-        assert!(said("v1.21.2+k3s1").unwrap().failure.cause.contains("SQLite"));
+        assert!(said("v1.21.2+k3s1").unwrap().cause.contains("SQLite"));
         assert_eq!(said("v1.22.2+k3s1"), None);
     }
 }

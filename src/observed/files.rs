@@ -1,0 +1,74 @@
+//! k3s' files on a node as the spec wants them, and the digests by which the node notes what it has.
+
+use sha2::{Digest, Sha256};
+
+use super::View;
+use crate::facts::NodeFacts;
+use crate::k3s::{self, Tokens};
+use crate::os::hash::{self, hex};
+use crate::spec::Node;
+
+/// The installer on a node.
+pub const INSTALLER: &str = "/var/lib/p1/install.sh";
+
+/// The node's files: path and text; no text means that there must be none.
+pub fn files(
+    view: &View<'_>,
+    node: &Node,
+    facts: &NodeFacts,
+    tokens: &Tokens,
+) -> [(&'static str, Option<String>); 2] {
+    let iface = facts.interface_of(node.ip).unwrap_or_default();
+    [
+        (k3s::CONFIG_PATH, Some(k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node)))),
+        (k3s::REGISTRIES_PATH, k3s::registries_yaml(view.cluster)),
+    ]
+}
+
+/// A configuration without labels and taints: k3s reads them when a node registers and never again, so
+/// for their sake it need not be restarted.
+fn without_marks(text: &str) -> String {
+    let mut inside = false;
+    let keep = |line: &&str| {
+        inside = match inside && line.starts_with("  ") {
+            true => true,
+            false => line.starts_with("node-label:") || line.starts_with("node-taint:"),
+        };
+        !inside
+    };
+    text.split_inclusive('\n').filter(keep).collect()
+}
+
+/// What k3s runs with: another value, and it has to be restarted.
+pub fn running(view: &View<'_>, node: &Node, facts: &NodeFacts, tokens: &Tokens) -> String {
+    let mut hash = Sha256::new();
+    for (path, text) in files(view, node, facts, tokens) {
+        hash.update(path);
+        hash.update(without_marks(&text.unwrap_or_default()));
+    }
+    // The node's own note of the binary: what it will run, whatever the spec says by now.
+    let binary = format!("{}/k3s", k3s::BIN_DIR);
+    hash.update(facts.staged.get(&binary).map(String::as_str).unwrap_or_default());
+    hex(&hash.finalize()[..8])
+}
+
+/// What the installation came from: the installer, the binary and the call. The installer compares
+/// the same things to tell whether anything changed (install.sh, `get_installed_hashes`).
+pub fn installation(facts: &NodeFacts, node: &Node) -> String {
+    let sum = |path: &str| facts.staged.get(path).map_or("?", String::as_str).to_owned();
+    let call = k3s::install(node.role, INSTALLER, true).line();
+    let binary = sum(&format!("{}/k3s", k3s::BIN_DIR));
+    hash::hex(&hash::parts([&sum(INSTALLER), &binary, &call])[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_taints_restart_nobody() {
+        let text =
+            "a: b\nnode-label:\n  - x=y\n  - z=\nnode-taint:\n  - k:NoSchedule\ndisable:\n  - traefik\n";
+        assert_eq!(without_marks(text), "a: b\ndisable:\n  - traefik\n");
+    }
+}
