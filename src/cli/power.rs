@@ -16,7 +16,7 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fa
     let job = Job { verb: Verb::of(verb), targets, subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
-        let chosen = |name: &String| seen.doomed.contains(name);
+        let chosen = |name: &String| seen.request.doomed.contains(name);
         let absent = |(name, m): (&String, &crate::providers::Machine)| {
             (chosen(name) && m.state == Power::Absent).then(|| name.clone())
         };
@@ -27,7 +27,7 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fa
             return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
         }
         if verb == VerbName::Uninstall {
-            let data = match worst(&View::new(&world.cluster, &seen), &seen.doomed) {
+            let data = match worst(&View::new(&world.cluster, &seen), &seen.request.doomed) {
                 Loss::Cluster => format!(" With it goes all data of the cluster `{}`.", world.cluster.name),
                 _ => String::new(),
             };

@@ -100,7 +100,7 @@ fn locked(
     unfinished(world, verb)?;
     world.note(|seen| {
         intent.note(&world.cluster, seen);
-        seen.subject.clone_from(&job.subject);
+        seen.request.subject.clone_from(&job.subject);
     });
     look_at_given(world);
     let plan = match &job.retry_of {
@@ -175,7 +175,7 @@ fn locked(
         cancel: &context.cancel,
         redactor: &redactor,
     };
-    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().leaving.clone() };
+    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().request.leaving.clone() };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     if let (Some(end), Ok(report)) = (verb.traits.end, &report) {
@@ -347,7 +347,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     let leaving = change::outstanding(world, &record.steps);
     let gone = |name: &str| record.passed(&NodeStep::Machine.id(name));
     // What is gone already is not to go again: the machine of that name is the new one.
-    world.note(|seen| seen.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
+    world.note(|seen| seen.request.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     // Digests of now, to compare with those of then.

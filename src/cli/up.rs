@@ -54,7 +54,7 @@ fn ask_for_namespaces(context: &Context, world: &World) {
             shown.join(", ")
         );
         if context.agree(&question).is_ok() {
-            world.note(|seen| seen.agreed.push(name));
+            world.note(|seen| seen.request.agreed.push(name));
         }
     }
 }

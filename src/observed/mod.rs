@@ -23,7 +23,8 @@ use crate::state::{Made, Unfinished};
 
 pub use drift::Drift;
 
-/// Everything that was seen.
+/// Everything that is known of a cluster: what was seen of it, which only a look writes and a step that has changed it,
+/// what was asked for, and what this run has done.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// By node: the provider's word.
@@ -48,10 +49,6 @@ pub struct Seen {
     pub unfit: Option<Failure>,
     /// What runs there by the spec's manifests, if the API told.
     pub apps: Option<Apps>,
-    /// By node: k3s' unit when a `verify` began.
-    pub proven: BTreeMap<String, Unit>,
-    /// Namespaces that the user agreed to delete with all that is in them.
-    pub agreed: Vec<String>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
@@ -72,11 +69,6 @@ pub struct Seen {
     pub versions: BTreeMap<String, String>,
     /// By server: what it was told of the settings that are fixed once there is data, as far as it is remembered.
     pub settings: BTreeMap<String, k3s::fixed::Written>,
-    /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
-    pub started: BTreeMap<String, i64>,
-    /// By node: since when its k3s, which was started in this run before there was a server, counts; it is still to
-    /// be judged.
-    pub launched: BTreeMap<String, Since>,
     /// By provisioner: what it is made from, or why its files cannot be read.
     pub provision: BTreeMap<String, Result<MadeFrom, String>>,
     /// By node: what its present machine was made from and for, as far as it is remembered.
@@ -90,25 +82,56 @@ pub struct Seen {
     pub former: Vec<Node>,
     /// What else differs from the spec, told by whoever looked.
     pub differs: Vec<Drift>,
-    /// The machines that go in this run, as they were made: of former nodes, and of nodes that are made
-    /// anew. One whose machine is gone is no longer in here.
-    pub leaving: Vec<Node>,
-    /// By name: nodes that are out of the cluster, so that their machines may go.
-    pub left: Vec<String>,
-    /// Nodes with whose machines nothing is left to do but to destroy them.
-    pub ends: BTreeSet<String>,
-    /// No machine of the cluster stays or comes back.
-    pub whole_goes: bool,
-    /// The verb is for the whole cluster.
-    pub whole: bool,
-    /// The nodes that the verb is for.
-    pub doomed: Vec<String>,
-    /// What the verb is about beside nodes.
-    pub subject: Option<String>,
     /// The files of this host that the spec gives as artifacts: what tells each from another of its name.
     pub given: String,
     /// What was begun with the cluster's data and has not come to its end.
     pub unfinished: Option<Unfinished>,
+    /// What was asked for.
+    pub request: Request,
+    /// What this run has done.
+    pub run: RunState,
+}
+
+/// What was asked for. It is written before a run begins, and not after.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The verb is for the whole cluster.
+    pub whole: bool,
+    /// The nodes that the verb is for.
+    pub doomed: Vec<String>,
+    /// No machine of the cluster stays or comes back.
+    pub whole_goes: bool,
+    /// What the verb is about beside nodes.
+    pub subject: Option<String>,
+    /// The machines that go, as they were made: of former nodes, and of nodes that are made anew.
+    pub leaving: Vec<Node>,
+    /// Namespaces that the user agreed to delete with all that is in them.
+    pub agreed: Vec<String>,
+}
+
+/// What this run has done, for the steps that come later. Only steps write it.
+#[derive(Clone, Debug, Default)]
+pub struct RunState {
+    /// By node: when p1 started k3s in this run, by the node's clock, seconds since 1970.
+    pub started: BTreeMap<String, i64>,
+    /// By node: since when its k3s, which was started in this run before there was a server, counts; it is still to
+    /// be judged.
+    pub launched: BTreeMap<String, Since>,
+    /// By node: k3s' unit when a `verify` began.
+    pub proven: BTreeMap<String, Unit>,
+    /// By name: nodes that are out of the cluster, so that their machines may go.
+    pub left: Vec<String>,
+    /// Nodes with whose machines nothing is left to do but to destroy them.
+    pub ends: BTreeSet<String>,
+    /// Nodes of [`Request::leaving`] whose machines are gone.
+    pub gone: BTreeSet<String>,
+}
+
+impl Seen {
+    /// The machines that are still to go, as they were made.
+    pub fn leaving(&self) -> impl Iterator<Item = &Node> {
+        self.request.leaving.iter().filter(|n| !self.run.gone.contains(&n.name))
+    }
 }
 
 /// What was seen of the applications.
@@ -190,7 +213,7 @@ impl<'a> View<'a> {
 
     /// Whether its machine is still to go before the node is made.
     pub fn is_made_anew(&self, node: &Node) -> bool {
-        self.seen.leaving.iter().any(|n| n.name == node.name) && self.cluster.node(&node.name).is_some()
+        self.seen.leaving().any(|n| n.name == node.name) && self.cluster.node(&node.name).is_some()
     }
 
     /// What the node said of itself, or what to think of a step inside it until it has.

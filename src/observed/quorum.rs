@@ -70,7 +70,7 @@ fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
         let machine = view.seen.machines.get(&n.name);
         machine.is_some_and(|m| m.state != State::Absent && !m.foreign)
     };
-    view.cluster.servers().filter(exists).filter(|n| !view.seen.leaving.iter().any(|l| l.name == n.name))
+    view.cluster.servers().filter(exists).filter(|n| !view.seen.leaving().any(|l| l.name == n.name))
 }
 
 /// Whether servers stay, or come back one by one: a cluster that a node can leave.
@@ -79,8 +79,8 @@ pub fn cluster_stays(view: &View<'_>) -> bool {
         return false;
     }
     let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);
-    let come_back = view.seen.leaving.iter().filter(goes).filter(|n| view.is_made_anew(n)).count();
-    standing(view).next().is_some() || (!view.seen.whole_goes && come_back > 1)
+    let come_back = view.seen.leaving().filter(goes).filter(|n| view.is_made_anew(n)).count();
+    standing(view).next().is_some() || (!view.seen.request.whole_goes && come_back > 1)
 }
 
 #[cfg(test)]

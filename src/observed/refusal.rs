@@ -146,7 +146,7 @@ fn upgrade(view: &View<'_>) -> Option<Refusal> {
             }
         }
     }
-    let chosen = |n: &Node| view.seen.doomed.is_empty() || view.seen.doomed.contains(&n.name);
+    let chosen = |n: &Node| view.seen.request.doomed.is_empty() || view.seen.request.doomed.contains(&n.name);
     let (left, from) = servers.iter().find(|(s, from)| !chosen(s) && *from < to)?;
     let worker = view.cluster.workers().find(|w| chosen(w) && version(w).as_ref() != Some(&to))?;
     Some(Refusal::new(
@@ -191,7 +191,7 @@ mod tests {
     }
 
     use crate::api::NodeStatus;
-    use crate::observed::Seen;
+    use crate::observed::{Request, Seen};
     use crate::spec::fixture::sized;
 
     /// What is said of a cluster of one server and one worker at these versions.
@@ -202,7 +202,10 @@ mod tests {
         let seen = Seen {
             api: Some(api.into()),
             version: Some(to.into()),
-            doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
+            request: Request {
+                doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
+                ..Request::default()
+            },
             ..Seen::default()
         };
         refusal(&View::new(&cluster, &seen)).map(|t| t.cause)

@@ -72,7 +72,13 @@ pub struct Progress {
 }
 
 pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {
-    world.seen().subject.as_ref().map(PathBuf::from).ok_or_else(|| Trouble::new("no file was named", ""))
+    world
+        .seen()
+        .request
+        .subject
+        .as_ref()
+        .map(PathBuf::from)
+        .ok_or_else(|| Trouble::new("no file was named", ""))
 }
 
 fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {

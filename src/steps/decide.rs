@@ -50,17 +50,17 @@ pub enum Refused {
 impl Intent<'_> {
     /// Notes for whom it is: conditions ask for that.
     pub fn note(&self, cluster: &Cluster, seen: &mut Seen) {
-        seen.whole = self.targets.is_empty();
+        seen.request.whole = self.targets.is_empty();
         let all = cluster.nodes.iter().map(|n| n.name.clone());
-        seen.doomed = if seen.whole { all.collect() } else { self.targets.to_vec() };
-        seen.whole_goes = self.verb.takes_all(self.targets);
+        seen.request.doomed = if seen.request.whole { all.collect() } else { self.targets.to_vec() };
+        seen.request.whole_goes = self.verb.takes_all(self.targets);
     }
 }
 
 impl Decision {
     /// Notes which machines go.
     pub fn note(&self, seen: &mut Seen) {
-        seen.leaving.clone_from(&self.leaving);
+        seen.request.leaving.clone_from(&self.leaving);
     }
 }
 
@@ -97,7 +97,7 @@ fn known(view: &View<'_>, names: &[String]) -> Vec<Node> {
 }
 
 fn destroyed(view: &View<'_>, targets: &[String]) -> Vec<Node> {
-    if !view.seen.whole {
+    if !view.seen.request.whole {
         return known(view, targets);
     }
     let all = view.cluster.nodes.iter().chain(&view.seen.former).map(|n| n.name.clone());

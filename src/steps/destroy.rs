@@ -81,7 +81,7 @@ pub const CLEAN: Step = Step::Cluster(ClusterDef {
 pub const DRAIN: Duration = Duration::from_secs(90);
 
 fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    if view.seen.left.contains(&node.name) {
+    if view.seen.run.left.contains(&node.name) {
         return Check::Done("it has left".into());
     }
     match cluster_stays(view) {
@@ -123,7 +123,7 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             None
         }
     };
-    world.note(|seen| seen.left.push(node.name.clone()));
+    world.note(|seen| seen.run.left.push(node.name.clone()));
     Ok(done)
 }
 
@@ -212,9 +212,8 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.warn(format!("The machine `{name}` stays: it belongs to {}.", whose.name()));
         world.vagrant.forget(&node.name)?;
         world.note(|seen| {
-            for list in [&mut seen.leaving, &mut seen.former] {
-                list.retain(|n| n.name != node.name);
-            }
+            seen.run.gone.insert(node.name.clone());
+            seen.former.retain(|n| n.name != node.name);
         });
         return Ok(Some("there is none of this folder".into()));
     }
@@ -226,15 +225,15 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     // One Ruby for all of them, one after the other within: Vagrant's own lock is per machine, ours
     // keeps the steps of one run from starting one each.
     world.note(|seen| {
-        seen.ends.insert(node.name.clone());
+        seen.run.ends.insert(node.name.clone());
     });
     let _turn = world.destroying();
     let seen = world.seen();
     // Vagrant knows of nodes that its file has; whoever waits for this turn may go with this one. Not who has left
     // the cluster: k3s may be just being uninstalled there.
-    let goes = |n: &String| seen.whole_goes || seen.ends.contains(n);
+    let goes = |n: &String| seen.request.whole_goes || seen.run.ends.contains(n);
     let known = world.vagrant.ids().into_keys().filter(|n| world.cluster.node(n).is_some());
-    let all: Vec<String> = known.filter(|n| goes(n) && seen.leaving.iter().any(|l| l.name == *n)).collect();
+    let all: Vec<String> = known.filter(|n| goes(n) && seen.leaving().any(|l| l.name == *n)).collect();
     if all.contains(&node.name) && world.state.vagrantfile().is_file() {
         ctx.control.says("asking Vagrant");
         if let Err(error) = world.vagrant.destroy(&all, cancel) {
@@ -262,7 +261,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }
     world.vagrant.forget(&node.name)?;
     world.forget_node(&node.name);
-    if !seen.whole_goes {
+    if !seen.request.whole_goes {
         // Each is one file of all nodes. With the whole cluster they go as files; should that not come
         // about, the making of a machine forgets its node.
         KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
@@ -270,9 +269,8 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }
     world.note(|seen| {
         seen.made.remove(&node.name);
-        for list in [&mut seen.leaving, &mut seen.former] {
-            list.retain(|n| n.name != node.name);
-        }
+        seen.run.gone.insert(node.name.clone());
+        seen.former.retain(|n| n.name != node.name);
         if let Some(api) = &mut seen.api {
             api.remove(&node.name);
         }
@@ -283,7 +281,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let cancel = ctx.control.cancel();
-    if !world.seen().whole {
+    if !world.seen().request.whole {
         return Ok(None);
     }
     let _lock = Lock::take(&world.host_lock, "clean", Duration::from_secs(600), cancel)?;

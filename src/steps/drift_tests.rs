@@ -10,7 +10,7 @@ use crate::event::VerbName;
 use crate::facts::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
 use crate::observed::drift::*;
-use crate::observed::{Apps, Seen, View, Wanted, files, wanted_size};
+use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
 use crate::plan::{NodeStep, Plan};
 use crate::providers::{Machine, State};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
@@ -49,7 +49,7 @@ fn reality(cluster: &Cluster) -> Seen {
         tokens: Some(tokens.clone()),
         box_ready: true,
         prepared: Some(Ok(())),
-        whole: true,
+        request: Request { whole: true, ..Request::default() },
         api: Some(BTreeMap::new()),
         apps: Some(Apps::default()),
         ..Seen::default()
@@ -235,7 +235,7 @@ proptest! {
         let (drift, leaving) = found(&View::new(&new, &seen));
         let undisturbed = plan(&View::new(&new, &seen));
         prop_assert!(!undisturbed.steps.iter().any(|s| s.name == NodeStep::Machine.into()), "destroys unasked");
-        seen.leaving = leaving;
+        seen.request.leaving = leaving;
         let plan = plan(&View::new(&new, &seen));
         for step in plan.steps.iter().filter(|s| s.name == NodeStep::Machine.into()) {
             let name = step.info.node.as_deref().unwrap();
@@ -245,7 +245,7 @@ proptest! {
             prop_assert!(said, "{} goes unsaid: {:?}", name, drift);
         }
         for was in &old.nodes {
-            let goes = seen.leaving.iter().any(|n| n.name == was.name);
+            let goes = seen.leaving().any(|n| n.name == was.name);
             let stays = new.node(&was.name).is_some_and(|n| n.ip == was.ip && n.role == was.role);
             prop_assert_eq!(goes, !stays, "{}", &was.name);
         }
@@ -298,7 +298,7 @@ proptest! {
         let (old, new) = (old.cluster(), new.cluster());
         let mut seen = look_with(&new, reality(&old));
         let (drift, leaving) = found(&View::new(&new, &seen));
-        seen.leaving = leaving;
+        seen.request.leaving = leaving;
         let plan = plan(&View::new(&new, &seen));
         let told = |node: &str, kind: Kind| drift.iter().any(|d| d.kind == kind && d.node.as_deref() == Some(node));
         let due = |node: &str, step: &str| {
@@ -314,7 +314,7 @@ proptest! {
             prop_assert_eq!(told(&node.name, Kind::Memory), was.memory != node.memory);
             prop_assert_eq!(told(&node.name, Kind::Cpus), was.cpus != node.cpus);
             prop_assert_eq!(told(&node.name, Kind::Box), old.image != new.image);
-            if seen.leaving.iter().any(|n| n.name == node.name) {
+            if seen.leaving().any(|n| n.name == node.name) {
                 prop_assert!(due(&node.name, "vm") && due(&node.name, "machine"));
                 continue;
             }

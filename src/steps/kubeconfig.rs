@@ -29,7 +29,7 @@ const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 fn check(view: &View<'_>) -> Check {
     let wrong = if !view.seen.kubeconfig {
         Some("it is not there".to_owned())
-    } else if view.seen.leaving.iter().any(|n| n.role == Role::Server) && !cluster_stays(view) {
+    } else if view.seen.leaving().any(|n| n.role == Role::Server) && !cluster_stays(view) {
         Some("it is of the cluster that goes".to_owned())
     } else if view.seen.api.is_none() {
         match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {

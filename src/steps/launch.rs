@@ -34,8 +34,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if node.name == first.name {
         return Check::Done("it is the one that others wait for".into());
     }
-    let doomed = &view.seen.doomed;
-    if !view.is_fresh(&view.seen.leaving) || !(doomed.is_empty() || doomed.contains(&first.name)) {
+    let doomed = &view.seen.request.doomed;
+    let leaving: Vec<Node> = view.seen.leaving().cloned().collect();
+    if !view.is_fresh(&leaving) || !(doomed.is_empty() || doomed.contains(&first.name)) {
         return Check::Done("it is started in its turn".into());
     }
     let facts = match view.facts(node) {
@@ -59,7 +60,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     if node.role == Role::Worker {
         let since = start::begin(ctx)?;
         world.note(|seen| {
-            seen.launched.insert(node.name.clone(), since);
+            seen.run.launched.insert(node.name.clone(), since);
         });
         return Ok(Some("it waits for the server".to_owned()));
     }

@@ -758,7 +758,7 @@ fn leaving(
             continue;
         }
         let others = world.foreign(&owned.name, old)?;
-        if !others.is_empty() && !world.seen().agreed.contains(&owned.name) {
+        if !others.is_empty() && !world.seen().request.agreed.contains(&owned.name) {
             ctx.control.warn(format!(
                 "The namespace {} left the spec and stays: p1 did not apply {}. `p1 kubectl delete namespace {}` \
                  deletes all of it.",

@@ -643,7 +643,8 @@ impl Verb {
 
     /// The plan, with the steps' own conditions to say whether one is needed.
     pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
-        self.plan_with(view, targets, &view.seen.leaving, &|at| self.condition(at, view))
+        let leaving: Vec<Node> = view.seen.leaving().cloned().collect();
+        self.plan_with(view, targets, &leaving, &|at| self.condition(at, view))
     }
 
     /// The plan, with `look` to say whether a step is needed.
@@ -905,7 +906,8 @@ mod tests {
         let mut seen = Seen::default();
         seen.nodes.insert("server-2".into(), serving());
         let launched = |cluster: &Cluster, seen: &Seen, leaving: &[Node]| {
-            let seen = Seen { leaving: leaving.to_vec(), ..seen.clone() };
+            let mut seen = seen.clone();
+            seen.request.leaving = leaving.to_vec();
             up.plan(&View::new(cluster, &seen), &[]).nodes_for(NodeStep::Launch)
         };
         assert_eq!(launched(&cluster, &seen, &[]), [""; 0]);
@@ -940,7 +942,8 @@ mod tests {
     #[test]
     fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
         let cluster = fixture::sized(3, 0);
-        let mut seen = Seen { kubeconfig: true, leaving: vec![cluster.nodes[2].clone()], ..Seen::default() };
+        let mut seen = Seen { kubeconfig: true, ..Seen::default() };
+        seen.request.leaving = vec![cluster.nodes[2].clone()];
         for server in &cluster.nodes[..2] {
             seen.nodes.insert(server.name.clone(), serving());
         }

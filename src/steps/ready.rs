@@ -62,7 +62,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let version = world.seen().version.clone();
     let mut uncordoned = false;
     let mut looked = Instant::now();
-    let mut before = world.seen().started.contains_key(&node.name).then_some(0);
+    let mut before = world.seen().run.started.contains_key(&node.name).then_some(0);
     // Each answer costs the server that gives it; under emulation that is the one that others wait for.
     let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
     let found = wait_for(ctx, patience, || {
@@ -87,7 +87,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         };
         let status = nodes.iter().find(|n| n.name == node.name);
         let seen = world.seen();
-        let started = seen.started.get(&node.name).copied();
+        let started = seen.run.started.get(&node.name).copied();
         let boot = seen.nodes.get(&node.name).map(|facts| facts.boot.as_str());
         let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
         if let Some(why) = why.or_else(|| rebooted(boot, status)) {

@@ -123,7 +123,7 @@ pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
 /// with, be it of another file: what it set aside is the former data still.
 pub fn begin(world: &World) -> Result<(), Trouble> {
     let state = &world.state;
-    let subject = world.seen().subject.clone();
+    let subject = world.seen().request.subject.clone();
     let before = state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str() && !u.settled);
     let id = before.map_or_else(|| world.run.clone(), |u| u.id);
     let since = jiff::Timestamp::now();

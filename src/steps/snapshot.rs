@@ -238,7 +238,7 @@ fn id(world: &World, node: &str) -> String {
 }
 
 fn name(world: &World) -> Result<String, Trouble> {
-    world.seen().subject.clone().ok_or_else(|| Trouble::new("no snapshot was named", ""))
+    world.seen().request.subject.clone().ok_or_else(|| Trouble::new("no snapshot was named", ""))
 }
 
 /// Why machines cannot be written down now.
@@ -323,7 +323,7 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
 /// Notes that machines are put back, before the first one is: until all of them are, they are of different
 /// moments. What was begun before with the cluster's data is over by it.
 pub fn begin(world: &World) -> Result<(), Trouble> {
-    let subject = world.seen().subject.clone();
+    let subject = world.seen().request.subject.clone();
     let since = Timestamp::now();
     let what = Unfinished {
         verb: VerbName::RestoreSnapshot.to_string(),

@@ -97,7 +97,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let unit = node.role.unit();
     let seen = world.seen();
     let digest = files::running(&View::new(&world.cluster, &seen), node, &facts, &tokens);
-    let launched = seen.launched.get(&node.name);
+    let launched = seen.run.launched.get(&node.name);
     let since = match launched {
         // It has been waiting for the server since; what the cluster knows of the node by now is this machine.
         Some(since) => since.clone(),
@@ -136,7 +136,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         if let Some(api) = &mut seen.api {
             api.remove(&node.name);
         }
-        seen.launched.remove(&node.name);
+        seen.run.launched.remove(&node.name);
     });
     Ok(None)
 }
@@ -153,7 +153,7 @@ pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, Trouble> {
     );
     let since = Since::read(&world.script(node, "starting k3s", &script)?);
     world.note(|seen| {
-        seen.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
+        seen.run.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
     });
     Ok(since)
 }

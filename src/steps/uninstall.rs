@@ -69,7 +69,7 @@ fn kubeconfig_is_void(view: &View<'_>) -> Check {
     if !view.seen.kubeconfig {
         return Check::Done("there is none".into());
     }
-    match view.cluster.servers().all(|s| view.seen.doomed.contains(&s.name)) {
+    match view.cluster.servers().all(|s| view.seen.request.doomed.contains(&s.name)) {
         true => Check::Needed("there is one".into()),
         false => Check::Done("a server stays".into()),
     }
@@ -167,7 +167,7 @@ rm -rf /etc/rancher /var/lib/rancher /var/lib/kubelet /run/k3s /run/flannel /var
 fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     files::remove_if_there(&world.state.kubeconfig())?;
-    if world.seen().whole {
+    if world.seen().request.whole {
         // Whatever was begun with the cluster's data: it is gone, and what was set aside is too.
         world.state.end()?;
     }
@@ -178,7 +178,7 @@ fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Seen;
+    use crate::observed::{Request, Seen};
     use crate::spec::fixture::cluster;
 
     #[test]
@@ -186,7 +186,8 @@ mod tests {
         let cluster = cluster(1);
         let check = |kubeconfig: bool, nodes: &[&str]| {
             let doomed = nodes.iter().map(ToString::to_string).collect();
-            let seen = Seen { kubeconfig, doomed, ..Seen::default() };
+            let request = Request { doomed, ..Request::default() };
+            let seen = Seen { kubeconfig, request, ..Seen::default() };
             kubeconfig_is_void(&View::new(&cluster, &seen)).may_run()
         };
         assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));

@@ -144,7 +144,7 @@ fn another() -> Value {
 
 /// The nodes that are looked at.
 fn targets(world: &World) -> Vec<&Node> {
-    let chosen = &world.seen().doomed;
+    let chosen = &world.seen().request.doomed;
     world.cluster.nodes.iter().filter(|n| chosen.contains(&n.name)).collect()
 }
 
@@ -176,7 +176,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             .warn(format!("k3s was started again by systemd {} since it was started.", times(unit.restarts)));
     }
     world.note(|seen| {
-        seen.proven.insert(node.name.clone(), unit);
+        seen.run.proven.insert(node.name.clone(), unit);
     });
     let status = status.expect("it is not wrong");
     if status.unschedulable {
@@ -188,7 +188,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 /// The image of the pods: what the user wants, or what all nodes have, or what is to be pulled.
 fn image(world: &World, nodes: &[&Node]) -> Result<(String, bool), Trouble> {
     let seen = world.seen();
-    if let Some(image) = seen.subject.clone().or_else(|| world.cluster.verify.image.clone()) {
+    if let Some(image) = seen.request.subject.clone().or_else(|| world.cluster.verify.image.clone()) {
         return Ok((image, false));
     }
     let all = world.ask(|api| api.items("/api/v1/nodes", &world.cancel))?;
@@ -789,7 +789,7 @@ fn ask(world: &World, door: SocketAddr, cancel: &Cancel) -> Result<Answer, Strin
 
 fn steady(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let before = world.seen().proven.get(&node.name).cloned().unwrap_or_default();
+    let before = world.seen().run.proven.get(&node.name).cloned().unwrap_or_default();
     let now = again(ctx, ANSWERS, || world.look_at_node(node))?.unit(node.role.unit());
     match unsteady(&before, &now) {
         None => Ok(Some("not restarted".into())),
