@@ -154,7 +154,7 @@ fn up_in_shards(shard: usize) {
         let others = [How::Term, How::Int, How::Twice, How::Hup];
         // As many in each shard.
         let turn = |(i, _): &(usize, &How)| {
-            all || (round + shard) % 2 == 0 && (i + shard + round / 2).is_multiple_of(others.len())
+            all || (round + shard).is_multiple_of(2) && (i + shard + round / 2).is_multiple_of(others.len())
         };
         let more = others.iter().enumerate().filter(turn).map(|(_, how)| *how);
         let mut over = false;
