@@ -34,7 +34,6 @@ const DATA: &str = "server.tar.gz";
 pub struct Manifest {
     /// [`VERSION`] of the writer.
     pub v: u32,
-    /// The cluster's name.
     pub cluster: String,
     /// When its data was copied.
     pub at: jiff::Timestamp,
@@ -51,11 +50,8 @@ pub struct Manifest {
 /// A node of the spec, as far as the data depends on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
-    /// Its name.
     pub name: String,
-    /// Its role.
     pub role: Role,
-    /// Its address.
     pub ip: Ipv4Addr,
 }
 
@@ -74,11 +70,9 @@ pub enum Datastore {
 pub struct Backup {
     /// What it says of itself.
     pub manifest: Manifest,
-    /// The secrets.
     pub tokens: Tokens,
     /// By node: its password.
     pub passwords: BTreeMap<String, String>,
-    /// The data.
     pub data: Vec<u8>,
 }
 
@@ -109,7 +103,6 @@ pub enum Error {
     Newer {
         /// Which.
         path: PathBuf,
-        /// Its version.
         found: u32,
     },
     /// It is of something that this spec is not.

@@ -126,7 +126,6 @@ pub enum Kind {
     RunStarted {
         /// The run's id, which sorts by time.
         run: String,
-        /// The cluster's name.
         cluster: String,
         /// The name of the verb ([`VerbName`], or that of a newer p1); a retry has the verb of the run it goes on
         /// with.

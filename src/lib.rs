@@ -1,29 +1,50 @@
 //! p1: one YAML spec to a running k3s cluster of real virtual machines.
 //!
-//! ARCHITECTURE.md has the map: what each room owns, and which may know which.
+//! ARCHITECTURE.md has the map: what each room owns, and which may know which. From outside there is [`main`] alone, so
+//! that the compiler sees what nobody uses.
 
-pub mod api;
-pub mod apps;
-pub mod artifacts;
-pub mod backup;
-pub mod boxes;
-pub mod cli;
-pub mod engine;
-pub mod event;
-pub mod explain;
-pub mod facts;
-pub mod host;
-pub mod journal;
-pub mod k3s;
+mod api;
+mod apps;
+mod artifacts;
+mod backup;
+mod boxes;
+mod cli;
+mod engine;
+mod event;
+mod explain;
+mod facts;
+mod host;
+mod journal;
+mod k3s;
 mod observed;
-pub mod os;
-pub mod plan;
-pub mod providers;
-pub mod redact;
-pub mod render;
-pub mod spec;
-pub mod ssh;
-pub mod state;
-pub mod steps;
-pub mod ui;
-pub mod vagrant;
+mod os;
+mod plan;
+mod providers;
+mod redact;
+mod render;
+mod spec;
+mod ssh;
+mod state;
+mod steps;
+mod ui;
+mod vagrant;
+
+pub use cli::main;
+
+/// The rooms, for the tests in `tests/` and for the fuzzer. The feature `internals`, which is on in p1's own tests only,
+/// opens them.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! open {
+        ($($room:ident)*) => {
+            $(
+                pub mod $room {
+                    pub use crate::$room::*;
+                }
+            )*
+        };
+    }
+
+    open!(api apps artifacts backup boxes cli engine event explain facts host journal k3s observed os plan providers redact render spec ssh state steps ui vagrant);
+}

@@ -1,5 +1,5 @@
 //! p1, the program: everything is in the library.
 
 fn main() -> std::process::ExitCode {
-    p1::cli::main()
+    p1::main()
 }

@@ -32,6 +32,7 @@ impl std::fmt::Debug for Redactor {
 
 impl Redactor {
     /// With these secrets; of one with several lines, every line is one.
+    #[cfg(any(test, feature = "internals"))]
     pub fn new(secrets: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let redactor = Self::default();
         redactor.learn(secrets);

@@ -69,7 +69,6 @@ pub struct NodeMemory {
 pub struct Made {
     /// What it was to be.
     pub role: Role,
-    /// Its address.
     pub ip: Ipv4Addr,
     /// The network that it was made for.
     pub cidr: Ipv4Net,
@@ -151,7 +150,6 @@ pub enum Error {
     Newer {
         /// Which.
         path: PathBuf,
-        /// Its version.
         found: u32,
     },
 }

@@ -12,19 +12,13 @@ say arch "$(uname -m)"
 say kernel "$(first /proc/sys/kernel/osrelease)"
 [ -r /etc/os-release ] && . /etc/os-release && say os "${PRETTY_NAME:-}"
 while read -r key value _; do
-  case $key in
-    MemTotal:) say memory_kib "$value" ;;
-    SwapTotal:) say swap_kib "$value" ;;
-  esac
+  case $key in MemTotal:) say memory_kib "$value" ;; esac
 done < /proc/meminfo
 df -Pk /var/lib 2>/dev/null | { read -r _; read -r _ _ _ free _; say disk_free_kib "$free"; }
 ip -o -4 addr 2>/dev/null | while read -r _ iface _ address _; do say address "$iface $address"; done
 while read -r iface target _ _ _ _ _ mask _; do
   [ "$target" = 00000000 ] && [ "$mask" = 00000000 ] && say default_route "$iface"
 done < /proc/net/route
-for card in /sys/class/net/*; do
-  [ -e "$card/device" ] && say card "${card##*/} $(first "$card/address")"
-done
 
 [ -r /sys/module/apparmor/parameters/enabled ] && say apparmor "$(first /sys/module/apparmor/parameters/enabled)"
 command -v apparmor_parser >/dev/null 2>&1 && say apparmor_parser yes
@@ -45,7 +39,7 @@ done < /etc/ufw/ufw.conf
 if [ -d /run/systemd/system ]; then
   # One block a unit, in the order asked for, an empty line between.
   unit=k3s
-  systemctl show -p LoadState,ActiveState,SubState,NRestarts,InvocationID,UnitFileState k3s.service k3s-agent.service |
+  systemctl show -p LoadState,ActiveState,NRestarts,InvocationID k3s.service k3s-agent.service |
     while IFS='=' read -r key value; do
       if [ -n "$key" ]; then say unit "$unit $key $value"; else unit=k3s-agent; fi
     done
@@ -55,7 +49,6 @@ for dir in /usr/local/bin /opt/bin; do
     [ -e "$dir/$name" ] && say script "$dir/$name"
   done
 done
-[ -e /etc/rancher/k3s/k3s.yaml ] && say kubeconfig yes
 [ -e /etc/rancher/node/password ] && say node_password yes
 if [ -d /var/lib/rancher/k3s/server/db/etcd ]; then
   say datastore etcd

@@ -1,10 +1,10 @@
 //! A box build that is interrupted: needs root, the programs of `boxes::requirements()`, a Debian mirror and
 //! half a minute. tests/vm.rs looks at a box that was built to its end.
 
-use p1::boxes;
-use p1::explain::Explain;
-use p1::os::Cancel;
-use p1::os::cancel::Level;
+use p1::internals::boxes;
+use p1::internals::explain::Explain;
+use p1::internals::os::Cancel;
+use p1::internals::os::cancel::Level;
 
 #[test]
 #[ignore = "needs root, a Debian mirror and half a minute"]

@@ -92,8 +92,7 @@ fn every_room_knows_what_the_table_says() {
         above.insert(room.clone());
     }
     let lib = read("src/lib.rs");
-    let declared =
-        lib.lines().filter_map(|l| l.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
+    let declared = lib.lines().filter_map(|l| l.strip_prefix("mod ")?.strip_suffix(';'));
     let declared: BTreeSet<String> = declared.map(str::to_owned).collect();
     assert_eq!(declared, above);
 }
@@ -139,6 +138,41 @@ fn pure_rooms_read_no_file_ask_nobody_and_look_at_no_clock() {
     }
 }
 
+/// What each public function and type is for stands with it. Constants, fields and variants are told where their name
+/// does not say all.
+#[test]
+fn everything_public_is_told() {
+    const ITEMS: &[&str] = &["fn ", "const fn ", "struct ", "enum ", "trait ", "type "];
+    let mut sources = Vec::new();
+    files(&root().join("src"), "rs", &mut sources);
+    let mut untold = Vec::new();
+    let mut told = 0;
+    for path in sources.iter().filter(|p| !p.display().to_string().contains("test")) {
+        let text = read(path);
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let lines: Vec<&str> = code.lines().map(str::trim).collect();
+        for (i, line) in lines.iter().enumerate() {
+            let Some(item) = line.strip_prefix("pub ").filter(|l| ITEMS.iter().any(|i| l.starts_with(i)))
+            else {
+                continue;
+            };
+            // Attributes stand between, some of several lines.
+            let mut within = false;
+            let mut above = lines[..i].iter().rev().skip_while(|l| {
+                let attribute = within || l.starts_with("#[") || **l == ")]";
+                within = attribute && !l.starts_with("#[");
+                attribute
+            });
+            match above.next().is_some_and(|l| l.starts_with("///")) {
+                true => told += 1,
+                false => untold.push(format!("{}: {item}", path.display())),
+            }
+        }
+    }
+    assert!(untold.is_empty(), "without a word: {untold:#?}");
+    assert!(told > 700, "{told}");
+}
+
 /// The keys that have a value, with their default if the schema has one.
 fn keys(schema: &Json, path: &str, out: &mut BTreeMap<String, Option<String>>) {
     if let Some(items) = schema.get("items") {
@@ -162,7 +196,7 @@ fn keys(schema: &Json, path: &str, out: &mut BTreeMap<String, Option<String>>) {
 #[test]
 fn the_reference_has_every_key_with_its_default() {
     let mut wanted = BTreeMap::new();
-    keys(&p1::spec::schema(), "", &mut wanted);
+    keys(&p1::internals::spec::schema(), "", &mut wanted);
     assert!(wanted.len() > 25, "{wanted:?}");
     let text = read("docs/spec.md");
     let table: BTreeMap<String, String> =
@@ -305,12 +339,13 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
     assert!(demo.lines().next().unwrap().contains("stand-in"), "its first line says who plays k3s");
     for name in ["demo/cluster.yaml", "demo/stand-in.yaml", "p1/cluster.yaml"] {
         let path = format!("examples/{name}");
-        let parsed = p1::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let parsed =
+            p1::internals::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
     }
     // Those with applications are read where they are: their manifests are looked into.
     for (name, objects) in [("nginx", 2), ("ingress", 10), ("namespaces", 2), ("failover", 3)] {
-        let parsed = p1::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
+        let parsed = p1::internals::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
         let plain = parsed.cluster.manifests.iter().filter(|m| !m.kustomize);
@@ -321,7 +356,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
             "{name}"
         );
     }
-    let parsed = p1::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
+    let parsed = p1::internals::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
     assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
 }
 

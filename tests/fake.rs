@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use fake::{Fake, executable};
 use nix::sys::signal::{Signal, kill};
-use p1::event::Outcome;
-use p1::explain::Explain;
-use p1::os::Cancel;
-use p1::vagrant::{Progress, Up, Vagrant};
+use p1::internals::event::Outcome;
+use p1::internals::explain::Explain;
+use p1::internals::os::Cancel;
+use p1::internals::vagrant::{Progress, Up, Vagrant};
 use run::{Done, began, gone, until};
 
 // ---------------------------------------------------------------------------------------------

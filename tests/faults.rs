@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use fake::{Fake, executable};
 use nix::sys::signal::{Signal, kill};
-use p1::event::Outcome;
-use p1::journal::Record;
+use p1::internals::event::Outcome;
+use p1::internals::journal::Record;
 use run::{began, gone, until};
 
 /// Both machines come up; nothing answers at their addresses here, so that every run ends at `ssh`.
@@ -101,7 +101,7 @@ fn libvirtd_restarts_while_p1_works() {
     fake.run(&["up"]).exits(1);
     let record = fake.last();
     assert!(record.passed("cluster/network") && record.passed("server/vm"), "{:?}", record.outcomes);
-    let network = |e: &&p1::event::Event| matches!(&e.kind, p1::event::Kind::StepRetrying { step, cause, .. } if step == "cluster/network" && cause.contains("libvirt does not answer"));
+    let network = |e: &&p1::internals::event::Event| matches!(&e.kind, p1::internals::event::Kind::StepRetrying { step, cause, .. } if step == "cluster/network" && cause.contains("libvirt does not answer"));
     assert_eq!(record.events.iter().filter(network).count(), 1);
 }
 
@@ -690,7 +690,7 @@ fn two_clusters_at_the_same_moment() {
     one.end().exits(1);
     two.end().exits(1);
     assert_eq!(fs::read_to_string(fake.at("bin/order")).unwrap(), "begin\nend\nbegin\nend\n");
-    let other = p1::journal::latest(&fake.at(".p1/other/runs")).unwrap().unwrap();
+    let other = p1::internals::journal::latest(&fake.at(".p1/other/runs")).unwrap().unwrap();
     for record in [fake.last(), other] {
         for step in ["cluster/network", "cluster/box", "server/vm", "worker/vm"] {
             assert!(record.passed(step), "{step}: {:?}", record.outcomes);

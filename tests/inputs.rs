@@ -227,8 +227,8 @@ fn hostile_values_are_read_back_by_ruby_and_a_shell() {
 
     let ruby = format!(
         "# encoding: utf-8\nrequire 'json'\nall = [\n{}\n]\nprint JSON.generate(all)\nprint \"\\n\"\nprint JSON.generate({})\n",
-        list.iter().map(|v| p1::render::ruby(v) + ",\n").collect::<String>(),
-        p1::render::ruby(&json!({ "key's": list[..20], "n": [null, true, 1.5] })),
+        list.iter().map(|v| p1::internals::render::ruby(v) + ",\n").collect::<String>(),
+        p1::internals::render::ruby(&json!({ "key's": list[..20], "n": [null, true, 1.5] })),
     );
     let checked = {
         fs::write(dir.path().join("script"), &ruby).unwrap();
@@ -241,7 +241,10 @@ fn hostile_values_are_read_back_by_ruby_and_a_shell() {
     assert_eq!(serde_json::from_str::<Vec<String>>(all).unwrap(), values);
     assert_eq!(serde_json::from_str::<Value>(map).unwrap()["key's"], json!(list[..20]));
 
-    let shell = list.iter().map(|v| format!("printf '%s\\0' {}\n", p1::render::shell(v))).collect::<String>();
+    let shell = list
+        .iter()
+        .map(|v| format!("printf '%s\\0' {}\n", p1::internals::render::shell(v)))
+        .collect::<String>();
     let checked = {
         fs::write(dir.path().join("script"), &shell).unwrap();
         Command::new("sh").args(["-n", "script"]).current_dir(&dir).output().unwrap()
@@ -251,8 +254,10 @@ fn hostile_values_are_read_back_by_ruby_and_a_shell() {
     let back: Vec<&str> = text.split('\0').collect();
     assert_eq!(back[..back.len() - 1], values);
     // What p1 itself quotes by.
-    let quoted =
-        values.iter().map(|v| format!("printf '%s\\0' {}\n", p1::os::process::quote(v))).collect::<String>();
+    let quoted = values
+        .iter()
+        .map(|v| format!("printf '%s\\0' {}\n", p1::internals::os::process::quote(v)))
+        .collect::<String>();
     let text = String::from_utf8(run(dir.path(), "sh", &[], &quoted).stdout).unwrap();
     assert_eq!(
         text.split('\0').filter(|t| !t.is_empty()).count(),
@@ -393,8 +398,10 @@ fn hostile_names_are_refused_with_their_place() {
             if line == 1 && ["face", "1234"].contains(&name) {
                 continue;
             }
-            let invalid = p1::spec::parse(&spec, Path::new("/x/cluster.yaml")).map(|_| ()).unwrap_err();
-            let error = invalid.problems.iter().find(|p| p.severity == p1::spec::Severity::Error).unwrap();
+            let invalid =
+                p1::internals::spec::parse(&spec, Path::new("/x/cluster.yaml")).map(|_| ()).unwrap_err();
+            let error =
+                invalid.problems.iter().find(|p| p.severity == p1::internals::spec::Severity::Error).unwrap();
             assert!(error.line >= line && error.column > 1, "{name:?}: {error:?}");
         }
     }

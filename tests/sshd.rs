@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use p1::explain::Explain;
-use p1::os::Cancel;
-use p1::os::cancel::Level;
-use p1::os::process;
-use p1::ssh::{Bound, Error, Host, Job, KnownHosts, Remote, Source, Upload, config, interactive, wait_for};
+use p1::internals::explain::Explain;
+use p1::internals::os::Cancel;
+use p1::internals::os::cancel::Level;
+use p1::internals::os::process;
+use p1::internals::ssh::{
+    Bound, Error, Host, Job, KnownHosts, Remote, Source, Upload, config, interactive, wait_for,
+};
 use sshd::{LONG, Sshd};
 
 fn ignore(_: &[u8]) {}
@@ -181,7 +183,7 @@ fn an_abort_frees_a_waiting_thread_at_once() {
         result
     });
     assert!(result.unwrap_err().cancelled());
-    let error = p1::ssh::connect(&sshd.login(), &cancel).err().unwrap();
+    let error = p1::internals::ssh::connect(&sshd.login(), &cancel).err().unwrap();
     assert!(error.cancelled());
 }
 
@@ -226,7 +228,7 @@ fn a_machine_must_show_the_kind_of_key_that_is_pinned() {
     login.known_hosts = KnownHosts::pinned(sshd.path("known_hosts"));
     wait_for(&login, LONG, &Cancel::new(), &mut |_| {}).unwrap();
     login.endpoint.node = "stranger".into();
-    let error = p1::ssh::connect(&login, &Cancel::new()).err().unwrap();
+    let error = p1::internals::ssh::connect(&login, &Cancel::new()).err().unwrap();
     assert!(matches!(error, Error::HostKeyUnknown { .. }), "{error}");
 }
 
@@ -242,7 +244,7 @@ fn refused_keys_and_missing_keys_are_told_apart() {
 
     let mut login = sshd.login();
     login.keys = ["absent", "stranger", "own"].map(|k| sshd.path(k)).to_vec();
-    let session = p1::ssh::connect(&login, &Cancel::new()).unwrap();
+    let session = p1::internals::ssh::connect(&login, &Cancel::new()).unwrap();
     assert_eq!(session.key(), sshd.path("own"));
 
     // A damaged key is not one that the node refuses, whatever else was tried.
@@ -257,7 +259,7 @@ fn refused_keys_and_missing_keys_are_told_apart() {
         std::fs::write(sshd.path("damaged"), damaged).unwrap();
         let mut login = sshd.login();
         login.keys = ["damaged", "stranger"].map(|k| sshd.path(k)).to_vec();
-        let error = p1::ssh::connect(&login, &Cancel::new()).err().unwrap();
+        let error = p1::internals::ssh::connect(&login, &Cancel::new()).err().unwrap();
         assert!(matches!(&error, Error::Key { path, .. } if path.ends_with("damaged")), "{error}");
     }
 
@@ -305,7 +307,7 @@ fn a_peer_that_never_speaks_and_one_with_too_many_logins() {
     login.endpoint.port = silent.local_addr().unwrap().port();
     login.options.login = Duration::from_millis(300);
     let start = Instant::now();
-    let error = p1::ssh::connect(&login, &Cancel::new()).err().unwrap();
+    let error = p1::internals::ssh::connect(&login, &Cancel::new()).err().unwrap();
     let doing = "waiting for its SSH greeting";
     assert!(matches!(&error, Error::Timeout { doing: d, .. } if *d == doing), "{error}");
     assert!(start.elapsed() < Duration::from_secs(2));
@@ -395,7 +397,7 @@ fn a_large_upload_survives_a_lost_connection() {
     for ciphers in ["aes128-gcm@openssh.com", "aes128-ctr,no-such-cipher"] {
         let mut login = sshd.login();
         login.options.ciphers = ciphers.into();
-        let mut session = p1::ssh::connect(&login, &Cancel::new()).unwrap();
+        let mut session = p1::internals::ssh::connect(&login, &Cancel::new()).unwrap();
         assert!(ciphers.starts_with(&session.cipher()), "{}", session.cipher());
         let start = Instant::now();
         session.upload(&upload, LONG, &mut |_| {}).unwrap();

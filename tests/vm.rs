@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p1::event::Kind;
-use p1::journal::{self, Record};
+use p1::internals::event::Kind;
+use p1::internals::journal::{self, Record};
 use serde_json::Value;
 
 const SERVER: &str = "192.168.56.110";
@@ -183,7 +183,7 @@ fn both(server: &str, worker: &str) -> BTreeMap<String, String> {
 
 /// The steps that a run really ran.
 fn started(record: &Record) -> Vec<String> {
-    let step = |e: &p1::event::Event| match &e.kind {
+    let step = |e: &p1::internals::event::Event| match &e.kind {
         Kind::StepStarted { step, .. } => Some(step.clone()),
         _ => None,
     };
@@ -313,10 +313,10 @@ impl Life {
 
     /// The box is what its definition says, in the form that Vagrant reads.
     fn box_is_whole(&self) {
-        let boxes = p1::boxes::library::Library::new(self.home.join(".local/share/p1/boxes"));
-        let built = boxes.verify("debian-12").unwrap();
+        let boxes = p1::internals::boxes::library::Library::new(self.home.join(".local/share/p1/boxes"));
+        let built = boxes.get("debian-12").unwrap().unwrap();
         assert!(built.packages.is_sorted() && built.packages.len() > 100);
-        for wanted in &p1::boxes::load("debian-12", None).unwrap().packages {
+        for wanted in &p1::internals::boxes::load("debian-12", None).unwrap().packages {
             assert!(built.packages.iter().any(|p| p.split('=').next() == Some(wanted)), "{wanted}");
         }
         let list = Command::new("tar").arg("-tf").arg(boxes.path("debian-12")).output().unwrap();

@@ -61,21 +61,6 @@ impl Client {
         objects::leases(&self.get(&format!("{LEASES}/leases"), cancel)?)
     }
 
-    /// The server's version, e.g. `v1.34.1+k3s1`.
-    pub fn version(&self, cancel: &Cancel) -> Result<String, Error> {
-        objects::version(&self.get("/version", cancel)?)
-    }
-
-    /// Fine if the API says that it is ready; [`Error::NotReady`] names the checks that fail.
-    pub fn healthy(&self, cancel: &Cancel) -> Result<(), Error> {
-        self.get("/readyz", cancel).map(drop).map_err(|error| match error {
-            // For an instant after it listens, the API has not put up its own checks (k3s v1.21).
-            Error::Status { code: 404, .. } => Error::NotReady { message: "starting".to_owned() },
-            Error::Status { code: 500.., message } => Error::NotReady { message },
-            other => other,
-        })
-    }
-
     /// The newest warnings of the whole cluster, the newest last.
     pub fn events(&self, limit: usize, cancel: &Cancel) -> Result<Vec<Warning>, Error> {
         // The API's own limit cuts by name, not by age.

@@ -16,14 +16,10 @@ pub enum Error {
     Credentials(String),
     /// Nothing listens there.
     #[error("nothing listens at {url}")]
-    Refused {
-        /// The server's address.
-        url: String,
-    },
+    Refused { url: String },
     /// It did not answer in time.
     #[error("{url} did not answer within {}", seconds(*bound))]
     TimedOut {
-        /// The server's address.
         url: String,
         /// The bound of one request.
         bound: Duration,
@@ -31,7 +27,6 @@ pub enum Error {
     /// No way there, or the connection broke.
     #[error("cannot reach {url}: {cause}")]
     Unreachable {
-        /// The server's address.
         url: String,
         /// Why not.
         cause: String,
@@ -39,7 +34,6 @@ pub enum Error {
     /// Its certificate is not to be trusted, or it speaks no TLS.
     #[error("the server at {url} is not trusted: {cause}")]
     Tls {
-        /// The server's address.
         url: String,
         /// Why not.
         cause: String,
@@ -49,16 +43,10 @@ pub enum Error {
     /// It does not know us: another cluster's certificate, or an expired one. k3s also says so for a
     /// moment while it starts.
     #[error("the API does not accept the kubeconfig's certificate: {message}")]
-    Unauthorized {
-        /// Its word.
-        message: String,
-    },
+    Unauthorized { message: String },
     /// It knows us and says no.
     #[error("the API forbids it: {message}")]
-    Forbidden {
-        /// Its word.
-        message: String,
-    },
+    Forbidden { message: String },
     /// It is up but not ready.
     #[error("the API is not ready: {message}")]
     NotReady {
@@ -70,7 +58,6 @@ pub enum Error {
     Status {
         /// The HTTP status.
         code: u16,
-        /// Its word.
         message: String,
     },
     /// What was asked cannot be sent.

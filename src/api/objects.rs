@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -15,16 +14,12 @@ use super::Error;
 pub struct NodeStatus {
     /// `metadata.name`.
     pub name: String,
-    /// `metadata.uid`: another one for a node that was deleted and came back.
-    pub uid: String,
     /// The condition `Ready` is `True`.
     pub ready: bool,
     /// That condition's reason, e.g. `KubeletNotReady`; `NodeStatusNeverUpdated` stands for none yet.
     pub reason: String,
     /// That condition's message, e.g. `container runtime network not ready: …`.
     pub message: String,
-    /// When that condition changed last.
-    pub since: Option<Timestamp>,
     /// The kubelet's last word. A Ready node reports at least every five minutes
     /// (`nodeStatusReportFrequency`); its heart beats in leases in between.
     pub heartbeat: Option<Timestamp>,
@@ -44,15 +39,6 @@ pub struct NodeStatus {
     pub machine_id: String,
     /// The kernel's boot id of then: another one after a restart.
     pub boot_id: String,
-    /// The other conditions that are true and should not be, e.g. `DiskPressure`.
-    pub pressures: Vec<String>,
-}
-
-impl NodeStatus {
-    /// How long ago the kubelet reported; zero when clocks differ.
-    pub fn heartbeat_age(&self, now: Timestamp) -> Option<Duration> {
-        Some(now.duration_since(self.heartbeat?).try_into().unwrap_or_default())
-    }
 }
 
 /// An event of type Warning.
@@ -83,7 +69,6 @@ struct List<T> {
 struct Meta {
     name: String,
     namespace: String,
-    uid: String,
     labels: Option<serde_json::Map<String, serde_json::Value>>,
     creation_timestamp: Option<Timestamp>,
 }
@@ -128,7 +113,6 @@ struct Condition {
     reason: String,
     message: String,
     last_heartbeat_time: Option<Timestamp>,
-    last_transition_time: Option<Timestamp>,
 }
 
 #[derive(Default, Deserialize)]
@@ -189,8 +173,6 @@ pub fn nodes(json: &str) -> Result<Vec<NodeStatus>, Error> {
 
 fn node(node: Node) -> NodeStatus {
     let conditions = node.status.conditions.unwrap_or_default();
-    let pressures = conditions.iter().filter(|c| c.kind != "Ready" && c.status == "True");
-    let pressures = pressures.map(|c| c.kind.clone()).collect();
     let ready = conditions.into_iter().find(|c| c.kind == "Ready").unwrap_or_else(|| Condition {
         reason: "NodeStatusNeverUpdated".to_owned(),
         message: "the kubelet has not reported yet".to_owned(),
@@ -203,11 +185,9 @@ fn node(node: Node) -> NodeStatus {
     let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/"));
     NodeStatus {
         name: node.metadata.name,
-        uid: node.metadata.uid,
         ready: ready.status == "True",
         reason: ready.reason,
         message: ready.message,
-        since: ready.last_transition_time,
         heartbeat: ready.last_heartbeat_time,
         internal_ip: ip,
         version: node.status.node_info.kubelet_version,
@@ -217,7 +197,6 @@ fn node(node: Node) -> NodeStatus {
         taints: taints.into_iter().map(Taint::text).collect(),
         machine_id: node.status.node_info.machine_id,
         boot_id: node.status.node_info.boot_id,
-        pressures,
     }
 }
 
@@ -270,21 +249,6 @@ fn warning(event: RawEvent) -> Warning {
         reason: event.reason,
         message: event.message.split_whitespace().collect::<Vec<_>>().join(" "),
         count: event.count.unwrap_or(0).max(series.count).max(1),
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ServerVersion {
-    git_version: String,
-}
-
-/// From `GET /version`.
-pub fn version(json: &str) -> Result<String, Error> {
-    let version: ServerVersion = parse(json)?;
-    match version.git_version {
-        empty if empty.is_empty() => Err(Error::Answer("it has no `gitVersion`".to_owned())),
-        version => Ok(version),
     }
 }
 
@@ -348,13 +312,8 @@ mod tests {
         assert_eq!((first.version.as_str(), first.machine_id.as_str()), ("v1.34.1+k3s1", "abc"));
         assert_eq!(first.taints, ["a=b:NoSchedule", "c:NoExecute"]);
         assert_eq!(first.labels["kubernetes.io/os"], "linux");
-        assert_eq!(
-            (&first.roles[..], &first.pressures[..]),
-            (&["control-plane".into()][..], &["DiskPressure".into()][..])
-        );
-        let now = "2026-11-22T06:05:30Z".parse().unwrap();
-        assert_eq!(first.heartbeat_age(now), Some(Duration::from_secs(30)));
-        assert_eq!(first.heartbeat_age("2026-11-22T06:00:00Z".parse().unwrap()), Some(Duration::ZERO));
+        assert_eq!(first.roles, ["control-plane"]);
+        assert_eq!(first.heartbeat, Some("2026-11-22T06:05:00Z".parse().unwrap()));
         assert!(!nodes[1].ready && nodes[1].reason == "NodeStatusNeverUpdated");
         assert!(super::nodes(r#"{"items":null}"#).unwrap().is_empty());
         assert!(matches!(super::nodes("<html>"), Err(Error::Answer(_))));

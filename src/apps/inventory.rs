@@ -41,7 +41,6 @@ pub struct Item {
     pub plural: String,
     /// Where it is.
     pub namespace: Option<String>,
-    /// Its name.
     pub name: String,
     /// It removes itself when it is done (`ttlSecondsAfterFinished`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -55,7 +54,6 @@ pub struct Item {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owned {
-    /// Its name.
     pub name: String,
     /// It was not there before.
     pub made: bool,

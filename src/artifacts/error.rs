@@ -42,7 +42,6 @@ pub enum Error {
     Silence {
         /// What was asked for.
         url: String,
-        /// The bound.
         bound: Duration,
     },
     /// It took too long in all.
@@ -50,7 +49,6 @@ pub enum Error {
     TooSlow {
         /// What was asked for.
         url: String,
-        /// The bound.
         bound: Duration,
     },
     /// What came is not what should have come.
@@ -93,14 +91,7 @@ pub enum Error {
     Version(#[from] NotAVersion),
     /// A given binary is another version than the spec says.
     #[error("{} is k3s {says}, not {wanted} as the spec says", path.display())]
-    OtherVersion {
-        /// The binary.
-        path: PathBuf,
-        /// Its own word.
-        says: String,
-        /// The spec's.
-        wanted: String,
-    },
+    OtherVersion { path: PathBuf, says: String, wanted: String },
     /// A folder of artifacts cannot be used.
     #[error("the folder {} {what}", dir.display())]
     Folder {
@@ -123,7 +114,6 @@ pub enum Error {
     Busy {
         /// Which.
         name: String,
-        /// The bound.
         bound: Duration,
     },
     /// A file cannot be read or written.

@@ -41,9 +41,7 @@ pub struct Manifest {
 /// The files of one architecture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Set {
-    /// The k3s binary.
     pub binary: Listed,
-    /// The installer.
     pub installer: Listed,
     /// Image archives.
     pub images: Vec<Listed>,

@@ -113,9 +113,7 @@ pub struct Item {
 pub struct Resolved {
     /// The k3s version; `None` for a given binary that cannot be asked here.
     pub version: Option<String>,
-    /// The k3s binary.
     pub binary: Item,
-    /// The installer.
     pub installer: Item,
     /// Image archives, as the spec lists them. Empty: nodes pull from registries.
     pub images: Vec<Item>,
@@ -141,9 +139,7 @@ pub struct File {
 pub struct Files {
     /// The k3s version, where it is known.
     pub version: Option<String>,
-    /// The k3s binary.
     pub binary: File,
-    /// The installer.
     pub installer: File,
     /// Image archives.
     pub images: Vec<File>,

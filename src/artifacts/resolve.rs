@@ -42,7 +42,6 @@ pub fn resolve(
 /// What is wanted beyond the spec's own words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Want {
-    /// The machines' architecture.
     pub arch: Arch,
     /// The release's own images, where the spec names none.
     pub all_images: bool,

@@ -35,7 +35,6 @@ pub enum Error {
     /// The definition reads well but makes no sense.
     #[error("{origin}: `{key}`: {message}")]
     Value {
-        /// The file.
         origin: String,
         /// Which key.
         key: &'static str,
@@ -57,7 +56,6 @@ pub enum Error {
     /// A file has another checksum than it should have.
     #[error("{} has checksum {found}, expected {expected}", path.display())]
     Checksum {
-        /// The file.
         path: PathBuf,
         /// What it should be.
         expected: String,
@@ -79,7 +77,6 @@ pub enum Error {
     /// A file that is no box.
     #[error("{} is not a Vagrant box: {what}", path.display())]
     NotABox {
-        /// The file.
         path: PathBuf,
         /// Why not.
         what: String,
@@ -94,10 +91,7 @@ pub enum Error {
     },
     /// The boot loader does not fit before the first partition.
     #[error("the boot loader has {bytes} bytes, more than fit before the first partition")]
-    Bootloader {
-        /// Its size.
-        bytes: usize,
-    },
+    Bootloader { bytes: usize },
     /// A step of the build failed.
     #[error("{doing}")]
     Step {

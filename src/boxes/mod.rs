@@ -9,7 +9,6 @@ mod error;
 mod image;
 pub mod library;
 
-pub use build::{Built, Tool, build, missing_tools, requirements};
-pub use definition::{Cpu, Definition, Disk, FileEntry, Kernel, Systemd, digest, embedded, load, parse};
-pub use error::Error;
+pub use build::{Tool, build, requirements};
+pub use definition::{Definition, digest, embedded, load};
 pub use library::{Library, Manifest, Origin, inspect, sha256};

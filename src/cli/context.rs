@@ -25,11 +25,9 @@ use crate::{journal, k3s};
 pub struct Context {
     /// Options of every verb.
     pub global: Global,
-    /// The environment.
     pub env: Env,
     /// How to talk.
     pub ui: Options,
-    /// The user's wish.
     pub cancel: Cancel,
     /// Knows the secrets of the cluster that the verb is about, as soon as there is a world of it.
     pub redactor: Redactor,

@@ -26,7 +26,6 @@ const LONGEST: usize = 2 << 10;
 /// The end of a verb that did not go as asked.
 #[derive(Debug)]
 pub struct Fail {
-    /// The exit code.
     pub code: u8,
     /// What kind of failure it was.
     pub kind: FailureKind,

@@ -167,7 +167,6 @@ fn locked(
     let redactor = world.redactor();
     tell_of_panics(redactor.clone(), Some(screen.sender()));
     let run = Run {
-        id: &world.run,
         started,
         jobs: context.global.jobs,
         retry: &world.cluster.retry,

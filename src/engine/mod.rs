@@ -214,8 +214,6 @@ enum Message {
 
 /// What a run needs besides its plan.
 pub struct Run<'a> {
-    /// Its id.
-    pub id: &'a str,
     /// The first event but for its steps, which come from the plan.
     pub started: Kind,
     /// At most so many steps at a time, but for those that run beside others.
@@ -224,7 +222,6 @@ pub struct Run<'a> {
     pub retry: &'a Retry,
     /// Where the steps' logs go.
     pub logs: &'a Path,
-    /// The user's wish.
     pub cancel: &'a Cancel,
     /// What must neither be written down nor shown.
     pub redactor: &'a Redactor,

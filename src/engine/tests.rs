@@ -87,7 +87,7 @@ fn go_in(dir: &Path, plan: &Plan, work: &Fake, cancel: &Cancel, redactor: &Redac
         steps: vec![],
     };
     let mut events = Vec::new();
-    let run = Run { id: "r", started, jobs: 4, retry: &retry, logs: dir, cancel, redactor };
+    let run = Run { started, jobs: 4, retry: &retry, logs: dir, cancel, redactor };
     let report = super::run(plan, work, run, &mut writer, &mut |e| events.push(e.clone())).unwrap();
     let record = journal::read(&dir.join("r.jsonl")).unwrap().unwrap();
     assert_eq!(record.outcomes, report.outcomes, "the journal tells what the engine tells");

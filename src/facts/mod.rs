@@ -20,7 +20,6 @@ pub const SCRIPT: &str = include_str!("../../templates/facts.sh");
 pub struct NodeFacts {
     /// Changes with every boot.
     pub boot: String,
-    /// The kernel's hostname.
     pub hostname: String,
     /// `/etc/machine-id`.
     pub machine_id: String,
@@ -31,20 +30,15 @@ pub struct NodeFacts {
     pub ahead: i64,
     /// `uname -m`.
     pub arch: String,
-    /// The kernel's release.
     pub kernel: String,
     /// The distribution, as it names itself.
     pub os: String,
     /// MiB.
     pub memory_mib: u64,
-    /// MiB.
-    pub swap_mib: u64,
     /// MiB free below `/var/lib`.
     pub disk_free_mib: u64,
     /// Interface and address, in the kernel's order.
     pub addresses: Vec<(String, Ipv4Addr)>,
-    /// Network cards: interface and MAC address.
-    pub cards: Vec<(String, String)>,
     /// Interfaces with a default route.
     pub default_routes: Vec<String>,
     /// The kernel has AppArmor on.
@@ -63,8 +57,6 @@ pub struct NodeFacts {
     pub units: BTreeMap<String, Unit>,
     /// k3s' binary and scripts, full paths.
     pub scripts: Vec<String>,
-    /// The server's kubeconfig is there.
-    pub kubeconfig: bool,
     /// The node has a node password from an earlier join.
     pub node_password: bool,
     /// Where a server keeps the cluster's state: `sqlite` or `etcd` on its own disk, or `external`.
@@ -95,12 +87,8 @@ pub struct Unit {
     pub loaded: bool,
     /// `active`, `activating`, `failed`, `inactive`.
     pub active: String,
-    /// `running`, `start`, `auto-restart`, `dead`.
-    pub sub: String,
     /// How often systemd restarted it.
     pub restarts: u32,
-    /// It starts at boot.
-    pub enabled: bool,
     /// Changes with every start.
     pub invocation: String,
 }
@@ -154,7 +142,6 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "kernel" => facts.kernel = value.into(),
             "os" => facts.os = value.into(),
             "memory_kib" => facts.memory_mib = number() / 1024,
-            "swap_kib" => facts.swap_mib = number() / 1024,
             "disk_free_kib" => facts.disk_free_mib = number() / 1024,
             "address" => {
                 if let [iface, address] = words(2)[..]
@@ -162,13 +149,6 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
                     && let Ok(ip) = address.split('/').next().unwrap_or_default().parse()
                 {
                     facts.addresses.push((iface.into(), ip));
-                }
-            }
-            "card" => {
-                if let [iface, mac] = words(2)[..]
-                    && is_interface(iface)
-                {
-                    facts.cards.push((iface.into(), mac.into()));
                 }
             }
             "default_route" if is_interface(value) => facts.default_routes.push(value.into()),
@@ -184,7 +164,6 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
                 }
             }
             "script" => facts.scripts.push(value.into()),
-            "kubeconfig" => facts.kubeconfig = true,
             "node_password" => facts.node_password = true,
             "datastore" => facts.datastore = Some(value.into()),
             "former" => facts.former = Some(value.into()),
@@ -251,8 +230,6 @@ impl Unit {
             "InvocationID" => self.invocation = value.into(),
             "LoadState" => self.loaded = value == "loaded",
             "ActiveState" => self.active = value.into(),
-            "SubState" => self.sub = value.into(),
-            "UnitFileState" => self.enabled = value == "enabled",
             _ => {}
         }
     }
@@ -312,11 +289,11 @@ mod tests {
         let text = format!(
             "hostname=a\u{1b}]0;owned\u{7}b\u{1b}[2J\nkernel={long}\naddress=eth0: 192.168.56.110/24\n\
              address=$(id) 192.168.56.110/24\naddress=eth0#x 192.168.56.110/24\ndefault_route=e;id\n\
-             card=`id` 52:54:00:00:00:01\nepoch=99999999999999999999\nmemory_kib=-1\nunit=k3s NRestarts x\n"
+             epoch=99999999999999999999\nmemory_kib=-1\nunit=k3s NRestarts x\n"
         );
         let facts = parse(&format!("{text}end=ok\n")).unwrap();
         assert_eq!((facts.hostname.as_str(), facts.kernel.as_str()), ("ab", ""));
-        assert!(facts.addresses.is_empty() && facts.default_routes.is_empty() && facts.cards.is_empty());
+        assert!(facts.addresses.is_empty() && facts.default_routes.is_empty());
         assert_eq!((facts.epoch, facts.memory_mib), (0, 0));
         let stamps: String = (0..20_000).map(|n| format!("stamp=s{n} x\n")).collect();
         assert!(parse(&format!("{stamps}end=ok\n")).is_err(), "its end is too far away");

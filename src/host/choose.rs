@@ -116,11 +116,6 @@ impl Virtualization {
         let kvm = super::kvm::Facts::look(env, &arch);
         Self::of(&Host { kvm, arch, ..Host::default() })
     }
-
-    /// True without hardware virtualisation: about ten times slower.
-    pub fn emulated(&self) -> bool {
-        self.driver != "kvm"
-    }
 }
 
 #[cfg(test)]

@@ -38,11 +38,6 @@ impl Env {
         }
     }
 
-    /// True for the superuser.
-    pub fn is_root(&self) -> bool {
-        self.uid == 0
-    }
-
     /// Where a program lies: on PATH, or where administrators' programs are, which is not on the
     /// PATH of Debian's ordinary users.
     pub fn find(&self, program: &str) -> Option<PathBuf> {

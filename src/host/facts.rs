@@ -89,7 +89,6 @@ pub struct Host {
 /// An installed VirtualBox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VirtualBox {
-    /// Its version.
     pub version: Option<Version>,
     /// What it complains about when asked for its version, such as a missing kernel module.
     pub trouble: Option<String>,

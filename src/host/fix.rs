@@ -106,11 +106,6 @@ impl Action {
 }
 
 impl Plan {
-    /// True if there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.actions.is_empty() && self.by_hand.is_empty()
-    }
-
     /// True if an action runs through `sudo`.
     pub fn wants_sudo(&self) -> bool {
         self.actions.iter().any(|a| a.sudo)

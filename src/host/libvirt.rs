@@ -57,7 +57,6 @@ pub enum Link {
 /// A libvirt network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Network {
-    /// Its name.
     pub name: String,
     /// Its addresses, if it has IPv4 ones.
     pub cidr: Option<Ipv4Net>,

@@ -21,13 +21,11 @@ const VENDOR: &str = "/opt/vagrant";
 /// The Vagrant of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// The program.
     pub program: Option<PathBuf>,
     /// Its version; none if it could not be told without starting it, and it was not to be.
     pub version: Option<Version>,
     /// True for HashiCorp's package, which does not see plugins from Debian's packages.
     pub vendor: bool,
-    /// The plugin vagrant-libvirt.
     pub plugin: Plugin,
     /// True if the plugin is in the user's own `~/.vagrant.d` and not where p1's Vagrant looks.
     pub plugin_elsewhere: bool,

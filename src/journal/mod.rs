@@ -102,9 +102,7 @@ impl Writer {
 /// A run as its journal tells it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Its id.
     pub run: String,
-    /// Its verb.
     pub verb: String,
     /// The nodes it was for; empty for all.
     pub targets: Vec<String>,
@@ -114,7 +112,6 @@ pub struct Record {
     pub spec_digest: String,
     /// When it began.
     pub started: jiff::Timestamp,
-    /// Its plan.
     pub steps: Vec<StepInfo>,
     /// What came of each step that finished; the last word counts.
     pub outcomes: BTreeMap<String, Outcome>,

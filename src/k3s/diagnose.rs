@@ -40,7 +40,6 @@ pub enum Fact {
 pub struct Said {
     /// The start of the unit that it is of; empty where that is not known.
     pub invocation: String,
-    /// The line.
     pub text: String,
 }
 

@@ -44,11 +44,6 @@ impl Version {
         (to_major != major || to_minor > minor + 1).then(|| Barrier::Skips(format!("v{major}.{}", minor + 1)))
     }
 
-    /// As it is written in an image's tag, where `+` is not allowed.
-    pub fn image_tag(&self) -> String {
-        self.to_string().replace('+', "-")
-    }
-
     /// From what `k3s --version` says: `k3s version v1.21.2+k3s1 (5a67e8dc)` and a line about Go.
     pub fn from_output(output: &str) -> Option<Self> {
         let line = output.lines().find_map(|l| l.trim().strip_prefix("k3s version "))?;
@@ -124,7 +119,6 @@ mod tests {
             assert_eq!(v(text).to_string(), text);
         }
         assert_eq!(v("v1.34.1+k3s1").minor(), (1, 34));
-        assert_eq!(v("1.34.1+k3s1").image_tag(), "v1.34.1-k3s1");
     }
 
     #[test]

@@ -180,13 +180,11 @@ pub struct Wanted {
     pub sha256: String,
     /// Bytes.
     pub len: u64,
-    /// Its mode.
     pub mode: u32,
 }
 
 /// What a condition is told from.
 pub struct View<'a> {
-    /// The spec.
     pub cluster: &'a Cluster,
     /// What was seen.
     pub seen: &'a Seen,

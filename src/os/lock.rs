@@ -29,7 +29,6 @@ pub enum Error {
     /// Another process has it.
     #[error("{} is locked by another p1{}", path.display(), describe(owner))]
     Held {
-        /// The lock file.
         path: PathBuf,
         /// As its holder wrote it; unreadable for an instant while it writes.
         owner: Option<Owner>,

@@ -196,16 +196,12 @@ pub enum Stream {
 pub struct Finished {
     /// The name of the program.
     pub program: String,
-    /// Its command line.
     pub line: String,
-    /// Its exit status.
     pub status: ExitStatus,
     /// All it wrote to standard output; of very much, the end.
     pub stdout: String,
     /// All it wrote to standard error; of very much, the end.
     pub stderr: String,
-    /// How long it ran.
-    pub elapsed: Duration,
 }
 
 impl Finished {
@@ -290,14 +286,10 @@ impl From<How> for FailureKind {
 pub enum Error {
     /// It is not there.
     #[error("`{program}` is not installed, or not on PATH")]
-    Missing {
-        /// Its name.
-        program: String,
-    },
+    Missing { program: String },
     /// It could not be started.
     #[error("cannot start `{program}`: {source}")]
     Start {
-        /// Its name.
         program: String,
         /// Why.
         source: io::Error,
@@ -305,31 +297,24 @@ pub enum Error {
     /// It exited with another status than 0.
     #[error("`{program}` {how}")]
     Failed {
-        /// Its name.
         program: String,
         /// How it ended.
         how: How,
         /// Its whole command line.
         line: String,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// It ran longer than it may.
     #[error("`{program}` did not end within {}", crate::explain::seconds(*bound))]
     Deadline {
-        /// Its name.
         program: String,
         /// What it was given.
         bound: Duration,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// The user ended it.
     #[error("`{program}` was interrupted")]
-    Cancelled {
-        /// Its name.
-        program: String,
-    },
+    Cancelled { program: String },
 }
 
 impl Explain for Error {
@@ -472,7 +457,7 @@ pub fn watch(
             Err(Error::Deadline { program, bound, tail: tail(words, 12) })
         }
         Some(error) => Err(error),
-        None => Ok(Finished { program, line: cmd.line(), status, stdout, stderr, elapsed: start.elapsed() }),
+        None => Ok(Finished { program, line: cmd.line(), status, stdout, stderr }),
     }
 }
 

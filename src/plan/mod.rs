@@ -215,7 +215,6 @@ pub struct Step {
 /// Steps in an order in which they could run one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// The steps.
     pub steps: Vec<Step>,
 }
 
@@ -253,7 +252,6 @@ impl Plan {
 
 /// What a plan is told from.
 pub struct Basis<'a> {
-    /// The spec.
     pub cluster: &'a Cluster,
     /// Node names; empty means all. A step of the cluster is always in.
     pub targets: &'a [String],

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 /// A folder that keeps a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The cluster's name.
     pub cluster: String,
     /// What the folder was given when the cluster began; a copy of the folder has it too.
     pub id: String,

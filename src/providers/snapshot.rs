@@ -14,7 +14,6 @@ use jiff::Timestamp;
 pub struct Snapshot {
     /// What people call it.
     pub name: String,
-    /// Its set.
     pub note: Note,
     /// Bytes of memory in it, where that can be told.
     pub bytes: Option<u64>,
@@ -25,7 +24,6 @@ pub struct Snapshot {
 pub struct Note {
     /// The run that took the set.
     pub set: String,
-    /// The moment.
     pub at: Timestamp,
     /// The nodes of the set.
     pub nodes: Vec<String>,

@@ -82,7 +82,6 @@ pub struct Object {
     pub kind: String,
     /// If it says one.
     pub namespace: Option<String>,
-    /// Its name.
     pub name: String,
 }
 
@@ -124,11 +123,9 @@ pub struct Flaw {
     pub file: Option<PathBuf>,
     /// In which line, from 1.
     pub line: Option<usize>,
-    /// A lower-case fragment.
     pub message: String,
     /// The message says what the file is or cannot: its name goes before it as it is.
     pub of_the_file: bool,
-    /// A full sentence.
     pub help: String,
 }
 

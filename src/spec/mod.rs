@@ -37,12 +37,12 @@ mod value;
 pub use digest::digest;
 pub use here::{Part, Remark};
 pub use init::{Init, init, name_for};
-pub use load::{Error, MOST_BYTES, Parsed, load, load_here, parse};
+pub use load::{Error, Parsed, load, load_here, parse};
 pub use manifest::{Document, Manifest, Namespace, Object, When};
 pub use plain::plain;
-pub use problem::{Invalid, Problem, Severity, render};
-pub use provision::{ProvisionType, Provisioner, Slot, scalar};
-pub use schema::{SCHEMA_FILE, schema};
+pub use problem::Severity;
+pub use provision::{ProvisionType, Provisioner, Slot};
+pub use schema::schema;
 pub use validate::AUTOSTART;
 
 use std::fmt;
@@ -254,9 +254,7 @@ pub struct Endpoint {
 /// Files given by the spec; what is `None` comes from the release.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Artifacts {
-    /// The k3s binary.
     pub binary: Option<Source>,
-    /// The installer script.
     pub installer: Option<Source>,
     /// Image archives for every node; empty: nodes pull from registries.
     pub images: Vec<Source>,
@@ -300,7 +298,6 @@ pub struct Timeouts {
     pub boot: Duration,
     /// From an address to a login.
     pub ssh: Duration,
-    /// The installer.
     pub install: Duration,
     /// From the start of a server's unit to an answering API.
     pub server_ready: Duration,

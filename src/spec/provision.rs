@@ -88,7 +88,6 @@ pub enum Slot {
 /// Vagrant's provisioners that p1 knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "each is the word itself")]
 pub enum ProvisionType {
     Shell,
     File,

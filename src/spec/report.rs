@@ -31,6 +31,7 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
+    /// Nothing is wrong yet with the text of a file in the folder `base`.
     pub fn new(text: &'a str, base: &'a Path) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
         Self { text, lines, base, problems: Vec::new(), errors: 0, dropped: None }

@@ -45,6 +45,7 @@ pub(super) enum Field<T> {
 }
 
 impl<T> Field<T> {
+    /// With its place, where it was understood.
     pub fn get(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
@@ -52,10 +53,12 @@ impl<T> Field<T> {
         }
     }
 
+    /// Where it was understood.
     pub fn value(&self) -> Option<&T> {
         self.get().map(|at| &at.value)
     }
 
+    /// A mistake was reported, so nothing is to be said of its absence.
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::Bad)
     }

@@ -36,7 +36,6 @@ pub struct Endpoint {
     pub host: String,
     /// Usually 22; VirtualBox forwards another.
     pub port: u16,
-    /// The login name.
     pub user: String,
 }
 

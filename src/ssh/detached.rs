@@ -259,7 +259,7 @@ impl Remote {
         if matches!(status, 124 | 137) && start.elapsed() >= bound {
             return Err(Error::Deadline { node, what, bound, tail: tail(&kept) });
         }
-        Ok(Output { node, what, status, output: kept, elapsed: start.elapsed() })
+        Ok(Output { node, what, status, output: kept })
     }
 }
 

@@ -13,7 +13,6 @@ pub enum Error {
     /// The host's name has no address.
     #[error("{node}: cannot find the address of {host}: {source}")]
     Resolve {
-        /// The node.
         node: String,
         /// The name that was looked up.
         host: String,
@@ -23,7 +22,6 @@ pub enum Error {
     /// The machine answers, but nothing listens there.
     #[error("{node}: nothing listens at {address}")]
     Refused {
-        /// The node.
         node: String,
         /// Where.
         address: String,
@@ -31,7 +29,6 @@ pub enum Error {
     /// No machine has the address, or no route leads to it.
     #[error("{node}: no machine answers at {address} (no route to it)")]
     NoRoute {
-        /// The node.
         node: String,
         /// Where.
         address: String,
@@ -39,7 +36,6 @@ pub enum Error {
     /// The peer is silent.
     #[error("{node}: no answer from {address} within {} while {doing}", seconds(*bound))]
     Timeout {
-        /// The node.
         node: String,
         /// Where.
         address: String,
@@ -52,7 +48,6 @@ pub enum Error {
     /// logins under way (its `MaxStartups`), or it is something else.
     #[error("{node}: {address} closed the connection before its SSH greeting ({reason})")]
     Banner {
-        /// The node.
         node: String,
         /// Where.
         address: String,
@@ -62,7 +57,6 @@ pub enum Error {
     /// Another failure of the network or of the protocol before the login.
     #[error("{node}: cannot set up SSH with {address}: {reason}")]
     Handshake {
-        /// The node.
         node: String,
         /// Where.
         address: String,
@@ -72,7 +66,6 @@ pub enum Error {
     /// Another machine answers, or the machine was made anew.
     #[error("{node}: the host key has changed: {offered} instead of {pinned}, which {} has", file.display())]
     HostKeyChanged {
-        /// The node.
         node: String,
         /// The known_hosts file.
         file: PathBuf,
@@ -84,7 +77,6 @@ pub enum Error {
     /// No key is pinned, and learning one was not allowed.
     #[error("{node}: {} has no host key for it (it offers {offered})", file.display())]
     HostKeyUnknown {
-        /// The node.
         node: String,
         /// The known_hosts file.
         file: PathBuf,
@@ -102,11 +94,9 @@ pub enum Error {
     /// The node lets none of our keys in.
     #[error("{node}: {address} refuses to let {user} in with {}", names(tried))]
     AuthRefused {
-        /// The node.
         node: String,
         /// Where.
         address: String,
-        /// The login name.
         user: String,
         /// The private keys that were tried.
         tried: Vec<PathBuf>,
@@ -114,7 +104,6 @@ pub enum Error {
     /// No login worked within the bound.
     #[error("{node}: not reachable over SSH within {}: {}", seconds(*waited), without_name(node, &last.to_string()))]
     Unreachable {
-        /// The node.
         node: String,
         /// How long it was tried.
         waited: Duration,
@@ -124,7 +113,6 @@ pub enum Error {
     /// The connection broke while something was under way.
     #[error("{node}: the connection was lost during {what}: {reason}")]
     Lost {
-        /// The node.
         node: String,
         /// What was under way.
         what: String,
@@ -136,69 +124,56 @@ pub enum Error {
     /// It ran longer than it may.
     #[error("{node}: {what} did not end within {}", seconds(*bound))]
     Deadline {
-        /// The node.
         node: String,
         /// What.
         what: String,
         /// What it was given.
         bound: Duration,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// It said nothing for longer than it may: it hangs, or the node froze or left the network.
     #[error("{node}: {what} was silent for {}", seconds(*bound))]
     Silent {
-        /// The node.
         node: String,
         /// What.
         what: String,
         /// What it was given.
         bound: Duration,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// It said more than anything does that is asked of a node.
     #[error("{node}: {what} said more than {} MB", most.div_ceil(1_000_000))]
     TooMuch {
-        /// The node.
         node: String,
         /// What.
         what: String,
         /// What it was given, in bytes.
         most: u64,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// It ended with another status than 0.
     #[error("{node}: {what} exited with {status}")]
     Failed {
-        /// The node.
         node: String,
         /// What.
         what: String,
-        /// Its exit status.
         status: i32,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// A signal ended it.
     #[error("{node}: {what} was killed by SIG{signal}")]
     Killed {
-        /// The node.
         node: String,
         /// What.
         what: String,
         /// The signal's name without `SIG`.
         signal: String,
-        /// Its last words.
         tail: Vec<String>,
     },
     /// The login user may not become root without a password.
     #[error("{node}: {user} cannot become root: {reason}")]
     NoSudo {
-        /// The node.
         node: String,
-        /// The login name.
         user: String,
         /// In sudo's words.
         reason: String,
@@ -206,7 +181,6 @@ pub enum Error {
     /// The node's disk cannot hold the file.
     #[error("{node}: no space for {path}, which needs {} MB{}", needed.div_ceil(1_000_000), left(*free))]
     DiskFull {
-        /// The node.
         node: String,
         /// Where it was to be.
         path: String,
@@ -218,7 +192,6 @@ pub enum Error {
     /// What arrived is not what was to be sent.
     #[error("{node}: {path} arrived with another SHA-256 than the expected one")]
     Corrupt {
-        /// The node.
         node: String,
         /// Where it was to be.
         path: String,
@@ -230,7 +203,6 @@ pub enum Error {
     /// There is no such file on the node.
     #[error("{node}: there is no {path}")]
     NoFile {
-        /// The node.
         node: String,
         /// Which.
         path: String,
@@ -238,7 +210,6 @@ pub enum Error {
     /// A file on the node is larger than was expected of it.
     #[error("{node}: {path} is larger than {max} bytes")]
     TooLarge {
-        /// The node.
         node: String,
         /// Which.
         path: String,
@@ -247,14 +218,7 @@ pub enum Error {
     },
     /// A detached job ended without leaving a result: the node was restarted, or the job was killed.
     #[error("{node}: {job} ended without a result")]
-    JobLost {
-        /// The node.
-        node: String,
-        /// The job's name.
-        job: String,
-        /// Its last words.
-        tail: Vec<String>,
-    },
+    JobLost { node: String, job: String, tail: Vec<String> },
     /// A name or a path that cannot be sent safely.
     #[error("{what} {value:?} cannot be used on a node")]
     Invalid {
@@ -266,7 +230,6 @@ pub enum Error {
     /// The file to be sent cannot be read.
     #[error("cannot read what is to be sent to {node}: {source}")]
     Source {
-        /// The node.
         node: String,
         /// Why not.
         source: io::Error,
@@ -279,10 +242,7 @@ pub enum Error {
     File(#[from] files::Error),
     /// The user ended it.
     #[error("{node}: interrupted")]
-    Cancelled {
-        /// The node.
-        node: String,
-    },
+    Cancelled { node: String },
 }
 
 fn names(paths: &[PathBuf]) -> String {

@@ -4,7 +4,7 @@
 //! and p1 trust the same machines. Its entries bear node names, for which `ssh` is told to look by
 //! `HostKeyAlias`: an address or a forwarded port may change, the node stays the same.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use base64::Engine;
@@ -63,11 +63,6 @@ impl KnownHosts {
     /// A node without a pinned key is refused.
     pub fn pinned(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), learn: false }
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The keys pinned for `node`.

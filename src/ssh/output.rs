@@ -43,16 +43,12 @@ impl From<Duration> for Bound {
 /// A command that ran to its end by itself, whatever its exit status.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The node.
     pub node: String,
     /// What it was, for messages.
     pub what: String,
-    /// Its exit status.
     pub status: i32,
     /// What it wrote, standard error included, in the order of arrival; of very much, the end.
     pub output: Vec<u8>,
-    /// How long it took.
-    pub elapsed: Duration,
 }
 
 impl Output {

@@ -48,22 +48,6 @@ impl Remote {
         &self.login.endpoint
     }
 
-    /// How it is logged in to.
-    pub fn login(&self) -> &Login {
-        &self.login
-    }
-
-    /// Another place or another set of keys: ends the connection.
-    pub fn relocate(&mut self, endpoint: Endpoint, keys: Vec<PathBuf>) {
-        self.disconnect();
-        (self.login.endpoint, self.login.keys) = (endpoint, keys);
-    }
-
-    /// Ends the connection: the node is about to stop, or the work on it is done.
-    pub fn disconnect(&mut self) {
-        self.session = None;
-    }
-
     /// The session; made by one attempt to log in if there is none that works.
     pub fn session(&mut self) -> Result<&mut Session, Error> {
         let session = match self.session.take() {

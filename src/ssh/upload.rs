@@ -65,7 +65,6 @@ impl Source<'_> {
 /// A file to be put on a node, owned by root.
 #[derive(Clone, Copy, Debug)]
 pub struct Upload<'a> {
-    /// Its contents.
     pub source: Source<'a>,
     /// Its absolute path there; missing directories are made.
     pub dest: &'a str,

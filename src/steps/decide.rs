@@ -32,7 +32,6 @@ pub struct Decision {
     pub removed: Vec<String>,
     /// Nodes that are made anew and were not named.
     pub replaced: Vec<String>,
-    /// The steps.
     pub plan: Plan,
     /// Why it is not begun.
     pub refused: Option<Refused>,

@@ -239,7 +239,7 @@ impl Use {
 
 /// A verb that runs steps.
 pub struct Verb {
-    /// Its name.
+    /// Its name on the command line.
     pub name: VerbName,
     /// Its steps, in an order in which they could run one after the other.
     pub steps: &'static [Use],

@@ -66,9 +66,7 @@ impl Whose {
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Claimant {
-    /// The cluster's name.
     pub cluster: String,
-    /// The state folder.
     pub folder: PathBuf,
     /// Its id, if it ever was an owner.
     pub id: Option<String>,

@@ -122,6 +122,7 @@ fn killall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
+/// Runs k3s' uninstall scripts, and takes away what they and p1 left.
 pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let before = facts(ctx)?;

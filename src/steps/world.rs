@@ -47,9 +47,7 @@ const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 
 /// What a [`World`] is made of.
 pub struct Parts {
-    /// The spec.
     pub cluster: Cluster,
-    /// Its state folder.
     pub state: State,
     /// What makes its machines.
     pub provider: Box<dyn Provider>,
@@ -67,11 +65,9 @@ pub struct Parts {
     pub host_lock: PathBuf,
     /// The user's own VAGRANT_HOME, for the plugins in it.
     pub users_vagrant_home: Option<PathBuf>,
-    /// The run's id.
     pub run: String,
     /// The cluster's token, where the spec has it in the environment.
     pub token: Option<String>,
-    /// The user's wish.
     pub cancel: Cancel,
     /// At most so many nodes at a time.
     pub jobs: usize,

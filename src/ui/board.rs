@@ -33,9 +33,6 @@ pub struct Board {
 /// The run as its first event has it.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// The run's id.
-    pub run: String,
-    /// The cluster's name.
     pub cluster: String,
     /// The verb, e.g. `up`.
     pub verb: String,
@@ -118,7 +115,7 @@ pub enum Doing<'a> {
     /// This step was ended by the user.
     Stopped(&'a Step),
     /// This step cannot run, because of the one named.
-    Blocked(&'a Step, &'a str),
+    Blocked(&'a str),
     /// This step is the next; the other one, if any, must be over before.
     Waiting(&'a Step, Option<&'a Step>),
     /// All its steps are over; some did work.
@@ -201,6 +198,7 @@ impl Step {
 
 impl Board {
     /// The board of events read back.
+    #[cfg(test)]
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         let mut board = Self::default();
         events.into_iter().for_each(|event| board.apply(event));
@@ -212,10 +210,9 @@ impl Board {
         let now = Duration::from_millis(event.elapsed_ms);
         self.latest = self.latest.max(now);
         match &event.kind {
-            Kind::RunStarted { run, cluster, verb, retry_of, targets, banner, steps, .. } => {
+            Kind::RunStarted { cluster, verb, retry_of, targets, banner, steps, .. } => {
                 *self = Self { latest: now, ..Self::default() };
                 self.head = Some(Head {
-                    run: run.clone(),
                     cluster: cluster.clone(),
                     verb: verb.clone(),
                     retry: retry_of.is_some(),
@@ -350,7 +347,7 @@ impl Board {
         }
         for step in steps.clone() {
             if let State::Over(Outcome::Blocked { by }) = &step.state {
-                return Doing::Blocked(step, by);
+                return Doing::Blocked(by);
             }
         }
         if let Some(next) = steps.clone().find(|step| step.info.needed && step.state == State::Waiting) {

@@ -36,11 +36,11 @@ use std::time::Duration;
 pub use ask::confirm;
 pub use board::Board;
 pub use report::failures;
-pub use screen::{Handle, Sender, start};
+pub use screen::{Sender, start};
 pub use style::{Paint, Tone};
 pub use summary::summary;
 pub use table::{Cell, Layout, table};
-pub use text::{bytes, clock, count};
+pub use text::{bytes, count};
 
 use crate::event::Event;
 

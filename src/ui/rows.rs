@@ -153,7 +153,7 @@ impl Row<'_> {
                 let text = format!("{} {} {}", step.info.title, signs.dot, wording::STOPPED_CELL);
                 self.row(left.with(Tone::Warn, &text), took())
             }
-            Doing::Blocked(_, by) => {
+            Doing::Blocked(by) => {
                 let left = self.left(name, Tone::Bad, signs.blocked);
                 self.row(left.with(Tone::Dim, &wording::blocked_by(by)), Line::new())
             }

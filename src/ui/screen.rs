@@ -61,11 +61,6 @@ impl Handle {
         self.sender.clone()
     }
 
-    /// See [`Sender::note`].
-    pub fn note(&self, text: &str) {
-        self.sender.note(text);
-    }
-
     /// Shows what was sent until now, clears what is not to stay, and returns what is known of the run.
     pub fn finish(mut self) -> Board {
         self.end()

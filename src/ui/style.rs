@@ -63,7 +63,6 @@ pub struct Signs {
     pub good: &'static str,
     /// Failed.
     pub bad: &'static str,
-    /// A warning.
     pub warn: &'static str,
     /// Waits before another attempt.
     pub retry: &'static str,

@@ -255,7 +255,7 @@ fn every_event_but_progress_arrives_in_order_and_a_closed_pipe_ends_quietly() {
     }
     let handle = super::start(options(Format::Json), Box::new(Closed), Box::new(Closed));
     run().into_iter().for_each(|event| handle.sender().event(event));
-    handle.note("heard");
+    handle.sender().note("heard");
     assert!(handle.finish().end.is_some());
 }
 

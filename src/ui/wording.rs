@@ -14,7 +14,6 @@ pub const RUN: &str = "run";
 
 /// The third column of plain lines; programs look for these, so they stay as they are.
 pub mod status {
-    #![expect(missing_docs, reason = "each is the word itself")]
     pub const STARTED: &str = "started";
     pub const RUNNING: &str = "running";
     pub const RETRYING: &str = "retrying";
@@ -47,7 +46,6 @@ pub const OPEN_CELL: &str = "not run";
 
 /// The labels of a failure's parts.
 pub mod label {
-    #![expect(missing_docs, reason = "each is the word itself")]
     pub const CAUSE: &str = "cause";
     pub const DOING: &str = "doing";
     pub const EVIDENCE: &str = "evidence";
@@ -142,7 +140,6 @@ pub fn more_nodes(more: usize, parts: &[(usize, &str)]) -> String {
 
 /// The kinds of [`more_nodes`].
 pub mod kind {
-    #![expect(missing_docs, reason = "each is the word itself")]
     pub const RUNNING: &str = "at work";
     pub const FAILED: &str = "failed";
     pub const WAITING: &str = "waiting";

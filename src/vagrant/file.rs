@@ -20,7 +20,6 @@ pub struct Libvirt {
     pub cpu_mode: String,
     /// With `custom`.
     pub cpu_model: Option<String>,
-    /// The storage pool.
     pub pool: String,
 }
 

@@ -23,7 +23,9 @@ use crate::providers::BoxInfo;
 pub use error::Error;
 pub use file::{Libvirt, readable, vagrantfile};
 pub use machine_readable::{Line, parse};
-pub use up::{Progress, Results, Up, read};
+#[cfg(feature = "internals")]
+pub use up::read;
+pub use up::{Progress, Up};
 
 /// Loading Ruby, the plugins and a Vagrantfile takes 1 to 6 s (reference: hashicorp/vagrant #11351).
 const SHORT: Duration = Duration::from_secs(120);
@@ -37,7 +39,6 @@ pub const USER: &str = "vagrant";
 /// One cluster's Vagrant: its program, its home and the folder with the Vagrantfile.
 #[derive(Clone, Debug)]
 pub struct Vagrant {
-    /// The program.
     pub program: PathBuf,
     /// VAGRANT_HOME: p1's own, so that a machine index damaged elsewhere does not matter here.
     pub home: PathBuf,
@@ -216,11 +217,6 @@ impl Vagrant {
         let result = Self::verdict(&done, &lines);
         files::remove_if_there(&path)?;
         result
-    }
-
-    /// `vagrant validate`: what Vagrant itself thinks of the Vagrantfile.
-    pub fn validate(&self, cancel: &Cancel) -> Result<(), Error> {
-        self.run(&["validate"], SHORT, cancel).map(|_| ())
     }
 
     /// Destroys the machines of these names that Vagrant knows of.

@@ -70,6 +70,7 @@ impl Up<'_> {
 }
 
 /// What [`Up::run`] would have made of a `vagrant up` that has ended.
+#[cfg(feature = "internals")]
 pub fn read(nodes: &[String], done: Finished, heard: &mut dyn FnMut(&str, Progress)) -> Results {
     let mut seen = Seen::default();
     done.stdout.lines().filter_map(parse).for_each(|line| seen.take(line, heard));

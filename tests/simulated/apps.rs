@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use p1::event::{Kind, Outcome};
+use p1::internals::event::{Kind, Outcome};
 use serde_json::Value;
 
 use super::run::began;

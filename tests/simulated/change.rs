@@ -3,8 +3,8 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
-use p1::event::{Kind, Outcome};
-use p1::journal::Record;
+use p1::internals::event::{Kind, Outcome};
+use p1::internals::journal::Record;
 use serde_json::Value;
 
 use super::run::{began, until};

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use p1::event::Outcome;
-use p1::journal;
+use p1::internals::event::Outcome;
+use p1::internals::journal;
 
 use super::run::{Running, began};
 use super::sim::{Sim, spec};

@@ -11,8 +11,8 @@ use super::fake::Fake;
 use super::run::{Done, until};
 use super::sim::{K3S, Sim, spec};
 use nix::sys::signal::Signal;
-use p1::event::{Kind, Outcome};
-use p1::journal::Record;
+use p1::internals::event::{Kind, Outcome};
+use p1::internals::journal::Record;
 
 // ---------------------------------------------------------------------------------------------
 // Evidence and secrets
@@ -268,10 +268,10 @@ fn silent() -> (std::net::TcpListener, u16) {
 
 #[test]
 fn waits_on_peers_that_never_answer_end_at_their_bounds() {
-    use p1::os::cancel::Level;
-    use p1::os::process::{self, Cmd};
-    use p1::os::{Cancel, lock::Lock};
-    use p1::ssh::{Bound, Endpoint, KnownHosts, Login, Options, connect, wait_for};
+    use p1::internals::os::cancel::Level;
+    use p1::internals::os::process::{self, Cmd};
+    use p1::internals::os::{Cancel, lock::Lock};
+    use p1::internals::ssh::{Bound, Endpoint, KnownHosts, Login, Options, connect, wait_for};
 
     let cancel = Cancel::new();
     let ms = Duration::from_millis;
@@ -322,7 +322,7 @@ fn waits_on_peers_that_never_answer_end_at_their_bounds() {
     });
     let url = format!("https://127.0.0.1:{port}");
     timed("the API: no answer", ms(700), &mut || {
-        p1::api::cacerts(&url, None, ms(700), &cancel).unwrap_err();
+        p1::internals::api::cacerts(&url, None, ms(700), &cancel).unwrap_err();
     });
 
     // A node that is there and hangs.

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use super::run::{Done, began, until};
 use super::sim::{Sim, spec};
-use p1::event::Outcome;
-use p1::explain::FailureKind;
-use p1::journal::Record;
+use p1::internals::event::Outcome;
+use p1::internals::explain::FailureKind;
+use p1::internals::journal::Record;
 
 /// There as long as a test is interested in it.
 /// Two, as the tests mostly wait.
@@ -333,7 +333,7 @@ fn a_network_is_stopped_removed_or_changed() {
     told("is not there");
     assert!(sim.p1(&["doctor"]).stdout().contains("libvirt's network p1-sim is not there"));
     mended();
-    let mac = p1::providers::node_mac("sim", "worker-1", [192, 168, 56, 111].into());
+    let mac = p1::internals::providers::node_mac("sim", "worker-1", [192, 168, 56, 111].into());
     let host = format!("<host mac='{mac}' name='worker-1' ip='192.168.56.111'/>");
     sim.virsh(&["net-update", net, "delete", "ip-dhcp-host", &host, "--live", "--config"]);
     told("has no address reserved for worker-1");

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use nix::sys::signal::Signal;
-use p1::event::{Kind, Outcome};
-use p1::journal::Record;
+use p1::internals::event::{Kind, Outcome};
+use p1::internals::journal::Record;
 
 use super::run::{began, until};
 use super::sim::{K3S, Sim, spec};

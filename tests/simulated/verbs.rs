@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use p1::event::Outcome;
+use p1::internals::event::Outcome;
 use serde_json::Value;
 
 use super::run::{began, until};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::Pid;
-use p1::journal::{self, Record};
+use p1::internals::journal::{self, Record};
 
 use super::run::{Done, Running, until};
 

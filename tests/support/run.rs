@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use p1::event::{Event, Kind};
-use p1::journal::Record;
+use p1::internals::event::{Event, Kind};
+use p1::internals::journal::Record;
 
 /// What no test should come near to.
 pub const LONG: Duration = Duration::from_secs(150);

@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p1::journal::{self, Record};
+use p1::internals::journal::{self, Record};
 use serde_json::{Value, json};
 
 use super::run::{Done, Running, until};

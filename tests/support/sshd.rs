@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use p1::os::Cancel;
-use p1::ssh::{Endpoint, KnownHosts, Login, Options, Remote, Session, connect, generate_key};
+use p1::internals::os::Cancel;
+use p1::internals::ssh::{Endpoint, KnownHosts, Login, Options, Remote, Session, connect, generate_key};
 
 pub const LONG: Duration = Duration::from_secs(60);
 
@@ -141,7 +141,7 @@ impl Sshd {
     }
 
     pub fn session_of(&self, cancel: &Cancel) -> Session {
-        let result = p1::ssh::wait_for(&self.login(), LONG, cancel, &mut |_| {});
+        let result = p1::internals::ssh::wait_for(&self.login(), LONG, cancel, &mut |_| {});
         result.unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
     }
 
@@ -150,7 +150,7 @@ impl Sshd {
         Remote::new(self.login(), Cancel::new())
     }
 
-    pub fn try_login(&self, key: &str) -> Result<Session, p1::ssh::Error> {
+    pub fn try_login(&self, key: &str) -> Result<Session, p1::internals::ssh::Error> {
         let mut login = self.login();
         login.keys = vec![self.path(key)];
         connect(&login, &Cancel::new())

@@ -67,7 +67,6 @@ impl Finding {
 pub struct Tool<'a> {
     /// The program; it must have been among [`super::Look::programs`].
     pub program: &'a str,
-    /// The package.
     pub package: &'a str,
     /// What it is needed for, after "to": `build a box`.
     pub purpose: &'a str,

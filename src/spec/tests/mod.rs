@@ -10,7 +10,7 @@ mod resolved;
 mod schema;
 
 /// Reads a spec as if it lay in a folder that does not exist.
-fn read(text: &str) -> Result<Parsed, super::Invalid> {
+fn read(text: &str) -> Result<Parsed, super::problem::Invalid> {
     parse(text, Path::new("/demo/cluster.yaml"))
 }
 
@@ -22,7 +22,7 @@ fn cluster(text: &str) -> Cluster {
 /// What is said of a spec: its mistakes, or its warnings.
 fn said(text: &str) -> String {
     match read(text) {
-        Ok(parsed) => super::render(&parsed.warnings, Path::new("/demo/cluster.yaml"), false),
+        Ok(parsed) => super::problem::render(&parsed.warnings, Path::new("/demo/cluster.yaml"), false),
         Err(invalid) => invalid.render(false),
     }
 }
@@ -33,7 +33,7 @@ fn brief(text: &str) -> String {
         Ok(parsed) => parsed.warnings,
         Err(invalid) => invalid.problems,
     };
-    let line = |p: &super::Problem| {
+    let line = |p: &super::problem::Problem| {
         format!("{}:{}+{} {}: {} / {}", p.line, p.column, p.length, p.severity, p.message, p.help)
     };
     problems.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -4,7 +4,8 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::super::{BoxRef, Error, MOST_BYTES, Node, Release, Source, digest, load, parse};
+use super::super::load::MOST_BYTES;
+use super::super::{BoxRef, Error, Node, Release, Source, digest, load, parse};
 use super::{cluster, read};
 use crate::explain::Explain;
 
