@@ -12,7 +12,7 @@ mod cli;
 mod engine;
 mod event;
 mod explain;
-mod facts;
+mod guest;
 mod host;
 mod journal;
 mod k3s;
@@ -46,5 +46,5 @@ pub mod internals {
         };
     }
 
-    open!(api apps artifacts backup boxes cli engine event explain facts host journal k3s observed os plan providers redact render spec ssh state steps ui vagrant);
+    open!(api apps artifacts backup boxes cli engine event explain guest host journal k3s observed os plan providers redact render spec ssh state steps ui vagrant);
 }

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Explain, FailureKind};
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::os::files::{self, At};
 use crate::providers::Kind;
 use crate::spec::Role;

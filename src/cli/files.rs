@@ -6,7 +6,7 @@ use super::args::{Cli, Init, Render};
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, out, print};
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::observed::{Seen, View};
 use crate::os::files;
 use crate::providers::{self, Kind, libvirt};

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{View, ready, wanted_size};
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
 use crate::providers::State;

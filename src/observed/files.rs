@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::View;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::k3s::{self, Tokens};
 use crate::os::hash::{self, hex};
 use crate::spec::Node;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::api::NodeStatus;
 use crate::apps::Inventory;
 use crate::event::Failure;
-use crate::facts::{NodeFacts, Unit};
+use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
 use crate::providers::{Hosting, Kind, Machine, Size, State};

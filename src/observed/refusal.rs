@@ -226,7 +226,7 @@ mod tests {
     fn an_old_server_cannot_become_the_first_of_several() {
         let cluster = sized(3, 0);
         let status = |v: &str| NodeStatus { version: v.into(), ..NodeStatus::default() };
-        let facts = crate::facts::NodeFacts { datastore: Some("sqlite".into()), ..Default::default() };
+        let facts = crate::guest::NodeFacts { datastore: Some("sqlite".into()), ..Default::default() };
         let said = |v: &str| {
             let seen = Seen {
                 api: Some([("server".to_owned(), status(v))].into()),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::api::NodeStatus;
 use crate::event::VerbName;
-use crate::facts::{NodeFacts, Unit};
+use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
 use crate::observed::drift::*;
 use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};

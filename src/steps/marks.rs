@@ -12,7 +12,7 @@ use super::unit::kubectl;
 use super::{Item, NodeCtx, NodeDef, Step, install};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::observed::{View, holds};
 use crate::os::process::quote;
 use crate::plan::{After, Check, NodeStep, Per};

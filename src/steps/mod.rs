@@ -872,9 +872,9 @@ mod tests {
     }
 
     /// A server that has been part of a cluster, its k3s at work.
-    fn serving() -> Arc<crate::facts::NodeFacts> {
-        let mut facts = crate::facts::NodeFacts { datastore: Some("etcd".into()), ..Default::default() };
-        let unit = crate::facts::Unit { loaded: true, active: "active".into(), ..Default::default() };
+    fn serving() -> Arc<crate::guest::NodeFacts> {
+        let mut facts = crate::guest::NodeFacts { datastore: Some("etcd".into()), ..Default::default() };
+        let unit = crate::guest::Unit { loaded: true, active: "active".into(), ..Default::default() };
         facts.units.extend([("k3s".to_owned(), unit.clone()), ("k3s-agent".to_owned(), unit)]);
         facts.node_password = true;
         facts.into()

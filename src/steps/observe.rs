@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{World, artifacts};
 use crate::engine::Trouble;
 use crate::explain::without_name;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::observed::Seen;
 use crate::observed::drift;

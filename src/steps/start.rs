@@ -13,7 +13,7 @@ use super::wait::gone;
 use super::world::{SHORT, listens};
 use super::{Item, NodeCtx, NodeDef, Step, World, config, install};
 use crate::engine::Trouble;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::observed::{Since, View, files, holds};
 use crate::os::cancel::Level;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::node_mac;

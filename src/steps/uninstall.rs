@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
-use crate::facts::NodeFacts;
+use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::observed::View;
 use crate::os::{files, process};

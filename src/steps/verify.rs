@@ -24,7 +24,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
-use crate::facts::Unit;
+use crate::guest::Unit;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::process::tail;

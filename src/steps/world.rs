@@ -14,7 +14,7 @@ use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::engine::Trouble;
-use crate::facts::{self, NodeFacts};
+use crate::guest::{self, NodeFacts};
 use crate::k3s;
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
@@ -368,8 +368,8 @@ impl World {
     /// Asks a node about itself.
     pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, Trouble> {
         let asked = epoch();
-        let text = self.script(node, "asking the node about itself", facts::SCRIPT)?;
-        let mut facts = facts::parse(&text)?;
+        let text = self.script(node, "asking the node about itself", guest::SCRIPT)?;
+        let mut facts = guest::parse(&text)?;
         // Of this moment: whoever reads it later may have waited for other nodes meanwhile.
         facts.ahead = ahead(facts.epoch, asked, epoch());
         self.note(|seen| {

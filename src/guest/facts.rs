@@ -1,4 +1,4 @@
-//! Facts: what was observed on nodes, read from the answer of `templates/facts.sh`.
+//! What was observed on nodes, read from the answer of `templates/facts.sh`.
 //!
 //! Pure: the script is run by others. Facts are cheap enough (one command over SSH) to be asked for
 //! at every `up`; what would be dear, such as hashing a binary of 70 MB under emulation, is told by
