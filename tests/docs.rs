@@ -138,6 +138,27 @@ fn pure_rooms_read_no_file_ask_nobody_and_look_at_no_clock() {
     }
 }
 
+/// What depends on a machine's init system is asked of its guest. A detached job does without one; `host/` is about this
+/// host, `boxes/` about what it builds, and `k3s/` reads what an init system said.
+#[test]
+fn only_guests_name_the_init_system() {
+    let mut sources = Vec::new();
+    files(&root().join("src"), "rs", &mut sources);
+    let mut named = 0;
+    for path in sources {
+        let name = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = code.lines().filter(|l| !l.trim_start().starts_with("//"));
+        let says = code.filter(|l| ["systemctl", "journalctl", "systemd-run"].iter().any(|w| l.contains(w)));
+        let free = ["guest/", "host/", "boxes/", "k3s/", "ssh/detached.rs"].iter().any(|f| name.starts_with(f));
+        let says: Vec<&str> = says.collect();
+        assert!(free || says.is_empty() || name.contains("test"), "src/{name}: {says:?}");
+        named += says.len();
+    }
+    assert!(named > 10, "{named}");
+}
+
 /// What each public function and type is for stands with it. Constants, fields and variants are told where their name
 /// does not say all.
 #[test]
@@ -163,7 +184,7 @@ fn everything_public_is_told() {
                 within = attribute && !l.starts_with("#[");
                 attribute
             });
-            match above.next().is_some_and(|l| l.starts_with("///")) {
+            match above.next().is_some_and(|l| l.starts_with("///") || l.starts_with("$(#[")) {
                 true => told += 1,
                 false => untold.push(format!("{}: {item}", path.display())),
             }

@@ -31,8 +31,6 @@ use crate::steps::World;
 use crate::ui::{Format, bytes};
 use crate::{journal, os};
 
-/// What is run on a node.
-const SCRIPT: &str = include_str!("../../templates/evidence.sh");
 /// For a node to let us in.
 const LOGIN: Duration = Duration::from_secs(15);
 /// For all that a node is asked; each part has 20 s, and something is said at least that often.
@@ -330,7 +328,7 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
     let session = remote.wait_for(LOGIN, &mut |_| {})?;
     let (mut part, mut text) = (String::new(), String::new());
     let (mut whole, mut count) = (false, 0);
-    let done = session.script("collecting evidence", SCRIPT, true, NODE, &mut |line| {
+    let done = session.script("collecting evidence", world.guest(node).evidence(), true, NODE, &mut |line| {
         let name =
             |n: &&str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
         match line.strip_prefix("=p1= ").filter(name) {

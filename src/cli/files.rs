@@ -175,7 +175,10 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
                 all.push((format!("{}/{name}", node.name), text));
             }
         }
-        all.push((format!("{}/system.sh", node.name), crate::steps::system_script(cluster, node, 0)?));
+        all.push((
+            format!("{}/system.sh", node.name),
+            crate::steps::system_script(crate::guest::of(None), cluster, node, 0)?,
+        ));
         let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
         all.push((
             format!("{}/install.sh", node.name),

@@ -86,11 +86,11 @@ fn lines_of(context: &Context, cluster: Cluster, name: &str, unit: &str, args: &
     let world = context.world(cluster, kind);
     let node = world.cluster.node(name).expect("looked up before");
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
-    let (follow, bound) = match args.follow {
-        true => (" -f", Bound::from(FOLLOWED).at_most(u64::MAX)),
-        false => ("", Bound::from(LISTED).at_most(MOST_LISTED)),
+    let bound = match args.follow {
+        true => Bound::from(FOLLOWED).at_most(u64::MAX),
+        false => Bound::from(LISTED).at_most(MOST_LISTED),
     };
-    let line = format!("sudo -n journalctl --no-pager -u {unit} -n {}{follow}", args.lines);
+    let line = format!("sudo -n {}", world.guest(node).service().log(unit, args.lines, args.follow));
     let mut tell = |line: &str| {
         let line = context.shown(line);
         match context.ui.format {

@@ -224,7 +224,7 @@ fn is_interface(name: &str) -> bool {
 
 impl Unit {
     /// Takes one property as `systemctl show` names it.
-    fn set(&mut self, key: &str, value: &str) {
+    pub(super) fn set(&mut self, key: &str, value: &str) {
         match key {
             "NRestarts" => self.restarts = value.parse().unwrap_or(0),
             "InvocationID" => self.invocation = value.into(),

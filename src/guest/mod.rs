@@ -1,6 +1,120 @@
 //! What a machine's system is, and how it is spoken to: what was seen of it, and scripts as text with the readers of
 //! their answers. Pure: the scripts are run by others.
+//!
+//! Whatever depends on the init system, its log, the firewall, SELinux or the way to a hostname is asked of the one
+//! [`Guest`] that [`of`] chooses; nothing else names `systemctl` or `journalctl`, but for a detached job
+//! (`ssh/detached.rs`), which does without either, and `templates/facts.sh`, which finds out what there is.
 
 mod facts;
+mod linux;
+mod systemd;
 
-pub use facts::{Incomplete, NodeFacts, SCRIPT, Unit, parse};
+use std::net::Ipv4Addr;
+
+pub use facts::{NodeFacts, SCRIPT, Unit, parse};
+
+use crate::k3s::Said;
+use crate::render;
+use crate::spec::Role;
+
+/// The system of a machine, of which these facts are known, if any are.
+pub fn of(_facts: Option<&NodeFacts>) -> &'static dyn Guest {
+    // One that does not run systemd has an obstacle that says so.
+    &linux::Linux
+}
+
+/// What k3s cannot run with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// A lower-case fragment.
+    pub cause: String,
+    /// Full sentences: what to do about it.
+    pub hint: &'static str,
+}
+
+/// What a machine is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepare<'a> {
+    /// Its hostname.
+    pub name: &'a str,
+    /// What the nodes call it by, and the length of its network's prefix.
+    pub ip: Ipv4Addr,
+    pub prefix: u8,
+    /// The card that has the address; where there is none of it, any card that has none.
+    pub mac: &'a str,
+    /// Seconds since 1970; 0 leaves the clock alone.
+    pub now: u64,
+}
+
+/// From where on a unit's log counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// By the node's clock, seconds since 1970, as text; empty where it is not known.
+    pub at: String,
+    /// The unit's invocation before: its last lines may be of the same second.
+    pub invocation: String,
+}
+
+/// A kind of system. Scripts are for root's `sh`.
+pub trait Guest: Sync {
+    /// Its init system.
+    fn service(&self) -> &'static dyn Service;
+
+    /// What k3s cannot run with.
+    fn obstacles(&self, facts: &NodeFacts) -> Vec<Obstacle>;
+
+    /// What k3s runs with, but not well, in full sentences.
+    fn warnings(&self, facts: &NodeFacts, role: Role) -> Vec<String>;
+
+    /// Gives the machine name, address and clock, and prints what it did, a line each. What it changes it notes on the
+    /// machine before, for [`Guest::undo`]. Exit status 20: no network card is left for the address.
+    fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error>;
+
+    /// Takes back what [`Guest::prepare`] noted, but for the address.
+    fn undo(&self) -> String;
+
+    /// Begins to shut the machine down, and does not wait for it.
+    fn power_off(&self) -> &'static str;
+
+    /// Shows everything of the machine, in parts that begin with a line `=p1= NAME`.
+    fn evidence(&self) -> &'static str;
+}
+
+/// An init system and its log. Units are named without an ending.
+pub trait Service: Sync {
+    /// Functions for longer scripts, each with a unit: `service_state` prints its state and succeeds if it is `active`;
+    /// `service_start` begins to start it; `service_stop` waits for its end; `service_pid` prints its main process, 0 for
+    /// none; `service_remove` stops it for good and removes it.
+    fn functions(&self) -> &'static str;
+
+    /// Starts a unit anew, with what is written of it now, and does not wait for it; what it prints is for
+    /// [`Service::started`].
+    fn start(&self, unit: &str) -> String;
+
+    /// From where on the log of that start counts.
+    fn started(&self, answer: &str) -> Since;
+
+    /// Stops a unit and waits for its end.
+    fn stop(&self, unit: &str) -> String;
+
+    /// Starts a unit anew and waits for it: a command for people.
+    fn restart(&self, unit: &str) -> String;
+
+    /// Succeeds if the unit is active.
+    fn is_active(&self, unit: &str) -> String;
+
+    /// Asks for a unit's state, for [`Service::read`].
+    fn state(&self, unit: &str) -> String;
+
+    /// A unit's state.
+    fn read(&self, answer: &str) -> Unit;
+
+    /// Prints the last lines of a unit's log for people, and with `follow` what comes.
+    fn log(&self, unit: &str, most: u32, follow: bool) -> String;
+
+    /// Prints the last lines of a unit's log from a start on, for [`Service::lines`].
+    fn said(&self, unit: &str, since: &Since, most: u32) -> String;
+
+    /// The lines, each with the start of the unit that it is of.
+    fn lines(&self, answer: &str) -> Vec<Said>;
+}

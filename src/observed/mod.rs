@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::api::NodeStatus;
 use crate::apps::Inventory;
 use crate::event::Failure;
-use crate::guest::{NodeFacts, Unit};
+use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
 use crate::plan::{Check, Standing};
 use crate::providers::{Hosting, Kind, Machine, Size, State};
@@ -149,15 +149,6 @@ pub struct Apps {
     pub held: BTreeMap<String, Vec<String>>,
     /// Objects that the cluster has in another form than the manifests say; only when looked at closely.
     pub differing: Vec<String>,
-}
-
-/// From where on a unit's journal counts.
-#[derive(Clone, Debug, Default)]
-pub struct Since {
-    /// By the node's clock, seconds since 1970, as text; empty where it is not known.
-    pub at: String,
-    /// The unit's invocation before: its last lines may be of the same second.
-    pub invocation: String,
 }
 
 /// Digests of a provisioner's settings and of what the files that it names hold.

@@ -116,6 +116,7 @@ pub enum After {
 
 impl After {
     /// The step that it is about.
+    #[allow(dead_code, reason = "a test holds the verbs' lists to it")]
     pub fn step(self) -> StepName {
         match self {
             Self::Cluster(step) => step.into(),
@@ -138,6 +139,7 @@ impl After {
     }
 
     /// Whether that step is taken for another node than the one that comes after it, whose turn is another.
+    #[allow(dead_code, reason = "a test holds the verbs' lists to it")]
     pub fn of_another_turn(self) -> bool {
         match self {
             Self::Lead(_)

@@ -14,6 +14,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, nam
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::guest::Service;
 use crate::os::process;
 use crate::os::sync::lock;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -127,10 +128,10 @@ work=/var/lib/p1/backup
 rm -rf "$work"
 mkdir -p "$work/own"
 cd /var/lib/rancher/k3s/server
-active=$(systemctl is-active k3s || :)
+active=$(service_state k3s || :)
 # Also the next one of these knows of it, should this one be killed.
 stopped=/run/p1/stopped-for-copy
-again() { [ ! -e "$stopped" ] || { systemctl start --no-block k3s && rm -f "$stopped"; }; }
+again() { [ ! -e "$stopped" ] || { service_start k3s && rm -f "$stopped"; }; }
 trap again EXIT
 trap 'exit 143' HUP INT TERM
 # By SQLite's own way, which takes what others write meanwhile into account: its shell, or Python's module.
@@ -159,7 +160,7 @@ else
   if [ "$active" != inactive ] && [ "$active" != failed ]; then
     : >"$stopped"
     echo "stopping k3s"
-    systemctl stop k3s
+    service_stop k3s
   fi
   cp -a db "$work/own/db"
   kind=sqlite how=stopped
@@ -183,8 +184,8 @@ copy.close()
 source.close()
 "#;
 
-fn pack() -> String {
-    PACK.replace("@PYTHON@", PYTHON)
+fn pack(service: &dyn Service) -> String {
+    service.functions().to_owned() + &PACK.replace("@PYTHON@", PYTHON)
 }
 
 /// Servers whose machines run, those whose API answers first: any of several has etcd's data.
@@ -212,7 +213,7 @@ fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), Trou
                 stopped.get_or_insert_with(Instant::now);
             }
         };
-        match job_heard(ctx, server, "pack", &pack(), &mut hear) {
+        match job_heard(ctx, server, "pack", &pack(ctx.world.guest(server).service()), &mut hear) {
             Ok(text) => return Ok((server, text, stopped)),
             Err(trouble) if trouble.cancelled() => return Err(trouble),
             Err(trouble) => {
@@ -327,8 +328,9 @@ fn job_heard(
 fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
     let bound = ctx.world.cluster.timeouts.server_ready;
     let active = wait_for(ctx, Patience::of(bound), || {
-        let state = ctx.world.script(node, "looking at k3s' unit", "systemctl is-active k3s || :\n")?;
-        Ok(match state.trim() {
+        let service = ctx.world.guest(node).service();
+        let text = ctx.world.script(node, "looking at k3s' unit", &service.state(node.role.unit()))?;
+        Ok(match service.read(&text).active.as_str() {
             "active" => Ok(()),
             other => Err(format!("waiting for k3s, which was stopped for the copy (it is {other})")),
         })

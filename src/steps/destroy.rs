@@ -169,7 +169,7 @@ fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, T
         // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for
         // another one too long end themselves (seen on k3s v1.21). A stop is what every restart is.
         ctx.control.says("stopping its k3s");
-        let stop = format!("systemctl stop {}", node.role.unit());
+        let stop = world.guest(node).service().stop(node.role.unit());
         match world.script(node, "stopping k3s", &stop) {
             Ok(_) => done.push("its k3s stopped"),
             Err(trouble) if trouble.cancelled() => return Err(trouble),

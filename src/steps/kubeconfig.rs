@@ -64,7 +64,7 @@ pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 server.name
             ),
         )
-        .next([format!("p1 exec --root {} -- systemctl restart k3s", server.name), "p1 retry".to_owned()])
+        .next([format!("p1 exec --root {} -- {}", server.name, world.guest(server).service().restart(server.role.unit())), "p1 retry".to_owned()])
     })?;
     files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
     world.forget_api();

@@ -12,6 +12,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, con
 use crate::backup::Backup;
 use crate::engine::Trouble;
 use crate::event::VerbName;
+use crate::guest::Service;
 use crate::k3s;
 use crate::os::sync::lock;
 use crate::os::{files, many};
@@ -143,9 +144,9 @@ fn unfinished(world: &World) -> Result<Unfinished, Trouble> {
 
 /// What setting aside and putting back have in common: where everything is, and the way back. Each may be
 /// cut off anywhere and run again: a part is in one place or the other.
-fn places(role: Role, id: &str) -> String {
+fn places(service: &dyn Service, role: Role, id: &str) -> String {
     format!(
-        r#"set -eu
+        r#"{functions}set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 umask 077
 unit={unit} config={config} password={PASSWORD} killall={killall}
@@ -156,7 +157,7 @@ there() {{ [ -e "$1" ] || [ -L "$1" ]; }}
 # A file or folder from its place to another, unless it has gone there already.
 to() {{ if there "$1" && ! there "$2"; then mv "$1" "$2"; fi; }}
 halt() {{
-  systemctl stop "$unit" 2>/dev/null || :
+  service_stop "$unit" 2>/dev/null || :
   if [ -x "$killall" ]; then "$killall"; fi
 }}
 # What lies where the cluster's data belongs, of whichever cluster.
@@ -179,6 +180,7 @@ back() {{
   to "$former/stamp" "$stamp"
 }}
 "#,
+        functions = service.functions(),
         unit = role.unit(),
         config = k3s::CONFIG_PATH,
         killall = k3s::killall_script(),
@@ -193,7 +195,7 @@ for other in "$k3s"/p1-former-*; do
 done
 mkdir -p "$former/server" "$former/agent"
 if [ ! -e "$former/was" ]; then
-  systemctl is-active "$unit" >"$former/was.new" 2>/dev/null || :
+  service_state "$unit" >"$former/was.new" 2>/dev/null || :
   mv "$former/was.new" "$former/was"
 fi
 halt
@@ -222,7 +224,7 @@ halt
 was=$(cat "$former/was" 2>/dev/null || :)
 back
 rm -rf "$former" /var/lib/p1/backup
-case $was in active | activating | reloading) systemctl start --no-block "$unit" ;; esac
+case $was in active | activating | reloading) service_start "$unit" ;; esac
 "#;
 
 fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
@@ -232,7 +234,7 @@ fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         return Err(Trouble::new("k3s is not installed there", "`p1 up` installs it; then restore again."));
     }
     let id = unfinished(world)?.id;
-    job(ctx, node, "halt", &format!("{}{ASIDE}", places(node.role, &id)))?;
+    job(ctx, node, "halt", &format!("{}{ASIDE}", places(world.guest(node).service(), node.role, &id)))?;
     // The cluster of then knows the node by this; one without joins as a new one.
     if let Some(password) = backup.passwords.get(&node.name) {
         let text = format!("{password}\n");
@@ -298,7 +300,7 @@ fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 
 fn settle(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let runs = |s: &Node| world.script(s, "looking at k3s' unit", "systemctl is-active k3s").is_ok();
+    let runs = |s: &Node| world.is_active(s);
     if *lock(&world.backup.placed) && world.cluster.servers().all(runs) {
         return let_go(ctx);
     }
@@ -357,7 +359,7 @@ fn put_back(ctx: &Ctx<'_>) -> Result<String, Trouble> {
         }
         let bound = world.cluster.timeouts.boot + world.cluster.timeouts.ssh;
         world.on(node, |r| r.wait_for(bound, &mut |_| {}).map(|_| ()))?;
-        job(ctx, node, "back", &format!("{}{BACK}", places(node.role, &what.id)))
+        job(ctx, node, "back", &format!("{}{BACK}", places(world.guest(node).service(), node.role, &what.id)))
     });
     world.forget_api();
     world.note(|seen| (seen.api, seen.nodes) = (None, Default::default()));

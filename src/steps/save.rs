@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
+use crate::guest::Service;
 use crate::k3s;
 use crate::observed::View;
 use crate::os::process::{self, quote};
@@ -76,10 +77,12 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         )));
     }
     let dir = format!("/var/lib/p1/backups/{name}-{}", world.run);
-    let text = world.script(server, "copying k3s' datastore", &copy(&dir)).map_err(|mut trouble| {
-        trouble.failure.evidence = process::tail(&trouble.failure.evidence.join("\n"), 6);
-        trouble
-    })?;
+    let text = world
+        .script(server, "copying k3s' datastore", &copy(world.guest(server).service(), &dir))
+        .map_err(|mut trouble| {
+            trouble.failure.evidence = process::tail(&trouble.failure.evidence.join("\n"), 6);
+            trouble
+        })?;
     text.lines().for_each(|line| ctx.control.log(line));
     Ok(Some(format!("SQLite and token in {dir} on {}", server.name)))
 }
@@ -97,12 +100,12 @@ fn snapshot_in(text: &str) -> Option<String> {
 /// Copies SQLite's files and the token while k3s stands still: nothing is written between the first
 /// file and the last, so the copy is what a power cut would have left, which SQLite mends when it is
 /// opened. It goes on in any case, also when this script is cut off.
-fn copy(dir: &str) -> String {
+fn copy(service: &dyn Service, dir: &str) -> String {
     let dir = quote(dir);
     format!(
-        "umask 077
+        "{}umask 077
 mkdir -p {dir} || exit 1
-pid=$(systemctl show -p MainPID k3s | cut -d= -f2)
+pid=$(service_pid k3s)
 if [ \"${{pid:-0}}\" -gt 0 ]; then
   (sleep {COPY}; kill -CONT \"$pid\") >/dev/null 2>&1 </dev/null &
   guard=$!
@@ -113,7 +116,8 @@ fi
 cd /var/lib/rancher/k3s/server || exit 1
 mkdir -p {dir}/db && cp -p db/state.db* {dir}/db/ && cp -p token {dir}/ || exit 1
 du -sk {dir}
-"
+",
+        service.functions()
     )
 }
 

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{FEW, MANY, Unit, journal, kubectl, tell_since, trouble};
+use super::unit::{FEW, MANY, Unit, journal, kubectl, trouble};
 use super::wait::gone;
 use super::world::{SHORT, listens};
 use super::{Item, NodeCtx, NodeDef, Step, World, config, install};
 use crate::engine::Trouble;
-use crate::guest::NodeFacts;
+use crate::guest::{NodeFacts, Since};
 use crate::k3s;
-use crate::observed::{Since, View, files, holds};
+use crate::observed::{View, files, holds};
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::providers::State;
@@ -141,17 +141,12 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-/// Has systemd start k3s, and does not wait for it. The moment, by the node's clock.
+/// Has the init system start k3s, and does not wait for it. The moment, by the node's clock.
 pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let unit = node.role.unit();
-    // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
-    let script = format!(
-        "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
-         {}systemctl restart --no-block {unit}\n",
-        tell_since(unit)
-    );
-    let since = Since::read(&world.script(node, "starting k3s", &script)?);
+    let service = world.guest(node).service();
+    let since = service.started(&world.script(node, "starting k3s", &service.start(unit))?);
     world.note(|seen| {
         seen.run.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
     });

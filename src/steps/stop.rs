@@ -52,7 +52,7 @@ fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
 pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     // Its answer may be lost with it. What it could not be told is seen in its state.
-    let told = world.script(node, "shutting down", "systemctl poweroff --no-block");
+    let told = world.script(node, "shutting down", world.guest(node).power_off());
     let id = world.vagrant.id(&node.name).unwrap_or_default();
     let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
     let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };

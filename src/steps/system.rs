@@ -7,12 +7,12 @@ use serde_json::json;
 use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
-use crate::guest::NodeFacts;
+use crate::guest::{self, Guest, NodeFacts, Prepare};
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::providers::node_mac;
 use crate::render;
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::System,
@@ -52,7 +52,7 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let script = script(&world.cluster, node, now)?;
+    let script = script(world.guest(node), &world.cluster, node, now)?;
     let mut did = Vec::new();
     let what = "preparing the system";
     let done =
@@ -79,83 +79,27 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     if let Some(trouble) = obstacles(&facts).into_iter().next() {
         return Err(trouble);
     }
-    for warning in warnings(&facts, node) {
+    for warning in guest::of(Some(&facts)).warnings(&facts, node.role) {
         ctx.control.warn(warning);
     }
     Ok((!did.is_empty()).then(|| did.join(", ")))
 }
 
 /// What is run on the node; `now` is the time, in seconds since 1970; 0 leaves the clock alone.
-pub fn script(cluster: &Cluster, node: &Node, now: u64) -> Result<String, render::Error> {
-    let values = json!({
-        "name": node.name,
-        "ip": node.ip,
-        "prefix": cluster.network.cidr.prefix_len(),
-        "mac": node_mac(&cluster.name, &node.name, node.ip),
-        "now": now,
-    });
-    render::render("system.sh", &values)
+pub fn script(guest: &dyn Guest, cluster: &Cluster, node: &Node, now: u64) -> Result<String, render::Error> {
+    guest.prepare(&Prepare {
+        name: &node.name,
+        ip: node.ip,
+        prefix: cluster.network.cidr.prefix_len(),
+        mac: &node_mac(&cluster.name, &node.name, node.ip),
+        now,
+    })
 }
 
 /// What k3s cannot run with.
 fn obstacles(facts: &NodeFacts) -> Vec<Trouble> {
-    let mut all = Vec::new();
-    if !facts.systemd {
-        all.push(Trouble::new("the node does not run systemd", "Use a box whose system runs systemd."));
-    }
-    if facts.default_routes.is_empty() {
-        // docs.k3s.io/installation/airgap: k3s finds its primary interface by the default route.
-        all.push(Trouble::new(
-            "the node has no default route, and k3s does not start without one",
-            "Give it one, even a useless one: `ip route add default via GATEWAY`.",
-        ));
-    }
-    if !facts.cgroup_memory {
-        all.push(Trouble::new(
-            "the node's kernel has the memory cgroup switched off",
-            "Add `cgroup_memory=1 cgroup_enable=memory` to its kernel's command line and restart it.",
-        ));
-    }
-    if facts.disk_free_mib < 256 {
-        all.push(Trouble::new(
-            format!("the node has only {} MiB free below /var/lib", facts.disk_free_mib),
-            "Make room there, or use a box with a larger disk.",
-        ));
-    }
-    all
-}
-
-/// What k3s runs with, but not well.
-fn warnings(facts: &NodeFacts, node: &Node) -> Vec<String> {
-    let mut all = Vec::new();
-    if facts.apparmor && !facts.apparmor_parser {
-        all.push(
-            "The kernel has AppArmor on but there is no apparmor_parser: pods will fail with \
-             CreateContainerError. Install the package `apparmor` in the box."
-                .into(),
-        );
-    }
-    if let Some(firewall) = &facts.firewall {
-        all.push(format!(
-            "The firewall {firewall} is on. k3s needs 6443/tcp, 10250/tcp and 8472/udp between the nodes, and \
-             10.42.0.0/16 and 10.43.0.0/16 let through; the simplest is to switch it off."
-        ));
-    }
-    if facts.selinux {
-        all.push("SELinux is enforced; k3s needs the package k3s-selinux on the node.".into());
-    }
-    if facts.disk_free_mib < 2048 {
-        all.push(format!("Only {} MiB are free below /var/lib; images need more.", facts.disk_free_mib));
-    }
-    // docs.k3s.io/installation/requirements; what the machine has is a little less than it was given.
-    let least = if node.role == Role::Server { 2048 } else { 512 };
-    if facts.memory_mib * 10 < least * 9 {
-        all.push(format!(
-            "{} MiB of memory is less than the {least} MiB that k3s asks for on a {}.",
-            facts.memory_mib, node.role
-        ));
-    }
-    all
+    let all = guest::of(Some(facts)).obstacles(facts).into_iter();
+    all.map(|obstacle| Trouble::new(obstacle.cause, obstacle.hint)).collect()
 }
 
 #[cfg(test)]
@@ -206,16 +150,5 @@ mod tests {
             let Check::Needed(why) = reason(change) else { panic!("{word}") };
             assert!(why.contains(word), "{why}");
         }
-    }
-
-    #[test]
-    fn warnings_name_what_is_unwise() {
-        let cluster = cluster(0);
-        let mut facts = good(&cluster.nodes[0]);
-        assert!(warnings(&facts, &cluster.nodes[0]).is_empty());
-        facts.apparmor = true;
-        facts.firewall = Some("ufw".into());
-        facts.memory_mib = 1000;
-        assert_eq!(warnings(&facts, &cluster.nodes[0]).len(), 3);
     }
 }

@@ -137,7 +137,10 @@ pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             did = true;
         }
     }
-    world.script(node, "removing what is left", LEFT)?;
+    // What p1 changed is noted in a folder that goes with the rest.
+    let guest = world.guest(node);
+    let script = format!("{}{}{LEFT}", guest.service().functions(), guest.undo());
+    world.script(node, "removing what is left", &script)?;
     let after = world.look_at_node(node)?;
     if after.has_k3s() {
         return Err(Trouble::new(
@@ -153,14 +156,7 @@ pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 /// What the script leaves behind: the node's password (measured; install.sh does not touch
 /// /etc/rancher/node), a half-installed binary without scripts, and p1's own notes.
 const LEFT: &str = "\
-for unit in k3s k3s-agent; do
-  if [ -e /etc/systemd/system/$unit.service ]; then
-    systemctl disable --now $unit 2>/dev/null
-    rm -f /etc/systemd/system/$unit.service /etc/systemd/system/$unit.service.env
-    systemctl daemon-reload
-  fi
-  rm -f /etc/systemd/system/$unit.service.env
-done
+for unit in k3s k3s-agent; do service_remove $unit; done
 rm -f /usr/local/bin/k3s /usr/local/bin/k3s-killall.sh
 rm -rf /etc/rancher /var/lib/rancher /var/lib/kubelet /run/k3s /run/flannel /var/lib/p1
 ";

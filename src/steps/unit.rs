@@ -1,13 +1,11 @@
-//! k3s' unit on a node: how systemd has it, and what its journal says of the start that counts.
-
-use serde_json::Value;
+//! k3s' unit on a node: how the init system has it, and what its log says of the start that counts.
 
 use super::world::SHORT;
 use super::{NodeCtx, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
-use crate::k3s::{self, Diagnosis, Said};
-use crate::observed::Since;
+use crate::guest::Since;
+use crate::k3s::{self, Diagnosis};
 use crate::os::process;
 use crate::spec::Node;
 
@@ -18,7 +16,7 @@ pub const MANY: u32 = 600;
 /// A unit that was restarted so often since its start does not get up by itself.
 const CRASHES: u32 = 4;
 
-/// What systemd says of the unit.
+/// What the init system says of the unit.
 pub struct Unit {
     /// It is active.
     pub active: bool,
@@ -31,16 +29,10 @@ impl Unit {
     /// Asks the node.
     pub fn of(ctx: &NodeCtx<'_>) -> Result<Self, Trouble> {
         let node = ctx.node;
-        let show = format!("systemctl show -p ActiveState,NRestarts {}", node.role.unit());
-        let text = ctx.world.script(node, "looking at k3s' unit", &show)?;
-        let value =
-            |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or("");
-        let state = value("ActiveState");
-        Ok(Self {
-            active: state == "active",
-            failed: state == "failed",
-            restarts: value("NRestarts").parse().unwrap_or(0),
-        })
+        let service = ctx.world.guest(node).service();
+        let text = ctx.world.script(node, "looking at k3s' unit", &service.state(node.role.unit()))?;
+        let unit = service.read(&text);
+        Ok(Self { active: unit.active == "active", failed: unit.active == "failed", restarts: unit.restarts })
     }
 
     /// Whether it ends again and again, or for good, having been started again `before` times when the
@@ -50,32 +42,13 @@ impl Unit {
     }
 }
 
-/// Shell text that tells when it runs and which invocation the unit had, for [`Since::read`].
-pub fn tell_since(unit: &str) -> String {
-    format!("journalctl --sync 2>/dev/null; date +%s; systemctl show -p InvocationID {unit}\n")
-}
-
-impl Since {
-    /// From the answer to [`tell_since`].
-    pub fn read(text: &str) -> Self {
-        let at = text.lines().map(str::trim).find(|l| l.parse::<i64>().is_ok()).unwrap_or_default();
-        let invocation =
-            text.lines().find_map(|l| l.trim().strip_prefix("InvocationID=")).unwrap_or_default();
-        Self { at: at.to_owned(), invocation: invocation.to_owned() }
-    }
-}
-
 /// What one start of the unit said, of its last so many lines: the start that ended last, if it `ended`,
-/// else the one that goes on. By the invocation that each line is of, which journald notes (systemd 232 on):
+/// else the one that goes on. By the invocation that each line is of:
 /// lines of other starts are no evidence of this one.
 pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let from = if since.at.is_empty() { String::new() } else { format!(" --since @{}", since.at) };
-    let script = format!(
-        "journalctl -u {} -n {most} --no-pager --quiet --all -o json \
-         --output-fields=MESSAGE,INVOCATION_ID,_SYSTEMD_INVOCATION_ID{from}",
-        node.role.unit()
-    );
+    let service = world.guest(node).service();
+    let script = service.said(node.role.unit(), since, most);
     let read = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}));
     let text = match read {
         // A node that is out of reach for a moment has said nothing for a moment.
@@ -86,29 +59,10 @@ pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Resu
         read => read?.text(),
     };
     let tokens = world.tokens()?;
-    let said: Vec<Said> = text.lines().filter_map(said).collect();
-    Ok(k3s::one_start(&said, ended, &since.invocation).iter().map(|l| tokens.redact(l)).collect())
-}
-
-/// A line of `journalctl -o json`: a field that is no UTF-8 is an array of its bytes, one that is there twice
-/// an array of both (systemd.journal-fields(7), "Journal JSON Format").
-fn said(line: &str) -> Option<Said> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let text = |key: &str| match &value[key] {
-        Value::String(text) => text.clone(),
-        Value::Array(all) => match all.first() {
-            Some(Value::String(first)) => first.clone(),
-            _ => {
-                let bytes = all.iter().filter_map(|b| u8::try_from(b.as_u64()?).ok()).collect::<Vec<u8>>();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
-        },
-        _ => String::new(),
-    };
-    let own = text("_SYSTEMD_INVOCATION_ID");
-    // systemd's lines are of its own invocation; that of the unit which they are about is another field.
-    let about = text("INVOCATION_ID");
-    Some(Said { invocation: if about.is_empty() { own } else { about }, text: text("MESSAGE") })
+    Ok(k3s::one_start(&service.lines(&text), ended, &since.invocation)
+        .iter()
+        .map(|l| tokens.redact(l))
+        .collect())
 }
 
 /// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
@@ -235,21 +189,4 @@ fn holder(world: &World, node: &Node, port: u16) -> Option<(String, String)> {
         format!("{} (pid {pid})", process::quote(name)),
         line.split_whitespace().collect::<Vec<_>>().join(" "),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_journals_lines_are_read_whatever_bytes_they_hold() {
-        let read = |line: &str| said(line).map(|s| (s.invocation, s.text));
-        let of = |invocation: &str, text: &str| Some((invocation.to_owned(), text.to_owned()));
-        assert_eq!(read(r#"{"MESSAGE":"a","_SYSTEMD_INVOCATION_ID":"x"}"#), of("x", "a"));
-        let manager = r#"{"MESSAGE":"k3s.service: Main process exited","_SYSTEMD_INVOCATION_ID":"m","INVOCATION_ID":"x"}"#;
-        assert_eq!(read(manager), of("x", "k3s.service: Main process exited"));
-        assert_eq!(read(r#"{"MESSAGE":[104,255,105]}"#), of("", "h\u{fffd}i"));
-        assert_eq!(read(r#"{"MESSAGE":["one","two"],"INVOCATION_ID":"x"}"#), of("x", "one"));
-        assert_eq!(read("-- No entries --"), None);
-    }
 }

@@ -14,7 +14,7 @@ use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::engine::Trouble;
-use crate::guest::{self, NodeFacts};
+use crate::guest::{self, Guest, NodeFacts};
 use crate::k3s;
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
@@ -541,13 +541,20 @@ impl World {
         })
     }
 
+    /// The system of a node's machine, by what was seen of it.
+    pub fn guest(&self, node: &Node) -> &'static dyn Guest {
+        guest::of(lock(&self.seen).nodes.get(&node.name).map(|facts| &**facts))
+    }
+
     /// Whether k3s runs on a server, by its own word.
     pub fn is_up(&self, server: &Node) -> bool {
         listens(server, KNOCK) || self.is_active(server)
     }
 
-    fn is_active(&self, server: &Node) -> bool {
-        self.script(server, "looking for a server", "systemctl is-active k3s").is_ok()
+    /// Whether the unit is active on a server, by its init system's word.
+    pub(super) fn is_active(&self, server: &Node) -> bool {
+        let script = self.guest(server).service().is_active(server.role.unit());
+        self.script(server, "looking for a server", &script).is_ok()
     }
 
     /// How many of the spec's servers have something that answers where etcd's members do, and how many there

@@ -40,6 +40,9 @@ fn a_cluster_comes_stays_and_goes() {
         sim.node("server").sh("ls /usr/local/bin /etc/rancher/k3s 2>/dev/null || true").trim(),
         "/usr/local/bin:"
     );
+    // And its name is what it was.
+    let names = sim.node("worker").sh("cat /etc/hostname /proc/sys/kernel/hostname; grep -c worker /etc/hosts || :");
+    assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["debian", "debian", "0"]);
     sim.p1(&["up"]).exits(0);
 
     sim.p1(&["--yes", "destroy"]).exits(0);

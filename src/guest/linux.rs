@@ -1,0 +1,195 @@
+//! A Linux distribution with systemd: Debian, Ubuntu, Fedora, SUSE and their like, which differ in what manages the
+//! network; `templates/system.sh.tera` looks for that itself.
+
+use serde::Serialize;
+
+use super::systemd::Systemd;
+use super::{Guest, NodeFacts, Obstacle, Prepare, Service};
+use crate::render;
+use crate::spec::Role;
+
+/// See the module.
+pub struct Linux;
+
+/// What p1 changed on a machine: `templates/system.sh.tera` writes a line here before each change.
+const CHANGED: &str = "/var/lib/p1/changed";
+
+/// Takes the changes back. Of a kind that was noted twice the first note is of what was there before p1. An address
+/// stays: a machine that p1 made is reached by it.
+const UNDO: &str = r#"if [ -f "$changed" ]; then
+  host= file=
+  while IFS= read -r line; do
+    value=${line#* }
+    case $line in
+      'hostname-file '*) [ -n "$host" ] || file=$value ;;
+      'hostname '*) [ -n "$host" ] || host=$value ;;
+      'hosts '*)
+        grep -vxF -e "$value" /etc/hosts >"$changed.hosts" || :
+        cat "$changed.hosts" >/etc/hosts
+        rm -f "$changed.hosts" ;;
+    esac
+  done <"$changed"
+  if [ -n "$host" ]; then
+    printf '%s' "$host" >/proc/sys/kernel/hostname
+    if [ -n "$file" ]; then printf '%s\n' "$file" >/etc/hostname; else rm -f /etc/hostname; fi
+  fi
+  rm -f "$changed"
+fi
+"#;
+
+#[derive(Serialize)]
+struct Values<'a> {
+    name: &'a str,
+    ip: std::net::Ipv4Addr,
+    prefix: u8,
+    mac: &'a str,
+    now: u64,
+    changed: &'static str,
+}
+
+impl Guest for Linux {
+    fn service(&self) -> &'static dyn Service {
+        &Systemd
+    }
+
+    fn obstacles(&self, facts: &NodeFacts) -> Vec<Obstacle> {
+        let mut all = Vec::new();
+        let mut add = |cause: String, hint: &'static str| all.push(Obstacle { cause, hint });
+        if !facts.systemd {
+            add("the node does not run systemd".into(), "Use a box whose system runs systemd.");
+        }
+        if facts.default_routes.is_empty() {
+            // docs.k3s.io/installation/airgap: k3s finds its primary interface by the default route.
+            add(
+                "the node has no default route, and k3s does not start without one".into(),
+                "Give it one, even a useless one: `ip route add default via GATEWAY`.",
+            );
+        }
+        if !facts.cgroup_memory {
+            add(
+                "the node's kernel has the memory cgroup switched off".into(),
+                "Add `cgroup_memory=1 cgroup_enable=memory` to its kernel's command line and restart it.",
+            );
+        }
+        if facts.disk_free_mib < 256 {
+            add(
+                format!("the node has only {} MiB free below /var/lib", facts.disk_free_mib),
+                "Make room there, or use a box with a larger disk.",
+            );
+        }
+        all
+    }
+
+    fn warnings(&self, facts: &NodeFacts, role: Role) -> Vec<String> {
+        let mut all = Vec::new();
+        if facts.apparmor && !facts.apparmor_parser {
+            all.push(
+                "The kernel has AppArmor on but there is no apparmor_parser: pods will fail with \
+                 CreateContainerError. Install the package `apparmor` in the box."
+                    .into(),
+            );
+        }
+        if let Some(firewall) = &facts.firewall {
+            all.push(format!(
+                "The firewall {firewall} is on. k3s needs 6443/tcp, 10250/tcp and 8472/udp between the nodes, and \
+                 10.42.0.0/16 and 10.43.0.0/16 let through; the simplest is to switch it off."
+            ));
+        }
+        if facts.selinux {
+            all.push("SELinux is enforced; k3s needs the package k3s-selinux on the node.".into());
+        }
+        if facts.disk_free_mib < 2048 {
+            all.push(format!("Only {} MiB are free below /var/lib; images need more.", facts.disk_free_mib));
+        }
+        // docs.k3s.io/installation/requirements; what the machine has is a little less than it was given.
+        let least = if role == Role::Server { 2048 } else { 512 };
+        if facts.memory_mib * 10 < least * 9 {
+            all.push(format!(
+                "{} MiB of memory is less than the {least} MiB that k3s asks for on a {role}.",
+                facts.memory_mib
+            ));
+        }
+        all
+    }
+
+    fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error> {
+        let Prepare { name, ip, prefix, mac, now } = *want;
+        render::render("system.sh", &Values { name, ip, prefix, mac, now, changed: CHANGED })
+    }
+
+    fn undo(&self) -> String {
+        format!("changed={CHANGED}\n{UNDO}")
+    }
+
+    fn power_off(&self) -> &'static str {
+        "systemctl poweroff --no-block"
+    }
+
+    fn evidence(&self) -> &'static str {
+        include_str!("../../templates/evidence.sh")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::os::{Cancel, process};
+
+    /// The script, on the files of a folder instead of the system's.
+    fn run(script: &str, root: &Path) -> String {
+        let at = |path: &str| format!("{}{path}", root.display());
+        let script = script
+            .replace("/etc/host", &at("/etc/host"))
+            .replace("/proc/sys/kernel/hostname", &at("/kernel-hostname"))
+            .replace("/var/lib/p1", &at("/var/lib/p1"));
+        let cmd = process::Cmd::new("sh").stdin(script);
+        process::run(&cmd, Duration::from_secs(20), &Cancel::new()).unwrap().ok().unwrap().stdout
+    }
+
+    #[test]
+    fn what_preparing_changed_is_taken_back_exactly() {
+        for file in [Some("debian.lan\n"), None] {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path();
+            std::fs::create_dir_all(root.join("etc")).unwrap();
+            let hosts = "127.0.0.1 localhost\n# of somebody else\n";
+            let read = |name: &str| std::fs::read_to_string(root.join(name)).ok();
+            std::fs::write(root.join("etc/hosts"), hosts).unwrap();
+            std::fs::write(root.join("kernel-hostname"), "debian\n").unwrap();
+            if let Some(text) = file {
+                std::fs::write(root.join("etc/hostname"), text).unwrap();
+            }
+            // The address is there, and a render's clock is left alone.
+            let prepare = |name| {
+                let want = Prepare { name, ip: [127, 0, 0, 1].into(), prefix: 8, mac: "", now: 0 };
+                run(&Linux.prepare(&want).unwrap(), root)
+            };
+            assert_eq!(prepare("worker-1"), "set the hostname to worker-1\n");
+            assert_eq!(read("etc/hostname").as_deref(), Some("worker-1\n"));
+            // A second time there is nothing to do, and another name does not hide what was there at first.
+            assert_eq!(prepare("worker-1"), "");
+            prepare("worker-2");
+            std::fs::write(root.join("etc/hosts"), read("etc/hosts").unwrap() + "10.0.0.1 later\n").unwrap();
+            run(&Linux.undo(), root);
+            assert_eq!(read("etc/hosts"), Some(format!("{hosts}10.0.0.1 later\n")));
+            assert_eq!(read("etc/hostname").as_deref(), file);
+            assert_eq!(read("kernel-hostname").unwrap().trim(), "debian");
+            // Nothing is left to be taken back.
+            run(&Linux.undo(), root);
+            assert_eq!(read("kernel-hostname").unwrap().trim(), "debian");
+        }
+    }
+
+    #[test]
+    fn warnings_name_what_is_unwise() {
+        let mut facts = NodeFacts { disk_free_mib: 8000, memory_mib: 2000, ..NodeFacts::default() };
+        assert!(Linux.warnings(&facts, Role::Server).is_empty());
+        facts.apparmor = true;
+        facts.firewall = Some("ufw".into());
+        facts.memory_mib = 1000;
+        assert_eq!(Linux.warnings(&facts, Role::Server).len(), 3);
+    }
+}

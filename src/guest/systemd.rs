@@ -1,0 +1,131 @@
+//! systemd as the init system, and journald as its log.
+
+use serde_json::Value;
+
+use super::{Service, Since, Unit};
+use crate::k3s::Said;
+
+/// See the module.
+pub struct Systemd;
+
+impl Service for Systemd {
+    fn functions(&self) -> &'static str {
+        r#"service_state() { systemctl is-active "$1"; }
+service_start() { systemctl start --no-block "$1"; }
+service_stop() { systemctl stop "$1"; }
+service_pid() { systemctl show -p MainPID "$1" | cut -d= -f2; }
+service_remove() {
+  if [ -e "/etc/systemd/system/$1.service" ]; then
+    systemctl disable --now "$1" 2>/dev/null
+    rm -f "/etc/systemd/system/$1.service" "/etc/systemd/system/$1.service.env"
+    systemctl daemon-reload
+  fi
+  rm -f "/etc/systemd/system/$1.service.env"
+}
+"#
+    }
+
+    fn start(&self, unit: &str) -> String {
+        // `restart` starts what is stopped; `reset-failed` lets a unit that gave up try again at once.
+        format!(
+            "systemctl reset-failed {unit} 2>/dev/null\nsystemctl daemon-reload\n\
+             journalctl --sync 2>/dev/null; date +%s; systemctl show -p InvocationID {unit}\n\
+             systemctl restart --no-block {unit}\n"
+        )
+    }
+
+    fn started(&self, answer: &str) -> Since {
+        let at = answer.lines().map(str::trim).find(|l| l.parse::<i64>().is_ok()).unwrap_or_default();
+        let invocation =
+            answer.lines().find_map(|l| l.trim().strip_prefix("InvocationID=")).unwrap_or_default();
+        Since { at: at.to_owned(), invocation: invocation.to_owned() }
+    }
+
+    fn stop(&self, unit: &str) -> String {
+        format!("systemctl stop {unit}")
+    }
+
+    fn restart(&self, unit: &str) -> String {
+        format!("systemctl restart {unit}")
+    }
+
+    fn is_active(&self, unit: &str) -> String {
+        format!("systemctl is-active {unit}")
+    }
+
+    fn state(&self, unit: &str) -> String {
+        format!("systemctl show -p LoadState,ActiveState,NRestarts,InvocationID {unit}")
+    }
+
+    fn read(&self, answer: &str) -> Unit {
+        let mut unit = Unit::default();
+        answer.lines().filter_map(|l| l.trim().split_once('=')).for_each(|(key, value)| unit.set(key, value));
+        unit
+    }
+
+    fn log(&self, unit: &str, most: u32, follow: bool) -> String {
+        let follow = if follow { " -f" } else { "" };
+        format!("journalctl --no-pager -u {unit} -n {most}{follow}")
+    }
+
+    fn said(&self, unit: &str, since: &Since, most: u32) -> String {
+        let from = if since.at.is_empty() { String::new() } else { format!(" --since @{}", since.at) };
+        // Each line of journald's has its invocation (systemd 232; `--output-fields`: 236).
+        format!(
+            "journalctl -u {unit} -n {most} --no-pager --quiet --all -o json \
+             --output-fields=MESSAGE,INVOCATION_ID,_SYSTEMD_INVOCATION_ID{from}"
+        )
+    }
+
+    fn lines(&self, answer: &str) -> Vec<Said> {
+        answer.lines().filter_map(said).collect()
+    }
+}
+
+/// A line of `journalctl -o json`: a field that is no UTF-8 is an array of its bytes, one that is there twice
+/// an array of both (systemd.journal-fields(7), "Journal JSON Format").
+fn said(line: &str) -> Option<Said> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let text = |key: &str| match &value[key] {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => match all.first() {
+            Some(Value::String(first)) => first.clone(),
+            _ => {
+                let bytes = all.iter().filter_map(|b| u8::try_from(b.as_u64()?).ok()).collect::<Vec<u8>>();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        },
+        _ => String::new(),
+    };
+    let own = text("_SYSTEMD_INVOCATION_ID");
+    // systemd's lines are of its own invocation; that of the unit which they are about is another field.
+    let about = text("INVOCATION_ID");
+    Some(Said { invocation: if about.is_empty() { own } else { about }, text: text("MESSAGE") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journals_lines_are_read_whatever_bytes_they_hold() {
+        let read = |line: &str| said(line).map(|s| (s.invocation, s.text));
+        let of = |invocation: &str, text: &str| Some((invocation.to_owned(), text.to_owned()));
+        assert_eq!(read(r#"{"MESSAGE":"a","_SYSTEMD_INVOCATION_ID":"x"}"#), of("x", "a"));
+        let manager = r#"{"MESSAGE":"k3s.service: Main process exited","_SYSTEMD_INVOCATION_ID":"m","INVOCATION_ID":"x"}"#;
+        assert_eq!(read(manager), of("x", "k3s.service: Main process exited"));
+        assert_eq!(read(r#"{"MESSAGE":[104,255,105]}"#), of("", "h\u{fffd}i"));
+        assert_eq!(read(r#"{"MESSAGE":["one","two"],"INVOCATION_ID":"x"}"#), of("x", "one"));
+        assert_eq!(read("-- No entries --"), None);
+    }
+
+    #[test]
+    fn a_units_state_and_the_moment_of_its_start_are_read() {
+        let unit = Systemd.read("LoadState=loaded\nActiveState=activating\nNRestarts=3\nInvocationID=abc\n");
+        assert_eq!((unit.loaded, unit.active.as_str(), unit.restarts), (true, "activating", 3));
+        assert_eq!(unit.invocation, "abc");
+        let since = Systemd.started("warning: of something\n1795600000\nInvocationID=abc\n");
+        assert_eq!((since.at.as_str(), since.invocation.as_str()), ("1795600000", "abc"));
+        assert_eq!(Systemd.started("InvocationID=\n"), Since::default());
+    }
+}
