@@ -151,7 +151,8 @@ fn only_guests_name_the_init_system() {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let code = code.lines().filter(|l| !l.trim_start().starts_with("//"));
         let says = code.filter(|l| ["systemctl", "journalctl", "systemd-run"].iter().any(|w| l.contains(w)));
-        let free = ["guest/", "host/", "boxes/", "k3s/", "ssh/detached.rs"].iter().any(|f| name.starts_with(f));
+        let free =
+            ["guest/", "host/", "boxes/", "k3s/", "ssh/detached.rs"].iter().any(|f| name.starts_with(f));
         let says: Vec<&str> = says.collect();
         assert!(free || says.is_empty() || name.contains("test"), "src/{name}: {says:?}");
         named += says.len();

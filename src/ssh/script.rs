@@ -1,7 +1,8 @@
 //! Shell scripts on a node, piped to `sh -s`, so that nothing of them shows in a list of processes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::output::tail;
 use super::session::Task;
 use super::{Bound, Error, Output, Session};
 use crate::os::lines::Lines;
@@ -39,7 +40,7 @@ impl Session {
         let bound = bound.into();
         let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
         let mut lines = Lines::default();
-        let text = whole(script);
+        let (text, begun) = (whole(script), Instant::now());
         let output = self.run(Task {
             what,
             command: &self.as_root(root, &shell),
@@ -49,7 +50,7 @@ impl Session {
             on_sent: &mut |_| {},
         })?;
         lines.finish(on_line);
-        self.check_sudo(root, output)
+        self.check_sudo(root, in_time(output, begun.elapsed(), bound)?)
     }
 
     /// The contents of `path` on the node, read as root; at most `max` bytes.
@@ -61,7 +62,7 @@ impl Session {
         let script = format!("[ -e {quoted} ] || exit 44\nhead -c {} {quoted}", max + 1);
         // Of the output only the end is kept.
         let mut bytes = Vec::new();
-        let bound = bound.into();
+        let (bound, begun) = (bound.into(), Instant::now());
         let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
         let output = self.run(Task {
             what: &what,
@@ -71,7 +72,7 @@ impl Session {
             on_output: &mut |part| bytes.extend_from_slice(part),
             on_sent: &mut |_| {},
         })?;
-        let output = self.check_sudo(true, output)?;
+        let output = self.check_sudo(true, in_time(output, begun.elapsed(), bound)?)?;
         let (node, path) = (output.node.clone(), path.to_owned());
         if output.status == 44 {
             return Err(Error::NoFile { node, path });
@@ -118,6 +119,16 @@ impl Session {
     }
 }
 
+/// At the bound it is `timeout` on the node or the wait here that ends a script, whichever is first: by 124, or by 137
+/// where a SIGKILL was needed.
+fn in_time(output: Output, took: Duration, bound: Bound) -> Result<Output, Error> {
+    if matches!(output.status, 124 | 137) && took >= bound.total {
+        let Output { node, what, output, .. } = output;
+        return Err(Error::Deadline { node, what, bound: bound.total, tail: tail(&output) });
+    }
+    Ok(output)
+}
+
 /// For `timeout`, which takes whole seconds everywhere; at least one.
 pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
@@ -126,6 +137,23 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_node_ended_at_the_bound_was_not_over_in_time() {
+        let bound = Bound::from(Duration::from_secs(3));
+        let ended = |status, ms| {
+            let (node, what) = ("n".to_owned(), "hanging".to_owned());
+            let output = b"begun\n".to_vec();
+            in_time(Output { node, what, status, output }, Duration::from_millis(ms), bound)
+        };
+        for status in [124, 137] {
+            let late = ended(status, 3004).unwrap_err();
+            assert!(matches!(&late, Error::Deadline { tail, .. } if tail == &["begun"]), "{late}");
+            // Of its own accord.
+            assert_eq!(ended(status, 200).unwrap().status, status);
+        }
+        assert_eq!(ended(1, 3004).unwrap().status, 1);
+    }
 
     #[test]
     fn a_cut_script_does_nothing() {

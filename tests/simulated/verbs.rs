@@ -41,7 +41,8 @@ fn a_cluster_comes_stays_and_goes() {
         "/usr/local/bin:"
     );
     // And its name is what it was.
-    let names = sim.node("worker").sh("cat /etc/hostname /proc/sys/kernel/hostname; grep -c worker /etc/hosts || :");
+    let names =
+        sim.node("worker").sh("cat /etc/hostname /proc/sys/kernel/hostname; grep -c worker /etc/hosts || :");
     assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["debian", "debian", "0"]);
     sim.p1(&["up"]).exits(0);
 
