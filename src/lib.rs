@@ -16,10 +16,10 @@ mod guest;
 mod host;
 mod journal;
 mod k3s;
+mod machines;
 mod observed;
 mod os;
 mod plan;
-mod providers;
 mod redact;
 mod render;
 mod spec;
@@ -27,7 +27,6 @@ mod ssh;
 mod state;
 mod steps;
 mod ui;
-mod vagrant;
 
 pub use cli::main;
 
@@ -46,5 +45,5 @@ pub mod internals {
         };
     }
 
-    open!(api apps artifacts backup boxes cli engine event explain guest host journal k3s observed os plan providers redact render spec ssh state steps ui vagrant);
+    open!(api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observed os plan redact render spec ssh state steps ui);
 }

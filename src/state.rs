@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::{Explain, FailureKind};
 use crate::guest::NodeFacts;
+use crate::machines::Kind;
 use crate::os::files::{self, At};
-use crate::providers::Kind;
 use crate::spec::Role;
 
 /// The version of `cluster.json`.

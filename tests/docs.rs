@@ -286,7 +286,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         ("sim_apps", "tests/simulated/apps.rs"),
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),
-        ("virtualbox", "src/providers/virtualbox_tests.rs"),
+        ("virtualbox", "src/machines/virtualbox_tests.rs"),
         ("wait", "src/steps/wait.rs"),
         ("world", "src/steps/world.rs"),
     ]);

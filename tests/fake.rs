@@ -16,8 +16,8 @@ use fake::{Fake, executable};
 use nix::sys::signal::{Signal, kill};
 use p1::internals::event::Outcome;
 use p1::internals::explain::Explain;
+use p1::internals::machines::vagrant::{Progress, Up, Vagrant};
 use p1::internals::os::Cancel;
-use p1::internals::vagrant::{Progress, Up, Vagrant};
 use run::{Done, began, gone, until};
 
 // ---------------------------------------------------------------------------------------------

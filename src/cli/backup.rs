@@ -6,7 +6,7 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::providers::State as Power;
+use crate::machines::State as Power;
 use crate::spec::Cluster;
 use crate::state::State;
 use crate::steps::{Verb, World, restore};

@@ -19,10 +19,10 @@ use super::{doctor, files as rendering, out};
 use crate::engine::Trouble;
 use crate::event::Outcome;
 use crate::explain::printable;
+use crate::machines::{self, Kind};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd};
 use crate::os::sync;
-use crate::providers::{self, Kind};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Remote};
@@ -270,7 +270,7 @@ fn of_host(context: &Context, world: &World, parts: &Parts) {
     }
     match world.provider.kind() {
         Kind::Libvirt => {
-            let network = providers::network_name(&tools.name);
+            let network = machines::network_name(&tools.name);
             add("versions", virsh(&["version"]));
             add("machines", virsh(&["list", "--all"]));
             add("networks", virsh(&["net-list", "--all"]));
@@ -278,7 +278,7 @@ fn of_host(context: &Context, world: &World, parts: &Parts) {
             add("networks", virsh(&["net-dhcp-leases", &network]));
             add("pools", virsh(&["pool-list", "--all", "--details"]));
             for node in &tools.nodes {
-                let machine = providers::machine_name(&tools.name, &node.name);
+                let machine = machines::machine_name(&tools.name, &node.name);
                 add("machines", virsh(&["dominfo", &machine]));
                 add(&format!("machine-{}", node.name), virsh(&["dumpxml", &machine]));
             }

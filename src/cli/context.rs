@@ -10,15 +10,15 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
+use crate::machines::vagrant::{Libvirt, Vagrant};
+use crate::machines::{self, Kind, libvirt};
 use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
-use crate::providers::{self, Kind, libvirt};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, Parsed};
 use crate::state::State;
 use crate::steps::{Parts, World};
 use crate::ui::{Format, Options, Paint};
-use crate::vagrant::{Libvirt, Vagrant};
 use crate::{journal, k3s};
 
 /// Everything a verb needs to begin.
@@ -139,8 +139,8 @@ impl Context {
         let state = State::of(&cluster.base, &cluster.name);
         let dirs = self.dirs();
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
-        let usual = providers::Tools::default();
-        let tools = providers::Tools {
+        let usual = machines::Tools::default();
+        let tools = machines::Tools {
             virsh: find("virsh"),
             qemu_img: find("qemu-img"),
             ip: find("ip"),
@@ -157,7 +157,7 @@ impl Context {
                 pool: libvirt::POOL.to_owned(),
             }
         });
-        let provider = providers::by_kind(kind, &tools);
+        let provider = machines::by_kind(kind, &tools);
         let vagrant = Vagrant {
             program: find("vagrant"),
             home: dirs.vagrant_home(),

@@ -7,7 +7,7 @@ use super::fail::{Fail, code};
 use super::print;
 use crate::boxes;
 use crate::host::{self, Finding, Host, Question, Status, Tool, fix};
-use crate::providers::{Kind, State as Power};
+use crate::machines::{Kind, State as Power};
 use crate::spec::{BoxRef, Cluster};
 use crate::state::State;
 use crate::steps::World;

@@ -7,14 +7,15 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::{here, out, print};
 use crate::guest::NodeFacts;
+use crate::k3s;
+use crate::machines::vagrant;
+use crate::machines::{self, Kind, libvirt};
 use crate::observed::{Seen, View};
 use crate::os::files;
-use crate::providers::{self, Kind, libvirt};
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
 use crate::steps::World;
 use crate::ui::{Format, count};
-use crate::{k3s, vagrant};
 use clap::CommandFactory;
 use serde_json::json;
 
@@ -150,7 +151,7 @@ const RENDERED: &str = "# Written by `p1 render`";
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
     let (cluster, kind) = (&k3s::masked(&world.cluster), world.provider.kind());
     // Before the box is there its checksum is not known, which becomes a part of its name.
-    let info = world.box_info().ok().flatten().unwrap_or_else(|| providers::BoxInfo {
+    let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
         name: format!("p1/{}", crate::steps::box_label(&cluster.image)),
         version: "1.0.0".to_owned(),
         image: Default::default(),

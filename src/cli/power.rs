@@ -4,9 +4,9 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
+use crate::machines::State as Power;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
-use crate::providers::State as Power;
 use crate::steps::Verb;
 
 /// Runs the verb.
@@ -17,7 +17,7 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fa
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
         let chosen = |name: &String| seen.request.doomed.contains(name);
-        let absent = |(name, m): (&String, &crate::providers::Machine)| {
+        let absent = |(name, m): (&String, &crate::machines::Machine)| {
             (chosen(name) && m.state == Power::Absent).then(|| name.clone())
         };
         let missing: Vec<String> = seen.machines.iter().filter_map(absent).collect();

@@ -9,11 +9,11 @@ use crate::engine::{self, Report, Run};
 use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
+use crate::machines;
 use crate::observed::View;
 use crate::observed::refusal::{not_finished, refusal};
 use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
-use crate::providers;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
@@ -129,7 +129,7 @@ fn locked(
         let told = world.tokens_of_now(&mut |amiss| eprintln!("note: {amiss}"));
         // Servers that do not run yet are asked when they do, by the step that needs it.
         let later = |n: &spec::Node| {
-            world.seen().machines.get(&n.name).is_some_and(|m| m.state != providers::State::Running)
+            world.seen().machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running)
         };
         if !world.cluster.servers().any(later) {
             told?;
@@ -311,7 +311,7 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Fail> {
 /// The nodes whose machines Vagrant has to bring up. What is halted goes on without it, and what runs
 /// still goes, or is started by the step that stopped it.
 fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
-    use providers::State::{Paused, Running};
+    use machines::State::{Paused, Running};
     let machines = &world.seen().machines;
     let by_itself =
         |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
@@ -357,7 +357,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
         matches!((then, now), (Some(a), Some(b)) if a.digest == b.info.digest)
     };
     let alive = |node: &str| {
-        seen.machines.get(node).is_some_and(|m| m.state == providers::State::Running && !m.foreign)
+        seen.machines.get(node).is_some_and(|m| m.state == machines::State::Running && !m.foreign)
     };
     let anew = verb.begins_anew(&|step| record.passed(step));
     let look = |at: At<'_>| {

@@ -8,7 +8,7 @@ use super::fail::{Fail, code};
 use super::print;
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::providers::snapshot::is_name;
+use crate::machines::snapshot::is_name;
 use crate::state::State;
 use crate::steps::snapshot::{self, Set};
 use crate::steps::{Verb, World};

@@ -7,7 +7,7 @@ use super::kvm::Kvm;
 use super::libvirt::Link;
 use super::vagrant::Plugin;
 use crate::explain::{Explain, FailureKind};
-use crate::providers::Kind;
+use crate::machines::Kind;
 use crate::spec::ProviderChoice;
 
 /// Why no provider can be chosen.

@@ -13,10 +13,10 @@ use super::dirs::Env;
 use super::net::{Address, Route};
 use super::system::{Distro, Memory, User};
 use super::{apt, kvm, libvirt, net, system, vagrant};
+use crate::machines::Tools;
+use crate::machines::virtualbox::{NETWORKS_CONF, allowed_ranges};
 use crate::os::Cancel;
 use crate::os::process::{self, Cmd};
-use crate::providers::Tools;
-use crate::providers::virtualbox::{NETWORKS_CONF, allowed_ranges};
 
 /// Programs that are looked for on every host.
 const PROGRAMS: [&str; 13] = [

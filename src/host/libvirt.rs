@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::dirs::Env;
 use crate::explain::Explain;
+use crate::machines::Tools;
 use crate::os::Cancel;
 use crate::os::process::{self, Cmd};
-use crate::providers::Tools;
 
 /// The daemon may have to start first (socket activation).
 const BOUND: Duration = Duration::from_secs(20);

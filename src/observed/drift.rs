@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::{View, ready, wanted_size};
 use crate::guest::NodeFacts;
 use crate::k3s;
+use crate::machines::State;
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
-use crate::providers::State;
 use crate::spec::{Node, ProviderChoice, Release, Role};
 
 /// What differs. The names are part of what `-o json` promises and are explained in docs/changes.md; there
@@ -300,8 +300,8 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     };
     let wanted = match cluster.provider {
         ProviderChoice::Auto => None,
-        ProviderChoice::Libvirt => Some(crate::providers::Kind::Libvirt),
-        ProviderChoice::Virtualbox => Some(crate::providers::Kind::Virtualbox),
+        ProviderChoice::Libvirt => Some(crate::machines::Kind::Libvirt),
+        ProviderChoice::Virtualbox => Some(crate::machines::Kind::Virtualbox),
     };
     if let (Some(wanted), Some(has)) = (wanted, seen.provider)
         && wanted != has

@@ -16,8 +16,8 @@ use crate::apps::Inventory;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
+use crate::machines::{Hosting, Kind, Machine, Size, State};
 use crate::plan::{Check, Standing};
-use crate::providers::{Hosting, Kind, Machine, Size, State};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::{Made, Unfinished};
 

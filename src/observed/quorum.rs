@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Seen, View};
 use crate::api::NodeStatus;
-use crate::providers::{Machine, State};
+use crate::machines::{Machine, State};
 use crate::spec::{Node, Role};
 
 /// What the API said, by node.

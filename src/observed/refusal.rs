@@ -4,8 +4,8 @@ use super::View;
 use crate::event::VerbName;
 use crate::explain::{Explain, FailureKind};
 use crate::k3s::{self, Barrier, Join, Version};
+use crate::machines::Kind;
 use crate::os::process::quote;
-use crate::providers::Kind;
 use crate::spec::{self, Node};
 use crate::state::Unfinished;
 

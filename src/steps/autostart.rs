@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step, World};
 use crate::engine::Trouble;
+use crate::machines::State;
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Node(NodeDef {
@@ -81,8 +81,8 @@ pub fn look_at_hosting(world: &World) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machines::{Hosting, Machine};
     use crate::observed::Seen;
-    use crate::providers::{Hosting, Machine};
 
     #[test]
     fn it_is_asked_for_or_was_p1s_or_is_left_alone() {

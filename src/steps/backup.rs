@@ -15,10 +15,10 @@ use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::guest::Service;
+use crate::machines::State;
 use crate::os::process;
 use crate::os::sync::lock;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::Node;
 use crate::ssh::{Bound, Job};
 

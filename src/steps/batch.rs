@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::World;
 use crate::engine::{Control, Trouble};
+use crate::machines::vagrant::{Progress, Up};
 use crate::os::cancel::Level;
 use crate::os::{Cancel, many, sync};
-use crate::vagrant::{Progress, Up};
 
 /// Past its bound, the signals that end it, and then some: nothing of it can be left.
 const ENDING: Duration = Duration::from_secs(90);

@@ -8,9 +8,9 @@ use super::Verb;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::k3s::Tokens;
+use crate::machines::{Machine, State as Power};
 use crate::observed::{Seen, View, Wanted};
 use crate::plan::{At, Check, NodeStep};
-use crate::providers::{Machine, State as Power};
 use crate::spec::Cluster;
 use crate::state::{NodeMemory, State};
 

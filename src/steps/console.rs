@@ -12,9 +12,9 @@ use super::wait::{Patience, wait_for};
 use super::{NodeCtx, World, machine};
 use crate::engine::Trouble;
 use crate::explain::Again;
+use crate::machines;
 use crate::os::pty::Follower;
 use crate::os::{files, process};
-use crate::providers;
 use crate::spec::Node;
 
 /// What virsh says first; the machine's own words come after it.
@@ -145,7 +145,7 @@ fn plain(bytes: &[u8]) -> String {
 pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     let path = world.state.console(&node.name);
     let lines = last_lines(&path);
-    let name = providers::machine_name(&world.cluster.name, &node.name);
+    let name = machines::machine_name(&world.cluster.name, &node.name);
     let look = world.provider.look_further(&world.cluster, &node.name);
     let kept = match lines.is_empty() {
         true => "Its serial console has said nothing.".to_owned(),

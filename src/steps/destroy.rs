@@ -10,13 +10,13 @@ use super::start::take_out;
 use super::{Claims, ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, World, asked, quorum, stop, uninstall};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
+use crate::machines::{Leftovers, State};
 use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::files;
 use crate::os::lock::Lock;
 use crate::os::process::tail;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::providers::{Leftovers, State};
 use crate::spec::{Node, Role};
 use crate::ssh::KnownHosts;
 
@@ -208,7 +208,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let machine = world.look_at_machine(node)?;
     let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent);
     if foreign && let Some(whose) = super::machine::theirs(world, node)? {
-        let name = crate::providers::machine_name(&world.cluster.name, &node.name);
+        let name = crate::machines::machine_name(&world.cluster.name, &node.name);
         ctx.control.warn(format!("The machine `{name}` stays: it belongs to {}.", whose.name()));
         world.vagrant.forget(&node.name)?;
         world.note(|seen| {

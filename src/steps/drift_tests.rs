@@ -9,10 +9,10 @@ use crate::api::NodeStatus;
 use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
+use crate::machines::{Machine, State};
 use crate::observed::drift::*;
 use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
 use crate::plan::{NodeStep, Plan};
-use crate::providers::{Machine, State};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
 use crate::state::Made;
 use crate::steps::{Intent, Refused, Verb, decide, observe};
@@ -42,8 +42,8 @@ fn reality(cluster: &Cluster) -> Seen {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut seen = Seen {
         provider: Some(match cluster.provider {
-            ProviderChoice::Virtualbox => crate::providers::Kind::Virtualbox,
-            _ => crate::providers::Kind::Libvirt,
+            ProviderChoice::Virtualbox => crate::machines::Kind::Virtualbox,
+            _ => crate::machines::Kind::Libvirt,
         }),
         kubeconfig: true,
         tokens: Some(tokens.clone()),
@@ -391,7 +391,7 @@ fn what_somebody_did_is_found() {
     );
     let apps = found(|s| s.apps.as_mut().unwrap().inventory.digest = "of others".into());
     assert_eq!(apps, [(String::new(), Kind::Manifests, Mend::Up)]);
-    assert_eq!(found(|s| s.provider = Some(crate::providers::Kind::Virtualbox)).len(), 1);
+    assert_eq!(found(|s| s.provider = Some(crate::machines::Kind::Virtualbox)).len(), 1);
 }
 
 /// The only server takes all with it, and says so; a renamed node is told as such.

@@ -10,12 +10,12 @@ use super::{ClusterDef, Ctx, Step, World};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
+use crate::machines::{BoxInfo, Kind};
 use crate::observed::View;
 use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
 use crate::plan::{Check, ClusterStep};
-use crate::providers::{BoxInfo, Kind};
 use crate::spec::{BoxRef, Cluster, Source};
 use crate::state::ImageFact;
 

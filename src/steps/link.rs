@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step, World};
 use crate::engine::Trouble;
+use crate::machines::State;
 use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, ClusterStep};
-use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {

@@ -8,9 +8,9 @@ use super::world::{INSECURE, SHORT};
 use super::{Item, NodeCtx, NodeDef, Step, World, console};
 use crate::engine::Trouble;
 use crate::explain::without_name;
+use crate::machines::{Machine, State};
 use crate::observed::View;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::providers::{Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
 

@@ -9,11 +9,11 @@ use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, Whose, World, console};
 use crate::engine::Trouble;
 use crate::explain::{Again, Explain, FailureKind};
+use crate::machines::{self, Leftovers, Machine, State};
 use crate::observed::View;
 use crate::os::cancel::Level;
 use crate::os::files;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::providers::{self, Leftovers, Machine, State};
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Knock, KnownHosts};
 
@@ -164,7 +164,7 @@ pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
 /// one of ours of which p1 knows nothing any more, because somebody removed its state.
 fn clear_half_made(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
     must_be_ours(world, node)?;
-    let name = providers::machine_name(&world.cluster.name, &node.name);
+    let name = machines::machine_name(&world.cluster.name, &node.name);
     if !world.state.making(&node.name).exists() {
         return Err(Trouble::new(
             format!("the machine `{name}` was made from this folder, but p1's state of it is gone"),
@@ -239,7 +239,7 @@ fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Tro
 /// or says that it was made from this folder's Vagrantfile.
 pub fn must_be_ours(world: &World, node: &Node) -> Result<(), Trouble> {
     let Some(whose) = theirs(world, node)? else { return Ok(()) };
-    let name = providers::machine_name(&world.cluster.name, &node.name);
+    let name = machines::machine_name(&world.cluster.name, &node.name);
     let hint = match &whose {
         // Their names are put together from the cluster's and the node's: `a-b` and `c`, `a` and `b-c`.
         Whose::Other(_) => format!("Give {} or the cluster another name in the spec.", node.name),

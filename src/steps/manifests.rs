@@ -16,10 +16,10 @@ use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::{Again, FailureKind, seconds};
 use crate::k3s;
+use crate::machines::State;
 use crate::observed::{Apps, View, holds};
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
-use crate::providers::State;
 use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot, When};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {
@@ -782,8 +782,8 @@ fn leaving(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machines::Machine;
     use crate::observed::Seen;
-    use crate::providers::Machine;
     use crate::spec::Namespace;
     use crate::spec::fixture::cluster;
 

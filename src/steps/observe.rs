@@ -11,10 +11,10 @@ use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
+use crate::machines::State;
 use crate::observed::Seen;
 use crate::observed::drift;
 use crate::os::many;
-use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Made;
 

@@ -1,6 +1,6 @@
 //! Whose the cluster is: this folder's, or another one's of the same name.
 //!
-//! What the provider has carries its owner (`providers::Owner`). What has none was made by a p1 of before, or by
+//! What the provider has carries its owner (`machines::Owner`). What has none was made by a p1 of before, or by
 //! one that was cut off: it belongs to the folder whose `.p1` knows its id.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::World;
 use crate::engine::Trouble;
+use crate::machines::{Held, Owner, machine_name, network_name};
 use crate::observed::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::os::lock::{self, Lock};
 use crate::os::many;
-use crate::providers::{Held, Owner, machine_name, network_name};
 use crate::state::State;
 
 /// Another p1 may be changing a network.

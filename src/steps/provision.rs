@@ -19,6 +19,7 @@ use super::world::SHORT;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
+use crate::machines::vagrant;
 use crate::observed::{MadeFrom, View, holds};
 use crate::os::files::{self, At};
 use crate::os::hash;
@@ -26,7 +27,6 @@ use crate::os::process::{self, Cmd, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, ProvisionType, Provisioner, Slot};
 use crate::ssh::{Bound, Job, Source, Upload};
-use crate::vagrant;
 
 /// Before k3s is installed.
 pub const BEFORE: Step = Step::Node(NodeDef {

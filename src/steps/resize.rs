@@ -11,10 +11,10 @@ use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, machine, quorum, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::machines::State;
 use crate::observed::ready::wrong;
 use crate::observed::{View, wanted_size};
 use crate::plan::{After, Check, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Step = Step::Node(NodeDef {

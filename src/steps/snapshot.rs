@@ -17,12 +17,12 @@ use super::{
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
+use crate::machines::{Machine, Note, Snapshot, State};
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
-use crate::providers::{Machine, Note, Snapshot, State};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 

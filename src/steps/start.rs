@@ -15,10 +15,10 @@ use super::{Item, NodeCtx, NodeDef, Step, World, config, install};
 use crate::engine::Trouble;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;
+use crate::machines::State;
 use crate::observed::{View, files, holds};
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 
 pub const STEP: Step = Step::Node(NodeDef {

@@ -9,9 +9,9 @@ use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::explain::seconds;
+use crate::machines::State;
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Node(NodeDef {

@@ -8,9 +8,9 @@ use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts, Prepare};
+use crate::machines::node_mac;
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
-use crate::providers::node_mac;
 use crate::render;
 use crate::spec::{Cluster, Node};
 

@@ -9,9 +9,9 @@ use super::World;
 use super::world::random;
 use crate::engine::Trouble;
 use crate::k3s::{Token, Tokens};
+use crate::machines::State;
 use crate::os::files;
 use crate::os::sync::lock;
-use crate::providers::State;
 use crate::spec::{Node, TokenSource};
 
 /// What is asked of a server: what k3s is configured with, or what it noted itself.

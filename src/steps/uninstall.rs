@@ -7,10 +7,10 @@ use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::guest::NodeFacts;
 use crate::k3s;
+use crate::machines::State;
 use crate::observed::View;
 use crate::os::{files, process};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node, Role};
 use crate::ssh::Job;
 

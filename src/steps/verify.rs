@@ -25,11 +25,11 @@ use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
 use crate::guest::Unit;
+use crate::machines::State;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::process::tail;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
-use crate::providers::State;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Login, Remote};
 

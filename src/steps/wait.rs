@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::Ctx;
 use crate::engine::Trouble;
 use crate::explain::seconds;
+use crate::machines::State;
 use crate::os::Cancel;
 use crate::os::cancel::Level;
-use crate::providers::State;
 
 /// What a look found, or what is still missing.
 pub type Look<T> = Result<T, String>;

@@ -16,17 +16,17 @@ use crate::boxes::Library;
 use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts};
 use crate::k3s;
+use crate::machines::vagrant::{self, Libvirt, Vagrant};
+use crate::machines::{self, BoxInfo, Kind, Machine, Owner, Provider};
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
 use crate::observed::{Seen, View, Wanted};
 use crate::os::sync::lock;
 use crate::os::{self, Cancel, files, hash};
-use crate::providers::{self, BoxInfo, Kind, Machine, Owner, Provider};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
 use crate::state::{Made, NodeMemory, State};
-use crate::vagrant::{self, Libvirt, Vagrant};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SHORT: Duration = Duration::from_secs(60);
@@ -489,8 +489,7 @@ impl World {
         let turn = self.turn.load(Ordering::Relaxed) % all.len();
         all.rotate_left(turn);
         let seen = lock(&self.seen);
-        let off =
-            |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != providers::State::Running);
+        let off = |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running);
         match all.iter().all(off) {
             true => all,
             false => all.into_iter().filter(|n| !off(n)).collect(),
@@ -562,7 +561,7 @@ impl World {
     pub fn members(&self) -> (usize, usize) {
         let servers: Vec<&Node> = self.cluster.servers().collect();
         let seen = self.seen();
-        let runs = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == providers::State::Running);
+        let runs = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == machines::State::Running);
         let there = AtomicUsize::new(0);
         os::many::each(servers.len(), &servers, |server| {
             let etcd = (server.ip, PEERS).into();

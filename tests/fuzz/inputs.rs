@@ -9,7 +9,7 @@ use p1::internals::api::objects;
 use p1::internals::os::process::Finished;
 use p1::internals::redact::Redactor;
 use p1::internals::spec::Severity;
-use p1::internals::{guest as facts, journal, k3s, spec, vagrant};
+use p1::internals::{guest as facts, journal, k3s, machines::vagrant, spec};
 
 /// Reads an input, and panics where a promise is broken.
 type Read = fn(&str);

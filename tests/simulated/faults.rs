@@ -333,7 +333,7 @@ fn a_network_is_stopped_removed_or_changed() {
     told("is not there");
     assert!(sim.p1(&["doctor"]).stdout().contains("libvirt's network p1-sim is not there"));
     mended();
-    let mac = p1::internals::providers::node_mac("sim", "worker-1", [192, 168, 56, 111].into());
+    let mac = p1::internals::machines::node_mac("sim", "worker-1", [192, 168, 56, 111].into());
     let host = format!("<host mac='{mac}' name='worker-1' ip='192.168.56.111'/>");
     sim.virsh(&["net-update", net, "delete", "ip-dhcp-host", &host, "--live", "--config"]);
     told("has no address reserved for worker-1");

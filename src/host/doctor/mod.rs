@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::facts::Host;
 use super::fix::Step;
-use crate::providers::Kind;
+use crate::machines::Kind;
 use crate::spec::Cluster;
 
 mod libvirt;

@@ -5,7 +5,7 @@ use ipnet::Ipv4Net;
 use super::{Finding, Status};
 use crate::host::facts::Host;
 use crate::host::libvirt::Link;
-use crate::providers::{Kind, network_name};
+use crate::machines::{Kind, network_name};
 use crate::spec::Cluster;
 
 const ID: &str = "addresses";

@@ -3,7 +3,7 @@
 use super::{Finding, Question, Status};
 use crate::host::facts::Host;
 use crate::host::libvirt::Link;
-use crate::providers::Kind;
+use crate::machines::Kind;
 
 /// What QEMU itself takes per VM, in MiB (seen: 60 to 120 under emulation, which caches translated
 /// code besides).

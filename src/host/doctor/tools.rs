@@ -6,7 +6,7 @@ use super::{Finding, Question, Status, Tool};
 use crate::host::facts::Host;
 use crate::host::fix::Step;
 use crate::host::vagrant::version;
-use crate::providers::Kind;
+use crate::machines::Kind;
 
 /// The oldest Vagrant that p1 was seen to work with has this version or a later one of its series.
 const OLDEST: Version = Version::new(2, 3, 0);

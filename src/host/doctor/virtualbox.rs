@@ -6,8 +6,8 @@ use super::{Finding, Status};
 use crate::host::facts::Host;
 use crate::host::fix::{Stage, Step};
 use crate::host::kvm::Kvm;
+use crate::machines::virtualbox::{NETWORKS_CONF, conf_line, is_allowed};
 use crate::os::process::quote;
-use crate::providers::virtualbox::{NETWORKS_CONF, conf_line, is_allowed};
 use crate::spec::Cluster;
 
 /// The series that Vagrant 2.3 drives (`plugins/providers/virtualbox/driver/`).

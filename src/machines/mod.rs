@@ -25,6 +25,7 @@ pub use snapshot::{Note, Snapshot};
 pub mod libvirt;
 pub mod owner;
 pub mod snapshot;
+pub mod vagrant;
 pub mod virtualbox;
 
 /// A provider that p1 knows.

@@ -15,10 +15,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::machines::BoxInfo;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files::Error as FileError, orphan};
-use crate::providers::BoxInfo;
 
 pub use error::Error;
 pub use file::{Libvirt, readable, vagrantfile};

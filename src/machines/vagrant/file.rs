@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::providers::{BoxInfo, disk_cache, machine_name, machine_prefix, network_name, node_mac};
+use crate::machines::{BoxInfo, disk_cache, machine_name, machine_prefix, network_name, node_mac};
 use crate::render;
 use crate::spec::{Cluster, Node, Provisioner};
 
