@@ -442,10 +442,20 @@ impl Life {
         let bound = Instant::now() + Duration::from_secs(900);
         let back = || {
             let out = self.p1(60, &["-o", "json", "exec", "--root", "--", BOOT]);
-            let nodes = self.p1(60, &["-o", "json", "status"]).stdout();
-            let ready = nodes.matches("\"ready\":true").count();
+            let nodes = self.p1(60, &["kubectl", "get", "nodes", "-o", "json"]);
+            let list: Value = serde_json::from_str(&nodes.stdout()).unwrap_or_default();
+            // The API goes on to say what it heard last: a Ready counts with the boot that is on now.
+            let ready = |node: &&Value| {
+                let status = &node["status"];
+                let boot = status["nodeInfo"]["bootID"].as_str().unwrap_or_default();
+                let says = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+                !boot.is_empty()
+                    && out.stdout().contains(boot)
+                    && status["conditions"].as_array().is_some_and(|all| all.iter().any(says))
+            };
             let new = out.code() == 0 && !boots.iter().any(|boot| out.stdout().contains(boot));
-            (new && ready == 2).then_some(()).ok_or_else(|| format!("{}{nodes}", out.text()))
+            let back = list["items"].as_array().map_or(0, |all| all.iter().filter(ready).count());
+            (new && back == 2).then_some(()).ok_or_else(|| format!("{}{}", out.text(), nodes.text()))
         };
         while let Err(why) = back() {
             assert!(Instant::now() < bound, "it did not come back:\n{why}");
