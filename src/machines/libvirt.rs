@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Hosting, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot,
+    BoxInfo, Error, Held, Holdings, Hosting, Kind, Leftovers, Machine, Note, Owner, Hypervisor, Size, Snapshot,
     State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
@@ -538,7 +538,7 @@ fn link_name(line: &str) -> Option<&str> {
     line.split_whitespace().nth(1)?.trim_end_matches(':').split('@').next()
 }
 
-impl Provider for Libvirt {
+impl Hypervisor for Libvirt {
     fn kind(&self) -> Kind {
         Kind::Libvirt
     }

@@ -330,8 +330,8 @@ impl Explain for Error {
     }
 }
 
-/// A provider. Every call is bounded and none of them starts Ruby.
-pub trait Provider: Send + Sync {
+/// What makes machines for Vagrant, and does what Vagrant does slowly, wrongly or not at all. Every call is bounded and none of them starts Ruby.
+pub trait Hypervisor: Send + Sync {
     /// Which.
     fn kind(&self) -> Kind;
 
@@ -347,7 +347,7 @@ pub trait Provider: Send + Sync {
     /// How every node's machine is, by one or two cheap commands for all of them. `ids` holds the
     /// machine ids that Vagrant knows, by node. The answer has every node of the cluster, every key of
     /// `ids`, and what else is named like a machine of this cluster: that may be another cluster's,
-    /// which [`Provider::holdings`] tells.
+    /// which [`Hypervisor::holdings`] tells.
     fn machines(
         &self,
         cluster: &Cluster,
@@ -355,7 +355,7 @@ pub trait Provider: Send + Sync {
         cancel: &Cancel,
     ) -> Result<BTreeMap<String, Machine>, Error>;
 
-    /// What [`Provider::prepare`] would still have to do, as a fragment; `None` if nothing.
+    /// What [`Hypervisor::prepare`] would still have to do, as a fragment; `None` if nothing.
     fn prepared(&self, cluster: &Cluster, image: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error>;
 
     /// Makes ready what the machines share, their network and their base image. Answers what was
@@ -370,13 +370,13 @@ pub trait Provider: Send + Sync {
     ) -> Result<Vec<String>, Error>;
 
     /// What the network of machines that run lacks, as a fragment; `None` if nothing. An error says what
-    /// [`Provider::connect`] cannot mend.
+    /// [`Hypervisor::connect`] cannot mend.
     fn network(&self, _cluster: &Cluster, _cancel: &Cancel) -> Result<Option<String>, Error> {
         Ok(None)
     }
 
     /// The nodes whose machines run without being connected to their network. `ids` as for
-    /// [`Provider::pause`].
+    /// [`Hypervisor::pause`].
     fn unplugged(
         &self,
         _cluster: &Cluster,
@@ -484,7 +484,7 @@ pub trait Provider: Send + Sync {
     ) -> Result<(), Error>;
 
     /// Puts a machine back to a snapshot, whatever it does now. It does not run before
-    /// [`Provider::resume`].
+    /// [`Hypervisor::resume`].
     fn restore(
         &self,
         cluster: &Cluster,
@@ -548,7 +548,7 @@ pub trait Provider: Send + Sync {
 }
 
 /// The provider of that kind.
-pub fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Provider> {
+pub fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Hypervisor> {
     match kind {
         Kind::Libvirt => Box::new(libvirt::Libvirt::new(tools.clone())),
         Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),

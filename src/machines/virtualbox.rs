@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Provider, Size, Snapshot, State,
+    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Hypervisor, Size, Snapshot, State,
     Tools, machine_name,
 };
 use crate::explain::Explain;
@@ -181,7 +181,7 @@ impl VirtualBox {
     }
 }
 
-impl Provider for VirtualBox {
+impl Hypervisor for VirtualBox {
     fn kind(&self) -> Kind {
         Kind::Virtualbox
     }

@@ -17,7 +17,7 @@ use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts};
 use crate::k3s;
 use crate::machines::vagrant::{self, Libvirt, Vagrant};
-use crate::machines::{self, BoxInfo, Kind, Machine, Owner, Provider};
+use crate::machines::{self, BoxInfo, Kind, Machine, Owner, Hypervisor};
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
 use crate::observed::{Seen, View, Wanted};
@@ -50,7 +50,7 @@ pub struct Parts {
     pub cluster: Cluster,
     pub state: State,
     /// What makes its machines.
-    pub provider: Box<dyn Provider>,
+    pub provider: Box<dyn Hypervisor>,
     /// How libvirt is used, if it is libvirt.
     pub libvirt: Option<Libvirt>,
     /// Its Vagrant.
