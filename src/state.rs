@@ -3,17 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Explain, FailureKind};
 use crate::guest::NodeFacts;
-use crate::machines::Kind;
+use crate::machines::{Kind, Made, owner};
 use crate::os::files::{self, At};
-use crate::spec::Role;
 
 /// The version of `cluster.json`.
 const VERSION: u32 = 1;
@@ -62,20 +59,6 @@ pub struct NodeMemory {
     /// p1 waited for its SSH server as long as it may take, and it did not answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unreached: bool,
-}
-
-/// What a machine was made from and for: what cannot be changed of it while it lives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Made {
-    /// What it was to be.
-    pub role: Role,
-    pub ip: Ipv4Addr,
-    /// The network that it was made for.
-    pub cidr: Ipv4Net,
-    /// How many cards it has.
-    pub nics: u8,
-    /// What the spec's box stood for then.
-    pub image: String,
 }
 
 /// A resolved channel.
@@ -275,22 +258,14 @@ impl State {
         self.dir.join("lock")
     }
 
-    /// Where [`State::id`] is kept.
-    pub fn owner_file(&self) -> PathBuf {
-        self.dir.join("owner")
-    }
-
     /// What this folder was given when its cluster began; none before that.
     pub fn id(&self) -> Result<Option<String>, Error> {
-        let text = files::read_if_there(&self.owner_file())?.unwrap_or_default();
-        let id = text.trim();
-        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
-        Ok(plain.then(|| id.to_owned()))
+        Ok(owner::id_of(&self.dir)?)
     }
 
     /// Keeps it.
     pub fn keep_id(&self, id: &str) -> Result<(), Error> {
-        files::write(&self.owner_file(), format!("{id}\n").as_bytes(), 0o600)?;
+        files::write(&owner::file(&self.dir), format!("{id}\n").as_bytes(), 0o600)?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::engine::{self, Report, Run};
 use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
-use crate::machines;
+use crate::machines::{self, Whose};
 use crate::observed::View;
 use crate::observed::refusal::{not_finished, refusal};
 use crate::os::lock;
@@ -18,7 +18,7 @@ use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
-    Claims, Depth, Intent, Steps, Verb, Whose, World, decide, look_at_given, look_at_provisioners, observe,
+    Claims, Depth, Intent, Steps, Verb, World, decide, look_at_given, look_at_provisioners, observe,
 };
 use crate::ui;
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Hosting, Kind, Leftovers, Machine, Note, Owner, Hypervisor, Size, Snapshot,
-    State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Note, Owner, Size,
+    Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;

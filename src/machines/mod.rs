@@ -11,15 +11,16 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::{Cancel, files, process};
-use crate::spec::Cluster;
+use crate::spec::{Cluster, Role};
 
 pub use libvirt::cache as disk_cache;
-pub use owner::{Held, Holdings, Owner};
+pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use snapshot::{Note, Snapshot};
 
 pub mod libvirt;
@@ -149,6 +150,20 @@ impl fmt::Display for Size {
         let s = if self.cpus == 1 { "" } else { "s" };
         write!(f, "{} CPU{s} and {} MiB", self.cpus, self.memory)
     }
+}
+
+/// What a machine was made from and for: what cannot be changed of it while it lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// What it was to be.
+    pub role: Role,
+    pub ip: Ipv4Addr,
+    /// The network that it was made for.
+    pub cidr: Ipv4Net,
+    /// How many cards it has.
+    pub nics: u8,
+    /// What the spec's box stood for then.
+    pub image: String,
 }
 
 /// How a machine outlives a power cut of this host, and whether it comes back after it.

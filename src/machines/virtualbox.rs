@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Kind, Leftovers, Machine, Note, Owner, Hypervisor, Size, Snapshot, State,
+    BoxInfo, Error, Held, Holdings, Hypervisor, Kind, Leftovers, Machine, Note, Owner, Size, Snapshot, State,
     Tools, machine_name,
 };
 use crate::explain::Explain;

@@ -16,10 +16,10 @@ use crate::apps::Inventory;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
-use crate::machines::{Hosting, Kind, Machine, Size, State};
+use crate::machines::{Hosting, Kind, Machine, Made, Size, State};
 use crate::plan::{Check, Standing};
 use crate::spec::{Cluster, Node, Role};
-use crate::state::{Made, Unfinished};
+use crate::state::Unfinished;
 
 pub use drift::Drift;
 

@@ -9,12 +9,12 @@ use crate::api::NodeStatus;
 use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
+use crate::machines::Made;
 use crate::machines::{Machine, State};
 use crate::observed::drift::*;
 use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
 use crate::plan::{NodeStep, Plan};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
-use crate::state::Made;
 use crate::steps::{Intent, Refused, Verb, decide, observe};
 
 fn image(cluster: &Cluster) -> String {

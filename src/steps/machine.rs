@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Item, NodeCtx, NodeDef, Step, Whose, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, World, console};
 use crate::engine::Trouble;
 use crate::explain::{Again, Explain, FailureKind};
-use crate::machines::{self, Leftovers, Machine, State};
+use crate::machines::{self, Leftovers, Machine, State, Whose};
 use crate::observed::View;
 use crate::os::cancel::Level;
 use crate::os::files;

@@ -65,7 +65,7 @@ pub use decide::{Decision, Intent, Refused, decide};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use observe::{Depth, observe};
-pub use owner::{Claims, Whose};
+pub use owner::Claims;
 pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
 pub use world::{Parts, World, listens};

@@ -11,12 +11,11 @@ use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::{Made, State};
 use crate::observed::Seen;
 use crate::observed::drift;
 use crate::os::many;
 use crate::spec::{Cluster, Node, Role};
-use crate::state::Made;
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

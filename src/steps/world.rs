@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::backup;
 use super::batch::Batch;
-use super::owner::{Claimant, Whose};
 use super::snapshot::Moment;
 use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
@@ -17,7 +16,7 @@ use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts};
 use crate::k3s;
 use crate::machines::vagrant::{self, Libvirt, Vagrant};
-use crate::machines::{self, BoxInfo, Kind, Machine, Owner, Hypervisor};
+use crate::machines::{self, BoxInfo, Claimant, Hypervisor, Kind, Machine, Made, Owner, Whose};
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
 use crate::observed::{Seen, View, Wanted};
@@ -26,7 +25,7 @@ use crate::os::{self, Cancel, files, hash};
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Tunnel};
-use crate::state::{Made, NodeMemory, State};
+use crate::state::{NodeMemory, State};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SHORT: Duration = Duration::from_secs(60);
