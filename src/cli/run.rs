@@ -18,7 +18,8 @@ use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
-    Claims, Depth, Intent, Steps, Verb, World, decide, look_at_given, look_at_provisioners, observe,
+    Batch, Claims, Depth, Intent, Steps, Verb, World, decide, look_at_given, look_at_provisioners, observe,
+    snapshot,
 };
 use crate::ui;
 
@@ -135,7 +136,8 @@ fn locked(
             told?;
         }
     }
-    world.batch.plan(for_vagrant(world, &plan));
+    let batch = Arc::new(Batch::default());
+    batch.plan(for_vagrant(world, &plan));
     if verb.takes_all(&job.targets)
         && let Some(kept) = world.keep_token()?
     {
@@ -174,17 +176,18 @@ fn locked(
         cancel: &context.cancel,
         redactor: &redactor,
     };
-    let steps = Steps { verb, world: Arc::clone(world), leaving: world.seen().request.leaving.clone() };
+    let leaving = world.seen().request.leaving.clone();
+    let steps = Steps { verb, world: Arc::clone(world), batch: Arc::clone(&batch), leaving };
     let sender = screen.sender();
     let report = engine::run(&plan, &steps, run, &mut writer, &mut |event| sender.event(event.clone()));
     if let (Some(end), Ok(report)) = (verb.traits.end, &report) {
         end(world, &report.outcomes)?;
     }
-    if let Err(trouble) = world.moment.let_go(world) {
+    if let Err(trouble) = snapshot::let_go(world) {
         sender
             .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
     }
-    for (node, trouble) in world.batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
+    for (node, trouble) in batch.finish(&mut || sender.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
         {
             let cause = redactor.text(&trouble.failure.cause);

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use crate::api::NodeStatus;
 use crate::apps::Inventory;
+use crate::backup::Backup;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
-use crate::machines::{Hosting, Kind, Machine, Made, Size, State};
+use crate::machines::{Hosting, Kind, Machine, Made, Note, Size, State};
 use crate::plan::{Check, Standing};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Unfinished;
@@ -125,6 +126,16 @@ pub struct RunState {
     pub ends: BTreeSet<String>,
     /// Nodes of [`Request::leaving`] whose machines are gone.
     pub gone: BTreeSet<String>,
+    /// The moment of the snapshot that it takes, or goes back to.
+    pub moment: Option<Note>,
+    /// Machines that it paused and that do not go on yet.
+    pub paused: BTreeSet<String>,
+    /// By node: the password that a backup asked for.
+    pub passwords: BTreeMap<String, String>,
+    /// The backup that it puts back, read and checked.
+    pub backup: Option<Arc<Backup>>,
+    /// The data of that backup is in its place.
+    pub placed: bool,
 }
 
 impl Seen {

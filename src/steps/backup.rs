@@ -3,9 +3,7 @@
 //! What is kept is what makes a cluster the one it is: the datastore, the certificates and secrets of
 //! its server, and each node's password, by which the server knows it again. All else p1 makes anew.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::wait::{Patience, wait_for};
@@ -17,7 +15,6 @@ use crate::explain::{FailureKind, seconds};
 use crate::guest::Service;
 use crate::machines::State;
 use crate::os::process;
-use crate::os::sync::lock;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::Node;
 use crate::ssh::{Bound, Job};
@@ -63,15 +60,6 @@ const STOPPING: &str = "stopping k3s";
 /// How long a server's API port may take to open.
 const KNOCK: Duration = Duration::from_secs(2);
 
-/// What a run has of a backup so far.
-#[derive(Default)]
-pub struct Progress {
-    passwords: Mutex<BTreeMap<String, String>>,
-    pub(super) read: Mutex<Option<Arc<Backup>>>,
-    /// The data of a restore is in its place.
-    pub(super) placed: Mutex<bool>,
-}
-
 pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {
     world
         .seen()
@@ -113,7 +101,9 @@ fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
                     format!("k3s writes one line into it; look at it with `p1 ssh {}`.", node.name),
                 ));
             }
-            lock(&world.backup.passwords).insert(node.name.clone(), password.to_owned());
+            world.note(|seen| {
+                seen.run.passwords.insert(node.name.clone(), password.to_owned());
+            });
             Ok(None)
         }
     }
@@ -241,7 +231,7 @@ fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     ctx.control.says("fetching it");
     let data = world.on(server, |r| r.read_file(PACKED, MOST, Bound::new(SEND, SILENCE)))?;
     let sum = world.on(server, |r| r.sha256(PACKED, SHORT))?;
-    let passwords = lock(&world.backup.passwords).clone();
+    let passwords = world.seen().run.passwords.clone();
     let backup = Backup { manifest, tokens, passwords, data };
     if sum != Some(backup.checksum()) {
         return Err(Trouble::new("the data did not come whole", "`p1 retry` fetches it again.").transient());

@@ -82,7 +82,7 @@ impl Batch {
 
     /// Has the node's machine brought up: by the running process if it is in there, else by the
     /// next one.
-    pub fn join(&self, world: &Arc<World>, node: &str, control: &Control) {
+    pub fn join(self: &Arc<Self>, world: &Arc<World>, node: &str, control: &Control) {
         let mut inner = self.lock();
         if inner.running && inner.current.iter().any(|n| n == node) && inner.nodes[node].result.is_none() {
             return;
@@ -106,8 +106,8 @@ impl Batch {
         inner.current.clone_from(&nodes);
         inner.given_up.clear();
         drop(inner);
-        let world = Arc::clone(world);
-        thread::spawn(move || world.batch.run(&world, &nodes));
+        let (batch, world) = (Arc::clone(self), Arc::clone(world));
+        thread::spawn(move || batch.run(&world, &nodes));
     }
 
     fn run(&self, world: &World, nodes: &[String]) {

@@ -55,14 +55,14 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     // Vagrant may be at work on it already, for another node's step.
-    if !world.batch.has(&node.name) {
+    if !ctx.batch.has(&node.name) {
         let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
         match machine.and_then(|m| Some((m.state, m.id?))) {
             Some((State::Paused, id)) => return go_on(ctx, id),
             Some((State::Running, id)) => return Ok(Some(format!("machine {id}"))),
             _ => {}
         }
-        world.batch.join(world, &node.name, ctx.control);
+        ctx.batch.join(world, &node.name, ctx.control);
     }
     let up = wait(ctx);
     let (id, making) = (world.vagrant.id(&node.name), world.state.making(&node.name));
@@ -269,7 +269,7 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     let mut knock = Knock::default();
     let mut kept = None;
     loop {
-        let heard = world.batch.heard(&node.name, Duration::from_millis(200));
+        let heard = ctx.batch.heard(&node.name, Duration::from_millis(200));
         // vagrant-libvirt's locales/en.yml `starting_domain`.
         let starts = heard.says.as_deref().is_some_and(|text| text.starts_with("Starting domain"));
         if kept.is_none() && (starts || heard.booting) {
@@ -288,7 +288,7 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
                 return Ok(());
             }
             if since.elapsed() > world.cluster.timeouts.boot {
-                world.batch.give_up(&node.name);
+                ctx.batch.give_up(&node.name);
                 // Its last words are on their way.
                 drop(kept);
                 return Err(no_address(ctx));

@@ -61,6 +61,7 @@ use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
 pub use artifacts::{look_at_given, missing, release};
+pub use batch::Batch;
 pub use decide::{Decision, Intent, Refused, decide};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
@@ -190,6 +191,8 @@ fn named_of(cluster: &Cluster, node: &Node) -> Value {
 pub struct Ctx<'a> {
     /// Everything shared.
     pub world: &'a Arc<World>,
+    /// The `vagrant up` of this run.
+    pub batch: &'a Arc<Batch>,
     /// To be heard by.
     pub control: &'a Control,
     /// The node whose machine it needs: no wait goes on where that is gone.
@@ -701,6 +704,8 @@ pub struct Steps {
     pub verb: &'static Verb,
     /// What they share.
     pub world: Arc<World>,
+    /// The `vagrant up` of this run.
+    pub batch: Arc<Batch>,
     /// The machines that go, as the plan has them.
     pub leaving: Vec<Node>,
 }
@@ -713,7 +718,7 @@ impl Work for Steps {
 
     fn apply(&self, step: &plan::Step, control: &Control) -> Result<Option<String>, Trouble> {
         let at = self.at(step);
-        let ctx = Ctx { world: &self.world, control, needs: at.of() };
+        let ctx = Ctx { world: &self.world, batch: &self.batch, control, needs: at.of() };
         match (self.verb.step(step.name), at) {
             (Step::Cluster(def), At::Cluster(_)) => (def.apply)(&ctx),
             (Step::Node(def), At::Node { node, item, .. }) => {

@@ -318,7 +318,7 @@ fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble
 fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     // A second vagrant beside one that brings machines up makes either fail.
-    world.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
+    ctx.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
     ctx.control.says("waiting for another provisioner");
     let _one = world.provisioning();
     if ctx.control.cancel().stopping() {

@@ -15,7 +15,6 @@ use crate::event::VerbName;
 use crate::guest::Service;
 use crate::k3s;
 use crate::machines::State;
-use crate::os::sync::lock;
 use crate::os::{files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, Role};
@@ -106,18 +105,19 @@ const PASSWORD: &str = super::backup::PASSWORD;
 
 /// The backup that the run puts back, read and checked once.
 pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
-    let mut held = lock(&world.backup.read);
-    if let Some(backup) = &*held {
+    let _one = world.getting();
+    if let Some(backup) = &world.seen().run.backup {
         return Ok(Arc::clone(backup));
     }
-    let backup = Backup::read(&file(world)?)?;
+    let backup = Arc::new(Backup::read(&file(world)?)?);
     // The secrets of then are this cluster's from now on.
     world.learn_tokens(&backup.tokens.to_text());
     world.redactor.learn(backup.passwords.values());
     let runs = world.state.facts()?.k3s.and_then(|k| k.version);
     backup.manifest.fits(&world.cluster, runs.as_deref())?;
     world.may_have(&backup.tokens)?;
-    Ok(Arc::clone(held.insert(Arc::new(backup))))
+    world.note(|seen| seen.run.backup = Some(Arc::clone(&backup)));
+    Ok(backup)
 }
 
 /// Notes that a restore begins, before anything is touched. One that has not come to its end is gone on
@@ -250,7 +250,7 @@ fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 /// True for the server that begins with the backup's data where that may know its machine by a password of which
 /// the backup has no copy.
 pub(super) fn begins_unknown(world: &World, node: &Node) -> bool {
-    *lock(&world.backup.placed)
+    world.seen().run.placed
         && world.cluster.first_server().name == node.name
         && read(world).is_ok_and(|backup| !backup.passwords.contains_key(&node.name))
 }
@@ -293,15 +293,14 @@ fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     world.on(server, |r| r.upload(&upload, Bound::new(SEND, SILENCE), &mut progress))?;
     job(ctx, server, "unpack", UNPACK)?;
     world.forget_api();
-    world.note(|seen| seen.api = None);
-    *lock(&world.backup.placed) = true;
+    world.note(|seen| (seen.api, seen.run.placed) = (None, true));
     Ok(Some(format!("of {}", backup.manifest.at.strftime("%Y-%m-%d %H:%M:%S UTC"))))
 }
 
 fn settle(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let runs = |s: &Node| world.is_active(s);
-    if *lock(&world.backup.placed) && world.cluster.servers().all(runs) {
+    if world.seen().run.placed && world.cluster.servers().all(runs) {
         return let_go(ctx);
     }
     let done = put_back(ctx)?;

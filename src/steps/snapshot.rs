@@ -5,7 +5,7 @@
 //! The way back is the same: none runs before all are restored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -21,7 +21,6 @@ use crate::machines::{Machine, Note, Snapshot, State};
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::files;
-use crate::os::sync::lock;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
@@ -122,35 +121,24 @@ pub const FORGET: Step = Step::Node(NodeDef {
     apply: forget,
 });
 
-/// What a run knows of the moment that it makes, or goes back to.
-#[derive(Default)]
-pub struct Moment {
-    /// Machines that it paused and that do not go on yet.
-    paused: Mutex<BTreeSet<String>>,
-    note: Mutex<Option<Note>>,
+/// Lets go on what this run paused and nobody let go on: steps that never began, or failed. To be
+/// called when a run ends, however it ends.
+pub fn let_go(world: &World) -> Result<(), Trouble> {
+    let ids = world.vagrant.ids();
+    let mut left = BTreeSet::new();
+    world.note(|seen| left = std::mem::take(&mut seen.run.paused));
+    let left = left.into_iter().filter_map(|node| Some((node.clone(), ids.get(&node)?.clone())));
+    // Even when the user ended the run: a machine that stays paused looks like one that died.
+    world.provider.resume(&world.cluster, &left.collect(), &Cancel::new()).map_err(Trouble::from)
 }
 
-impl Moment {
-    fn note(&self) -> Option<Note> {
-        lock(&self.note).clone()
-    }
-
-    /// Lets go on what this run paused and nobody let go on: steps that never began, or failed. To be
-    /// called when a run ends, however it ends.
-    pub fn let_go(&self, world: &World) -> Result<(), Trouble> {
-        let ids = world.vagrant.ids();
-        let left = std::mem::take(&mut *lock(&self.paused));
-        let left = left.into_iter().filter_map(|node| Some((node.clone(), ids.get(&node)?.clone())));
-        // Even when the user ended the run: a machine that stays paused looks like one that died.
-        world.provider.resume(&world.cluster, &left.collect(), &Cancel::new()).map_err(Trouble::from)
-    }
-
-    fn go_on(&self, world: &World, node: &str) -> Result<(), Trouble> {
-        let ids = BTreeMap::from([(node.to_owned(), id(world, node))]);
-        world.provider.resume(&world.cluster, &ids, &Cancel::new())?;
-        lock(&self.paused).remove(node);
-        Ok(())
-    }
+fn go_on(world: &World, node: &str) -> Result<(), Trouble> {
+    let ids = BTreeMap::from([(node.to_owned(), id(world, node))]);
+    world.provider.resume(&world.cluster, &ids, &Cancel::new())?;
+    world.note(|seen| {
+        seen.run.paused.remove(node);
+    });
+    Ok(())
 }
 
 /// A cluster's snapshot.
@@ -276,32 +264,33 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let api = world.seen().api.clone().unwrap_or_default();
     let is_ready = |node: &&String| api.get(*node).is_some_and(|status| status.ready);
-    *lock(&world.moment.paused) = ids.keys().cloned().collect();
+    world.note(|seen| seen.run.paused = ids.keys().cloned().collect());
     world.provider.pause(&world.cluster, &ids, cancel)?;
-    *lock(&world.moment.note) = Some(Note {
+    let note = Note {
         set: world.run.clone(),
         at: Timestamp::now(),
         nodes: ids.keys().cloned().collect(),
         ready: ids.keys().filter(is_ready).cloned().collect(),
-    });
+    };
+    world.note(|seen| seen.run.moment = Some(note));
     Ok(None)
 }
 
 fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let Some(note) = world.moment.note() else { return Ok(Some("it was taken before".into())) };
+    let Some(note) = world.seen().run.moment.clone() else { return Ok(Some("it was taken before".into())) };
     let (name, id) = (name(world)?, id(world, &node.name));
     let machine = (node.name.as_str(), id.as_str());
     let taken = world.provider.take(&world.cluster, machine, (&name, &note), ctx.control.cancel());
-    let goes_on = world.moment.go_on(world, &node.name);
+    let goes_on = go_on(world, &node.name);
     taken?;
     goes_on.map(|()| None)
 }
 
 /// The set that the run goes back to, looked for once.
 fn chosen(world: &World) -> Result<Note, Trouble> {
-    let mut held = lock(&world.moment.note);
-    if let Some(note) = &*held {
+    let _one = world.getting();
+    if let Some(note) = &world.seen().run.moment {
         return Ok(note.clone());
     }
     let name = name(world)?;
@@ -316,7 +305,7 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
     if let Some((what, hint)) = set.obstacle(&machines) {
         return Err(Trouble::new(what, hint));
     }
-    *held = Some(set.note.clone());
+    world.note(|seen| seen.run.moment = Some(set.note.clone()));
     Ok(set.note)
 }
 

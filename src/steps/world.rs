@@ -6,9 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::backup;
-use super::batch::Batch;
-use super::snapshot::Moment;
 use crate::api::{self, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
@@ -77,12 +74,6 @@ pub struct Parts {
 /// Everything shared.
 pub struct World {
     parts: Parts,
-    /// The `vagrant up` of this run.
-    pub batch: Batch,
-    /// The snapshot that is taken or restored in this run.
-    pub moment: Moment,
-    /// The backup that is made or put back in this run.
-    pub backup: backup::Progress,
     seen: Mutex<Arc<Seen>>,
     remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
     files: Mutex<Option<Arc<artifacts::Files>>>,
@@ -96,6 +87,7 @@ pub struct World {
     destroying: Mutex<()>,
     provisioning: Mutex<()>,
     leaving: Mutex<()>,
+    getting: Mutex<()>,
     making_key: Mutex<()>,
     pub(super) making_tokens: Mutex<()>,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
@@ -117,9 +109,6 @@ impl World {
         Arc::new(Self {
             parts,
             memory,
-            batch: Batch::default(),
-            moment: Moment::default(),
-            backup: backup::Progress::default(),
             seen: Mutex::default(),
             remotes: Mutex::default(),
             files: Mutex::default(),
@@ -131,6 +120,7 @@ impl World {
             destroying: Mutex::default(),
             provisioning: Mutex::default(),
             leaving: Mutex::default(),
+            getting: Mutex::default(),
             making_key: Mutex::default(),
             owner: Mutex::default(),
             making_tokens: Mutex::default(),
@@ -611,6 +601,11 @@ impl World {
     /// One server at a time leaves a cluster.
     pub fn leaving(&self) -> MutexGuard<'_, ()> {
         lock(&self.leaving)
+    }
+
+    /// What several steps of a run need is got by the first of them; the others wait and find it.
+    pub fn getting(&self) -> MutexGuard<'_, ()> {
+        lock(&self.getting)
     }
 
     /// A line to be said before anything else, if what is used is not what it is called.
