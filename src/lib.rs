@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md has the map: what each room owns, and which may know which. From outside there is [`main`] alone, so
 //! that the compiler sees what nobody uses.
 
+mod access;
 mod api;
 mod apps;
 mod artifacts;
@@ -45,5 +46,5 @@ pub mod internals {
         };
     }
 
-    open!(api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observed os plan redact render spec ssh state steps ui);
+    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observed os plan redact render spec ssh state steps ui);
 }

@@ -288,7 +288,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         ("orphan", "src/os/orphan.rs"),
         ("virtualbox", "src/machines/virtualbox_tests.rs"),
         ("wait", "src/steps/wait.rs"),
-        ("world", "src/steps/world.rs"),
+        ("access_api", "src/access/api.rs"),
     ]);
     let places: BTreeMap<&str, &str> = places.collect();
     let named: Vec<_> = table.split('`').filter_map(|w| w.split_once("::")).collect();

@@ -14,7 +14,6 @@ use crate::explain::Explain;
 use crate::k3s::Arch;
 use crate::spec::Cluster;
 use crate::state::State;
-use crate::steps;
 use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
 
 /// Runs one of them.
@@ -42,7 +41,7 @@ fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[Stri
     let archs = archs.iter().map(|a| artifacts::arch(a)).collect::<Result<Vec<Arch>, _>>();
     let archs = archs.map_err(|e| Fail::of(code::USAGE, &e))?;
     let state = State::of(&cluster.base, &cluster.name);
-    let release = steps::release(cluster, &state)?;
+    let release = crate::access::release(cluster, &state)?;
     let cache = Cache { dir: context.dirs().cache.join("artifacts") };
     let bounds = Bounds::new(&cluster.timeouts, &cluster.retry);
     let _signals = super::signals::watch_plain(context.cancel.clone())?;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::machines::State as Power;
 use crate::spec::Cluster;
 use crate::state::State;
-use crate::steps::{Verb, World, restore};
+use crate::steps::{Verb, restore};
 
 /// Writes a backup.
 pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {

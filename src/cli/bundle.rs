@@ -16,6 +16,7 @@ use serde_json::json;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{doctor, files as rendering, out};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::Outcome;
 use crate::explain::printable;
@@ -27,7 +28,6 @@ use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Remote};
 use crate::state::State;
-use crate::steps::World;
 use crate::ui::{Format, bytes};
 use crate::{journal, os};
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::context::Context;
 use super::fail::{Fail, code};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::explain::printable;
 use crate::observed::View;
@@ -11,7 +12,7 @@ use crate::observed::drift::{Drift, Interrupts, Mend, changes, leaver};
 use crate::plan::{Check, NodeStep, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Decision, Refused, World};
+use crate::steps::{Decision, Refused};
 
 /// The differences that `up` would find, whose plan this is.
 pub fn look(world: &World, plan: &Plan, targets: &[String]) -> Vec<Drift> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::args::{Global, Output};
 use super::fail::{Fail, code};
+use crate::access::{Parts, World};
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
@@ -17,7 +18,6 @@ use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, Parsed};
 use crate::state::State;
-use crate::steps::{Parts, World};
 use crate::ui::{Format, Options, Paint};
 use crate::{journal, k3s};
 

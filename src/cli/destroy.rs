@@ -4,10 +4,11 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
-use crate::steps::{Verb, World};
+use crate::steps::Verb;
 
 /// Removes machines, and with all of them everything of the cluster.
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {

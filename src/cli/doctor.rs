@@ -5,12 +5,12 @@ use serde_json::json;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
+use crate::access::World;
 use crate::boxes;
 use crate::host::{self, Finding, Host, Question, Status, Tool, fix};
 use crate::machines::{Kind, State as Power};
 use crate::spec::{BoxRef, Cluster};
 use crate::state::State;
-use crate::steps::World;
 use crate::ui::{Format, Tone, count, wording};
 
 /// `p1 doctor`: with a spec in reach it is asked for that cluster, without one in general.

@@ -7,6 +7,7 @@ use super::args::Exec;
 use super::context::Context;
 use super::fail::{Fail, with_kind};
 use super::{out, print};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::explain::{printable, without_name};
 use crate::os::lines::Lines;
@@ -15,7 +16,6 @@ use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
 use crate::ssh::{self, Bound, Output, Remote};
 use crate::state::State;
-use crate::steps::World;
 use crate::ui::{Format, Tone};
 
 /// Runs the command; each line is told with its node. The exit code is the highest of all, or 1.

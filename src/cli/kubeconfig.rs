@@ -12,7 +12,6 @@ use crate::os::lock::Lock;
 use crate::os::{files, process};
 use crate::spec::{Cluster, Node};
 use crate::state::State;
-use crate::steps;
 use crate::ui::Format;
 
 /// Prints its path, or merges it.
@@ -157,11 +156,11 @@ pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
     }
     let bound = std::time::Duration::from_secs(2);
     let named = servers.iter().find(|s| k3s::server_url(s) == now);
-    if named.is_some_and(|s| steps::listens(s, bound)) {
+    if named.is_some_and(|s| crate::access::listens(s, bound)) {
         return write(&now);
     }
     let others = servers.iter().filter(|s| named.is_none_or(|n| n.name != s.name));
-    let Some(other) = others.into_iter().find(|s| steps::listens(s, bound)) else {
+    let Some(other) = others.into_iter().find(|s| crate::access::listens(s, bound)) else {
         // Without a way to any of them it names the one that it named.
         return write(&if known { now } else { k3s::server_url(servers[0]) });
     };

@@ -9,7 +9,6 @@ use crate::os::process::{Cmd, quote};
 use crate::spec::Node;
 use crate::ssh;
 use crate::state::State;
-use crate::steps;
 
 /// Runs kubectl; its exit code is p1's.
 pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
@@ -54,7 +53,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
     }
     let servers: Vec<&Node> = cluster.servers().collect();
     let bound = std::time::Duration::from_secs(2);
-    let answers = |s: &&&Node| servers.len() == 1 || steps::listens(s, bound);
+    let answers = |s: &&&Node| servers.len() == 1 || crate::access::listens(s, bound);
     let server = servers.iter().find(answers).unwrap_or(&servers[0]).name.clone();
     let host = ssh_verb::host(context, cluster, &server)?;
     let mut line = "sudo -n k3s kubectl".to_owned();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
+use crate::access::{Claims, World};
 use crate::engine::{self, Report, Run};
 use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
@@ -18,8 +19,7 @@ use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
 use crate::steps::{
-    Batch, Claims, Depth, Intent, Steps, Verb, World, decide, look_at_given, look_at_provisioners, observe,
-    snapshot,
+    Batch, Depth, Intent, Steps, Verb, decide, look_at_given, look_at_provisioners, observe, snapshot,
 };
 use crate::ui;
 

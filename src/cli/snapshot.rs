@@ -7,11 +7,12 @@ use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
 use super::run::{self, Job};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::machines::snapshot::is_name;
 use crate::state::State;
+use crate::steps::Verb;
 use crate::steps::snapshot::{self, Set};
-use crate::steps::{Verb, World};
 use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
 
 /// Runs one of them.

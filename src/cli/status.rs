@@ -7,6 +7,7 @@ use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::print;
+use crate::access::Claims;
 use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
@@ -16,7 +17,7 @@ use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Claims, Depth, Verb, observe};
+use crate::steps::{Depth, Verb, observe};
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.

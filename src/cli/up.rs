@@ -7,9 +7,10 @@ use super::doctor;
 use super::fail::{Fail, code};
 use super::here;
 use super::run::{self, Job};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::plan::{ClusterStep, NodeStep, Plan};
-use crate::steps::{self, Verb, World};
+use crate::steps::Verb;
 
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
@@ -64,7 +65,7 @@ pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fa
     here::must_fit(context, plan)?;
     if context.global.offline {
         let missing =
-            steps::missing(world, plan.is_due(ClusterStep::Box), plan.is_due(ClusterStep::Artifacts));
+            crate::access::missing(world, plan.is_due(ClusterStep::Box), plan.is_due(ClusterStep::Artifacts));
         if !missing.is_empty() {
             let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
                         `k3s.artifacts.dir`; `p1 box add --help` says how to take the file of a box that was built elsewhere.";

@@ -4,13 +4,14 @@ use super::args::Upgrade;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::run::{self, Job};
+use crate::access::World;
 use crate::event::VerbName;
 use crate::k3s::Version;
 use crate::observed::View;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Release};
 use crate::state::State;
-use crate::steps::{Verb, World};
+use crate::steps::Verb;
 
 /// Brings every node to a version: the one given, or the one that the spec's channel is by now.
 pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {

@@ -3,7 +3,8 @@
 
 use serde_json::json;
 
-use super::{Item, NodeCtx, NodeDef, Step, World};
+use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::machines::State;
 use crate::observed::View;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::wait::{Patience, wait_for};
-use super::world::{SHORT, listens};
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, named, named_of};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
+use crate::access::{SHORT, World, listens};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::World;
+use crate::access::World;
 use crate::engine::{Control, Trouble};
 use crate::machines::vagrant::{Progress, Up};
 use crate::os::cancel::Level;

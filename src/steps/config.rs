@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::observed::files::files;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::wait::{Patience, wait_for};
-use super::{NodeCtx, World, machine};
+use super::{NodeCtx, machine};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::explain::Again;
 use crate::machines;

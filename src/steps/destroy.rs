@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::start::take_out;
-use super::{Claims, ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, World, asked, quorum, stop, uninstall};
+use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, uninstall};
+use crate::access::{Claims, World};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
 use crate::machines::{Leftovers, State};
@@ -146,7 +147,7 @@ fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, T
             node.name,
             DRAIN.as_secs()
         );
-        let bound = DRAIN + super::world::SHORT;
+        let bound = DRAIN + crate::access::SHORT;
         let mut log = |line: &str| ctx.control.log(line);
         let drained = world.on(server, |r| r.script("draining the node", &script, true, bound, &mut log))?;
         let text = drained.text();

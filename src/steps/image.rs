@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, World};
+use super::{ClusterDef, Ctx, Step};
+use crate::access::{World, definition, given, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
-use crate::machines::{BoxInfo, Kind};
+use crate::machines::Kind;
 use crate::observed::View;
-use crate::os::files::At;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
 use crate::plan::{Check, ClusterStep};
@@ -44,26 +44,10 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!(cluster.image)
 }
 
-/// What the spec's box stands for just now: another text, another box.
-pub fn wanted(world: &World) -> Result<String, Trouble> {
-    Ok(match &world.cluster.image {
-        BoxRef::Definition(name) => match given(world, name)? {
-            Some(manifest) => format!("{name} {}", manifest.sha256),
-            None => format!("{name} {}", boxes::digest(&definition(world, name)?)),
-        },
-        BoxRef::Path(path) => {
-            let meta = fs::metadata(path).at("read", path)?;
-            let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-            format!("{} {} {}", path.display(), meta.len(), time.map_or(0, |t| t.as_nanos()))
-        }
-        BoxRef::Url { url, sha256 } => format!("{url} {sha256}"),
-    })
-}
-
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, control) = (ctx.world, ctx.control);
     let cancel = control.cancel();
-    let wanted = wanted(world)?;
+    let wanted = image_wanted(world)?;
     let _lock = Lock::take(&world.host_lock, "box", OTHERS, cancel)?;
     let (label, sha256, file) = match &world.cluster.image {
         BoxRef::Definition(name) => {
@@ -130,16 +114,6 @@ fn again(
     .next([add, "p1 retry".to_owned()]))
 }
 
-/// A box that the user put into the library under a name; it comes before a definition.
-fn given(world: &World, name: &str) -> Result<Option<boxes::Manifest>, Trouble> {
-    let manifest = world.library.get(name)?;
-    Ok(manifest.filter(|m| !matches!(m.origin, Origin::Built { .. })))
-}
-
-fn definition(world: &World, name: &str) -> Result<boxes::Definition, Trouble> {
-    Ok(boxes::load(name, Some(&world.cluster.base.join("boxes")))?)
-}
-
 /// The box of a definition, as the library has it; built now if it has none of this definition.
 pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<boxes::Manifest, Trouble> {
     if let Some(manifest) = given(world, name)? {
@@ -163,34 +137,6 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
         ));
     }
     build(&world.library, &definition, report, &world.cancel)
-}
-
-/// The box that was built of exactly this definition, if the library has it.
-fn of_definition(
-    world: &World,
-    name: &str,
-    definition: &boxes::Definition,
-) -> Result<Option<boxes::Manifest>, Trouble> {
-    let digest = boxes::digest(definition);
-    let there = world.library.get(name)?;
-    Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))
-}
-
-/// What a run without a connection would miss of the box.
-pub fn missing(world: &World) -> Option<String> {
-    match &world.cluster.image {
-        BoxRef::Path(_) => None,
-        BoxRef::Url { url, sha256 } => {
-            let source = Source::Url { url: url.clone(), sha256: sha256.clone() };
-            artifacts::lacks(&source, &world.cache).map(|url| format!("the box ({url})"))
-        }
-        BoxRef::Definition(name) => {
-            let there = given(world, name).ok().flatten().is_some()
-                || definition(world, name)
-                    .is_ok_and(|d| of_definition(world, name, &d).is_ok_and(|m| m.is_some()));
-            (!there).then(|| format!("the box `{name}`, which would have to be built from packages"))
-        }
-    }
 }
 
 /// Builds a box into the library.
@@ -225,12 +171,4 @@ fn stem(path: &Path) -> String {
     let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
     let kept: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect();
     if kept.is_empty() { "box".to_owned() } else { kept }
-}
-
-impl World {
-    /// The box that the machines were made from, even if Vagrant no longer has it.
-    pub(super) fn known_box(&self) -> Result<Option<BoxInfo>, Trouble> {
-        let fact = self.state.facts()?.image;
-        Ok(fact.map(|f| self.vagrant.box_info(&f.label, &f.sha256)))
-    }
 }

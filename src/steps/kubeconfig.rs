@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::world::SHORT;
 use super::{ClusterDef, Ctx, Step};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::observed::quorum::cluster_stays;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step, World};
+use super::{ClusterDef, Ctx, Step};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::machines::State;
 use crate::observed::View;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::world::{INSECURE, SHORT};
-use super::{Item, NodeCtx, NodeDef, Step, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, console};
+use crate::access::{INSECURE, SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::machines::{Machine, State};

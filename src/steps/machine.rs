@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Item, NodeCtx, NodeDef, Step, World, console};
+use super::{Item, NodeCtx, NodeDef, Step, console};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::explain::{Again, Explain, FailureKind};
 use crate::machines::{self, Leftovers, Machine, State, Whose};

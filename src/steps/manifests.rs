@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, World, rollouts};
+use super::{ClusterDef, Ctx, Step, rollouts};
+use crate::access::World;
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;

@@ -26,7 +26,6 @@ mod manifests;
 mod marks;
 mod network;
 mod observe;
-mod owner;
 mod provision;
 mod push;
 mod quorum;
@@ -40,18 +39,17 @@ mod stage;
 mod start;
 mod stop;
 mod system;
-mod tokens;
 mod uninstall;
 mod unit;
 mod verify;
 mod wait;
-mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::access::World;
 use crate::engine::{Control, Trouble, Work};
 use crate::event::{Outcome, VerbName};
 use crate::observed::View;
@@ -60,16 +58,14 @@ use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Of, Per,
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
-pub use artifacts::{look_at_given, missing, release};
+pub use artifacts::look_at_given;
 pub use batch::Batch;
 pub use decide::{Decision, Intent, Refused, decide};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use observe::{Depth, observe};
-pub use owner::Claims;
 pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
-pub use world::{Parts, World, listens};
 
 /// A step: what planning knows of it, and what it does.
 pub enum Step {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::{World, artifacts};
+use super::artifacts;
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
@@ -115,7 +116,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
 
 /// What this folder remembers of machines, and which of them the spec no longer has.
 fn look_at_memory(world: &World) {
-    let image = super::image::wanted(world).ok();
+    let image = crate::access::image_wanted(world).ok();
     let kind = world.state.facts().ok().and_then(|f| f.provider);
     let seen = world.seen();
     let made: BTreeMap<_, _> =

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::install::stamp;
-use super::world::SHORT;
-use super::{Ctx, Item, NodeCtx, NodeDef, Step, World};
+use super::{Ctx, Item, NodeCtx, NodeDef, Step};
+use crate::access::{SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::machines::vagrant;

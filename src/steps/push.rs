@@ -2,8 +2,8 @@
 //! a turn is a rename and a restart, and a node that cannot be reached shows before the first is touched.
 
 use super::stage::{self, transfer};
-use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::observed::View;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per, Standing};
@@ -40,7 +40,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let facts = world.facts(node)?;
     let mut pushed = 0;
-    for file in super::world::wanted(&files) {
+    for file in crate::access::wanted(&files) {
         if facts.staged.get(&file.path) == Some(&file.sha256) {
             continue;
         }

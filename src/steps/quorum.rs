@@ -1,7 +1,8 @@
 //! Asking whether a cluster can do without one of its servers, and waiting until it can.
 
+use super::Ctx;
 use super::wait::{Patience, wait_for};
-use super::{Ctx, World};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::observed::quorum::{Api, may_stop, put_right};

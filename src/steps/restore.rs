@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::backup::{PACKED, SEND, SILENCE, file, job};
-use super::world::SHORT;
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, config, named, named_of};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, config, named, named_of};
+use crate::access::{SHORT, World};
 use crate::backup::Backup;
 use crate::engine::Trouble;
 use crate::event::VerbName;

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::manifests::{and_more, unseen};
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, World};
+use super::{ClusterDef, Ctx, Step};
+use crate::access::World;
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;

@@ -11,9 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::wait::{Patience, wait_for};
-use super::{
-    ClusterDef, Ctx, NodeCtx, NodeDef, Step, World, asked, asked_of, kubeconfig, named, named_of, observe,
-};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, kubeconfig, named, named_of, observe};
+use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step, push};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::observed::{View, Wanted, holds};
@@ -61,7 +61,7 @@ pub(super) fn inputs(cluster: &Cluster, _: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
-    let wanted = super::world::wanted(&files);
+    let wanted = crate::access::wanted(&files);
     let facts = world.facts(node)?;
     let noted = &facts.staged;
     let binary = format!("{}/k3s", k3s::BIN_DIR);

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::unit::{FEW, MANY, Unit, journal, kubectl, trouble};
 use super::wait::gone;
-use super::world::{SHORT, listens};
-use super::{Item, NodeCtx, NodeDef, Step, World, config, install};
+use super::{Item, NodeCtx, NodeDef, Step, config, install};
+use crate::access::{SHORT, World, listens};
 use crate::engine::Trouble;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::explain::seconds;
 use crate::machines::State;

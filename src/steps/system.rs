@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::world::SHORT;
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts, Prepare};
 use crate::machines::node_mac;

@@ -1,7 +1,7 @@
 //! k3s' unit on a node: how the init system has it, and what its log says of the start that counts.
 
-use super::world::SHORT;
-use super::{NodeCtx, World};
+use super::NodeCtx;
+use crate::access::{SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::guest::Since;

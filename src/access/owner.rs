@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::World;
+use super::secrets::random;
 use crate::engine::Trouble;
 use crate::machines::owner::is_there;
-use crate::machines::{Owner, Whose, machine_name, network_name};
+use crate::machines::{Claimant, Owner, Whose, machine_name, network_name};
 use crate::observed::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::os::lock::{self, Lock};
-use crate::os::many;
+use crate::os::sync::lock as held_by;
+use crate::os::{hash, many};
 
 /// Another p1 may be changing a network.
 const OTHERS: Duration = Duration::from_secs(600);
@@ -147,5 +149,50 @@ impl Claims {
         });
         done.into_iter().collect::<Result<(), _>>()?;
         Ok(())
+    }
+}
+
+impl World {
+    /// This folder as an owner; it is given its id when it is one for the first time.
+    pub fn owner(&self) -> Result<Owner, Trouble> {
+        let mut held = held_by(&self.owner);
+        if let Some(owner) = &*held {
+            return Ok(owner.clone());
+        }
+        let id = match self.state.id()? {
+            Some(id) => id,
+            None => {
+                let id: String = hash::hex(&random()?[..16]);
+                self.state.keep_id(&id)?;
+                id
+            }
+        };
+        let owner = Owner { cluster: self.cluster.name.clone(), id, folder: self.state.place() };
+        *held = Some(owner.clone());
+        Ok(owner)
+    }
+
+    /// Whose the machines are now that have the names of these nodes'.
+    pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, Trouble> {
+        let holdings = self.provider.holdings(&self.cluster, nodes, &self.cancel)?;
+        let us = self.claimant()?;
+        Ok(holdings
+            .machines
+            .into_iter()
+            .map(|(node, held)| {
+                let whose = us.judge(&held, Some(&node));
+                (node, whose)
+            })
+            .collect())
+    }
+
+    /// This folder as somebody who asks whose things are.
+    pub fn claimant(&self) -> Result<Claimant, Trouble> {
+        Ok(Claimant {
+            cluster: self.cluster.name.clone(),
+            folder: self.state.place(),
+            id: self.state.id()?,
+            machines: self.vagrant.ids(),
+        })
     }
 }

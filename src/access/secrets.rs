@@ -3,15 +3,16 @@
 //! A cluster that runs has them on its servers, so none is made where one may have them: another token restarts
 //! every node into a crash loop.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::World;
-use super::world::random;
 use crate::engine::Trouble;
-use crate::k3s::{Token, Tokens};
+use crate::k3s::{self, Token, Tokens};
 use crate::machines::State;
 use crate::os::files;
 use crate::os::sync::lock;
+use crate::redact::Redactor;
 use crate::spec::{Node, TokenSource};
 
 /// What is asked of a server: what k3s is configured with, or what it noted itself.
@@ -50,6 +51,37 @@ enum Has {
 struct Given {
     server: Token,
     agent: Option<Token>,
+}
+
+impl World {
+    /// Knows the secrets that this cluster has by now: the spec's, the tokens, the keys. Those that are made or
+    /// come to light later in this run it learns, with all its clones ([`World::learn_tokens`],
+    /// [`World::learn_access`]).
+    pub fn redactor(&self) -> Redactor {
+        let read = |path: PathBuf| files::read_if_there(&path).ok().flatten().unwrap_or_default();
+        self.redactor.learn(k3s::secrets(&self.cluster));
+        for path in [self.state.token(), self.state.former_token(), self.state.kept_token()] {
+            self.learn_tokens(&read(path));
+        }
+        self.redactor.learn(self.token.clone());
+        self.redactor.learn([read(self.state.key())]);
+        self.learn_access(&read(self.state.kubeconfig()));
+        self.redactor.clone()
+    }
+
+    /// The secrets of a file of tokens are known from here on: whatever stands behind the names, should it be
+    /// damaged.
+    pub fn learn_tokens(&self, text: &str) {
+        self.redactor.learn(text.lines().map(|l| l.split_once('=').map_or(l, |(_, value)| value)));
+    }
+
+    /// The secrets of a kubeconfig are known from here on.
+    pub fn learn_access(&self, kubeconfig: &str) {
+        let Ok(access) = k3s::kubeconfig::access(kubeconfig) else { return };
+        for pem in [access.key, access.cert] {
+            self.redactor.learn([k3s::kubeconfig::encode(&pem), String::from_utf8_lossy(&pem).into_owned()]);
+        }
+    }
 }
 
 impl World {
@@ -269,6 +301,15 @@ impl World {
         }
         Ok(files::read_if_there(&self.state.kept_token())?.and_then(|text| Tokens::parse(&text)))
     }
+}
+
+/// Bytes that nobody can guess.
+pub fn random() -> Result<[u8; 32], Trouble> {
+    use crate::os::files::At;
+    use std::io::Read;
+    let (path, mut bytes) = (std::path::Path::new("/dev/urandom"), [0; 32]);
+    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut bytes)).at("read", path)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,259 @@
+//! The one path to the cluster's API: whichever server answers, within one deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::World;
+use crate::api::{self, NodeStatus};
+use crate::engine::Trouble;
+use crate::k3s;
+use crate::machines;
+use crate::os::sync::lock;
+use crate::os::{self, files};
+use crate::spec::Node;
+use crate::ssh::Tunnel;
+
+/// How long a server's API port may take to open.
+const KNOCK: Duration = Duration::from_secs(2);
+/// What one question to the API may take, whichever servers are asked.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The last of them is asked for so long.
+const LEAST: Duration = Duration::from_secs(1);
+/// Where etcd's members answer each other (docs.k3s.io/installation/requirements).
+const PEERS: u16 = 2380;
+/// An answer of the API serves all who ask within so long of it.
+const FRESH: Duration = Duration::from_millis(300);
+
+impl World {
+    /// The API of the running cluster, by the kubeconfig in the state folder, at a server that answers.
+    fn api_by(&self, end: Instant) -> Result<Arc<api::Client>, Trouble> {
+        let mut held = lock(&self.api);
+        if let Some(client) = &*held {
+            return Ok(Arc::clone(client));
+        }
+        let path = self.state.kubeconfig();
+        let text = files::read_if_there(&path)?
+            .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
+        let (server, through) = self.way_to_api(end);
+        let ours = k3s::rewrite(&text, &k3s::server_url(server), &self.cluster.name)?;
+        let address = through.as_ref().map(Tunnel::address);
+        let client = Arc::new(api::Client::new(&ours, address, ANSWER)?);
+        *lock(&self.tunnel) = through;
+        *held = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Asks the API, over another server where the one that is asked does not answer: all of it within
+    /// [`ANSWER`], however many there are. What none of them answers may pass by itself; who has a
+    /// wait's bound asks again ([`super::wait::again`]).
+    pub fn ask<T>(&self, question: impl Fn(&api::Client) -> Result<T, api::Error>) -> Result<T, Trouble> {
+        let end = Instant::now() + ANSWER;
+        let ask =
+            |share| self.api_by(end).and_then(|api| question(&api.within(share)).map_err(Trouble::from));
+        let next = || {
+            self.turn.fetch_add(1, Ordering::Relaxed);
+            self.forget_api();
+        };
+        in_turn(self.cluster.servers().count(), end, || self.cancel.stopping(), ask, next)
+    }
+
+    /// The servers, the one that answered last first, without those whose machines are known to be off.
+    pub fn servers_in_turn(&self) -> Vec<&Node> {
+        let mut all: Vec<&Node> = self.cluster.servers().collect();
+        let turn = self.turn.load(Ordering::Relaxed) % all.len();
+        all.rotate_left(turn);
+        let seen = lock(&self.seen);
+        let off = |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running);
+        match all.iter().all(off) {
+            true => all,
+            false => all.into_iter().filter(|n| !off(n)).collect(),
+        }
+    }
+
+    /// A server whose API answers, and a way through SSH where this host cannot reach its address: SSH
+    /// may come by a forwarded port. All servers are knocked at at once; one that refuses is reached, but not
+    /// surely by its own word, so it comes last. A node that a step works on is left out, or the answer would
+    /// take as long as that work.
+    fn way_to_api(&self, end: Instant) -> (&Node, Option<Tunnel>) {
+        let servers = self.servers_in_turn();
+        let heard = os::many::each(servers.len(), &servers, |s| knock(s, KNOCK));
+        if let Some(at) = heard.iter().position(|h| *h == Knocked::Open) {
+            return (servers[at], None);
+        }
+        let of = |knocked| servers.iter().zip(&heard).filter(move |(_, h)| **h == knocked).map(|(s, _)| *s);
+        for server in of(Knocked::Silent).chain(of(Knocked::Refused)) {
+            if Instant::now() >= end {
+                break;
+            }
+            let port = k3s::config::api_port(server);
+            let Ok(remote) = self.remote(server) else { continue };
+            let Ok(remote) = remote.try_lock() else { continue };
+            let Ok(tunnel) = remote.tunnel("127.0.0.1", port) else { continue };
+            drop(remote);
+            let answers = || {
+                let (url, bound) = (k3s::server_url(server), Duration::from_secs(5));
+                api::cacerts(&url, Some(tunnel.address()), bound, &self.cancel).is_ok()
+            };
+            if servers.len() == 1 || answers() {
+                return (server, Some(tunnel));
+            }
+        }
+        (servers[0], None)
+    }
+
+    /// A server that runs, to work on the cluster through; `not` this one, which joins or leaves.
+    pub fn serving(&self, not: Option<&Node>) -> Result<&Node, Trouble> {
+        let mut servers = self.servers_in_turn();
+        servers.retain(|s| not.is_none_or(|n| n.name != s.name));
+        if let [only] = servers[..] {
+            return Ok(only);
+        }
+        let open = servers.iter().find(|s| listens(s, KNOCK));
+        open.or_else(|| servers.iter().find(|s| self.is_active(s))).copied().ok_or_else(|| {
+            Trouble::new("no other server of the cluster runs", "`p1 status` shows how they are.").transient()
+        })
+    }
+
+    /// Whether k3s runs on a server, by its own word.
+    pub fn is_up(&self, server: &Node) -> bool {
+        listens(server, KNOCK) || self.is_active(server)
+    }
+
+    /// Whether the unit is active on a server, by its init system's word.
+    pub fn is_active(&self, server: &Node) -> bool {
+        let script = self.guest(server).service().is_active(server.role.unit());
+        self.script(server, "looking for a server", &script).is_ok()
+    }
+
+    /// How many of the spec's servers have something that answers where etcd's members do, and how many there
+    /// are. Without a word over SSH: who asks wants to know why nobody else answers.
+    pub fn members(&self) -> (usize, usize) {
+        let servers: Vec<&Node> = self.cluster.servers().collect();
+        let seen = self.seen();
+        let runs = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == machines::State::Running);
+        let there = AtomicUsize::new(0);
+        os::many::each(servers.len(), &servers, |server| {
+            let etcd = (server.ip, PEERS).into();
+            let open =
+                || std::net::TcpStream::connect_timeout(&etcd, KNOCK).is_ok() || listens(server, KNOCK);
+            if runs(server) && open() {
+                there.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        (there.into_inner(), servers.len())
+    }
+
+    /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
+    /// costs as much as there are nodes.
+    pub fn nodes(&self) -> Result<Arc<Vec<NodeStatus>>, Trouble> {
+        let mut held = lock(&self.answer);
+        if let Some((asked, nodes)) = &*held
+            && asked.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(nodes));
+        }
+        let asked = Instant::now();
+        let nodes = Arc::new(self.ask(|api| api.nodes(&self.cancel))?);
+        *held = Some((asked, Arc::clone(&nodes)));
+        Ok(nodes)
+    }
+
+    /// What the API said is no longer so: the next [`World::nodes`] asks.
+    pub fn forget_nodes(&self) {
+        *lock(&self.answer) = None;
+    }
+
+    /// Another kubeconfig, or another server: the next [`World::ask`] looks.
+    pub fn forget_api(&self) {
+        *lock(&self.api) = None;
+    }
+}
+
+/// Asks `tries` servers at most, one after the other, for as long as what keeps them from answering may pass by
+/// itself. However many there are, all of it ends at `end`: each has half of what is left, the last one all.
+fn in_turn<T>(
+    mut tries: usize,
+    end: Instant,
+    stopping: impl Fn() -> bool,
+    ask: impl Fn(Duration) -> Result<T, Trouble>,
+    next: impl Fn(),
+) -> Result<T, Trouble> {
+    let mut first: Option<Trouble> = None;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let share = if tries > 1 { left / 2 } else { left }.max(LEAST);
+        match ask(share) {
+            // A server that is down, or one that is cut off from the others: the next one is asked.
+            Err(trouble) if trouble.may_pass() && !stopping() => {
+                tries = tries.saturating_sub(1);
+                next();
+                let trouble = first.get_or_insert(trouble);
+                if tries == 0 || Instant::now() >= end {
+                    // All have been asked: what the one says that answered before tells most.
+                    return Err(trouble.clone());
+                }
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether something accepts connections at a server's API port.
+pub fn listens(server: &Node, bound: Duration) -> bool {
+    knock(server, bound) == Knocked::Open
+}
+
+/// What a connection to a server's API port came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knocked {
+    Open,
+    /// The machine answers, and nothing listens there.
+    Refused,
+    Silent,
+}
+
+fn knock(server: &Node, bound: Duration) -> Knocked {
+    let address = (server.ip, k3s::config::api_port(server)).into();
+    match std::net::TcpStream::connect_timeout(&address, bound) {
+        Ok(_) => Knocked::Open,
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Knocked::Refused,
+        Err(_) => Knocked::Silent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fail_over_has_one_bound_however_many_servers_are_silent() {
+        let bound = LEAST * 4;
+        let shares = std::cell::RefCell::new(Vec::new());
+        let silent = |share: Duration| {
+            shares.borrow_mut().push(share);
+            std::thread::sleep(share);
+            Err::<u8, _>(Trouble::new(format!("silent {}", shares.borrow().len()), "").transient())
+        };
+        let start = Instant::now();
+        let trouble = in_turn(5, start + bound, || false, silent, || {}).unwrap_err();
+        assert_eq!(trouble.failure.cause, "silent 1", "the one that answered before tells most");
+        assert!(start.elapsed() < bound + 2 * LEAST, "{:?}", shares.borrow());
+        assert!(shares.borrow().len() > 2 && shares.borrow()[0] <= bound / 2, "{:?}", shares.borrow());
+
+        // The first is silent for its share, the second answers; what lasts is asked of nobody else.
+        let asked = std::cell::Cell::new(0);
+        let second = |_| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 { Ok(7) } else { Err(Trouble::new("reset", "").transient()) }
+        };
+        assert_eq!(in_turn(3, Instant::now() + bound, || false, second, || {}).unwrap(), 7);
+        asked.set(0);
+        let lasting = |_| {
+            asked.set(asked.get() + 1);
+            Err::<u8, _>(Trouble::new("forbidden", ""))
+        };
+        in_turn(3, Instant::now() + bound, || false, lasting, || {}).unwrap_err();
+        assert_eq!(asked.get(), 1);
+    }
+}

@@ -1,0 +1,317 @@
+//! k3s' files and the box, on this host.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::World;
+use crate::artifacts::{self, Bounds, Net, Progress};
+use crate::boxes::{self, Origin};
+use crate::engine::Trouble;
+use crate::k3s;
+use crate::machines::{BoxInfo, vagrant};
+use crate::observed::files::INSTALLER;
+use crate::observed::refusal;
+use crate::observed::{View, Wanted};
+use crate::os::files::{self, At};
+use crate::os::sync::lock;
+use crate::spec::{BoxRef, Cluster, Release, Source};
+use crate::state::{Pinned, State};
+
+/// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
+const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
+
+impl World {
+    /// The run goes to this version, whatever the cluster is held to.
+    pub fn aim_at(&self, version: &str) {
+        *lock(&self.aim) = Some(version.to_owned());
+    }
+
+    fn aim(&self) -> Option<String> {
+        lock(&self.aim).clone()
+    }
+
+    /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
+    /// verified.
+    pub fn files(
+        &self,
+        progress: &mut dyn FnMut(artifacts::Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Arc<artifacts::Files>, Trouble> {
+        // Held while downloading: whoever comes second waits and finds them.
+        let mut held = lock(&self.files);
+        if let Some(files) = &*held {
+            return Ok(Arc::clone(files));
+        }
+        let files = Arc::new(self.fetch(progress, warn)?);
+        self.note(|seen| {
+            seen.wanted = Some(wanted(&files));
+            seen.version.clone_from(&files.version);
+        });
+        // Only now it may be known which version it is.
+        let seen = self.seen();
+        if let Some(refusal) = refusal::refusal(&View::new(&self.cluster, &seen)) {
+            return Err(refusal.into());
+        }
+        self.keep_version(&files)?;
+        *held = Some(Arc::clone(&files));
+        Ok(files)
+    }
+
+    /// A line to be said before anything else, if what is used is not what it is called.
+    pub fn banner(&self) -> Option<String> {
+        let artifacts = &self.cluster.k3s.artifacts;
+        let crate::spec::Source::Path(installer) = artifacts.installer.as_ref()? else { return None };
+        banner_of(&files::read_if_there(installer).ok()??)
+    }
+
+    /// The box the machines are made from, if it is known and in Vagrant's home.
+    pub fn box_info(&self) -> Result<Option<BoxInfo>, Trouble> {
+        let Some(fact) = self.state.facts()?.image else { return Ok(None) };
+        if fact.wanted != image_wanted(self)? {
+            return Ok(None);
+        }
+        let info = self.vagrant.box_info(&fact.label, &fact.sha256);
+        Ok(self.vagrant.has_box(&info).then_some(info))
+    }
+
+    /// Writes the Vagrantfile, private as provisioners may have passwords, and makes the key that it names.
+    pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
+        self.public_key()?;
+        let info =
+            self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
+        let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
+        files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o600)?;
+        Ok(())
+    }
+}
+
+impl World {
+    /// Bounds of a download within a step: the step is what is tried again.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::new(&self.cluster.timeouts, &self.cluster.retry.once())
+    }
+
+    fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, Trouble> {
+        self.resolved_within(release, net, &self.bounds())
+    }
+
+    fn resolved_within(
+        &self,
+        release: &Release,
+        net: &Net,
+        bounds: &Bounds,
+    ) -> Result<artifacts::Resolved, Trouble> {
+        // Nodes are of this host's architecture: neither provider runs another one.
+        let arch = artifacts::arch(std::env::consts::ARCH)?;
+        let given = &self.cluster.k3s.artifacts;
+        Ok(artifacts::resolve(release, given, arch, &self.cache, net, bounds, &self.cancel)?)
+    }
+
+    /// The files that are here; else why they cannot be used, if it is more than that they are not.
+    pub fn without_connection(&self, release: &Release) -> Result<artifacts::Files, Option<Trouble>> {
+        let unless_absent = |error: artifacts::Error| match error {
+            artifacts::Error::Offline { .. } => None,
+            error => Some(Trouble::from(error)),
+        };
+        let net = Net { offline: true, ..self.net.clone() };
+        let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
+        let arch = artifacts::arch(std::env::consts::ARCH).map_err(unless_absent)?;
+        let resolved = artifacts::resolve(release, given, arch, &self.cache, &net, &bounds, &self.cancel)
+            .map_err(unless_absent)?;
+        artifacts::fetch(&resolved, &self.cache, &net, &bounds, &mut |_| {}, &self.cancel)
+            .map_err(unless_absent)
+    }
+
+    fn fetch_with(
+        &self,
+        net: &Net,
+        progress: &mut dyn FnMut(Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<artifacts::Files, Trouble> {
+        let (resolved, bounds) = (self.resolved(&self.release()?, net)?, self.bounds());
+        resolved.warnings.iter().cloned().for_each(&mut *warn);
+        Ok(artifacts::fetch(&resolved, &self.cache, net, &bounds, progress, &self.cancel)?)
+    }
+
+    fn fetch(
+        &self,
+        progress: &mut dyn FnMut(Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<artifacts::Files, Trouble> {
+        self.fetch_with(&self.net, progress, warn)
+    }
+
+    /// The version that a release is now, asking the network where that takes it.
+    pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), Trouble> {
+        // Not within a step, so that it is tried again here.
+        let bounds = Bounds::new(&self.cluster.timeouts, &self.cluster.retry);
+        let found = self.resolved_within(release, &self.net, &bounds)?;
+        Ok((found.version, found.warnings))
+    }
+
+    /// The release to look for: where an upgrade goes, else see [`release`].
+    pub fn release(&self) -> Result<Release, Trouble> {
+        match self.aim() {
+            Some(version) => Ok(Release::Version(version)),
+            None => release(&self.cluster, &self.state),
+        }
+    }
+
+    fn keep_version(&self, files: &artifacts::Files) -> Result<(), Trouble> {
+        let mut facts = self.state.facts()?;
+        facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: files.version.clone() });
+        self.state.keep(&facts)?;
+        Ok(())
+    }
+
+    /// Holds the cluster to a version.
+    pub fn pin(&self, version: &str) -> Result<(), Trouble> {
+        let mut facts = self.state.facts()?;
+        facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: Some(version.to_owned()) });
+        self.state.keep(&facts)?;
+        Ok(())
+    }
+}
+
+impl World {
+    /// The box that the machines were made from, even if Vagrant no longer has it.
+    pub fn known_box(&self) -> Result<Option<BoxInfo>, Trouble> {
+        let fact = self.state.facts()?.image;
+        Ok(fact.map(|f| self.vagrant.box_info(&f.label, &f.sha256)))
+    }
+}
+
+/// What the spec's channel or version is called.
+fn wanted_release(cluster: &Cluster) -> String {
+    match &cluster.k3s.release {
+        Release::Channel(name) | Release::Version(name) => name.clone(),
+    }
+}
+
+/// The release to look for: a channel that was resolved for this cluster stays what it was.
+pub fn release(cluster: &Cluster, state: &State) -> Result<Release, Trouble> {
+    let pinned = state.facts()?.k3s;
+    Ok(match pinned {
+        Some(Pinned { wanted, version: Some(version) }) if wanted == wanted_release(cluster) => {
+            Release::Version(version)
+        }
+        _ => cluster.k3s.release.clone(),
+    })
+}
+
+/// Everything that a run without a connection would miss on this host: of the box, of k3s' files. What
+/// cannot even be named, such as a channel's version, is told by what could not be asked for.
+pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
+    let mut all = Vec::new();
+    if of_box {
+        all.extend(box_missing(world));
+    }
+    if !of_k3s {
+        return all;
+    }
+    let net = Net { offline: true, ..world.net.clone() };
+    match world.release().and_then(|release| world.resolved(&release, &net)) {
+        Ok(resolved) => all.extend(artifacts::missing(&resolved)),
+        Err(trouble) => {
+            all.push(trouble.failure.cause);
+            let given = &world.cluster.k3s.artifacts;
+            let sources = given.binary.iter().chain(&given.installer).chain(&given.images);
+            all.extend(sources.filter_map(|source| artifacts::lacks(source, &world.cache)));
+        }
+    }
+    all
+}
+
+/// What the spec's box stands for just now: another text, another box.
+pub fn image_wanted(world: &World) -> Result<String, Trouble> {
+    Ok(match &world.cluster.image {
+        BoxRef::Definition(name) => match given(world, name)? {
+            Some(manifest) => format!("{name} {}", manifest.sha256),
+            None => format!("{name} {}", boxes::digest(&definition(world, name)?)),
+        },
+        BoxRef::Path(path) => {
+            let meta = fs::metadata(path).at("read", path)?;
+            let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+            format!("{} {} {}", path.display(), meta.len(), time.map_or(0, |t| t.as_nanos()))
+        }
+        BoxRef::Url { url, sha256 } => format!("{url} {sha256}"),
+    })
+}
+
+/// A box that the user put into the library under a name; it comes before a definition.
+pub fn given(world: &World, name: &str) -> Result<Option<boxes::Manifest>, Trouble> {
+    let manifest = world.library.get(name)?;
+    Ok(manifest.filter(|m| !matches!(m.origin, Origin::Built { .. })))
+}
+
+/// The definition of that name: the spec's own beside it, or one that comes with p1.
+pub fn definition(world: &World, name: &str) -> Result<boxes::Definition, Trouble> {
+    Ok(boxes::load(name, Some(&world.cluster.base.join("boxes")))?)
+}
+
+/// The box that was built of exactly this definition, if the library has it.
+pub fn of_definition(
+    world: &World,
+    name: &str,
+    definition: &boxes::Definition,
+) -> Result<Option<boxes::Manifest>, Trouble> {
+    let digest = boxes::digest(definition);
+    let there = world.library.get(name)?;
+    Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))
+}
+
+/// What a run without a connection would miss of the box.
+fn box_missing(world: &World) -> Option<String> {
+    match &world.cluster.image {
+        BoxRef::Path(_) => None,
+        BoxRef::Url { url, sha256 } => {
+            let source = Source::Url { url: url.clone(), sha256: sha256.clone() };
+            artifacts::lacks(&source, &world.cache).map(|url| format!("the box ({url})"))
+        }
+        BoxRef::Definition(name) => {
+            let there = given(world, name).ok().flatten().is_some()
+                || definition(world, name)
+                    .is_ok_and(|d| of_definition(world, name, &d).is_ok_and(|m| m.is_some()));
+            (!there).then(|| format!("the box `{name}`, which would have to be built from packages"))
+        }
+    }
+}
+
+/// What an installer says of itself within its first lines: `# p1-banner: TEXT`.
+fn banner_of(installer: &str) -> Option<String> {
+    let mark = installer.lines().take(5).find_map(|l| l.strip_prefix("# p1-banner:"))?;
+    Some(mark.trim().to_owned())
+}
+
+/// Where each file goes on a node.
+pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
+    let one = |file: &artifacts::File, path: String, mode| Wanted {
+        source: file.path.clone(),
+        path,
+        sha256: file.sha256.clone(),
+        len: file.len,
+        mode,
+    };
+    let mut all = vec![
+        one(&files.binary, format!("{}/k3s", k3s::BIN_DIR), 0o755),
+        one(&files.installer, INSTALLER.to_owned(), 0o700),
+    ];
+    for image in &files.images {
+        all.push(one(image, format!("{IMAGES}/{}", image.name), 0o600));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody may take a cluster of the stand-in for one of k3s.
+    #[test]
+    fn the_stand_in_says_what_it_is() {
+        let banner = banner_of(include_str!("../../tests/standin/install.sh")).unwrap();
+        assert!(banner.contains("stand-in"), "{banner}");
+        assert_eq!(banner_of("#!/bin/sh\n# Installs k3s.\n"), None);
+    }
+}

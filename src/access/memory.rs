@@ -1,0 +1,70 @@
+//! What is remembered of nodes from one run to the next.
+
+use super::World;
+use crate::engine::Trouble;
+use crate::machines::Made;
+use crate::os::sync::lock;
+use crate::spec::Node;
+use crate::state::NodeMemory;
+
+impl World {
+    /// What is remembered of a node's present machine.
+    pub fn memory(&self, node: &str) -> Option<NodeMemory> {
+        let machine = self.vagrant.id(node)?;
+        lock(&self.memory).get(node).filter(|m| m.machine == machine).cloned()
+    }
+
+    /// Remembers something of a node's present machine.
+    pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), Trouble> {
+        let mut change = Some(change);
+        self.remember_all([node], |_, memory| change.take().expect("of one node")(memory))
+    }
+
+    /// Remembers something of each of these nodes' present machines. Written once: what is remembered of
+    /// all nodes is one file.
+    pub fn remember_all<'n>(
+        &self,
+        nodes: impl IntoIterator<Item = &'n str>,
+        mut change: impl FnMut(&str, &mut NodeMemory),
+    ) -> Result<(), Trouble> {
+        let mut all = lock(&self.memory);
+        let mut changed = false;
+        for node in nodes {
+            let machine = self.vagrant.id(node).unwrap_or_default();
+            // Compared alone: with many nodes the others would be most of the work.
+            let before = all.get(node).cloned();
+            let entry = all.entry(node.to_owned()).or_default();
+            if entry.machine != machine {
+                // Written down before there was a machine to bind it to.
+                let made = entry.made.take().filter(|_| entry.machine.is_empty());
+                *entry = NodeMemory { machine, made, ..NodeMemory::default() };
+            }
+            change(node, entry);
+            changed |= Some(&*entry) != before.as_ref();
+        }
+        if changed {
+            self.state.remember(&all)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is remembered of a node whose machine is gone.
+    pub fn forget_memory(&self, node: &str) -> Result<(), Trouble> {
+        let mut all = lock(&self.memory);
+        if all.remove(node).is_some() {
+            self.state.remember(&all)?;
+        }
+        Ok(())
+    }
+
+    /// What the node's machine is made from and for, from here on.
+    pub fn remember_made(&self, node: &Node) -> Result<(), Trouble> {
+        let image = self.state.facts()?.image.map(|i| i.wanted).unwrap_or_default();
+        let network = &self.cluster.network;
+        let made = Made { role: node.role, ip: node.ip, cidr: network.cidr, nics: network.nics, image };
+        self.note(|seen| {
+            seen.made.insert(node.name.clone(), made.clone());
+        });
+        self.remember(&node.name, |m| m.made = Some(made))
+    }
+}

@@ -1,0 +1,154 @@
+//! The ways in: to nodes, to the API, to what this host and this folder keep of a cluster; and what was seen of it.
+
+mod api;
+mod files;
+mod memory;
+mod nodes;
+mod owner;
+mod secrets;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use crate::api::{Client, NodeStatus};
+use crate::artifacts::{self, Cache};
+use crate::boxes::Library;
+use crate::machines::vagrant::{Libvirt, Vagrant};
+use crate::machines::{Hypervisor, Owner};
+use crate::observed::Seen;
+use crate::os::Cancel;
+use crate::os::sync::lock;
+use crate::redact::Redactor;
+use crate::spec::Cluster;
+use crate::ssh::{Remote, Tunnel};
+use crate::state::{NodeMemory, State};
+
+pub use api::listens;
+pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
+pub use nodes::{INSECURE, SHORT};
+pub use owner::Claims;
+
+/// What a [`World`] is made of.
+pub struct Parts {
+    pub cluster: Cluster,
+    pub state: State,
+    /// What makes its machines.
+    pub provider: Box<dyn Hypervisor>,
+    /// How libvirt is used, if it is libvirt.
+    pub libvirt: Option<Libvirt>,
+    /// Its Vagrant.
+    pub vagrant: Vagrant,
+    /// This host's downloads.
+    pub cache: Cache,
+    /// How to get at what is elsewhere.
+    pub net: artifacts::Net,
+    /// This host's boxes.
+    pub library: Library,
+    /// A lock for what all clusters of this host share.
+    pub host_lock: PathBuf,
+    /// The user's own VAGRANT_HOME, for the plugins in it.
+    pub users_vagrant_home: Option<PathBuf>,
+    pub run: String,
+    /// The cluster's token, where the spec has it in the environment.
+    pub token: Option<String>,
+    pub cancel: Cancel,
+    /// At most so many nodes at a time.
+    pub jobs: usize,
+    /// Learns the secrets that this cluster has.
+    pub redactor: Redactor,
+}
+
+/// Everything shared.
+pub struct World {
+    parts: Parts,
+    seen: Mutex<Arc<Seen>>,
+    remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
+    files: Mutex<Option<Arc<artifacts::Files>>>,
+    api: Mutex<Option<Arc<Client>>>,
+    answer: Mutex<Option<(Instant, Arc<Vec<NodeStatus>>)>>,
+    tunnel: Mutex<Option<Tunnel>>,
+    /// Which server is asked first.
+    turn: AtomicUsize,
+    /// The version that an upgrade goes to.
+    aim: Mutex<Option<String>>,
+    destroying: Mutex<()>,
+    provisioning: Mutex<()>,
+    leaving: Mutex<()>,
+    getting: Mutex<()>,
+    making_key: Mutex<()>,
+    making_tokens: Mutex<()>,
+    memory: Mutex<BTreeMap<String, NodeMemory>>,
+    owner: Mutex<Option<Owner>>,
+}
+
+impl std::ops::Deref for World {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl World {
+    /// Nothing is looked at yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let memory = Mutex::new(parts.state.memory());
+        Arc::new(Self {
+            parts,
+            memory,
+            seen: Mutex::default(),
+            remotes: Mutex::default(),
+            files: Mutex::default(),
+            api: Mutex::default(),
+            answer: Mutex::default(),
+            tunnel: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            aim: Mutex::default(),
+            destroying: Mutex::default(),
+            provisioning: Mutex::default(),
+            leaving: Mutex::default(),
+            getting: Mutex::default(),
+            making_key: Mutex::default(),
+            owner: Mutex::default(),
+            making_tokens: Mutex::default(),
+        })
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&lock(&self.seen))
+    }
+
+    /// Keeps something that was seen.
+    pub fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(Arc::make_mut(&mut lock(&self.seen)));
+    }
+
+    /// The log of something that is no single step.
+    pub fn run_log(&self, name: &str) -> PathBuf {
+        self.state.log(&self.run, name)
+    }
+
+    /// One `vagrant destroy` at a time.
+    pub fn destroying(&self) -> MutexGuard<'_, ()> {
+        lock(&self.destroying)
+    }
+
+    /// One `vagrant provision` at a time.
+    pub fn provisioning(&self) -> MutexGuard<'_, ()> {
+        lock(&self.provisioning)
+    }
+
+    /// One server at a time leaves a cluster.
+    pub fn leaving(&self) -> MutexGuard<'_, ()> {
+        lock(&self.leaving)
+    }
+
+    /// What several steps of a run need is got by the first of them; the others wait and find it.
+    pub fn getting(&self) -> MutexGuard<'_, ()> {
+        lock(&self.getting)
+    }
+}

@@ -1,0 +1,205 @@
+//! The ways to nodes: how their machines are, and what is asked and done over SSH.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::World;
+use crate::engine::Trouble;
+use crate::guest::{self, Guest, NodeFacts};
+use crate::machines::{Kind, Machine, Whose, vagrant};
+use crate::os::files;
+use crate::os::sync::lock;
+use crate::spec::Node;
+use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote};
+use crate::state::NodeMemory;
+
+/// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
+pub const SHORT: Duration = Duration::from_secs(60);
+/// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
+pub const INSECURE: &str = "vagrant insecure public key";
+
+impl World {
+    /// How the machines are now.
+    pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
+        let ids = self.vagrant.ids();
+        let mut machines = self.provider.machines(&self.cluster, &ids, &self.cancel)?;
+        let known = lock(&self.seen).machines.clone();
+        // Named like ours: whose they are costs a question, and does not change.
+        let ours = |node: &String| {
+            self.cluster.node(node).is_some() || ids.contains_key(node) || known.contains_key(node)
+        };
+        let alike: BTreeSet<String> = machines.keys().filter(|n| !ours(n)).cloned().collect();
+        if !alike.is_empty() {
+            let whose = self.whose(&alike)?;
+            machines.retain(|n, _| !alike.contains(n) || whose.get(n).is_some_and(Whose::is_ours));
+        }
+        self.note(|seen| seen.machines.clone_from(&machines));
+        Ok(machines)
+    }
+
+    /// How one node's machine is now. What was seen of the others stays: steps at work on them know better.
+    pub fn look_at_machine(&self, node: &Node) -> Result<Option<Machine>, Trouble> {
+        let mut machines = self.provider.machines(&self.cluster, &self.vagrant.ids(), &self.cancel)?;
+        let machine = machines.remove(&node.name);
+        self.note(|seen| {
+            seen.machines.remove(&node.name);
+            seen.machines.extend(machine.clone().map(|m| (node.name.clone(), m)));
+        });
+        Ok(machine)
+    }
+
+    /// A node's machine is gone or new: what was known of it is no longer true.
+    pub fn forget_node(&self, node: &str) {
+        lock(&self.remotes).remove(node);
+        self.note(|seen| {
+            seen.nodes.remove(node);
+            seen.machines.remove(node);
+        });
+    }
+
+    /// The way to a node; does not connect yet.
+    pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, Trouble> {
+        if let Some(remote) = lock(&self.remotes).get(&node.name) {
+            return Ok(Arc::clone(remote));
+        }
+        let login = self.login(node)?;
+        let root = login.endpoint.user != vagrant::USER;
+        let mut remote = Remote::new(login, self.cancel.clone());
+        if root {
+            remote = remote.or_as(vagrant::USER);
+        }
+        let remote = Arc::new(Mutex::new(remote));
+        lock(&self.remotes).insert(node.name.clone(), Arc::clone(&remote));
+        Ok(remote)
+    }
+
+    /// How to log in to a node.
+    pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
+        let id = self.vagrant.id(&node.name).unwrap_or_default();
+        let address = match self.memory(&node.name).and_then(|m| m.made) {
+            // Where it is, which need not be where the spec wants the node to be.
+            Some(made) if made.nics == 1 && self.provider.kind() == Kind::Libvirt => (made.ip, 22).into(),
+            _ => self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?,
+        };
+        let endpoint = Endpoint {
+            node: node.name.clone(),
+            host: address.ip().to_string(),
+            port: address.port(),
+            user: match self.memory(&node.name) {
+                Some(NodeMemory { root: true, .. }) => "root".to_owned(),
+                _ => vagrant::USER.to_owned(),
+            },
+        };
+        let mut keys = vec![self.state.key()];
+        keys.extend(self.vagrant.insecure_keys());
+        let known_hosts = KnownHosts::learning(self.state.known_hosts());
+        Ok(Login { endpoint, keys, known_hosts, options: Options::default() })
+    }
+
+    /// A way to a node for the user's own commands: as the login user, not as root.
+    pub fn users_remote(&self, node: &Node) -> Result<Remote, Trouble> {
+        let mut login = self.login(node)?;
+        login.endpoint.user = vagrant::USER.to_owned();
+        Ok(Remote::new(login, self.cancel.clone()))
+    }
+
+    /// Works on a node over SSH.
+    pub fn on<T, E: Into<Trouble>>(
+        &self,
+        node: &Node,
+        work: impl FnOnce(&mut Remote) -> Result<T, E>,
+    ) -> Result<T, Trouble> {
+        let remote = self.remote(node)?;
+        let mut remote = lock(&remote);
+        work(&mut remote).map_err(Into::into)
+    }
+
+    /// Runs a short script of root's on a node; its output, if it exits with 0.
+    pub fn script(&self, node: &Node, what: &str, script: &str) -> Result<String, Trouble> {
+        self.on(node, |r| r.script(what, script, true, SHORT, &mut |_| {})?.ok().map(|o| o.text()))
+    }
+
+    /// Asks a node about itself.
+    pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+        let asked = epoch();
+        let text = self.script(node, "asking the node about itself", guest::SCRIPT)?;
+        let mut facts = guest::parse(&text)?;
+        // Of this moment: whoever reads it later may have waited for other nodes meanwhile.
+        facts.ahead = ahead(facts.epoch, asked, epoch());
+        self.note(|seen| {
+            seen.silent.remove(&node.name);
+            seen.remembered.remove(&node.name);
+            seen.nodes.insert(node.name.clone(), facts.clone().into());
+        });
+        Ok(facts)
+    }
+
+    /// A node's facts: those that were seen, or asked for now.
+    pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+        let seen = lock(&self.seen).nodes.get(&node.name).cloned();
+        seen.map_or_else(|| self.look_at_node(node), |facts| Ok((*facts).clone()))
+    }
+
+    /// The system of a node's machine, by what was seen of it.
+    pub fn guest(&self, node: &Node) -> &'static dyn Guest {
+        guest::of(lock(&self.seen).nodes.get(&node.name).map(|facts| &**facts))
+    }
+
+    /// The public half of the cluster's key; the first caller makes the pair.
+    pub fn public_key(&self) -> Result<String, Trouble> {
+        let _one = lock(&self.making_key);
+        let comment = format!("p1 {}", self.cluster.name);
+        let public = ssh::generate_key(&self.state.key(), &comment, &self.cancel)?;
+        self.redactor.learn([std::fs::read_to_string(self.state.key()).unwrap_or_default()]);
+        Ok(public)
+    }
+
+    /// Writes the configuration for `ssh -F`.
+    pub fn write_ssh_config(&self) -> Result<(), Trouble> {
+        let mut hosts = Vec::new();
+        for node in &self.cluster.nodes {
+            if let Ok(host) = self.ssh_host(node) {
+                hosts.push(host);
+            }
+        }
+        files::write_if_changed(&self.state.ssh_config(), ssh::config(&hosts).as_bytes(), 0o600)?;
+        Ok(())
+    }
+
+    /// A node for the system's `ssh`.
+    pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
+        Ok(ssh::Host {
+            endpoint: Endpoint { user: vagrant::USER.to_owned(), ..self.login(node)?.endpoint },
+            key: self.state.key(),
+            known_hosts: self.state.known_hosts(),
+        })
+    }
+}
+
+/// This host's clock, seconds since 1970.
+fn epoch() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// By how much a clock is ahead that said `said` at some moment between `from` and `to`.
+fn ahead(said: i64, from: i64, to: i64) -> i64 {
+    said - said.clamp(from, to.max(from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer that takes its time says nothing about the clock.
+    #[test]
+    fn a_clock_is_off_by_what_the_answers_time_does_not_explain() {
+        assert_eq!(ahead(1000, 1000, 1015), 0);
+        assert_eq!(ahead(1014, 1000, 1015), 0);
+        assert_eq!(ahead(1100, 1000, 1015), 85);
+        assert_eq!(ahead(900, 1000, 1015), -100);
+        // This host's own clock was set back meanwhile.
+        assert_eq!(ahead(1000, 1000, 990), 0);
+    }
+}
