@@ -388,7 +388,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("sshd", "tests/sshd.rs", false),
     ("cli", "tests/cli.rs", false),
     ("artifacts", "src/artifacts/tests.rs", false),
-    ("start", "src/steps/start.rs", false),
+    ("kubectl", "src/access/kubectl.rs", false),
     ("system", "src/steps/system.rs", false),
     ("steps", "src/steps/mod.rs", false),
     ("sim_apps", "tests/simulated/apps.rs", false),

@@ -115,6 +115,14 @@ impl World {
         })
     }
 
+    /// The server on which kubectl runs: one that the API calls Ready, the one that answered last before
+    /// others; else the first.
+    pub fn writer(&self) -> &Node {
+        let seen = self.seen();
+        let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
+        self.servers_in_turn().into_iter().find(ready).unwrap_or_else(|| self.cluster.first_server())
+    }
+
     /// Whether k3s runs on a server, by its own word.
     pub fn is_up(&self, server: &Node) -> bool {
         listens(server, KNOCK) || self.is_active(server)

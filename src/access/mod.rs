@@ -2,6 +2,7 @@
 
 mod api;
 mod files;
+pub mod kubectl;
 mod memory;
 mod nodes;
 mod owner;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::start::take_out;
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, uninstall};
+use crate::access::kubectl::take_out;
 use crate::access::{Claims, World};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};

@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step, rollouts};
 use crate::access::World;
+use crate::access::kubectl::{self, MANAGER, WRITE, applying, fed, stream};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
 use crate::explain::{Again, FailureKind, seconds};
-use crate::k3s;
 use crate::machines::State;
 use crate::observed::{Apps, View, holds};
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
-use crate::spec::{Cluster, Document, Manifest, Node, Object, Slot, When};
+use crate::spec::{Cluster, Document, Manifest, Object, Slot, When};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Manifests,
@@ -40,15 +40,10 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     apply,
 });
 
-/// One `kubectl` with many objects; each start of it takes six seconds under emulation.
-const WRITE: Duration = Duration::from_secs(300);
 /// For the API to answer one question, where it comes and goes.
 pub(super) const ANSWERS: Duration = Duration::from_secs(60);
 /// From a definition of a new kind to the kind.
 const ESTABLISHED: Duration = Duration::from_secs(60);
-/// The name under which the cluster keeps which fields are p1's.
-const MANAGER: &str = "p1";
-
 fn none_wanted(cluster: &Cluster) -> bool {
     cluster.manifests.is_empty() && cluster.namespaces.is_empty()
 }
@@ -237,14 +232,6 @@ impl World {
         let found = self.ask(|api| api.metadata(&path, &self.cancel));
         Ok(found.map_err(|trouble| about(&format!("Namespace {name}"), trouble))?.is_some())
     }
-
-    /// The server on which kubectl runs: one that the API calls Ready, the one that answered last before
-    /// others; else the first.
-    pub(super) fn writer(&self) -> &Node {
-        let seen = self.seen();
-        let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
-        self.servers_in_turn().into_iter().find(ready).unwrap_or_else(|| self.cluster.first_server())
-    }
 }
 
 /// A trouble with which object it is about.
@@ -266,58 +253,6 @@ fn diffed(line: &str) -> Option<String> {
         [kind, namespace, name @ ..] => Some(format!("{kind} {namespace}/{}", name.join("."))),
         _ => None,
     }
-}
-
-/// Runs root's script with kubectl in it on a server. What it says is told and written down without
-/// the values of Secrets.
-pub(super) fn kubectl(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets) -> Result<String, Trouble> {
-    let world = ctx.world;
-    let done = world.on(world.writer(), |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
-    let text = secrets.hide(&done.text());
-    for line in text.lines() {
-        ctx.control.log(line);
-    }
-    if done.status == 0 {
-        return Ok(text);
-    }
-    let wrong: Vec<&str> = text.lines().filter(|l| !l.ends_with("serverside-applied")).collect();
-    let lines = process::tail(&wrong.join("\n"), 8);
-    let cause = lines.iter().rev().find(|l| l.contains("rror")).or(lines.last());
-    let cause = cause.map_or(String::new(), |line| format!(": {}", line.trim()));
-    let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
-    let hint = if has(&["immutable"]) {
-        "What cannot be changed has to be made anew: delete the object with `p1 kubectl delete`, then `p1 retry`."
-    } else if has(&["no matches for kind"]) {
-        "The cluster does not know that kind: its definition (CRD) has to be applied as well, or k3s is too old for it."
-    } else if has(&["is being terminated", "because it is being"]) {
-        "The namespace is being deleted; `p1 retry` goes on when it is gone."
-    } else {
-        ""
-    };
-    let kind = FailureKind::Exit { code: done.status };
-    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).kind(kind).evidence(lines);
-    Err(if k3s::kubectl::passes(&text) { trouble.transient() } else { trouble })
-}
-
-/// Shell text that gives `text` to a command's standard input.
-pub(super) fn fed(command: &str, text: &str) -> String {
-    // A text cannot hold its own digest.
-    let mark = format!("P1_{}", super::short_digest(&[text]));
-    format!("{command} <<'{mark}'\n{}\n{mark}\n", text.trim_end_matches('\n'))
-}
-
-/// Documents as one stream, each behind its mark. kubectl takes a stream whose first character is `{` for
-/// JSON to its end, and stumbles over the first mark in it (apimachinery, pkg/util/yaml,
-/// `YAMLOrJSONDecoder`); behind a mark JSON is YAML.
-pub(super) fn stream(documents: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    let text = |d: &str| format!("---\n{}\n", d.trim_start_matches('\n').trim_end());
-    documents.into_iter().map(|d| text(d.as_ref())).collect()
-}
-
-/// The command that applies what comes in.
-pub(super) fn applying(namespace: Option<&str>) -> String {
-    let place = namespace.map_or(String::new(), |n| format!(" -n {}", quote(n)));
-    format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
 }
 
 /// A document of an entry.
@@ -590,7 +525,9 @@ pub(super) fn put(
     script.push_str(&texts(&early_pieces));
     if !definitions.is_empty() {
         ctx.control.says("applying definitions");
-        kubectl(ctx, "applying the definitions", &script, &wanted.secrets)?;
+        kubectl::apply(ctx.world, "applying the definitions", &script, &wanted.secrets, &mut |line| {
+            ctx.control.log(line)
+        })?;
         begun = true;
         established(ctx, &definitions)?;
         place(&mut kinds, &mut new, 0)?;
@@ -612,7 +549,9 @@ pub(super) fn put(
             n => format!("applying {n} objects"),
         });
         script.push_str(&texts(&rest));
-        kubectl(ctx, "applying the manifests", &script, &wanted.secrets)?;
+        kubectl::apply(ctx.world, "applying the manifests", &script, &wanted.secrets, &mut |line| {
+            ctx.control.log(line)
+        })?;
         begun = true;
         let mut awaited = Vec::new();
         for piece in rest.iter().filter(|p| p.wait) {
@@ -632,7 +571,9 @@ pub(super) fn put(
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     if part == Part::Foundations {
         let all = Inventory { foundations: new.foundations.clone(), ..new.with(old) };
-        kubectl(ctx, "noting what was applied", &note(&all), &wanted.secrets)?;
+        kubectl::apply(ctx.world, "noting what was applied", &note(&all), &wanted.secrets, &mut |line| {
+            ctx.control.log(line)
+        })?;
         again(ctx, ANSWERS, || world.look_at_apps())?;
         return Ok(Some(count(new.objects.len(), "object")));
     }
@@ -652,7 +593,9 @@ pub(super) fn put(
         true => format!("k3s kubectl -n kube-system delete --ignore-not-found configmap {}\n", apps::NAME),
         false => note(&new),
     });
-    kubectl(ctx, "noting what was applied", &script, &wanted.secrets)?;
+    kubectl::apply(ctx.world, "noting what was applied", &script, &wanted.secrets, &mut |line| {
+        ctx.control.log(line)
+    })?;
     // What was seen before no longer holds.
     again(ctx, ANSWERS, || world.look_at_apps())?;
     let mut said = vec![count(new.objects.len(), "object")];

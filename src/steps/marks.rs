@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::unit::kubectl;
 use super::{Item, NodeCtx, NodeDef, Step, install};
+use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::guest::NodeFacts;

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{MANY, Unit, journal, kubectl, trouble, with_facts};
+use super::unit::{MANY, Unit, journal, trouble, with_facts};
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};

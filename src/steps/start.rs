@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{FEW, MANY, Unit, journal, kubectl, trouble};
+use super::unit::{FEW, MANY, Unit, journal, trouble};
 use super::wait::gone;
 use super::{Item, NodeCtx, NodeDef, Step, config, install};
-use crate::access::{SHORT, World, listens};
+use crate::access::kubectl::{kubectl, take_out};
+use crate::access::{SHORT, listens};
 use crate::engine::Trouble;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;
@@ -40,14 +41,6 @@ pub const STEP: Step = Step::Node(NodeDef {
     inputs,
     apply,
 });
-
-/// What kubectl says of an API that is just not there, as patterns of the shell. The last three are
-/// client-go's words for a connection that is cut.
-const AGAIN: &str = "*Unavailable*|*etcdserver:*|*refused*|*imeout*|*'timed out'*|*'unable to handle the request'*\
-                     |*EOF*|*'Unable to connect'*|*'connection reset'*";
-/// How long the API may take to let go of a node; of a server etcd has to do so as well. A minute less is
-/// what kubectl is asked again for.
-const FORGET: Duration = Duration::from_secs(180);
 
 pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
@@ -264,83 +257,4 @@ fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     take_out(world, server, &node.name)?;
     ctx.control.log("removed the Node object and the password of the machine that had this name before");
     Ok(())
-}
-
-/// Takes a node's object and its password out of the cluster, through a server. While etcd gives a member up
-/// it is without a leader for a moment, and servers whose leases run out meanwhile end and are started again
-/// (seen on k3s v1.21): what the API cannot do just now is asked for again.
-pub fn take_out(world: &World, server: &Node, name: &str) -> Result<(), Trouble> {
-    let script = taking_out(name, FORGET - SHORT);
-    world.on(server, |r| {
-        r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
-    })?;
-    Ok(())
-}
-
-fn taking_out(name: &str, bound: Duration) -> String {
-    format!(
-        "end=$(($(date +%s) + {}))\n\
-         again() {{\n\
-         until said=$(\"$@\" 2>&1); do\n\
-         echo \"$said\"\n\
-         case $said in {AGAIN}) ;; *) return 1 ;; esac\n\
-         [ \"$(date +%s)\" -lt $end ] || return 1\n\
-         sleep 2\n\
-         done\n\
-         echo \"$said\"\n\
-         }}\n\
-         again k3s kubectl delete node {name} --ignore-not-found --timeout=10s || exit 1\n\
-         again k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=10s || exit 1\n",
-        bound.as_secs()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::os::{Cancel, process};
-
-    /// The script, with a k3s that says each of `words` once, failing, before it does as it is told.
-    fn taken_out(words: &[&str]) -> Result<process::Finished, process::Error> {
-        let dir = tempfile::tempdir().unwrap();
-        let said = dir.path().join("words");
-        std::fs::write(&said, words.iter().map(|w| format!("{w}\n")).collect::<String>()).unwrap();
-        let script = format!(
-            "sleep() {{ :; }}\n\
-             k3s() {{\n\
-             if read -r word <{0}; then sed -i 1d {0}; echo \"$word\" >&2; return 1; fi\n\
-             echo \"$*\"\n\
-             }}\n{1}",
-            said.display(),
-            taking_out("server-1", Duration::from_secs(20))
-        );
-        let cmd = process::Cmd::new("sh").stdin(script);
-        process::run(&cmd, Duration::from_secs(20), &Cancel::new())
-    }
-
-    #[test]
-    fn a_node_is_taken_out_while_the_api_comes_and_goes() {
-        // What a real one said when etcd's leader was taken out, and what client-go says of others.
-        let done = taken_out(&[
-            "Error from server: etcdserver: leader changed",
-            "Unable to connect to the server: EOF",
-            "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?",
-            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
-            "Unable to connect to the server: net/http: TLS handshake timeout",
-            "error: timed out waiting for the condition on nodes/server-1",
-            "error: read tcp 127.0.0.1:6443: read: connection reset by peer",
-        ])
-        .unwrap();
-        let out = done.ok().unwrap().stdout;
-        assert!(
-            out.contains("kubectl delete node server-1") && out.contains("server-1.node-password.k3s"),
-            "{out}"
-        );
-    }
-
-    #[test]
-    fn what_asking_again_does_not_mend_is_said_at_once() {
-        let done = taken_out(&["Error from server (Forbidden): nodes \"server-1\" is forbidden"]).unwrap();
-        assert!(done.ok().is_err());
-    }
 }

@@ -65,15 +65,6 @@ pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Resu
         .collect())
 }
 
-/// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
-/// try.
-pub fn kubectl(world: &World, server: &Node, what: &str, script: &str) -> Result<String, Trouble> {
-    let done = world.on(server, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
-    let passes = k3s::kubectl::passes(&done.text());
-    let done = done.ok().map(|done| done.text()).map_err(Trouble::from);
-    done.map_err(|trouble| if passes { trouble.transient() } else { trouble })
-}
-
 /// Why a unit does not come up, from what one start of it said.
 pub fn trouble(
     ctx: &NodeCtx<'_>,

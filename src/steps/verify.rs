@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::manifests::{applying, fed, kubectl, stream};
 use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of};
+use crate::access::kubectl::{self, applying, fed, stream};
 use crate::access::{SHORT, World};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
@@ -329,7 +329,10 @@ fn place(kind: &str, name: &str) -> String {
 
 /// kubectl, again where what it needs comes and goes.
 fn writes(ctx: &Ctx<'_>, what: &str, script: &str) -> Result<(), Trouble> {
-    again(ctx, ANSWERS, || kubectl(ctx, what, script, &Secrets::default())).map(drop)
+    again(ctx, ANSWERS, || {
+        kubectl::apply(ctx.world, what, script, &Secrets::default(), &mut |line| ctx.control.log(line))
+    })
+    .map(drop)
 }
 
 fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {

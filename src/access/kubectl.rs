@@ -1,0 +1,169 @@
+//! kubectl, which runs on a server, where its version fits: a script of root's.
+
+use std::time::Duration;
+
+use super::{SHORT, World};
+use crate::apps::Secrets;
+use crate::engine::Trouble;
+use crate::explain::FailureKind;
+use crate::k3s;
+use crate::os::hash;
+use crate::os::process::{self, quote};
+use crate::spec::Node;
+
+/// One `kubectl` with many objects; each start of it takes six seconds under emulation.
+pub const WRITE: Duration = Duration::from_secs(300);
+/// The name under which the cluster keeps which fields are p1's.
+pub const MANAGER: &str = "p1";
+/// What kubectl says of an API that is just not there, as patterns of the shell. The last three are
+/// client-go's words for a connection that is cut.
+const AGAIN: &str = "*Unavailable*|*etcdserver:*|*refused*|*imeout*|*'timed out'*|*'unable to handle the request'*\
+                     |*EOF*|*'Unable to connect'*|*'connection reset'*";
+/// How long the API may take to let go of a node; of a server etcd has to do so as well. A minute less is
+/// what kubectl is asked again for.
+const FORGET: Duration = Duration::from_secs(180);
+
+/// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
+/// try.
+pub fn kubectl(world: &World, server: &Node, what: &str, script: &str) -> Result<String, Trouble> {
+    let done = world.on(server, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
+    let passes = k3s::kubectl::passes(&done.text());
+    let done = done.ok().map(|done| done.text()).map_err(Trouble::from);
+    done.map_err(|trouble| if passes { trouble.transient() } else { trouble })
+}
+
+/// Runs root's script with kubectl in it on a server. What it says is told and written down without
+/// the values of Secrets.
+pub fn apply(
+    world: &World,
+    what: &str,
+    script: &str,
+    secrets: &Secrets,
+    log: &mut dyn FnMut(&str),
+) -> Result<String, Trouble> {
+    let done = world.on(world.writer(), |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
+    let text = secrets.hide(&done.text());
+    for line in text.lines() {
+        log(line);
+    }
+    if done.status == 0 {
+        return Ok(text);
+    }
+    let wrong: Vec<&str> = text.lines().filter(|l| !l.ends_with("serverside-applied")).collect();
+    let lines = process::tail(&wrong.join("\n"), 8);
+    let cause = lines.iter().rev().find(|l| l.contains("rror")).or(lines.last());
+    let cause = cause.map_or(String::new(), |line| format!(": {}", line.trim()));
+    let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
+    let hint = if has(&["immutable"]) {
+        "What cannot be changed has to be made anew: delete the object with `p1 kubectl delete`, then `p1 retry`."
+    } else if has(&["no matches for kind"]) {
+        "The cluster does not know that kind: its definition (CRD) has to be applied as well, or k3s is too old for it."
+    } else if has(&["is being terminated", "because it is being"]) {
+        "The namespace is being deleted; `p1 retry` goes on when it is gone."
+    } else {
+        ""
+    };
+    let kind = FailureKind::Exit { code: done.status };
+    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).kind(kind).evidence(lines);
+    Err(if k3s::kubectl::passes(&text) { trouble.transient() } else { trouble })
+}
+
+/// Shell text that gives `text` to a command's standard input.
+pub fn fed(command: &str, text: &str) -> String {
+    // A text cannot hold its own digest.
+    let mark = format!("P1_{}", hash::hex(&hash::parts(&[text])[..8]));
+    format!("{command} <<'{mark}'\n{}\n{mark}\n", text.trim_end_matches('\n'))
+}
+
+/// Documents as one stream, each behind its mark. kubectl takes a stream whose first character is `{` for
+/// JSON to its end, and stumbles over the first mark in it (apimachinery, pkg/util/yaml,
+/// `YAMLOrJSONDecoder`); behind a mark JSON is YAML.
+pub fn stream(documents: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let text = |d: &str| format!("---\n{}\n", d.trim_start_matches('\n').trim_end());
+    documents.into_iter().map(|d| text(d.as_ref())).collect()
+}
+
+/// The command that applies what comes in.
+pub fn applying(namespace: Option<&str>) -> String {
+    let place = namespace.map_or(String::new(), |n| format!(" -n {}", quote(n)));
+    format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
+}
+
+/// Takes a node's object and its password out of the cluster, through a server. While etcd gives a member up
+/// it is without a leader for a moment, and servers whose leases run out meanwhile end and are started again
+/// (seen on k3s v1.21): what the API cannot do just now is asked for again.
+pub fn take_out(world: &World, server: &Node, name: &str) -> Result<(), Trouble> {
+    let script = taking_out(name, FORGET - SHORT);
+    world.on(server, |r| {
+        r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
+    })?;
+    Ok(())
+}
+
+fn taking_out(name: &str, bound: Duration) -> String {
+    format!(
+        "end=$(($(date +%s) + {}))\n\
+         again() {{\n\
+         until said=$(\"$@\" 2>&1); do\n\
+         echo \"$said\"\n\
+         case $said in {AGAIN}) ;; *) return 1 ;; esac\n\
+         [ \"$(date +%s)\" -lt $end ] || return 1\n\
+         sleep 2\n\
+         done\n\
+         echo \"$said\"\n\
+         }}\n\
+         again k3s kubectl delete node {name} --ignore-not-found --timeout=10s || exit 1\n\
+         again k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=10s || exit 1\n",
+        bound.as_secs()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::Cancel;
+
+    /// The script, with a k3s that says each of `words` once, failing, before it does as it is told.
+    fn taken_out(words: &[&str]) -> Result<process::Finished, process::Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("words");
+        std::fs::write(&said, words.iter().map(|w| format!("{w}\n")).collect::<String>()).unwrap();
+        let script = format!(
+            "sleep() {{ :; }}\n\
+             k3s() {{\n\
+             if read -r word <{0}; then sed -i 1d {0}; echo \"$word\" >&2; return 1; fi\n\
+             echo \"$*\"\n\
+             }}\n{1}",
+            said.display(),
+            taking_out("server-1", Duration::from_secs(20))
+        );
+        let cmd = process::Cmd::new("sh").stdin(script);
+        process::run(&cmd, Duration::from_secs(20), &Cancel::new())
+    }
+
+    #[test]
+    fn a_node_is_taken_out_while_the_api_comes_and_goes() {
+        // What a real one said when etcd's leader was taken out, and what client-go says of others.
+        let done = taken_out(&[
+            "Error from server: etcdserver: leader changed",
+            "Unable to connect to the server: EOF",
+            "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?",
+            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+            "Unable to connect to the server: net/http: TLS handshake timeout",
+            "error: timed out waiting for the condition on nodes/server-1",
+            "error: read tcp 127.0.0.1:6443: read: connection reset by peer",
+        ])
+        .unwrap();
+        let out = done.ok().unwrap().stdout;
+        assert!(
+            out.contains("kubectl delete node server-1") && out.contains("server-1.node-password.k3s"),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn what_asking_again_does_not_mend_is_said_at_once() {
+        let done = taken_out(&["Error from server (Forbidden): nodes \"server-1\" is forbidden"]).unwrap();
+        assert!(done.ok().is_err());
+    }
+}
