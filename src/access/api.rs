@@ -1,5 +1,6 @@
 //! The one path to the cluster's API: whichever server answers, within one deadline.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use super::World;
 use crate::api::{self, NodeStatus};
 use crate::engine::Trouble;
 use crate::k3s;
-use crate::machines;
+use crate::machines::{self, Machine};
 use crate::os::sync::lock;
 use crate::os::{self, files};
 use crate::spec::Node;
@@ -24,6 +25,17 @@ const LEAST: Duration = Duration::from_secs(1);
 const PEERS: u16 = 2380;
 /// An answer of the API serves all who ask within so long of it.
 const FRESH: Duration = Duration::from_millis(300);
+
+/// Through which server something is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Via<'a> {
+    /// Any that runs.
+    Any,
+    /// Any but this one, which joins or leaves.
+    Not(&'a Node),
+    /// This one.
+    On(&'a Node),
+}
 
 impl World {
     /// The API of the running cluster, by the kubeconfig in the state folder, at a server that answers.
@@ -102,25 +114,39 @@ impl World {
         (servers[0], None)
     }
 
-    /// A server that runs, to work on the cluster through; `not` this one, which joins or leaves.
-    pub fn serving(&self, not: Option<&Node>) -> Result<&Node, Trouble> {
+    /// A server to work on the cluster through. Of several, one whose API port is open, and of those one that the
+    /// API calls Ready, the one that answered last before others; where this host cannot reach any, one whose k3s is
+    /// active by its own word.
+    pub fn server<'a>(&'a self, via: Via<'a>) -> Result<&'a Node, Trouble> {
+        let not = match via {
+            Via::On(node) => return Ok(node),
+            Via::Not(node) => Some(&node.name),
+            Via::Any => None,
+        };
+        let seen = self.seen();
         let mut servers = self.servers_in_turn();
-        servers.retain(|s| not.is_none_or(|n| n.name != s.name));
+        servers.retain(|s| Some(&s.name) != not);
+        let other = if not.is_some() { "other " } else { "" };
+        let off = |n: &&Node, machines: &BTreeMap<String, Machine>| {
+            machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running)
+        };
+        // Seen a while ago, maybe.
+        if servers.iter().all(|n| off(n, &seen.machines)) {
+            let now = self.look_at_machines()?;
+            if servers.iter().all(|n| off(n, &now)) {
+                let what = format!("no {other}server's machine runs");
+                return Err(Trouble::new(what, "`p1 start` starts them."));
+            }
+        }
         if let [only] = servers[..] {
             return Ok(only);
         }
+        servers.sort_by_key(|s| !seen.api.as_ref().and_then(|a| a.get(&s.name)).is_some_and(|s| s.ready));
         let open = servers.iter().find(|s| listens(s, KNOCK));
         open.or_else(|| servers.iter().find(|s| self.is_active(s))).copied().ok_or_else(|| {
-            Trouble::new("no other server of the cluster runs", "`p1 status` shows how they are.").transient()
+            let what = format!("no {other}server of the cluster runs");
+            Trouble::new(what, "`p1 status` shows how they are.").transient()
         })
-    }
-
-    /// The server on which kubectl runs: one that the API calls Ready, the one that answered last before
-    /// others; else the first.
-    pub fn writer(&self) -> &Node {
-        let seen = self.seen();
-        let ready = |n: &&Node| seen.api.as_ref().and_then(|a| a.get(&n.name)).is_some_and(|s| s.ready);
-        self.servers_in_turn().into_iter().find(ready).unwrap_or_else(|| self.cluster.first_server())
     }
 
     /// Whether k3s runs on a server, by its own word.

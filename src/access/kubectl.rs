@@ -2,31 +2,28 @@
 
 use std::time::Duration;
 
-use super::{SHORT, World};
+use super::{SHORT, Via, World};
 use crate::apps::Secrets;
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::os::hash;
 use crate::os::process::{self, quote};
-use crate::spec::Node;
+use crate::spec::{Node, Role};
+use crate::ssh::Output;
 
 /// One `kubectl` with many objects; each start of it takes six seconds under emulation.
 pub const WRITE: Duration = Duration::from_secs(300);
 /// The name under which the cluster keeps which fields are p1's.
 pub const MANAGER: &str = "p1";
-/// What kubectl says of an API that is just not there, as patterns of the shell. The last three are
-/// client-go's words for a connection that is cut.
-const AGAIN: &str = "*Unavailable*|*etcdserver:*|*refused*|*imeout*|*'timed out'*|*'unable to handle the request'*\
-                     |*EOF*|*'Unable to connect'*|*'connection reset'*";
 /// How long the API may take to let go of a node; of a server etcd has to do so as well. A minute less is
 /// what kubectl is asked again for.
 const FORGET: Duration = Duration::from_secs(180);
 
 /// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
 /// try.
-pub fn kubectl(world: &World, server: &Node, what: &str, script: &str) -> Result<String, Trouble> {
-    let done = world.on(server, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
+pub fn kubectl(world: &World, via: Via<'_>, what: &str, script: &str) -> Result<String, Trouble> {
+    let done = world.on(world.server(via)?, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
     let passes = k3s::kubectl::passes(&done.text());
     let done = done.ok().map(|done| done.text()).map_err(Trouble::from);
     done.map_err(|trouble| if passes { trouble.transient() } else { trouble })
@@ -41,7 +38,7 @@ pub fn apply(
     secrets: &Secrets,
     log: &mut dyn FnMut(&str),
 ) -> Result<String, Trouble> {
-    let done = world.on(world.writer(), |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
+    let done = world.on(world.server(Via::Any)?, |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
     let text = secrets.hide(&done.text());
     for line in text.lines() {
         log(line);
@@ -89,12 +86,32 @@ pub fn applying(namespace: Option<&str>) -> String {
     format!("k3s kubectl apply --server-side --force-conflicts --field-manager={MANAGER}{place} -f -")
 }
 
+/// Takes the pods off a node, through another server where there are several; what kubectl said. `force`: those without a
+/// controller too.
+pub fn drain(
+    world: &World,
+    node: &Node,
+    bound: Duration,
+    force: bool,
+    log: &mut dyn FnMut(&str),
+) -> Result<Output, Trouble> {
+    let alone = node.role == Role::Server && world.cluster.servers().count() == 1;
+    let via = if alone { Via::On(node) } else { Via::Not(node) };
+    let script = format!(
+        "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data{} --timeout={}s\n",
+        node.name,
+        if force { " --force" } else { "" },
+        bound.as_secs()
+    );
+    world.on(world.server(via)?, |r| r.script("draining the node", &script, true, bound + SHORT, log))
+}
+
 /// Takes a node's object and its password out of the cluster, through a server. While etcd gives a member up
 /// it is without a leader for a moment, and servers whose leases run out meanwhile end and are started again
 /// (seen on k3s v1.21): what the API cannot do just now is asked for again.
-pub fn take_out(world: &World, server: &Node, name: &str) -> Result<(), Trouble> {
-    let script = taking_out(name, FORGET - SHORT);
-    world.on(server, |r| {
+pub fn take_out(world: &World, node: &Node) -> Result<(), Trouble> {
+    let script = taking_out(&node.name, FORGET - SHORT);
+    world.on(world.server(Via::Not(node))?, |r| {
         r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
     })?;
     Ok(())
@@ -106,7 +123,7 @@ fn taking_out(name: &str, bound: Duration) -> String {
          again() {{\n\
          until said=$(\"$@\" 2>&1); do\n\
          echo \"$said\"\n\
-         case $said in {AGAIN}) ;; *) return 1 ;; esac\n\
+         case $said in {passing}) ;; *) return 1 ;; esac\n\
          [ \"$(date +%s)\" -lt $end ] || return 1\n\
          sleep 2\n\
          done\n\
@@ -114,7 +131,8 @@ fn taking_out(name: &str, bound: Duration) -> String {
          }}\n\
          again k3s kubectl delete node {name} --ignore-not-found --timeout=10s || exit 1\n\
          again k3s kubectl -n kube-system delete secret {name}.node-password.k3s --ignore-not-found --timeout=10s || exit 1\n",
-        bound.as_secs()
+        bound.as_secs(),
+        passing = k3s::kubectl::passing_pattern()
     )
 }
 

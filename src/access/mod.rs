@@ -27,7 +27,7 @@ use crate::spec::Cluster;
 use crate::ssh::{Remote, Tunnel};
 use crate::state::{NodeMemory, State};
 
-pub use api::listens;
+pub use api::{Via, listens};
 pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
 pub use nodes::{INSECURE, SHORT};
 pub use owner::Claims;

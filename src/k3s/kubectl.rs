@@ -1,32 +1,41 @@
 //! What kubectl's words mean.
 
-/// Whether it failed for what passes by itself: an API that comes and goes, etcd without a leader for a moment, a
-/// webhook whose pods are about to run, an object that is about to be gone. The last ones are client-go's
-/// words for a connection that is cut.
+/// Signs of what passes by itself: an API that comes and goes, etcd without a leader for a moment, a webhook whose pods
+/// are about to run, an object that is about to be gone. The last ones are client-go's words for a connection that is cut
+/// and for an answer that takes too long.
+const SIGNS: [&str; 21] = [
+    "connection refused",
+    "was refused",
+    "failed calling webhook",
+    "etcdserver",
+    "Internal error",
+    "(InternalError)",
+    "(ServiceUnavailable)",
+    "(TooManyRequests)",
+    "(Timeout)",
+    "(ServerTimeout)",
+    "currently unable",
+    "unable to handle the request",
+    "i/o timeout",
+    "TLS handshake",
+    "is being terminated",
+    "because it is being",
+    "not yet ready",
+    "try again later",
+    "connection reset",
+    "Unable to connect to the server",
+    "timed out waiting for the condition",
+];
+
+/// Whether it failed for what passes by itself.
 pub fn passes(text: &str) -> bool {
-    const SIGNS: [&str; 20] = [
-        "connection refused",
-        "was refused",
-        "failed calling webhook",
-        "etcdserver",
-        "Internal error",
-        "(InternalError)",
-        "(ServiceUnavailable)",
-        "(TooManyRequests)",
-        "(Timeout)",
-        "(ServerTimeout)",
-        "currently unable",
-        "unable to handle the request",
-        "i/o timeout",
-        "TLS handshake",
-        "is being terminated",
-        "because it is being",
-        "not yet ready",
-        "try again later",
-        "connection reset",
-        "Unable to connect to the server",
-    ];
     SIGNS.iter().any(|sign| text.contains(sign)) || text.lines().any(|l| l.trim_end().ends_with(": EOF"))
+}
+
+/// The same as a pattern of the shell's `case`, for what is tried again on a node.
+pub fn passing_pattern() -> String {
+    let signs = SIGNS.iter().map(|sign| format!("*'{sign}'*"));
+    signs.chain(["*': EOF'*".to_owned()]).collect::<Vec<_>>().join("|")
 }
 
 #[cfg(test)]

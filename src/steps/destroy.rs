@@ -7,8 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, uninstall};
-use crate::access::kubectl::take_out;
-use crate::access::{Claims, World};
+use crate::access::{Claims, kubectl};
 use crate::engine::Trouble;
 use crate::explain::{Explain, seconds};
 use crate::machines::{Leftovers, State};
@@ -91,17 +90,6 @@ fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     }
 }
 
-/// A server that can be told about others, rather one that is Ready.
-fn teller<'a>(world: &'a World, node: &Node, api: &Api) -> Option<&'a Node> {
-    let seen = world.seen();
-    let runs =
-        |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
-    let ready = |n: &Node| api.get(&n.name).is_some_and(|s| s.ready);
-    let mut all: Vec<&Node> = world.cluster.servers().filter(|n| n.name != node.name).filter(runs).collect();
-    all.sort_by_key(|n| !ready(n));
-    all.first().copied()
-}
-
 fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let _turn = (node.role == Role::Server).then(|| world.leaving());
@@ -111,10 +99,7 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         Err(_) if node.role == Role::Worker => Ok(Api::new()),
         api => api,
     };
-    let told = api.and_then(|api| match teller(world, node, &api) {
-        Some(server) => tell(ctx, server, &api),
-        None => Err(Trouble::new("no server runs that could be told", "`p1 start` starts the machines.")),
-    });
+    let told = api.and_then(|api| tell(ctx, &api));
     let done = match told {
         Ok(done) => done,
         Err(trouble) if trouble.cancelled() || node.role == Role::Server => return Err(trouble),
@@ -128,7 +113,7 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(done)
 }
 
-fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, Trouble> {
+fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server {
         judged::may_leave(api, &node.name).map_err(|why| {
@@ -142,14 +127,7 @@ fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, T
     let mut done = Vec::new();
     if ready(api) {
         ctx.control.says("moving its pods elsewhere");
-        let script = format!(
-            "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --force --timeout={}s",
-            node.name,
-            DRAIN.as_secs()
-        );
-        let bound = DRAIN + crate::access::SHORT;
-        let mut log = |line: &str| ctx.control.log(line);
-        let drained = world.on(server, |r| r.script("draining the node", &script, true, bound, &mut log))?;
+        let drained = kubectl::drain(world, node, DRAIN, true, &mut |line| ctx.control.log(line))?;
         let text = drained.text();
         match drained.status {
             0 => done.push("drained"),
@@ -178,7 +156,7 @@ fn tell(ctx: &NodeCtx<'_>, server: &Node, api: &Api) -> Result<Option<String>, T
         }
     }
     ctx.control.says("taking it out of the cluster");
-    take_out(world, server, &node.name)?;
+    kubectl::take_out(world, node)?;
     Ok(Some(done.join(", ")).filter(|done| !done.is_empty()))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::access::SHORT;
+use crate::access::{SHORT, Via};
 use crate::engine::Trouble;
 use crate::k3s;
 use crate::observed::quorum::cluster_stays;
@@ -50,7 +50,7 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
 
 pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let server = world.serving(None)?;
+    let server = world.server(Via::Any)?;
     let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
     let text = String::from_utf8_lossy(&bytes);
     world.learn_access(&text);

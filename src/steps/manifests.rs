@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step, rollouts};
-use crate::access::World;
 use crate::access::kubectl::{self, MANAGER, WRITE, applying, fed, stream};
+use crate::access::{Via, World};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
 use crate::engine::Trouble;
@@ -170,7 +170,7 @@ impl World {
             );
             // 1 means that there are differences (kubernetes.io/docs/reference/kubectl/generated/kubectl_diff).
             let script = fed(&diff, &stream(documents.iter().map(|d| &d.text)));
-            let done = self.on(self.writer(), |r| {
+            let done = self.on(self.server(Via::Any)?, |r| {
                 r.script("comparing the manifests", &script, true, WRITE, &mut |_| {})
             })?;
             found.extend(done.text().lines().filter_map(diffed));
@@ -326,7 +326,7 @@ fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Troub
     ctx.control.says(format!("building {}", manifest.shown));
     // What comes back may hold secrets: it is neither logged nor shown.
     let what = format!("building the kustomization {}", manifest.shown);
-    let done = world.on(world.writer(), |r| r.script(&what, &script, true, WRITE, &mut |_| {}))?;
+    let done = world.on(world.server(Via::Any)?, |r| r.script(&what, &script, true, WRITE, &mut |_| {}))?;
     if done.status != 0 {
         let text = done.text();
         let lines = process::tail(&text, 6);

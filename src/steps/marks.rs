@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step, install};
+use crate::access::Via;
 use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
@@ -151,7 +152,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         }
     }
     if !script.is_empty() {
-        kubectl(world, world.serving(None)?, "setting labels and taints", &script)?;
+        kubectl(world, Via::Any, "setting labels and taints", &script)?;
     }
     world.script(node, "noting labels and taints", &install::stamp(STAMP, &note(node)))?;
     world.look_at_node(node)?;

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::unit::{MANY, Unit, journal, trouble, with_facts};
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
+use crate::access::Via;
 use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
@@ -99,7 +100,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             uncordoned = true;
             ctx.control.says("letting pods onto it again");
             let script = format!("k3s kubectl uncordon {}", node.name);
-            kubectl(world, world.serving(None)?, "uncordoning the node", &script)?;
+            kubectl(world, Via::Any, "uncordoning the node", &script)?;
             return Ok(Err("letting pods onto it again".to_owned()));
         }
         Ok(settled(ctx)?.map_or_else(|| Ok(status.cloned()), Err))

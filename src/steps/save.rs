@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
+use crate::access::Via;
 use crate::engine::Trouble;
 use crate::guest::Service;
 use crate::k3s;
@@ -52,7 +53,7 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let server = world.serving(None)?;
+    let server = world.server(Via::Any)?;
     let facts = world.look_at_node(server)?;
     if facts.datastore.as_deref() == Some("external") {
         return Ok(Some(format!(

@@ -11,8 +11,7 @@ use serde_json::json;
 use super::unit::{FEW, MANY, Unit, journal, trouble};
 use super::wait::gone;
 use super::{Item, NodeCtx, NodeDef, Step, config, install};
-use crate::access::kubectl::{kubectl, take_out};
-use crate::access::{SHORT, listens};
+use crate::access::{Via, kubectl, listens};
 use crate::engine::Trouble;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;
@@ -114,7 +113,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         let secret = format!("{}.node-password.k3s", node.name);
         let script =
             format!("k3s kubectl -n kube-system delete secret {secret} --ignore-not-found --timeout=10s");
-        kubectl(world, node, "forgetting the former machine's password", &script)?;
+        kubectl::kubectl(world, Via::On(node), "forgetting the former machine's password", &script)?;
     }
     let mut note = install::stamp("start", &digest);
     if !facts.node_password {
@@ -220,19 +219,10 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
 /// Takes the pods off a node before its k3s is restarted; `ready` lets them back.
 fn drain(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let others = world.cluster.servers().count() > 1;
-    let server = world.serving(others.then_some(node))?;
     let bound = world.cluster.timeouts.node_ready;
     ctx.control.says("moving its pods to other nodes");
-    let script = format!(
-        "k3s kubectl drain {} --ignore-daemonsets --delete-emptydir-data --timeout={}s 2>&1\n",
-        node.name,
-        bound.as_secs()
-    );
-    let drained = world.on(server, |r| {
-        let patience = bound + SHORT;
-        r.script("draining the node", &script, true, patience, &mut |line| ctx.control.log(line))?.ok()
-    });
+    let drained = kubectl::drain(world, node, bound, false, &mut |line| ctx.control.log(line));
+    let drained = drained.and_then(|output| Ok(output.ok()?));
     drained.map(drop).map_err(|mut trouble| {
         let hint = "It stays cordoned until it is Ready in a later run. Pods without a controller are not moved: \
                     delete them, or leave `rollout: drain` out.";
@@ -253,8 +243,7 @@ fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     ctx.control.says("taking the former node of this name out of the cluster");
-    let server = world.serving(Some(node))?;
-    take_out(world, server, &node.name)?;
+    kubectl::take_out(world, node)?;
     ctx.control.log("removed the Node object and the password of the machine that had this name before");
     Ok(())
 }

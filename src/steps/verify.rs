@@ -20,7 +20,7 @@ use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of};
 use crate::access::kubectl::{self, applying, fed, stream};
-use crate::access::{SHORT, World};
+use crate::access::{SHORT, Via, World};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds, times};
@@ -816,13 +816,12 @@ fn removal() -> String {
 /// wish does not end.
 fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let server = world.writer();
     let space = format!("/api/v1/namespaces/{SPACE}");
     let apart = Cancel::new();
     if let Ok(None) = world.ask(|api| api.metadata(&space, &apart)) {
         return Ok(Some("nothing was made".into()));
     }
-    let login: Login = world.login(server)?;
+    let login: Login = world.login(world.server(Via::Any)?)?;
     let mut remote = Remote::new(login, apart);
     remote
         .script("removing what this made", &removal(), true, SHORT, &mut |line| ctx.control.log(line))?
