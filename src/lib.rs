@@ -18,6 +18,7 @@ mod host;
 mod journal;
 mod k3s;
 mod machines;
+mod observe;
 mod observed;
 mod os;
 mod plan;
@@ -46,5 +47,5 @@ pub mod internals {
         };
     }
 
-    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observed os plan redact render spec ssh state steps ui);
+    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observe observed os plan redact render spec ssh state steps ui);
 }

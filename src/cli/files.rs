@@ -103,7 +103,7 @@ pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(),
 /// `p1 render`: everything that is made from the spec alone. Secrets are named, not shown.
 pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     let mut cluster = context.spec()?;
-    crate::steps::without_secrets(&mut cluster);
+    crate::spec::without_secrets(&mut cluster);
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
         // A host without any provider can still look at what would be used with one.

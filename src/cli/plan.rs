@@ -9,10 +9,11 @@ use super::fail::{Fail, code};
 use super::{here, print, run};
 use crate::access::Claims;
 use crate::event::VerbName;
+use crate::observe::{Depth, observe};
 use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
 use crate::state::State;
-use crate::steps::{Decision, Depth, Intent, Verb, decide, observe};
+use crate::steps::{Decision, Intent, Verb, decide};
 use crate::ui::{Format, Tone, count};
 
 /// Shows the plan; exit code 10 if something would be done.

@@ -11,6 +11,7 @@ use crate::event::{Kind, Outcome, VerbName};
 use crate::explain::seconds;
 use crate::journal::{self, Record, Writer};
 use crate::machines::{self, Whose};
+use crate::observe::{Depth, look_at_given, look_at_provisioners, observe};
 use crate::observed::View;
 use crate::observed::refusal::{not_finished, refusal};
 use crate::os::lock;
@@ -18,9 +19,7 @@ use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{
-    Batch, Depth, Intent, Steps, Verb, decide, look_at_given, look_at_provisioners, observe, snapshot,
-};
+use crate::steps::{Batch, Intent, Steps, Verb, decide, snapshot};
 use crate::ui;
 
 /// A run to be.

@@ -12,12 +12,13 @@ use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
 use crate::machines::State as Power;
+use crate::observe::{Depth, observe};
 use crate::observed::View;
 use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::{Depth, Verb, observe};
+use crate::steps::Verb;
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.

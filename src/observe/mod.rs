@@ -1,22 +1,26 @@
 //! Looking at a cluster before planning: everything at once, bounded, without Ruby.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+pub mod apps;
+mod host;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::artifacts;
-use crate::access::World;
+use crate::access::{World, image_wanted};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::{Made, State};
+use crate::machines::State;
 use crate::observed::Seen;
-use crate::observed::drift;
+use crate::observed::drift::{self, former_nodes};
 use crate::os::many;
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Node, Role};
+
+pub use apps::apps_now;
+pub use host::{look_at_given, look_at_hosting, look_at_provisioners, made_from, running};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,14 +65,14 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
     thread::scope(|scope| {
         let files = scope.spawn(|| {
             if depth >= Depth::Nodes {
-                artifacts::look(world);
-                super::look_at_provisioners(world);
-                super::autostart::look_at_hosting(world);
+                host::look_at_files(world);
+                host::look_at_provisioners(world);
+                host::look_at_hosting(world);
             }
         });
         let machines = world.look_at_machines();
         if machines.is_ok() {
-            super::link::look(world);
+            host::look_at_link(world);
         }
         // An address that nobody has keeps one waiting for seconds, and so does one that nobody gets to.
         let cut = world.seen().link.clone().filter(|_| depth >= Depth::Nodes);
@@ -95,7 +99,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
             None => drop(many::each(world.jobs, &unknown, |node| look_at(world, node))),
         }
         if depth >= Depth::Nodes {
-            super::link::look_at_cards(world);
+            host::look_at_cards(world);
         }
         let _ = files.join();
         let _ = apps.join();
@@ -109,52 +113,25 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
     let seen = world.seen();
     let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != State::Running);
     if depth >= Depth::Nodes && world.cluster.nodes.iter().any(idle) {
-        look_at_host(world);
+        host::look_at_box(world);
     }
     Ok(world.seen())
 }
 
 /// What this folder remembers of machines, and which of them the spec no longer has.
 fn look_at_memory(world: &World) {
-    let image = crate::access::image_wanted(world).ok();
+    let image = image_wanted(world).ok();
     let kind = world.state.facts().ok().and_then(|f| f.provider);
     let seen = world.seen();
     let made: BTreeMap<_, _> =
         seen.machines.keys().filter_map(|n| Some((n.clone(), world.memory(n)?.made?))).collect();
-    let former = former(&world.cluster, &seen, &made);
+    let former = former_nodes(&world.cluster, &seen, &made);
     world.note(|seen| {
         seen.image = image;
         seen.provider = kind;
         seen.made = made;
         seen.former = former;
     });
-}
-
-/// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node
-/// objects of the cluster.
-pub(super) fn former(cluster: &Cluster, seen: &Seen, made: &BTreeMap<String, Made>) -> Vec<Node> {
-    let objects = seen.api.iter().flat_map(|api| api.keys());
-    let names: BTreeSet<&String> = seen.machines.keys().chain(objects).collect();
-    let gone = names.into_iter().filter(|n| cluster.node(n).is_none());
-    gone.map(|name| {
-        let (made, object) = (made.get(name), seen.api.as_ref().and_then(|api| api.get(name)));
-        let serves = object.is_some_and(|o| o.roles.iter().any(|r| r == "control-plane" || r == "master"));
-        let address = object.and_then(|o| match o.internal_ip {
-            Some(IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        });
-        Node {
-            name: name.clone(),
-            role: made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role),
-            ip: made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED),
-            cpus: 0,
-            memory: 0,
-            labels: Vec::new(),
-            taints: Vec::new(),
-            config: Default::default(),
-        }
-    })
-    .collect()
 }
 
 /// What is remembered of a node still holds as far as can be told without logging in: the API says
@@ -213,9 +190,9 @@ pub fn look_at_api(world: &World) {
 
 /// What was applied there; whether it is still as the manifests say only on a close look.
 fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
-    world.look_at_apps()?;
+    apps_now(world)?;
     if depth == Depth::Inside && !world.cluster.manifests.is_empty() {
-        let differing = world.differing_apps()?;
+        let differing = apps::differing(world)?;
         world.note(|seen| {
             if let Some(apps) = &mut seen.apps {
                 apps.differing = differing;
@@ -223,21 +200,4 @@ fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
         });
     }
     Ok(())
-}
-
-/// The box and what the provider has of it; only where machines have to be made or started.
-fn look_at_host(world: &World) {
-    let Ok(Some(info)) = world.box_info() else {
-        world.note(|seen| seen.box_ready = false);
-        return;
-    };
-    let prepared = match world.provider.prepared(&world.cluster, &info, &world.cancel) {
-        Ok(None) => Ok(()),
-        Ok(Some(lack)) => Err(lack),
-        Err(error) => Err(error.to_string()),
-    };
-    world.note(|seen| {
-        seen.box_ready = true;
-        seen.prepared = Some(prepared);
-    });
 }

@@ -3,16 +3,18 @@
 //! What the steps' own conditions find is told here under a name that programs can rely on; what no step
 //! mends is found here as well: what would take a machine with its data.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::{View, ready, wanted_size};
+use super::{Seen, View, ready, wanted_size};
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::{Made, State};
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
-use crate::spec::{Node, ProviderChoice, Release, Role};
+use crate::spec::{Cluster, Node, ProviderChoice, Release, Role};
 
 /// What differs. The names are part of what `-o json` promises and are explained in docs/changes.md; there
 /// may be more in the future.
@@ -590,4 +592,31 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
     let runs = machine.is_some_and(|m| matches!(m.state, State::Running | State::Paused));
     let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
+}
+
+/// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node
+/// objects of the cluster.
+pub fn former_nodes(cluster: &Cluster, seen: &Seen, made: &BTreeMap<String, Made>) -> Vec<Node> {
+    let objects = seen.api.iter().flat_map(|api| api.keys());
+    let names: BTreeSet<&String> = seen.machines.keys().chain(objects).collect();
+    let gone = names.into_iter().filter(|n| cluster.node(n).is_none());
+    gone.map(|name| {
+        let (made, object) = (made.get(name), seen.api.as_ref().and_then(|api| api.get(name)));
+        let serves = object.is_some_and(|o| o.roles.iter().any(|r| r == "control-plane" || r == "master"));
+        let address = object.and_then(|o| match o.internal_ip {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        });
+        Node {
+            name: name.clone(),
+            role: made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role),
+            ip: made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED),
+            cpus: 0,
+            memory: 0,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            config: Default::default(),
+        }
+    })
+    .collect()
 }

@@ -41,7 +41,7 @@ pub use load::{Error, Parsed, load, load_here, parse};
 pub use manifest::{Document, Manifest, Namespace, Object, When};
 pub use plain::plain;
 pub use problem::Severity;
-pub use provision::{ProvisionType, Provisioner, Slot};
+pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
 pub use validate::AUTOSTART;
 

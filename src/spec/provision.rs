@@ -468,3 +468,15 @@ fn found(key: &str, value: Json, base: &Path, inputs: &mut Vec<PathBuf>) -> Json
     inputs.push(path.clone());
     json!(path)
 }
+
+/// Of a cluster that is to be shown: with nothing secret in its provisioners.
+pub fn without_secrets(cluster: &mut super::Cluster) {
+    cluster.provision.iter_mut().for_each(hide);
+}
+
+/// The values of its environment are secrets.
+pub fn hide(one: &mut Provisioner) {
+    if let Some(Json::Object(env)) = one.settings.get_mut("env") {
+        env.values_mut().for_each(|value| *value = json!("(not shown)"));
+    }
+}

@@ -4,7 +4,6 @@
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::World;
 use crate::engine::Trouble;
 use crate::machines::State;
 use crate::observed::View;
@@ -61,22 +60,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }
     world.provider.keep_up(cluster, &node.name, cancel)?;
     world.remember(&node.name, |memory| memory.autostart = cluster.autostart)?;
-    look_at_hosting(world);
+    crate::observe::look_at_hosting(world);
     Ok(None)
-}
-
-/// How this host keeps the machines. Where it cannot be told, it is not known.
-pub fn look_at_hosting(world: &World) {
-    let nodes: Vec<String> = world.vagrant.ids().into_keys().collect();
-    let hosting = match nodes.is_empty() {
-        true => Ok(Default::default()),
-        false => world.provider.hosting(&world.cluster, &nodes, &world.cancel),
-    };
-    let ours = nodes.into_iter().filter(|n| world.memory(n).is_some_and(|m| m.autostart)).collect();
-    world.note(|seen| {
-        seen.hosting = hosting.unwrap_or_default();
-        seen.autostarts = ours;
-    });
 }
 
 #[cfg(test)]

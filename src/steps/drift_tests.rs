@@ -15,7 +15,7 @@ use crate::observed::drift::*;
 use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
 use crate::plan::{NodeStep, Plan};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
-use crate::steps::{Intent, Refused, Verb, decide, observe};
+use crate::steps::{Intent, Refused, Verb, decide};
 
 fn image(cluster: &Cluster) -> String {
     let BoxRef::Definition(name) = &cluster.image else { unreachable!() };
@@ -134,7 +134,7 @@ fn look_with(new: &Cluster, mut seen: Seen) -> Seen {
     for node in &new.nodes {
         seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);
     }
-    seen.former = observe::former(new, &seen, &seen.made.clone());
+    seen.former = former_nodes(new, &seen, &seen.made.clone());
     seen
 }
 
@@ -339,7 +339,7 @@ fn what_somebody_did_is_found() {
     let found = |change: fn(&mut Seen)| {
         let mut seen = look_with(&cluster, reality(&cluster));
         change(&mut seen);
-        seen.former = observe::former(&cluster, &seen, &seen.made.clone());
+        seen.former = former_nodes(&cluster, &seen, &seen.made.clone());
         let (drift, _) = found(&View::new(&cluster, &seen));
         drift.into_iter().map(|d| (d.node.unwrap_or_default(), d.kind, d.mend)).collect::<Vec<_>>()
     };

@@ -11,6 +11,7 @@ use super::{ClusterDef, Ctx, Step, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::observe::apps_now;
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::spec::{Cluster, When};
@@ -53,7 +54,7 @@ pub fn is_bare(cluster: &Cluster) -> bool {
 
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
-    let apps = again(ctx, manifests::ANSWERS, || world.look_at_apps())?;
+    let apps = again(ctx, manifests::ANSWERS, || apps_now(world))?;
     let seen = world.seen();
     if !check(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("as they should be".into()));

@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step, rollouts};
-use crate::access::kubectl::{self, MANAGER, WRITE, applying, fed, stream};
+use crate::access::kubectl::{self, WRITE, applying, fed, stream};
 use crate::access::{Via, World};
 use crate::api;
-use crate::apps::{self, Inventory, Item, Owned, Progress, Secrets};
+use crate::apps::{self, Inventory, Item, Owned, Secrets};
 use crate::engine::Trouble;
-use crate::explain::{Again, FailureKind, seconds};
+use crate::explain::{FailureKind, seconds};
 use crate::machines::State;
-use crate::observed::{Apps, View, holds};
+use crate::observe::apps::{about, apps_now, changed, foreign, has_namespace};
+use crate::observed::{View, holds};
 use crate::os::process::{self, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::spec::{Cluster, Document, Manifest, Object, Slot, When};
@@ -89,172 +90,6 @@ fn inputs(cluster: &Cluster) -> Value {
     json!(apps::digest(cluster))
 }
 
-impl World {
-    /// The note of what was applied.
-    pub fn inventory(&self) -> Result<Inventory, Trouble> {
-        let Some(map) = self.ask(|api| api.object(&Inventory::path(), &self.cancel))? else {
-            return Ok(Inventory::default());
-        };
-        Inventory::read(&map).map_err(|why| {
-            let cause = format!("p1's note in the cluster of what it applied cannot be used: {why}");
-            let hint = format!(
-                "Without it p1 applies everything again and prunes nothing that left the spec before: \
-                 p1 kubectl -n kube-system delete configmap {}",
-                apps::NAME
-            );
-            Trouble::new(cause, hint)
-        })
-    }
-
-    /// Looks at what was applied, by what the cluster notes of it.
-    pub fn look_at_apps(&self) -> Result<Apps, Trouble> {
-        let inventory = self.inventory()?;
-        let mut apps = Apps::default();
-        for item in &inventory.objects {
-            let rolls = apps::rolls_out(&item.kind);
-            let path = item.path();
-            let found = match self.ask(|api| match rolls {
-                true => api.object(&path, &self.cancel),
-                false => api.metadata(&path, &self.cancel),
-            }) {
-                // One object that cannot be looked at is no reason to do nothing about the others.
-                Err(trouble) if trouble.again == Again::No => {
-                    let why = format!("it cannot be looked at: {}", trouble.failure.cause);
-                    apps.unfinished.push((item.to_string(), why));
-                    continue;
-                }
-                found => found.map_err(|trouble| about(&item.to_string(), trouble))?,
-            };
-            match found {
-                None if !item.fleeting => {
-                    apps.missing.push(item.to_string());
-                    apps.shaken.extend(item.foundation.then(|| item.to_string()));
-                }
-                Some(object) if rolls => match apps::progress(&object) {
-                    Progress::Done => {}
-                    Progress::Waiting(why) | Progress::Failed(why) => {
-                        apps.unfinished.push((item.to_string(), why));
-                    }
-                },
-                _ => {}
-            }
-        }
-        for owned in &inventory.namespaces {
-            let wanted = self.cluster.namespaces.iter().any(|n| n.name == owned.name);
-            if wanted {
-                if !self.has_namespace(&owned.name)? {
-                    apps.missing.push(format!("Namespace {}", owned.name));
-                }
-            } else if owned.made && inventory.digest != apps::digest(&self.cluster) {
-                let others = self.foreign(&owned.name, &inventory)?;
-                if !others.is_empty() {
-                    apps.held.insert(owned.name.clone(), others);
-                }
-            }
-        }
-        apps.inventory = inventory;
-        self.note(|seen| seen.apps = Some(apps.clone()));
-        Ok(apps)
-    }
-
-    /// Which of the applied objects are not as the manifests say: `kubectl diff` on a server. Only names
-    /// come out of it. What cannot be compared, such as an object of a kind that is gone, counts as
-    /// the same: applying tells more of it.
-    pub fn differing_apps(&self) -> Result<Vec<String>, Trouble> {
-        let mut found = Vec::new();
-        for manifest in self.cluster.manifests.iter().filter(|m| !m.kustomize) {
-            let documents = manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?;
-            let place = manifest.namespace.as_ref().map_or(String::new(), |n| format!(" -n {}", quote(n)));
-            let diff = format!(
-                "k3s kubectl diff --server-side --force-conflicts --field-manager={MANAGER}{place} -f - 2>/dev/null"
-            );
-            // 1 means that there are differences (kubernetes.io/docs/reference/kubectl/generated/kubectl_diff).
-            let script = fed(&diff, &stream(documents.iter().map(|d| &d.text)));
-            let done = self.on(self.server(Via::Any)?, |r| {
-                r.script("comparing the manifests", &script, true, WRITE, &mut |_| {})
-            })?;
-            found.extend(done.text().lines().filter_map(diffed));
-        }
-        Ok(found)
-    }
-
-    /// What is in a namespace that p1 did not apply, without what the cluster puts into each and what
-    /// belongs to other objects.
-    fn foreign(&self, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, Trouble> {
-        let mut found = Vec::new();
-        for version in self.ask(|api| api.versions(&self.cancel))? {
-            if version.starts_with("metrics.k8s.io/") {
-                continue;
-            }
-            let kinds = match self.ask(|api| api.kinds(&version, &self.cancel)) {
-                Ok(kinds) => kinds,
-                // Another program serves these, and it is down: what it has there is not known.
-                Err(trouble) if !trouble.cancelled() && version.contains('.') => {
-                    found.push(format!("what {version} has there ({})", trouble.failure.cause));
-                    continue;
-                }
-                Err(trouble) => return Err(trouble),
-            };
-            for kind in kinds.into_iter().filter(|k| k.namespaced && k.listed) {
-                if matches!(kind.kind.as_str(), "Event" | "Endpoints" | "EndpointSlice" | "Lease") {
-                    continue;
-                }
-                let place = apps::segment(namespace);
-                let list = format!("/{}/namespaces/{place}/{}", api::prefix(&version), kind.plural);
-                for object in self.ask(|api| api.names(&list, &self.cancel))? {
-                    let meta = &object["metadata"];
-                    let item = Item {
-                        api_version: version.clone(),
-                        kind: kind.kind.clone(),
-                        namespace: Some(namespace.to_owned()),
-                        name: meta["name"].as_str().unwrap_or_default().to_owned(),
-                        ..Item::default()
-                    };
-                    let account = !meta["annotations"]["kubernetes.io/service-account.name"].is_null();
-                    let usual = match item.kind.as_str() {
-                        "ServiceAccount" => item.name == "default",
-                        "ConfigMap" => item.name == "kube-root-ca.crt",
-                        "Secret" => account,
-                        _ => false,
-                    };
-                    let owned = meta["ownerReferences"].as_array().is_some_and(|o| !o.is_empty());
-                    if !usual && !owned && !inventory.objects.iter().any(|i| i.is(&item)) {
-                        found.push(item.to_string());
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn has_namespace(&self, name: &str) -> Result<bool, Trouble> {
-        let path = format!("/api/v1/namespaces/{}", apps::segment(name));
-        let found = self.ask(|api| api.metadata(&path, &self.cancel));
-        Ok(found.map_err(|trouble| about(&format!("Namespace {name}"), trouble))?.is_some())
-    }
-}
-
-/// A trouble with which object it is about.
-fn about(object: &str, mut trouble: Trouble) -> Trouble {
-    trouble.failure.cause = format!("asking for {object}: {}", trouble.failure.cause);
-    trouble
-}
-
-/// The object of a line `diff -u -N /tmp/LIVE-1/apps.v1.Deployment.web.nginx /tmp/MERGED-2/...`.
-fn diffed(line: &str) -> Option<String> {
-    // A name may have spaces; no part of it has a slash.
-    let file = line.strip_prefix("diff ")?.rsplit_once('/')?.1;
-    // GROUP.VERSION.KIND.NAMESPACE.NAME: the group may have dots, and so may the name; a kind begins
-    // with a capital letter, and no other part has one.
-    let start = file.split('.').position(|part| part.starts_with(|c: char| c.is_ascii_uppercase()))?;
-    let parts: Vec<&str> = file.split('.').skip(start).collect();
-    match parts.as_slice() {
-        [kind, "", name @ ..] => Some(format!("{kind} {}", name.join("."))),
-        [kind, namespace, name @ ..] => Some(format!("{kind} {namespace}/{}", name.join("."))),
-        _ => None,
-    }
-}
-
 /// A document of an entry.
 struct Piece {
     namespace: Option<String>,
@@ -295,11 +130,6 @@ fn wanted(ctx: &Ctx<'_>, part: Part) -> Result<Wanted, Trouble> {
     }
     let secrets = Secrets::of(documents.iter().map(|p| &p.document));
     Ok(Wanted { documents, secrets })
-}
-
-fn changed(manifest: &Manifest, how: &str) -> Trouble {
-    let cause = format!("`{}` changed while p1 was at work: {how}", manifest.shown);
-    Trouble::new(cause, "`p1 validate` looks at it again.")
 }
 
 /// Has kustomize on the server build what an entry stands for; the files lie there only meanwhile.
@@ -412,7 +242,7 @@ fn is_namespace(document: &Document) -> bool {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
-    let apps = again(ctx, ANSWERS, || world.look_at_apps())?;
+    let apps = again(ctx, ANSWERS, || apps_now(world))?;
     let seen = world.seen();
     if !changed_there && !check(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("as they should be".into()));
@@ -469,7 +299,7 @@ pub(super) fn put(
         }
         let made = match old.namespaces.iter().find(|n| n.name == name) {
             Some(known) => known.made,
-            None => !again(ctx, ANSWERS, || world.has_namespace(&name))?,
+            None => !again(ctx, ANSWERS, || has_namespace(world, &name))?,
         };
         if let Some(own) = own {
             let labels: BTreeMap<&str, &str> = own.labels.iter().filter_map(|l| l.split_once('=')).collect();
@@ -574,7 +404,7 @@ pub(super) fn put(
         kubectl::apply(ctx.world, "noting what was applied", &note(&all), &wanted.secrets, &mut |line| {
             ctx.control.log(line)
         })?;
-        again(ctx, ANSWERS, || world.look_at_apps())?;
+        again(ctx, ANSWERS, || apps_now(world))?;
         return Ok(Some(count(new.objects.len(), "object")));
     }
 
@@ -597,7 +427,7 @@ pub(super) fn put(
         ctx.control.log(line)
     })?;
     // What was seen before no longer holds.
-    again(ctx, ANSWERS, || world.look_at_apps())?;
+    again(ctx, ANSWERS, || apps_now(world))?;
     let mut said = vec![count(new.objects.len(), "object")];
     if !new.namespaces.is_empty() {
         said.push(count(new.namespaces.len(), "namespace"));
@@ -701,7 +531,7 @@ fn leaving(
         if !owned.made {
             continue;
         }
-        let others = world.foreign(&owned.name, old)?;
+        let others = foreign(world, &owned.name, old)?;
         if !others.is_empty() && !world.seen().request.agreed.contains(&owned.name) {
             ctx.control.warn(format!(
                 "The namespace {} left the spec and stays: p1 did not apply {}. `p1 kubectl delete namespace {}` \
@@ -727,6 +557,7 @@ fn leaving(
 mod tests {
     use super::*;
     use crate::machines::Machine;
+    use crate::observed::Apps;
     use crate::observed::Seen;
     use crate::spec::Namespace;
     use crate::spec::fixture::cluster;
@@ -771,16 +602,6 @@ mod tests {
         );
         cluster.namespaces.push(Namespace { name: "web".into(), labels: vec!["a=b".into()] });
         assert!(checked(&cluster, Some(good), true).reason().contains("changed"));
-    }
-
-    #[test]
-    fn a_difference_is_known_by_its_object() {
-        let line = |name: &str| diffed(&format!("diff -u -N /tmp/LIVE-12/{name} /tmp/MERGED-34/{name}"));
-        assert_eq!(line("apps.v1.Deployment.web.nginx").unwrap(), "Deployment web/nginx");
-        assert_eq!(line("v1.Namespace..web").unwrap(), "Namespace web");
-        assert_eq!(line("helm.cattle.io.v1.HelmChart.kube-system.a.b").unwrap(), "HelmChart kube-system/a.b");
-        assert_eq!(line("rbac.authorization.k8s.io.v1.ClusterRole..my role").unwrap(), "ClusterRole my role");
-        assert_eq!(diffed("+  password: x"), None);
     }
 
     #[test]

@@ -25,7 +25,6 @@ mod machine;
 mod manifests;
 mod marks;
 mod network;
-mod observe;
 mod provision;
 mod push;
 mod quorum;
@@ -52,19 +51,17 @@ use serde_json::{Value, json};
 use crate::access::World;
 use crate::engine::{Control, Trouble, Work};
 use crate::event::{Outcome, VerbName};
+use crate::observe::Depth;
 use crate::observed::View;
 use crate::os::hash;
 use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, StepName};
 use crate::spec::{Cluster, Node};
 use crate::state::Unfinished;
 
-pub use artifacts::look_at_given;
 pub use batch::Batch;
 pub use decide::{Decision, Intent, Refused, decide};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
-pub use observe::{Depth, observe};
-pub use provision::{look_at_provisioners, without_secrets};
 pub use system::script as system_script;
 
 /// A step: what planning knows of it, and what it does.

@@ -7,12 +7,10 @@
 //! what it was made from.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 
 use super::install::stamp;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
@@ -20,9 +18,8 @@ use crate::access::{SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
 use crate::machines::vagrant;
-use crate::observed::{MadeFrom, View, holds};
+use crate::observed::{View, holds};
 use crate::os::files::{self, At};
-use crate::os::hash;
 use crate::os::process::{self, Cmd, quote};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, ProvisionType, Provisioner, Slot};
@@ -83,72 +80,11 @@ fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
     holds("it was run as it is now", wrong)
 }
 
-/// Looks at what the provisioners are made from.
-pub fn look_at_provisioners(world: &World) {
-    let all = world.cluster.provision.iter();
-    let made = all.map(|p| (p.name.clone(), made_from(world, p).map_err(|t| t.failure.cause))).collect();
-    world.note(|seen| seen.provision = made);
-}
-
-fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, Trouble> {
-    let mut files = Sha256::new();
-    for path in &one.inputs {
-        contents(path, Path::new(""), &mut files)?;
-    }
-    let files = files.finalize();
-    let digest = |one: &Provisioner, secret: &str| {
-        let settings = one.portable(&world.cluster.base).to_string();
-        hash::hex(&hash::parts([settings.as_bytes(), &files, secret.as_bytes()])[..8])
-    };
-    let secret = match &world.seen().tokens {
-        Some(tokens) if !one.env().is_empty() => tokens.server.reveal().to_owned(),
-        _ => String::new(),
-    };
-    let mut bare = one.clone();
-    hide(&mut bare);
-    Ok(MadeFrom { told: digest(&bare, ""), noted: digest(one, &secret) })
-}
-
-/// Feeds a file, or all files of a directory by name, with their paths in it and whether they are programs.
-fn contents(path: &Path, name: &Path, hash: &mut Sha256) -> Result<(), files::Error> {
-    use std::os::unix::fs::PermissionsExt;
-    let link = fs::symlink_metadata(path).at("read", path)?.is_symlink();
-    hash.update(format!("\0{}\0", name.display()));
-    // What was named is followed; what lies in it is taken as it is, or a link could lead in a circle.
-    if link && !name.as_os_str().is_empty() {
-        hash.update(fs::read_link(path).at("read", path)?.as_os_str().as_encoded_bytes());
-        return Ok(());
-    }
-    let meta = fs::metadata(path).at("read", path)?;
-    if meta.is_dir() {
-        let mut names: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(path).at("read", path)? {
-            names.push(entry.at("read", path)?.file_name().into());
-        }
-        names.sort();
-        for one in names {
-            contents(&path.join(&one), &name.join(&one), hash)?;
-        }
-    } else if meta.is_file() {
-        hash.update([u8::from(meta.permissions().mode() & 0o111 != 0)]);
-        let (mut file, mut buffer) = (files::open(path)?, vec![0; 1 << 16]);
-        let mut inner = Sha256::new();
-        loop {
-            match file.read(&mut buffer).at("read", path)? {
-                0 => break,
-                n => inner.update(&buffer[..n]),
-            }
-        }
-        hash.update(inner.finalize());
-    }
-    Ok(())
-}
-
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let one = world.cluster.provision.iter().find(|p| Some(p.name.as_str()) == ctx.item);
     let one = one.expect("a provisioner of the spec");
-    let digest = made_from(world, one)?.noted;
+    let digest = crate::observe::made_from(world, one)?.noted;
     let name = note(&one.name);
     // It may have been cut off behind its note. The result of a run that nobody took: a success counts,
     // a failure is tried again.
@@ -344,42 +280,9 @@ fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Tr
     Err(trouble)
 }
 
-/// For `p1 render`: the same, with nothing secret in it.
-pub fn without_secrets(cluster: &mut crate::spec::Cluster) {
-    cluster.provision.iter_mut().for_each(hide);
-}
-
-fn hide(one: &mut Provisioner) {
-    if let Some(Value::Object(env)) = one.settings.get_mut("env") {
-        env.values_mut().for_each(|value| *value = json!("(not shown)"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directory_is_its_names_and_contents_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let sum = |path: &Path| {
-            let mut hash = Sha256::new();
-            contents(path, Path::new(""), &mut hash).unwrap();
-            hash.finalize().to_vec()
-        };
-        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
-        for folder in [&one, &other] {
-            fs::create_dir_all(folder.join("roles/web")).unwrap();
-            fs::write(folder.join("roles/web/main.yml"), "x").unwrap();
-            std::os::unix::fs::symlink("..", folder.join("roles/circle")).unwrap();
-        }
-        assert_eq!(sum(&one), sum(&other));
-        fs::rename(other.join("roles/web"), other.join("roles/db")).unwrap();
-        assert_ne!(sum(&one), sum(&other));
-        let before = sum(&one);
-        fs::write(one.join("roles/web/main.yml"), "y").unwrap();
-        assert_ne!(sum(&one), before);
-    }
 
     #[test]
     fn line_ends_are_unix_ones_and_binaries_stay() {

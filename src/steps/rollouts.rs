@@ -13,6 +13,7 @@ use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
+use crate::observe::apps::{apps_now, inventory};
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::Cluster;
@@ -55,9 +56,9 @@ fn inputs(cluster: &Cluster) -> Value {
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.rollout;
-    let inventory = again(ctx, bound, || world.inventory())?;
+    let inventory = again(ctx, bound, || inventory(world))?;
     let all = await_all(ctx, &inventory.objects, bound)?;
-    again(ctx, bound, || world.look_at_apps())?;
+    again(ctx, bound, || apps_now(world))?;
     Ok((all > 0).then(|| format!("{all} running")))
 }
 

@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::wait::{Patience, wait_for};
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, kubeconfig, named, named_of, observe};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, kubeconfig, named, named_of};
 use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
 use crate::machines::{Machine, Note, Snapshot, State};
+use crate::observe;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::files;
