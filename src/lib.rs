@@ -29,6 +29,7 @@ mod ssh;
 mod state;
 mod steps;
 mod ui;
+mod verbs;
 
 pub use cli::main;
 
@@ -47,5 +48,5 @@ pub mod internals {
         };
     }
 
-    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observe observed os plan redact render spec ssh state steps ui);
+    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observe observed os plan redact render spec ssh state steps ui verbs);
 }

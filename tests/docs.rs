@@ -390,7 +390,7 @@ const FAULTS: &[(&str, &str, bool)] = &[
     ("artifacts", "src/artifacts/tests.rs", false),
     ("kubectl", "src/access/kubectl.rs", false),
     ("system", "src/steps/system.rs", false),
-    ("steps", "src/steps/mod.rs", false),
+    ("plans", "src/verbs/mod.rs", false),
     ("sim_apps", "tests/simulated/apps.rs", false),
     ("sim_change", "tests/simulated/change.rs", false),
     ("verbs", "tests/simulated/verbs.rs", false),

@@ -10,7 +10,8 @@ use crate::event::VerbName;
 use crate::machines::State as Power;
 use crate::spec::Cluster;
 use crate::state::State;
-use crate::steps::{Verb, restore};
+use crate::steps::restore;
+use crate::verbs::Verb;
 
 /// Writes a backup.
 pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {

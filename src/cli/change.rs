@@ -12,7 +12,7 @@ use crate::observed::drift::{Drift, Interrupts, Mend, changes, leaver};
 use crate::plan::{Check, NodeStep, Plan};
 use crate::spec::Node;
 use crate::state::State;
-use crate::steps::{Decision, Refused};
+use crate::verbs::{Decision, Refused};
 
 /// The differences that `up` would find, whose plan this is.
 pub fn look(world: &World, plan: &Plan, targets: &[String]) -> Vec<Drift> {

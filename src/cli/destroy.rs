@@ -8,7 +8,7 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Removes machines, and with all of them everything of the cluster.
 pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {

@@ -13,8 +13,8 @@ use crate::observe::{Depth, observe};
 use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
 use crate::state::State;
-use crate::steps::{Decision, Intent, Verb, decide};
 use crate::ui::{Format, Tone, count};
+use crate::verbs::{Decision, Intent, Verb, decide};
 
 /// Shows the plan; exit code 10 if something would be done.
 pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {

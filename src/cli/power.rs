@@ -7,7 +7,7 @@ use crate::event::VerbName;
 use crate::machines::State as Power;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Runs the verb.
 pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fail> {

@@ -5,7 +5,7 @@ use super::fail::Fail;
 use super::run::{self, Job};
 use super::up::preflight;
 use crate::event::VerbName;
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Makes nodes anew.
 pub fn replace(context: &Context, nodes: &[String]) -> Result<(), Fail> {

@@ -8,8 +8,8 @@ use super::up::preflight;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::state::State;
-use crate::steps::Verb;
 use crate::ui::Tone;
+use crate::verbs::Verb;
 
 /// Goes on where the last run ended.
 pub fn retry(context: &Context) -> Result<(), Fail> {

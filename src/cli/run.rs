@@ -19,8 +19,9 @@ use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster};
 use crate::state::State;
-use crate::steps::{Batch, Intent, Steps, Verb, decide, snapshot};
+use crate::steps::{Batch, snapshot};
 use crate::ui;
+use crate::verbs::{Intent, Steps, Verb, decide};
 
 /// A run to be.
 pub struct Job {

@@ -11,9 +11,9 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::machines::snapshot::is_name;
 use crate::state::State;
-use crate::steps::Verb;
 use crate::steps::snapshot::{self, Set};
 use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
+use crate::verbs::Verb;
 
 /// Runs one of them.
 pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {

@@ -18,8 +18,8 @@ use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
 use crate::plan::Check;
 use crate::state::State;
-use crate::steps::Verb;
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
+use crate::verbs::Verb;
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
 pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {

@@ -10,7 +10,7 @@ use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::plan::{ClusterStep, NodeStep, Plan};
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {

@@ -11,7 +11,7 @@ use crate::observed::View;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Release};
 use crate::state::State;
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Brings every node to a version: the one given, or the one that the spec's channel is by now.
 pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {

@@ -6,7 +6,7 @@ use super::fail::{Fail, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
 use crate::state::State;
-use crate::steps::Verb;
+use crate::verbs::Verb;
 
 /// Proves it; exit code 1 if something does not work.
 pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {

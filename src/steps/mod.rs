@@ -1,65 +1,54 @@
 //! The steps: one file each, with its condition (`check`, pure), its inputs and its action.
 //!
-//! A new step is a file here and a line in the lists of the verbs that have it.
+//! A new step is a file here and a line in the lists of the verbs that have it (`verbs/`).
 
-mod artifacts;
-mod autostart;
+pub mod artifacts;
+pub mod autostart;
 pub mod backup;
 mod batch;
-#[cfg(test)]
-mod before_tests;
-mod config;
+pub mod config;
 mod console;
-mod decide;
-mod destroy;
-#[cfg(test)]
-mod drift_tests;
-mod foundations;
-mod image;
-mod install;
-mod kubeconfig;
-mod launch;
-mod link;
-mod login;
-mod machine;
-mod manifests;
-mod marks;
-mod network;
-mod provision;
-mod push;
+pub mod destroy;
+pub mod foundations;
+pub mod image;
+pub mod install;
+pub mod kubeconfig;
+pub mod launch;
+pub mod link;
+pub mod login;
+pub mod machine;
+pub mod manifests;
+pub mod marks;
+pub mod network;
+pub mod provision;
+pub mod push;
 mod quorum;
-mod ready;
-mod resize;
+pub mod ready;
+pub mod resize;
 pub mod restore;
-mod rollouts;
-mod save;
+pub mod rollouts;
+pub mod save;
 pub mod snapshot;
-mod stage;
-mod start;
-mod stop;
-mod system;
-mod uninstall;
+pub mod stage;
+pub mod start;
+pub mod stop;
+pub mod system;
+pub mod uninstall;
 mod unit;
-mod verify;
+pub mod verify;
 mod wait;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::access::World;
-use crate::engine::{Control, Trouble, Work};
-use crate::event::{Outcome, VerbName};
-use crate::observe::Depth;
+use crate::engine::{Control, Trouble};
 use crate::observed::View;
-use crate::os::hash;
-use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Of, Per, Plan, Shape, StepName};
+use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
-use crate::state::Unfinished;
 
 pub use batch::Batch;
-pub use decide::{Decision, Intent, Refused, decide};
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use system::script as system_script;
@@ -116,26 +105,30 @@ pub struct NodeDef {
 pub type Item<'a> = Option<&'a str>;
 
 impl Step {
-    const fn of(&self) -> Of {
+    /// Which it is, and how often it is taken.
+    pub const fn of(&self) -> Of {
         match self {
             Self::Cluster(def) => Of::Cluster(def.name),
             Self::Node(def) => Of::Node(def.name, def.per),
         }
     }
 
-    const fn after(&self) -> &'static [After] {
+    /// What it comes after wherever no verb says otherwise.
+    pub const fn after(&self) -> &'static [After] {
         match self {
             Self::Cluster(ClusterDef { after, .. }) | Self::Node(NodeDef { after, .. }) => after,
         }
     }
 
-    const fn retry(&self) -> bool {
+    /// Whether errors of it that may pass are worth another try.
+    pub const fn retry(&self) -> bool {
         match self {
             Self::Cluster(ClusterDef { retry, .. }) | Self::Node(NodeDef { retry, .. }) => *retry,
         }
     }
 
-    fn shape(&self, after: &'static [After]) -> Shape {
+    /// What planning knows of it, where it comes after these.
+    pub fn shape(&self, after: &'static [After]) -> Shape {
         let (title, serves) = match self {
             Self::Cluster(def) => (def.title, def.serves),
             Self::Node(def) => (def.title, false),
@@ -143,7 +136,8 @@ impl Step {
         Shape { of: self.of(), title, after, serves }
     }
 
-    fn check(&self, view: &View<'_>, at: At<'_>) -> Check {
+    /// Its condition.
+    pub fn check(&self, view: &View<'_>, at: At<'_>) -> Check {
         match (self, at) {
             (Self::Cluster(def), At::Cluster(_)) => (def.check)(view),
             (Self::Node(def), At::Node { node, item, .. }) => (def.check)(view, node, item),
@@ -151,7 +145,8 @@ impl Step {
         }
     }
 
-    fn inputs(&self, cluster: &Cluster, at: At<'_>) -> Value {
+    /// What it is made from.
+    pub fn inputs(&self, cluster: &Cluster, at: At<'_>) -> Value {
         match (self, at) {
             (Self::Cluster(def), At::Cluster(_)) => (def.inputs)(cluster),
             (Self::Node(def), At::Node { node, .. }) => (def.inputs)(cluster, node),
@@ -189,12 +184,13 @@ pub struct Ctx<'a> {
     /// To be heard by.
     pub control: &'a Control,
     /// The node whose machine it needs: no wait goes on where that is gone.
-    needs: Option<&'a Node>,
+    pub needs: Option<&'a Node>,
 }
 
 /// What a step of a node has at hand.
 pub struct NodeCtx<'a> {
-    shared: Ctx<'a>,
+    /// What every step has.
+    pub shared: Ctx<'a>,
     /// The node that it works on.
     pub node: &'a Node,
     /// Which of several of its kind.
@@ -206,755 +202,5 @@ impl<'a> std::ops::Deref for NodeCtx<'a> {
 
     fn deref(&self) -> &Ctx<'a> {
         &self.shared
-    }
-}
-
-/// A step of a verb.
-pub struct Use {
-    /// Which.
-    pub step: &'static Step,
-    /// What has to be done before it in this verb, where that is not what it is in others.
-    pub after: Option<&'static [After]>,
-}
-
-impl Use {
-    /// As it is.
-    const fn of(step: &'static Step) -> Self {
-        Self { step, after: None }
-    }
-
-    /// After others than elsewhere.
-    const fn after(step: &'static Step, after: &'static [After]) -> Self {
-        Self { step, after: Some(after) }
-    }
-
-    fn comes_after(&self) -> &'static [After] {
-        self.after.unwrap_or(self.step.after())
-    }
-}
-
-/// A verb that runs steps.
-pub struct Verb {
-    /// Its name on the command line.
-    pub name: VerbName,
-    /// Its steps, in an order in which they could run one after the other.
-    pub steps: &'static [Use],
-    /// How much has to be looked at before it can be planned.
-    pub depth: Depth,
-    /// What else is particular about it.
-    pub traits: Traits,
-}
-
-/// What a verb does just before its steps.
-type Begin = fn(&World) -> Result<(), Trouble>;
-/// And just after them, told what came of them.
-type End = fn(&World, &BTreeMap<String, Outcome>) -> Result<(), Trouble>;
-
-/// What is particular about a verb.
-#[derive(Clone, Copy, Debug)]
-pub struct Traits {
-    /// Which machines it may take away.
-    pub takes: Takes,
-    /// It has the cluster's secrets made where there are none, so that they are looked for first.
-    pub makes_secrets: bool,
-    /// It asks nodes over the network.
-    pub reaches_nodes: bool,
-    /// k3s is stopped on all nodes before it goes on: none counts as one that runs.
-    pub stops_k3s_first: bool,
-    /// What its retry goes on with.
-    pub resumes: Resumes,
-    /// Whether it may do its work while a restore has not come to its end.
-    pub within: Within,
-    /// What is done just before its steps.
-    pub begin: Option<Begin>,
-    /// What is done just after its steps.
-    pub end: Option<End>,
-}
-
-impl Traits {
-    /// Of a verb with which nothing is particular.
-    const PLAIN: Self = Self {
-        takes: Takes::None,
-        makes_secrets: false,
-        reaches_nodes: true,
-        stops_k3s_first: false,
-        resumes: Resumes::WhatIsLeft,
-        within: Within::Any,
-        begin: None,
-        end: None,
-    };
-}
-
-/// Which machines a verb may take away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes {
-    /// None.
-    None,
-    /// Those that differ from the spec, after a yes.
-    Differing,
-    /// The same, and those that it was asked to make anew, after a yes as well.
-    Named,
-    /// All that it is for.
-    All,
-}
-
-/// What the retry of a verb goes on with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumes {
-    /// What is outstanding.
-    WhatIsLeft,
-    /// Nothing: what was done belongs to a moment that is over, as what a backup asked the nodes for, which ended with
-    /// its p1.
-    Nothing,
-    /// What is outstanding where this step passed, and nothing otherwise: a restore that did not succeed was put back.
-    Since(ClusterStep),
-}
-
-/// While what has not come to its end a verb may do its work: where it takes what is there for the cluster, it may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Within {
-    /// Whatever it is: it ends that, or it does not matter to it.
-    Any,
-    /// A restore of a backup only, with which it goes on.
-    Restore,
-    /// Nothing.
-    Nothing,
-}
-
-/// The cluster as the spec says.
-const UP: &[Use] = &[
-    Use::of(&destroy::LEAVE),
-    Use::of(&destroy::UNINSTALL),
-    Use::of(&destroy::MACHINES),
-    Use::of(&image::STEP),
-    Use::of(&artifacts::STEP),
-    Use::of(&save::STEP),
-    Use::of(&network::STEP),
-    Use::of(&link::STEP),
-    Use::of(&resize::STEP),
-    Use::of(&machine::STEP),
-    Use::of(&autostart::STEP),
-    Use::of(&login::STEP),
-    Use::of(&system::STEP),
-    Use::of(&push::STEP),
-    Use::of(&stage::STEP),
-    Use::of(&provision::BEFORE),
-    Use::of(&config::STEP),
-    Use::of(&install::STEP),
-    Use::of(&launch::STEP),
-    Use::of(&start::STEP),
-    Use::of(&kubeconfig::STEP),
-    Use::of(&foundations::STEP),
-    Use::of(&ready::STEP),
-    Use::of(&marks::STEP),
-    Use::of(&provision::AFTER),
-    Use::of(&manifests::STEP),
-    Use::of(&rollouts::STEP),
-];
-
-/// What `up` and those that do a part of it have in common.
-const LIKE_UP: Traits = Traits { makes_secrets: true, within: Within::Nothing, ..Traits::PLAIN };
-
-impl Verb {
-    /// The verb of that name.
-    pub const fn of(name: VerbName) -> &'static Self {
-        match name {
-            VerbName::Up => {
-                const {
-                    &Self {
-                        name: VerbName::Up,
-                        steps: UP,
-                        depth: Depth::Nodes,
-                        traits: Traits { takes: Takes::Differing, ..LIKE_UP },
-                    }
-                }
-            }
-            VerbName::Replace => {
-                const {
-                    &Self {
-                        name: VerbName::Replace,
-                        steps: UP,
-                        depth: Depth::Nodes,
-                        traits: Traits { takes: Takes::Named, ..LIKE_UP },
-                    }
-                }
-            }
-            VerbName::Upgrade => {
-                const {
-                    &Self {
-                        name: VerbName::Upgrade,
-                        steps: &[
-                            Use::of(&artifacts::STEP),
-                            Use::of(&save::STEP),
-                            Use::of(&link::STEP),
-                            Use::of(&login::STEP),
-                            Use::of(&system::STEP),
-                            Use::of(&push::STEP),
-                            Use::of(&stage::STEP),
-                            Use::of(&config::STEP),
-                            Use::of(&install::STEP),
-                            Use::of(&start::STEP),
-                            Use::of(&kubeconfig::STEP),
-                            Use::of(&ready::STEP),
-                            Use::of(&marks::STEP),
-                        ],
-                        depth: Depth::Nodes,
-                        traits: LIKE_UP,
-                    }
-                }
-            }
-            VerbName::Start => {
-                const {
-                    &Self {
-                        name: VerbName::Start,
-                        steps: &[
-                            Use::of(&network::STEP),
-                            Use::of(&link::STEP),
-                            Use::of(&machine::STEP),
-                            Use::of(&login::STEP),
-                            Use::of(&system::STEP),
-                            Use::of(&start::STEP),
-                            Use::of(&kubeconfig::STEP),
-                            Use::of(&ready::STEP),
-                        ],
-                        depth: Depth::Nodes,
-                        traits: LIKE_UP,
-                    }
-                }
-            }
-            VerbName::Verify => {
-                const {
-                    &Self {
-                        name: VerbName::Verify,
-                        steps: &[
-                            Use::of(&verify::HEALTHY),
-                            Use::of(&verify::PODS_RUN),
-                            Use::of(&verify::PEERS_ANSWER),
-                            Use::of(&verify::SERVICE),
-                            Use::of(&verify::NAME),
-                            Use::of(&verify::OUTSIDE),
-                            Use::of(&verify::STEADY),
-                            Use::of(&verify::CLEAN),
-                        ],
-                        depth: Depth::Nodes,
-                        traits: Traits::PLAIN,
-                    }
-                }
-            }
-            VerbName::Stop => {
-                const {
-                    &Self {
-                        name: VerbName::Stop,
-                        steps: &[Use::of(&stop::STEP)],
-                        depth: Depth::Machines,
-                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
-                    }
-                }
-            }
-            VerbName::Killall => {
-                const {
-                    &Self {
-                        name: VerbName::Killall,
-                        steps: &[Use::of(&uninstall::KILLALL)],
-                        depth: Depth::Machines,
-                        traits: Traits::PLAIN,
-                    }
-                }
-            }
-            VerbName::Uninstall => {
-                const {
-                    &Self {
-                        name: VerbName::Uninstall,
-                        steps: &[Use::of(&uninstall::STEP), Use::of(&uninstall::FORGET)],
-                        depth: Depth::Machines,
-                        traits: Traits::PLAIN,
-                    }
-                }
-            }
-            VerbName::Destroy => {
-                const {
-                    &Self {
-                        name: VerbName::Destroy,
-                        steps: &[
-                            Use::after(&destroy::LEAVE, &[]),
-                            Use::of(&destroy::UNINSTALL),
-                            Use::of(&destroy::MACHINES),
-                            Use::of(&destroy::CLEAN),
-                        ],
-                        depth: Depth::Machines,
-                        traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
-                    }
-                }
-            }
-            VerbName::Backup => {
-                const {
-                    &Self {
-                        name: VerbName::Backup,
-                        steps: &[Use::of(&backup::ASK), Use::of(&backup::COPY)],
-                        depth: Depth::Machines,
-                        traits: Traits {
-                            resumes: Resumes::Nothing,
-                            within: Within::Nothing,
-                            ..Traits::PLAIN
-                        },
-                    }
-                }
-            }
-            VerbName::Restore => {
-                const {
-                    &Self {
-                        name: VerbName::Restore,
-                        steps: &[
-                            Use::after(&login::STEP, &[]),
-                            Use::of(&restore::HALT),
-                            Use::of(&restore::SECRETS),
-                            Use::of(&restore::CONFIG),
-                            Use::of(&restore::DATA),
-                            Use::of(&start::STEP),
-                            Use::of(&kubeconfig::STEP),
-                            Use::of(&ready::STEP),
-                            Use::of(&restore::SETTLE),
-                        ],
-                        depth: Depth::Machines,
-                        traits: Traits {
-                            stops_k3s_first: true,
-                            resumes: Resumes::Since(ClusterStep::Settle),
-                            within: Within::Restore,
-                            begin: Some(restore::begin),
-                            ..Traits::PLAIN
-                        },
-                    }
-                }
-            }
-            VerbName::UndoRestore => {
-                const {
-                    &Self {
-                        name: VerbName::UndoRestore,
-                        steps: &[Use::of(&restore::UNDO)],
-                        depth: Depth::Machines,
-                        traits: Traits::PLAIN,
-                    }
-                }
-            }
-            VerbName::SaveSnapshot => {
-                const {
-                    &Self {
-                        name: VerbName::SaveSnapshot,
-                        steps: &[
-                            Use::of(&snapshot::PAUSE),
-                            Use::of(&snapshot::TAKE),
-                            Use::of(&snapshot::CLOCK),
-                        ],
-                        depth: Depth::Machines,
-                        traits: Traits {
-                            resumes: Resumes::Nothing,
-                            within: Within::Nothing,
-                            ..Traits::PLAIN
-                        },
-                    }
-                }
-            }
-            VerbName::RestoreSnapshot => {
-                const {
-                    &Self {
-                        name: VerbName::RestoreSnapshot,
-                        steps: &[
-                            Use::of(&snapshot::RESTORE),
-                            Use::of(&snapshot::RESUME),
-                            Use::of(&snapshot::CLOCK),
-                            Use::of(&snapshot::KUBECONFIG),
-                            Use::of(&snapshot::READY),
-                        ],
-                        depth: Depth::Machines,
-                        traits: Traits {
-                            resumes: Resumes::Nothing,
-                            begin: Some(snapshot::begin),
-                            end: Some(snapshot::end),
-                            ..Traits::PLAIN
-                        },
-                    }
-                }
-            }
-            VerbName::DeleteSnapshot => {
-                const {
-                    &Self {
-                        name: VerbName::DeleteSnapshot,
-                        steps: &[Use::of(&snapshot::FORGET)],
-                        depth: Depth::Machines,
-                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
-                    }
-                }
-            }
-        }
-    }
-
-    /// True if it has that step.
-    pub fn has(&self, step: impl Into<StepName>) -> bool {
-        let step = step.into();
-        self.steps.iter().any(|u| u.step.of().name() == step)
-    }
-
-    /// True if it brings machines up.
-    pub fn boots(&self) -> bool {
-        self.has(NodeStep::Vm)
-    }
-
-    /// True if it changes k3s on nodes, so that what p1 refuses is looked at before.
-    pub fn changes_k3s(&self) -> bool {
-        self.has(NodeStep::Stage)
-    }
-
-    /// True if the whole cluster goes, asked for these nodes.
-    pub fn takes_all(&self, targets: &[String]) -> bool {
-        self.traits.takes == Takes::All && targets.is_empty()
-    }
-
-    /// True if a retry begins anew; `passed` tells which steps passed, by their ids.
-    pub fn begins_anew(&self, passed: &dyn Fn(&str) -> bool) -> bool {
-        match self.traits.resumes {
-            Resumes::WhatIsLeft => false,
-            Resumes::Nothing => true,
-            Resumes::Since(step) => !passed(&step.id()),
-        }
-    }
-
-    /// Whether it may do its work while this has not come to its end.
-    pub fn passes(&self, unfinished: &Unfinished) -> bool {
-        match self.traits.within {
-            Within::Any => true,
-            Within::Restore => VerbName::parse(&unfinished.verb) != Some(VerbName::RestoreSnapshot),
-            Within::Nothing => false,
-        }
-    }
-
-    /// Whether that step is needed, by its own condition.
-    pub fn condition(&self, at: At<'_>, view: &View<'_>) -> Check {
-        self.step(at.name()).check(view, at)
-    }
-
-    fn step(&self, name: StepName) -> &'static Step {
-        let mut steps = self.steps.iter().map(|u| u.step);
-        steps.find(|step| step.of().name() == name).expect("a step of this verb")
-    }
-
-    /// The plan, with the steps' own conditions to say whether one is needed.
-    pub fn plan(&self, view: &View<'_>, targets: &[String]) -> Plan {
-        let leaving: Vec<Node> = view.seen.leaving().cloned().collect();
-        self.plan_with(view, targets, &leaving, &|at| self.condition(at, view))
-    }
-
-    /// The plan, with `look` to say whether a step is needed.
-    pub fn plan_with(
-        &self,
-        view: &View<'_>,
-        targets: &[String],
-        leaving: &[Node],
-        look: &dyn Fn(At<'_>) -> Check,
-    ) -> Plan {
-        let shapes: Vec<Shape> = self.steps.iter().map(|u| u.step.shape(u.comes_after())).collect();
-        let digest = |at: At<'_>| {
-            if let Some(item) = at.item() {
-                return view.provisioner(item).unwrap_or_default();
-            }
-            let inputs = self.step(at.name()).inputs(view.cluster, at).to_string();
-            // Beside what the spec says: which file stands behind a path of it.
-            let given = match at {
-                At::Cluster(ClusterStep::Artifacts)
-                | At::Node { step: NodeStep::Stage | NodeStep::Install | NodeStep::Start, .. } => {
-                    view.seen.given.as_str()
-                }
-                At::Cluster(ClusterStep::Box | ClusterStep::Network) => {
-                    view.seen.image.as_deref().unwrap_or_default()
-                }
-                _ => "",
-            };
-            match given {
-                "" => short_digest(&[&inputs]),
-                given => short_digest(&[&inputs, given]),
-            }
-        };
-        let stands = |node: &Node| match self.traits.stops_k3s_first {
-            // However k3s stood, it is stopped on all of them first, and only the first server has the data.
-            true => plan::Standing::New,
-            false => view.standing(node),
-        };
-        // A restore takes its turns: its first server has data.
-        let fresh = self.boots() && view.is_fresh(leaving);
-        let basis =
-            Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands, fresh };
-        plan::make(&shapes, &basis)
-    }
-}
-
-/// 16 hex digits that tell one set of texts from another.
-fn short_digest(parts: &[&str]) -> String {
-    hash::hex(&hash::parts(parts)[..8])
-}
-
-/// The steps of a verb, for the engine.
-pub struct Steps {
-    /// Which.
-    pub verb: &'static Verb,
-    /// What they share.
-    pub world: Arc<World>,
-    /// The `vagrant up` of this run.
-    pub batch: Arc<Batch>,
-    /// The machines that go, as the plan has them.
-    pub leaving: Vec<Node>,
-}
-
-impl Work for Steps {
-    fn check(&self, step: &plan::Step) -> Check {
-        let seen = self.world.seen();
-        self.verb.condition(self.at(step), &View::new(&self.world.cluster, &seen))
-    }
-
-    fn apply(&self, step: &plan::Step, control: &Control) -> Result<Option<String>, Trouble> {
-        let at = self.at(step);
-        let ctx = Ctx { world: &self.world, batch: &self.batch, control, needs: at.of() };
-        match (self.verb.step(step.name), at) {
-            (Step::Cluster(def), At::Cluster(_)) => (def.apply)(&ctx),
-            (Step::Node(def), At::Node { node, item, .. }) => {
-                self.on_node(def, &NodeCtx { shared: ctx, node, item })
-            }
-            _ => unreachable!("the step of that name is of the same kind"),
-        }
-    }
-
-    fn retries(&self, step: &plan::Step) -> bool {
-        self.verb.step(step.name).retry()
-    }
-}
-
-impl Steps {
-    fn on_node(&self, def: &NodeDef, ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
-        let node = ctx.node;
-        // Before anything is done there: what is remembered may no longer be so.
-        self.world.remember(&node.name, |m| m.facts = None)?;
-        (def.apply)(ctx).map_err(|mut trouble| {
-            // The step says whose it is.
-            let cause = &mut trouble.failure.cause;
-            *cause = crate::explain::without_name(&node.name, cause).to_owned();
-            // The machine ran when the step before passed.
-            match self.verb.boots() && def.name != NodeStep::Vm && trouble.may_pass() {
-                true => machine::lost(&self.world, node, trouble),
-                false => trouble,
-            }
-        })
-    }
-
-    /// Where a step of the plan is taken.
-    fn at<'a>(&'a self, step: &'a plan::Step) -> At<'a> {
-        let name = match step.name {
-            StepName::ClusterStep(step) => return At::Cluster(step),
-            StepName::NodeStep(step) => step,
-        };
-        let of = step.info.node.as_deref().unwrap_or_default();
-        let node = match self.verb.step(step.name).of() {
-            Of::Node(_, Per::Leaving) => self.leaving.iter().find(|n| n.name == of),
-            _ => self.world.cluster.node(of),
-        };
-        At::Node { step: name, node: node.expect("a node of the plan"), item: step.item.as_deref() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observed::Seen;
-    use crate::spec::fixture;
-
-    fn former(name: &str, last: u8) -> Node {
-        let ip = [192, 168, 56, last].into();
-        Node { name: name.into(), ip, ..fixture::cluster(1).nodes[1].clone() }
-    }
-
-    #[test]
-    fn names_of_verbs_lead_to_their_verb_and_back() {
-        for name in VerbName::ALL {
-            assert_eq!((Verb::of(name).name, VerbName::parse(name.as_str())), (name, Some(name)));
-        }
-        assert_eq!(VerbName::parse("fly"), None);
-    }
-
-    /// What takes what is there for the cluster does not begin before that is known; what ends it does.
-    #[test]
-    fn an_unfinished_restore_is_in_the_way_of_what_takes_the_data_for_the_clusters() {
-        use VerbName as V;
-        let during = |verb: V| {
-            let (id, since) = (String::new(), jiff::Timestamp::UNIX_EPOCH);
-            let what = Unfinished { verb: verb.to_string(), id, subject: None, since, settled: false };
-            V::ALL.into_iter().filter(|v| !Verb::of(*v).passes(&what)).collect::<Vec<_>>()
-        };
-        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::SaveSnapshot];
-        assert_eq!(during(V::Restore), kept);
-        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Restore, V::SaveSnapshot];
-        assert_eq!(during(V::RestoreSnapshot), kept);
-    }
-
-    /// What a step comes after in one verb is a step of that verb, and what it comes after wherever it is used is one of
-    /// some verb. Steps are listed in an order in which they could run: `plan::make` and the screen go by it.
-    #[test]
-    fn steps_come_after_steps_that_their_verb_lists_before_them() {
-        let verbs = VerbName::ALL.map(Verb::of);
-        for verb in verbs {
-            for (at, one) in verb.steps.iter().enumerate() {
-                let name = one.step.of().name();
-                for after in one.comes_after() {
-                    let place = verb.steps.iter().position(|u| u.step.of().name() == after.step());
-                    let told = || format!("{}: {} after {after:?}", verb.name, name.as_str());
-                    let known = if one.after.is_some() {
-                        place.is_some()
-                    } else {
-                        verbs.iter().any(|v| v.has(after.step()))
-                    };
-                    assert!(known, "{}", told());
-                    assert!(after.of_another_turn() || place.is_none_or(|before| before < at), "{}", told());
-                }
-                let same = verb.steps.iter().filter(|u| u.step.of().name() == name).count();
-                assert!(same == 1 || name == NodeStep::Provision.into(), "{}: {}", verb.name, name.as_str());
-            }
-        }
-    }
-
-    /// Every verb's steps can be put in order, for one node and for several, and step ids are unique.
-    #[test]
-    fn every_verb_makes_a_plan() {
-        for verb in VerbName::ALL.map(Verb::of) {
-            for workers in [0, 3] {
-                let cluster = fixture::cluster(workers);
-                let (seen, leaving) = (Seen::default(), [cluster.nodes[0].clone(), former("old", 250)]);
-                let view = View::new(&cluster, &seen);
-                let plan = verb.plan_with(&view, &[], &leaving, &|_| Check::Needed("x".into()));
-                let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
-                assert_eq!(ids.len(), plan.steps.len(), "{}", verb.name);
-            }
-        }
-    }
-
-    #[test]
-    fn k3s_is_installed_behind_the_provisioners_before_it_and_ready_before_those_after_it() {
-        use crate::spec::{ProvisionType, Provisioner, Slot};
-        let mut cluster = fixture::cluster(1);
-        let one = |name: &str, when| Provisioner {
-            name: name.into(),
-            kind: ProvisionType::Shell,
-            when,
-            nodes: vec!["worker-1".into()],
-            settings: Default::default(),
-            by_vagrant: false,
-            inputs: vec![],
-        };
-        cluster.provision = vec![one("early", Slot::BeforeK3s), one("late", Slot::AfterK3s)];
-        let seen = Seen::default();
-        let plan = Verb::of(VerbName::Up).plan(&View::new(&cluster, &seen), &[]);
-        let after = |id: &str, before: &str| {
-            let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
-            assert!(step.check.may_run() && step.info.after.iter().any(|a| a == before), "{:?}", step.info);
-        };
-        after("worker-1/provision-early", "worker-1/system");
-        after("worker-1/install", "worker-1/provision-early");
-        after("worker-1/provision-late", "worker-1/ready");
-        assert!(!plan.steps.iter().any(|s| s.info.id.starts_with("server/provision")));
-    }
-
-    /// Everything that a step waits for, directly or not.
-    fn waits_for(plan: &Plan, id: &str) -> std::collections::BTreeSet<String> {
-        let (mut all, mut open) = (std::collections::BTreeSet::new(), vec![id.to_owned()]);
-        while let Some(id) = open.pop() {
-            let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
-            let before = step.info.after.iter().chain(&step.behind).cloned();
-            open.extend(before.filter(|b| all.insert(b.clone())));
-        }
-        all
-    }
-
-    /// A server that has been part of a cluster, its k3s at work.
-    fn serving() -> Arc<crate::guest::NodeFacts> {
-        let mut facts = crate::guest::NodeFacts { datastore: Some("etcd".into()), ..Default::default() };
-        let unit = crate::guest::Unit { loaded: true, active: "active".into(), ..Default::default() };
-        facts.units.extend([("k3s".to_owned(), unit.clone()), ("k3s-agent".to_owned(), unit)]);
-        facts.node_password = true;
-        facts.into()
-    }
-
-    #[test]
-    fn in_a_fresh_cluster_nothing_waits_for_what_k3s_waits_for_itself() {
-        let cluster = fixture::sized(3, 2);
-        let up = Verb::of(VerbName::Up);
-        let plan = up.plan(&View::new(&cluster, &Seen::default()), &[]);
-        for worker in ["worker-1", "worker-2"] {
-            let launch = format!("{worker}/launch");
-            assert!(plan.steps.iter().any(|s| s.info.id == launch && s.check.may_run()), "{plan:?}");
-            let before = waits_for(&plan, &launch);
-            assert!(before.contains(&format!("{worker}/install")));
-            let of_server = |b: &String| b.starts_with("server") && !NodeStep::Resize.is(b);
-            assert!(!before.iter().any(|b| of_server(b) || b == "cluster/kubeconfig"), "{before:?}");
-            // It is judged when there is an API, and by no other server's start.
-            let start = waits_for(&plan, &format!("{worker}/start"));
-            assert!(start.contains("server/start") && start.contains(&launch), "{start:?}");
-            assert!(!start.contains("server-2/start") && !start.contains("server/ready"), "{start:?}");
-        }
-        let before = waits_for(&plan, "server-2/launch");
-        assert!(before.contains("server-2/install") && !before.contains("server/start"), "{before:?}");
-        let before = waits_for(&plan, "server-3/start");
-        assert!(before.contains("server-2/start") && !before.contains("server/ready"), "{before:?}");
-
-        // Where a server has data, or its machines go, or the data may be elsewhere, each has its turn.
-        let mut seen = Seen::default();
-        seen.nodes.insert("server-2".into(), serving());
-        let launched = |cluster: &Cluster, seen: &Seen, leaving: &[Node]| {
-            let mut seen = seen.clone();
-            seen.request.leaving = leaving.to_vec();
-            up.plan(&View::new(cluster, &seen), &[]).nodes_for(NodeStep::Launch)
-        };
-        assert_eq!(launched(&cluster, &seen, &[]), [""; 0]);
-        let none = Seen::default();
-        assert_eq!(launched(&cluster, &none, &cluster.nodes[..1]), [""; 0]);
-        assert_eq!(launched(&cluster, &none, &[]).len(), 4);
-        let mut outside = cluster.clone();
-        outside.nodes[0].config.insert("datastore-endpoint".into(), "mysql://x".into());
-        assert_eq!(launched(&outside, &none, &[]), [""; 0]);
-    }
-
-    #[test]
-    fn the_next_k3s_is_everywhere_before_the_first_turn() {
-        let cluster = fixture::sized(3, 2);
-        let mut seen = Seen::default();
-        seen.nodes.extend(cluster.nodes.iter().map(|n| (n.name.clone(), serving())));
-        for verb in [VerbName::Up, VerbName::Upgrade] {
-            let verb = Verb::of(verb);
-            let plan = verb.plan(&View::new(&cluster, &seen), &[]);
-            let stage = plan.steps.iter().find(|s| s.info.id == "server/stage").unwrap();
-            let pushes: Vec<String> = cluster.nodes.iter().map(|n| format!("{}/push", n.name)).collect();
-            assert!(pushes[1..].iter().all(|p| stage.behind.contains(p)), "{:?}", stage.behind);
-            assert!(stage.info.after.contains(&pushes[0]));
-            for push in pushes {
-                let before = waits_for(&plan, &push);
-                assert!(!before.iter().any(|b| NodeStep::Stage.is(b) || NodeStep::Ready.is(b)), "{before:?}");
-            }
-        }
-    }
-
-    /// One that a run before has made already: those whose turn comes after it wait for it all the same.
-    #[test]
-    fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
-        let cluster = fixture::sized(3, 0);
-        let mut seen = Seen { kubeconfig: true, ..Seen::default() };
-        seen.request.leaving = vec![cluster.nodes[2].clone()];
-        for server in &cluster.nodes[..2] {
-            seen.nodes.insert(server.name.clone(), serving());
-        }
-        let view = View::new(&cluster, &seen);
-        let verb = Verb::of(VerbName::Replace);
-        let passed = |at: At<'_>| match at.of().map_or("", |n| n.name.as_str()) {
-            "server" => Check::Done("done in the run before".into()),
-            "server-2" if at.name() != NodeStep::Ready.into() => Check::Done("done in the run before".into()),
-            _ => Check::Unknown("outstanding".into()),
-        };
-        let plan = verb.plan_with(&view, &[], &cluster.nodes, &passed);
-        let before = waits_for(&plan, "server-3/leave");
-        assert!(before.contains("server-2/ready"), "{before:?}");
-        assert!(waits_for(&plan, "server-3/start").contains("server-3/machine"));
     }
 }

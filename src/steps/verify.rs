@@ -832,24 +832,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::VerbName;
-    use crate::observed::{Seen, View};
     use crate::spec::fixture::cluster;
-    use crate::steps::Verb;
-
-    #[test]
-    fn a_proof_is_due_every_time_and_cleans_up_in_any_case() {
-        let cluster = cluster(1);
-        let verb = Verb::of(VerbName::Verify);
-        let plan = || verb.plan(&View::new(&cluster, &Seen::default()), &[]);
-        let (one, two) = (plan(), plan());
-        assert!(one.steps.iter().zip(&two.steps).all(|(a, b)| a.info.digest != b.info.digest));
-        let last = one.steps.last().unwrap();
-        assert!(
-            last.info.id == "cluster/clean" && last.anyway && last.info.after.len() == one.steps.len() - 1
-        );
-        assert!(one.steps.iter().filter(|s| s.anyway).count() == 1);
-    }
 
     #[test]
     fn whether_there_is_an_ingress_is_told_by_the_cluster() {

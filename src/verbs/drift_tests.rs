@@ -15,7 +15,7 @@ use crate::observed::drift::*;
 use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
 use crate::plan::{NodeStep, Plan};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
-use crate::steps::{Intent, Refused, Verb, decide};
+use crate::verbs::{Intent, Refused, Verb, decide};
 
 fn image(cluster: &Cluster) -> String {
     let BoxRef::Definition(name) = &cluster.image else { unreachable!() };
