@@ -44,15 +44,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let last = journal::latest(&state.runs());
     let outstanding = last.as_ref().ok().and_then(|r| r.as_ref()).map(|r| (r.outstanding().count(), &r.verb));
 
-    // The API goes on to say what it heard last; a kubelet's lease says when that was.
-    let heard = match seen.api.is_some() {
-        true => world.ask(|api| api.leases(&world.cancel)).unwrap_or_default(),
-        false => std::collections::BTreeMap::new(),
-    };
-    let reported = |node: &str| -> Option<jiff::Timestamp> {
-        let lease = heard.get(node).and_then(|at| at.parse().ok());
-        lease.max(seen.api.as_ref().and_then(|api| api.get(node)?.heartbeat))
-    };
+    // The API goes on to say what it heard last.
+    let reported = |node: &str| seen.reported.get(node).copied();
     let age = |node: &str| {
         let past = jiff::Timestamp::now().duration_since(reported(node)?);
         Some(std::time::Duration::try_from(past).unwrap_or_default())

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::access::{World, image_wanted};
+use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
@@ -35,6 +38,10 @@ pub enum Depth {
 
 /// A machine that runs has its sshd; if it does not answer by then, it is said so.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A kubelet renews its lease every 10 s (`nodeLeaseDurationSeconds` / 4), and the API takes a node for Ready until 40 s have
+/// passed: one that has missed two is looked at.
+const QUIET: Duration = Duration::from_secs(25);
 
 /// Looks, and keeps what was seen in the world.
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
@@ -135,13 +142,17 @@ fn look_at_memory(world: &World) {
 }
 
 /// What is remembered of a node still holds as far as can be told without logging in: the API says
-/// that it is Ready, and it is the same boot of the same machine, on which p1 has done nothing since.
+/// that it is Ready, has heard of it just now, and it is the same boot of the same machine, on which p1 has done nothing
+/// since.
 /// A login costs 0.5 s under emulation, this nothing. What somebody changed by hand inside a node
 /// that stays Ready is seen by [`Depth::Inside`] only.
 fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
     let Some(facts) = world.memory(&node.name).and_then(|m| m.facts) else { return false };
     let status = seen.api.as_ref().and_then(|api| api.get(&node.name));
     if !status.is_some_and(|s| s.ready && !s.boot_id.is_empty() && s.boot_id == facts.boot) {
+        return false;
+    }
+    if !seen.reported.get(&node.name).is_some_and(|at| is_recent(*at, Timestamp::now())) {
         return false;
     }
     // An older p1 did not ask for this; and what cannot change is not judged from memory.
@@ -156,6 +167,11 @@ fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
         seen.remembered.insert(node.name.clone());
     });
     true
+}
+
+/// Whether what was said at that moment of the node's clock counts at this one of ours.
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(at)).is_ok_and(|past| past < QUIET) || at > now
 }
 
 fn look_at(world: &World, node: &Node) {
@@ -174,11 +190,18 @@ fn look_at(world: &World, node: &Node) {
 /// What the API says of the nodes.
 pub fn look_at_api(world: &World) {
     let answer = world.nodes();
+    let leases = answer.is_ok().then(|| world.ask(|api| api.leases(&world.cancel)).unwrap_or_default());
+    let leases = leases.unwrap_or_default();
+    let reported = |node: &NodeStatus| {
+        let lease = leases.get(&node.name).and_then(|at| at.parse().ok());
+        Some((node.name.clone(), lease.max(node.heartbeat)?))
+    };
     // Too few servers for etcd look like an API that is silent, or that knows nobody.
     let members = (answer.is_err() && world.cluster.servers().count() > 1).then(|| world.members());
     world.note(|seen| match answer {
         Ok(nodes) => {
             seen.api = Some(nodes.iter().map(|n| (n.name.clone(), n.clone())).collect());
+            seen.reported = nodes.iter().filter_map(reported).collect();
             (seen.deaf, seen.members) = (None, None);
         }
         Err(trouble) => {
@@ -200,4 +223,19 @@ fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_counts_as_heard_of_until_it_has_missed_two_leases() {
+        let now: Timestamp = "2026-11-29T06:00:40Z".parse().unwrap();
+        let recent = |at: &str| is_recent(at.parse().unwrap(), now);
+        assert!(recent("2026-11-29T06:00:30Z") && recent("2026-11-29T06:00:16Z"));
+        assert!(!recent("2026-11-29T06:00:15Z") && !recent("2026-11-29T05:00:40Z"));
+        // A clock that is ahead.
+        assert!(recent("2026-11-29T06:00:45Z"));
+    }
 }

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::api::NodeStatus;
 use crate::apps::Inventory;
 use crate::backup::Backup;
@@ -40,6 +42,8 @@ pub struct Seen {
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.
     pub api: Option<BTreeMap<String, NodeStatus>>,
+    /// By node: when the API last heard of its kubelet, by the node's clock.
+    pub reported: BTreeMap<String, Timestamp>,
     /// Why the API did not answer.
     pub deaf: Option<String>,
     /// Of several servers, where the API did not answer: how many have an etcd that does, and how many there are.

@@ -1,6 +1,7 @@
 //! Changes of the spec and of reality, on simulated machines.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use p1::internals::event::{Kind, Outcome};
@@ -131,6 +132,22 @@ fn a_node_joins_and_a_node_leaves() {
     // It may come back under its name.
     edit(&sim, &line(&sim, "late"), &gone);
     sim.p1(&["--yes", "up"]).exits(0);
+    settled(&sim);
+}
+
+/// The API calls a node Ready for 40 s after the last word of it.
+#[test]
+fn a_node_that_fell_silent_is_looked_at_before_the_api_gives_it_up() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    // From here on the API's word is enough.
+    sim.p1(&["up"]).exits(0);
+    sim.node("worker").sh("systemctl stop k3s-agent");
+    // Its last word may have been 10 s ago.
+    std::thread::sleep(Duration::from_secs(26));
+    assert!(nodes(&sim, "server").iter().any(|(name, status)| name == "worker" && status == "Ready"));
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(sim.node("worker").sh("systemctl is-active k3s-agent || :").trim(), "active");
     settled(&sim);
 }
 
