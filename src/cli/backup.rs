@@ -85,7 +85,8 @@ pub fn undo(context: &Context) -> Result<(), Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let verb = Verb::of(VerbName::UndoRestore);
-    let job = Job { verb, targets: Vec::new(), subject: None, retry_of: None, deep: false };
+    let job =
+        Job { verb, replace: Vec::new(), targets: Vec::new(), subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| match &world.seen().unfinished {
         Some(what) if what.verb == VerbName::Restore.as_str() => Ok(()),
         _ => Err(Fail::new(
@@ -154,7 +155,7 @@ fn change(
     context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
     let verb = Verb::of(verb);
     let subject = Some(path.to_string_lossy().into_owned());
-    let job = Job { verb, targets: Vec::new(), subject, retry_of: None, deep: false };
+    let job = Job { verb, replace: Vec::new(), targets: Vec::new(), subject, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| ready(world))?;
     run::verdict(&report)
 }

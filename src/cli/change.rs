@@ -8,11 +8,10 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::explain::printable;
 use crate::observed::View;
-use crate::observed::drift::{Drift, Interrupts, Mend, changes, leaver};
+use crate::observed::drift::{Drift, Interrupts, Mend, changes};
 use crate::plan::{Check, NodeStep, Plan};
-use crate::spec::Node;
 use crate::state::State;
-use crate::verbs::{Decision, Refused};
+use crate::verbs::{self, Decision, Refused};
 
 /// The differences that `up` would find, whose plan this is.
 pub fn look(world: &World, plan: &Plan, targets: &[String]) -> Vec<Drift> {
@@ -28,16 +27,13 @@ pub fn told(world: &World, mut all: Vec<Drift>) -> Vec<Drift> {
     all
 }
 
-/// A run that must not be begun is not; one that takes data away only after a yes.
+/// A run that takes data away begins only after a yes.
 pub fn must_be_agreed(
     context: &Context,
     world: &World,
     decision: &Decision,
     replace: &[String],
 ) -> Result<(), Fail> {
-    if let Some(refused) = &decision.refused {
-        return Err(refused.clone().into());
-    }
     if decision.losses.is_empty() {
         return Ok(());
     }
@@ -51,6 +47,16 @@ impl From<Refused> for Fail {
         match refused {
             Refused::Asked(refusal) => Self { code: code::USAGE, ..refusal.into() },
             Refused::There(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl From<verbs::Error> for Fail {
+    fn from(error: verbs::Error) -> Self {
+        match error {
+            verbs::Error::Trouble(trouble) => trouble.into(),
+            verbs::Error::Refused(refused) => refused.into(),
+            verbs::Error::Contested(trouble) => Self { code: code::LOCKED, ..trouble.into() },
         }
     }
 }
@@ -82,16 +88,6 @@ fn agree(
     let fail =
         Fail::new(code::USAGE, "this takes data away, and nobody is there to be asked", ways.join(" "));
     Err(Fail { evidence: lines.to_vec(), ..fail })
-}
-
-/// The machines that a run to be gone on with was to take away. Those that are gone pass as such.
-pub fn outstanding(world: &World, steps: &[crate::event::StepInfo]) -> Vec<Node> {
-    let seen = world.seen();
-    let view = View::new(&world.cluster, &seen);
-    let goes = steps.iter().filter(|s| NodeStep::Machine.is(&s.id));
-    let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
-    let node = |name: &String| leaver(&view, name).unwrap_or_else(|| unknown(name));
-    goes.filter_map(|s| s.node.as_ref()).map(node).collect()
 }
 
 /// Names on the command line: of the spec's nodes, or of what is left of former ones.

@@ -67,7 +67,14 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             _ => context.agree(&question),
         }
     };
-    let job = Job { verb: Verb::of(VerbName::Destroy), targets, subject: None, retry_of: None, deep: false };
+    let job = Job {
+        verb: Verb::of(VerbName::Destroy),
+        replace: Vec::new(),
+        targets,
+        subject: None,
+        retry_of: None,
+        deep: false,
+    };
     let report = run::run(context, cluster, job, &|world, _| ask(world))?;
     run::verdict(&report)
 }

@@ -6,7 +6,7 @@ use super::args::Looks;
 use super::change;
 use super::context::Context;
 use super::fail::{Fail, code};
-use super::{here, print, run};
+use super::{here, print};
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::observe::{Depth, observe};
@@ -14,7 +14,7 @@ use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
 use crate::state::State;
 use crate::ui::{Format, Tone, count};
-use crate::verbs::{Decision, Intent, Verb, decide};
+use crate::verbs::{self, Decision, Intent, Verb, decide};
 
 /// Shows the plan; exit code 10 if something would be done.
 pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
@@ -26,7 +26,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     let verb = Verb::of(VerbName::Up);
     let claims = Claims::look(&world)?;
     if claims.contested().is_some() {
-        return Err(run::contested(&world, &claims, verb.name, &targets));
+        return Err(verbs::Error::Contested(verbs::contested(&world, &claims, verb.name, &targets)).into());
     }
     world.note(|seen| seen.differs.extend(claims.drift()));
     let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;

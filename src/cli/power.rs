@@ -13,7 +13,14 @@ use crate::verbs::Verb;
 pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, nodes)?;
-    let job = Job { verb: Verb::of(verb), targets, subject: None, retry_of: None, deep: false };
+    let job = Job {
+        verb: Verb::of(verb),
+        replace: Vec::new(),
+        targets,
+        subject: None,
+        retry_of: None,
+        deep: false,
+    };
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
         let chosen = |name: &String| seen.request.doomed.contains(name);

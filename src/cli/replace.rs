@@ -15,8 +15,7 @@ pub fn replace(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let ends = cluster.servers().all(|s| replace.contains(&s.name)) && cluster.servers().count() == 1;
     let targets = if ends { Vec::new() } else { replace.clone() };
     let verb = Verb::of(VerbName::Replace);
-    let job = Job { verb, targets, retry_of: None, subject: None, deep: false };
-    let report =
-        run::replacing(context, cluster, job, &replace, &|world, plan| preflight(context, world, plan))?;
+    let job = Job { verb, replace, targets, retry_of: None, subject: None, deep: false };
+    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
     run::verdict(&report)
 }

@@ -47,7 +47,8 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
     })?;
     let targets = change::targets(context, &cluster, &record.targets)?;
     let subject = record.subject.clone();
-    let job = Job { verb, targets, subject, retry_of: Some(record.clone()), deep: false };
+    let job =
+        Job { verb, replace: Vec::new(), targets, subject, retry_of: Some(record.clone()), deep: false };
     let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
     if report.success {
         finish(&state, &record)?;

@@ -64,7 +64,14 @@ fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> 
     let cluster = context.spec()?;
     context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
     let verb = Verb::of(verb);
-    let job = Job { verb, targets: Vec::new(), subject: Some(name.clone()), retry_of: None, deep: false };
+    let job = Job {
+        verb,
+        replace: Vec::new(),
+        targets: Vec::new(),
+        subject: Some(name.clone()),
+        retry_of: None,
+        deep: false,
+    };
     let report = run::run(context, cluster, job, &|world, _| ready(world, &name))?;
     run::verdict(&report)
 }

@@ -28,9 +28,15 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
-    let job =
-        Job { verb: Verb::of(VerbName::Up), targets, subject: None, retry_of: None, deep: args.looks.deep };
-    let report = run::replacing(context, cluster, job, &replace, &|world, plan| {
+    let job = Job {
+        verb: Verb::of(VerbName::Up),
+        replace: replace.clone(),
+        targets,
+        subject: None,
+        retry_of: None,
+        deep: args.looks.deep,
+    };
+    let report = run::run_to(context, cluster, job, &|_| Ok(()), &|world, plan| {
         if let Some(note) = change::neighbours(world) {
             eprintln!("note: {note}");
         }
@@ -38,15 +44,15 @@ pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
             eprintln!("note: {note}");
         }
         preflight(context, world, plan)?;
-        ask_for_namespaces(context, world);
-        Ok(())
+        Ok(ask_for_namespaces(context, world))
     })?;
     run::verdict(&report)
 }
 
 /// A namespace that left the spec goes by itself only if nothing in it is anybody else's. Without a
-/// yes it stays, and `up` goes on.
-fn ask_for_namespaces(context: &Context, world: &World) {
+/// yes it stays, and `up` goes on. Those that were agreed to.
+fn ask_for_namespaces(context: &Context, world: &World) -> Vec<String> {
+    let mut agreed = Vec::new();
     for (name, others) in world.seen().apps.clone().map(|a| a.held).unwrap_or_default() {
         let shown: Vec<&str> = others.iter().take(3).map(String::as_str).collect();
         let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
@@ -55,9 +61,10 @@ fn ask_for_namespaces(context: &Context, world: &World) {
             shown.join(", ")
         );
         if context.agree(&question).is_ok() {
-            world.note(|seen| seen.request.agreed.push(name));
+            agreed.push(name);
         }
     }
+    agreed
 }
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.

@@ -21,13 +21,15 @@ pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
     context.must_be_made(&cluster, &state)?;
     let job = Job {
         verb: Verb::of(VerbName::Upgrade),
+        replace: Vec::new(),
         targets: Vec::new(),
         retry_of: None,
         deep: false,
         subject: None,
     };
     let before = |world: &World| aim(world, &release);
-    let report = run::run_to(context, cluster, job, &[], &before, &begin)?;
+    let report =
+        run::run_to(context, cluster, job, &before, &|world, plan| begin(world, plan).map(|()| Vec::new()))?;
     run::verdict(&report)
 }
 

@@ -20,6 +20,7 @@ pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
     context.must_be_made(&cluster, &state)?;
     let job = Job {
         verb: Verb::of(VerbName::Verify),
+        replace: Vec::new(),
         targets,
         subject: args.image.clone(),
         retry_of: None,

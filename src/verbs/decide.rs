@@ -57,6 +57,20 @@ impl Intent<'_> {
 }
 
 impl Decision {
+    /// Of a run that is gone on with: what it does was decided, and agreed to, before.
+    pub fn to_do(plan: Plan, leaving: Vec<Node>) -> Self {
+        let none = Vec::new;
+        Self {
+            drift: Vec::new(),
+            leaving,
+            losses: none(),
+            removed: none(),
+            replaced: none(),
+            plan,
+            refused: None,
+        }
+    }
+
     /// Notes which machines go.
     pub fn note(&self, seen: &mut Seen) {
         seen.request.leaving.clone_from(&self.leaving);
@@ -68,15 +82,7 @@ pub fn decide(cluster: &Cluster, seen: &Seen, intent: &Intent<'_>) -> Decision {
     let mut seen = seen.clone();
     intent.note(cluster, &mut seen);
     let view = View::new(cluster, &seen);
-    let mut found = Decision {
-        drift: Vec::new(),
-        leaving: Vec::new(),
-        losses: Vec::new(),
-        removed: Vec::new(),
-        replaced: Vec::new(),
-        plan: Plan::default(),
-        refused: None,
-    };
+    let mut found = Decision::to_do(Plan::default(), Vec::new());
     match intent.verb.traits.takes {
         Takes::All => found.leaving = destroyed(&view, intent.targets),
         Takes::Differing | Takes::Named => mended(&view, intent, &mut found),

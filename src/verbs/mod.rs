@@ -7,6 +7,7 @@ mod before_tests;
 mod decide;
 #[cfg(test)]
 mod drift_tests;
+mod run;
 mod work;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,8 @@ use crate::steps::{
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
-pub use work::Steps;
+pub use run::{Audience, Error, Job, contested, look, open, run};
+use work::Steps;
 
 /// A step of a verb.
 pub struct Use {

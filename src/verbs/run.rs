@@ -1,0 +1,428 @@
+//! A run from its lock to its end, in three entries: [`open`], [`look`], [`run`]. Whoever calls them asks the user in between,
+//! and prints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Decision, Intent, Refused, Steps, Verb, decide};
+use crate::access::{Claims, World};
+use crate::engine::{self, Report, Run, Trouble};
+use crate::event::{Event, Kind, StepInfo, VerbName};
+use crate::explain::{Explain, FailureKind, seconds};
+use crate::journal::{Record, Writer};
+use crate::machines::{self, Whose};
+use crate::observe::{Depth, look_at_given, look_at_provisioners, observe};
+use crate::observed::View;
+use crate::observed::drift::leaver;
+use crate::observed::refusal::{not_finished, refusal};
+use crate::os::lock;
+use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
+use crate::redact::Redactor;
+use crate::spec::{self, Node};
+use crate::steps::{Batch, snapshot};
+
+/// A run to be.
+pub struct Job {
+    /// What is run.
+    pub verb: &'static Verb,
+    /// For which nodes; empty for all.
+    pub targets: Vec<String>,
+    /// What it is about beside nodes, such as a snapshot's name.
+    pub subject: Option<String>,
+    /// The run that is gone on with.
+    pub retry_of: Option<Record>,
+    /// Look inside every node.
+    pub deep: bool,
+    /// Nodes that were named to be made anew.
+    pub replace: Vec<String>,
+}
+
+impl Job {
+    /// Of a verb for the whole cluster.
+    pub fn of(verb: VerbName) -> Self {
+        Self {
+            verb: Verb::of(verb),
+            targets: Vec::new(),
+            subject: None,
+            retry_of: None,
+            deep: false,
+            replace: Vec::new(),
+        }
+    }
+}
+
+/// Why a run does not begin, or does not go on.
+#[derive(Debug)]
+pub enum Error {
+    /// Something failed.
+    Trouble(Trouble),
+    /// What was asked for, or what is there, does not allow it.
+    Refused(Refused),
+    /// Another folder has the cluster, or another p1 its lock.
+    Contested(Trouble),
+}
+
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl<E: Explain> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::Trouble(error.into())
+    }
+}
+
+/// What is to be said before a run has a screen, a line each.
+pub type Tell<'a> = &'a dyn Fn(&str);
+
+/// Hears of a run while it goes on.
+pub trait Audience {
+    /// Something happened.
+    fn event(&self, event: Event);
+    /// Something is to be said that is no event.
+    fn note(&self, text: &str);
+}
+
+/// The cluster is this folder's, no p1 of before is at work on it, and nothing that is unfinished is in the way. `over`: take
+/// it over from another folder, waiting so long for that one's lock.
+pub fn open(world: &World, job: &Job, over: Option<Duration>, tell: Tell<'_>) -> Result<(), Error> {
+    claim(world, job, over, tell)?;
+    survive(world, job.verb, tell)?;
+    unfinished(world, job.verb)
+}
+
+/// Looks at the cluster and decides what the run does.
+pub fn look(world: &Arc<World>, job: &Job) -> Result<Decision, Error> {
+    let verb = job.verb;
+    let intent = Intent { verb, targets: &job.targets, replace: &job.replace };
+    world.note(|seen| {
+        intent.note(&world.cluster, seen);
+        seen.request.subject.clone_from(&job.subject);
+    });
+    look_at_given(world);
+    let decision = match &job.retry_of {
+        Some(record) => {
+            let plan = outstanding(world, verb, record)?;
+            let seen = world.seen();
+            if verb.changes_k3s()
+                && let Some(refusal) = refusal(&View::new(&world.cluster, &seen))
+            {
+                return Err(Refused::There(refusal).into());
+            }
+            Decision::to_do(plan, seen.request.leaving.clone())
+        }
+        None => {
+            let seen = observe(world, if job.deep { Depth::Inside } else { verb.depth })?;
+            let decision = decide(&world.cluster, &seen, &intent);
+            if let Some(refused) = decision.refused {
+                return Err(refused.into());
+            }
+            world.note(|seen| decision.note(seen));
+            remember(world, &decision.plan)?;
+            decision
+        }
+    };
+    must_be_reached(world, verb)?;
+    Ok(decision)
+}
+
+/// Runs the plan. `start` opens what hears of it; `agreed` are the namespaces that go with all that is in them.
+pub fn run<E: From<Error>>(
+    world: &Arc<World>,
+    job: &Job,
+    plan: &Plan,
+    agreed: Vec<String>,
+    tell: Tell<'_>,
+    start: impl FnOnce(&Redactor) -> Result<Box<dyn Audience>, E>,
+) -> Result<Report, E> {
+    let batch = Arc::new(Batch::default());
+    begin(world, job, plan, agreed, &batch, tell)?;
+    let redactor = world.redactor();
+    let heard = start(&redactor)?;
+    Ok(engine(world, job, plan, &batch, &redactor, &*heard)?)
+}
+
+fn begin(
+    world: &World,
+    job: &Job,
+    plan: &Plan,
+    agreed: Vec<String>,
+    batch: &Batch,
+    tell: Tell<'_>,
+) -> Result<(), Error> {
+    let verb = job.verb;
+    world.note(|seen| seen.request.agreed = agreed);
+    if verb.traits.makes_secrets {
+        let told = world.tokens_of_now(&mut |amiss| tell(&format!("note: {amiss}")));
+        // Servers that do not run yet are asked when they do, by the step that needs it.
+        let later = |n: &Node| {
+            world.seen().machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running)
+        };
+        if !world.cluster.servers().any(later) {
+            told?;
+        }
+    }
+    batch.plan(for_vagrant(world, plan));
+    if verb.takes_all(&job.targets)
+        && let Some(kept) = world.keep_token()?
+    {
+        tell(&format!(
+            "note: the datastore of `datastore-endpoint` stays as it is. What opens its data is kept in {}, and the \
+             next `p1 up` takes it; remove it when the datastore is emptied",
+            kept.display()
+        ));
+    }
+    if let Some(begin) = verb.traits.begin {
+        begin(world)?;
+    }
+    Ok(())
+}
+
+fn engine(
+    world: &Arc<World>,
+    job: &Job,
+    plan: &Plan,
+    batch: &Arc<Batch>,
+    redactor: &Redactor,
+    heard: &dyn Audience,
+) -> Result<Report, Error> {
+    let verb = job.verb;
+    let mut writer = Writer::create(&world.state.runs(), &world.run)?;
+    let started = Kind::RunStarted {
+        run: world.run.clone(),
+        cluster: world.cluster.name.clone(),
+        verb: verb.name.to_string(),
+        retry_of: job.retry_of.as_ref().map(|r| r.run.clone()),
+        targets: job.targets.clone(),
+        subject: job.subject.clone(),
+        spec_digest: spec::digest(&world.cluster),
+        banner: world.banner(),
+        steps: Vec::new(),
+    };
+    let logs = world.state.logs().join(&world.run);
+    let run = Run {
+        started,
+        jobs: world.jobs,
+        retry: &world.cluster.retry,
+        logs: &logs,
+        cancel: &world.cancel,
+        redactor,
+    };
+    let leaving = world.seen().request.leaving.clone();
+    let steps = Steps { verb, world: Arc::clone(world), batch: Arc::clone(batch), leaving };
+    let report = engine::run(plan, &steps, run, &mut writer, &mut |event| heard.event(event.clone()));
+    if let (Some(end), Ok(report)) = (verb.traits.end, &report) {
+        end(world, &report.outcomes)?;
+    }
+    if let Err(trouble) = snapshot::let_go(world) {
+        heard
+            .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
+    }
+    for (node, trouble) in batch.finish(&mut || heard.note("waiting for Vagrant to end")) {
+        if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
+        {
+            let cause = redactor.text(&trouble.failure.cause);
+            heard.note(&format!("vagrant ended badly for {node} after it was up: {cause}"));
+        }
+    }
+    Ok(report?)
+}
+
+/// The cluster is this folder's before anything of it is changed: nothing is done to another folder's, a folder
+/// that was moved takes over, and what nobody is noted for is noted now.
+fn claim(world: &World, job: &Job, over: Option<Duration>, tell: Tell<'_>) -> Result<(), Error> {
+    let claims = Claims::look(world)?;
+    if claims.contested().is_some() {
+        let Some(wait) = over else {
+            return Err(Error::Contested(contested(world, &claims, job.verb.name, &job.targets)));
+        };
+        let whom = claims.contested().map(Whose::name).unwrap_or_default();
+        let _locks = claims.lock_others(world, job.verb.name.as_str(), wait).map_err(|e| match e {
+            lock::Error::Held { .. } => Error::Contested(e.into()),
+            e => e.into(),
+        })?;
+        claims.take(world)?;
+        tell(&format!(
+            "note: the cluster `{}` belonged to {whom}; it belongs to this folder now",
+            world.cluster.name
+        ));
+        return Ok(());
+    }
+    if let Some(former) = claims.moved() {
+        tell(&format!(
+            "note: the cluster `{}` belonged to {}, which is gone; it belongs to this folder now",
+            world.cluster.name,
+            former.place().display()
+        ));
+    }
+    // Of what goes as a whole nobody needs to be noted.
+    if claims.moved().is_some() || !job.verb.takes_all(&job.targets) {
+        claims.take(world)?;
+    }
+    Ok(())
+}
+
+/// Why nothing is done to a cluster that another folder has.
+pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[String]) -> Trouble {
+    let name = &world.cluster.name;
+    let whose = claims.contested().map(Whose::name).unwrap_or_default();
+    let command = format!("`p1 {} --take-over`", [&[verb.to_string()], targets].concat().join(" "));
+    let (what, hint) = match claims.contested() {
+        Some(Whose::Copied(_)) => (
+            format!("the cluster `{name}` belongs to {whose}, and this folder has a copy of its state"),
+            format!(
+                "Work in {whose}. {command} is for a folder that is to have the cluster from now on, in its place."
+            ),
+        ),
+        _ if claims.contested_by_what_is_gone() => (
+            format!("the cluster `{name}` belongs to {whose}, which is gone"),
+            format!(
+                "If it will not come back, {command} makes the cluster this folder's. Else give this one another \
+                 `name` in the spec."
+            ),
+        ),
+        _ => (
+            format!("a cluster `{name}` of this host belongs to {whose}"),
+            format!(
+                "Give this one another `name`, and another `network.cidr`, in the spec. {command} is for a folder \
+                 that is to have that cluster from now on."
+            ),
+        ),
+    };
+    let trouble = Trouble::new(what, hint).kind(FailureKind::Conflict);
+    trouble.evidence(claims.evidence(name)).next(["p1 status".to_owned()])
+}
+
+/// What was begun with the cluster's data and has not come to its end must not be buried by another verb,
+/// which would take what is there for the cluster.
+fn unfinished(world: &World, verb: &Verb) -> Result<(), Error> {
+    let found = world.state.unfinished()?;
+    world.note(|seen| seen.unfinished.clone_from(&found));
+    match found {
+        Some(what) if !what.settled && !verb.passes(&what) => Err(Refused::There(not_finished(&what)).into()),
+        _ => Ok(()),
+    }
+}
+
+/// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
+/// What boots machines waits for it, since it does what is wanted; everything else ends it.
+fn survive(world: &World, verb: &Verb, tell: Tell<'_>) -> Result<(), Error> {
+    let Some(pid) = world.vagrant.left_behind() else { return Ok(()) };
+    if verb.boots() {
+        let bound = world.cluster.timeouts.boot;
+        let patience = seconds(bound);
+        tell(&format!("waiting up to {patience} for the Vagrant that a killed p1 left at work (pid {pid})"));
+        if world.vagrant.outlast(bound) {
+            return Ok(());
+        }
+    }
+    tell(&format!("ending the Vagrant that a killed p1 left at work (pid {pid})"));
+    if world.vagrant.end_left_behind() {
+        return Ok(());
+    }
+    Err(Trouble::new(
+        format!("the Vagrant that a killed p1 left at work (pid {pid}) does not end"),
+        format!("Look what it does, and end it: kill -9 -{pid}"),
+    )
+    .into())
+}
+
+/// What is asked over a network that is not there is not waited for. Some verbs mend it, others do without.
+fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
+    if verb.has(ClusterStep::Link) || !verb.traits.reaches_nodes {
+        return Ok(());
+    }
+    match world.seen().link.clone() {
+        Some(lack) => Err(Trouble::new(lack, "`p1 up` mends it.").into()),
+        None => Ok(()),
+    }
+}
+
+/// The nodes whose machines Vagrant has to bring up. What is halted goes on without it, and what runs
+/// still goes, or is started by the step that stopped it.
+fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
+    use machines::State::{Paused, Running};
+    let machines = &world.seen().machines;
+    let by_itself =
+        |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
+    plan.nodes_for(NodeStep::Vm).into_iter().filter(|n| !by_itself(n)).collect()
+}
+
+/// Nodes on which nothing is due are remembered as they are.
+fn remember(world: &World, plan: &Plan) -> Result<(), Error> {
+    let seen = world.seen();
+    let told = |name: &str| seen.nodes[name].settings.clone().filter(|_| View::has_data(&seen.nodes[name]));
+    let servers = seen.nodes.keys().map(String::as_str).filter(|name| told(name).is_some());
+    world.remember_all(servers, |name, memory| memory.settings = told(name))?;
+    let idle = |name: &str| {
+        let mut steps = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(name)).peekable();
+        steps.peek().is_some() && steps.all(|s| !s.check.may_run())
+    };
+    let idle = seen.nodes.keys().map(String::as_str).filter(|name| idle(name));
+    world.remember_all(idle, |name, memory| {
+        let facts = &*seen.nodes[name];
+        (memory.facts, memory.joined) = (Some(facts.clone()), memory.joined || facts.runs());
+    })?;
+    Ok(())
+}
+
+/// The plan of a retry: what passed with the same inputs on the same machine counts as done without
+/// another look; the rest is looked at when its turn comes.
+fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Error> {
+    // Several servers are restarted or started together by how they stand, which only they can say.
+    let several = world.cluster.servers().count() > 1;
+    observe(world, if several { verb.depth } else { Depth::Machines })?;
+    look_at_provisioners(world);
+    let leaving = going(world, &record.steps);
+    let gone = |name: &str| record.passed(&NodeStep::Machine.id(name));
+    // What is gone already is not to go again: the machine of that name is the new one.
+    world.note(|seen| seen.request.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
+    let seen = world.seen();
+    let view = View::new(&world.cluster, &seen);
+    // Digests of now, to compare with those of then.
+    let now = verb.plan_with(&view, &record.targets, &leaving, &|_| Check::Unknown(String::new()));
+    let same = |step: &str| {
+        let then = record.steps.iter().find(|s| s.id == step);
+        let now = now.steps.iter().find(|s| s.info.id == step);
+        matches!((then, now), (Some(a), Some(b)) if a.digest == b.info.digest)
+    };
+    let alive = |node: &str| {
+        seen.machines.get(node).is_some_and(|m| m.state == machines::State::Running && !m.foreign)
+    };
+    let anew = verb.begins_anew(&|step| record.passed(step));
+    let look = |at: At<'_>| {
+        let step = at.id();
+        let goes = match at {
+            // The provider's word is at hand, and it outweighs the journal's.
+            At::Cluster(ClusterStep::Link) | At::Node { step: NodeStep::Vm, .. } => {
+                return verb.condition(at, &view);
+            }
+            At::Node { step: NodeStep::Leave | NodeStep::Uninstall | NodeStep::Machine, .. } => true,
+            _ => false,
+        };
+        let there = at.of().is_none_or(|n| alive(&n.name) || goes || !verb.boots());
+        match record.passed(&step) && same(&step) && there && !anew {
+            true => Check::Done("done in the run before".into()),
+            false => Check::Unknown("outstanding".into()),
+        }
+    };
+    Ok(verb.plan_with(&view, &record.targets, &leaving, &look))
+}
+
+/// The machines that a run to be gone on with was to take away. Those that are gone pass as such.
+fn going(world: &World, steps: &[StepInfo]) -> Vec<Node> {
+    let seen = world.seen();
+    let view = View::new(&world.cluster, &seen);
+    let goes = steps.iter().filter(|s| NodeStep::Machine.is(&s.id));
+    let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
+    let node = |name: &String| leaver(&view, name).unwrap_or_else(|| unknown(name));
+    goes.filter_map(|s| s.node.as_ref()).map(node).collect()
+}
