@@ -9,7 +9,6 @@ use super::secrets::random;
 use crate::engine::Trouble;
 use crate::machines::owner::is_there;
 use crate::machines::{Claimant, Owner, Whose, machine_name, network_name};
-use crate::observed::drift::{Drift, Interrupts, Kind, Loss, Mend};
 use crate::os::lock::{self, Lock};
 use crate::os::sync::lock as held_by;
 use crate::os::{hash, many};
@@ -85,26 +84,10 @@ impl Claims {
         })
     }
 
-    /// The same as a difference to be told.
-    pub fn drift(&self) -> Option<Drift> {
-        let of = |whose: &Whose, then: &str| Drift {
-            node: None,
-            kind: Kind::Owner,
-            what: format!("it belongs to {}", whose.name()),
-            mend: Mend::Note,
-            then: then.to_owned(),
-            lost: None,
-            loss: Loss::Nothing,
-            interrupts: Interrupts::Nothing,
-        };
-        let moved = self.all.iter().map(|(_, whose)| whose).find(|whose| matches!(whose, Whose::Moved(_)));
-        match (self.contested(), moved) {
-            (Some(whose), _) => Some(of(whose, "nothing; `p1 up --take-over` makes it this folder's")),
-            (None, Some(whose)) => {
-                Some(of(whose, "that folder is gone: the next `p1 up` makes it this one's"))
-            }
-            (None, None) => None,
-        }
+    /// Whose the cluster is, if it is not this folder's as it lies.
+    pub fn whose(&self) -> Option<&Whose> {
+        let moved = || self.all.iter().map(|(_, whose)| whose).find(|whose| matches!(whose, Whose::Moved(_)));
+        self.contested().or_else(moved)
     }
 
     /// The folders that have something of the cluster and are not this one.

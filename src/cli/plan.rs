@@ -9,7 +9,7 @@ use super::fail::{Fail, code};
 use super::{here, print};
 use crate::access::Claims;
 use crate::event::VerbName;
-use crate::observe::{Depth, observe};
+use crate::observe::{Depth, observe_claimed};
 use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
 use crate::state::State;
@@ -28,8 +28,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     if claims.contested().is_some() {
         return Err(verbs::Error::Contested(verbs::contested(&world, &claims, verb.name, &targets)).into());
     }
-    world.note(|seen| seen.differs.extend(claims.drift()));
-    let seen = observe(&world, if args.deep { Depth::Inside } else { verb.depth })?;
+    let seen = observe_claimed(&world, if args.deep { Depth::Inside } else { verb.depth }, &claims)?;
     let intent = Intent { verb, targets: &targets, replace: &[] };
     let Decision { plan, drift, refused, .. } = decide(&world.cluster, &seen, &intent);
     let drift = change::told(&world, drift);

@@ -12,7 +12,7 @@ use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
 use crate::machines::State as Power;
-use crate::observe::{Depth, observe};
+use crate::observe::{Depth, observe_claimed};
 use crate::observed::View;
 use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
@@ -33,8 +33,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let world = context.world(cluster, kind);
     let depth = if args.deep { Depth::Inside } else { Depth::Nodes };
     let claims = Claims::look(&world).map_err(|trouble| blind(trouble.into()))?;
-    world.note(|seen| seen.differs.extend(claims.drift()));
-    let seen = observe(&world, depth).map_err(|trouble| blind(trouble.into()))?;
+    let seen = observe_claimed(&world, depth, &claims).map_err(|trouble| blind(trouble.into()))?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::of(VerbName::Up).plan(&view, &targets);
     let drift = change::look(&world, &plan, &targets);

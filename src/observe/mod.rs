@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::access::{World, image_wanted};
+use crate::access::{Claims, World, image_wanted};
 use crate::api::NodeStatus;
 use crate::engine::Trouble;
 use crate::explain::without_name;
@@ -42,6 +42,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A kubelet renews its lease every 10 s (`nodeLeaseDurationSeconds` / 4), and the API takes a node for Ready until 40 s have
 /// passed: one that has missed two is looked at.
 const QUIET: Duration = Duration::from_secs(25);
+
+/// The same as [`observe`], where whose the cluster is was looked at as well.
+pub fn observe_claimed(world: &Arc<World>, depth: Depth, claims: &Claims) -> Result<Arc<Seen>, Trouble> {
+    world.note(|seen| seen.differs.extend(claims.whose().map(drift::owner)));
+    observe(world, depth)
+}
 
 /// Looks, and keeps what was seen in the world.
 pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {

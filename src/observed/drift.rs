@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Seen, View, ready, wanted_size};
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::{Made, State};
+use crate::machines::{Made, State, Whose};
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
 use crate::spec::{Cluster, Node, ProviderChoice, Release, Role};
 
@@ -592,6 +592,23 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
     let runs = machine.is_some_and(|m| matches!(m.state, State::Running | State::Paused));
     let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
+}
+
+/// A cluster that belongs to somebody else, or to a place where this folder no longer is.
+pub fn owner(whose: &Whose) -> Drift {
+    Drift {
+        node: None,
+        kind: Kind::Owner,
+        what: format!("it belongs to {}", whose.name()),
+        mend: Mend::Note,
+        then: match whose {
+            Whose::Moved(_) => "that folder is gone: the next `p1 up` makes it this one's".to_owned(),
+            _ => "nothing; `p1 up --take-over` makes it this folder's".to_owned(),
+        },
+        lost: None,
+        loss: Loss::Nothing,
+        interrupts: Interrupts::Nothing,
+    }
 }
 
 /// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node
