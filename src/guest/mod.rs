@@ -46,6 +46,21 @@ pub struct Prepare<'a> {
     pub now: u64,
 }
 
+/// A file on a disk that the machine was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The disk's serial number.
+    pub serial: &'a str,
+    /// Where it begins, MiB.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    pub sha256: &'a str,
+    /// The path that it is to have, and its mode.
+    pub dest: &'a str,
+    pub mode: u32,
+}
+
 /// From where on a unit's log counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Since {
@@ -72,6 +87,10 @@ pub trait Guest: Sync {
 
     /// Takes back what [`Guest::prepare`] noted, but for the address.
     fn undo(&self) -> String;
+
+    /// Copies a file from a disk to its place, whole or not at all. Exit statuses: 90 it could not, 91 there is no room
+    /// for it, 93 it is another one, 94 there is no such disk.
+    fn copy(&self, piece: &Piece<'_>) -> String;
 
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;

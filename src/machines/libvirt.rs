@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Note, Owner, Size,
-    Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Note, Owner,
+    Size, Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -49,7 +50,7 @@ impl Libvirt {
         Self { tools }
     }
 
-    fn virsh<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
+    pub(super) fn virsh<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Cmd {
         let mut cmd = Cmd::new(&self.tools.virsh).env("LC_ALL", "C").arg("-c").arg(&self.tools.libvirt_uri);
         for arg in args {
             cmd = cmd.arg(arg.as_ref());
@@ -57,7 +58,7 @@ impl Libvirt {
         cmd
     }
 
-    fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
+    pub(super) fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
         let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
         done.ok().map_err(failed(doing))
     }
@@ -72,7 +73,7 @@ impl Libvirt {
     }
 
     /// Standard output, or `None` if virsh says no: the thing is not there.
-    fn look(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Option<String>, Error> {
+    pub(super) fn look(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Option<String>, Error> {
         let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
         if done.success() {
             return Ok(Some(done.stdout));
@@ -172,11 +173,7 @@ impl Libvirt {
         let start = match self.network_wants(cluster, found.as_ref())? {
             Want::Define => {
                 report("making the network");
-                let xml = network_xml(cluster, Some(owner)).map_err(|e| Error::Conflict {
-                    what: e.to_string(),
-                    remedy: e.hint().unwrap_or_default(),
-                    next: Vec::new(),
-                })?;
+                let xml = network_xml(cluster, Some(owner)).map_err(Error::rendering)?;
                 self.define_network(&xml, "make the network", cancel)?;
                 did.push(format!("made the network {name} ({})", cluster.network.cidr));
                 true
@@ -354,7 +351,7 @@ const GONE: [&str; 5] = [
 ];
 
 /// For `map_err`: tells a daemon that does not answer from a question that it refuses.
-fn failed(doing: &str) -> impl FnOnce(process::Error) -> Error {
+pub(super) fn failed(doing: &str) -> impl FnOnce(process::Error) -> Error {
     // And where it is there for others (libvirt's socket, its polkit rules).
     const CLOSED: [&str; 4] = ["permission denied", "authentication", "polkit", "access denied"];
     move |error| {
@@ -826,6 +823,8 @@ impl Hypervisor for Libvirt {
         (name, note): (&str, &Note),
         cancel: &Cancel,
     ) -> Result<(), Error> {
+        // What a killed p1 left attached is no part of the machine.
+        self.detach_files(&cluster.name, node, cancel)?;
         let (domain, note) = (machine_name(&cluster.name, node), note.to_string());
         let args = ["snapshot-create-as", &domain, name, "--description", &note, "--atomic"];
         self.at_length("take the snapshot", &args, cancel)
@@ -952,6 +951,34 @@ impl Hypervisor for Libvirt {
         self.ask(doing, &[&["autostart", domain.as_str()], off].concat(), cancel).map(|_| ())
     }
 
+    fn write_files(
+        &self,
+        cluster: &Cluster,
+        files: &[PathBuf],
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<Option<FileDisk>, Error> {
+        Libvirt::write_files(self, &cluster.name, files, report, cancel).map(Some)
+    }
+
+    fn attach_files(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        disk: &FileDisk,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        Libvirt::attach_files(self, &cluster.name, node, disk, cancel)
+    }
+
+    fn detach_files(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
+        Libvirt::detach_files(self, &cluster.name, node, cancel)
+    }
+
+    fn remove_files(&self, cluster: &Cluster, cancel: &Cancel) -> Result<(), Error> {
+        Libvirt::remove_files(self, &cluster.name, cancel).map(|_| ())
+    }
+
     fn boot(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
         self.keep_disk(cluster, node, cancel)?;
         self.unless("start the machine", &["start", &machine_name(&cluster.name, node)], cancel)
@@ -983,6 +1010,9 @@ impl Hypervisor for Libvirt {
                 self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
                 did.push(format!("removed the disk {disk}"));
             }
+        }
+        if what.whole && Self::remove_files(self, &cluster.name, cancel)? {
+            did.push("removed the disk with files".to_owned());
         }
         let name = network_name(&cluster.name);
         if what.whole

@@ -17,12 +17,14 @@ use sha2::{Digest, Sha256};
 
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::{Cancel, files, process};
+use crate::render;
 use crate::spec::{Cluster, Role};
 
 pub use libvirt::cache as disk_cache;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use snapshot::{Note, Snapshot};
 
+mod filedisk;
 pub mod libvirt;
 pub mod owner;
 pub mod snapshot;
@@ -200,6 +202,17 @@ impl Machine {
     }
 }
 
+/// A disk with files that machines can be given while they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileDisk {
+    /// By which a guest finds it: `/dev/disk/by-id/virtio-SERIAL`, `/sys/block/*/serial`.
+    pub serial: &'static str,
+    /// Where the host has it.
+    pub source: String,
+    /// Where each file begins on it, MiB.
+    pub starts: Vec<u64>,
+}
+
 /// What to clear away.
 #[derive(Clone, Copy, Debug)]
 pub struct Leftovers<'a> {
@@ -280,6 +293,11 @@ impl Error {
     pub fn doing(doing: impl Into<String>) -> impl FnOnce(process::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Program { doing, source }
+    }
+
+    /// For `map_err`: a template of ours is wrong.
+    fn rendering(error: render::Error) -> Self {
+        Self::Conflict { what: error.to_string(), remedy: error.hint().unwrap_or_default(), next: Vec::new() }
     }
 }
 
@@ -547,6 +565,40 @@ pub trait Hypervisor: Send + Sync {
 
     /// Has a machine and its networks start with this host, or not, as the spec says.
     fn keep_up(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Writes files of this host, each named once, onto a disk that its machines can be given while they run: they
+    /// copy from it what would be sent to each of them otherwise. One that was written before is replaced. None
+    /// where machines cannot be given one.
+    fn write_files(
+        &self,
+        _cluster: &Cluster,
+        _files: &[PathBuf],
+        _report: &mut dyn FnMut(&str),
+        _cancel: &Cancel,
+    ) -> Result<Option<FileDisk>, Error> {
+        Ok(None)
+    }
+
+    /// Gives a running machine that disk, to read. It has it until it is switched off at the longest.
+    fn attach_files(
+        &self,
+        _cluster: &Cluster,
+        _node: &str,
+        _disk: &FileDisk,
+        _cancel: &Cancel,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Takes it from the machine again. Fine if it does not have it.
+    fn detach_files(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Removes it from this host. Fine if there is none.
+    fn remove_files(&self, _cluster: &Cluster, _cancel: &Cancel) -> Result<(), Error> {
         Ok(())
     }
 

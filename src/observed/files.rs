@@ -5,8 +5,25 @@ use sha2::{Digest, Sha256};
 use super::View;
 use crate::guest::NodeFacts;
 use crate::k3s::{self, Tokens};
+use crate::machines::FileDisk;
 use crate::os::hash::{self, hex};
 use crate::spec::Node;
+
+/// k3s' files on a disk that machines can be given.
+#[derive(Debug)]
+pub struct OnDisk {
+    pub disk: FileDisk,
+    /// The SHA-256 of each file, in the order in which they are on it.
+    pub sums: Vec<String>,
+}
+
+impl OnDisk {
+    /// Where the file of that SHA-256 begins, MiB.
+    pub fn start(&self, sha256: &str) -> Option<u64> {
+        let at = self.sums.iter().position(|sum| sum == sha256)?;
+        self.disk.starts.get(at).copied()
+    }
+}
 
 /// The installer on a node.
 pub const INSTALLER: &str = "/var/lib/p1/install.sh";

@@ -130,6 +130,8 @@ pub struct RunState {
     pub ends: BTreeSet<String>,
     /// Nodes of [`Request::leaving`] whose machines are gone.
     pub gone: BTreeSet<String>,
+    /// The disk that it made for machines to copy k3s from.
+    pub on_disk: Option<Arc<files::OnDisk>>,
     /// The moment of the snapshot that it takes, or goes back to.
     pub moment: Option<Note>,
     /// Machines that it paused and that do not go on yet.

@@ -44,6 +44,7 @@ steps! {
         Clean = "clean",
         Copy = "copy",
         Data = "data",
+        Files = "files",
         Forget = "forget",
         Foundations = "foundations",
         Ingress = "ingress",

@@ -11,6 +11,7 @@ use crate::explain::{Explain, FailureKind, chain};
 /// The templates, compiled in: the binary needs no files beside it.
 pub const TEMPLATES: &[(&str, &str)] = &[
     ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
+    ("disk.xml", include_str!("../../templates/disk.xml.tera")),
     ("network.xml", include_str!("../../templates/network.xml.tera")),
     ("system.sh", include_str!("../../templates/system.sh.tera")),
 ];

@@ -1,7 +1,8 @@
 //! Before k3s becomes another one where it runs, its files are on every node, beside those that are in use: then
 //! a turn is a rename and a restart, and a node that cannot be reached shows before the first is touched.
 
-use super::stage::{self, transfer};
+use super::stage;
+use super::transfer::Transfer;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SHORT;
 use crate::engine::Trouble;
@@ -13,7 +14,11 @@ pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Push,
     title: "push the next k3s",
     per: Per::Node,
-    after: &[After::Node(NodeStep::System), After::Cluster(ClusterStep::Artifacts)],
+    after: &[
+        After::Node(NodeStep::System),
+        After::Cluster(ClusterStep::Artifacts),
+        After::Cluster(ClusterStep::Files),
+    ],
     retry: true,
     check,
     inputs: stage::inputs,
@@ -39,7 +44,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let facts = world.facts(node)?;
-    let mut pushed = 0;
+    let mut transfer = Transfer::new(ctx);
     for file in crate::access::wanted(&files) {
         if facts.staged.get(&file.path) == Some(&file.sha256) {
             continue;
@@ -51,8 +56,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         if is(&file.path)? || is(&next)? {
             continue;
         }
-        transfer(ctx, &file, &next)?;
-        pushed += file.len;
+        transfer.file(&file, &next)?;
     }
-    Ok(Some(stage::told(pushed)))
+    Ok(Some(transfer.end()))
 }

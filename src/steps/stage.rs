@@ -1,10 +1,10 @@
 //! k3s' files are on the node: binary, installer, images. Pushed only when the node's copy differs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
+use super::transfer::Transfer;
 use super::{Item, NodeCtx, NodeDef, Step, push};
 use crate::access::SHORT;
 use crate::engine::Trouble;
@@ -13,7 +13,6 @@ use crate::observed::{View, Wanted, holds};
 use crate::os::process::quote;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
-use crate::ssh::{Bound, Source, Upload};
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Stage,
@@ -24,6 +23,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Kept(NodeStep::Push),
         After::Everywhere(NodeStep::Push),
         After::Cluster(ClusterStep::Artifacts),
+        After::Cluster(ClusterStep::Files),
         After::Cluster(ClusterStep::Save),
         After::Touch(NodeStep::Ready),
     ],
@@ -32,10 +32,6 @@ pub const STEP: Step = Step::Node(NodeDef {
     inputs,
     apply,
 });
-
-/// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
-const PUSH: Duration = Duration::from_secs(1800);
-const SILENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
@@ -66,7 +62,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let noted = &facts.staged;
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let bare = !facts.scripts.contains(&binary);
-    let mut pushed = 0;
+    let mut transfer = Transfer::new(ctx);
     for file in &wanted {
         if noted.get(&file.path) == Some(&file.sha256) {
             continue;
@@ -80,34 +76,26 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             world.script(node, "putting k3s in its place", &moving(&next, &file.path))?;
             continue;
         }
-        transfer(ctx, file, &file.path)?;
-        pushed += file.len;
+        transfer.file(file, &file.path)?;
+        if file.path == binary && bare {
+            world.script(node, "having k3s unpack itself", &unpacking(&binary))?;
+        }
     }
+    let told = transfer.end();
     world.script(node, "noting what was pushed", &note(&wanted))?;
     world.note(|seen| {
         if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
             facts.staged = wanted.iter().map(|w| (w.path.clone(), w.sha256.clone())).collect();
         }
     });
-    Ok(Some(told(pushed)))
+    Ok(Some(told))
 }
 
-/// How much went over.
-pub fn told(pushed: u64) -> String {
-    match pushed {
-        0 => "all there".to_owned(),
-        bytes => format!("pushed {:.1} MB", bytes as f64 / 1e6),
-    }
-}
-
-/// One file onto the node, to this path.
-pub fn transfer(ctx: &NodeCtx<'_>, file: &Wanted, dest: &str) -> Result<(), Trouble> {
-    let name = file.path.rsplit('/').next().unwrap_or_default();
-    let source = Source::File(&file.source);
-    let upload = Upload { source, dest, mode: file.mode, sha256: Some(&file.sha256) };
-    let mut progress = |done| ctx.control.moved(&format!("pushing {name}"), done, Some(file.len));
-    ctx.world.on(ctx.node, |r| r.upload(&upload, Bound::new(PUSH, SILENCE), &mut progress))?;
-    Ok(())
+/// Before it does anything k3s unpacks itself into its data directory, under a lock of its own: 45 s on one emulated
+/// CPU, which its first start is spared when that begins now.
+fn unpacking(binary: &str) -> String {
+    let binary = quote(binary);
+    format!("nohup timeout 600 {binary} kubectl version --client </dev/null >/dev/null 2>&1 &\n")
 }
 
 /// Into its place at once and whole, also from another file system.

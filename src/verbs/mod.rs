@@ -22,9 +22,9 @@ use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Plan, Sh
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, config, destroy, foundations, image, install, kubeconfig, launch,
-    link, login, machine, manifests, marks, network, provision, push, ready, resize, restore, rollouts, save,
-    snapshot, stage, start, stop, system, uninstall, verify,
+    Step, artifacts, autostart, backup, config, destroy, files, foundations, image, install, kubeconfig,
+    launch, link, login, machine, manifests, marks, network, provision, push, ready, resize, restore,
+    rollouts, save, snapshot, stage, start, stop, system, uninstall, verify,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -152,6 +152,7 @@ const UP: &[Use] = &[
     Use::of(&artifacts::STEP),
     Use::of(&save::STEP),
     Use::of(&network::STEP),
+    Use::of(&files::STEP),
     Use::of(&link::STEP),
     Use::of(&resize::STEP),
     Use::of(&machine::STEP),
@@ -207,6 +208,7 @@ impl Verb {
                         name: VerbName::Upgrade,
                         steps: &[
                             Use::of(&artifacts::STEP),
+                            Use::of(&files::STEP),
                             Use::of(&save::STEP),
                             Use::of(&link::STEP),
                             Use::of(&login::STEP),

@@ -19,7 +19,7 @@ use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Node};
-use crate::steps::{Batch, snapshot};
+use crate::steps::{Batch, files, snapshot};
 
 /// A run to be.
 pub struct Job {
@@ -225,6 +225,9 @@ fn engine(
     if let Err(trouble) = snapshot::let_go(world) {
         heard
             .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
+    }
+    if let Err(trouble) = files::end(world) {
+        heard.note(&format!("the disk with k3s' files is left until the next run ({})", trouble.failure.cause));
     }
     for (node, trouble) in batch.finish(&mut || heard.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))

@@ -43,6 +43,8 @@ pub enum Power {
 pub struct Domain {
     pub xml: String,
     pub power: Power,
+    /// A disk that it was given while it runs: its target, its volume, its serial number.
+    pub extra: Option<(String, String, String)>,
     /// It is being switched on or off.
     pub busy: bool,
     pub number: usize,
@@ -53,7 +55,7 @@ pub struct Domain {
 
 impl Domain {
     pub fn new(xml: String, number: usize) -> Self {
-        Self { xml, power: Power::Off, busy: false, number, process: None, wire: None }
+        Self { xml, power: Power::Off, extra: None, busy: false, number, process: None, wire: None }
     }
 }
 
@@ -69,6 +71,8 @@ pub struct Network {
 pub struct Volume {
     pub physical: u64,
     pub backing: Option<String>,
+    /// What was written to it beside an image: where, and from which file.
+    pub parts: Vec<(u64, PathBuf)>,
 }
 
 /// What libvirt knows.
@@ -426,7 +430,7 @@ impl Lab {
             ip(&format!("link del v{number}\nnetns del m{number}\n"));
             let mut known = lab.known();
             if let Some(domain) = known.domains.get_mut(&name) {
-                (domain.power, domain.process, domain.wire) = (Power::Off, None, None);
+                (domain.power, domain.process, domain.wire, domain.extra) = (Power::Off, None, None, None);
             }
             drop(known);
             lab.news.notify_all();
@@ -473,6 +477,12 @@ impl Lab {
                 let _ = kill(pid, signal);
             }
         }
+    }
+
+    /// Where a running machine shows a disk of that serial number.
+    pub fn device(&self, domain: &str, serial: &str) -> Option<PathBuf> {
+        let init = self.init_of(domain)?;
+        Some(PathBuf::from(format!("/proc/{init}/root/dev/disk/by-id/virtio-{serial}")))
     }
 
     /// The init of a running machine, by the name of its node.

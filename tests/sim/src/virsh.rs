@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Seek};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
-use crate::lab::{Domain, Lab, Network, Power, Volume, ip};
+use crate::lab::{Domain, Known, Lab, Network, Power, Volume, ip};
 
 /// Exit code, standard output, standard error.
 type Said = (u8, String, String);
@@ -111,7 +112,7 @@ fn command(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Result<String, String>
         }
         "list" => Ok(list(lab, flag("--all"), flag("--uuid"))),
         "define" => define(lab, &read(name, stdin)?),
-        verb => domain(lab, verb, name, &plain, rest),
+        verb => domain(lab, verb, name, &plain, rest, stdin),
     }
 }
 
@@ -246,7 +247,8 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
         rest.iter().position(|w| *w == flag).and_then(|i| rest.get(i + 1)).map(|v| (*v).to_owned())
     };
     // `default` is the one pool, wherever it is said.
-    let values = ["--pool", "--format", "--backing-vol", "--backing-vol-format"].map(value);
+    let values = ["--pool", "--format", "--backing-vol", "--backing-vol-format", "--offset", "--allocation"]
+        .map(value);
     let words: Vec<&str> = plain
         .iter()
         .copied()
@@ -264,7 +266,10 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
                     "Failed to create vol {name}\noperation failed: storage volume '{name}' exists already"
                 ));
             }
-            known.volumes.insert(name, Volume { physical: 200_704, backing: value("--backing-vol") });
+            known.volumes.insert(
+                name,
+                Volume { physical: 200_704, backing: value("--backing-vol"), parts: Vec::new() },
+            );
             return Ok(String::new());
         }
         _ => {}
@@ -281,8 +286,12 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
         "vol-upload" => {
             let file = words.get(1).copied().unwrap_or_default();
             volume.physical = fs::metadata(file).map_err(|e| format!("cannot read {file}: {e}"))?.len();
+            if let Some(offset) = value("--offset").and_then(|o| o.parse().ok()) {
+                volume.parts.push((offset, file.into()));
+            }
             Ok(String::new())
         }
+        "vol-path" => Ok(format!("/var/lib/libvirt/images/{name}\n\n")),
         "vol-dumpxml" => {
             let behind = volume.backing.as_ref().map_or_else(String::new, |b| {
                 format!("  <backingStore>\n    <path>/var/lib/libvirt/images/{b}</path>\n  </backingStore>\n")
@@ -351,7 +360,42 @@ fn set(xml: &mut String, element: &str, value: &str) {
     }
 }
 
-fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str]) -> Result<String, String> {
+/// The machine sees the volume as a file where udev links to a disk.
+fn attach(lab: &Arc<Lab>, mut known: MutexGuard<'_, Known>, name: &str, xml: &str) -> Result<String, String> {
+    let fail = |what: &str| format!("Failed to attach device from /dev/stdin\n{what}");
+    let source = attribute(xml, "source", "file").ok_or_else(|| fail("no source"))?;
+    let target = attribute(xml, "target", "dev").ok_or_else(|| fail("no target"))?;
+    let serial = text(xml, "serial").ok_or_else(|| fail("no serial"))?;
+    let volume = source.rsplit('/').next().unwrap_or_default().to_owned();
+    let parts = known.volumes.get(&volume).ok_or_else(|| fail("No such file"))?.parts.clone();
+    let domain = known.domains.get_mut(name).expect("just found");
+    if domain.extra.is_some() {
+        return Err(fail(&format!("XML error: target '{target}' duplicated for disk sources")));
+    }
+    domain.extra = Some((target, volume, serial.clone()));
+    drop(known);
+    let device = lab.device(name, &serial).ok_or_else(|| fail("it does not run"))?;
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(device.parent().expect("in a folder"))?;
+        let mut disk = fs::File::create(&device)?;
+        for (offset, part) in &parts {
+            disk.seek(io::SeekFrom::Start(*offset))?;
+            io::copy(&mut fs::File::open(part)?, &mut disk)?;
+        }
+        Ok(())
+    };
+    write().map_err(|e| fail(&e.to_string()))?;
+    Ok("Device attached successfully\n".into())
+}
+
+fn domain(
+    lab: &Arc<Lab>,
+    verb: &str,
+    name: &str,
+    plain: &[&str],
+    rest: &[&str],
+    stdin: &str,
+) -> Result<String, String> {
     let missing =
         format!("failed to get domain '{name}'\nDomain not found: no domain with matching name '{name}'");
     let mut known = lab.known();
@@ -388,6 +432,28 @@ fn domain(lab: &Arc<Lab>, verb: &str, name: &str, plain: &[&str], rest: &[&str])
                 network.unwrap_or_default(),
                 mac.unwrap_or_default()
             ));
+        }
+        "domblklist" => {
+            let extra = domain.extra.as_ref().map(|(target, volume, _)| format!(" {target}   {volume}\n"));
+            return Ok(format!(
+                " Target   Source\n-------\n vda      /var/lib/libvirt/images/{name}.img\n{}\n",
+                extra.unwrap_or_default()
+            ));
+        }
+        "attach-device" | "detach-disk" if power != Power::Running => {
+            return Err(format!("Failed to change the devices of '{name}'\n{off}"));
+        }
+        "attach-device" => return attach(lab, known, &name, stdin),
+        "detach-disk" => {
+            let target = plain.get(1).copied().unwrap_or_default();
+            let Some((_, _, serial)) = domain.extra.take_if(|e| e.0 == target) else {
+                return Err(format!("No disk found whose source path or target is {target}"));
+            };
+            drop(known);
+            if let Some(device) = lab.device(&name, &serial) {
+                let _ = fs::remove_file(device);
+            }
+            return Ok("Disk detached successfully\n".into());
         }
         "metadata" => return metadata(domain, power, plain, rest),
         "autostart" if rest.contains(&"--disable") => drop(known.autostart.remove(&name)),

@@ -1,0 +1,67 @@
+//! k3s' files are on a disk that machines of this host can be given: one copy of them for all nodes, which each copies
+//! for itself, is much faster than a stream through SSH to each.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{ClusterDef, Ctx, Step};
+use crate::access::{self, World};
+use crate::engine::Trouble;
+use crate::observed::View;
+use crate::observed::files::OnDisk;
+use crate::plan::{After, Check, ClusterStep};
+use crate::spec::Cluster;
+
+pub const STEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Files,
+    title: "put k3s on a disk",
+    after: &[After::Cluster(ClusterStep::Artifacts), After::Cluster(ClusterStep::Network)],
+    serves: true,
+    retry: false,
+    check,
+    inputs,
+    apply,
+});
+
+fn check(_: &View<'_>) -> Check {
+    Check::Needed("for the nodes to copy k3s from".into())
+}
+
+fn inputs(_: &Cluster) -> serde_json::Value {
+    json!(null)
+}
+
+/// What cannot be copied is sent: no failure of this is one of the run.
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+    let (world, cancel) = (ctx.world, ctx.control.cancel());
+    let files = world.files(&mut |_| {}, &mut |_| {})?;
+    let wanted = access::wanted(&files);
+    let paths: Vec<PathBuf> = wanted.iter().map(|w| w.source.clone()).collect();
+    match world.provider.write_files(&world.cluster, &paths, &mut |m| ctx.control.says(m), cancel) {
+        Ok(Some(disk)) => {
+            let sums = wanted.into_iter().map(|w| w.sha256).collect();
+            world.note(|seen| seen.run.on_disk = Some(OnDisk { disk, sums }.into()));
+            Ok(None)
+        }
+        Ok(None) => Ok(Some("they go over SSH".to_owned())),
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            for line in &trouble.failure.evidence {
+                ctx.control.log(line);
+            }
+            ctx.control.warn(format!("{}; k3s is sent over SSH, which is slower.", trouble.failure.cause));
+            Ok(Some("they go over SSH".to_owned()))
+        }
+    }
+}
+
+/// The disk is of no more use.
+pub fn end(world: &World) -> Result<(), Trouble> {
+    let had = world.seen().run.on_disk.is_some();
+    if had {
+        world.note(|seen| seen.run.on_disk = None);
+        world.provider.remove_files(&world.cluster, &world.cancel)?;
+    }
+    Ok(())
+}
