@@ -227,7 +227,10 @@ fn engine(
             .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
     }
     if let Err(trouble) = files::end(world) {
-        heard.note(&format!("the disk with k3s' files is left until the next run ({})", trouble.failure.cause));
+        heard.note(&format!(
+            "the disk with k3s' files is left until the next run ({})",
+            trouble.failure.cause
+        ));
     }
     for (node, trouble) in batch.finish(&mut || heard.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))

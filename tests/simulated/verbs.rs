@@ -15,6 +15,17 @@ fn a_cluster_comes_stays_and_goes() {
     sim.p1(&["up"]).exits(0);
     assert_eq!(sim.node("server").sh("systemctl is-active k3s").trim(), "active");
     assert_eq!(sim.node("worker").sh("cat /proc/sys/kernel/hostname").trim(), "worker");
+    // Its files came from a disk, which is gone.
+    let staged = |node: &str| match &sim.last().outcomes[&format!("{node}/stage")] {
+        Outcome::Done { detail } => detail.clone().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    for node in ["server", "worker"] {
+        assert!(staged(node).starts_with("copied "), "{}", staged(node));
+        assert_eq!(sim.node(node).sh("ls /dev/disk/by-id").trim(), "");
+    }
+    let volumes = sim.sh("virsh vol-list default");
+    assert!(!volumes.contains("files"), "{volumes}");
     let keys = sim.node("worker").sh("cat /home/vagrant/.ssh/authorized_keys");
     assert!(!keys.contains("insecure"), "{keys}");
     sim.p1(&["status"]).exits(0);
@@ -44,7 +55,10 @@ fn a_cluster_comes_stays_and_goes() {
     let names =
         sim.node("worker").sh("cat /etc/hostname /proc/sys/kernel/hostname; grep -c worker /etc/hosts || :");
     assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["debian", "debian", "0"]);
+    // A machine that takes no disk while it runs gets them over SSH.
+    sim.node("worker").vm_fault("no-hotplug");
     sim.p1(&["up"]).exits(0);
+    assert!(staged("worker").starts_with("pushed ") && staged("server").starts_with("copied "));
 
     sim.p1(&["--yes", "destroy"]).exits(0);
     assert!(!sim.state().exists());

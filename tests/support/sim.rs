@@ -294,7 +294,8 @@ impl Node<'_> {
     /// Faults of the machine and of vagrant, a line `NAME[=VALUE]` each, in place of those before.
     /// A NAME with `-once` strikes once.
     ///
-    /// - `no-address`: it boots without an address; `no-ssh`: without sshd (from its first boot on).
+    /// - `no-address`: it boots without an address; `no-ssh`: without sshd (from its first boot on); `no-hotplug`: it
+    ///   takes no disk while it runs.
     /// - `slow-WHEN=SECONDS`, `hang-WHEN`, `fail-WHEN=TEXT` (this machine's part of vagrant fails),
     ///   `exit-WHEN=CODE` (all of vagrant ends): WHEN is `begin`, `disk` (made), `domain` (defined, its
     ///   id not noted), `boot` (switched on), `end` (it answers), `destroy`, `provision`.

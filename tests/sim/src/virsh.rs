@@ -6,7 +6,7 @@ use std::io::{self, Seek};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
-use crate::lab::{Domain, Known, Lab, Network, Power, Volume, ip};
+use crate::lab::{Domain, Known, Lab, Network, Power, Volume, fault, ip};
 
 /// Exit code, standard output, standard error.
 type Said = (u8, String, String);
@@ -369,6 +369,9 @@ fn attach(lab: &Arc<Lab>, mut known: MutexGuard<'_, Known>, name: &str, xml: &st
     let volume = source.rsplit('/').next().unwrap_or_default().to_owned();
     let parts = known.volumes.get(&volume).ok_or_else(|| fail("No such file"))?.parts.clone();
     let domain = known.domains.get_mut(name).expect("just found");
+    if fault(&lab.dir, name.rsplit('-').next().unwrap_or_default(), "no-hotplug").is_some() {
+        return Err(fail("internal error: No more available PCI slots"));
+    }
     if domain.extra.is_some() {
         return Err(fail(&format!("XML error: target '{target}' duplicated for disk sources")));
     }
