@@ -201,13 +201,6 @@ impl State {
         }
     }
 
-    /// Whether Vagrant made a machine from here.
-    pub fn has_machines(&self) -> bool {
-        let machines = fs::read_dir(self.dir.join(".vagrant/machines")).into_iter().flatten().flatten();
-        let mut providers = machines.flat_map(|m| fs::read_dir(m.path()).into_iter().flatten().flatten());
-        providers.any(|p| p.path().join("id").exists())
-    }
-
     /// The folder itself; Vagrant's directory as well.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -271,19 +264,12 @@ impl State {
 
     /// The folder as it is called from the root, whatever links lead to it.
     pub fn place(&self) -> PathBuf {
-        let absolute = || std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        self.dir.canonicalize().unwrap_or_else(|_| absolute())
+        owner::place(&self.dir)
     }
 
     /// The journals.
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
-    }
-
-    /// There while the node's machine is being made, until Vagrant has noted its id: what is found half-made
-    /// after that was made by p1, and nothing was ever on it.
-    pub fn making(&self, node: &str) -> PathBuf {
-        self.dir.join("making").join(node)
     }
 
     /// What the node's machine wrote to its serial console when it was waited for last.

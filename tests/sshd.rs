@@ -18,7 +18,7 @@ use p1::internals::os::Cancel;
 use p1::internals::os::cancel::Level;
 use p1::internals::os::process;
 use p1::internals::ssh::{
-    Bound, Error, Host, Job, KnownHosts, Remote, Source, Upload, config, interactive, wait_for,
+    Bound, Error, Host, Job, KnownHosts, Remote, Root, Source, Upload, config, interactive, wait_for,
 };
 use sshd::{LONG, Sshd};
 
@@ -107,7 +107,7 @@ fn sudo_is_used_and_its_refusal_is_understood() {
     sshd.more = format!("SetEnv PATH={}:/usr/bin:/bin", bin.display());
     sshd.run();
     let mut login = sshd.login();
-    login.options.sudo = Some(true);
+    login.options.root = Some(Root::Sudo);
     let mut session = wait_for(&login, LONG, &Cancel::new(), &mut |_| {}).unwrap();
 
     write("[ \"$1\" = -n ] && shift && exec env AS_ROOT=yes \"$@\"");

@@ -9,7 +9,7 @@ use crate::artifacts::{self, Bounds, Net, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::Trouble;
 use crate::k3s;
-use crate::machines::{BoxInfo, vagrant};
+use crate::machines::{Base, BoxInfo};
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
 use crate::observed::{View, Wanted};
@@ -65,24 +65,22 @@ impl World {
         banner_of(&files::read_if_there(installer).ok()??)
     }
 
-    /// The box the machines are made from, if it is known and in Vagrant's home.
+    /// The box the machines are made from, if it is known and machines can be made from it.
     pub fn box_info(&self) -> Result<Option<BoxInfo>, Trouble> {
         let Some(fact) = self.state.facts()?.image else { return Ok(None) };
         if fact.wanted != image_wanted(self)? {
             return Ok(None);
         }
-        let info = self.vagrant.box_info(&fact.label, &fact.sha256);
-        Ok(self.vagrant.has_box(&info).then_some(info))
+        let Some(make) = self.machines.makers().next() else { return Ok(None) };
+        let info = make.image(&fact.label, &fact.sha256);
+        Ok(make.has_image(&info).then_some(info))
     }
 
-    /// Writes the Vagrantfile, private as provisioners may have passwords, and makes the key that it names.
-    pub fn write_vagrantfile(&self) -> Result<(), Trouble> {
+    /// What machines are made from; the key that opens them is there as well.
+    pub fn base(&self) -> Result<Base, Trouble> {
         self.public_key()?;
-        let info =
-            self.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
-        let text = vagrant::vagrantfile(&self.cluster, self.provider.name(), self.libvirt.as_ref(), &info)?;
-        files::write_if_changed(&self.state.vagrantfile(), text.as_bytes(), 0o600)?;
-        Ok(())
+        let info = self.box_info()?;
+        Ok(Base::Box(info.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?))
     }
 }
 
@@ -177,8 +175,8 @@ impl World {
 impl World {
     /// The box that the machines were made from, even if Vagrant no longer has it.
     pub fn known_box(&self) -> Result<Option<BoxInfo>, Trouble> {
-        let fact = self.state.facts()?.image;
-        Ok(fact.map(|f| self.vagrant.box_info(&f.label, &f.sha256)))
+        let (fact, make) = (self.state.facts()?.image, self.machines.makers().next());
+        Ok(fact.and_then(|f| Some(make?.image(&f.label, &f.sha256))))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::state::NodeMemory;
 impl World {
     /// What is remembered of a node's present machine.
     pub fn memory(&self, node: &str) -> Option<NodeMemory> {
-        let machine = self.vagrant.id(node)?;
+        let machine = self.machines.id(node)?;
         lock(&self.memory).get(node).filter(|m| m.machine == machine).cloned()
     }
 
@@ -30,7 +30,7 @@ impl World {
         let mut all = lock(&self.memory);
         let mut changed = false;
         for node in nodes {
-            let machine = self.vagrant.id(node).unwrap_or_default();
+            let machine = self.machines.id(node).unwrap_or_default();
             // Compared alone: with many nodes the others would be most of the work.
             let before = all.get(node).cloned();
             let entry = all.entry(node.to_owned()).or_default();

@@ -17,8 +17,7 @@ use std::time::Instant;
 use crate::api::{Client, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
-use crate::machines::vagrant::{Libvirt, Vagrant};
-use crate::machines::{Hypervisor, Owner};
+use crate::machines::{Fleet, Owner};
 use crate::observed::Seen;
 use crate::os::Cancel;
 use crate::os::sync::lock;
@@ -29,19 +28,15 @@ use crate::state::{NodeMemory, State};
 
 pub use api::{Via, listens};
 pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
-pub use nodes::{INSECURE, SHORT};
+pub use nodes::SHORT;
 pub use owner::Claims;
 
 /// What a [`World`] is made of.
 pub struct Parts {
     pub cluster: Cluster,
     pub state: State,
-    /// What makes its machines.
-    pub provider: Box<dyn Hypervisor>,
-    /// How libvirt is used, if it is libvirt.
-    pub libvirt: Option<Libvirt>,
-    /// Its Vagrant.
-    pub vagrant: Vagrant,
+    /// Who has its machines.
+    pub machines: Fleet,
     /// This host's downloads.
     pub cache: Cache,
     /// How to get at what is elsewhere.
@@ -50,8 +45,6 @@ pub struct Parts {
     pub library: Library,
     /// A lock for what all clusters of this host share.
     pub host_lock: PathBuf,
-    /// The user's own VAGRANT_HOME, for the plugins in it.
-    pub users_vagrant_home: Option<PathBuf>,
     pub run: String,
     /// The cluster's token, where the spec has it in the environment.
     pub token: Option<String>,
@@ -75,7 +68,6 @@ pub struct World {
     turn: AtomicUsize,
     /// The version that an upgrade goes to.
     aim: Mutex<Option<String>>,
-    destroying: Mutex<()>,
     provisioning: Mutex<()>,
     leaving: Mutex<()>,
     getting: Mutex<()>,
@@ -108,7 +100,6 @@ impl World {
             tunnel: Mutex::default(),
             turn: AtomicUsize::new(0),
             aim: Mutex::default(),
-            destroying: Mutex::default(),
             provisioning: Mutex::default(),
             leaving: Mutex::default(),
             getting: Mutex::default(),
@@ -133,12 +124,7 @@ impl World {
         self.state.log(&self.run, name)
     }
 
-    /// One `vagrant destroy` at a time.
-    pub fn destroying(&self) -> MutexGuard<'_, ()> {
-        lock(&self.destroying)
-    }
-
-    /// One `vagrant provision` at a time.
+    /// One run of Vagrant's provisioners at a time.
     pub fn provisioning(&self) -> MutexGuard<'_, ()> {
         lock(&self.provisioning)
     }

@@ -7,23 +7,22 @@ use std::time::Duration;
 use super::World;
 use crate::engine::Trouble;
 use crate::guest::{self, Guest, NodeFacts};
-use crate::machines::{Kind, Machine, Whose, vagrant};
+use crate::machines::{Machine, Way, Whose};
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::spec::Node;
-use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote};
-use crate::state::NodeMemory;
+use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Root};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SHORT: Duration = Duration::from_secs(60);
-/// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
-pub const INSECURE: &str = "vagrant insecure public key";
+/// Who may do anything on a node.
+const ROOT: &str = "root";
 
 impl World {
     /// How the machines are now.
     pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
-        let ids = self.vagrant.ids();
-        let mut machines = self.provider.machines(&self.cluster, &ids, &self.cancel)?;
+        let ids = self.machines.ids(&self.cluster);
+        let mut machines = self.machines.look(&self.cluster, &self.cancel)?;
         let known = lock(&self.seen).machines.clone();
         // Named like ours: whose they are costs a question, and does not change.
         let ours = |node: &String| {
@@ -40,7 +39,7 @@ impl World {
 
     /// How one node's machine is now. What was seen of the others stays: steps at work on them know better.
     pub fn look_at_machine(&self, node: &Node) -> Result<Option<Machine>, Trouble> {
-        let mut machines = self.provider.machines(&self.cluster, &self.vagrant.ids(), &self.cancel)?;
+        let mut machines = self.machines.look(&self.cluster, &self.cancel)?;
         let machine = machines.remove(&node.name);
         self.note(|seen| {
             seen.machines.remove(&node.name);
@@ -63,44 +62,48 @@ impl World {
         if let Some(remote) = lock(&self.remotes).get(&node.name) {
             return Ok(Arc::clone(remote));
         }
-        let login = self.login(node)?;
-        let root = login.endpoint.user != vagrant::USER;
-        let mut remote = Remote::new(login, self.cancel.clone());
-        if root {
-            remote = remote.or_as(vagrant::USER);
+        let (way, memory) = (self.way(node)?, self.memory(&node.name));
+        let mut remote = Remote::new(self.login_by(node, &way), self.cancel.clone());
+        if memory.is_some_and(|m| m.root) && way.user != ROOT {
+            remote = remote.or_as(&way.user, way.root);
         }
         let remote = Arc::new(Mutex::new(remote));
         lock(&self.remotes).insert(node.name.clone(), Arc::clone(&remote));
         Ok(remote)
     }
 
+    /// How this host gets into a node.
+    pub fn way(&self, node: &Node) -> Result<Way, Trouble> {
+        let made = self.memory(&node.name).and_then(|m| m.made);
+        Ok(self.machines.way(&self.cluster, node, made.as_ref(), &self.cancel)?)
+    }
+
     /// How to log in to a node.
     pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
-        let id = self.vagrant.id(&node.name).unwrap_or_default();
-        let address = match self.memory(&node.name).and_then(|m| m.made) {
-            // Where it is, which need not be where the spec wants the node to be.
-            Some(made) if made.nics == 1 && self.provider.kind() == Kind::Libvirt => (made.ip, 22).into(),
-            _ => self.provider.endpoint(&self.cluster, &node.name, &id, &self.cancel)?,
-        };
-        let endpoint = Endpoint {
-            node: node.name.clone(),
-            host: address.ip().to_string(),
-            port: address.port(),
-            user: match self.memory(&node.name) {
-                Some(NodeMemory { root: true, .. }) => "root".to_owned(),
-                _ => vagrant::USER.to_owned(),
+        Ok(self.login_by(node, &self.way(node)?))
+    }
+
+    fn login_by(&self, node: &Node, way: &Way) -> Login {
+        let as_root = self.memory(&node.name).is_some_and(|m| m.root);
+        let (user, root) = if as_root { (ROOT, Root::Already) } else { (way.user.as_str(), way.root) };
+        Login {
+            endpoint: Endpoint {
+                node: node.name.clone(),
+                host: way.host.clone(),
+                port: way.port,
+                user: user.to_owned(),
             },
-        };
-        let mut keys = vec![self.state.key()];
-        keys.extend(self.vagrant.insecure_keys());
-        let known_hosts = KnownHosts::learning(self.state.known_hosts());
-        Ok(Login { endpoint, keys, known_hosts, options: Options::default() })
+            keys: std::iter::once(self.state.key()).chain(way.keys.iter().cloned()).collect(),
+            known_hosts: KnownHosts::learning(self.state.known_hosts()),
+            options: Options { root: Some(root), ..Options::default() },
+        }
     }
 
     /// A way to a node for the user's own commands: as the login user, not as root.
     pub fn users_remote(&self, node: &Node) -> Result<Remote, Trouble> {
-        let mut login = self.login(node)?;
-        login.endpoint.user = vagrant::USER.to_owned();
+        let way = self.way(node)?;
+        let mut login = self.login_by(node, &way);
+        (login.endpoint.user, login.options.root) = (way.user, Some(way.root));
         Ok(Remote::new(login, self.cancel.clone()))
     }
 
@@ -169,8 +172,9 @@ impl World {
 
     /// A node for the system's `ssh`.
     pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
+        let way = self.way(node)?;
         Ok(ssh::Host {
-            endpoint: Endpoint { user: vagrant::USER.to_owned(), ..self.login(node)?.endpoint },
+            endpoint: Endpoint { user: way.user.clone(), ..self.login_by(node, &way).endpoint },
             key: self.state.key(),
             known_hosts: self.state.known_hosts(),
         })

@@ -8,7 +8,7 @@ use super::World;
 use super::secrets::random;
 use crate::engine::Trouble;
 use crate::machines::owner::is_there;
-use crate::machines::{Claimant, Owner, Whose, machine_name, network_name};
+use crate::machines::{self, Claimant, Owner, Whose, machine_name, network_name};
 use crate::os::lock::{self, Lock};
 use crate::os::sync::lock as held_by;
 use crate::os::{hash, many};
@@ -41,10 +41,10 @@ impl Thing {
 impl Claims {
     /// Looks whose everything is.
     pub fn look(world: &World) -> Result<Self, Trouble> {
-        let machines = world.provider.machines(&world.cluster, &world.vagrant.ids(), &world.cancel)?;
+        let machines = world.machines.look(&world.cluster, &world.cancel)?;
         let there = machines.iter().filter(|(_, m)| m.id.is_some()).map(|(n, _)| n.clone());
         let nodes: BTreeSet<String> = there.collect();
-        let holdings = world.provider.holdings(&world.cluster, &nodes, &world.cancel)?;
+        let holdings = world.machines.holdings(&world.cluster, &nodes, &world.cancel)?;
         let us = world.claimant()?;
         let (mut all, mut spared) = (Vec::new(), BTreeMap::new());
         all.extend(holdings.network.iter().map(|held| (Thing::Network, us.judge(held, None))));
@@ -116,7 +116,9 @@ impl Claims {
         let network = self.all.iter().any(|(thing, whose)| *thing == Thing::Network && due(whose));
         if network {
             let _lock = Lock::take(&world.host_lock, "owner", OTHERS, &world.cancel)?;
-            world.provider.own_network(&world.cluster, &owner, &world.cancel)?;
+            for make in world.machines.makers() {
+                make.own_network(&world.cluster, &owner, &world.cancel)?;
+            }
         }
         let machines: Vec<(&String, &String)> = self
             .all
@@ -128,9 +130,9 @@ impl Claims {
             })
             .collect();
         let done = many::each(world.jobs, &machines, |(node, id)| {
-            world.provider.own_machine(&world.cluster, node, id, &owner, &world.cancel)
+            world.machines.make(node)?.own_machine(&world.cluster, node, id, &owner, &world.cancel)
         });
-        done.into_iter().collect::<Result<(), _>>()?;
+        done.into_iter().collect::<Result<(), machines::Error>>()?;
         Ok(())
     }
 }
@@ -157,7 +159,7 @@ impl World {
 
     /// Whose the machines are now that have the names of these nodes'.
     pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, Trouble> {
-        let holdings = self.provider.holdings(&self.cluster, nodes, &self.cancel)?;
+        let holdings = self.machines.holdings(&self.cluster, nodes, &self.cancel)?;
         let us = self.claimant()?;
         Ok(holdings
             .machines
@@ -171,11 +173,7 @@ impl World {
 
     /// This folder as somebody who asks whose things are.
     pub fn claimant(&self) -> Result<Claimant, Trouble> {
-        Ok(Claimant {
-            cluster: self.cluster.name.clone(),
-            folder: self.state.place(),
-            id: self.state.id()?,
-            machines: self.vagrant.ids(),
-        })
+        let ids = self.machines.ids(&self.cluster);
+        Ok(Claimant::of(&self.cluster.name, self.state.dir(), ids)?)
     }
 }

@@ -20,7 +20,6 @@ use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::Outcome;
 use crate::explain::printable;
-use crate::machines::{self, Kind};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd};
 use crate::os::sync;
@@ -64,7 +63,7 @@ pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state);
     let why = kind.as_ref().err().map(|fail| fail.message.clone());
-    let world = context.world(cluster, kind.unwrap_or(Kind::Libvirt));
+    let world = context.world(cluster, kind.unwrap_or_default());
     let parts = Parts::new(staging.path().join(&name), world.redactor());
     if let Some(why) = why {
         parts.lack("provider", &why);
@@ -247,10 +246,6 @@ fn listing(dir: &Path, depth: u32) -> String {
 /// What the programs of this host say.
 fn of_host(context: &Context, world: &World, parts: &Parts) {
     let tools = &world.cluster;
-    let virsh = |args: &[&str]| {
-        let uri = world.libvirt.as_ref().map(|l| l.uri.clone()).unwrap_or_default();
-        Cmd::new(context.env.find("virsh").unwrap_or_else(|| "virsh".into())).arg("-c").arg(uri).args(args)
-    };
     let mut all: Vec<(String, Cmd)> = Vec::new();
     let mut add = |part: &str, cmd: Cmd| all.push((format!("host/{part}.txt"), cmd.env("LC_ALL", "C.UTF-8")));
     for (part, line) in [
@@ -268,25 +263,9 @@ fn of_host(context: &Context, world: &World, parts: &Parts) {
             add(part, Cmd::new(path).args(words));
         }
     }
-    match world.provider.kind() {
-        Kind::Libvirt => {
-            let network = machines::network_name(&tools.name);
-            add("versions", virsh(&["version"]));
-            add("machines", virsh(&["list", "--all"]));
-            add("networks", virsh(&["net-list", "--all"]));
-            add("networks", virsh(&["net-dumpxml", &network]));
-            add("networks", virsh(&["net-dhcp-leases", &network]));
-            add("pools", virsh(&["pool-list", "--all", "--details"]));
-            for node in &tools.nodes {
-                let machine = machines::machine_name(&tools.name, &node.name);
-                add("machines", virsh(&["dominfo", &machine]));
-                add(&format!("machine-{}", node.name), virsh(&["dumpxml", &machine]));
-            }
-        }
-        Kind::Virtualbox => {
-            let vboxmanage = context.env.find("VBoxManage").unwrap_or_else(|| "VBoxManage".into());
-            add("machines", Cmd::new(vboxmanage).args(["list", "-l", "vms"]));
-        }
+    let nodes: Vec<String> = tools.nodes.iter().map(|n| n.name.clone()).collect();
+    for (part, cmd) in world.machines.evidence(&tools.name, &nodes) {
+        add(&part, cmd);
     }
     // One that does not answer would not answer the next question either.
     let mut silent: Option<(String, String)> = None;
@@ -384,7 +363,7 @@ fn summary(context: &Context, world: &World, parts: &Parts) -> String {
         cluster.name,
         jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")
     );
-    text += &format!("provider {}, spec {}\n", world.provider.kind(), context.global.file.display());
+    text += &format!("provider {}, spec {}\n", world.machines.kind(), context.global.file.display());
     if let Some(banner) = world.banner() {
         text += &format!("{banner}\n");
     }

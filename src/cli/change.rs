@@ -7,6 +7,7 @@ use super::fail::{Fail, code};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::explain::printable;
+use crate::machines;
 use crate::observed::View;
 use crate::observed::drift::{Drift, Interrupts, Mend, changes};
 use crate::plan::{Check, NodeStep, Plan};
@@ -98,9 +99,7 @@ pub fn targets(
 ) -> Result<Vec<String>, Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let memory = state.memory();
-    let former = |name: &String| {
-        memory.contains_key(name) || state.dir().join(".vagrant/machines").join(name).is_dir()
-    };
+    let former = |name: &String| memory.contains_key(name) || machines::is_noted(state.dir(), name);
     let unknown: Vec<String> =
         names.iter().filter(|n| cluster.node(n).is_none() && !former(n)).cloned().collect();
     context.targets(cluster, &unknown)?;
@@ -134,7 +133,7 @@ pub fn neighbours(world: &World) -> Option<String> {
     let mut others: Vec<String> = std::fs::read_dir(top)
         .ok()?
         .flatten()
-        .filter(|e| e.path().join(".vagrant").is_dir())
+        .filter(|e| machines::is_begun(&e.path()))
         .filter_map(|e| e.file_name().into_string().ok())
         .filter(|n| *n != world.cluster.name)
         .collect();

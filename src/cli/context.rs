@@ -11,8 +11,7 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
-use crate::machines::vagrant::{Libvirt, Vagrant};
-use crate::machines::{self, Kind, libvirt};
+use crate::machines::{self, Cpu, Fleet, Here, Kind};
 use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
@@ -117,64 +116,58 @@ impl Context {
         if let Some(kind) = state.facts().map_err(|e| Fail::of(code::FAILED, &e))?.provider {
             return Ok(kind);
         }
-        match cluster.provider {
-            spec::ProviderChoice::Libvirt => Ok(Kind::Libvirt),
-            spec::ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
-            spec::ProviderChoice::Auto => {
-                let host = self.host(Some(cluster), false);
-                let kind = host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))?;
-                match kind {
-                    Kind::Virtualbox if cluster.autostart => {
-                        let message = "`autostart` is for libvirt only, and this host has VirtualBox";
-                        Err(Fail::new(code::USAGE, message, spec::AUTOSTART))
-                    }
-                    kind => Ok(kind),
-                }
-            }
+        if let Some(kind) = Kind::wished(cluster.provider) {
+            return Ok(kind);
         }
+        let host = self.host(Some(cluster), false);
+        let kind = host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))?;
+        if cluster.autostart && !kind.starts_with_host() {
+            let message = "`autostart` is for libvirt only, and this host has VirtualBox";
+            return Err(Fail::new(code::USAGE, message, spec::AUTOSTART));
+        }
+        Ok(kind)
     }
 
-    /// The world of a cluster. Cheap: nothing is looked at yet.
-    pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
-        let state = State::of(&cluster.base, &cluster.name);
-        let dirs = self.dirs();
+    /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
+    pub fn machines(&self, cluster: &Cluster, kind: Kind) -> Fleet {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
-        let usual = machines::Tools::default();
         let tools = machines::Tools {
             virsh: find("virsh"),
             qemu_img: find("qemu-img"),
             ip: find("ip"),
             vboxmanage: find("VBoxManage"),
-            ..usual
+            ..machines::Tools::default()
         };
-        let libvirt = (kind == Kind::Libvirt).then(|| {
+        let cpu = (kind == Kind::Libvirt).then(|| {
             let how = Virtualization::of_env(&self.env);
-            Libvirt {
-                uri: tools.libvirt_uri.clone(),
+            Cpu {
                 driver: how.driver.to_owned(),
-                cpu_mode: how.cpu_mode.to_owned(),
-                cpu_model: how.cpu_model.map(str::to_owned),
-                pool: libvirt::POOL.to_owned(),
+                mode: how.cpu_mode.to_owned(),
+                model: how.cpu_model.map(str::to_owned),
             }
         });
-        let provider = machines::by_kind(kind, &tools);
-        let vagrant = Vagrant {
-            program: find("vagrant"),
-            home: dirs.vagrant_home(),
-            dir: state.dir().to_owned(),
-            provider: provider.name(),
-            no_proxy: self.no_proxy(&cluster),
+        let here = Here {
+            tools,
+            cpu,
+            vagrant: find("vagrant"),
+            homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),
+            dir: State::of(&cluster.base, &cluster.name).dir().to_owned(),
+            no_proxy: self.no_proxy(cluster),
+            jobs: self.global.jobs,
         };
+        Fleet::open(kind, here)
+    }
+
+    /// The world of a cluster. Cheap: nothing is looked at yet.
+    pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
+        let dirs = self.dirs();
         let world = World::new(Parts {
-            state,
-            provider,
-            libvirt,
-            vagrant,
+            state: State::of(&cluster.base, &cluster.name),
+            machines: self.machines(&cluster, kind),
             cache: Cache { dir: dirs.cache.join("artifacts") },
             net: self.net(),
             library: Library::new(dirs.data.join("boxes")),
             host_lock: dirs.host_lock(),
-            users_vagrant_home: Some(self.env.home.join(".vagrant.d")),
             token: match &cluster.k3s.token {
                 Some(spec::TokenSource::Env(name)) => std::env::var(name).ok(),
                 _ => None,
@@ -258,7 +251,7 @@ impl Context {
         if state.key().is_file() {
             return Ok(());
         }
-        if state.has_machines() {
+        if machines::has_machines(state.dir()) {
             return Err(Fail::new(code::FAILED, crate::steps::key_is_gone(state), crate::steps::KEY_GONE));
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);

@@ -106,9 +106,9 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
         .filter(|(name, m)| m.state == Power::Running || !new.contains(name))
         .map(|(name, _)| name.clone())
         .collect();
-    let needs = needs(world.provider.kind(), Some(&world.cluster), seen.box_ready || !must_build(world));
+    let needs = needs(world.machines.kind(), Some(&world.cluster), seen.box_ready || !must_build(world));
     let question = Question {
-        kind: world.provider.kind(),
+        kind: world.machines.kind(),
         cluster: Some(&world.cluster),
         running: &running,
         needs: &needs,
@@ -144,7 +144,7 @@ fn must_build(world: &World) -> bool {
 
 fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'static>> {
     let built = cluster.is_none_or(|c| matches!(c.image, BoxRef::Definition(_)));
-    if have_box || !built || kind != Kind::Libvirt {
+    if have_box || !built || !kind.takes_built_boxes() {
         return Vec::new();
     }
     boxes::requirements()

@@ -9,8 +9,7 @@ use super::{here, out, print};
 use crate::access::World;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::vagrant;
-use crate::machines::{self, Kind, libvirt};
+use crate::machines::{self, Kind};
 use crate::observed::{Seen, View};
 use crate::os::files;
 use crate::spec::{self, ProviderChoice};
@@ -107,7 +106,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
         // A host without any provider can still look at what would be used with one.
-        ProviderChoice::Auto => Ok(Kind::Libvirt),
+        ProviderChoice::Auto => Ok(Kind::default()),
         _ => Err(fail),
     })?;
     let dir = args.dir.clone().unwrap_or_else(|| state.rendered());
@@ -149,19 +148,16 @@ const RENDERED: &str = "# Written by `p1 render`";
 
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
-    let (cluster, kind) = (&k3s::masked(&world.cluster), world.provider.kind());
+    let cluster = &k3s::masked(&world.cluster);
     // Before the box is there its checksum is not known, which becomes a part of its name.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
         name: format!("p1/{}", crate::steps::box_label(&cluster.image)),
         version: "1.0.0".to_owned(),
         image: Default::default(),
     });
-    let mut all = vec![(
-        "Vagrantfile".to_owned(),
-        vagrant::readable(cluster, kind.name(), world.libvirt.as_ref(), &info)?,
-    )];
-    if kind == Kind::Libvirt {
-        all.push(("network.xml".to_owned(), libvirt::network_xml(cluster, None)?));
+    let mut all = Vec::new();
+    for make in world.machines.makers() {
+        all.extend(make.rendered(cluster, &info)?);
     }
     let tokens = k3s::Tokens::placeholder();
     let seen = Seen::default();

@@ -75,7 +75,7 @@ fn of_box(context: &Context, cluster: &Cluster, kind: Option<Kind>) -> Option<Re
     if let Err(error) = boxes::load(name, Some(&cluster.base.join("boxes"))) {
         return remark(chain(&error), &error.hint().unwrap_or_default());
     }
-    if kind == Some(Kind::Virtualbox) {
+    if kind.is_some_and(|kind| !kind.takes_built_boxes()) {
         return remark(
             format!("the box `{name}` can be built for libvirt only"),
             "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one under \

@@ -90,7 +90,7 @@ impl Libvirt {
     ) -> Result<(), Error> {
         let (domain, doing) = (machine_name(cluster, node), "attach the disk with files");
         let values = serde_json::json!({"source": disk.source, "target": TARGET, "serial": disk.serial});
-        let xml = render::render("disk.xml", &values).map_err(Error::rendering)?;
+        let xml = render::render("disk.xml", &values).map_err(Error::Render)?;
         // One that a killed p1 left there may have other files.
         self.detach_files(cluster, node, cancel)?;
         let cmd = self.virsh(["attach-device", &domain, "/dev/stdin", "--live"]).stdin(xml);

@@ -13,8 +13,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Note, Owner,
-    Size, Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Made, Note,
+    Owner, Size, Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -173,7 +173,7 @@ impl Libvirt {
         let start = match self.network_wants(cluster, found.as_ref())? {
             Want::Define => {
                 report("making the network");
-                let xml = network_xml(cluster, Some(owner)).map_err(Error::rendering)?;
+                let xml = network_xml(cluster, Some(owner)).map_err(Error::Render)?;
                 self.define_network(&xml, "make the network", cancel)?;
                 did.push(format!("made the network {name} ({})", cluster.network.cidr));
                 true
@@ -578,6 +578,7 @@ impl Hypervisor for Libvirt {
                     state: states.get(&domain).cloned().unwrap_or(State::Other("unknown".into())),
                     foreign: ids.get(&node) != Some(uuid),
                     size: sizes.get(&domain).copied(),
+                    ..Machine::absent()
                 });
                 (node, machine)
             })
@@ -736,6 +737,10 @@ impl Hypervisor for Libvirt {
             what: format!("address of {domain}"),
             lines: process::tail(&text, 5),
         })
+    }
+
+    fn address(&self, made: &Made) -> Option<SocketAddr> {
+        (made.nics == 1).then(|| (made.ip, 22).into())
     }
 
     fn known_address(&self, cluster: &Cluster, node: &str) -> Option<SocketAddr> {
@@ -984,6 +989,31 @@ impl Hypervisor for Libvirt {
         self.unless("start the machine", &["start", &machine_name(&cluster.name, node)], cancel)
     }
 
+    fn rendered(&self, cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
+        Ok(vec![("network.xml".to_owned(), network_xml(cluster, None)?)])
+    }
+
+    fn evidence(&self, cluster: &str, nodes: &[String]) -> Vec<(String, Cmd)> {
+        let network = network_name(cluster);
+        let mut all: Vec<(String, Cmd)> = [
+            ("versions", vec!["version"]),
+            ("machines", vec!["list", "--all"]),
+            ("networks", vec!["net-list", "--all"]),
+            ("networks", vec!["net-dumpxml", &network]),
+            ("networks", vec!["net-dhcp-leases", &network]),
+            ("pools", vec!["pool-list", "--all", "--details"]),
+        ]
+        .into_iter()
+        .map(|(part, args)| (part.to_owned(), self.plain(&args)))
+        .collect();
+        for node in nodes {
+            let machine = machine_name(cluster, node);
+            all.push(("machines".to_owned(), self.plain(&["dominfo", &machine])));
+            all.push((format!("machine-{node}"), self.plain(&["dumpxml", &machine])));
+        }
+        all
+    }
+
     fn clean(
         &self,
         cluster: &Cluster,
@@ -1039,6 +1069,11 @@ impl Hypervisor for Libvirt {
 }
 
 impl Libvirt {
+    /// virsh as somebody would call it.
+    fn plain(&self, args: &[&str]) -> Cmd {
+        Cmd::new(&self.tools.virsh).arg("-c").arg(&self.tools.libvirt_uri).args(args)
+    }
+
     /// The answers to several questions, asked of one virsh.
     fn several(&self, doing: &str, commands: &[Vec<&str>], cancel: &Cancel) -> Result<Vec<String>, Error> {
         if commands.is_empty() {

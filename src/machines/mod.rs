@@ -1,41 +1,59 @@
-//! What makes the machines: one file per provider, beside the parts that all of them share.
+//! Who has the machines: [`Fleet`] finds who has a node's, and [`Machines`] is what can be asked of them, with all that
+//! not everybody can do as a capability beside it (`seam.rs`).
 //!
-//! Vagrant creates, boots and destroys; a provider does what Vagrant does slowly, wrongly or not at
-//! all: it looks at the machines without starting Ruby, makes the network and the base image ready
-//! under one owner, and clears away what a half-made machine left behind.
+//! [`via_vagrant`] has Vagrant make machines with a [`Hypervisor`]: Vagrant creates, boots and destroys, and the
+//! hypervisor does what Vagrant does slowly, wrongly or not at all: it looks at the machines without starting Ruby, makes
+//! the network and the base image ready under one owner, and clears away what a half-made machine left behind.
 //!
-//! A new provider is a file here, a [`Kind`], and a line in [`by_kind`].
+//! A new hypervisor for Vagrant is a file here, a [`Kind`], and a line in [`by_kind`]. Machines that somebody else has are
+//! an implementation of [`Machines`] and a line in [`Fleet::open`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::explain::{Again, Explain, FailureKind};
+use crate::os::process::Cmd;
 use crate::os::{Cancel, files, process};
-use crate::render;
-use crate::spec::{Cluster, Role};
+use crate::spec::{Cluster, ProviderChoice, Role};
+use crate::{render, ssh};
 
+pub use batch::Batch;
+pub use fleet::{Cpu, Fleet, Here};
 pub use libvirt::cache as disk_cache;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
+pub use seam::{
+    Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
+    Way, wanted_size,
+};
 pub use snapshot::{Note, Snapshot};
 
+mod batch;
 mod filedisk;
+mod fleet;
 pub mod libvirt;
+mod making;
 pub mod owner;
+mod seam;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod vagrant;
+mod via_vagrant;
 pub mod virtualbox;
 
 /// A provider that p1 knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// QEMU, with or without KVM, through libvirt and the plugin vagrant-libvirt.
+    /// QEMU, with or without KVM, through libvirt and the plugin vagrant-libvirt. It is taken where nothing tells.
+    #[default]
     Libvirt,
     /// Oracle VirtualBox.
     Virtualbox,
@@ -48,6 +66,25 @@ impl Kind {
             Self::Libvirt => "libvirt",
             Self::Virtualbox => "virtualbox",
         }
+    }
+
+    /// The one that a spec names; none if it leaves it open.
+    pub fn wished(choice: ProviderChoice) -> Option<Self> {
+        match choice {
+            ProviderChoice::Auto => None,
+            ProviderChoice::Libvirt => Some(Self::Libvirt),
+            ProviderChoice::Virtualbox => Some(Self::Virtualbox),
+        }
+    }
+
+    /// Whether boxes that p1 builds are for it.
+    pub fn takes_built_boxes(self) -> bool {
+        self == Self::Libvirt
+    }
+
+    /// Whether its machines can start with this host.
+    pub fn starts_with_host(self) -> bool {
+        self == Self::Libvirt
     }
 }
 
@@ -193,12 +230,15 @@ pub struct Machine {
     pub foreign: bool,
     /// What it has, if the provider says so.
     pub size: Option<Size>,
+    /// What may be asked of it.
+    #[serde(skip)]
+    pub can: Caps,
 }
 
 impl Machine {
-    /// No machine at all.
+    /// No machine at all, of somebody who makes them.
     pub fn absent() -> Self {
-        Self { id: None, state: State::Absent, foreign: false, size: None }
+        Self { id: None, state: State::Absent, foreign: false, size: None, can: Caps::ALL }
     }
 }
 
@@ -283,37 +323,68 @@ pub enum Error {
         /// The commands that do so, as far as they are known.
         next: Vec<String>,
     },
+    /// What was to be done is not done to machines of this kind.
+    #[error("this cannot be done to {node}: {}", cap.lacking())]
+    Cannot {
+        /// Whose machine.
+        node: String,
+        /// What it lacks.
+        cap: Cap,
+    },
     /// A file could not be used.
     #[error(transparent)]
     File(#[from] files::Error),
+    /// Vagrant did not do it.
+    #[error(transparent)]
+    Vagrant(#[from] vagrant::Error),
+    /// A host key could not be forgotten.
+    #[error(transparent)]
+    Ssh(#[from] ssh::Error),
+    /// A file could not be made from its template.
+    #[error(transparent)]
+    Render(#[from] render::Error),
 }
 
 impl Error {
+    fn cannot(node: &str, cap: Cap) -> Self {
+        Self::Cannot { node: node.to_owned(), cap }
+    }
+
+    /// Whether more of it is in the log of what was heard ([`Heard::Log`]).
+    pub fn logged(&self) -> bool {
+        matches!(self, Self::Vagrant(_))
+    }
+
+    /// The error that it is of another room.
+    fn other(&self) -> Option<&dyn Explain> {
+        Some(match self {
+            Self::Program { source, .. } => source,
+            Self::File(e) => e,
+            Self::Vagrant(e) => e,
+            Self::Ssh(e) => e,
+            Self::Render(e) => e,
+            _ => return None,
+        })
+    }
+
     /// For `map_err`: adds what was being done to a program's failure.
     pub fn doing(doing: impl Into<String>) -> impl FnOnce(process::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Program { doing, source }
-    }
-
-    /// For `map_err`: a template of ours is wrong.
-    fn rendering(error: render::Error) -> Self {
-        Self::Conflict { what: error.to_string(), remedy: error.hint().unwrap_or_default(), next: Vec::new() }
     }
 }
 
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Program { source, .. } => source.hint(),
             Self::Conflict { remedy, .. } => Some(remedy.clone()),
-            Self::File(e) => e.hint(),
             Self::Down { who, .. } => {
                 Some(format!("`p1 doctor --fix` starts {who}, and says what it would run before."))
             }
             Self::Denied { who, .. } => {
                 Some(format!("`p1 doctor --fix` gives this user what {who} asks for, as far as it can."))
             }
-            Self::Answer { .. } => None,
+            _ => self.other().and_then(Explain::hint),
         }
     }
 
@@ -321,50 +392,47 @@ impl Explain for Error {
         match self {
             Self::Down { .. } | Self::Denied { .. } => vec!["p1 doctor --fix".to_owned()],
             Self::Conflict { next, .. } => next.clone(),
-            _ => Vec::new(),
+            _ => self.other().map(Explain::next).unwrap_or_default(),
         }
     }
 
     fn evidence(&self) -> Vec<String> {
         match self {
-            Self::Program { source, .. } => source.evidence(),
             Self::Answer { lines, .. } | Self::Down { lines, .. } | Self::Denied { lines, .. } => {
                 lines.clone()
             }
-            _ => Vec::new(),
+            _ => self.other().map(Explain::evidence).unwrap_or_default(),
         }
     }
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Program { source, .. } => source.kind(),
             Self::Down { .. } => FailureKind::Unreachable,
             Self::Denied { .. } => FailureKind::Denied,
             Self::Answer { .. } => FailureKind::Damaged,
             Self::Conflict { .. } => FailureKind::Conflict,
-            Self::File(e) => e.kind(),
+            Self::Cannot { .. } => FailureKind::Cannot,
+            _ => self.other().map_or(FailureKind::Other, Explain::kind),
         }
     }
 
     fn again(&self) -> Again {
         match self {
-            Self::Program { source, .. } => source.again(),
             Self::Down { .. } => Again::Soon,
-            _ => Again::No,
+            _ => self.other().map_or(Again::No, Explain::again),
         }
     }
 
     fn unready(&self) -> bool {
         match self {
             Self::Down { .. } | Self::Denied { .. } => true,
-            Self::Program { source, .. } => source.unready(),
-            _ => false,
+            _ => self.other().is_some_and(Explain::unready),
         }
     }
 }
 
 /// What makes machines for Vagrant, and does what Vagrant does slowly, wrongly or not at all. Every call is bounded and none of them starts Ruby.
-pub trait Hypervisor: Send + Sync {
+trait Hypervisor: Send + Sync {
     /// Which.
     fn kind(&self) -> Kind;
 
@@ -463,6 +531,11 @@ pub trait Hypervisor: Send + Sync {
         machine_id: &str,
         cancel: &Cancel,
     ) -> Result<SocketAddr, Error>;
+
+    /// Where the SSH of a machine is that was made so, if that tells.
+    fn address(&self, _made: &Made) -> Option<SocketAddr> {
+        None
+    }
 
     /// Where a node's SSH will answer, if that is known before it boots.
     fn known_address(&self, _cluster: &Cluster, _node: &str) -> Option<SocketAddr> {
@@ -602,6 +675,14 @@ pub trait Hypervisor: Send + Sync {
         Ok(())
     }
 
+    /// For people: what would be written for these machines beside Vagrant's own, name and text of each file.
+    fn rendered(&self, _cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// For a bundle: commands that show how the machines of these nodes are, each with the part that it belongs to.
+    fn evidence(&self, cluster: &str, nodes: &[String]) -> Vec<(String, Cmd)>;
+
     /// Takes away what is left after `vagrant destroy`, or in its place: machines, their disks, the
     /// network, the base image. Works on half-made and on vanished machines. Answers what was
     /// removed, a line each.
@@ -615,11 +696,28 @@ pub trait Hypervisor: Send + Sync {
 }
 
 /// The provider of that kind.
-pub fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Hypervisor> {
+fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Hypervisor> {
     match kind {
         Kind::Libvirt => Box::new(libvirt::Libvirt::new(tools.clone())),
         Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),
     }
+}
+
+/// Whether a cluster was begun in this state folder.
+pub fn is_begun(folder: &Path) -> bool {
+    folder.join(".vagrant").is_dir()
+}
+
+/// Whether a machine was made from this state folder.
+pub fn has_machines(folder: &Path) -> bool {
+    let machines = fs::read_dir(folder.join(".vagrant/machines")).into_iter().flatten().flatten();
+    let mut providers = machines.flat_map(|m| fs::read_dir(m.path()).into_iter().flatten().flatten());
+    providers.any(|p| p.path().join("id").exists())
+}
+
+/// Whether anything is noted in this state folder of a machine of that node, be it of a former one.
+pub fn is_noted(folder: &Path, node: &str) -> bool {
+    folder.join(".vagrant/machines").join(node).is_dir()
 }
 
 /// The name of the machine of `node` in the cluster of that name; what Vagrantfiles call

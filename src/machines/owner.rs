@@ -211,6 +211,12 @@ pub fn is_there(owner: &Owner) -> bool {
     }
 }
 
+/// A folder as it is called from the root, whatever links lead to it.
+pub fn place(folder: &Path) -> PathBuf {
+    let absolute = || std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    folder.canonicalize().unwrap_or_else(|_| absolute())
+}
+
 /// Where a cluster's state folder keeps its id.
 pub fn file(folder: &Path) -> PathBuf {
     folder.join("owner")

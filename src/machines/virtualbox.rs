@@ -214,6 +214,7 @@ impl Hypervisor for VirtualBox {
                     state: state_of(&info),
                     foreign: known.is_none(),
                     size: size_of(&info),
+                    ..Machine::absent()
                 }),
             };
             machines.insert(node.clone(), machine);
@@ -391,6 +392,10 @@ impl Hypervisor for VirtualBox {
     }
 
     /// The hidden machine that linked clones start from stays with its box.
+    fn evidence(&self, _: &str, _: &[String]) -> Vec<(String, Cmd)> {
+        vec![("machines".to_owned(), Cmd::new(&self.program).args(["list", "-l", "vms"]))]
+    }
+
     fn clean(
         &self,
         cluster: &Cluster,

@@ -79,7 +79,8 @@ fn machines_are_found_by_id_first_and_by_name_as_strangers() {
     let cluster = cluster("iot", "192.168.56.0/24", &["server", "worker-1", "worker-2", "worker-3"]);
     let known = ids(&[("server", "id-1"), ("worker-1", "gone"), ("worker-2", "id-3"), ("old", "gone")]);
     let found = fake.provider().machines(&cluster, &known, &fake.cancel).unwrap();
-    let machine = |id: &str, state, foreign| Machine { id: Some(id.to_owned()), state, foreign, size: None };
+    let machine =
+        |id: &str, state, foreign| Machine { id: Some(id.to_owned()), state, foreign, ..Machine::absent() };
     assert_eq!(found["server"], machine("id-1", State::Running, false));
     assert_eq!(found["worker-1"], machine("id-2", State::Paused, true));
     assert_eq!(found["worker-2"], machine("id-3", State::Off, false));

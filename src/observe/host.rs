@@ -1,7 +1,7 @@
 //! What this host has for a cluster: k3s' files, the box, what provisioners are made from, how its machines are kept and
 //! connected.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::access::{World, wanted};
 use crate::artifacts;
 use crate::engine::Trouble;
-use crate::machines::State;
+use crate::machines::{Cap, Machine, State};
 use crate::observed::MadeFrom;
 use crate::os::files::{self, At};
 use crate::os::hash;
@@ -129,10 +129,10 @@ fn contents(path: &Path, name: &Path, hash: &mut Sha256) -> Result<(), files::Er
 
 /// How this host keeps the machines. Where it cannot be told, it is not known.
 pub fn look_at_hosting(world: &World) {
-    let nodes: Vec<String> = world.vagrant.ids().into_keys().collect();
+    let nodes: BTreeSet<String> = world.machines.ids(&world.cluster).into_keys().collect();
     let hosting = match nodes.is_empty() {
         true => Ok(Default::default()),
-        false => world.provider.hosting(&world.cluster, &nodes, &world.cancel),
+        false => world.machines.hosting(&world.cluster, &nodes, &world.cancel),
     };
     let ours = nodes.into_iter().filter(|n| world.memory(n).is_some_and(|m| m.autostart)).collect();
     world.note(|seen| {
@@ -141,13 +141,12 @@ pub fn look_at_hosting(world: &World) {
     });
 }
 
-/// The machines of ours that run, by node.
-pub fn running(world: &World) -> BTreeMap<String, String> {
-    let ids = world.vagrant.ids();
+/// The nodes whose machines are made by p1 and run.
+pub fn running(world: &World) -> BTreeSet<String> {
     let seen = world.seen();
-    let runs =
-        |node: &String| seen.machines.get(node).is_some_and(|m| m.state == State::Running && !m.foreign);
-    ids.into_iter().filter(|(node, _)| runs(node)).collect()
+    let runs = |m: &Machine| m.state == State::Running && !m.foreign && m.can.has(Cap::Make);
+    let known = world.machines.ids(&world.cluster).into_keys();
+    known.filter(|node| seen.machines.get(node).is_some_and(runs)).collect()
 }
 
 /// Looks at the network of machines that run. What it lacks for machines that are to be made keeps nobody from
@@ -159,10 +158,13 @@ pub fn look_at_link(world: &World) {
     }
     let made_so = |n: &Node| world.memory(&n.name).and_then(|m| m.made).is_none_or(|made| made.ip == n.ip);
     let mut cluster = world.cluster.clone();
-    cluster.nodes.retain(|n| runs.contains_key(&n.name) && made_so(n));
+    cluster.nodes.retain(|n| runs.contains(&n.name) && made_so(n));
     // What cannot be mended is told when it is tried, with what to do about it.
-    let lack = match world.provider.network(&cluster, &world.cancel) {
-        Ok(lack) => lack,
+    let lacks = world
+        .machines
+        .for_makers(&cluster, &mut |make, part| Ok(make.network(part, &world.cancel)?.into_iter().collect()));
+    let lack = match lacks {
+        Ok(lacks) => lacks.into_iter().next(),
         Err(error) => Some(error.to_string()),
     };
     world.note(|seen| seen.link = lack);
@@ -175,8 +177,11 @@ pub fn look_at_cards(world: &World) {
         return;
     }
     let mut machines = running(world);
-    machines.retain(|node, _| seen.silent.contains_key(node));
-    let loose = world.provider.unplugged(&world.cluster, &machines, &world.cancel).unwrap_or_default();
+    machines.retain(|node| seen.silent.contains_key(node));
+    let loose = world
+        .machines
+        .for_makers(&world.cluster, &mut |make, part| make.unplugged(part, &machines, &world.cancel))
+        .unwrap_or_default();
     if !loose.is_empty() {
         let are = if loose.len() == 1 { "is" } else { "are" };
         let lack = format!("{} {are} not connected to the network", loose.join(", "));
@@ -190,7 +195,7 @@ pub fn look_at_box(world: &World) {
         world.note(|seen| seen.box_ready = false);
         return;
     };
-    let prepared = match world.provider.prepared(&world.cluster, &info, &world.cancel) {
+    let prepared = match world.machines.prepared(&world.cluster, &info, &world.cancel) {
         Ok(None) => Ok(()),
         Ok(Some(lack)) => Err(lack),
         Err(error) => Err(error.to_string()),

@@ -9,12 +9,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::{Seen, View, ready, wanted_size};
+use super::{Seen, View, ready};
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::{Made, State, Whose};
+use crate::machines::{Made, State, Whose, wanted_size};
 use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
-use crate::spec::{Cluster, Node, ProviderChoice, Release, Role};
+use crate::spec::{Cluster, Node, Release, Role};
 
 /// What differs. The names are part of what `-o json` promises and are explained in docs/changes.md; there
 /// may be more in the future.
@@ -300,11 +300,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         interrupts: Interrupts::Machine,
         ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
     };
-    let wanted = match cluster.provider {
-        ProviderChoice::Auto => None,
-        ProviderChoice::Libvirt => Some(crate::machines::Kind::Libvirt),
-        ProviderChoice::Virtualbox => Some(crate::machines::Kind::Virtualbox),
-    };
+    let wanted = crate::machines::Kind::wished(cluster.provider);
     if let (Some(wanted), Some(has)) = (wanted, seen.provider)
         && wanted != has
         && exists

@@ -19,7 +19,7 @@ use crate::backup::Backup;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
-use crate::machines::{Hosting, Kind, Machine, Made, Note, Size, State};
+use crate::machines::{Hosting, Kind, Machine, Made, Note, State};
 use crate::plan::{Check, Standing};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Unfinished;
@@ -336,11 +336,6 @@ impl<'a> View<'a> {
     pub fn status(&self, node: &Node) -> Option<&NodeStatus> {
         self.seen.api.as_ref()?.get(&node.name).filter(|_| !self.is_made_anew(node))
     }
-}
-
-/// What the spec gives a node.
-pub fn wanted_size(node: &Node) -> Size {
-    Size { cpus: node.cpus, memory: node.memory }
 }
 
 /// A check over facts: `Done` unless `wrong` finds something.

@@ -4,7 +4,6 @@ use super::View;
 use crate::event::VerbName;
 use crate::explain::{Explain, FailureKind};
 use crate::k3s::{self, Barrier, Join, Version};
-use crate::machines::Kind;
 use crate::os::process::quote;
 use crate::spec::{self, Node};
 use crate::state::Unfinished;
@@ -56,9 +55,9 @@ pub fn refusal(view: &View<'_>) -> Option<Refusal> {
 
 /// Its machines were made by a provider that starts none by itself.
 fn autostart(view: &View<'_>) -> Option<Refusal> {
-    let virtualbox = view.seen.provider == Some(Kind::Virtualbox);
+    let never = view.seen.provider.is_some_and(|kind| !kind.starts_with_host());
     let text = "`autostart` is for libvirt only, and this cluster's machines are VirtualBox'";
-    (view.cluster.autostart && virtualbox).then(|| Refusal::new(text, spec::AUTOSTART))
+    (view.cluster.autostart && never).then(|| Refusal::new(text, spec::AUTOSTART))
 }
 
 /// A restore that has not come to its end: the data of before is set aside, and what is in its place is
@@ -176,6 +175,7 @@ fn growth(view: &View<'_>) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machines::Kind;
 
     #[test]
     fn machines_that_do_not_start_by_themselves_are_not_said_to() {

@@ -63,6 +63,22 @@ pub struct Login {
     pub options: Options,
 }
 
+/// How the user who logs in does what only root may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// As it is: it is root.
+    Already,
+    /// By `sudo -n`.
+    Sudo,
+}
+
+impl Root {
+    /// By the name of the user alone.
+    pub fn of(user: &str) -> Self {
+        if user == "root" { Self::Already } else { Self::Sudo }
+    }
+}
+
 /// Bounds and preferences of a connection.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -79,8 +95,8 @@ pub struct Options {
     /// emulated as qemu64 has no AES instructions: OpenSSL in it does 164 MB/s of ChaCha20-Poly1305,
     /// 32 MB/s of AES-GCM (and as `max` 59 and 45 MB/s); on real hardware both outrun a virtual disk.
     pub ciphers: String,
-    /// Whether root work goes through `sudo -n`; by default unless the login name is `root`.
-    pub sudo: Option<bool>,
+    /// How root work is done; by default through `sudo -n` unless the login name is `root`.
+    pub root: Option<Root>,
 }
 
 impl Default for Options {
@@ -93,7 +109,7 @@ impl Default for Options {
             ciphers: "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,\
                 aes128-ctr,aes192-ctr,aes256-ctr"
                 .to_owned(),
-            sudo: None,
+            root: None,
         }
     }
 }

@@ -34,7 +34,7 @@ mod tunnel;
 mod upload;
 
 pub use client::{Host, config, interactive};
-pub use connect::{Endpoint, Login, Options, connect, wait_for};
+pub use connect::{Endpoint, Login, Options, Root, connect, wait_for};
 pub use detached::Job;
 pub use error::Error;
 pub use hostkey::{HostKey, KnownHosts};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Bound, Endpoint, Error, Login, Output, Session, Tunnel, Upload, connect, wait_for};
+use super::{Bound, Endpoint, Error, Login, Output, Root, Session, Tunnel, Upload, connect, wait_for};
 use crate::os::Cancel;
 
 /// For a session there is to show that the node is still behind it.
@@ -14,8 +14,8 @@ pub struct Remote {
     login: Login,
     cancel: Cancel,
     session: Option<Session>,
-    /// Who logs in where the login's own user is no longer let in.
-    instead: Option<String>,
+    /// Who logs in where the login's own user is no longer let in, and how that one becomes root.
+    instead: Option<(String, Root)>,
 }
 
 impl Remote {
@@ -26,8 +26,8 @@ impl Remote {
 
     /// As this user where the login's own is refused: somebody may have closed root's way in.
     #[must_use]
-    pub fn or_as(mut self, user: &str) -> Self {
-        self.instead = Some(user.to_owned());
+    pub fn or_as(mut self, user: &str, root: Root) -> Self {
+        self.instead = Some((user.to_owned(), root));
         // Whether root is let in does not change while a machine boots.
         self.login.options.refused = Duration::from_secs(1);
         self
@@ -37,8 +37,9 @@ impl Remote {
         if !matches!(error, Error::AuthRefused { .. }) {
             return false;
         }
-        let Some(user) = self.instead.take() else { return false };
+        let Some((user, root)) = self.instead.take() else { return false };
         self.login.endpoint.user = user;
+        self.login.options.root = Some(root);
         self.login.options.refused = super::Options::default().refused;
         true
     }
@@ -177,6 +178,7 @@ impl Remote {
         let mut login = self.login.clone();
         login.keys = vec![key.clone()];
         login.endpoint.user = "root".to_owned();
+        login.options.root = Some(Root::Already);
         match connect(&login, &self.cancel) {
             Ok(mut session) => {
                 session.remove_keys_of(&user, public, remove, bound)?;

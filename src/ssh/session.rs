@@ -76,7 +76,8 @@ impl Session {
             tcp,
             endpoint: login.endpoint.clone(),
             answer: login.options.answer,
-            sudo: login.options.sudo.unwrap_or(login.endpoint.user != "root"),
+            sudo: login.options.root.unwrap_or_else(|| super::Root::of(&login.endpoint.user))
+                == super::Root::Sudo,
             key: PathBuf::new(),
             cancel: cancel.clone(),
             broken: false,

@@ -52,13 +52,14 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let (cluster, cancel) = (&world.cluster, ctx.control.cancel());
+    let power = world.machines.power(&node.name)?;
     if cluster.autostart {
         // Nobody of p1's is there at that start.
-        if let Some(did) = world.provider.keep_disk(cluster, &node.name, cancel)? {
+        if let Some(did) = power.keep_disk(cluster, &node.name, cancel)? {
             ctx.control.log(&did);
         }
     }
-    world.provider.keep_up(cluster, &node.name, cancel)?;
+    power.keep_up(cluster, &node.name, cancel)?;
     world.remember(&node.name, |memory| memory.autostart = cluster.autostart)?;
     crate::observe::look_at_hosting(world);
     Ok(None)

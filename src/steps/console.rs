@@ -31,7 +31,7 @@ const COLUMNS: usize = 200;
 /// Keeps the console of a node's machine until it is dropped; from its start on where the machine is `new`ly
 /// switched on, else after what was kept before. Where the provider has none to be followed, nothing is kept.
 pub fn keep(world: &World, node: &Node, new: bool) -> Option<Follower> {
-    let line = world.provider.console(&world.cluster, &node.name)?;
+    let line = world.machines.of(&node.name).power()?.console(&world.cluster, &node.name)?;
     let mut log = Log::open(world.state.console(&node.name), new).ok()?;
     Some(Follower::start(line, PAUSE, move |part| log.take(part)))
 }
@@ -147,14 +147,20 @@ pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     let path = world.state.console(&node.name);
     let lines = last_lines(&path);
     let name = machines::machine_name(&world.cluster.name, &node.name);
-    let look = world.provider.look_further(&world.cluster, &node.name);
+    let look = world.machines.of(&node.name).power().map(|p| p.look_further(&world.cluster, &node.name));
+    let look = look.map(|line| {
+        format!(
+            "To look further at the machine {name}: `{line}`. `p1 retry` switches it off and on and goes on. "
+        )
+    });
     let kept = match lines.is_empty() {
         true => "Its serial console has said nothing.".to_owned(),
         false => format!("The last lines of its serial console are above, more are in {}.", path.display()),
     };
     trouble.failure.hint = Some(format!(
-        "{kept} To look further at the machine {name}: `{look}`. `p1 retry` switches it off and on and goes on. If it is \
-         only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in the spec."
+        "{kept} {}If it is only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in \
+         the spec.",
+        look.unwrap_or_default()
     ));
     if !lines.is_empty() {
         trouble.failure.evidence = lines;
@@ -184,12 +190,12 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         ctx.control.warn("It does not answer over SSH, but the cluster hears of it: it is not switched off.");
         return Ok(());
     }
-    let id = world.vagrant.id(&node.name).unwrap_or_default();
+    let Some(power) = world.machines.of(&node.name).power() else { return Ok(()) };
     ctx.control.warn("It was waited for before and does not answer: it is switched off and on.");
-    world.provider.power_off(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    power.off(&world.cluster, &node.name, ctx.control.cancel())?;
     world.forget_node(&node.name);
     let _console = keep(world, node, true);
-    world.provider.boot(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    power.on(&world.cluster, &node.name, ctx.control.cancel())?;
     machine::wait_for_sshd(ctx)
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, uninstall};
-use crate::access::{Claims, kubectl};
+use crate::access::{Claims, World, kubectl};
 use crate::engine::Trouble;
-use crate::explain::{Explain, seconds};
-use crate::machines::{Leftovers, State};
+use crate::explain::seconds;
+use crate::machines::{State, Whose};
 use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::files;
@@ -186,10 +186,10 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let cancel = ctx.control.cancel();
     let machine = world.look_at_machine(node)?;
     let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent);
-    if foreign && let Some(whose) = super::machine::theirs(world, node)? {
+    if foreign && let Some(whose) = theirs(world, node)? {
         let name = crate::machines::machine_name(&world.cluster.name, &node.name);
         ctx.control.warn(format!("The machine `{name}` stays: it belongs to {}.", whose.name()));
-        world.vagrant.forget(&node.name)?;
+        world.machines.make(&node.name)?.forget(&node.name)?;
         world.note(|seen| {
             seen.run.gone.insert(node.name.clone());
             seen.former.retain(|n| n.name != node.name);
@@ -201,44 +201,27 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         // In order, so that it gives its address back: its lease would keep the address from the other.
         stop::shut_down(ctx)?;
     }
-    // One Ruby for all of them, one after the other within: Vagrant's own lock is per machine, ours
-    // keeps the steps of one run from starting one each.
     world.note(|seen| {
         seen.run.ends.insert(node.name.clone());
     });
-    let _turn = world.destroying();
-    let seen = world.seen();
-    // Vagrant knows of nodes that its file has; whoever waits for this turn may go with this one. Not who has left
-    // the cluster: k3s may be just being uninstalled there.
-    let goes = |n: &String| seen.request.whole_goes || seen.run.ends.contains(n);
-    let known = world.vagrant.ids().into_keys().filter(|n| world.cluster.node(n).is_some());
-    let all: Vec<String> = known.filter(|n| goes(n) && seen.leaving().any(|l| l.name == *n)).collect();
-    if all.contains(&node.name) && world.state.vagrantfile().is_file() {
-        ctx.control.says("asking Vagrant");
-        if let Err(error) = world.vagrant.destroy(&all, cancel) {
-            if error.cancelled() {
-                return Err(error.into());
-            }
-            // What Vagrant cannot do (its lock is held, its plugin is gone) the provider can.
-            ctx.control.log(&format!("vagrant destroy: {error}"));
-        }
-    }
-    let ids = world.vagrant.ids();
-    let nodes = [node.name.clone()];
-    let spared = BTreeSet::new();
-    let what =
-        Leftovers { nodes: &nodes, ids: &ids, spared: &spared, owner: None, whole: false, image: None };
-    let did = world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
-    for line in &did {
+    // Not who has left the cluster: k3s may be just being uninstalled there.
+    let goes = |name: &str| {
+        let seen = world.seen();
+        let ends = seen.request.whole_goes || seen.run.ends.contains(name);
+        ends && seen.leaving().any(|l| l.name == name)
+    };
+    let (say, log) = (&mut |text: &str| ctx.control.says(text), &mut |line: &str| ctx.control.log(line));
+    let make = world.machines.make(&node.name)?;
+    for line in &make.destroy(&world.cluster, &node.name, &goes, say, log, cancel)? {
         ctx.control.log(line);
     }
+    let seen = world.seen();
     if node.role == Role::Server && !cluster_stays(&View::new(&world.cluster, &seen)) {
         // The next server is of another cluster, with other certificates.
         files::remove_if_there(&world.state.kubeconfig())?;
         world.forget_api();
         world.note(|seen| (seen.kubeconfig, seen.api) = (false, None));
     }
-    world.vagrant.forget(&node.name)?;
     world.forget_node(&node.name);
     if !seen.request.whole_goes {
         // Each is one file of all nodes. With the whole cluster they go as files; should that not come
@@ -264,10 +247,6 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         return Ok(None);
     }
     let _lock = Lock::take(&world.host_lock, "clean", Duration::from_secs(600), cancel)?;
-    let ids = world.vagrant.ids();
-    // Nodes that left the spec are known to Vagrant only.
-    let mut nodes: Vec<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();
-    nodes.extend(ids.keys().filter(|n| world.cluster.node(n).is_none()).cloned());
     let image = world.known_box()?;
     let claims = Claims::look(world)?;
     if claims.contested().is_some() || claims.moved().is_some() {
@@ -277,17 +256,17 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let spared: BTreeSet<String> = claims.spared.into_keys().collect();
     let owner = world.owner()?;
-    let what = Leftovers {
-        nodes: &nodes,
-        ids: &ids,
-        spared: &spared,
-        owner: Some(&owner),
-        whole: true,
-        image: image.as_ref(),
-    };
-    let did = world.provider.clean(&world.cluster, &what, &mut |m| ctx.control.says(m), cancel)?;
+    let did = world.machines.for_makers(&world.cluster, &mut |make, part| {
+        make.clear(part, &spared, &owner, image.as_ref(), &mut |m| ctx.control.says(m), cancel)
+    })?;
     for line in &did {
         ctx.control.log(line);
     }
     Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+/// Whose the machine of the node's name is, if it is not this folder's.
+fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, Trouble> {
+    let whose = world.whose(&[node.name.clone()].into())?.remove(&node.name);
+    Ok(whose.filter(|whose| !whose.is_ours()))
 }

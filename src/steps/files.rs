@@ -38,7 +38,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = access::wanted(&files);
     let paths: Vec<PathBuf> = wanted.iter().map(|w| w.source.clone()).collect();
-    match world.provider.write_files(&world.cluster, &paths, &mut |m| ctx.control.says(m), cancel) {
+    let Some(make) = world.machines.makers().next() else { return Ok(None) };
+    match make.write_files(&world.cluster, &paths, &mut |m| ctx.control.says(m), cancel) {
         Ok(Some(disk)) => {
             let sums = wanted.into_iter().map(|w| w.sha256).collect();
             world.note(|seen| seen.run.on_disk = Some(OnDisk { disk, sums }.into()));
@@ -61,7 +62,9 @@ pub fn end(world: &World) -> Result<(), Trouble> {
     let had = world.seen().run.on_disk.is_some();
     if had {
         world.note(|seen| seen.run.on_disk = None);
-        world.provider.remove_files(&world.cluster, &world.cancel)?;
+        for make in world.machines.makers() {
+            make.remove_files(&world.cluster, &world.cancel)?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,6 @@ use crate::access::{World, definition, given, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
-use crate::machines::Kind;
 use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
@@ -48,13 +47,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let (world, control) = (ctx.world, ctx.control);
     let cancel = control.cancel();
     let wanted = image_wanted(world)?;
+    let Some(make) = world.machines.makers().next() else { return Ok(None) };
     let _lock = Lock::take(&world.host_lock, "box", OTHERS, cancel)?;
     let (label, sha256, file) = match &world.cluster.image {
         BoxRef::Definition(name) => {
             let mut manifest = built(world, name, &mut |m| control.says(m))?;
             let file = world.library.path(name);
             // Read once, when Vagrant gets it: a damaged file would become machines that do not boot.
-            if !world.vagrant.has_box(&world.vagrant.box_info(name, &manifest.sha256)) {
+            if !make.has_image(&make.image(name, &manifest.sha256)) {
                 control.says("checking the box file");
                 if boxes::sha256(&file)? != manifest.sha256 {
                     manifest = again(world, name, &manifest, control)?;
@@ -75,15 +75,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
             (stem(Path::new(url)), sha256.clone(), file.path)
         }
     };
-    let info = world.vagrant.box_info(&label, &sha256);
-    if !world.vagrant.has_box(&info) {
+    let info = make.image(&label, &sha256);
+    if !make.has_image(&info) {
         control.says("giving it to Vagrant");
-        world.vagrant.prepare_home(world.users_vagrant_home.as_deref())?;
-        world.vagrant.add_box(&info, &file, cancel)?;
+        make.take_image(&info, &file, cancel)?;
     }
     let mut facts = world.state.facts()?;
     facts.image = Some(ImageFact { wanted, label, sha256 });
-    facts.provider = Some(world.provider.kind());
+    facts.provider = Some(world.machines.kind());
     world.state.keep(&facts)?;
     world.note(|seen| seen.box_ready = true);
     Ok(Some(info.name))
@@ -119,7 +118,7 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
     if let Some(manifest) = given(world, name)? {
         return Ok(manifest);
     }
-    if world.provider.kind() == Kind::Virtualbox {
+    if !world.machines.kind().takes_built_boxes() {
         return Err(Trouble::new(
             format!("the box `{name}` can be built for libvirt only"),
             "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one \

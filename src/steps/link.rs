@@ -44,13 +44,10 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let cancel = ctx.control.cancel();
     let owner = world.owner()?;
     let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
-    let did = world.provider.connect(
-        &world.cluster,
-        &owner,
-        &crate::observe::running(world),
-        &mut |m| ctx.control.says(m),
-        cancel,
-    )?;
+    let running = crate::observe::running(world);
+    let did = world.machines.for_makers(&world.cluster, &mut |make, cluster| {
+        make.connect(cluster, &owner, &running, &mut |m| ctx.control.says(m), cancel)
+    })?;
     for line in &did {
         ctx.control.log(line);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step, console};
-use crate::access::{INSECURE, SHORT, World};
+use crate::access::{SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::without_name;
 use crate::machines::{Machine, State};
@@ -121,7 +121,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         if replaced {
             ctx.control.says("replacing Vagrant's insecure key");
         }
-        Ok((replaced, remote.take_over(key.clone(), &public, &[INSECURE], SHORT)?))
+        let insecure = world.way(node)?.insecure;
+        Ok((replaced, remote.take_over(key.clone(), &public, &insecure, SHORT)?))
     });
     let (replaced, root) = reached?;
     ctx.control.log(if root {

@@ -1,6 +1,9 @@
 //! The machine exists and runs.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,15 +11,15 @@ use serde_json::json;
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, console};
 use crate::access::World;
-use crate::engine::Trouble;
-use crate::explain::{Again, Explain, FailureKind};
-use crate::machines::{self, Leftovers, Machine, State, Whose};
+use crate::engine::{Control, Trouble};
+use crate::explain::{Again, FailureKind};
+use crate::machines::{self, Batch, Heard, Machine, State};
 use crate::observed::View;
+use crate::os::Cancel;
 use crate::os::cancel::Level;
-use crate::os::files;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
-use crate::ssh::{Knock, KnownHosts};
+use crate::ssh::Knock;
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Vm,
@@ -59,23 +62,22 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     if !ctx.batch.has(&node.name) {
         let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
         match machine.and_then(|m| Some((m.state, m.id?))) {
-            Some((State::Paused, id)) => return go_on(ctx, id),
+            Some((State::Paused, _)) => return go_on(ctx),
             Some((State::Running, id)) => return Ok(Some(format!("machine {id}"))),
             _ => {}
         }
-        ctx.batch.join(world, &node.name, ctx.control);
+        let mut waits = || {
+            ctx.control.says("waiting for Vagrant");
+            !ctx.control.cancel().aborted()
+        };
+        let (world, batch) = (Arc::clone(world), Arc::clone(ctx.batch));
+        ctx.batch.join(&node.name, &mut waits, move |nodes, end| make(&world, &batch, nodes, end));
     }
     let up = wait(ctx);
-    let (id, making) = (world.vagrant.id(&node.name), world.state.making(&node.name));
-    if let Some(id) = id.as_ref().filter(|_| making.exists()) {
+    let (id, machines) = (world.machines.id(&node.name), world.machines.make(&node.name)?);
+    if id.is_some() && machines.is_making(&node.name) {
         world.remember_made(node)?;
-        let (owner, cancel) = (world.owner()?, ctx.control.cancel());
-        match world.provider.own_machine(&world.cluster, &node.name, id, &owner, cancel) {
-            // What is not noted is noted by the next run, which knows the machine's id.
-            Err(error) if error.cancelled() => {}
-            noted => noted?,
-        }
-        files::remove_if_there(&making)?;
+        machines.created(&world.cluster, &node.name, &world.owner()?, ctx.control.cancel())?;
     }
     up?;
     world.note(|seen| {
@@ -85,47 +87,67 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(id.map(|id| format!("machine {id}")))
 }
 
-/// Before Vagrant begins: what an interrupted run left is taken away, and what is about to be made is
-/// noted. False if Vagrant is not to be asked.
-pub fn prepare(
+/// Has machines made, and keeps what is heard of them.
+fn make(
     world: &World,
-    node: &Node,
-    machine: Option<&Machine>,
-    tell: Tell<'_>,
-) -> Result<bool, Trouble> {
-    if machine.is_some_and(|m| m.state == State::Paused && !m.foreign) {
-        return Ok(false);
+    batch: &Batch<Trouble>,
+    names: &[String],
+    end: &Cancel,
+) -> BTreeMap<String, Result<(), Trouble>> {
+    let all = |trouble: Trouble| names.iter().map(|n| (n.clone(), Err(trouble.clone()))).collect();
+    let base = match world.base() {
+        Ok(base) => base,
+        Err(trouble) => return all(trouble),
+    };
+    let place = world.run_log("vagrant");
+    let log = Control::silent(place.clone(), world.cancel.clone(), world.redactor());
+    let ended = end.clone();
+    let _on_abort = world.cancel.on_abort(move || ended.raise(Level::Abort));
+    let told = |error: machines::Error| {
+        let logged = error.logged();
+        let mut trouble = Trouble::from(error);
+        trouble.failure.log = logged.then(|| place.clone()).or(trouble.failure.log);
+        trouble
+    };
+    let hear = |heard: Heard<'_>| {
+        match heard {
+            Heard::Making(name) => {
+                if let Err(trouble) = begin(world, name) {
+                    batch.fail(name, trouble);
+                    return ControlFlow::Break(());
+                }
+            }
+            Heard::Cannot(name, error) => batch.fail(name, told(error)),
+            Heard::Log(line) => log.log(line),
+            heard => batch.hear(heard),
+        }
+        ControlFlow::Continue(())
+    };
+    let nodes: Vec<&Node> = names.iter().filter_map(|name| world.cluster.node(name)).collect();
+    match world.machines.create(&world.cluster, &nodes, &base, &hear, end) {
+        Ok(results) => results.into_iter().map(|(node, result)| (node, result.map_err(told))).collect(),
+        Err(error) => all(told(error)),
     }
-    if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
-        clear_half_made(world, node, tell)?;
-    }
-    if machine.is_none_or(|m| m.state == State::Absent) {
-        clear_left_disk(world, node, tell)?;
-    } else if let Err(error) = world.provider.keep_disk(&world.cluster, &node.name, &world.cancel) {
-        tell(format!("Its disk stays as it was made: {error}."));
-    }
-    if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
-        let making = world.state.making(&node.name);
-        files::dir(making.parent().unwrap_or(world.state.dir()))?;
-        files::write(&making, b"", 0o600)?;
-        // A new machine has a new host key, and nobody's old one may vouch for it.
-        KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
-        world.forget_node(&node.name);
-        world.forget_memory(&node.name)?;
-        // Now as well, for a run that is cut off before the machine has an id.
-        world.remember_made(node)?;
-    }
-    Ok(true)
 }
 
-/// Is told what the user should know.
-pub type Tell<'a> = &'a (dyn Fn(String) + Sync);
+/// Waits until no machine is being made any more: see [`Batch::finish`].
+pub fn finish(batch: &Batch<Trouble>, tell: &mut dyn FnMut()) -> Vec<(String, Trouble)> {
+    batch.finish(tell, || Trouble::new("vagrant did not end when it was killed", ""))
+}
+
+/// The node's machine is about to be made: nothing of a former one is true of it.
+fn begin(world: &World, name: &str) -> Result<(), Trouble> {
+    let Some(node) = world.cluster.node(name) else { return Ok(()) };
+    world.forget_node(name);
+    world.forget_memory(name)?;
+    // Now as well, for a run that is cut off before the machine has an id.
+    world.remember_made(node)
+}
 
 /// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
-fn go_on(ctx: &NodeCtx<'_>, id: String) -> Result<Option<String>, Trouble> {
+fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let ids = [(node.name.clone(), id)].into();
-    world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
+    world.machines.resume(&world.cluster, &[node.name.clone()].into(), ctx.control.cancel())?;
     world.look_at_machine(node)?;
     Ok(Some("it was paused and goes on".into()))
 }
@@ -159,121 +181,16 @@ pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
     matches!(looked, Ok(Ok(())))
 }
 
-/// A machine of our name without an id in our folder: what is left when p1 or Vagrant is killed
-/// between making it and writing its id down. It is taken away only if it says that it was made
-/// from this folder's Vagrantfile, and p1 noted that it was making it; anybody else's stays, and so does
-/// one of ours of which p1 knows nothing any more, because somebody removed its state.
-fn clear_half_made(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
-    must_be_ours(world, node)?;
-    let name = machines::machine_name(&world.cluster.name, &node.name);
-    if !world.state.making(&node.name).exists() {
-        return Err(Trouble::new(
-            format!("the machine `{name}` was made from this folder, but p1's state of it is gone"),
-            format!(
-                "It was in {}, with the key that opens the machine: put it back from a copy if you have one. Else \
-                 `p1 destroy{}` removes the machine with all that is on it, and `p1 up` makes it anew.",
-                world.state.dir().display(),
-                alone(world, node)
-            ),
-        )
-        .next(anew(world, node)));
-    }
-    tell(format!("{name} was left half-made by an interrupted run; it is made anew."));
-    let (nodes, ids) = ([node.name.clone()], Default::default());
-    let what = Leftovers {
-        nodes: &nodes,
-        ids: &ids,
-        spared: &Default::default(),
-        owner: None,
-        whole: false,
-        image: None,
-    };
-    world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
-    world.vagrant.forget(&node.name)?;
-    Ok(())
-}
-
-/// What `p1 destroy` needs to be told to remove this node, where that leaves a cluster: ` NODE`.
-fn alone(world: &World, node: &Node) -> String {
-    let known = world.vagrant.ids();
-    let others = world.cluster.servers().any(|s| s.name != node.name && known.contains_key(&s.name));
-    if others { format!(" {}", node.name) } else { String::new() }
-}
-
-/// The commands that take a node's machine away and make another.
-fn anew(world: &World, node: &Node) -> [String; 2] {
-    [format!("p1 destroy{}", alone(world, node)), "p1 up".to_owned()]
-}
-
-/// A disk without its machine. If p1 was making the machine, an interrupted run made the disk and
-/// nothing was ever on it. Otherwise somebody removed the machine, and the disk holds what it held.
-fn clear_left_disk(world: &World, node: &Node, tell: Tell<'_>) -> Result<(), Trouble> {
-    if !world.provider.disk_left(&world.cluster, &node.name, &world.cancel)? {
-        return Ok(());
-    }
-    let known = world.vagrant.id(&node.name).is_some();
-    if known || !world.state.making(&node.name).exists() {
-        return Err(Trouble::new(
-            "the machine was removed outside p1, and its disk was left behind",
-            format!(
-                "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` makes the machine anew.",
-                alone(world, node)
-            ),
-        )
-        .next(anew(world, node)));
-    }
-    tell("A disk was left by an interrupted run, before the machine was made; it is made anew.".into());
-    let (nodes, ids) = ([node.name.clone()], Default::default());
-    let what = Leftovers {
-        nodes: &nodes,
-        ids: &ids,
-        spared: &Default::default(),
-        owner: None,
-        whole: false,
-        image: None,
-    };
-    world.provider.clean(&world.cluster, &what, &mut |_| {}, &world.cancel)?;
-    Ok(())
-}
-
-/// Of a machine that has the node's name and is not known here: an error, unless it is noted as this folder's,
-/// or says that it was made from this folder's Vagrantfile.
-pub fn must_be_ours(world: &World, node: &Node) -> Result<(), Trouble> {
-    let Some(whose) = theirs(world, node)? else { return Ok(()) };
-    let name = machines::machine_name(&world.cluster.name, &node.name);
-    let hint = match &whose {
-        // Their names are put together from the cluster's and the node's: `a-b` and `c`, `a` and `b-c`.
-        Whose::Other(_) => format!("Give {} or the cluster another name in the spec.", node.name),
-        _ => {
-            "Give the cluster another name in the spec, or remove that machine where it was made.".to_owned()
-        }
-    };
-    let what = match &whose {
-        Whose::Stranger => format!("a machine `{name}` exists that was not made from this folder"),
-        whose => format!("the machine `{name}` belongs to {}", whose.name()),
-    };
-    Err(Trouble::new(what, hint))
-}
-
-/// Whose the machine of the node's name is, if it is not this folder's.
-pub fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, Trouble> {
-    let whose = world.whose(&[node.name.clone()].into())?.remove(&node.name);
-    Ok(whose.filter(|whose| !whose.is_ours()))
-}
-
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
 /// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
 fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let known = world.provider.known_address(&world.cluster, &node.name);
     let mut booting: Option<Instant> = None;
     let mut knock = Knock::default();
     let mut kept = None;
     loop {
         let heard = ctx.batch.heard(&node.name, Duration::from_millis(200));
-        // vagrant-libvirt's locales/en.yml `starting_domain`.
-        let starts = heard.says.as_deref().is_some_and(|text| text.starts_with("Starting domain"));
-        if kept.is_none() && (starts || heard.booting) {
+        if kept.is_none() && heard.starts {
             kept = Some(console::keep(world, node, true));
         }
         if let Some(text) = heard.says {
@@ -285,7 +202,7 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         }
         if heard.booting {
             let since = *booting.get_or_insert_with(Instant::now);
-            if known.is_some_and(|a| knock.answers(a, Duration::from_millis(300))) {
+            if heard.address.is_some_and(|a| knock.answers(a, Duration::from_millis(300))) {
                 return Ok(());
             }
             if since.elapsed() > world.cluster.timeouts.boot {

@@ -5,7 +5,6 @@
 pub mod artifacts;
 pub mod autostart;
 pub mod backup;
-mod batch;
 pub mod config;
 mod console;
 pub mod destroy;
@@ -46,11 +45,11 @@ use serde_json::{Value, json};
 
 use crate::access::World;
 use crate::engine::{Control, Trouble};
+use crate::machines::Batch;
 use crate::observed::View;
 use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 
-pub use batch::Batch;
 pub use image::{box_label, build as build_box};
 pub use login::{KEY_GONE, key_is_gone};
 pub use system::script as system_script;
@@ -182,7 +181,7 @@ pub struct Ctx<'a> {
     /// Everything shared.
     pub world: &'a Arc<World>,
     /// The `vagrant up` of this run.
-    pub batch: &'a Arc<Batch>,
+    pub batch: &'a Arc<Batch<Trouble>>,
     /// To be heard by.
     pub control: &'a Control,
     /// The node whose machine it needs: no wait goes on where that is gone.

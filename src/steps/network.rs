@@ -45,7 +45,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     // Two that do this at once take the same bridge, or clone from half an image.
     let owner = world.owner()?;
     let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
-    let did = world.provider.prepare(&world.cluster, &info, &owner, &mut |m| ctx.control.says(m), cancel)?;
+    let did = world.machines.for_makers(&world.cluster, &mut |make, cluster| {
+        make.prepare(cluster, &info, &owner, &mut |m| ctx.control.says(m), cancel)
+    })?;
     for line in &did {
         ctx.control.log(line);
     }

@@ -13,11 +13,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::install::stamp;
+use super::machine::finish;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::access::{SHORT, World};
 use crate::engine::Trouble;
 use crate::explain::FailureKind;
-use crate::machines::vagrant;
 use crate::observed::{View, holds};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, quote};
@@ -123,7 +123,7 @@ fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<St
     world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
     let env = one.env();
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let script = call(one, &place, text.starts_with(b"#!"));
+    let script = call(one, &place, text.starts_with(b"#!"), &world.way(node)?.user);
     let job = Job { name: &name, id: digest, script: &script, env: &env };
     let done = world.on(node, |r| {
         r.detached(&job, world.cluster.timeouts.provision, &mut |line| tell(ctx, line.trim_end()))
@@ -160,8 +160,8 @@ fn unix(bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// How the script is called, by root's `sh`.
-fn call(one: &Provisioner, place: &str, has_interpreter: bool) -> String {
-    let user = quote(vagrant::USER);
+fn call(one: &Provisioner, place: &str, has_interpreter: bool, user: &str) -> String {
+    let user = quote(user);
     let args = one.settings.get("args").and_then(Value::as_array).into_iter().flatten();
     let args: Vec<String> = args.filter_map(Value::as_str).map(quote).collect();
     let root = one.settings.get("privileged").and_then(Value::as_bool).unwrap_or(true);
@@ -191,8 +191,8 @@ fn file(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble>
     let destination = one.text("destination").unwrap_or_default();
     let meta = fs::metadata(&source).at("read", &source)?;
     let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let place =
-        world.script(node, "looking at the destination", &place(destination, &name, meta.is_dir()))?;
+    let place = place(destination, &name, meta.is_dir(), &world.way(node)?.user);
+    let place = world.script(node, "looking at the destination", &place)?;
     let (owner, dest) = place.trim_end().split_once(' ').unwrap_or(("root", place.trim_end()));
     let packed;
     let (from, to, mode) = if meta.is_dir() {
@@ -221,8 +221,8 @@ fn parent(path: &str) -> String {
 
 /// A script that says who owns the destination, and where it is; the directory is made. What is
 /// relative is so to the login user's home, as with Vagrant.
-fn place(destination: &str, name: &str, directory: bool) -> String {
-    let (user, to) = (quote(vagrant::USER), quote(destination));
+fn place(destination: &str, name: &str, directory: bool, user: &str) -> String {
+    let (user, to) = (quote(user), quote(destination));
     let name = quote(name);
     let into = match directory {
         // The contents of a directory go into the destination; a last `/.` says the same.
@@ -254,17 +254,16 @@ fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble
 fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     // A second vagrant beside one that brings machines up makes either fail.
-    ctx.batch.finish(&mut || ctx.control.says("waiting for Vagrant"));
+    finish(ctx.batch, &mut || ctx.control.says("waiting for Vagrant"));
     ctx.control.says("waiting for another provisioner");
     let _one = world.provisioning();
     if ctx.control.cancel().stopping() {
         return Err(Trouble::interrupted());
     }
-    world.write_vagrantfile()?;
+    let (base, vagrant) = (world.base()?, world.machines.provision(&node.name)?);
     ctx.control.says("starting Vagrant");
-    let bound = world.cluster.timeouts.provision;
     let mut heard = |line: &str| tell(ctx, line);
-    let result = world.vagrant.provision(&node.name, &one.name, bound, &world.cancel, &mut heard);
+    let result = vagrant.run(&world.cluster, &node.name, &one.name, &base, &mut heard, &world.cancel);
     let Err((error, said)) = result else { return Ok(None) };
     let mut trouble = Trouble::from(error).transient();
     // What Ansible says of a task that failed is better than Vagrant's word that it failed.

@@ -11,9 +11,9 @@ use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, machine, quorum, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::machines::State;
+use crate::machines::{Base, State, wanted_size};
+use crate::observed::View;
 use crate::observed::ready::wrong;
-use crate::observed::{View, wanted_size};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Role};
 
@@ -48,7 +48,6 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let cancel = ctx.control.cancel();
     let before = world.look_at_machine(node)?;
     let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
-    let id = before.id.clone().unwrap_or_default();
     let runs = !matches!(before.state, State::Off | State::Saved);
     let status = world.seen().api.as_ref().and_then(|api| api.get(&node.name).cloned()).filter(|s| s.ready);
     if runs {
@@ -57,19 +56,19 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         }
         if before.state == State::Paused {
             // Who is halted hears of nothing.
-            let ids = [(node.name.clone(), id.clone())].into();
-            world.provider.resume(&world.cluster, &ids, cancel)?;
+            world.machines.resume(&world.cluster, &[node.name.clone()].into(), cancel)?;
         }
         ctx.control.says("shutting it down");
         stop::shut_down(ctx)?;
     }
-    world.provider.resize(&world.cluster, &node.name, &id, wanted_size(node), cancel)?;
-    if world.box_info()?.is_some() {
-        world.write_vagrantfile()?;
+    let base = world.box_info()?.map(Base::Box);
+    if base.is_some() {
+        world.public_key()?;
     }
+    world.machines.resize(&node.name)?.resize(&world.cluster, node, base.as_ref(), cancel)?;
     if runs {
         ctx.control.says("starting it");
-        world.provider.boot(&world.cluster, &node.name, &id, cancel)?;
+        world.machines.power(&node.name)?.on(&world.cluster, &node.name, cancel)?;
         machine::wait_for_sshd(ctx)?;
         world.on(node, |r| r.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
         if let Some(status) = status {

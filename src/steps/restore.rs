@@ -352,9 +352,10 @@ fn put_back(ctx: &Ctx<'_>) -> Result<String, Trouble> {
     ctx.control.says("putting the former data back");
     let done = many::each(world.jobs, &nodes, |node| {
         // Nothing else starts it meanwhile: k3s would find no data.
-        let off = machines.get(&node.name).filter(|m| m.state != State::Running).and_then(|m| m.id.clone());
-        if let Some(id) = off {
-            world.provider.boot(&world.cluster, &node.name, &id, &world.cancel)?;
+        if machines.get(&node.name).is_some_and(|m| m.state != State::Running)
+            && let Some(power) = world.machines.of(&node.name).power()
+        {
+            power.on(&world.cluster, &node.name, &world.cancel)?;
         }
         let bound = world.cluster.timeouts.boot + world.cluster.timeouts.ssh;
         world.on(node, |r| r.wait_for(bound, &mut |_| {}).map(|_| ()))?;

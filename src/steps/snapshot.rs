@@ -16,7 +16,7 @@ use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
-use crate::machines::{Machine, Note, Snapshot, State};
+use crate::machines::{Cap, Machine, Note, Snapshot, State};
 use crate::observe;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
@@ -124,17 +124,14 @@ pub const FORGET: Step = Step::Node(NodeDef {
 /// Lets go on what this run paused and nobody let go on: steps that never began, or failed. To be
 /// called when a run ends, however it ends.
 pub fn let_go(world: &World) -> Result<(), Trouble> {
-    let ids = world.vagrant.ids();
     let mut left = BTreeSet::new();
     world.note(|seen| left = std::mem::take(&mut seen.run.paused));
-    let left = left.into_iter().filter_map(|node| Some((node.clone(), ids.get(&node)?.clone())));
     // Even when the user ended the run: a machine that stays paused looks like one that died.
-    world.provider.resume(&world.cluster, &left.collect(), &Cancel::new()).map_err(Trouble::from)
+    world.machines.resume(&world.cluster, &left, &Cancel::new()).map_err(Trouble::from)
 }
 
 fn go_on(world: &World, node: &str) -> Result<(), Trouble> {
-    let ids = BTreeMap::from([(node.to_owned(), id(world, node))]);
-    world.provider.resume(&world.cluster, &ids, &Cancel::new())?;
+    world.machines.resume(&world.cluster, &[node.to_owned()].into(), &Cancel::new())?;
     world.note(|seen| {
         seen.run.paused.remove(node);
     });
@@ -211,18 +208,15 @@ pub fn sets(found: &BTreeMap<String, Vec<Snapshot>>) -> Vec<Set> {
 
 /// The sets of a cluster. The machines have to have been looked at.
 pub fn look(world: &World) -> Result<Vec<Set>, Trouble> {
-    Ok(sets(&world.provider.snapshots(&world.cluster, &there(world), &world.cancel)?))
+    Ok(sets(&world.machines.list_snapshots(&world.cluster, &there(world), &world.cancel)?))
 }
 
-/// The ids of the machines that exist and are ours.
-fn there(world: &World) -> BTreeMap<String, String> {
-    let seen =
-        world.seen().machines.clone().into_iter().filter(|(_, m)| m.state != State::Absent && !m.foreign);
-    seen.filter_map(|(node, m)| Some((node, m.id?))).collect()
-}
-
-fn id(world: &World, node: &str) -> String {
-    world.vagrant.ids().remove(node).unwrap_or_default()
+/// The nodes whose machines exist, are ours and can be kept.
+fn there(world: &World) -> BTreeSet<String> {
+    let ours = |m: &Machine| m.state != State::Absent && !m.foreign && m.can.has(Cap::Snapshot);
+    let seen = world.seen();
+    let there = seen.machines.iter().filter(|(_, m)| ours(m) && m.id.is_some());
+    there.map(|(node, _)| node.clone()).collect()
 }
 
 fn name(world: &World) -> Result<String, Trouble> {
@@ -247,14 +241,14 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if let Some(trouble) = unfit(&world.cluster, &machines) {
         return Err(trouble);
     }
-    let ids = there(world);
+    let nodes = there(world);
     for set in look(world)?.into_iter().filter(|s| s.name == name) {
         if set.lacks().is_empty() {
             return Ok(Some("it was taken before".into()));
         }
         ctx.control.says("removing what an interrupted run left of it");
         for node in set.has.keys() {
-            world.provider.forget(&world.cluster, (node, &id(world, node)), &name, cancel)?;
+            world.machines.snapshots(node)?.remove(&world.cluster, node, &name, cancel)?;
         }
         ctx.control.log("removed what an interrupted run left of this snapshot");
     }
@@ -264,13 +258,13 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     }
     let api = world.seen().api.clone().unwrap_or_default();
     let is_ready = |node: &&String| api.get(*node).is_some_and(|status| status.ready);
-    world.note(|seen| seen.run.paused = ids.keys().cloned().collect());
-    world.provider.pause(&world.cluster, &ids, cancel)?;
+    world.note(|seen| seen.run.paused.clone_from(&nodes));
+    world.machines.pause(&world.cluster, &nodes, cancel)?;
     let note = Note {
         set: world.run.clone(),
         at: Timestamp::now(),
-        nodes: ids.keys().cloned().collect(),
-        ready: ids.keys().filter(is_ready).cloned().collect(),
+        nodes: nodes.iter().cloned().collect(),
+        ready: nodes.iter().filter(is_ready).cloned().collect(),
     };
     world.note(|seen| seen.run.moment = Some(note));
     Ok(None)
@@ -279,9 +273,8 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(note) = world.seen().run.moment.clone() else { return Ok(Some("it was taken before".into())) };
-    let (name, id) = (name(world)?, id(world, &node.name));
-    let machine = (node.name.as_str(), id.as_str());
-    let taken = world.provider.take(&world.cluster, machine, (&name, &note), ctx.control.cancel());
+    let (name, machines) = (name(world)?, world.machines.snapshots(&node.name)?);
+    let taken = machines.take(&world.cluster, &node.name, (&name, &note), ctx.control.cancel());
     let goes_on = go_on(world, &node.name);
     taken?;
     goes_on.map(|()| None)
@@ -340,22 +333,24 @@ fn restore(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     chosen(world)?;
     world.forget_node(&node.name);
-    let (name, id) = (name(world)?, id(world, &node.name));
+    let (name, id) = (name(world)?, world.machines.id(&node.name).unwrap_or_default());
     let cancel = ctx.control.cancel();
-    world.provider.restore(&world.cluster, (&node.name, &id), &name, cancel)?;
+    world.machines.snapshots(&node.name)?.restore(&world.cluster, &node.name, &name, cancel)?;
     // With the machine's description of then came its owner of then.
-    world.provider.own_machine(&world.cluster, &node.name, &id, &world.owner()?, cancel)?;
+    if let Some(make) = world.machines.of(&node.name).make() {
+        make.own_machine(&world.cluster, &node.name, &id, &world.owner()?, cancel)?;
+    }
     Ok(None)
 }
 
 fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let world = ctx.world;
     let nodes = chosen(world)?.nodes;
-    let ids = world.vagrant.ids().into_iter().filter(|(node, _)| nodes.contains(node)).collect();
+    let nodes = nodes.into_iter().collect();
     // What the API said was said by another past.
     world.forget_api();
     world.note(|seen| seen.api = None);
-    world.provider.resume(&world.cluster, &ids, ctx.control.cancel())?;
+    world.machines.resume(&world.cluster, &nodes, ctx.control.cancel())?;
     world.look_at_machines()?;
     Ok(None)
 }
@@ -427,8 +422,10 @@ pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<S
 fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let name = name(world)?;
-    let Some(id) = there(world).remove(&node.name) else { return Ok(Some("there is no machine".into())) };
-    world.provider.forget(&world.cluster, (&node.name, &id), &name, ctx.control.cancel())?;
+    if !there(world).contains(&node.name) {
+        return Ok(Some("there is no machine".into()));
+    }
+    world.machines.snapshots(&node.name)?.remove(&world.cluster, &node.name, &name, ctx.control.cancel())?;
     Ok(None)
 }
 
@@ -446,9 +443,7 @@ mod tests {
     }
 
     fn machines(nodes: &[&str]) -> BTreeMap<String, Machine> {
-        let one = |n: &&str| {
-            (n.to_string(), Machine { id: None, state: State::Running, foreign: false, size: None })
-        };
+        let one = |n: &&str| (n.to_string(), Machine { state: State::Running, ..Machine::absent() });
         nodes.iter().map(one).collect()
     }
 

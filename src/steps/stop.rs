@@ -53,7 +53,6 @@ pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", world.guest(node).power_off());
-    let id = world.vagrant.id(&node.name).unwrap_or_default();
     let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
     let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };
     let off = wait_for(ctx, Patience::stubborn(patience), || {
@@ -64,7 +63,7 @@ pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         world.forget_node(&node.name);
         return Ok(None);
     }
-    world.provider.power_off(&world.cluster, &node.name, &id, ctx.control.cancel())?;
+    world.machines.power(&node.name)?.off(&world.cluster, &node.name, ctx.control.cancel())?;
     world.forget_node(&node.name);
     ctx.control.warn(match told {
         Ok(_) => format!("It did not go off within {} and was switched off.", seconds(patience)),

@@ -71,8 +71,12 @@ impl<'c, 'a> Transfer<'c, 'a> {
         };
         let Some(start) = disk.start(&file.sha256) else { return Ok(false) };
         if self.attached.is_none() {
+            let Some(make) = world.machines.of(&node.name).make() else {
+                self.attached = Some(false);
+                return Ok(false);
+            };
             self.attached = Some(true);
-            world.provider.attach_files(&world.cluster, &node.name, &disk.disk, self.ctx.control.cancel())?;
+            make.attach_files(&world.cluster, &node.name, &disk.disk, self.ctx.control.cancel())?;
         }
         let piece = Piece {
             serial: disk.disk.serial,
@@ -99,7 +103,8 @@ impl<'c, 'a> Transfer<'c, 'a> {
         }
         let (world, node) = (self.ctx.world, self.ctx.node);
         let cancel = self.ctx.control.cancel();
-        if let Err(error) = world.provider.detach_files(&world.cluster, &node.name, cancel) {
+        let Some(make) = world.machines.of(&node.name).make() else { return };
+        if let Err(error) = make.detach_files(&world.cluster, &node.name, cancel) {
             self.ctx.control.warn(format!(
                 "The disk with k3s' files could not be taken from the machine ({error}); it is gone when the \
                  machine is switched off."

@@ -10,9 +10,9 @@ use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
 use crate::machines::Made;
-use crate::machines::{Machine, State};
+use crate::machines::{Machine, State, wanted_size};
 use crate::observed::drift::*;
-use crate::observed::{Apps, Request, Seen, View, Wanted, files, wanted_size};
+use crate::observed::{Apps, Request, Seen, View, Wanted, files};
 use crate::plan::{NodeStep, Plan};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
 use crate::verbs::{Intent, Refused, Verb, decide};
@@ -117,7 +117,8 @@ fn reality(cluster: &Cluster) -> Seen {
             ..NodeStatus::default()
         };
         let size = Some(wanted_size(node));
-        let machine = Machine { id: Some(node.name.clone()), state: State::Running, foreign: false, size };
+        let machine =
+            Machine { id: Some(node.name.clone()), state: State::Running, size, ..Machine::absent() };
         seen.machines.insert(node.name.clone(), machine);
         seen.nodes.insert(node.name.clone(), facts.into());
         seen.made.insert(node.name.clone(), made);
@@ -383,7 +384,7 @@ fn what_somebody_did_is_found() {
     let extra = found(|s| {
         let stranger = NodeStatus { name: "stranger".into(), ..NodeStatus::default() };
         s.api.as_mut().unwrap().insert("stranger".into(), stranger);
-        s.machines.insert("old".into(), Machine { id: None, state: State::Off, foreign: false, size: None });
+        s.machines.insert("old".into(), Machine { state: State::Off, ..Machine::absent() });
     });
     assert_eq!(
         extra,

@@ -10,7 +10,7 @@ use crate::engine::{self, Report, Run, Trouble};
 use crate::event::{Event, Kind, StepInfo, VerbName};
 use crate::explain::{Explain, FailureKind, seconds};
 use crate::journal::{Record, Writer};
-use crate::machines::{self, Whose};
+use crate::machines::{self, Batch, Make, Orphan, Whose};
 use crate::observe::{Depth, look_at_given, look_at_provisioners, observe};
 use crate::observed::View;
 use crate::observed::drift::leaver;
@@ -19,7 +19,8 @@ use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Node};
-use crate::steps::{Batch, files, snapshot};
+use crate::steps::machine::finish;
+use crate::steps::{files, snapshot};
 
 /// A run to be.
 pub struct Job {
@@ -155,7 +156,7 @@ fn begin(
     job: &Job,
     plan: &Plan,
     agreed: Vec<String>,
-    batch: &Batch,
+    batch: &Batch<Trouble>,
     tell: Tell<'_>,
 ) -> Result<(), Error> {
     let verb = job.verb;
@@ -170,7 +171,7 @@ fn begin(
             told?;
         }
     }
-    batch.plan(for_vagrant(world, plan));
+    batch.plan(to_be_made(world, plan));
     if verb.takes_all(&job.targets)
         && let Some(kept) = world.keep_token()?
     {
@@ -190,7 +191,7 @@ fn engine(
     world: &Arc<World>,
     job: &Job,
     plan: &Plan,
-    batch: &Arc<Batch>,
+    batch: &Arc<Batch<Trouble>>,
     redactor: &Redactor,
     heard: &dyn Audience,
 ) -> Result<Report, Error> {
@@ -232,7 +233,7 @@ fn engine(
             trouble.failure.cause
         ));
     }
-    for (node, trouble) in batch.finish(&mut || heard.note("waiting for Vagrant to end")) {
+    for (node, trouble) in finish(batch, &mut || heard.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
         {
             let cause = redactor.text(&trouble.failure.cause);
@@ -318,24 +319,32 @@ fn unfinished(world: &World, verb: &Verb) -> Result<(), Error> {
     }
 }
 
-/// A p1 that was killed leaves its Vagrant behind, which goes on and holds the locks of its machines.
+/// A p1 that was killed leaves behind what makes its machines, which goes on and holds their locks.
 /// What boots machines waits for it, since it does what is wanted; everything else ends it.
 fn survive(world: &World, verb: &Verb, tell: Tell<'_>) -> Result<(), Error> {
-    let Some(pid) = world.vagrant.left_behind() else { return Ok(()) };
+    world
+        .machines
+        .makers()
+        .filter_map(Make::left_behind)
+        .try_for_each(|left| outlive(world, verb, &left, tell))
+}
+
+fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<(), Error> {
+    let (name, pid) = (left.name, left.pid);
     if verb.boots() {
         let bound = world.cluster.timeouts.boot;
         let patience = seconds(bound);
-        tell(&format!("waiting up to {patience} for the Vagrant that a killed p1 left at work (pid {pid})"));
-        if world.vagrant.outlast(bound) {
+        tell(&format!("waiting up to {patience} for the {name} that a killed p1 left at work (pid {pid})"));
+        if left.outlast(bound) {
             return Ok(());
         }
     }
-    tell(&format!("ending the Vagrant that a killed p1 left at work (pid {pid})"));
-    if world.vagrant.end_left_behind() {
+    tell(&format!("ending the {name} that a killed p1 left at work (pid {pid})"));
+    if left.end() {
         return Ok(());
     }
     Err(Trouble::new(
-        format!("the Vagrant that a killed p1 left at work (pid {pid}) does not end"),
+        format!("the {name} that a killed p1 left at work (pid {pid}) does not end"),
         format!("Look what it does, and end it: kill -9 -{pid}"),
     )
     .into())
@@ -352,9 +361,9 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
     }
 }
 
-/// The nodes whose machines Vagrant has to bring up. What is halted goes on without it, and what runs
+/// The nodes whose machines have to be brought up. What is halted goes on without it, and what runs
 /// still goes, or is started by the step that stopped it.
-fn for_vagrant(world: &World, plan: &Plan) -> Vec<String> {
+fn to_be_made(world: &World, plan: &Plan) -> Vec<String> {
     use machines::State::{Paused, Running};
     let machines = &world.seen().machines;
     let by_itself =

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::Verb;
 use crate::access::World;
 use crate::engine::{Control, Trouble, Work};
+use crate::machines::Batch;
 use crate::observed::View;
 use crate::plan::{self, At, Check, NodeStep, Of, Per, StepName};
 use crate::spec::Node;
-use crate::steps::{Batch, Ctx, NodeCtx, NodeDef, Step, machine};
+use crate::steps::{Ctx, NodeCtx, NodeDef, Step, machine};
 
 /// The steps of a verb, for the engine.
 pub struct Steps {
@@ -17,7 +18,7 @@ pub struct Steps {
     /// What they share.
     pub world: Arc<World>,
     /// The `vagrant up` of this run.
-    pub batch: Arc<Batch>,
+    pub batch: Arc<Batch<Trouble>>,
     /// The machines that go, as the plan has them.
     pub leaving: Vec<Node>,
 }

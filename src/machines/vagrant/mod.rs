@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::machines::BoxInfo;
+use crate::machines::{BoxInfo, Orphan};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files::Error as FileError, orphan};
@@ -96,19 +96,11 @@ impl Vagrant {
         self.dir.join("vagrant.input")
     }
 
-    /// The Vagrant of this cluster that a killed p1 left running, by its pid.
-    pub fn left_behind(&self) -> Option<i32> {
-        orphan::left(&self.input(), "vagrant").map(nix::unistd::Pid::as_raw)
-    }
-
-    /// Waits for that one; false if it has not ended within the bound.
-    pub fn outlast(&self, bound: Duration) -> bool {
-        orphan::ends(&self.input(), "vagrant", bound)
-    }
-
-    /// Ends that one; false if it cannot be ended.
-    pub fn end_left_behind(&self) -> bool {
-        orphan::end(&self.input(), "vagrant", GRACE)
+    /// The Vagrant of this cluster that a killed p1 left running.
+    pub fn left_behind(&self) -> Option<Orphan> {
+        let (input, program) = (self.input(), "vagrant");
+        let pid = orphan::left(&input, program)?.as_raw();
+        Some(Orphan { name: "Vagrant", pid, input, program, grace: GRACE })
     }
 
     /// Makes the home. Plugins that the user installed with `vagrant plugin install` live in the
