@@ -1,6 +1,7 @@
 //! The one path to the cluster's API: whichever server answers, within one deadline.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use super::World;
 use crate::api::{self, NodeStatus};
 use crate::engine::Trouble;
 use crate::k3s;
-use crate::machines::{self, Machine};
+use crate::machines::{self, Fleet, Machine};
 use crate::os::sync::lock;
 use crate::os::{self, files};
 use crate::spec::Node;
@@ -48,7 +49,11 @@ impl World {
         let text = files::read_if_there(&path)?
             .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
         let (server, through) = self.way_to_api(end);
-        let ours = k3s::rewrite(&text, &k3s::server_url(server), &self.cluster.name)?;
+        let url = match through {
+            Some(_) => k3s::server_url(server),
+            None => url_from_here(&self.machines, server),
+        };
+        let ours = k3s::rewrite(&text, &url, &self.cluster.name)?;
         let address = through.as_ref().map(Tunnel::address);
         let client = Arc::new(api::Client::new(&ours, address, ANSWER)?);
         *lock(&self.tunnel) = through;
@@ -89,7 +94,7 @@ impl World {
     /// take as long as that work.
     fn way_to_api(&self, end: Instant) -> (&Node, Option<Tunnel>) {
         let servers = self.servers_in_turn();
-        let heard = os::many::each(servers.len(), &servers, |s| knock(s, KNOCK));
+        let heard = os::many::each(servers.len(), &servers, |s| knock(&self.machines, s, KNOCK));
         if let Some(at) = heard.iter().position(|h| *h == Knocked::Open) {
             return (servers[at], None);
         }
@@ -142,7 +147,7 @@ impl World {
             return Ok(only);
         }
         servers.sort_by_key(|s| !seen.api.as_ref().and_then(|a| a.get(&s.name)).is_some_and(|s| s.ready));
-        let open = servers.iter().find(|s| listens(s, KNOCK));
+        let open = servers.iter().find(|s| self.listens(s, KNOCK));
         open.or_else(|| servers.iter().find(|s| self.is_active(s))).copied().ok_or_else(|| {
             let what = format!("no {other}server of the cluster runs");
             Trouble::new(what, "`p1 status` shows how they are.").transient()
@@ -151,7 +156,20 @@ impl World {
 
     /// Whether k3s runs on a server, by its own word.
     pub fn is_up(&self, server: &Node) -> bool {
-        listens(server, KNOCK) || self.is_active(server)
+        self.listens(server, KNOCK) || self.is_active(server)
+    }
+
+    /// Whether something accepts connections at a server's API port, as far as this host can reach it.
+    pub fn listens(&self, server: &Node, bound: Duration) -> bool {
+        listens(&self.machines, server, bound)
+    }
+
+    /// Where the cluster's kubeconfig says that the API is: at the spec's endpoint, or at this server.
+    pub fn api_url(&self, server: &Node) -> String {
+        match self.cluster.k3s.endpoint {
+            Some(_) => k3s::api_url(&self.cluster, server),
+            None => url_from_here(&self.machines, server),
+        }
     }
 
     /// Whether the unit is active on a server, by its init system's word.
@@ -161,21 +179,25 @@ impl World {
     }
 
     /// How many of the spec's servers have something that answers where etcd's members do, and how many there
-    /// are. Without a word over SSH: who asks wants to know why nobody else answers.
-    pub fn members(&self) -> (usize, usize) {
-        let servers: Vec<&Node> = self.cluster.servers().collect();
+    /// are. Without a word over SSH: who asks wants to know why nobody else answers. None where this host cannot reach
+    /// that port of all of them.
+    pub fn members(&self) -> Option<(usize, usize)> {
+        let servers: Vec<(&Node, SocketAddr)> = self
+            .cluster
+            .servers()
+            .map(|s| Some((s, self.machines.door(s, PEERS)?)))
+            .collect::<Option<_>>()?;
         let seen = self.seen();
         let runs = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == machines::State::Running);
         let there = AtomicUsize::new(0);
-        os::many::each(servers.len(), &servers, |server| {
-            let etcd = (server.ip, PEERS).into();
+        os::many::each(servers.len(), &servers, |(server, etcd)| {
             let open =
-                || std::net::TcpStream::connect_timeout(&etcd, KNOCK).is_ok() || listens(server, KNOCK);
+                || std::net::TcpStream::connect_timeout(etcd, KNOCK).is_ok() || self.listens(server, KNOCK);
             if runs(server) && open() {
                 there.fetch_add(1, Ordering::Relaxed);
             }
         });
-        (there.into_inner(), servers.len())
+        Some((there.into_inner(), servers.len()))
     }
 
     /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
@@ -233,9 +255,15 @@ fn in_turn<T>(
     }
 }
 
-/// Whether something accepts connections at a server's API port.
-pub fn listens(server: &Node, bound: Duration) -> bool {
-    knock(server, bound) == Knocked::Open
+/// Whether something accepts connections at a server's API port, as far as this host can reach it.
+pub fn listens(machines: &Fleet, server: &Node, bound: Duration) -> bool {
+    knock(machines, server, bound) == Knocked::Open
+}
+
+/// Where this host finds a server's API; what nodes call it where only SSH leads there.
+pub fn url_from_here(machines: &Fleet, server: &Node) -> String {
+    let door = machines.door(server, k3s::config::api_port(server));
+    door.map_or_else(|| k3s::server_url(server), |door| format!("https://{door}"))
 }
 
 /// What a connection to a server's API port came to.
@@ -247,8 +275,8 @@ enum Knocked {
     Silent,
 }
 
-fn knock(server: &Node, bound: Duration) -> Knocked {
-    let address = (server.ip, k3s::config::api_port(server)).into();
+fn knock(machines: &Fleet, server: &Node, bound: Duration) -> Knocked {
+    let Some(address) = machines.door(server, k3s::config::api_port(server)) else { return Knocked::Silent };
     match std::net::TcpStream::connect_timeout(&address, bound) {
         Ok(_) => Knocked::Open,
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Knocked::Refused,

@@ -26,7 +26,7 @@ use crate::spec::Cluster;
 use crate::ssh::{Remote, Tunnel};
 use crate::state::{NodeMemory, State};
 
-pub use api::{Via, listens};
+pub use api::{Via, listens, url_from_here};
 pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
 pub use nodes::SHORT;
 pub use owner::Claims;

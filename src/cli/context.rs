@@ -158,6 +158,12 @@ impl Context {
         Fleet::open(kind, here)
     }
 
+    /// Who has the machines of a cluster that was made; of the usual kind where that is not known any more.
+    pub fn machines_of(&self, cluster: &Cluster, state: &State) -> Fleet {
+        let known = state.facts().ok().and_then(|facts| facts.provider);
+        self.machines(cluster, known.or_else(|| Kind::wished(cluster.provider)).unwrap_or_default())
+    }
+
     /// The world of a cluster. Cheap: nothing is looked at yet.
     pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
         let dirs = self.dirs();

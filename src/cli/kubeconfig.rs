@@ -6,8 +6,10 @@ use super::args::Kubeconfig;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::out;
+use crate::access::{listens, url_from_here};
 use crate::k3s;
 use crate::k3s::kubeconfig::Ours;
+use crate::machines::Fleet;
 use crate::os::lock::Lock;
 use crate::os::{files, process};
 use crate::spec::{Cluster, Node};
@@ -24,7 +26,7 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
         return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     if !args.unmerge {
-        choose(&cluster, &state)?;
+        choose(&cluster, &state, &context.machines_of(&cluster, &state))?;
     }
     if !args.merge && !args.unmerge {
         out::path(context, "kubeconfig", &path);
@@ -55,7 +57,7 @@ fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State
     let old = files::read_if_there(&theirs)?;
     let mine = files::read_if_there(&state.kubeconfig())?;
     let access = mine.as_deref().and_then(|text| k3s::kubeconfig::access(text).ok());
-    let servers = addresses(cluster);
+    let servers = addresses(cluster, &context.machines_of(cluster, state));
     let ours = Ours { name, servers: &servers, access: access.as_ref() };
     let foreign = k3s::foreign(old.as_deref().unwrap_or_default(), &ours)?;
     let done = if args.unmerge {
@@ -87,9 +89,10 @@ fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State
 }
 
 /// Where this cluster is said to be in kubeconfigs that p1 wrote.
-fn addresses(cluster: &Cluster) -> Vec<String> {
+fn addresses(cluster: &Cluster, machines: &Fleet) -> Vec<String> {
     let of_all = k3s::api_url(cluster, cluster.first_server());
-    cluster.servers().map(k3s::server_url).chain([of_all]).collect()
+    let from_here = cluster.servers().map(|s| url_from_here(machines, s));
+    cluster.servers().map(k3s::server_url).chain(from_here).chain([of_all]).collect()
 }
 
 /// A device, a FIFO or a folder is nothing to read from or to replace.
@@ -141,7 +144,7 @@ fn agree(
 /// What lies in the state folder is what p1 makes of a server's, whichever p1 wrote it and whoever changed it since:
 /// kubectl obeys a kubeconfig. And it names one server, unless the spec has an endpoint for all of them: when that one
 /// does not answer, it is made to name one that does, and this is said.
-pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
+pub fn choose(cluster: &Cluster, state: &State, machines: &Fleet) -> Result<(), Fail> {
     let servers: Vec<&Node> = cluster.servers().collect();
     let text = files::read_if_there(&state.kubeconfig())?.unwrap_or_default();
     let now = k3s::kubeconfig::access(&text)?.server;
@@ -150,21 +153,25 @@ pub fn choose(cluster: &Cluster, state: &State) -> Result<(), Fail> {
         files::write_if_changed(&state.kubeconfig(), ours.as_bytes(), 0o600)?;
         Ok(())
     };
-    let known = addresses(cluster).contains(&now);
-    if servers.len() == 1 || cluster.k3s.endpoint.is_some() {
+    let url = |server: &Node| url_from_here(machines, server);
+    let known = addresses(cluster, machines).contains(&now);
+    if cluster.k3s.endpoint.is_some() {
         return write(&if known { now } else { k3s::api_url(cluster, cluster.first_server()) });
     }
+    if servers.len() == 1 {
+        return write(&if known { now } else { url(servers[0]) });
+    }
     let bound = std::time::Duration::from_secs(2);
-    let named = servers.iter().find(|s| k3s::server_url(s) == now);
-    if named.is_some_and(|s| crate::access::listens(s, bound)) {
+    let named = servers.iter().find(|s| url(s) == now || k3s::server_url(s) == now);
+    if named.is_some_and(|s| listens(machines, s, bound)) {
         return write(&now);
     }
     let others = servers.iter().filter(|s| named.is_none_or(|n| n.name != s.name));
-    let Some(other) = others.into_iter().find(|s| crate::access::listens(s, bound)) else {
+    let Some(other) = others.into_iter().find(|s| listens(machines, s, bound)) else {
         // Without a way to any of them it names the one that it named.
-        return write(&if known { now } else { k3s::server_url(servers[0]) });
+        return write(&if known { now } else { url(servers[0]) });
     };
-    write(&k3s::server_url(other))?;
+    write(&url(other))?;
     let who = named.map_or("another server", |n| n.name.as_str());
     eprintln!("`{who}` does not answer: the kubeconfig names `{}` now", other.name);
     Ok(())

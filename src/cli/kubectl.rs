@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use super::context::Context;
 use super::fail::{Fail, code};
 use super::{out, ssh as ssh_verb};
+use crate::access::listens;
+use crate::k3s;
 use crate::os::process::{Cmd, quote};
 use crate::spec::Node;
 use crate::ssh;
@@ -19,8 +21,11 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
         return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
-    super::kubeconfig::choose(&cluster, &state)?;
-    if let Some(program) = context.env.find("kubectl") {
+    let machines = context.machines_of(&cluster, &state);
+    super::kubeconfig::choose(&cluster, &state, &machines)?;
+    let reaches = cluster.k3s.endpoint.is_some()
+        || cluster.servers().any(|s| machines.door(s, k3s::config::api_port(s)).is_some());
+    if let Some(program) = context.env.find("kubectl").filter(|_| reaches) {
         let cmd = Cmd::new(program).args(args).env("KUBECONFIG", &kubeconfig);
         // Otherwise it would ask the host's proxy for the cluster.
         let direct = context.no_proxy(&cluster);
@@ -53,7 +58,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
     }
     let servers: Vec<&Node> = cluster.servers().collect();
     let bound = std::time::Duration::from_secs(2);
-    let answers = |s: &&&Node| servers.len() == 1 || crate::access::listens(s, bound);
+    let answers = |s: &&&Node| servers.len() == 1 || listens(&machines, s, bound);
     let server = servers.iter().find(answers).unwrap_or(&servers[0]).name.clone();
     let host = ssh_verb::host(context, cluster, &server)?;
     let mut line = "sudo -n k3s kubectl".to_owned();

@@ -203,7 +203,7 @@ pub fn look_at_api(world: &World) {
         Some((node.name.clone(), lease.max(node.heartbeat)?))
     };
     // Too few servers for etcd look like an API that is silent, or that knows nobody.
-    let members = (answer.is_err() && world.cluster.servers().count() > 1).then(|| world.members());
+    let members = (answer.is_err() && world.cluster.servers().count() > 1).then(|| world.members()).flatten();
     world.note(|seen| match answer {
         Ok(nodes) => {
             seen.api = Some(nodes.iter().map(|n| (n.name.clone(), n.clone())).collect());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::wait::{Patience, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
-use crate::access::{SHORT, World, listens};
+use crate::access::{SHORT, World};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
@@ -184,7 +184,7 @@ fn sources(world: &World) -> Result<Vec<&Node>, Trouble> {
     let runs = |s: &&Node| seen.machines.get(&s.name).is_some_and(|m| m.state == State::Running);
     let mut all: Vec<&Node> = world.cluster.servers().filter(runs).collect();
     if all.len() > 1 {
-        all.sort_by_key(|s| !listens(s, KNOCK));
+        all.sort_by_key(|s| !world.listens(s, KNOCK));
     }
     match all.is_empty() {
         true => Err(Trouble::new("no server's machine runs", "`p1 start` starts them.")),

@@ -179,6 +179,7 @@ pub fn note_unreached(world: &World, node: &Node) {
 /// the cluster hears of it: a machine that works is not unplugged for its SSH server.
 pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node);
+    let Some(power) = world.machines.of(&node.name).power() else { return Ok(()) };
     if !world.memory(&node.name).is_some_and(|m| m.unreached) {
         return Ok(());
     }
@@ -190,7 +191,6 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         ctx.control.warn("It does not answer over SSH, but the cluster hears of it: it is not switched off.");
         return Ok(());
     }
-    let Some(power) = world.machines.of(&node.name).power() else { return Ok(()) };
     ctx.control.warn("It was waited for before and does not answer: it is switched off and on.");
     power.off(&world.cluster, &node.name, ctx.control.cancel())?;
     world.forget_node(&node.name);

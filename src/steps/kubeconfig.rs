@@ -54,7 +54,7 @@ pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
     let text = String::from_utf8_lossy(&bytes);
     world.learn_access(&text);
-    let url = k3s::api_url(&world.cluster, server);
+    let url = world.api_url(server);
     let ours = k3s::rewrite(&text, &url, &world.cluster.name).map_err(|error| {
         Trouble::new(
             format!("{PATH} of {} cannot be used: {error}", server.name),

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::unit::{FEW, MANY, Unit, journal, trouble};
 use super::wait::gone;
 use super::{Item, NodeCtx, NodeDef, Step, config, install};
-use crate::access::{Via, kubectl, listens};
+use crate::access::{Via, kubectl};
 use crate::engine::Trouble;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;
@@ -168,7 +168,7 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
     loop {
         // A server's port is looked at from here, which costs the node next to nothing; before it opens the
         // unit cannot be active.
-        let open = node.role == Role::Worker || listens(node, Duration::from_millis(250));
+        let open = node.role == Role::Worker || ctx.world.listens(node, Duration::from_millis(250));
         let late = start.elapsed() > bound;
         if open || late || state_at.elapsed() > STATE {
             state_at = Instant::now();

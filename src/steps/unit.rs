@@ -124,8 +124,7 @@ pub fn with_facts(world: &World, node: &Node, mut found: Diagnosis, evidence: &m
             }
         }
         Some(k3s::Fact::Members) => {
-            let (answer, all) = world.members();
-            if all > 1 {
+            if let Some((answer, all)) = world.members().filter(|(_, all)| *all > 1) {
                 found.cause = format!("{} ({answer} of {all} servers' etcd answer)", found.cause);
             }
         }
