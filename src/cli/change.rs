@@ -58,6 +58,7 @@ impl From<verbs::Error> for Fail {
             verbs::Error::Trouble(trouble) => trouble.into(),
             verbs::Error::Refused(refused) => refused.into(),
             verbs::Error::Contested(trouble) => Self { code: code::LOCKED, ..trouble.into() },
+            verbs::Error::Unable(trouble) => Self { code: code::USAGE, ..trouble.into() },
         }
     }
 }
@@ -155,4 +156,16 @@ pub fn worth_saying(all: &[Drift]) -> impl Iterator<Item = &Drift> {
 /// True if a plan does anything.
 pub fn is_due(plan: &Plan, all: &[Drift]) -> bool {
     plan.steps.iter().any(|s| !matches!(s.check, Check::Done(_))) || all.iter().any(Drift::counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Trouble;
+
+    #[test]
+    fn what_a_named_machine_cannot_is_an_error_of_usage() {
+        let fail = Fail::from(verbs::Error::Unable(Trouble::new("x", "y")));
+        assert_eq!((fail.code, fail.message.as_str(), fail.hint.as_deref()), (code::USAGE, "x", Some("y")));
+    }
 }

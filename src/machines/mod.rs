@@ -43,7 +43,7 @@ pub mod owner;
 mod seam;
 pub mod snapshot;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod vagrant;
 mod via_vagrant;
 pub mod virtualbox;

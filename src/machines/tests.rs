@@ -12,7 +12,7 @@ use crate::spec::{Cluster, Node};
 use crate::ssh::Root;
 
 /// Machines that are only reached.
-struct SshOnly;
+pub struct SshOnly;
 
 impl Machines for SshOnly {
     fn kind(&self) -> Kind {

@@ -19,7 +19,7 @@ use crate::backup::Backup;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
-use crate::machines::{Hosting, Kind, Machine, Made, Note, State};
+use crate::machines::{Caps, Hosting, Kind, Machine, Made, Note, State};
 use crate::plan::{Check, Standing};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Unfinished;
@@ -215,6 +215,11 @@ impl<'a> View<'a> {
             return Machine::absent();
         }
         self.seen.machines.get(&node.name).cloned().unwrap_or_else(Machine::absent)
+    }
+
+    /// What may be asked of the node's machine; one that nobody has looked at is taken for one that p1 makes.
+    pub fn can(&self, node: &Node) -> Caps {
+        self.seen.machines.get(&node.name).map_or(Caps::ALL, |machine| machine.can)
     }
 
     /// Whether its machine is still to go before the node is made.

@@ -260,6 +260,9 @@ pub struct Basis<'a> {
     /// The machines that go, as they were made: their names may be of nodes that are made anew, and
     /// `targets` does not concern them.
     pub leaving: &'a [Node],
+    /// Says of a step whether it can be taken there at all. What comes after one that cannot comes after what that one
+    /// comes after.
+    pub can: &'a dyn Fn(At<'_>) -> bool,
     /// Says of a step whether it is needed.
     pub look: &'a dyn Fn(At<'_>) -> Check,
     /// What a step's inputs come to.
@@ -292,7 +295,13 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
             }
         }
     }
-    let looked = steps.iter().map(|(_, at)| (basis.look)(*at)).collect();
+    let out: BTreeSet<String> =
+        steps.iter().filter(|(_, at)| !(basis.can)(*at)).map(|(_, at)| at.id()).collect();
+    let looked = steps.iter().map(|(_, at)| match out.contains(&at.id()) {
+        true => Check::Done("it is left out".into()),
+        false => (basis.look)(*at),
+    });
+    let looked = looked.collect();
     let checks = look_again(&steps, looked);
     let ids: BTreeSet<String> = steps.iter().map(|(_, at)| at.id()).collect();
     let due: BTreeSet<String> =
@@ -410,6 +419,7 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
         });
     }
     in_order(&mut plan.steps);
+    leave_out(&mut plan.steps, &out);
     only_if_served(&mut plan.steps, shapes);
     for step in &mut plan.steps {
         step.info.reason = step.check.reason().to_owned();
@@ -521,6 +531,38 @@ fn in_order(steps: &mut Vec<Step>) {
     }
 }
 
+/// Takes these steps out; what comes after one of them comes after what that one comes after.
+fn leave_out(steps: &mut Vec<Step>, out: &BTreeSet<String>) {
+    let mut across: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    steps.retain_mut(|step| {
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        for id in std::mem::take(&mut step.info.after) {
+            match across.get(&id) {
+                Some((after, over)) => {
+                    before.extend(after.iter().cloned());
+                    behind.extend(over.iter().cloned());
+                }
+                None => before.push(id),
+            }
+        }
+        for id in std::mem::take(&mut step.behind) {
+            match across.get(&id) {
+                Some((after, over)) => behind.extend(after.iter().chain(over).cloned()),
+                None => behind.push(id),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        before.retain(|id| seen.insert(id.clone()));
+        behind.retain(|id| seen.insert(id.clone()));
+        if out.contains(&step.info.id) {
+            across.insert(step.info.id.clone(), (before, behind));
+            return false;
+        }
+        (step.info.after, step.behind) = (before, behind);
+        true
+    });
+}
+
 /// What is done on a node on the way to what others wait for is looked at again where something before
 /// it is still to be done there: a unit runs with its binary until another one is pushed.
 fn look_again(steps: &[(&Shape, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> {
@@ -604,6 +646,7 @@ mod tests {
                 cluster: &cluster,
                 targets: &[],
                 leaving: &[],
+                can: &|_| true,
                 look,
                 digest: &digest,
                 stands: &|_| Standing::New,
@@ -684,6 +727,7 @@ mod tests {
             cluster: &cluster,
             targets: &[],
             leaving: &[],
+            can: &|_| true,
             look: &|at| Check::Needed(told(at)),
             digest: &told,
             stands: &|_| Standing::New,
@@ -810,7 +854,7 @@ mod tests {
             };
             let digest = |_: At<'_>| String::new();
             let fresh = cluster.servers().all(|s| stands(s) == Standing::New);
-            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], look: &look, digest: &digest, stands: &stands, fresh });
+            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], can: &|_| true, look: &look, digest: &digest, stands: &stands, fresh });
             let mut picks = picks.iter().cycle();
             let failing = |id: &str| fails[hash(id)];
             let ran = run(&plan, &mut |n| picks.next().unwrap() % n, &failing);
@@ -872,6 +916,7 @@ mod tests {
                 cluster,
                 targets: &[],
                 leaving: &[],
+                can: &|_| true,
                 look,
                 digest: &|_| String::new(),
                 stands,
@@ -945,5 +990,52 @@ mod tests {
         }
         let beside: Vec<_> = plan.steps.iter().filter(|s| s.beside).map(|s| s.info.id.as_str()).collect();
         assert_eq!(beside, ["server/start", "server-2/start", "server-3/start"]);
+    }
+
+    #[test]
+    fn what_comes_after_a_step_that_is_left_out_comes_after_what_that_one_comes_after() {
+        const CHAIN: &[Shape] = &[
+            Shape { of: Of::Cluster(ClusterStep::Network), title: "n", after: &[], serves: true },
+            Shape {
+                of: Of::Node(NodeStep::Vm, Per::Node),
+                title: "v",
+                after: &[After::Cluster(ClusterStep::Network)],
+                serves: false,
+            },
+            Shape {
+                of: Of::Node(NodeStep::Ssh, Per::Node),
+                title: "s",
+                after: &[After::Node(NodeStep::Vm)],
+                serves: false,
+            },
+        ];
+        let cluster = cluster(1);
+        let planned = |reached: &[&str]| {
+            let can = |at: At<'_>| {
+                at.name() != NodeStep::Vm.into() || !at.of().is_some_and(|n| reached.contains(&&*n.name))
+            };
+            let basis = Basis {
+                cluster: &cluster,
+                targets: &[],
+                leaving: &[],
+                can: &can,
+                look: &|_| Check::Needed("x".into()),
+                digest: &|_| String::new(),
+                stands: &|_| Standing::New,
+                fresh: false,
+            };
+            let plan = make(CHAIN, &basis);
+            plan.steps
+                .iter()
+                .map(|s| format!("{} < {}", s.info.after.join(" "), s.info.id))
+                .collect::<Vec<_>>()
+        };
+        let of_server = ["cluster/network < server/vm", "server/vm < server/ssh"];
+        let worker = ["cluster/network < worker-1/ssh"];
+        let mut told = planned(&["worker-1"]);
+        told.sort();
+        let mut wanted = [&[" < cluster/network"][..], &of_server, &worker].concat();
+        wanted.sort();
+        assert_eq!(told, wanted);
     }
 }

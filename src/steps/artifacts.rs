@@ -14,6 +14,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "get k3s",
     after: &[],
     serves: true,
+    needs: None,
     retry: true,
     check,
     inputs,

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::Trouble;
-use crate::machines::State;
+use crate::machines::{Cap, State};
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -15,6 +15,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "have it start with this host",
     per: Per::Node,
     after: &[After::Node(NodeStep::Vm)],
+    needs: Some(Cap::Power),
     retry: true,
     check,
     inputs,

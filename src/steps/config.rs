@@ -25,6 +25,7 @@ pub(super) const DEF: NodeDef = NodeDef {
     title: "configure k3s",
     per: Per::Node,
     after: &[After::Node(NodeStep::System), After::Touch(NodeStep::Ready)],
+    needs: None,
     retry: true,
     check,
     inputs,

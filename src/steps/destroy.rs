@@ -10,7 +10,7 @@ use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, 
 use crate::access::{Claims, World, kubectl};
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::machines::{State, Whose};
+use crate::machines::{Cap, State, Whose};
 use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::files;
@@ -31,6 +31,7 @@ pub const LEAVE: Step = Step::Node(NodeDef {
         After::LeavingBefore(NodeStep::Machine),
         After::Heirs(NodeStep::Ready),
     ],
+    needs: None,
     retry: false,
     check: leaves,
     inputs: |_, node| json!(node.name),
@@ -43,6 +44,7 @@ pub const UNINSTALL: Step = Step::Node(NodeDef {
     title: "uninstall k3s",
     per: Per::Leaving,
     after: &[After::Node(NodeStep::Leave)],
+    needs: None,
     retry: false,
     check: uninstalls,
     inputs: |_, node| json!(node.name),
@@ -55,6 +57,7 @@ pub const MACHINES: Step = Step::Node(NodeDef {
     title: "destroy the machine",
     per: Per::Leaving,
     after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
+    needs: Some(Cap::Make),
     retry: true,
     check: |view, node, _| match view.seen.machines.get(&node.name).map(|m| &m.state) {
         // Something of it may be left all the same: a disk, Vagrant's files.
@@ -71,6 +74,7 @@ pub const CLEAN: Step = Step::Cluster(ClusterDef {
     title: "remove what is left",
     after: &[After::Node(NodeStep::Machine)],
     serves: false,
+    needs: Some(Cap::Make),
     retry: true,
     check: asked,
     inputs: |cluster| json!(cluster.name),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{ClusterDef, Ctx, Step};
 use crate::access::{self, World};
 use crate::engine::Trouble;
+use crate::machines::Cap;
 use crate::observed::View;
 use crate::observed::files::OnDisk;
 use crate::plan::{After, Check, ClusterStep};
@@ -18,6 +19,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "put k3s on a disk",
     after: &[After::Cluster(ClusterStep::Artifacts), After::Cluster(ClusterStep::Network)],
     serves: true,
+    needs: Some(Cap::Make),
     retry: false,
     check,
     inputs,

@@ -21,6 +21,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "apply what nodes need to become Ready",
     after: &[After::Lead(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
     serves: false,
+    needs: None,
     retry: true,
     check,
     inputs,

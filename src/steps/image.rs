@@ -11,6 +11,7 @@ use crate::access::{World, definition, given, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, Trouble};
+use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
@@ -23,6 +24,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "get the box",
     after: &[],
     serves: true,
+    needs: Some(Cap::Make),
     retry: true,
     check,
     inputs,

@@ -22,6 +22,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Node(NodeStep::Config),
         After::Provisioners(Slot::BeforeK3s),
     ],
+    needs: None,
     retry: true,
     check,
     inputs,

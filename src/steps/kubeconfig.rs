@@ -17,6 +17,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "fetch the kubeconfig",
     after: &[After::Lead(NodeStep::Start)],
     serves: false,
+    needs: None,
     retry: true,
     check,
     inputs,

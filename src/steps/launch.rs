@@ -20,6 +20,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "begin to start k3s",
     per: Per::Node,
     after: &[After::Node(NodeStep::Install), After::Node(NodeStep::Config), After::Node(NodeStep::System)],
+    needs: None,
     retry: true,
     check,
     inputs: start::inputs,

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
+use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, ClusterStep};
@@ -19,6 +20,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "connect the machines",
     after: &[After::Cluster(ClusterStep::Network)],
     serves: false,
+    needs: Some(Cap::Make),
     retry: true,
     check,
     inputs,

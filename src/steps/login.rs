@@ -19,6 +19,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "log in",
     per: Per::Node,
     after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link)],
+    needs: None,
     retry: true,
     check,
     inputs,

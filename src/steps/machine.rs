@@ -13,7 +13,7 @@ use super::{Item, NodeCtx, NodeDef, Step, console};
 use crate::access::World;
 use crate::engine::{Control, Trouble};
 use crate::explain::{Again, FailureKind};
-use crate::machines::{self, Batch, Heard, Machine, State};
+use crate::machines::{self, Batch, Cap, Heard, Machine, State};
 use crate::observed::View;
 use crate::os::Cancel;
 use crate::os::cancel::Level;
@@ -31,6 +31,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Kept(NodeStep::Resize),
         After::Leaving(NodeStep::Machine),
     ],
+    needs: Some(Cap::Make),
     retry: true,
     check,
     inputs,

@@ -35,6 +35,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
         After::Cluster(ClusterStep::Kubeconfig),
     ],
     serves: false,
+    needs: None,
     retry: true,
     check,
     inputs,

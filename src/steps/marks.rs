@@ -24,6 +24,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "set labels and taints",
     per: Per::Node,
     after: &[After::Node(NodeStep::Ready)],
+    needs: None,
     retry: true,
     check,
     inputs,

@@ -45,7 +45,7 @@ use serde_json::{Value, json};
 
 use crate::access::World;
 use crate::engine::{Control, Trouble};
-use crate::machines::Batch;
+use crate::machines::{Batch, Cap};
 use crate::observed::View;
 use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
@@ -72,6 +72,8 @@ pub struct ClusterDef {
     pub after: &'static [After],
     /// True if it serves others only: it is needed when one that comes after it is.
     pub serves: bool,
+    /// What machines have to be able to: it is left out where none of the cluster is.
+    pub needs: Option<Cap>,
     /// Whether errors that may pass are worth another try.
     pub retry: bool,
     /// Whether it is needed, told from what was seen.
@@ -92,6 +94,8 @@ pub struct NodeDef {
     pub per: Per,
     /// As in [`ClusterDef`].
     pub after: &'static [After],
+    /// What the node's machine has to be able to: it is left out where that one is not.
+    pub needs: Option<Cap>,
     /// As in [`ClusterDef`].
     pub retry: bool,
     /// As in [`ClusterDef`], for this node.
@@ -125,6 +129,13 @@ impl Step {
     pub const fn retry(&self) -> bool {
         match self {
             Self::Cluster(ClusterDef { retry, .. }) | Self::Node(NodeDef { retry, .. }) => *retry,
+        }
+    }
+
+    /// What machines have to be able to for it.
+    pub const fn needs(&self) -> Option<Cap> {
+        match self {
+            Self::Cluster(ClusterDef { needs, .. }) | Self::Node(NodeDef { needs, .. }) => *needs,
         }
     }
 

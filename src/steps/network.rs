@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::engine::Trouble;
+use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
 use crate::plan::{After, Check, ClusterStep};
@@ -16,6 +17,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "prepare the network",
     after: &[After::Cluster(ClusterStep::Box)],
     serves: true,
+    needs: Some(Cap::Make),
     retry: true,
     check,
     inputs,

@@ -19,6 +19,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Cluster(ClusterStep::Artifacts),
         After::Cluster(ClusterStep::Files),
     ],
+    needs: None,
     retry: true,
     check,
     inputs: stage::inputs,

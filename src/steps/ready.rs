@@ -29,6 +29,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Cluster(ClusterStep::Kubeconfig),
         After::Cluster(ClusterStep::Foundations),
     ],
+    needs: None,
     retry: false,
     check,
     inputs,

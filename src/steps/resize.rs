@@ -11,7 +11,7 @@ use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, machine, quorum, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::machines::{Base, State, wanted_size};
+use crate::machines::{Base, Cap, State, wanted_size};
 use crate::observed::View;
 use crate::observed::ready::wrong;
 use crate::plan::{After, Check, NodeStep, Per};
@@ -22,6 +22,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "give the machine its size",
     per: Per::Node,
     after: &[After::Before(NodeStep::Resize)],
+    needs: Some(Cap::Resize),
     retry: true,
     check,
     inputs,

@@ -23,6 +23,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "await the rollouts",
     after: &[After::Cluster(ClusterStep::Manifests)],
     serves: false,
+    needs: None,
     retry: false,
     check,
     inputs,

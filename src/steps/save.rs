@@ -20,6 +20,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     title: "save the state before the upgrade",
     after: &[After::Cluster(ClusterStep::Artifacts)],
     serves: true,
+    needs: None,
     retry: true,
     check,
     inputs,

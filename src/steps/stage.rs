@@ -27,6 +27,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Cluster(ClusterStep::Save),
         After::Touch(NodeStep::Ready),
     ],
+    needs: None,
     retry: true,
     check,
     inputs,

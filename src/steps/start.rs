@@ -35,6 +35,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Behind(NodeStep::Start),
         After::Turn(NodeStep::Ready),
     ],
+    needs: None,
     retry: false,
     check,
     inputs,

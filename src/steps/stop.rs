@@ -9,7 +9,7 @@ use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::explain::seconds;
-use crate::machines::State;
+use crate::machines::{Cap, State};
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -20,6 +20,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     per: Per::Node,
     // Workers first: they leave while somebody hears of it.
     after: &[After::Workers(NodeStep::Stop)],
+    needs: Some(Cap::Power),
     retry: false,
     check,
     inputs,

@@ -19,6 +19,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "prepare the system",
     per: Per::Node,
     after: &[After::Node(NodeStep::Ssh)],
+    needs: None,
     retry: true,
     check,
     inputs,

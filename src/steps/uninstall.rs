@@ -20,6 +20,7 @@ pub const KILLALL: Step = Step::Node(NodeDef {
     title: "stop k3s and its containers",
     per: Per::Node,
     after: &[After::Workers(NodeStep::Killall)],
+    needs: None,
     retry: true,
     check: reachable,
     inputs,
@@ -33,6 +34,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     per: Per::Node,
     // Workers first, the server last: a worker without its server cannot be told anything.
     after: &[After::Workers(NodeStep::Uninstall)],
+    needs: None,
     retry: true,
     check: reachable,
     inputs,
@@ -45,6 +47,7 @@ pub const FORGET: Step = Step::Cluster(ClusterDef {
     title: "forget the kubeconfig",
     after: &[After::Servers(NodeStep::Uninstall)],
     serves: false,
+    needs: None,
     retry: false,
     check: kubeconfig_is_void,
     inputs: |cluster| json!(cluster.name),

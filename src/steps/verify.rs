@@ -66,7 +66,17 @@ const fn cluster_step(
     apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
 ) -> Step {
     let inputs = |_: &Cluster| another();
-    Step::Cluster(ClusterDef { name, title, after, serves: false, retry: false, check: asked, inputs, apply })
+    Step::Cluster(ClusterDef {
+        name,
+        title,
+        after,
+        serves: false,
+        needs: None,
+        retry: false,
+        check: asked,
+        inputs,
+        apply,
+    })
 }
 
 const fn node_step(
@@ -77,7 +87,7 @@ const fn node_step(
 ) -> Step {
     let inputs = |_: &Cluster, _: &Node| another();
     let per = Per::Node;
-    Step::Node(NodeDef { name, title, per, after, retry: false, check: asked_of, inputs, apply })
+    Step::Node(NodeDef { name, title, per, after, needs: None, retry: false, check: asked_of, inputs, apply })
 }
 
 /// Every node is as it should be.

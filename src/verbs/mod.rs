@@ -7,6 +7,8 @@ mod before_tests;
 mod decide;
 #[cfg(test)]
 mod drift_tests;
+#[cfg(test)]
+mod needs_tests;
 mod run;
 mod work;
 
@@ -15,6 +17,7 @@ use std::collections::BTreeMap;
 use crate::access::World;
 use crate::engine::Trouble;
 use crate::event::{Outcome, VerbName};
+use crate::machines::Cap;
 use crate::observe::Depth;
 use crate::observed::View;
 use crate::os::hash;
@@ -451,6 +454,15 @@ impl Verb {
         }
     }
 
+    /// What the node's machine lacks for each of the verb's steps of nodes, if it lacks something for all of them: the
+    /// verb has nothing to do there.
+    pub fn lacks(&self, view: &View<'_>, node: &Node) -> Option<Cap> {
+        let of_nodes = self.steps.iter().map(|u| u.step).filter(|step| matches!(step, Step::Node(_)));
+        let lacks: Option<Vec<Cap>> =
+            of_nodes.map(|s| s.needs().filter(|cap| !view.can(node).has(*cap))).collect();
+        lacks?.first().copied()
+    }
+
     /// Whether that step is needed, by its own condition.
     pub fn condition(&self, at: At<'_>, view: &View<'_>) -> Check {
         self.step(at.name()).check(view, at)
@@ -504,8 +516,22 @@ impl Verb {
         };
         // A restore takes its turns: its first server has data.
         let fresh = self.boots() && view.is_fresh(leaving);
-        let basis =
-            Basis { cluster: view.cluster, targets, leaving, look, digest: &digest, stands: &stands, fresh };
+        let can = |at: At<'_>| {
+            self.step(at.name()).needs().is_none_or(|cap| match at.of() {
+                Some(node) => view.can(node).has(cap),
+                None => view.cluster.nodes.iter().chain(leaving).any(|n| view.can(n).has(cap)),
+            })
+        };
+        let basis = Basis {
+            cluster: view.cluster,
+            targets,
+            leaving,
+            can: &can,
+            look,
+            digest: &digest,
+            stands: &stands,
+            fresh,
+        };
         plan::make(&shapes, &basis)
     }
 }

@@ -61,6 +61,8 @@ pub enum Error {
     Refused(Refused),
     /// Another folder has the cluster, or another p1 its lock.
     Contested(Trouble),
+    /// A node was named for what its machine cannot.
+    Unable(Trouble),
 }
 
 impl From<Trouble> for Error {
@@ -131,6 +133,7 @@ pub fn look(world: &Arc<World>, job: &Job) -> Result<Decision, Error> {
             decision
         }
     };
+    must_be_able(verb, &View::new(&world.cluster, &world.seen()), &job.targets).map_err(Error::Unable)?;
     must_be_reached(world, verb)?;
     Ok(decision)
 }
@@ -160,6 +163,8 @@ fn begin(
     tell: Tell<'_>,
 ) -> Result<(), Error> {
     let verb = job.verb;
+    let left_out = must_be_able(verb, &View::new(&world.cluster, &world.seen()), &job.targets);
+    left_out.map_err(Error::Unable)?.iter().for_each(|what| tell(&format!("note: {what}")));
     world.note(|seen| seen.request.agreed = agreed);
     if verb.traits.makes_secrets {
         let told = world.tokens_of_now(&mut |amiss| tell(&format!("note: {amiss}")));
@@ -350,6 +355,24 @@ fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<
     .into())
 }
 
+/// A verb that has nothing to do for a machine, whatever its state: a failure where the node was named; otherwise what is
+/// to be said of it.
+fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<String>, Trouble> {
+    let mut notes = Vec::new();
+    for node in &view.cluster.nodes {
+        let named = targets.contains(&node.name);
+        if let Some(cap) = verb.lacks(view, node).filter(|_| named || targets.is_empty()) {
+            let what = format!("`p1 {}` does nothing for {}: {}", verb.name, node.name, cap.lacking());
+            if named {
+                let hint = "Leave it out, or name no node: then p1 leaves it out.";
+                return Err(Trouble::new(what, hint).kind(FailureKind::Cannot));
+            }
+            notes.push(what);
+        }
+    }
+    Ok(notes)
+}
+
 /// What is asked over a network that is not there is not waited for. Some verbs mend it, others do without.
 fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
     if verb.has(ClusterStep::Link) || !verb.traits.reaches_nodes {
@@ -440,4 +463,32 @@ fn going(world: &World, steps: &[StepInfo]) -> Vec<Node> {
     let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
     let node = |name: &String| leaver(&view, name).unwrap_or_else(|| unknown(name));
     goes.filter_map(|s| s.node.as_ref()).map(node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machines::tests::SshOnly;
+    use crate::machines::{Fleet, Machine};
+    use crate::observed::Seen;
+    use crate::os::Cancel;
+    use crate::spec::fixture;
+
+    #[test]
+    fn a_node_that_is_named_for_what_its_machine_cannot_is_a_failure_and_otherwise_a_note() {
+        let cluster = fixture::cluster(1);
+        let mut seen = Seen::default();
+        seen.machines = Fleet::new(Box::new(SshOnly), vec![]).look(&cluster, &Cancel::new()).unwrap();
+        seen.machines.insert("server".into(), Machine::absent());
+        let view = View::new(&cluster, &seen);
+        let asked = |verb: VerbName, targets: &[&str]| {
+            let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+            must_be_able(Verb::of(verb), &view, &targets)
+        };
+        let cause = asked(VerbName::Stop, &["server", "worker-1"]).unwrap_err().failure.cause;
+        assert_eq!(cause, "`p1 stop` does nothing for worker-1: p1 cannot switch its machine on or off");
+        assert_eq!(asked(VerbName::Stop, &["server"]).unwrap().len(), 0);
+        assert_eq!(asked(VerbName::Stop, &[]).unwrap(), [cause]);
+        assert_eq!(asked(VerbName::Up, &["worker-1"]).unwrap().len(), 0);
+    }
 }
