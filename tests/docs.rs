@@ -160,6 +160,32 @@ fn only_guests_name_the_init_system() {
     assert!(named > 10, "{named}");
 }
 
+/// Who has a machine is known by `machines/` alone, and which kinds there are by `host/`, which chooses one, and where a
+/// command line becomes a world. All others ask for what a machine can do.
+#[test]
+fn only_machines_name_vagrant_and_their_kinds() {
+    let mut sources = Vec::new();
+    files(&root().join("src"), "rs", &mut sources);
+    let (mut kinds, mut vagrants) = (0, 0);
+    for path in sources {
+        let name = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let says = |words: &[&str]| {
+            let code = code.lines().filter(|l| !l.trim_start().starts_with("//"));
+            code.filter(|l| words.iter().any(|w| l.contains(w))).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let free = |rooms: &[&str]| name.contains("test") || rooms.iter().any(|room| name.starts_with(room));
+        let kind = says(&["Kind::Libvirt", "Kind::Virtualbox"]);
+        assert!(free(&["machines/", "host/", "cli/context.rs"]) || kind.is_empty(), "src/{name}: {kind:?}");
+        let vagrant =
+            says(&["machines::vagrant", "vagrant::USER", ".vagrant/", "\".vagrant\"", "ViaVagrant"]);
+        assert!(free(&["machines/"]) || vagrant.is_empty(), "src/{name}: {vagrant:?}");
+        (kinds, vagrants) = (kinds + kind.len(), vagrants + vagrant.len());
+    }
+    assert!(kinds > 10 && vagrants > 5, "{kinds}, {vagrants}");
+}
+
 /// What each public function and type is for stands with it. Constants, fields and variants are told where their name
 /// does not say all.
 #[test]
