@@ -18,7 +18,7 @@ use p1::internals::os::Cancel;
 use p1::internals::os::cancel::Level;
 use p1::internals::os::process;
 use p1::internals::ssh::{
-    Bound, Error, Host, Job, KnownHosts, Remote, Root, Source, Upload, config, interactive, wait_for,
+    Bound, Error, Host, Job, KnownHosts, Login, Remote, Root, Source, Upload, config, interactive, wait_for,
 };
 use sshd::{LONG, Sshd};
 
@@ -615,7 +615,7 @@ fn the_system_ssh_gets_in_by_our_files() {
     let sshd = Sshd::start();
     sshd.session();
     let (endpoint, key) = (sshd.login().endpoint, sshd.path("own"));
-    let host = Host { endpoint, key, known_hosts: sshd.path("known_hosts") };
+    let host = Host { endpoint, root: Root::Already, key, known_hosts: sshd.path("known_hosts"), jump: None };
     let cancel = Cancel::new();
     let command = ["echo".to_owned(), "$HOME;".to_owned(), "exit 5".to_owned()];
     let done = process::run(&interactive(&host, &command, false), LONG, &cancel).unwrap();
@@ -631,4 +631,39 @@ fn the_system_ssh_gets_in_by_our_files() {
     let cmd = process::Cmd::new("ssh").arg("-F").arg(&file).args(["worker", "echo in"]);
     let done = process::run(&cmd, LONG, &cancel).unwrap();
     assert_eq!(done.stdout, "in\n", "{}", done.stderr);
+}
+
+/// One sshd plays both: the jump host is known under a name of its own.
+#[test]
+fn a_node_is_reached_through_another_host() {
+    let sshd = Sshd::start();
+    drop(sshd.session());
+    let mut jump = sshd.login();
+    jump.endpoint.node = "gate".into();
+    drop(wait_for(&jump, LONG, &Cancel::new(), &mut |_| {}).unwrap());
+    let mut login = sshd.login();
+    login.jump = Some(Box::new(jump.clone()));
+    let mut remote = Remote::new(login.clone(), Cancel::new());
+    let output = remote.script("a test", "echo $SSH_CONNECTION", true, LONG, &mut |_| {}).unwrap();
+    assert!(output.text().contains(&sshd.port.to_string()), "{}", output.text());
+    // Both are checked, each under its own name.
+    let known = fs::read_to_string(sshd.path("known_hosts")).unwrap();
+    assert!(known.contains("gate") && known.contains("worker"), "{known}");
+
+    let host = |login: &Login, jump| Host {
+        endpoint: login.endpoint.clone(),
+        root: login.root(),
+        key: login.keys[0].clone(),
+        known_hosts: sshd.path("known_hosts"),
+        jump,
+    };
+    let through = host(&login, Some(Box::new(host(&jump, None))));
+    let done =
+        process::run(&interactive(&through, &["echo in".to_owned()], false), LONG, &Cancel::new()).unwrap();
+    assert_eq!(done.stdout, "in\n", "{}", done.stderr);
+
+    // What does not answer is said of whom.
+    login.jump.as_mut().unwrap().endpoint.port = 1;
+    let error = p1::internals::ssh::connect(&login, &Cancel::new()).map(drop).unwrap_err();
+    assert!(error.to_string().starts_with("gate"), "{error}");
 }

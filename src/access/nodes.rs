@@ -1,6 +1,7 @@
 //! The ways to nodes: how their machines are, and what is asked and done over SSH.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,9 +87,15 @@ impl World {
     fn login_by(&self, node: &Node, way: &Way) -> Login {
         let as_root = self.memory(&node.name).is_some_and(|m| m.root);
         let (user, root) = if as_root { (ROOT, Root::Already) } else { (way.user.as_str(), way.root) };
+        self.login_as(&node.name, user, root, way)
+    }
+
+    /// How to log in somewhere as that user; its host key is pinned under `name`.
+    fn login_as(&self, name: &str, user: &str, root: Root, way: &Way) -> Login {
+        let jump = |jump: &Way| Box::new(self.login_as(&jump.host, &jump.user, jump.root, jump));
         Login {
             endpoint: Endpoint {
-                node: node.name.clone(),
+                node: name.to_owned(),
                 host: way.host.clone(),
                 port: way.port,
                 user: user.to_owned(),
@@ -96,6 +103,7 @@ impl World {
             keys: std::iter::once(self.state.key()).chain(way.keys.iter().cloned()).collect(),
             known_hosts: KnownHosts::learning(self.state.known_hosts()),
             options: Options { root: Some(root), ..Options::default() },
+            jump: way.jump.as_deref().map(jump),
         }
     }
 
@@ -173,11 +181,26 @@ impl World {
     /// A node for the system's `ssh`.
     pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
         let way = self.way(node)?;
-        Ok(ssh::Host {
-            endpoint: Endpoint { user: way.user.clone(), ..self.login_by(node, &way).endpoint },
-            key: self.state.key(),
+        Ok(self.host_of(&node.name, &way, self.state.key()))
+    }
+
+    fn host_of(&self, name: &str, way: &Way, key: PathBuf) -> ssh::Host {
+        let jump = |jump: &Way| {
+            let own = jump.keys.iter().find(|key| key.exists()).cloned();
+            Box::new(self.host_of(&jump.host, jump, own.unwrap_or_else(|| self.state.key())))
+        };
+        ssh::Host {
+            endpoint: Endpoint {
+                node: name.to_owned(),
+                host: way.host.clone(),
+                port: way.port,
+                user: way.user.clone(),
+            },
+            root: way.root,
+            key,
             known_hosts: self.state.known_hosts(),
-        })
+            jump: way.jump.as_deref().map(jump),
+        }
     }
 }
 

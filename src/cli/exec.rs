@@ -14,7 +14,7 @@ use crate::os::lines::Lines;
 use crate::os::many;
 use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
-use crate::ssh::{self, Bound, Output, Remote};
+use crate::ssh::{self, Bound, Output, Remote, Root};
 use crate::state::State;
 use crate::ui::{Format, Tone};
 
@@ -100,10 +100,10 @@ fn remote_for(world: &World, node: &Node, root: bool, line: &str) -> Result<(Rem
     if !root {
         return Ok((world.users_remote(node)?, line.to_owned()));
     }
-    let remote = Remote::new(world.login(node)?, world.cancel.clone());
-    let line = match remote.endpoint().user.as_str() {
-        "root" => line.to_owned(),
-        _ => format!("sudo -n sh -c {}", quote(line)),
+    let login = world.login(node)?;
+    let line = match login.root() {
+        Root::Already => line.to_owned(),
+        root => format!("{}sh -c {}", root.prefix(), quote(line)),
     };
-    Ok((remote, line))
+    Ok((Remote::new(login, world.cancel.clone()), line))
 }

@@ -61,7 +61,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
     let answers = |s: &&&Node| servers.len() == 1 || listens(&machines, s, bound);
     let server = servers.iter().find(answers).unwrap_or(&servers[0]).name.clone();
     let host = ssh_verb::host(context, cluster, &server)?;
-    let mut line = "sudo -n k3s kubectl".to_owned();
+    let mut line = format!("{}k3s kubectl", host.root.prefix());
     for arg in args {
         line.push(' ');
         line.push_str(&quote(arg));

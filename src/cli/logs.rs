@@ -90,7 +90,8 @@ fn lines_of(context: &Context, cluster: Cluster, name: &str, unit: &str, args: &
         true => Bound::from(FOLLOWED).at_most(u64::MAX),
         false => Bound::from(LISTED).at_most(MOST_LISTED),
     };
-    let line = format!("sudo -n {}", world.guest(node).service().log(unit, args.lines, args.follow));
+    let root = world.way(node)?.root.prefix();
+    let line = format!("{root}{}", world.guest(node).service().log(unit, args.lines, args.follow));
     let mut tell = |line: &str| {
         let line = context.shown(line);
         match context.ui.format {

@@ -91,6 +91,8 @@ pub struct Way {
     pub insecure: Vec<&'static str>,
     /// How that user becomes root.
     pub root: Root,
+    /// The way to the host through which it is reached, if it is not reached from this one.
+    pub jump: Option<Box<Way>>,
 }
 
 /// Machines of one kind on one host. Every call is bounded.

@@ -33,7 +33,15 @@ impl Machines for SshOnly {
 
     fn way(&self, _: &Cluster, node: &Node, _: Option<&Made>, _: &Cancel) -> Result<Way, Error> {
         let host = format!("{}.example", node.name);
-        Ok(Way { host, port: 2222, user: "admin".into(), keys: vec![], insecure: vec![], root: Root::Sudo })
+        Ok(Way {
+            host,
+            port: 2222,
+            user: "admin".into(),
+            keys: vec![],
+            insecure: vec![],
+            root: Root::Sudo,
+            jump: None,
+        })
     }
 
     fn door(&self, _: &Node, _: u16) -> Option<SocketAddr> {

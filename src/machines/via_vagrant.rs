@@ -125,6 +125,7 @@ impl Machines for ViaVagrant {
             keys: self.vagrant.insecure_keys(),
             insecure: vec![INSECURE],
             root: Root::Sudo,
+            jump: None,
         })
     }
 

@@ -3,18 +3,22 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::Endpoint;
-use crate::os::process::Cmd;
+use super::{Endpoint, Root};
+use crate::os::process::{Cmd, quote};
 
 /// A node as `ssh` is told of it.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// Where it is.
     pub endpoint: Endpoint,
+    /// How who logs in there becomes root.
+    pub root: Root,
     /// Our private key.
     pub key: PathBuf,
     /// Our known_hosts file.
     pub known_hosts: PathBuf,
+    /// The host through which it is reached.
+    pub jump: Option<Box<Host>>,
 }
 
 impl Host {
@@ -22,7 +26,7 @@ impl Host {
     /// under node names; `IdentitiesOnly` because an agent's keys would be tried first and sshd
     /// gives up after six.
     fn options(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut all = vec![
             ("HostName", self.endpoint.host.clone()),
             ("Port", self.endpoint.port.to_string()),
             ("User", self.endpoint.user.clone()),
@@ -35,7 +39,19 @@ impl Host {
             ("UpdateHostKeys", "no".to_owned()),
             ("PasswordAuthentication", "no".to_owned()),
             ("LogLevel", "ERROR".to_owned()),
-        ]
+        ];
+        all.extend(self.jump.as_deref().map(|jump| ("ProxyCommand", jump.carrying())));
+        all
+    }
+
+    /// The command that carries a connection to a host behind this one; `ssh` puts that one's address in.
+    fn carrying(&self) -> String {
+        let mut words = vec!["ssh".to_owned(), "-F".to_owned(), "/dev/null".to_owned()];
+        for (option, value) in self.options() {
+            words.extend(["-o".to_owned(), quote(&format!("{option}={value}"))]);
+        }
+        let words = words.join(" ").replace('%', "%%");
+        format!("{words} -W '[%h]:%p' -- {}", quote(&self.endpoint.node).replace('%', "%%"))
     }
 }
 

@@ -9,7 +9,7 @@ use libssh2_sys::{LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_TIMEOUT};
 use ssh2::{ErrorCode, MethodType};
 
 use super::session::{Session, Stuck};
-use super::{Error, HostKey, KnownHosts, keys};
+use super::{Error, HostKey, KnownHosts, Tunnel, keys};
 use crate::os::cancel::Level;
 use crate::os::{Cancel, files};
 
@@ -61,6 +61,15 @@ pub struct Login {
     pub known_hosts: KnownHosts,
     /// Bounds and preferences.
     pub options: Options,
+    /// The host through which this one is reached, if it is not reached from here: its endpoint is as that one sees it.
+    pub jump: Option<Box<Login>>,
+}
+
+impl Login {
+    /// How who logs in does what only root may.
+    pub fn root(&self) -> Root {
+        self.options.root.unwrap_or_else(|| Root::of(&self.endpoint.user))
+    }
 }
 
 /// How the user who logs in does what only root may.
@@ -73,6 +82,14 @@ pub enum Root {
 }
 
 impl Root {
+    /// What stands before a command of root's.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Already => "",
+            Self::Sudo => "sudo -n ",
+        }
+    }
+
     /// By the name of the user alone.
     pub fn of(user: &str) -> Self {
         if user == "root" { Self::Already } else { Self::Sudo }
@@ -121,11 +138,23 @@ pub fn connect(login: &Login, cancel: &Cancel) -> Result<Session, Error> {
     if cancel.aborted() {
         return Err(Error::Cancelled { node: at.node });
     }
-    let tcp = at.tcp(login, cancel)?;
-    handshake(login, tcp, cancel, &at).map_err(|error| match error {
+    let through = match &login.jump {
+        Some(jump) => {
+            let (host, port) = (login.endpoint.host.as_str(), login.endpoint.port);
+            Some(Tunnel::open(connect(jump, cancel)?, host, port)?)
+        }
+        None => None,
+    };
+    let tcp = match &through {
+        Some(tunnel) => TcpStream::connect_timeout(&tunnel.address(), login.options.connect)
+            .map_err(|error| at.network(&error, login.options.connect))?,
+        None => at.tcp(login, cancel)?,
+    };
+    let session = handshake(login, tcp, cancel, &at).map_err(|error| match error {
         _ if cancel.aborted() => Error::Cancelled { node: at.node.clone() },
         error => error,
-    })
+    })?;
+    Ok(session.through(through))
 }
 
 /// Tries to log in until it works, at most for `bound`. `on_wait` is told each reason why it does

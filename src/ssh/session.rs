@@ -15,7 +15,7 @@ use ssh2::{BlockDirections, Channel, ErrorCode, ExtendedData};
 
 use super::connect::Login;
 use super::output::{shorten, tail};
-use super::{Bound, Endpoint, Error, Output};
+use super::{Bound, Endpoint, Error, Output, Tunnel};
 use crate::os::Cancel;
 use crate::os::cancel::HookGuard;
 
@@ -47,6 +47,8 @@ pub struct Session {
     pub(super) cancel: Cancel,
     broken: bool,
     _on_abort: HookGuard,
+    /// What carries it, where it goes through another host.
+    through: Option<Tunnel>,
 }
 
 /// One command to run.
@@ -76,13 +78,19 @@ impl Session {
             tcp,
             endpoint: login.endpoint.clone(),
             answer: login.options.answer,
-            sudo: login.options.root.unwrap_or_else(|| super::Root::of(&login.endpoint.user))
-                == super::Root::Sudo,
+            sudo: login.root() == super::Root::Sudo,
             key: PathBuf::new(),
             cancel: cancel.clone(),
             broken: false,
             _on_abort: on_abort,
+            through: None,
         })
+    }
+
+    /// The same, which needs this to be carried by.
+    pub(super) fn through(mut self, tunnel: Option<Tunnel>) -> Self {
+        self.through = tunnel;
+        self
     }
 
     /// The private key that let us in.

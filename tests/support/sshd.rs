@@ -133,6 +133,7 @@ impl Sshd {
             keys: vec![self.path("own")],
             known_hosts: KnownHosts::learning(self.path("known_hosts")),
             options: Options::default(),
+            jump: None,
         }
     }
 
