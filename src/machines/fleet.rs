@@ -42,6 +42,9 @@ pub struct Cpu {
     pub model: Option<String>,
 }
 
+/// What is done with each who makes machines and its part of the cluster. It answers what was done, a line each.
+pub type ForMakers<'a> = &'a mut dyn FnMut(&dyn Make, &Cluster) -> Result<Vec<String>, Error>;
+
 /// Finds who has a node's machine. What is asked of several nodes at once is asked of each who has some of them, with
 /// a cluster that has no others.
 pub struct Fleet {
@@ -303,11 +306,7 @@ impl Fleet {
     }
 
     /// Does `work` with each who makes machines and its part of the cluster. Answers what was answered, a line each.
-    pub fn for_makers(
-        &self,
-        cluster: &Cluster,
-        work: &mut dyn FnMut(&dyn Make, &Cluster) -> Result<Vec<String>, Error>,
-    ) -> Result<Vec<String>, Error> {
+    pub fn for_makers(&self, cluster: &Cluster, work: ForMakers<'_>) -> Result<Vec<String>, Error> {
         let mut did = Vec::new();
         for machines in self.all() {
             if let Some(make) = machines.make() {

@@ -122,7 +122,7 @@ impl Making<'_> {
 
     fn clean(&self, node: &Node) -> Result<(), Error> {
         let what = Leftovers {
-            nodes: &[node.name.clone()],
+            nodes: std::slice::from_ref(&node.name),
             ids: &BTreeMap::new(),
             spared: &Default::default(),
             owner: None,

@@ -114,7 +114,7 @@ fn a_node_is_asked_of_whoever_has_its_machine() {
     assert!(error.contains(&worker.name) && error.contains("on or off"), "{error}");
     // Nothing is asked of those who cannot, and nobody else is asked about their nodes.
     fleet.pause(&cluster, &theirs, &stop).unwrap();
-    assert_eq!(fleet.evidence(&cluster.name, &[worker.name.clone()]).len(), 0);
+    assert_eq!(fleet.evidence(&cluster.name, std::slice::from_ref(&worker.name)).len(), 0);
     let seen = std::sync::Mutex::new(Vec::new());
     fleet
         .for_makers(&cluster, &mut |_, part| {

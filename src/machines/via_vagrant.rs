@@ -105,7 +105,8 @@ impl Machines for ViaVagrant {
         stop: &Cancel,
     ) -> Result<BTreeMap<String, Machine>, Error> {
         let mut machines = self.hypervisor.machines(cluster, &self.vagrant.ids(), stop)?;
-        machines.values_mut().for_each(|machine| machine.can = Caps::ALL);
+        let can = Caps::of(self);
+        machines.values_mut().for_each(|machine| machine.can = can);
         Ok(machines)
     }
 

@@ -477,9 +477,9 @@ mod tests {
     #[test]
     fn a_node_that_is_named_for_what_its_machine_cannot_is_a_failure_and_otherwise_a_note() {
         let cluster = fixture::cluster(1);
-        let mut seen = Seen::default();
-        seen.machines = Fleet::new(Box::new(SshOnly), vec![]).look(&cluster, &Cancel::new()).unwrap();
-        seen.machines.insert("server".into(), Machine::absent());
+        let mut machines = Fleet::new(Box::new(SshOnly), vec![]).look(&cluster, &Cancel::new()).unwrap();
+        machines.insert("server".into(), Machine::absent());
+        let seen = Seen { machines, ..Seen::default() };
         let view = View::new(&cluster, &seen);
         let asked = |verb: VerbName, targets: &[&str]| {
             let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
