@@ -49,7 +49,7 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
     }
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let start = std::time::Instant::now();
-    let manifest = steps::build_box(
+    let manifest = steps::image::build(
         library,
         &definition,
         &mut |text| eprintln!("[{:>6.1}s] {text}", start.elapsed().as_secs_f64()),

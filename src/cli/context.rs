@@ -258,7 +258,11 @@ impl Context {
             return Ok(());
         }
         if machines::has_machines(state.dir()) {
-            return Err(Fail::new(code::FAILED, crate::steps::key_is_gone(state), crate::steps::KEY_GONE));
+            return Err(Fail::new(
+                code::FAILED,
+                crate::steps::login::key_is_gone(state),
+                crate::steps::login::KEY_GONE,
+            ));
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);
         Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))

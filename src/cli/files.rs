@@ -151,7 +151,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
     let cluster = &k3s::masked(&world.cluster);
     // Before the box is there its checksum is not known, which becomes a part of its name.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
-        name: format!("p1/{}", crate::steps::box_label(&cluster.image)),
+        name: format!("p1/{}", crate::steps::image::box_label(&cluster.image)),
         version: "1.0.0".to_owned(),
         image: Default::default(),
     });
@@ -174,7 +174,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
         }
         all.push((
             format!("{}/system.sh", node.name),
-            crate::steps::system_script(crate::guest::of(None), cluster, node, 0)?,
+            crate::steps::system::script(crate::guest::of(None), cluster, node, 0)?,
         ));
         let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
         all.push((

@@ -1,6 +1,7 @@
 //! What was seen of a cluster, and every judgement of it: the questions that conditions ask, what differs from the spec,
 //! what is lost, what is refused, what etcd bears. Pure: a judgement looks at nothing but what it is given.
 
+pub mod applied;
 pub mod drift;
 pub mod files;
 pub mod quorum;

@@ -4,19 +4,21 @@
 use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::NodeCtx;
 use super::wait::{Patience, wait_for};
-use super::{NodeCtx, machine};
 use crate::access::World;
 use crate::engine::Trouble;
-use crate::explain::Again;
+use crate::explain::{Again, FailureKind};
 use crate::machines;
 use crate::os::pty::Follower;
 use crate::os::{files, process};
 use crate::spec::Node;
+use crate::ssh::Knock;
 
 /// What virsh says first; the machine's own words come after it.
 const OPENING: &str = "Escape character is";
@@ -184,7 +186,7 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     ctx.control.says("looking whether it answers by now");
-    if machine::answers(ctx, LOOK.min(world.cluster.timeouts.ssh)) {
+    if answers(ctx, LOOK.min(world.cluster.timeouts.ssh)) {
         return Ok(());
     }
     if heard_of(ctx)? {
@@ -196,7 +198,46 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     world.forget_node(&node.name);
     let _console = keep(world, node, true);
     power.on(&world.cluster, &node.name, ctx.control.cancel())?;
-    machine::wait_for_sshd(ctx)
+    wait_for_sshd(ctx)
+}
+
+/// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
+pub fn wait_for_sshd(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+    let (world, node) = (ctx.world, ctx.node);
+    let address = || {
+        let endpoint = world.login(node).ok()?.endpoint;
+        Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
+    };
+    let patience = Patience::stubborn(world.cluster.timeouts.boot);
+    let mut knock = Knock::default();
+    let answer = wait_for(ctx, patience, || {
+        let answers = address().is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
+        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
+    })?;
+    answer.map_err(|_| no_address(ctx))
+}
+
+/// Whether the node's SSH server greets within that time.
+pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
+    let (world, node) = (ctx.world, ctx.node);
+    let mut knock = Knock::default();
+    let looked = wait_for(ctx, Patience::stubborn(bound), || {
+        let endpoint = world.login(node).ok().map(|login| login.endpoint);
+        let address = endpoint.and_then(|e| Some(SocketAddr::new(e.host.parse().ok()?, e.port)));
+        let answers = address.is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
+        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
+    });
+    matches!(looked, Ok(Ok(())))
+}
+
+/// What to think of a machine that did not answer at its address in time.
+pub fn no_address(ctx: &NodeCtx<'_>) -> Trouble {
+    let (world, node) = (ctx.world, ctx.node);
+    let bound = crate::explain::seconds(world.cluster.timeouts.boot);
+    note_unreached(world, node);
+    let cause = format!("the machine did not answer at {} within {bound}", node.ip);
+    let trouble = Trouble::new(cause, "").kind(FailureKind::bound(world.cluster.timeouts.boot));
+    told(world, node, trouble)
 }
 
 /// For a machine that was given up to show that it answers by now.

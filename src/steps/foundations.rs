@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::manifests::{self, Part, and_more, put};
+use super::manifests::{self, Part, put};
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step, rollouts};
 use crate::apps;
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::observe::apps_now;
+use crate::observed::applied::{and_more, unseen};
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep, NodeStep};
 use crate::spec::{Cluster, When};
@@ -32,7 +33,7 @@ fn check(view: &View<'_>) -> Check {
     let Some(digest) = apps::foundations(view.cluster) else {
         return Check::Done("nothing goes before the nodes are Ready".into());
     };
-    let Some(apps) = &view.seen.apps else { return manifests::unseen(view) };
+    let Some(apps) = &view.seen.apps else { return unseen(view) };
     let wrong = if apps.inventory.foundations != digest {
         Some(match apps.inventory.foundations.is_empty() {
             true => "not applied yet".to_owned(),

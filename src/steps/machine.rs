@@ -1,14 +1,12 @@
 //! The machine exists and runs.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, console};
 use crate::access::World;
 use crate::engine::{Control, Trouble};
@@ -153,35 +151,6 @@ fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(Some("it was paused and goes on".into()))
 }
 
-/// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
-pub fn wait_for_sshd(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
-    let (world, node) = (ctx.world, ctx.node);
-    let address = || {
-        let endpoint = world.login(node).ok()?.endpoint;
-        Some(SocketAddr::new(endpoint.host.parse().ok()?, endpoint.port))
-    };
-    let patience = Patience::stubborn(world.cluster.timeouts.boot);
-    let mut knock = Knock::default();
-    let answer = wait_for(ctx, patience, || {
-        let answers = address().is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
-        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
-    })?;
-    answer.map_err(|_| no_address(ctx))
-}
-
-/// Whether the node's SSH server greets within that time.
-pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
-    let (world, node) = (ctx.world, ctx.node);
-    let mut knock = Knock::default();
-    let looked = wait_for(ctx, Patience::stubborn(bound), || {
-        let endpoint = world.login(node).ok().map(|login| login.endpoint);
-        let address = endpoint.and_then(|e| Some(SocketAddr::new(e.host.parse().ok()?, e.port)));
-        let answers = address.is_some_and(|a| knock.answers(a, Duration::from_millis(500)));
-        Ok(if answers { Ok(()) } else { Err("waiting for its SSH server".to_owned()) })
-    });
-    matches!(looked, Ok(Ok(())))
-}
-
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
 /// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
 fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
@@ -210,7 +179,7 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
                 ctx.batch.give_up(&node.name);
                 // Its last words are on their way.
                 drop(kept);
-                return Err(no_address(ctx));
+                return Err(console::no_address(ctx));
             }
         }
         if ctx.control.cancel().level() >= Level::Abort {
@@ -234,13 +203,4 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     trouble.failure.kind = FailureKind::Lost;
     trouble.again = Again::No;
     trouble
-}
-
-fn no_address(ctx: &NodeCtx<'_>) -> Trouble {
-    let (world, node) = (ctx.world, ctx.node);
-    let bound = crate::explain::seconds(world.cluster.timeouts.boot);
-    console::note_unreached(world, node);
-    let cause = format!("the machine did not answer at {} within {bound}", node.ip);
-    let trouble = Trouble::new(cause, "").kind(FailureKind::bound(world.cluster.timeouts.boot));
-    console::told(world, node, trouble)
 }

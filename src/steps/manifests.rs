@@ -17,11 +17,11 @@ use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Secrets};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
-use crate::machines::State;
 use crate::observe::apps::{about, apps_now, changed, foreign, has_namespace};
-use crate::observed::{View, holds};
+use crate::observed::View;
+use crate::observed::applied::{and_more, applied, none_wanted};
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, ClusterStep, NodeStep};
+use crate::plan::{After, ClusterStep, NodeStep};
 use crate::spec::{Cluster, Document, Manifest, Object, Slot, When};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {
@@ -37,7 +37,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     serves: false,
     needs: None,
     retry: true,
-    check,
+    check: applied,
     inputs,
     apply,
 });
@@ -46,47 +46,6 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 pub(super) const ANSWERS: Duration = Duration::from_secs(60);
 /// From a definition of a new kind to the kind.
 const ESTABLISHED: Duration = Duration::from_secs(60);
-fn none_wanted(cluster: &Cluster) -> bool {
-    cluster.manifests.is_empty() && cluster.namespaces.is_empty()
-}
-
-/// What to think of applications that were not looked at.
-pub(super) fn unseen(view: &View<'_>) -> Check {
-    let absent = view.machine(view.cluster.first_server()).state == State::Absent;
-    match (none_wanted(view.cluster), absent) {
-        (true, true) => Check::Done("the spec has none".into()),
-        (false, true) => Check::Needed("the cluster is new".into()),
-        _ => Check::Unknown("looked at when the nodes are Ready".into()),
-    }
-}
-
-pub(super) fn check(view: &View<'_>) -> Check {
-    let Some(apps) = &view.seen.apps else { return unseen(view) };
-    let none = none_wanted(view.cluster);
-    if none && apps.inventory == Inventory::default() {
-        return Check::Done("the spec has none".into());
-    }
-    let wrong = if apps.inventory.digest != apps::digest(view.cluster) {
-        Some(match (apps.inventory.digest.is_empty(), none) {
-            (_, true) => "the spec has none any more".to_owned(),
-            (true, _) if apps.inventory.objects.is_empty() => "not applied yet".to_owned(),
-            (true, _) => "not applied to the end".to_owned(),
-            _ => "they changed since they were applied".to_owned(),
-        })
-    } else if let Some(first) = apps.missing.first() {
-        Some(and_more(format!("{first} is not there"), apps.missing.len()))
-    } else {
-        apps.differing
-            .first()
-            .map(|d| and_more(format!("{d} was changed in the cluster"), apps.differing.len()))
-    };
-    holds("they are applied", wrong)
-}
-
-pub(super) fn and_more(first: String, count: usize) -> String {
-    if count > 1 { format!("{first} (and {} more)", count - 1) } else { first }
-}
-
 fn inputs(cluster: &Cluster) -> Value {
     json!(apps::digest(cluster))
 }
@@ -245,7 +204,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
     let apps = again(ctx, ANSWERS, || apps_now(world))?;
     let seen = world.seen();
-    if !changed_there && !check(&View::new(&world.cluster, &seen)).may_run() {
+    if !changed_there && !applied(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("as they should be".into()));
     }
     put(ctx, Part::All, &apps.inventory, &mut |_| Ok(()))
@@ -558,8 +517,10 @@ fn leaving(
 mod tests {
     use super::*;
     use crate::machines::Machine;
+    use crate::machines::State;
     use crate::observed::Apps;
     use crate::observed::Seen;
+    use crate::plan::Check;
     use crate::spec::Namespace;
     use crate::spec::fixture::cluster;
 
@@ -568,7 +529,7 @@ mod tests {
         if runs {
             seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
         }
-        check(&View::new(cluster, &seen))
+        applied(&View::new(cluster, &seen))
     }
 
     #[test]

@@ -50,10 +50,6 @@ use crate::observed::View;
 use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, Shape};
 use crate::spec::{Cluster, Node};
 
-pub use image::{box_label, build as build_box};
-pub use login::{KEY_GONE, key_is_gone};
-pub use system::script as system_script;
-
 /// A step: what planning knows of it, and what it does.
 pub enum Step {
     /// One that is taken once for the cluster.

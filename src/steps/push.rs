@@ -26,14 +26,6 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// Where the files lie until the node's turn.
-const DIR: &str = "/var/lib/p1/next";
-
-/// A file's place until then.
-pub fn place(path: &str) -> String {
-    format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
-}
-
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.standing(node) != Standing::Runs {
         return Check::Done("its files go to their places at once".into());
@@ -50,7 +42,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         if facts.staged.get(&file.path) == Some(&file.sha256) {
             continue;
         }
-        let next = place(&file.path);
+        let next = stage::next(&file.path);
         // In its place without p1's note, or pushed by a run that ended before the node's turn.
         let is =
             |path: &str| world.on(node, |r| r.sha256(path, SHORT)).map(|s| s.as_ref() == Some(&file.sha256));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::wait::{Patience, wait_for};
-use super::{Item, NodeCtx, NodeDef, Step, machine, quorum, stop};
+use super::{Item, NodeCtx, NodeDef, Step, console, quorum, stop};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::machines::{Base, Cap, State, wanted_size};
@@ -70,7 +70,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     if runs {
         ctx.control.says("starting it");
         world.machines.power(&node.name)?.on(&world.cluster, &node.name, cancel)?;
-        machine::wait_for_sshd(ctx)?;
+        console::wait_for_sshd(ctx)?;
         world.on(node, |r| r.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
         if let Some(status) = status {
             is_back(ctx, &status.boot_id)?;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::manifests::{and_more, unseen};
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step};
 use crate::access::World;
@@ -14,6 +13,7 @@ use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
 use crate::engine::Trouble;
 use crate::explain::{FailureKind, seconds};
 use crate::observe::apps::{apps_now, inventory};
+use crate::observed::applied::{and_more, applied, unseen};
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::Cluster;
@@ -39,7 +39,7 @@ fn check(view: &View<'_>) -> Check {
     if apps.inventory == Inventory::default() && view.cluster.manifests.is_empty() {
         return Check::Done("the spec has none".into());
     }
-    if super::manifests::check(view).may_run() {
+    if applied(view).may_run() {
         return match view.cluster.manifests.is_empty() {
             true => Check::Done("the spec has none".into()),
             false => Check::Unknown("looked at when they are applied".into()),

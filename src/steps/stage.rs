@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::transfer::Transfer;
-use super::{Item, NodeCtx, NodeDef, Step, push};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SHORT;
 use crate::engine::Trouble;
 use crate::k3s;
@@ -33,6 +33,14 @@ pub const STEP: Step = Step::Node(NodeDef {
     inputs,
     apply,
 });
+
+/// Where the files lie until the node's turn.
+const DIR: &str = "/var/lib/p1/next";
+
+/// A file's place until then.
+pub fn next(path: &str) -> String {
+    format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
+}
 
 pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
@@ -72,7 +80,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         if !bare && world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
             continue;
         }
-        let next = push::place(&file.path);
+        let next = next(&file.path);
         if !bare && world.on(node, |r| r.sha256(&next, SHORT))?.as_ref() == Some(&file.sha256) {
             world.script(node, "putting k3s in its place", &moving(&next, &file.path))?;
             continue;

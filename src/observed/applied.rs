@@ -1,0 +1,51 @@
+//! Whether what the spec applies is applied, by the cluster's note of it.
+
+use super::{View, holds};
+use crate::apps::{self, Inventory};
+use crate::machines::State;
+use crate::plan::Check;
+use crate::spec::Cluster;
+
+/// The spec applies nothing.
+pub fn none_wanted(cluster: &Cluster) -> bool {
+    cluster.manifests.is_empty() && cluster.namespaces.is_empty()
+}
+
+/// What to think of applications that were not looked at.
+pub fn unseen(view: &View<'_>) -> Check {
+    let absent = view.machine(view.cluster.first_server()).state == State::Absent;
+    match (none_wanted(view.cluster), absent) {
+        (true, true) => Check::Done("the spec has none".into()),
+        (false, true) => Check::Needed("the cluster is new".into()),
+        _ => Check::Unknown("looked at when the nodes are Ready".into()),
+    }
+}
+
+/// Whether all that the spec has is applied, and nothing else.
+pub fn applied(view: &View<'_>) -> Check {
+    let Some(apps) = &view.seen.apps else { return unseen(view) };
+    let none = none_wanted(view.cluster);
+    if none && apps.inventory == Inventory::default() {
+        return Check::Done("the spec has none".into());
+    }
+    let wrong = if apps.inventory.digest != apps::digest(view.cluster) {
+        Some(match (apps.inventory.digest.is_empty(), none) {
+            (_, true) => "the spec has none any more".to_owned(),
+            (true, _) if apps.inventory.objects.is_empty() => "not applied yet".to_owned(),
+            (true, _) => "not applied to the end".to_owned(),
+            _ => "they changed since they were applied".to_owned(),
+        })
+    } else if let Some(first) = apps.missing.first() {
+        Some(and_more(format!("{first} is not there"), apps.missing.len()))
+    } else {
+        apps.differing
+            .first()
+            .map(|d| and_more(format!("{d} was changed in the cluster"), apps.differing.len()))
+    };
+    holds("they are applied", wrong)
+}
+
+/// The first of several, with how many there are beside it.
+pub fn and_more(first: String, count: usize) -> String {
+    if count > 1 { format!("{first} (and {} more)", count - 1) } else { first }
+}
