@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::World;
@@ -38,10 +38,20 @@ pub enum Via<'a> {
     On(&'a Node),
 }
 
+/// The way that there is.
+#[derive(Default)]
+pub(super) struct Held {
+    client: Mutex<Option<Arc<api::Client>>>,
+    answer: Mutex<Option<(Instant, Arc<Vec<NodeStatus>>)>>,
+    tunnel: Mutex<Option<Tunnel>>,
+    /// Which server is asked first.
+    turn: AtomicUsize,
+}
+
 impl World {
     /// The API of the running cluster, by the kubeconfig in the state folder, at a server that answers.
     fn api_by(&self, end: Instant) -> Result<Arc<api::Client>, Trouble> {
-        let mut held = lock(&self.api);
+        let mut held = lock(&self.held.api.client);
         if let Some(client) = &*held {
             return Ok(Arc::clone(client));
         }
@@ -56,7 +66,7 @@ impl World {
         let ours = k3s::rewrite(&text, &url, &self.cluster.name)?;
         let address = through.as_ref().map(Tunnel::address);
         let client = Arc::new(api::Client::new(&ours, address, ANSWER)?);
-        *lock(&self.tunnel) = through;
+        *lock(&self.held.api.tunnel) = through;
         *held = Some(Arc::clone(&client));
         Ok(client)
     }
@@ -69,7 +79,7 @@ impl World {
         let ask =
             |share| self.api_by(end).and_then(|api| question(&api.within(share)).map_err(Trouble::from));
         let next = || {
-            self.turn.fetch_add(1, Ordering::Relaxed);
+            self.held.api.turn.fetch_add(1, Ordering::Relaxed);
             self.forget_api();
         };
         in_turn(self.cluster.servers().count(), end, || self.cancel.stopping(), ask, next)
@@ -78,9 +88,9 @@ impl World {
     /// The servers, the one that answered last first, without those whose machines are known to be off.
     pub fn servers_in_turn(&self) -> Vec<&Node> {
         let mut all: Vec<&Node> = self.cluster.servers().collect();
-        let turn = self.turn.load(Ordering::Relaxed) % all.len();
+        let turn = self.held.api.turn.load(Ordering::Relaxed) % all.len();
         all.rotate_left(turn);
-        let seen = lock(&self.seen);
+        let seen = lock(&self.held.seen);
         let off = |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running);
         match all.iter().all(off) {
             true => all,
@@ -203,7 +213,7 @@ impl World {
     /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
     /// costs as much as there are nodes.
     pub fn nodes(&self) -> Result<Arc<Vec<NodeStatus>>, Trouble> {
-        let mut held = lock(&self.answer);
+        let mut held = lock(&self.held.api.answer);
         if let Some((asked, nodes)) = &*held
             && asked.elapsed() < FRESH
         {
@@ -217,12 +227,12 @@ impl World {
 
     /// What the API said is no longer so: the next [`World::nodes`] asks.
     pub fn forget_nodes(&self) {
-        *lock(&self.answer) = None;
+        *lock(&self.held.api.answer) = None;
     }
 
     /// Another kubeconfig, or another server: the next [`World::ask`] looks.
     pub fn forget_api(&self) {
-        *lock(&self.api) = None;
+        *lock(&self.held.api.client) = None;
     }
 }
 

@@ -1,7 +1,7 @@
 //! k3s' files and the box, on this host.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use super::World;
@@ -21,14 +21,22 @@ use crate::state::{Pinned, State};
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
 const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 
+/// The files that were found.
+#[derive(Default)]
+pub(super) struct Held {
+    found: Mutex<Option<Arc<artifacts::Files>>>,
+    /// The version that an upgrade goes to.
+    aim: Mutex<Option<String>>,
+}
+
 impl World {
     /// The run goes to this version, whatever the cluster is held to.
     pub fn aim_at(&self, version: &str) {
-        *lock(&self.aim) = Some(version.to_owned());
+        *lock(&self.held.files.aim) = Some(version.to_owned());
     }
 
     fn aim(&self) -> Option<String> {
-        lock(&self.aim).clone()
+        lock(&self.held.files.aim).clone()
     }
 
     /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
@@ -39,7 +47,7 @@ impl World {
         warn: &mut dyn FnMut(String),
     ) -> Result<Arc<artifacts::Files>, Trouble> {
         // Held while downloading: whoever comes second waits and finds them.
-        let mut held = lock(&self.files);
+        let mut held = lock(&self.held.files.found);
         if let Some(files) = &*held {
             return Ok(Arc::clone(files));
         }

@@ -11,7 +11,7 @@ impl World {
     /// What is remembered of a node's present machine.
     pub fn memory(&self, node: &str) -> Option<NodeMemory> {
         let machine = self.machines.id(node)?;
-        lock(&self.memory).get(node).filter(|m| m.machine == machine).cloned()
+        lock(&self.held.memory).get(node).filter(|m| m.machine == machine).cloned()
     }
 
     /// Remembers something of a node's present machine.
@@ -27,7 +27,7 @@ impl World {
         nodes: impl IntoIterator<Item = &'n str>,
         mut change: impl FnMut(&str, &mut NodeMemory),
     ) -> Result<(), Trouble> {
-        let mut all = lock(&self.memory);
+        let mut all = lock(&self.held.memory);
         let mut changed = false;
         for node in nodes {
             let machine = self.machines.id(node).unwrap_or_default();
@@ -50,7 +50,7 @@ impl World {
 
     /// Nothing is remembered of a node whose machine is gone.
     pub fn forget_memory(&self, node: &str) -> Result<(), Trouble> {
-        let mut all = lock(&self.memory);
+        let mut all = lock(&self.held.memory);
         if all.remove(node).is_some() {
             self.state.remember(&all)?;
         }

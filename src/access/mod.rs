@@ -10,11 +10,8 @@ mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 
-use crate::api::{Client, NodeStatus};
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::machines::{Fleet, Owner};
@@ -23,7 +20,6 @@ use crate::os::Cancel;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
 use crate::spec::Cluster;
-use crate::ssh::{Remote, Tunnel};
 use crate::state::{NodeMemory, State};
 
 pub use api::{Via, listens, url_from_here};
@@ -31,8 +27,8 @@ pub use files::{definition, given, image_wanted, missing, of_definition, release
 pub use nodes::SHORT;
 pub use owner::Claims;
 
-/// What a [`World`] is made of.
-pub struct Parts {
+/// The ways into a cluster, and what was seen of it.
+pub struct World {
     pub cluster: Cluster,
     pub state: State,
     /// Who has its machines.
@@ -53,70 +49,41 @@ pub struct Parts {
     pub jobs: usize,
     /// Learns the secrets that this cluster has.
     pub redactor: Redactor,
+    /// What was found on the ways so far.
+    pub held: Held,
 }
 
-/// Everything shared.
-pub struct World {
-    parts: Parts,
+/// What was found on the ways so far, so that nobody has to look for it again; and whose turn it is.
+#[derive(Default)]
+pub struct Held {
     seen: Mutex<Arc<Seen>>,
-    remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
-    files: Mutex<Option<Arc<artifacts::Files>>>,
-    api: Mutex<Option<Arc<Client>>>,
-    answer: Mutex<Option<(Instant, Arc<Vec<NodeStatus>>)>>,
-    tunnel: Mutex<Option<Tunnel>>,
-    /// Which server is asked first.
-    turn: AtomicUsize,
-    /// The version that an upgrade goes to.
-    aim: Mutex<Option<String>>,
+    nodes: nodes::Held,
+    files: files::Held,
+    api: api::Held,
+    memory: Mutex<BTreeMap<String, NodeMemory>>,
+    owner: Mutex<Option<Owner>>,
+    making_tokens: Mutex<()>,
     provisioning: Mutex<()>,
     leaving: Mutex<()>,
     getting: Mutex<()>,
-    making_key: Mutex<()>,
-    making_tokens: Mutex<()>,
-    memory: Mutex<BTreeMap<String, NodeMemory>>,
-    owner: Mutex<Option<Owner>>,
 }
 
-impl std::ops::Deref for World {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.parts
+impl Held {
+    /// What a run begins with: what is remembered of nodes. Nothing is looked at.
+    pub fn of(state: &State) -> Self {
+        Self { memory: Mutex::new(state.memory()), ..Self::default() }
     }
 }
 
 impl World {
-    /// Nothing is looked at yet.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        let memory = Mutex::new(parts.state.memory());
-        Arc::new(Self {
-            parts,
-            memory,
-            seen: Mutex::default(),
-            remotes: Mutex::default(),
-            files: Mutex::default(),
-            api: Mutex::default(),
-            answer: Mutex::default(),
-            tunnel: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            aim: Mutex::default(),
-            provisioning: Mutex::default(),
-            leaving: Mutex::default(),
-            getting: Mutex::default(),
-            making_key: Mutex::default(),
-            owner: Mutex::default(),
-            making_tokens: Mutex::default(),
-        })
-    }
-
     /// What was seen so far.
     pub fn seen(&self) -> Arc<Seen> {
-        Arc::clone(&lock(&self.seen))
+        Arc::clone(&lock(&self.held.seen))
     }
 
     /// Keeps something that was seen.
     pub fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(Arc::make_mut(&mut lock(&self.seen)));
+        change(Arc::make_mut(&mut lock(&self.held.seen)));
     }
 
     /// The log of something that is no single step.
@@ -126,16 +93,16 @@ impl World {
 
     /// One run of Vagrant's provisioners at a time.
     pub fn provisioning(&self) -> MutexGuard<'_, ()> {
-        lock(&self.provisioning)
+        lock(&self.held.provisioning)
     }
 
     /// One server at a time leaves a cluster.
     pub fn leaving(&self) -> MutexGuard<'_, ()> {
-        lock(&self.leaving)
+        lock(&self.held.leaving)
     }
 
     /// What several steps of a run need is got by the first of them; the others wait and find it.
     pub fn getting(&self) -> MutexGuard<'_, ()> {
-        lock(&self.getting)
+        lock(&self.held.getting)
     }
 }

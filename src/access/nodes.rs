@@ -19,12 +19,19 @@ pub const SHORT: Duration = Duration::from_secs(60);
 /// Who may do anything on a node.
 const ROOT: &str = "root";
 
+/// The ways that there are.
+#[derive(Default)]
+pub(super) struct Held {
+    remotes: Mutex<BTreeMap<String, Arc<Mutex<Remote>>>>,
+    making_key: Mutex<()>,
+}
+
 impl World {
     /// How the machines are now.
     pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
         let ids = self.machines.ids(&self.cluster);
         let mut machines = self.machines.look(&self.cluster, &self.cancel)?;
-        let known = lock(&self.seen).machines.clone();
+        let known = lock(&self.held.seen).machines.clone();
         // Named like ours: whose they are costs a question, and does not change.
         let ours = |node: &String| {
             self.cluster.node(node).is_some() || ids.contains_key(node) || known.contains_key(node)
@@ -51,7 +58,7 @@ impl World {
 
     /// A node's machine is gone or new: what was known of it is no longer true.
     pub fn forget_node(&self, node: &str) {
-        lock(&self.remotes).remove(node);
+        lock(&self.held.nodes.remotes).remove(node);
         self.note(|seen| {
             seen.nodes.remove(node);
             seen.machines.remove(node);
@@ -60,7 +67,7 @@ impl World {
 
     /// The way to a node; does not connect yet.
     pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, Trouble> {
-        if let Some(remote) = lock(&self.remotes).get(&node.name) {
+        if let Some(remote) = lock(&self.held.nodes.remotes).get(&node.name) {
             return Ok(Arc::clone(remote));
         }
         let (way, memory) = (self.way(node)?, self.memory(&node.name));
@@ -69,7 +76,7 @@ impl World {
             remote = remote.or_as(&way.user, way.root);
         }
         let remote = Arc::new(Mutex::new(remote));
-        lock(&self.remotes).insert(node.name.clone(), Arc::clone(&remote));
+        lock(&self.held.nodes.remotes).insert(node.name.clone(), Arc::clone(&remote));
         Ok(remote)
     }
 
@@ -148,18 +155,18 @@ impl World {
 
     /// A node's facts: those that were seen, or asked for now.
     pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
-        let seen = lock(&self.seen).nodes.get(&node.name).cloned();
+        let seen = lock(&self.held.seen).nodes.get(&node.name).cloned();
         seen.map_or_else(|| self.look_at_node(node), |facts| Ok((*facts).clone()))
     }
 
     /// The system of a node's machine, by what was seen of it.
     pub fn guest(&self, node: &Node) -> &'static dyn Guest {
-        guest::of(lock(&self.seen).nodes.get(&node.name).map(|facts| &**facts))
+        guest::of(lock(&self.held.seen).nodes.get(&node.name).map(|facts| &**facts))
     }
 
     /// The public half of the cluster's key; the first caller makes the pair.
     pub fn public_key(&self) -> Result<String, Trouble> {
-        let _one = lock(&self.making_key);
+        let _one = lock(&self.held.nodes.making_key);
         let comment = format!("p1 {}", self.cluster.name);
         let public = ssh::generate_key(&self.state.key(), &comment, &self.cancel)?;
         self.redactor.learn([std::fs::read_to_string(self.state.key()).unwrap_or_default()]);

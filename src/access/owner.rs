@@ -140,7 +140,7 @@ impl Claims {
 impl World {
     /// This folder as an owner; it is given its id when it is one for the first time.
     pub fn owner(&self) -> Result<Owner, Trouble> {
-        let mut held = held_by(&self.owner);
+        let mut held = held_by(&self.held.owner);
         if let Some(owner) = &*held {
             return Ok(owner.clone());
         }

@@ -113,7 +113,7 @@ impl World {
         now: bool,
         tell: &mut dyn FnMut(String),
     ) -> Result<Tokens, Trouble> {
-        let _one = lock(&self.making_tokens);
+        let _one = lock(&self.held.making_tokens);
         if let Some(tokens) = self.read_tokens()? {
             return Ok(tokens);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::args::{Global, Output};
 use super::fail::{Fail, code};
-use crate::access::{Parts, World};
+use crate::access::{Held, World};
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
@@ -167,8 +167,10 @@ impl Context {
     /// The world of a cluster. Cheap: nothing is looked at yet.
     pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
         let dirs = self.dirs();
-        let world = World::new(Parts {
-            state: State::of(&cluster.base, &cluster.name),
+        let state = State::of(&cluster.base, &cluster.name);
+        let world = Arc::new(World {
+            held: Held::of(&state),
+            state,
             machines: self.machines(&cluster, kind),
             cache: Cache { dir: dirs.cache.join("artifacts") },
             net: self.net(),
