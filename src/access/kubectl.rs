@@ -68,7 +68,7 @@ pub fn apply(
 /// Shell text that gives `text` to a command's standard input.
 pub fn fed(command: &str, text: &str) -> String {
     // A text cannot hold its own digest.
-    let mark = format!("P1_{}", hash::hex(&hash::parts(&[text])[..8]));
+    let mark = format!("P1_{}", hash::hex(&hash::parts([text])[..8]));
     format!("{command} <<'{mark}'\n{}\n{mark}\n", text.trim_end_matches('\n'))
 }
 

@@ -18,6 +18,10 @@ use crate::verbs::{self, Audience};
 
 pub use crate::verbs::Job;
 
+/// Asks whether a run may go ahead with its plan; answers with the namespaces that the user agreed to delete with all that
+/// is in them.
+type Ready<'a> = &'a dyn Fn(&World, &Plan) -> Result<Vec<String>, Fail>;
+
 /// Runs steps from the lock to the last line on the screen. `ready` is asked, with the plan, whether
 /// it may go ahead; it may ask the user, or look at the host.
 pub fn run(
@@ -30,14 +34,13 @@ pub fn run(
     run_to(context, cluster, job, &|_| Ok(()), &ready)
 }
 
-/// The same, with something to be done under the lock before anything is looked at. `ready` answers with the namespaces
-/// that the user agreed to delete with all that is in them.
+/// The same, with something to be done under the lock before anything is looked at.
 pub fn run_to(
     context: &Context,
     cluster: Cluster,
     job: Job,
     before: &dyn Fn(&World) -> Result<(), Fail>,
-    ready: &dyn Fn(&World, &Plan) -> Result<Vec<String>, Fail>,
+    ready: Ready<'_>,
 ) -> Result<Report, Fail> {
     let state = State::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
@@ -62,7 +65,7 @@ fn locked(
     world: &Arc<World>,
     job: &Job,
     before: &dyn Fn(&World) -> Result<(), Fail>,
-    ready: &dyn Fn(&World, &Plan) -> Result<Vec<String>, Fail>,
+    ready: Ready<'_>,
 ) -> Result<Report, Fail> {
     let tell = &|line: &str| eprintln!("{line}");
     let over = context.global.take_over.then_some(context.global.wait);
