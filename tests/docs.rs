@@ -183,6 +183,19 @@ fn pure_rooms_read_no_file_ask_nobody_and_look_at_no_clock() {
     }
 }
 
+/// Conditions are given what was observed, and actions ask `World` for the time; how long a wait lasts is another matter.
+#[test]
+fn steps_look_at_no_calendar() {
+    let mut sources = Vec::new();
+    files(&root().join("src/steps"), "rs", &mut sources);
+    for source in sources {
+        let code = read(&source);
+        let code = code.split("mod tests {").next().unwrap_or_default();
+        let clock = ["SystemTime", "Timestamp::now", "Zoned::now"].iter().find(|word| code.contains(*word));
+        assert!(clock.is_none(), "{} names {clock:?}", source.display());
+    }
+}
+
 /// What depends on a machine's init system is asked of its guest. A detached job does without one; `host/` is about this
 /// host, `boxes/` about what it builds, and `k3s/` reads what an init system said.
 #[test]

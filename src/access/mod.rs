@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use jiff::Timestamp;
+
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::machines::{Fleet, Owner};
@@ -84,6 +86,11 @@ impl World {
     /// Keeps something that was seen.
     pub fn note(&self, change: impl FnOnce(&mut Seen)) {
         change(Arc::make_mut(&mut lock(&self.held.seen)));
+    }
+
+    /// What this host's clock says: actions ask for it here, and conditions cannot.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
     }
 
     /// The log of something that is no single step.

@@ -132,7 +132,7 @@ pub fn begin(world: &World) -> Result<(), Trouble> {
     let subject = world.seen().request.subject.clone();
     let before = state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str() && !u.settled);
     let id = before.map_or_else(|| world.run.clone(), |u| u.id);
-    let since = jiff::Timestamp::now();
+    let since = world.now();
     state.begin(&Unfinished { verb: VerbName::Restore.to_string(), id, subject, since, settled: false })?;
     if !state.former_token().exists()
         && let Ok(tokens) = world.tokens_of_now(&mut |_| {})

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -270,7 +270,7 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     world.machines.pause(&world.cluster, &nodes, cancel)?;
     let note = Note {
         set: world.run.clone(),
-        at: Timestamp::now(),
+        at: world.now(),
         nodes: nodes.iter().cloned().collect(),
         ready: nodes.iter().filter(is_ready).cloned().collect(),
     };
@@ -314,7 +314,7 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
 /// moments. What was begun before with the cluster's data is over by it.
 pub fn begin(world: &World) -> Result<(), Trouble> {
     let subject = world.seen().request.subject.clone();
-    let since = Timestamp::now();
+    let since = world.now();
     let what = Unfinished {
         verb: VerbName::RestoreSnapshot.to_string(),
         id: world.run.clone(),
@@ -366,7 +366,7 @@ fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
     let did = world.script(node, "setting the clock", &set_clock(now))?;
     Ok(Some(did.trim().to_owned()).filter(|text| !text.is_empty()))
 }

@@ -1,7 +1,5 @@
 //! The node's system is ready for k3s: name, address, clock; and nothing is in k3s' way.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
@@ -52,7 +50,7 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = u64::try_from(world.now().as_second()).unwrap_or(0);
     let script = script(world.guest(node), &world.cluster, node, now)?;
     let mut did = Vec::new();
     let what = "preparing the system";
@@ -110,10 +108,8 @@ mod tests {
     use crate::spec::fixture::cluster;
 
     fn good(node: &Node) -> NodeFacts {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         NodeFacts {
             hostname: node.name.clone(),
-            epoch: i64::try_from(now).unwrap(),
             addresses: vec![("eth0".into(), node.ip)],
             default_routes: vec!["eth0".into()],
             systemd: true,

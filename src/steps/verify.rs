@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::kubectl::{self, applying, fed, stream};
 use crate::access::{SHORT, Via, World};
 use crate::apps::{self, Secrets, Why};
@@ -30,7 +30,7 @@ use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::process::tail;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
-use crate::spec::{Cluster, Node};
+use crate::spec::Node;
 use crate::ssh::{Login, Remote};
 
 /// The namespace of it all.
@@ -65,7 +65,6 @@ const fn cluster_step(
     after: &'static [After],
     apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
 ) -> Step {
-    let inputs = |_: &Cluster| another();
     Step::Cluster(ClusterDef {
         name,
         title,
@@ -74,7 +73,7 @@ const fn cluster_step(
         needs: None,
         retry: false,
         check: asked,
-        inputs,
+        inputs: named,
         apply,
     })
 }
@@ -85,9 +84,18 @@ const fn node_step(
     after: &'static [After],
     apply: fn(&NodeCtx<'_>) -> Result<Option<String>, Trouble>,
 ) -> Step {
-    let inputs = |_: &Cluster, _: &Node| another();
     let per = Per::Node;
-    Step::Node(NodeDef { name, title, per, after, needs: None, retry: false, check: asked_of, inputs, apply })
+    Step::Node(NodeDef {
+        name,
+        title,
+        per,
+        after,
+        needs: None,
+        retry: false,
+        check: asked_of,
+        inputs: named_of,
+        apply,
+    })
 }
 
 /// Every node is as it should be.
@@ -146,11 +154,6 @@ pub const CLEAN: Step = cluster_step(
     ],
     clean,
 );
-
-/// Inputs that are others at every run.
-fn another() -> Value {
-    json!(jiff::Timestamp::now().as_nanosecond().to_string())
-}
 
 /// The nodes that are looked at.
 fn targets(world: &World) -> Vec<&Node> {
@@ -714,7 +717,7 @@ fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         world.ask(|api| api.metadata("/api/v1/namespaces/kube-system", &world.cancel))
     })?;
     let made = space.as_ref().and_then(|s| s["metadata"]["creationTimestamp"].as_str()?.parse().ok());
-    let age = made.map(|made| jiff::Timestamp::now().duration_since(made).unsigned_abs());
+    let age = made.map(|made| world.now().duration_since(made).unsigned_abs());
     let young = age.is_none_or(|age| age < YOUNG);
     let outcome = wait_for(ctx, Patience::of(INGRESS), || {
         let doors = match Outside::look(world)?.way(young && begun.elapsed() < GRACE) {
