@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
 use crate::machines::{Fleet, Owner};
-use crate::observed::Seen;
+use crate::observed::Observed;
 use crate::os::Cancel;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
@@ -58,7 +58,7 @@ pub struct World {
 /// What was found on the ways so far, so that nobody has to look for it again; and whose turn it is.
 #[derive(Default)]
 pub struct Held {
-    seen: Mutex<Arc<Seen>>,
+    seen: Mutex<Arc<Observed>>,
     nodes: nodes::Held,
     files: files::Held,
     api: api::Held,
@@ -79,12 +79,12 @@ impl Held {
 
 impl World {
     /// What was seen so far.
-    pub fn seen(&self) -> Arc<Seen> {
+    pub fn seen(&self) -> Arc<Observed> {
         Arc::clone(&lock(&self.held.seen))
     }
 
     /// Keeps something that was seen.
-    pub fn note(&self, change: impl FnOnce(&mut Seen)) {
+    pub fn note(&self, change: impl FnOnce(&mut Observed)) {
         change(Arc::make_mut(&mut lock(&self.held.seen)));
     }
 

@@ -10,7 +10,7 @@ use crate::access::World;
 use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::{self, Kind};
-use crate::observed::{Seen, View};
+use crate::observed::{Observed, View};
 use crate::os::files;
 use crate::spec::{self, ProviderChoice};
 use crate::state::State;
@@ -160,7 +160,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
         all.extend(make.rendered(cluster, &info)?);
     }
     let tokens = k3s::Tokens::placeholder();
-    let seen = Seen::default();
+    let seen = Observed::default();
     let view = View::new(cluster, &seen);
     for node in &cluster.nodes {
         // Which one it is, is asked of the machine.

@@ -17,7 +17,7 @@ use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::State;
-use crate::observed::Seen;
+use crate::observed::Observed;
 use crate::observed::drift::{self, former_nodes};
 use crate::os::many;
 use crate::spec::{Node, Role};
@@ -44,13 +44,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(25);
 
 /// The same as [`observe`], where whose the cluster is was looked at as well.
-pub fn observe_claimed(world: &Arc<World>, depth: Depth, claims: &Claims) -> Result<Arc<Seen>, Trouble> {
+pub fn observe_claimed(world: &Arc<World>, depth: Depth, claims: &Claims) -> Result<Arc<Observed>, Trouble> {
     world.note(|seen| seen.differs.extend(claims.whose().map(drift::owner)));
     observe(world, depth)
 }
 
 /// Looks, and keeps what was seen in the world.
-pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Seen>, Trouble> {
+pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Trouble> {
     let tokens = world.read_tokens();
     // Whoever only ends or removes machines opens nothing with them: that is the way out of wrong ones.
     if depth > Depth::Machines {
@@ -152,7 +152,7 @@ fn look_at_memory(world: &World) {
 /// since.
 /// A login costs 0.5 s under emulation, this nothing. What somebody changed by hand inside a node
 /// that stays Ready is seen by [`Depth::Inside`] only.
-fn vouched_for(world: &World, seen: &Seen, node: &Node) -> bool {
+fn vouched_for(world: &World, seen: &Observed, node: &Node) -> bool {
     let Some(facts) = world.memory(&node.name).and_then(|m| m.facts) else { return false };
     let status = seen.api.as_ref().and_then(|api| api.get(&node.name));
     if !status.is_some_and(|s| s.ready && !s.boot_id.is_empty() && s.boot_id == facts.boot) {

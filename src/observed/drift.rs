@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::{Seen, View, ready};
+use super::{Observed, View, ready};
 use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::{Made, State, Whose, wanted_size};
@@ -609,7 +609,7 @@ pub fn owner(whose: &Whose) -> Drift {
 
 /// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node
 /// objects of the cluster.
-pub fn former_nodes(cluster: &Cluster, seen: &Seen, made: &BTreeMap<String, Made>) -> Vec<Node> {
+pub fn former_nodes(cluster: &Cluster, seen: &Observed, made: &BTreeMap<String, Made>) -> Vec<Node> {
     let objects = seen.api.iter().flat_map(|api| api.keys());
     let names: BTreeSet<&String> = seen.machines.keys().chain(objects).collect();
     let gone = names.into_iter().filter(|n| cluster.node(n).is_none());

@@ -30,7 +30,7 @@ pub use drift::Drift;
 /// Everything that is known of a cluster: what was seen of it, which only a look writes and a step that has changed it,
 /// what was asked for, and what this run has done.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Observed {
     /// By node: the provider's word.
     pub machines: BTreeMap<String, Machine>,
     /// By node: how this host keeps its machine, as far as the provider can tell.
@@ -145,7 +145,7 @@ pub struct RunState {
     pub placed: bool,
 }
 
-impl Seen {
+impl Observed {
     /// The machines that are still to go, as they were made.
     pub fn leaving(&self) -> impl Iterator<Item = &Node> {
         self.request.leaving.iter().filter(|n| !self.run.gone.contains(&n.name))
@@ -196,12 +196,12 @@ pub struct Wanted {
 pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What was seen.
-    pub seen: &'a Seen,
+    pub seen: &'a Observed,
 }
 
 impl<'a> View<'a> {
     /// Of everything that was seen.
-    pub fn new(cluster: &'a Cluster, seen: &'a Seen) -> Self {
+    pub fn new(cluster: &'a Cluster, seen: &'a Observed) -> Self {
         Self { cluster, seen }
     }
 

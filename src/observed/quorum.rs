@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Seen, View};
+use super::{Observed, View};
 use crate::api::NodeStatus;
 use crate::machines::{Machine, State};
 use crate::spec::{Node, Role};
@@ -12,7 +12,7 @@ use crate::spec::{Node, Role};
 pub type Api = BTreeMap<String, NodeStatus>;
 
 /// What was seen of nodes; none if the API did not answer.
-pub fn seen(seen: &Seen) -> Option<Api> {
+pub fn seen(seen: &Observed) -> Option<Api> {
     seen.api.clone().map(|api| put_right(api, &seen.machines))
 }
 
@@ -121,10 +121,10 @@ mod tests {
     #[test]
     fn a_server_whose_machine_is_off_is_not_ready_whatever_the_api_says() {
         let off = Machine { state: State::Off, ..Machine::absent() };
-        let known = Seen {
+        let known = Observed {
             api: Some(api(&[true, true, true])),
             machines: [("s1".to_owned(), off)].into(),
-            ..Seen::default()
+            ..Observed::default()
         };
         let api = seen(&known).unwrap();
         assert!(may_leave(&api, "s0").is_err() && may_stop(&api, "s0").is_err());

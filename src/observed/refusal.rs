@@ -181,7 +181,7 @@ mod tests {
     fn machines_that_do_not_start_by_themselves_are_not_said_to() {
         let mut cluster = sized(1, 0);
         let told = |cluster: &crate::spec::Cluster, kind: Kind| {
-            let seen = Seen { provider: Some(kind), ..Seen::default() };
+            let seen = Observed { provider: Some(kind), ..Observed::default() };
             refusal(&View::new(cluster, &seen)).map(|t| t.cause)
         };
         assert_eq!(told(&cluster, Kind::Virtualbox), None);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     use crate::api::NodeStatus;
-    use crate::observed::{Request, Seen};
+    use crate::observed::{Observed, Request};
     use crate::spec::fixture::sized;
 
     /// What is said of a cluster of one server and one worker at these versions.
@@ -199,14 +199,14 @@ mod tests {
         let cluster = sized(1, 1);
         let status = |v: &str| NodeStatus { version: v.into(), ..NodeStatus::default() };
         let api = [("server".to_owned(), status(server)), ("worker-1".to_owned(), status(worker))];
-        let seen = Seen {
+        let seen = Observed {
             api: Some(api.into()),
             version: Some(to.into()),
             request: Request {
                 doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
                 ..Request::default()
             },
-            ..Seen::default()
+            ..Observed::default()
         };
         refusal(&View::new(&cluster, &seen)).map(|t| t.cause)
     }
@@ -228,10 +228,10 @@ mod tests {
         let status = |v: &str| NodeStatus { version: v.into(), ..NodeStatus::default() };
         let facts = crate::guest::NodeFacts { datastore: Some("sqlite".into()), ..Default::default() };
         let said = |v: &str| {
-            let seen = Seen {
+            let seen = Observed {
                 api: Some([("server".to_owned(), status(v))].into()),
                 nodes: [("server".to_owned(), facts.clone().into())].into(),
-                ..Seen::default()
+                ..Observed::default()
             };
             refusal(&View::new(&cluster, &seen))
         };

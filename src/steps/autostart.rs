@@ -70,7 +70,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 mod tests {
     use super::*;
     use crate::machines::{Hosting, Machine};
-    use crate::observed::Seen;
+    use crate::observed::Observed;
 
     #[test]
     fn it_is_asked_for_or_was_p1s_or_is_left_alone() {
@@ -78,7 +78,7 @@ mod tests {
             let mut cluster = crate::spec::fixture::cluster(1);
             cluster.autostart = wanted;
             let node = cluster.nodes[0].clone();
-            let mut seen = Seen::default();
+            let mut seen = Observed::default();
             if exists {
                 let machine = Machine { state: State::Running, ..Machine::absent() };
                 seen.machines.insert(node.name.clone(), machine);

@@ -519,13 +519,13 @@ mod tests {
     use crate::machines::Machine;
     use crate::machines::State;
     use crate::observed::Apps;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
     use crate::plan::Check;
     use crate::spec::Namespace;
     use crate::spec::fixture::cluster;
 
     fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {
-        let mut seen = Seen { apps, ..Seen::default() };
+        let mut seen = Observed { apps, ..Observed::default() };
         if runs {
             seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
         }

@@ -164,7 +164,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
 
     fn looked(
         labels: &[&str],
@@ -184,7 +184,7 @@ mod tests {
             taints: tainted.iter().map(|t| (*t).to_owned()).collect(),
             ..NodeStatus::default()
         };
-        let mut seen = Seen { api: Some([("server".to_owned(), status)].into()), ..Seen::default() };
+        let mut seen = Observed { api: Some([("server".to_owned(), status)].into()), ..Observed::default() };
         seen.nodes.insert("server".into(), facts.into());
         check(&View::new(&cluster, &seen), &cluster.nodes[0], None)
     }

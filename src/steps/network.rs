@@ -59,14 +59,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
 
     #[test]
     fn nothing_is_taken_for_prepared_that_was_not_looked_at() {
         let cluster = crate::spec::fixture::cluster(1);
         let says = |prepared| {
             // As it is after the box step has run in the same run.
-            let seen = Seen { box_ready: true, prepared, ..Seen::default() };
+            let seen = Observed { box_ready: true, prepared, ..Observed::default() };
             check(&View::new(&cluster, &seen))
         };
         assert!(says(None).may_run());

@@ -175,7 +175,7 @@ mod tests {
             ..NodeStatus::default()
         };
         let api = Some([(node.name.clone(), status)].into());
-        let mut seen = crate::observed::Seen { api, ..Default::default() };
+        let mut seen = crate::observed::Observed { api, ..Default::default() };
         seen.nodes.insert(node.name.clone(), Default::default());
         let found = check(&View::new(&cluster, &seen), node, None);
         assert!(matches!(found, Check::Unknown(_)), "{found:?}");

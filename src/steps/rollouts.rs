@@ -277,7 +277,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
 mod tests {
     use super::*;
     use crate::observed::Apps;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
     use crate::spec::fixture::cluster;
 
     #[test]
@@ -299,7 +299,8 @@ mod tests {
             objects: vec![Item::default()],
             ..Default::default()
         };
-        let look = |apps: Option<Apps>| check(&View::new(&cluster, &Seen { apps, ..Seen::default() }));
+        let look =
+            |apps: Option<Apps>| check(&View::new(&cluster, &Observed { apps, ..Observed::default() }));
         let good = Apps { inventory: inventory.clone(), ..Apps::default() };
         assert_eq!(look(Some(good.clone())), Check::Done("all that was applied runs".into()));
         let unfinished = vec![("Deployment web".to_owned(), "2 of 3 pods are available".to_owned())];

@@ -104,7 +104,7 @@ fn obstacles(facts: &NodeFacts) -> Vec<Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
     use crate::spec::fixture::cluster;
 
     fn good(node: &Node) -> NodeFacts {
@@ -127,7 +127,7 @@ mod tests {
         let reason = |change: fn(&mut NodeFacts)| {
             let mut facts = good(node);
             change(&mut facts);
-            let mut seen = Seen::default();
+            let mut seen = Observed::default();
             seen.nodes.insert(node.name.clone(), facts.into());
             check(&View::new(&cluster, &seen), node, None)
         };

@@ -178,7 +178,7 @@ fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::{Request, Seen};
+    use crate::observed::{Observed, Request};
     use crate::spec::fixture::cluster;
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         let check = |kubeconfig: bool, nodes: &[&str]| {
             let doomed = nodes.iter().map(ToString::to_string).collect();
             let request = Request { doomed, ..Request::default() };
-            let seen = Seen { kubeconfig, request, ..Seen::default() };
+            let seen = Observed { kubeconfig, request, ..Observed::default() };
             kubeconfig_is_void(&View::new(&cluster, &seen)).may_run()
         };
         assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));

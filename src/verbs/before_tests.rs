@@ -9,7 +9,7 @@ use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::k3s::Tokens;
 use crate::machines::{Machine, State as Power};
-use crate::observed::{Seen, View, Wanted};
+use crate::observed::{Observed, View, Wanted};
 use crate::plan::{At, Check, NodeStep};
 use crate::spec::Cluster;
 use crate::state::{NodeMemory, State};
@@ -34,8 +34,8 @@ fn cluster(dir: &Path) -> (Cluster, State) {
 }
 
 /// What would be seen of it: the machines run, and the nodes say what is remembered of them.
-fn seen(state: &State) -> Seen {
-    let mut seen = Seen { kubeconfig: true, version: Some("v1.34.1+k3s1".into()), ..Seen::default() };
+fn seen(state: &State) -> Observed {
+    let mut seen = Observed { kubeconfig: true, version: Some("v1.34.1+k3s1".into()), ..Observed::default() };
     seen.tokens = Some(Tokens::parse(&std::fs::read_to_string(state.token()).unwrap()).unwrap());
     for (name, NodeMemory { machine, facts, joined, version, made, .. }) in state.memory() {
         let facts = facts.expect("it was idle");

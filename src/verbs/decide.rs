@@ -5,7 +5,7 @@ use crate::event::VerbName;
 use crate::observed::drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend};
 use crate::observed::quorum::{may_leave, seen as members_seen};
 use crate::observed::refusal::{Refusal, refusal};
-use crate::observed::{Seen, View};
+use crate::observed::{Observed, View};
 use crate::plan::Plan;
 use crate::spec::{Cluster, Node};
 
@@ -48,7 +48,7 @@ pub enum Refused {
 
 impl Intent<'_> {
     /// Notes for whom it is: conditions ask for that.
-    pub fn note(&self, cluster: &Cluster, seen: &mut Seen) {
+    pub fn note(&self, cluster: &Cluster, seen: &mut Observed) {
         seen.request.whole = self.targets.is_empty();
         let all = cluster.nodes.iter().map(|n| n.name.clone());
         seen.request.doomed = if seen.request.whole { all.collect() } else { self.targets.to_vec() };
@@ -72,13 +72,13 @@ impl Decision {
     }
 
     /// Notes which machines go.
-    pub fn note(&self, seen: &mut Seen) {
+    pub fn note(&self, seen: &mut Observed) {
         seen.request.leaving.clone_from(&self.leaving);
     }
 }
 
 /// Decides, from the spec and what was seen, as after a yes to all that is asked.
-pub fn decide(cluster: &Cluster, seen: &Seen, intent: &Intent<'_>) -> Decision {
+pub fn decide(cluster: &Cluster, seen: &Observed, intent: &Intent<'_>) -> Decision {
     let mut seen = seen.clone();
     intent.note(cluster, &mut seen);
     let view = View::new(cluster, &seen);

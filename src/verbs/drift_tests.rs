@@ -12,7 +12,7 @@ use crate::k3s::{self, Tokens};
 use crate::machines::Made;
 use crate::machines::{Machine, State, wanted_size};
 use crate::observed::drift::*;
-use crate::observed::{Apps, Request, Seen, View, Wanted, files};
+use crate::observed::{Apps, Observed, Request, View, Wanted, files};
 use crate::plan::{NodeStep, Plan};
 use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
 use crate::verbs::{Intent, Refused, Verb, decide};
@@ -37,10 +37,10 @@ fn wanted(cluster: &Cluster) -> Vec<Wanted> {
 }
 
 /// Everything is as this spec wants it.
-fn reality(cluster: &Cluster) -> Seen {
+fn reality(cluster: &Cluster) -> Observed {
     let tokens = Tokens::from_random([0x11; 32], [0x22; 32]);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let mut seen = Seen {
+    let mut seen = Observed {
         provider: Some(match cluster.provider {
             ProviderChoice::Virtualbox => crate::machines::Kind::Virtualbox,
             _ => crate::machines::Kind::Libvirt,
@@ -52,7 +52,7 @@ fn reality(cluster: &Cluster) -> Seen {
         request: Request { whole: true, ..Request::default() },
         api: Some(BTreeMap::new()),
         apps: Some(Apps::default()),
-        ..Seen::default()
+        ..Observed::default()
     };
     for node in &cluster.nodes {
         let unit = Unit { loaded: true, active: "active".into(), ..Unit::default() };
@@ -81,7 +81,8 @@ fn reality(cluster: &Cluster) -> Seen {
             }
             Role::Worker => (facts.node_password, facts.joins) = (true, Some(k3s::server_url(first))),
         }
-        for (path, text) in files::files(&View::new(cluster, &Seen::default()), node, &facts.clone(), &tokens)
+        for (path, text) in
+            files::files(&View::new(cluster, &Observed::default()), node, &facts.clone(), &tokens)
         {
             if let Some(text) = text {
                 facts.written.insert(path.into(), crate::os::hash::sha256(&text));
@@ -92,7 +93,7 @@ fn reality(cluster: &Cluster) -> Seen {
         facts.stamps.insert("install".into(), files::installation(&facts, node));
         facts.stamps.insert(
             "start".into(),
-            files::running(&View::new(cluster, &Seen::default()), node, &facts, &tokens),
+            files::running(&View::new(cluster, &Observed::default()), node, &facts, &tokens),
         );
         let network = &cluster.network;
         let made = Made {
@@ -128,7 +129,7 @@ fn reality(cluster: &Cluster) -> Seen {
 }
 
 /// What `up` sees when the spec has become another one.
-fn look_with(new: &Cluster, mut seen: Seen) -> Seen {
+fn look_with(new: &Cluster, mut seen: Observed) -> Observed {
     seen.image = Some(image(new));
     seen.wanted = Some(wanted(new));
     seen.version = Some(version(new));
@@ -337,23 +338,23 @@ proptest! {
 fn what_somebody_did_is_found() {
     let mut cluster = crate::spec::fixture::cluster(2);
     cluster.k3s.release = Release::Version("v1.34.1+k3s1".into());
-    let found = |change: fn(&mut Seen)| {
+    let found = |change: fn(&mut Observed)| {
         let mut seen = look_with(&cluster, reality(&cluster));
         change(&mut seen);
         seen.former = former_nodes(&cluster, &seen, &seen.made.clone());
         let (drift, _) = found(&View::new(&cluster, &seen));
         drift.into_iter().map(|d| (d.node.unwrap_or_default(), d.kind, d.mend)).collect::<Vec<_>>()
     };
-    fn machine(seen: &mut Seen) -> &mut Machine {
+    fn machine(seen: &mut Observed) -> &mut Machine {
         seen.machines.get_mut("worker-1").unwrap()
     }
-    fn facts(seen: &mut Seen) -> &mut NodeFacts {
+    fn facts(seen: &mut Observed) -> &mut NodeFacts {
         std::sync::Arc::make_mut(seen.nodes.get_mut("worker-1").unwrap())
     }
-    fn object(seen: &mut Seen) -> &mut NodeStatus {
+    fn object(seen: &mut Observed) -> &mut NodeStatus {
         seen.api.as_mut().unwrap().get_mut("worker-1").unwrap()
     }
-    type Change = fn(&mut Seen);
+    type Change = fn(&mut Observed);
     let cases: Vec<(Change, Kind, Mend)> = vec![
         (|s| *machine(s) = Machine::absent(), Kind::VmMissing, Mend::Up),
         (|s| machine(s).state = State::Off, Kind::VmStopped, Mend::Up),

@@ -546,7 +546,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::observed::Seen;
+    use crate::observed::Observed;
     use crate::spec::{Cluster, fixture};
 
     fn former(name: &str, last: u8) -> Node {
@@ -608,7 +608,7 @@ mod tests {
         for verb in VerbName::ALL.map(Verb::of) {
             for workers in [0, 3] {
                 let cluster = fixture::cluster(workers);
-                let (seen, leaving) = (Seen::default(), [cluster.nodes[0].clone(), former("old", 250)]);
+                let (seen, leaving) = (Observed::default(), [cluster.nodes[0].clone(), former("old", 250)]);
                 let view = View::new(&cluster, &seen);
                 let plan = verb.plan_with(&view, &[], &leaving, &|_| Check::Needed("x".into()));
                 let ids: std::collections::BTreeSet<_> = plan.steps.iter().map(|s| &s.info.id).collect();
@@ -631,7 +631,7 @@ mod tests {
             inputs: vec![],
         };
         cluster.provision = vec![one("early", Slot::BeforeK3s), one("late", Slot::AfterK3s)];
-        let seen = Seen::default();
+        let seen = Observed::default();
         let plan = Verb::of(VerbName::Up).plan(&View::new(&cluster, &seen), &[]);
         let after = |id: &str, before: &str| {
             let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
@@ -667,7 +667,7 @@ mod tests {
     fn in_a_fresh_cluster_nothing_waits_for_what_k3s_waits_for_itself() {
         let cluster = fixture::sized(3, 2);
         let up = Verb::of(VerbName::Up);
-        let plan = up.plan(&View::new(&cluster, &Seen::default()), &[]);
+        let plan = up.plan(&View::new(&cluster, &Observed::default()), &[]);
         for worker in ["worker-1", "worker-2"] {
             let launch = format!("{worker}/launch");
             assert!(plan.steps.iter().any(|s| s.info.id == launch && s.check.may_run()), "{plan:?}");
@@ -686,15 +686,15 @@ mod tests {
         assert!(before.contains("server-2/start") && !before.contains("server/ready"), "{before:?}");
 
         // Where a server has data, or its machines go, or the data may be elsewhere, each has its turn.
-        let mut seen = Seen::default();
+        let mut seen = Observed::default();
         seen.nodes.insert("server-2".into(), serving());
-        let launched = |cluster: &Cluster, seen: &Seen, leaving: &[Node]| {
+        let launched = |cluster: &Cluster, seen: &Observed, leaving: &[Node]| {
             let mut seen = seen.clone();
             seen.request.leaving = leaving.to_vec();
             up.plan(&View::new(cluster, &seen), &[]).nodes_for(NodeStep::Launch)
         };
         assert_eq!(launched(&cluster, &seen, &[]), [""; 0]);
-        let none = Seen::default();
+        let none = Observed::default();
         assert_eq!(launched(&cluster, &none, &cluster.nodes[..1]), [""; 0]);
         assert_eq!(launched(&cluster, &none, &[]).len(), 4);
         let mut outside = cluster.clone();
@@ -705,7 +705,7 @@ mod tests {
     #[test]
     fn the_next_k3s_is_everywhere_before_the_first_turn() {
         let cluster = fixture::sized(3, 2);
-        let mut seen = Seen::default();
+        let mut seen = Observed::default();
         seen.nodes.extend(cluster.nodes.iter().map(|n| (n.name.clone(), serving())));
         for verb in [VerbName::Up, VerbName::Upgrade] {
             let verb = Verb::of(verb);
@@ -725,7 +725,7 @@ mod tests {
     #[test]
     fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
         let cluster = fixture::sized(3, 0);
-        let mut seen = Seen { kubeconfig: true, ..Seen::default() };
+        let mut seen = Observed { kubeconfig: true, ..Observed::default() };
         seen.request.leaving = vec![cluster.nodes[2].clone()];
         for server in &cluster.nodes[..2] {
             seen.nodes.insert(server.name.clone(), serving());
@@ -747,7 +747,7 @@ mod tests {
     fn a_proof_is_due_every_time_and_cleans_up_in_any_case() {
         let cluster = fixture::cluster(1);
         let verb = Verb::of(VerbName::Verify);
-        let one = verb.plan(&View::new(&cluster, &Seen::default()), &[]);
+        let one = verb.plan(&View::new(&cluster, &Observed::default()), &[]);
         assert!(one.steps.iter().all(|s| s.check.may_run()) && verb.begins_anew(&|_| true));
         let last = one.steps.last().unwrap();
         assert!(

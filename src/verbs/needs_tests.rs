@@ -4,17 +4,17 @@ use super::Verb;
 use crate::event::VerbName;
 use crate::machines::tests::SshOnly;
 use crate::machines::{Cap, Fleet};
-use crate::observed::{Seen, View};
+use crate::observed::{Observed, View};
 use crate::os::Cancel;
 use crate::plan::{ClusterStep, NodeStep, Plan};
 use crate::spec::{Cluster, fixture};
 
 /// What is seen of machines of which all, or those of these nodes, are only reached.
-fn seen(cluster: &Cluster, reached: &[&str]) -> Seen {
+fn seen(cluster: &Cluster, reached: &[&str]) -> Observed {
     let fleet = Fleet::new(Box::new(SshOnly), vec![]);
     let mut machines = fleet.look(cluster, &Cancel::new()).unwrap();
     machines.retain(|node, _| reached.contains(&node.as_str()));
-    Seen { machines, ..Seen::default() }
+    Observed { machines, ..Observed::default() }
 }
 
 fn ids(plan: &Plan) -> Vec<&str> {

@@ -470,7 +470,7 @@ mod tests {
     use super::*;
     use crate::machines::tests::SshOnly;
     use crate::machines::{Fleet, Machine};
-    use crate::observed::Seen;
+    use crate::observed::Observed;
     use crate::os::Cancel;
     use crate::spec::fixture;
 
@@ -479,7 +479,7 @@ mod tests {
         let cluster = fixture::cluster(1);
         let mut machines = Fleet::new(Box::new(SshOnly), vec![]).look(&cluster, &Cancel::new()).unwrap();
         machines.insert("server".into(), Machine::absent());
-        let seen = Seen { machines, ..Seen::default() };
+        let seen = Observed { machines, ..Observed::default() };
         let view = View::new(&cluster, &seen);
         let asked = |verb: VerbName, targets: &[&str]| {
             let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
