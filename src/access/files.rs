@@ -53,8 +53,8 @@ impl World {
         }
         let files = Arc::new(self.fetch(progress, warn)?);
         self.note(|seen| {
-            seen.wanted = Some(wanted(&files));
-            seen.version.clone_from(&files.version);
+            seen.here.wanted = Some(wanted(&files));
+            seen.here.version.clone_from(&files.version);
         });
         // Only now it may be known which version it is.
         let seen = self.seen();

@@ -91,7 +91,7 @@ impl World {
         let Stored::There(tokens) = self.stored()? else { return Ok(None) };
         self.learn_tokens(&tokens.to_text());
         agree(&self.given()?, &tokens)?;
-        self.note(|seen| seen.tokens = Some(tokens.clone()));
+        self.note(|seen| seen.here.tokens = Some(tokens.clone()));
         Ok(Some(tokens))
     }
 
@@ -139,19 +139,19 @@ impl World {
         };
         self.learn_tokens(&tokens.to_text());
         files::write(&self.state.token(), tokens.to_text().as_bytes(), 0o600)?;
-        self.note(|seen| seen.tokens = Some(tokens.clone()));
+        self.note(|seen| seen.here.tokens = Some(tokens.clone()));
         Ok(tokens)
     }
 
     /// The secrets that a server has which runs, without writing anything; and what is amiss with those of
     /// the state folder.
     pub fn look_at_tokens(&self) -> Option<String> {
-        if self.seen().tokens.is_some() {
+        if self.seen().here.tokens.is_some() {
             return None;
         }
         let (server, tokens) = self.look_for_tokens(PATIENCE, true).ok()??;
         self.learn_tokens(&tokens.to_text());
-        self.note(|seen| seen.tokens = Some(tokens));
+        self.note(|seen| seen.here.tokens = Some(tokens));
         Some(format!("{}, and {server} has its content", self.amiss().ok()?))
     }
 

@@ -56,7 +56,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
             if state != Power::Running {
                 let fail = not_running(&node.name, state);
                 // What else starts machines refuses meanwhile.
-                return Err(match &seen.unfinished {
+                return Err(match &seen.here.unfinished {
                     Some(what) if !what.settled => {
                         fail.hint("`p1 restore --undo` starts it, with the former data.")
                     }
@@ -87,7 +87,7 @@ pub fn undo(context: &Context) -> Result<(), Fail> {
     let verb = Verb::of(VerbName::UndoRestore);
     let job =
         Job { verb, replace: Vec::new(), targets: Vec::new(), subject: None, retry_of: None, deep: false };
-    let report = run::run(context, cluster, job, &|world, _| match &world.seen().unfinished {
+    let report = run::run(context, cluster, job, &|world, _| match &world.seen().here.unfinished {
         Some(what) if what.verb == VerbName::Restore.as_str() => Ok(()),
         _ => Err(Fail::new(
             code::USAGE,

@@ -106,7 +106,7 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
         .filter(|(name, m)| m.state == Power::Running || !new.contains(name))
         .map(|(name, _)| name.clone())
         .collect();
-    let needs = needs(world.machines.kind(), Some(&world.cluster), seen.box_ready || !must_build(world));
+    let needs = needs(world.machines.kind(), Some(&world.cluster), seen.here.box_ready || !must_build(world));
     let question = Question {
         kind: world.machines.kind(),
         cluster: Some(&world.cluster),

@@ -87,7 +87,7 @@ fn aim(world: &World, release: &Release) -> Result<(), Fail> {
 fn begin(world: &World, plan: &Plan) -> Result<(), Fail> {
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
-    let to = seen.version.clone().unwrap_or_default();
+    let to = seen.here.version.clone().unwrap_or_default();
     if !plan.is_done() {
         let mut from: Vec<&str> = world.cluster.nodes.iter().filter_map(|n| view.version(n)).collect();
         from.sort_unstable();

@@ -22,16 +22,16 @@ use crate::spec::{Node, Provisioner, Release, Source, hide};
 pub fn look_at_files(world: &World) {
     match world.release().map_err(Some).and_then(|release| world.without_connection(&release)) {
         Ok(files) => world.note(|seen| {
-            seen.wanted = Some(wanted(&files));
-            seen.version.clone_from(&files.version);
+            seen.here.wanted = Some(wanted(&files));
+            seen.here.version.clone_from(&files.version);
         }),
         Err(why) => {
             // What is merely not here yet is no fault.
-            world.note(|seen| seen.unfit = why.map(|trouble| trouble.failure));
+            world.note(|seen| seen.here.unfit = why.map(|trouble| trouble.failure));
             if let (Ok(Release::Version(version)), None) =
                 (world.release(), &world.cluster.k3s.artifacts.binary)
             {
-                world.note(|seen| seen.version = Some(version));
+                world.note(|seen| seen.here.version = Some(version));
             }
         }
     }
@@ -62,14 +62,14 @@ pub fn look_at_given(world: &World) {
             time.map_or(0, |t| t.as_nanos())
         );
     }
-    world.note(|seen| seen.given = given);
+    world.note(|seen| seen.here.given = given);
 }
 
 /// Looks at what the provisioners are made from.
 pub fn look_at_provisioners(world: &World) {
     let all = world.cluster.provision.iter();
     let made = all.map(|p| (p.name.clone(), made_from(world, p).map_err(|t| t.failure.cause))).collect();
-    world.note(|seen| seen.provision = made);
+    world.note(|seen| seen.here.provision = made);
 }
 
 /// Digests of what one is made from: its settings, and all that its files hold.
@@ -83,7 +83,7 @@ pub fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, Trouble> 
         let settings = one.portable(&world.cluster.base).to_string();
         hash::hex(&hash::parts([settings.as_bytes(), &files, secret.as_bytes()])[..8])
     };
-    let secret = match &world.seen().tokens {
+    let secret = match &world.seen().here.tokens {
         Some(tokens) if !one.env().is_empty() => tokens.server.reveal().to_owned(),
         _ => String::new(),
     };
@@ -192,7 +192,7 @@ pub fn look_at_cards(world: &World) {
 /// The box and what the provider has of it; only where machines have to be made or started.
 pub fn look_at_box(world: &World) {
     let Ok(Some(info)) = world.box_info() else {
-        world.note(|seen| seen.box_ready = false);
+        world.note(|seen| seen.here.box_ready = false);
         return;
     };
     let prepared = match world.machines.prepared(&world.cluster, &info, &world.cancel) {
@@ -201,8 +201,8 @@ pub fn look_at_box(world: &World) {
         Err(error) => Err(error.to_string()),
     };
     world.note(|seen| {
-        seen.box_ready = true;
-        seen.prepared = Some(prepared);
+        seen.here.box_ready = true;
+        seen.here.prepared = Some(prepared);
     });
 }
 

@@ -61,8 +61,8 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Troubl
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
     let known: Vec<_> = known.collect();
     world.note(|seen| {
-        seen.kubeconfig = kubeconfig;
-        seen.unfinished = unfinished;
+        seen.here.kubeconfig = kubeconfig;
+        seen.here.unfinished = unfinished;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));
@@ -140,8 +140,8 @@ fn look_at_memory(world: &World) {
         seen.machines.keys().filter_map(|n| Some((n.clone(), world.memory(n)?.made?))).collect();
     let former = former_nodes(&world.cluster, &seen, &made);
     world.note(|seen| {
-        seen.image = image;
-        seen.provider = kind;
+        seen.here.image = image;
+        seen.here.provider = kind;
         seen.made = made;
         seen.former = former;
     });

@@ -301,7 +301,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
     };
     let wanted = crate::machines::Kind::wished(cluster.provider);
-    if let (Some(wanted), Some(has)) = (wanted, seen.provider)
+    if let (Some(wanted), Some(has)) = (wanted, seen.here.provider)
         && wanted != has
         && exists
     {
@@ -321,7 +321,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         let Check::Needed(why) = &step.check else { continue };
         let StepName::ClusterStep(step) = step.name else { continue };
         if step == ClusterStep::Artifacts {
-            if let Some(unfit) = &seen.unfit {
+            if let Some(unfit) = &seen.here.unfit {
                 let what = format!("k3s' files cannot be used: {}", unfit.cause);
                 let then = unfit.hint.clone().unwrap_or_else(|| "they are fetched again".to_owned());
                 all.push(finding(None, Kind::K3sFiles, what, Mend::Up, then));
@@ -400,7 +400,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
             all.push(up(Kind::Memory, what, then));
         }
     }
-    if let (Some(made), Some(image)) = (made, &seen.image)
+    if let (Some(made), Some(image)) = (made, &seen.here.image)
         && !made.image.is_empty()
         && made.image != *image
     {
@@ -519,7 +519,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
     // Known without the files of the wanted release, which may not be here yet.
     let version = match &view.cluster.k3s.release {
         Release::Version(version) => Some(version),
-        Release::Channel(_) => view.seen.version.as_ref(),
+        Release::Channel(_) => view.seen.here.version.as_ref(),
     };
     let status = view.status(node).filter(|s| s.ready && s.internal_ip == Some(node.ip.into()));
     if let (Some(version), Some(status)) = (version, status)
@@ -539,7 +539,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
 fn other_binary(view: &View<'_>, node: &Node) -> bool {
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let has = view.seen.nodes.get(&node.name).and_then(|f| f.staged.get(&binary));
-    let wants = view.seen.wanted.iter().flatten().find(|w| w.path == binary);
+    let wants = view.seen.here.wanted.iter().flatten().find(|w| w.path == binary);
     matches!((has, wants), (Some(has), Some(wants)) if *has != wants.sha256)
 }
 
@@ -549,7 +549,7 @@ fn of_object(view: &View<'_>, node: &Node) -> Kind {
         Some(s) if !s.ready => Kind::NodeNotReady,
         Some(s) if s.internal_ip != Some(node.ip.into()) => Kind::NodeAddress,
         Some(s) if ready::wrong(node, None, Some(s)).is_none() && ready::cordoned(Some(s)).is_some() => {
-            let version = view.seen.version.as_deref();
+            let version = view.seen.here.version.as_deref();
             if ready::wrong(node, version, Some(s)).is_some() { Kind::K3sVersion } else { Kind::NodeCordoned }
         }
         Some(_) => Kind::K3sVersion,

@@ -51,16 +51,40 @@ pub struct Observed {
     pub members: Option<(usize, usize)>,
     /// Nodes of which is known what they said before: the API vouches for them, and they were not asked.
     pub remembered: BTreeSet<String>,
-    /// Why the files of k3s that are on this host cannot be used.
-    pub unfit: Option<Failure>,
     /// What runs there by the spec's manifests, if the API told.
     pub apps: Option<Apps>,
+    /// What the network of the machines that run lacks, or which of them are not connected to it.
+    pub link: Option<String>,
+    /// The nodes whose present machine is known to have been part of the cluster.
+    pub joined: BTreeSet<String>,
+    /// By node: the version that it had when it was Ready last.
+    pub versions: BTreeMap<String, String>,
+    /// By server: what it was told of the settings that are fixed once there is data, as far as it is remembered.
+    pub settings: BTreeMap<String, k3s::fixed::Written>,
+    /// By node: what its present machine was made from and for, as far as it is remembered.
+    pub made: BTreeMap<String, Made>,
+    /// Machines and Node objects of nodes that the spec does not have, as far as they are this
+    /// cluster's; with the role and the address that they had.
+    pub former: Vec<Node>,
+    /// What else differs from the spec, told by whoever looked.
+    pub differs: Vec<Drift>,
+    /// What this host and this folder have for it.
+    pub here: Here,
+    /// What was asked for.
+    pub request: Request,
+    /// What this run has done.
+    pub run: RunState,
+}
+
+/// What this host and this folder have for a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Here {
+    /// Why the files of k3s that are on this host cannot be used.
+    pub unfit: Option<Failure>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
     pub prepared: Option<Result<(), String>>,
-    /// What the network of the machines that run lacks, or which of them are not connected to it.
-    pub link: Option<String>,
     /// The cluster's secrets, if they are made.
     pub tokens: Option<Tokens>,
     /// The files that belong on nodes, if they are known.
@@ -69,33 +93,16 @@ pub struct Observed {
     pub version: Option<String>,
     /// The kubeconfig is in the state folder.
     pub kubeconfig: bool,
-    /// The nodes whose present machine is known to have been part of the cluster.
-    pub joined: BTreeSet<String>,
-    /// By node: the version that it had when it was Ready last.
-    pub versions: BTreeMap<String, String>,
-    /// By server: what it was told of the settings that are fixed once there is data, as far as it is remembered.
-    pub settings: BTreeMap<String, k3s::fixed::Written>,
     /// By provisioner: what it is made from, or why its files cannot be read.
     pub provision: BTreeMap<String, Result<MadeFrom, String>>,
-    /// By node: what its present machine was made from and for, as far as it is remembered.
-    pub made: BTreeMap<String, Made>,
     /// What the spec's box stands for just now.
     pub image: Option<String>,
     /// What makes the cluster's machines.
     pub provider: Option<Kind>,
-    /// Machines and Node objects of nodes that the spec does not have, as far as they are this
-    /// cluster's; with the role and the address that they had.
-    pub former: Vec<Node>,
-    /// What else differs from the spec, told by whoever looked.
-    pub differs: Vec<Drift>,
     /// The files of this host that the spec gives as artifacts: what tells each from another of its name.
     pub given: String,
     /// What was begun with the cluster's data and has not come to its end.
     pub unfinished: Option<Unfinished>,
-    /// What was asked for.
-    pub request: Request,
-    /// What this run has done.
-    pub run: RunState,
 }
 
 /// What was asked for. It is written before a run begins, and not after.
@@ -207,7 +214,7 @@ impl<'a> View<'a> {
 
     /// What a provisioner is made from, for the journal; none if its files cannot be read, or were not looked at.
     pub fn provisioner(&self, name: &str) -> Option<String> {
-        self.seen.provision.get(name)?.as_ref().ok().map(|made| made.told.clone())
+        self.seen.here.provision.get(name)?.as_ref().ok().map(|made| made.told.clone())
     }
 
     /// The node's machine; none for one that goes before the node is made anew.

@@ -75,7 +75,7 @@ fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
 
 /// Whether servers stay, or come back one by one: a cluster that a node can leave.
 pub fn cluster_stays(view: &View<'_>) -> bool {
-    if !view.seen.kubeconfig {
+    if !view.seen.here.kubeconfig {
         return false;
     }
     let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);

@@ -55,7 +55,7 @@ pub fn refusal(view: &View<'_>) -> Option<Refusal> {
 
 /// Its machines were made by a provider that starts none by itself.
 fn autostart(view: &View<'_>) -> Option<Refusal> {
-    let never = view.seen.provider.is_some_and(|kind| !kind.starts_with_host());
+    let never = view.seen.here.provider.is_some_and(|kind| !kind.starts_with_host());
     let text = "`autostart` is for libvirt only, and this cluster's machines are VirtualBox'";
     (view.cluster.autostart && never).then(|| Refusal::new(text, spec::AUTOSTART))
 }
@@ -63,7 +63,7 @@ fn autostart(view: &View<'_>) -> Option<Refusal> {
 /// A restore that has not come to its end: the data of before is set aside, and what is in its place is
 /// nobody's yet. The nodes tell, should the state folder not.
 pub fn unfinished(view: &View<'_>) -> Option<Refusal> {
-    if let Some(what) = &view.seen.unfinished {
+    if let Some(what) = &view.seen.here.unfinished {
         return (!what.settled).then(|| not_finished(what));
     }
     let set_aside = |n: &&Node| view.seen.nodes.get(&n.name).is_some_and(|f| f.former.is_some());
@@ -121,7 +121,7 @@ pub fn fixed(view: &View<'_>) -> Option<Refusal> {
 /// k3s' rules for another version (docs.k3s.io/upgrades, docs.k3s.io/reference/skew policies of Kubernetes):
 /// servers go forward by one minor version at most, and no worker is newer than a server.
 fn upgrade(view: &View<'_>) -> Option<Refusal> {
-    let to: Version = view.seen.version.as_ref()?.parse().ok()?;
+    let to: Version = view.seen.here.version.as_ref()?.parse().ok()?;
     let version = |n: &Node| view.version(n).and_then(|v| v.parse::<Version>().ok());
     let servers: Vec<(&Node, Version)> =
         view.cluster.servers().filter_map(|s| Some((s, version(s)?))).collect();
@@ -181,7 +181,8 @@ mod tests {
     fn machines_that_do_not_start_by_themselves_are_not_said_to() {
         let mut cluster = sized(1, 0);
         let told = |cluster: &crate::spec::Cluster, kind: Kind| {
-            let seen = Observed { provider: Some(kind), ..Observed::default() };
+            let mut seen = Observed::default();
+            seen.here.provider = Some(kind);
             refusal(&View::new(cluster, &seen)).map(|t| t.cause)
         };
         assert_eq!(told(&cluster, Kind::Virtualbox), None);
@@ -201,7 +202,7 @@ mod tests {
         let api = [("server".to_owned(), status(server)), ("worker-1".to_owned(), status(worker))];
         let seen = Observed {
             api: Some(api.into()),
-            version: Some(to.into()),
+            here: crate::observed::Here { version: Some(to.into()), ..Default::default() },
             request: Request {
                 doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
                 ..Request::default()

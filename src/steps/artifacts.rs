@@ -22,9 +22,9 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 });
 
 fn check(view: &View<'_>) -> Check {
-    match &view.seen.wanted {
+    match &view.seen.here.wanted {
         Some(_) => Check::Done("in the cache".into()),
-        None => Check::Needed(match &view.seen.unfit {
+        None => Check::Needed(match &view.seen.here.unfit {
             Some(failure) => failure.cause.clone(),
             None => "not in the cache".into(),
         }),

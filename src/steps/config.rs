@@ -37,7 +37,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
+    let Some(tokens) = &view.seen.here.tokens else {
+        return Check::Needed("the token is not made yet".into());
+    };
     let files = files(view, node, facts, tokens);
     let differs =
         files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sha256).as_ref());

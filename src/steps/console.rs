@@ -249,7 +249,7 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Whether the cluster says that the node is Ready, and goes on saying so.
 fn heard_of(ctx: &NodeCtx<'_>) -> Result<bool, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
-    if !world.seen().kubeconfig {
+    if !world.seen().here.kubeconfig {
         return Ok(false);
     }
     let gone = wait_for(ctx, Patience::stubborn(GRACE), || {

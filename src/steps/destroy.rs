@@ -224,7 +224,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         // The next server is of another cluster, with other certificates.
         files::remove_if_there(&world.state.kubeconfig())?;
         world.forget_api();
-        world.note(|seen| (seen.kubeconfig, seen.api) = (false, None));
+        world.note(|seen| (seen.here.kubeconfig, seen.api) = (false, None));
     }
     world.forget_node(&node.name);
     if !seen.request.whole_goes {

@@ -35,7 +35,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 const OTHERS: Duration = Duration::from_secs(1800);
 
 fn check(view: &View<'_>) -> Check {
-    match view.seen.box_ready {
+    match view.seen.here.box_ready {
         true => Check::Done("Vagrant has it".into()),
         false => Check::Needed("Vagrant does not have it".into()),
     }
@@ -86,7 +86,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     facts.image = Some(ImageFact { wanted, label, sha256 });
     facts.provider = Some(world.machines.kind());
     world.state.keep(&facts)?;
-    world.note(|seen| seen.box_ready = true);
+    world.note(|seen| seen.here.box_ready = true);
     Ok(Some(info.name))
 }
 

@@ -28,7 +28,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 
 fn check(view: &View<'_>) -> Check {
-    let wrong = if !view.seen.kubeconfig {
+    let wrong = if !view.seen.here.kubeconfig {
         Some("it is not there".to_owned())
     } else if view.seen.leaving().any(|n| n.role == Role::Server) && !cluster_stays(view) {
         Some("it is of the cluster that goes".to_owned())
@@ -69,6 +69,6 @@ pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     })?;
     files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
     world.forget_api();
-    world.note(|seen| seen.kubeconfig = true);
+    world.note(|seen| seen.here.kubeconfig = true);
     Ok(None)
 }

@@ -28,7 +28,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 const OTHERS: Duration = Duration::from_secs(600);
 
 fn check(view: &View<'_>) -> Check {
-    match &view.seen.prepared {
+    match &view.seen.here.prepared {
         Some(Ok(())) => Check::Done("network and base image are there".into()),
         Some(Err(lack)) => Check::Needed(lack.clone()),
         None => Check::Unknown("looked at before machines are made".into()),
@@ -66,7 +66,10 @@ mod tests {
         let cluster = crate::spec::fixture::cluster(1);
         let says = |prepared| {
             // As it is after the box step has run in the same run.
-            let seen = Observed { box_ready: true, prepared, ..Observed::default() };
+            let seen = Observed {
+                here: crate::observed::Here { box_ready: true, prepared, ..Default::default() },
+                ..Observed::default()
+            };
             check(&View::new(&cluster, &seen))
         };
         assert!(says(None).may_run());

@@ -73,7 +73,7 @@ fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
         Err(check) => return check,
     };
     let done = facts.stamps.get(&note(name));
-    let wrong = match (done, view.seen.provision.get(name)) {
+    let wrong = match (done, view.seen.here.provision.get(name)) {
         (None, _) => Some("it was not run here".to_owned()),
         (_, Some(Err(why))) => Some(why.clone()),
         (Some(then), Some(Ok(now))) if *then == now.noted => None,

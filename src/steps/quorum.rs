@@ -29,7 +29,7 @@ pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
         Ok(api) => Ok(may_stop(&api, &node.name)),
         // One or two servers cannot do without each other anyway, and without a kubeconfig there is
         // no cluster yet.
-        Err(_) if world.cluster.servers().count() < 3 || !world.seen().kubeconfig => Ok(Ok(())),
+        Err(_) if world.cluster.servers().count() < 3 || !world.seen().here.kubeconfig => Ok(Ok(())),
         Err(trouble) => Ok(Err(trouble.failure.cause)),
     })?;
     other.map_err(|why| {

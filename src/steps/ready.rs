@@ -48,7 +48,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
-    let (version, status) = (view.seen.version.as_deref(), view.status(node));
+    let (version, status) = (view.seen.here.version.as_deref(), view.status(node));
     let why = wrong(node, version, status).or_else(|| rebooted(Some(&facts.boot), status));
     holds("it is Ready", why.or_else(|| cordoned(status)))
 }
@@ -63,7 +63,7 @@ const LOOK: Duration = Duration::from_secs(10);
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let bound = world.cluster.timeouts.node_ready;
-    let version = world.seen().version.clone();
+    let version = world.seen().here.version.clone();
     let mut uncordoned = false;
     let mut looked = Instant::now();
     let mut before = world.seen().run.started.contains_key(&node.name).then_some(0);

@@ -33,7 +33,7 @@ const SNAPSHOT: Duration = Duration::from_secs(300);
 const COPY: u32 = 50;
 
 fn check(view: &View<'_>) -> Check {
-    let Some(to) = &view.seen.version else {
+    let Some(to) = &view.seen.here.version else {
         let known = view.cluster.servers().any(|s| view.version(s).is_some());
         return match known {
             true => Check::Unknown("looked at when it is known which k3s is wanted".into()),
@@ -63,7 +63,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         )));
     }
     let seen = world.seen();
-    let to = seen.version.clone().unwrap_or_default();
+    let to = seen.here.version.clone().unwrap_or_default();
     let name = format!("p1-before-{}", to.replace('+', "-"));
     if facts.datastore.as_deref() == Some("etcd") {
         let script = format!("k3s etcd-snapshot save --name {} 2>&1", quote(&name));

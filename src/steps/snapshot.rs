@@ -261,7 +261,7 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         ctx.control.log("removed what an interrupted run left of this snapshot");
     }
     // While they run: what the API says of them when they are paused comes too late.
-    if world.seen().kubeconfig {
+    if world.seen().here.kubeconfig {
         observe::look_at_api(world);
     }
     let api = world.seen().api.clone().unwrap_or_default();

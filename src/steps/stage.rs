@@ -47,8 +47,8 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let Some(wanted) = &view.seen.wanted else {
-        if let (Some(to), Some(from)) = (&view.seen.version, view.version(node))
+    let Some(wanted) = &view.seen.here.wanted else {
+        if let (Some(to), Some(from)) = (&view.seen.here.version, view.version(node))
             && !k3s::runs(to, from)
         {
             return Check::Needed(format!("it runs {from}, not {to}"));

@@ -47,7 +47,9 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let Some(tokens) = &view.seen.tokens else { return Check::Needed("the token is not made yet".into()) };
+    let Some(tokens) = &view.seen.here.tokens else {
+        return Check::Needed("the token is not made yet".into());
+    };
     if node.role == Role::Worker && view.cluster.servers().all(|s| view.machine(s).state == State::Absent) {
         return Check::Unknown("looked at when there is a server".into());
     }

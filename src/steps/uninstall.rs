@@ -69,7 +69,7 @@ fn reachable(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 
 /// A worker that goes alone leaves a cluster whose kubeconfig is still good.
 fn kubeconfig_is_void(view: &View<'_>) -> Check {
-    if !view.seen.kubeconfig {
+    if !view.seen.here.kubeconfig {
         return Check::Done("there is none".into());
     }
     match view.cluster.servers().all(|s| view.seen.request.doomed.contains(&s.name)) {
@@ -187,7 +187,11 @@ mod tests {
         let check = |kubeconfig: bool, nodes: &[&str]| {
             let doomed = nodes.iter().map(ToString::to_string).collect();
             let request = Request { doomed, ..Request::default() };
-            let seen = Observed { kubeconfig, request, ..Observed::default() };
+            let seen = Observed {
+                here: crate::observed::Here { kubeconfig, ..Default::default() },
+                request,
+                ..Observed::default()
+            };
             kubeconfig_is_void(&View::new(&cluster, &seen)).may_run()
         };
         assert!(check(true, &["server", "worker-1"]) && check(true, &["server"]));

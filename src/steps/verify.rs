@@ -179,7 +179,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }
     let nodes = again(ctx, ANSWERS, || world.nodes())?;
     let status = nodes.iter().find(|n| n.name == node.name);
-    if let Some(why) = wrong(node, world.seen().version.as_deref(), status) {
+    if let Some(why) = wrong(node, world.seen().here.version.as_deref(), status) {
         return Err(
             Trouble::new(why, "`p1 up` mends what it can, and says why if it cannot.").next(["p1 up"])
         );

@@ -35,11 +35,12 @@ fn cluster(dir: &Path) -> (Cluster, State) {
 
 /// What would be seen of it: the machines run, and the nodes say what is remembered of them.
 fn seen(state: &State) -> Observed {
-    let mut seen = Observed { kubeconfig: true, version: Some("v1.34.1+k3s1".into()), ..Observed::default() };
-    seen.tokens = Some(Tokens::parse(&std::fs::read_to_string(state.token()).unwrap()).unwrap());
+    let mut seen = Observed::default();
+    (seen.here.kubeconfig, seen.here.version) = (true, Some("v1.34.1+k3s1".into()));
+    seen.here.tokens = Some(Tokens::parse(&std::fs::read_to_string(state.token()).unwrap()).unwrap());
     for (name, NodeMemory { machine, facts, joined, version, made, .. }) in state.memory() {
         let facts = facts.expect("it was idle");
-        seen.wanted.get_or_insert_with(|| {
+        seen.here.wanted.get_or_insert_with(|| {
             let files = facts.staged.iter().map(|(path, sha256)| Wanted {
                 source: PathBuf::new(),
                 path: path.clone(),

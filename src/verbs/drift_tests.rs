@@ -41,14 +41,17 @@ fn reality(cluster: &Cluster) -> Observed {
     let tokens = Tokens::from_random([0x11; 32], [0x22; 32]);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut seen = Observed {
-        provider: Some(match cluster.provider {
-            ProviderChoice::Virtualbox => crate::machines::Kind::Virtualbox,
-            _ => crate::machines::Kind::Libvirt,
-        }),
-        kubeconfig: true,
-        tokens: Some(tokens.clone()),
-        box_ready: true,
-        prepared: Some(Ok(())),
+        here: crate::observed::Here {
+            provider: Some(match cluster.provider {
+                ProviderChoice::Virtualbox => crate::machines::Kind::Virtualbox,
+                _ => crate::machines::Kind::Libvirt,
+            }),
+            kubeconfig: true,
+            tokens: Some(tokens.clone()),
+            box_ready: true,
+            prepared: Some(Ok(())),
+            ..Default::default()
+        },
         request: Request { whole: true, ..Request::default() },
         api: Some(BTreeMap::new()),
         apps: Some(Apps::default()),
@@ -130,9 +133,9 @@ fn reality(cluster: &Cluster) -> Observed {
 
 /// What `up` sees when the spec has become another one.
 fn look_with(new: &Cluster, mut seen: Observed) -> Observed {
-    seen.image = Some(image(new));
-    seen.wanted = Some(wanted(new));
-    seen.version = Some(version(new));
+    seen.here.image = Some(image(new));
+    seen.here.wanted = Some(wanted(new));
+    seen.here.version = Some(version(new));
     for node in &new.nodes {
         seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);
     }
@@ -375,7 +378,7 @@ fn what_somebody_did_is_found() {
         (|s| object(s).unschedulable = true, Kind::NodeCordoned, Mend::Up),
         (|s| drop(facts(s).stamps.insert("labels".into(), "label/old=x".into())), Kind::NodeLabels, Mend::Up),
         (|s| drop(s.api.as_mut().unwrap().remove("worker-1")), Kind::NodeMissing, Mend::Up),
-        (|s| s.image = Some("other sum".into()), Kind::Box, Mend::Note),
+        (|s| s.here.image = Some("other sum".into()), Kind::Box, Mend::Note),
         (|s| s.made.get_mut("worker-1").unwrap().ip = [192, 168, 56, 9].into(), Kind::Address, Mend::Replace),
     ];
     for (change, kind, mend) in cases {
@@ -393,7 +396,7 @@ fn what_somebody_did_is_found() {
     );
     let apps = found(|s| s.apps.as_mut().unwrap().inventory.digest = "of others".into());
     assert_eq!(apps, [(String::new(), Kind::Manifests, Mend::Up)]);
-    assert_eq!(found(|s| s.provider = Some(crate::machines::Kind::Virtualbox)).len(), 1);
+    assert_eq!(found(|s| s.here.provider = Some(crate::machines::Kind::Virtualbox)).len(), 1);
 }
 
 /// The only server takes all with it, and says so; a renamed node is told as such.

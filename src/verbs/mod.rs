@@ -497,10 +497,10 @@ impl Verb {
             let given = match at {
                 At::Cluster(ClusterStep::Artifacts)
                 | At::Node { step: NodeStep::Stage | NodeStep::Install | NodeStep::Start, .. } => {
-                    view.seen.given.as_str()
+                    view.seen.here.given.as_str()
                 }
                 At::Cluster(ClusterStep::Box | ClusterStep::Network) => {
-                    view.seen.image.as_deref().unwrap_or_default()
+                    view.seen.here.image.as_deref().unwrap_or_default()
                 }
                 _ => "",
             };
@@ -725,7 +725,8 @@ mod tests {
     #[test]
     fn in_a_retry_a_server_leaves_when_the_one_before_it_is_ready_again() {
         let cluster = fixture::sized(3, 0);
-        let mut seen = Observed { kubeconfig: true, ..Observed::default() };
+        let mut seen = Observed::default();
+        seen.here.kubeconfig = true;
         seen.request.leaving = vec![cluster.nodes[2].clone()];
         for server in &cluster.nodes[..2] {
             seen.nodes.insert(server.name.clone(), serving());

@@ -317,7 +317,7 @@ pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[Stri
 /// which would take what is there for the cluster.
 fn unfinished(world: &World, verb: &Verb) -> Result<(), Error> {
     let found = world.state.unfinished()?;
-    world.note(|seen| seen.unfinished.clone_from(&found));
+    world.note(|seen| seen.here.unfinished.clone_from(&found));
     match found {
         Some(what) if !what.settled && !verb.passes(&what) => Err(Refused::There(not_finished(&what)).into()),
         _ => Ok(()),
