@@ -38,20 +38,6 @@ pub struct Job {
     pub replace: Vec<String>,
 }
 
-impl Job {
-    /// Of a verb for the whole cluster.
-    pub fn of(verb: VerbName) -> Self {
-        Self {
-            verb: Verb::of(verb),
-            targets: Vec::new(),
-            subject: None,
-            retry_of: None,
-            deep: false,
-            replace: Vec::new(),
-        }
-    }
-}
-
 /// Why a run does not begin, or does not go on.
 #[derive(Debug)]
 pub enum Error {
