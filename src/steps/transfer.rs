@@ -32,7 +32,7 @@ impl<'c, 'a> Transfer<'c, 'a> {
     /// One file onto the node, to this path: whole, or not at all.
     pub fn file(&mut self, file: &Wanted, dest: &str) -> Result<(), Trouble> {
         self.bytes += file.len;
-        match self.from_disk(file, dest) {
+        match self.copy_from_disk(file, dest) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             // SSH is slower, and works wherever it does at all.
@@ -64,7 +64,7 @@ impl<'c, 'a> Transfer<'c, 'a> {
     }
 
     /// Whether it was copied from the disk: false where there is none, or not for this machine.
-    fn from_disk(&mut self, file: &Wanted, dest: &str) -> Result<bool, Trouble> {
+    fn copy_from_disk(&mut self, file: &Wanted, dest: &str) -> Result<bool, Trouble> {
         let (world, node) = (self.ctx.world, self.ctx.node);
         let Some(disk) = world.seen().run.on_disk.clone().filter(|_| self.attached != Some(false)) else {
             return Ok(false);
