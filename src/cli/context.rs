@@ -120,7 +120,8 @@ impl Context {
             return Ok(kind);
         }
         let host = self.host(Some(cluster), false);
-        let kind = host::choose(cluster.provider, &host).map_err(|e| Fail::of(code::HOST, &e))?;
+        let kind =
+            host::choose(cluster.provider, cluster.engine, &host).map_err(|e| Fail::of(code::HOST, &e))?;
         if cluster.autostart && !kind.starts_with_host() {
             let message = "`autostart` is for libvirt only, and this host has VirtualBox";
             return Err(Fail::new(code::USAGE, message, spec::AUTOSTART));
@@ -146,8 +147,10 @@ impl Context {
                 model: how.cpu_model.map(str::to_owned),
             }
         });
+        let engine = host::engine(cluster, kind, self.env.find("vagrant").is_some());
         let here = Here {
             tools,
+            engine,
             cpu,
             vagrant: find("vagrant"),
             homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),

@@ -7,8 +7,8 @@ use super::kvm::Kvm;
 use super::libvirt::Link;
 use super::vagrant::Plugin;
 use crate::explain::{Explain, FailureKind};
-use crate::machines::Kind;
-use crate::spec::ProviderChoice;
+use crate::machines::{Engine, Kind};
+use crate::spec::{Cluster, EngineChoice, ProviderChoice};
 
 /// Why no provider can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,14 +43,14 @@ impl Explain for NoProvider {
 /// libvirt before VirtualBox as it brings machines up in parallel.
 ///
 /// A cluster that exists keeps the provider it was made with; asking here is for new ones.
-pub fn choose(wish: ProviderChoice, host: &Host) -> Result<Kind, NoProvider> {
+pub fn choose(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Result<Kind, NoProvider> {
     match wish {
         ProviderChoice::Libvirt => Ok(Kind::Libvirt),
         ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
         ProviderChoice::Auto => {
             let mut reasons = Vec::new();
             for kind in [Kind::Libvirt, Kind::Virtualbox] {
-                match obstacle(kind, host) {
+                match obstacle(kind, engine, host) {
                     None => return Ok(kind),
                     Some(why) => reasons.push((kind, why)),
                 }
@@ -61,19 +61,34 @@ pub fn choose(wish: ProviderChoice, host: &Host) -> Result<Kind, NoProvider> {
 }
 
 /// [`choose`], and libvirt where nothing works: the one that `doctor` asks about and sets up.
-pub fn prefer(wish: ProviderChoice, host: &Host) -> Kind {
-    choose(wish, host).unwrap_or(Kind::Libvirt)
+pub fn prefer(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Kind {
+    choose(wish, engine, host).unwrap_or(Kind::Libvirt)
+}
+
+/// What makes a cluster's machines: what the spec says, else Vagrant where it is installed, or needed for one of the
+/// provisioners that only it runs.
+pub fn engine(cluster: &Cluster, kind: Kind, has_vagrant: bool) -> Engine {
+    let for_it = cluster.provision.iter().any(|p| p.by_vagrant);
+    match cluster.engine {
+        EngineChoice::Direct => Engine::Direct,
+        EngineChoice::Auto if kind == Kind::Libvirt && !has_vagrant && !for_it => Engine::Direct,
+        EngineChoice::Auto | EngineChoice::Vagrant => Engine::Vagrant,
+    }
 }
 
 /// What keeps a provider from working here, as a fragment.
-pub fn obstacle(kind: Kind, host: &Host) -> Option<String> {
+pub fn obstacle(kind: Kind, engine: EngineChoice, host: &Host) -> Option<String> {
     match kind {
         Kind::Libvirt => match &host.libvirt.link {
             Link::Absent => Some("virsh is not installed".to_owned()),
             Link::Down(why) => Some(format!("its daemon does not answer ({why})")),
             Link::Denied(why) => Some(format!("its daemon does not let this user in ({why})")),
             Link::Up if host.qemu().is_none() => Some("QEMU is not installed".to_owned()),
-            Link::Up if host.vagrant.program.is_some() && host.vagrant.plugin == Plugin::Absent => {
+            Link::Up
+                if engine != EngineChoice::Direct
+                    && host.vagrant.program.is_some()
+                    && host.vagrant.plugin == Plugin::Absent =>
+            {
                 Some("Vagrant's plugin vagrant-libvirt is not installed".to_owned())
             }
             Link::Up => None,
@@ -126,21 +141,21 @@ mod tests {
 
     #[test]
     fn auto_takes_what_works_and_says_why_nothing_does() {
-        assert_eq!(choose(ProviderChoice::Auto, &ready()), Ok(Kind::Libvirt));
-        assert_eq!(choose(ProviderChoice::Virtualbox, &ready()), Ok(Kind::Virtualbox));
+        assert_eq!(choose(ProviderChoice::Auto, EngineChoice::Auto, &ready()), Ok(Kind::Libvirt));
+        assert_eq!(choose(ProviderChoice::Virtualbox, EngineChoice::Auto, &ready()), Ok(Kind::Virtualbox));
 
         let mut host = ready();
         host.libvirt.link = Link::Down("No such file or directory".into());
-        let error = choose(ProviderChoice::Auto, &host).unwrap_err();
+        let error = choose(ProviderChoice::Auto, EngineChoice::Auto, &host).unwrap_err();
         assert_eq!(
             error.to_string(),
             "no provider works on this host: libvirt: its daemon does not answer (No such file or \
              directory); virtualbox: it is not installed"
         );
-        assert_eq!(prefer(ProviderChoice::Auto, &host), Kind::Libvirt);
+        assert_eq!(prefer(ProviderChoice::Auto, EngineChoice::Auto, &host), Kind::Libvirt);
         host.virtualbox = Some(VirtualBox::default());
-        assert_eq!(choose(ProviderChoice::Auto, &host), Ok(Kind::Virtualbox));
-        assert!(choose(ProviderChoice::Auto, &bare()).is_err());
+        assert_eq!(choose(ProviderChoice::Auto, EngineChoice::Auto, &host), Ok(Kind::Virtualbox));
+        assert!(choose(ProviderChoice::Auto, EngineChoice::Auto, &bare()).is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod net;
 pub mod system;
 pub mod vagrant;
 
-pub use choose::{Virtualization, choose, prefer};
+pub use choose::{Virtualization, choose, engine, prefer};
 pub use dirs::{Dirs, Env};
 pub use doctor::{Finding, Question, Status, Tool, checks, worst};
 pub use facts::{Host, Look};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::vagrant::{Libvirt, Vagrant};
-use super::via_vagrant::ViaVagrant;
+use super::via_vagrant::{Engine, ViaVagrant};
 use super::{
     Base, BoxInfo, Cap, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make, PowerSwitch,
     Provision, Resize, Results, Snapshot, Snapshots, Tools, Way, by_kind, libvirt,
@@ -20,6 +20,8 @@ pub struct Here {
     pub tools: Tools,
     /// How virtual processors are to be had, where libvirt makes the machines.
     pub cpu: Option<Cpu>,
+    /// What makes them with libvirt.
+    pub engine: Engine,
     /// Vagrant.
     pub vagrant: PathBuf,
     /// Its home for p1's machines, and the user's own, for the plugins in it.
@@ -74,7 +76,15 @@ impl Fleet {
             no_proxy: here.no_proxy,
         };
         let destroying = Default::default();
-        let usual = ViaVagrant { vagrant, hypervisor, libvirt, users_home, jobs: here.jobs, destroying };
+        let usual = ViaVagrant {
+            vagrant,
+            hypervisor,
+            libvirt,
+            users_home,
+            engine: here.engine,
+            jobs: here.jobs,
+            destroying,
+        };
         Self::new(Box::new(usual), Vec::new())
     }
 

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 
 use super::{
@@ -233,6 +235,15 @@ impl Libvirt {
     }
 
     /// Bytes of the volume in the pool.
+    /// The network of machines' first card where they have two, as vagrant-libvirt makes it.
+    fn management(&self, cancel: &Cancel) -> Result<(), Error> {
+        let doing = "make the network vagrant-libvirt";
+        if self.network(MANAGEMENT, cancel)?.is_none() {
+            self.define_network(MANAGEMENT_XML, doing, cancel)?;
+        }
+        self.unless(doing, &["net-start", MANAGEMENT], cancel)
+    }
+
     fn volume_size(&self, volume: &str, cancel: &Cancel) -> Result<Option<u64>, Error> {
         let args = ["vol-info", "--pool", POOL, "--bytes", "--physical", volume];
         let Some(text) = self.look("look at the base image", &args, cancel)? else { return Ok(None) };
@@ -989,6 +1000,57 @@ impl Hypervisor for Libvirt {
         self.unless("start the machine", &["start", &machine_name(&cluster.name, node)], cancel)
     }
 
+    fn define(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        image: &BoxInfo,
+        libvirt: Option<&super::vagrant::Libvirt>,
+        (source, key): (&Path, &str),
+        cancel: &Cancel,
+    ) -> Result<String, Error> {
+        let wanted = cluster.node(node).ok_or_else(|| Error::cannot(node, super::Cap::Make))?;
+        let (domain, disk, base) =
+            (machine_name(&cluster.name, node), disk(&cluster.name, node), volume(image));
+        if cluster.network.nics == 2 {
+            self.management(cancel)?;
+        }
+        let capacity = self.capacity(image, cancel)?;
+        let backing = ["--format", "qcow2", "--backing-vol", &base, "--backing-vol-format", "qcow2"];
+        let create = [&["vol-create-as", POOL, &disk, &capacity][..], &backing].concat();
+        self.ask("make the machine's disk", &create, cancel)?;
+        let path = self.ask("make the machine's disk", &["vol-path", "--pool", POOL, &disk], cancel)?.stdout;
+        let mac = node_mac(&cluster.name, node, wanted.ip);
+        let own = serde_json::json!({"network": network_name(&cluster.name), "mac": mac});
+        let cards = match cluster.network.nics {
+            1 => vec![own],
+            _ => vec![serde_json::json!({"network": MANAGEMENT, "mac": ""}), own],
+        };
+        let xml = render::render(
+            "domain.xml",
+            &serde_json::json!({
+                "name": domain, "source": source, "memory": u64::from(wanted.memory) * 1024, "cpus": wanted.cpus,
+                "arch": std::env::consts::ARCH, "libvirt": libvirt, "disk": path.trim(),
+                "disk_cache": self::cache(cluster.disposable), "cards": cards, "credentials": credentials(key),
+            }),
+        )?;
+        let doing = "define the machine";
+        let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
+        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        Ok(self.ask(doing, &["domuuid", &domain], cancel)?.stdout.trim().to_owned())
+    }
+
+    /// At every boot they would be written again, over what their users have changed since.
+    fn unseed(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
+        let (domain, doing) =
+            (machine_name(&cluster.name, node), "describe the machine without its first key");
+        let args = ["dumpxml", &domain, "--inactive", "--security-info"];
+        let Some(xml) = self.look(doing, &args, cancel)? else { return Ok(()) };
+        let Some(xml) = without_seed(&xml) else { return Ok(()) };
+        let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
+        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+    }
+
     fn rendered(&self, cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
         Ok(vec![("network.xml".to_owned(), network_xml(cluster, None)?)])
     }
@@ -1176,6 +1238,31 @@ pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, r
     Ok(owner.map_or_else(|| xml.clone(), |owner| owned(&xml, owner)))
 }
 
+/// Lines for systemd-tmpfiles (tmpfiles.d(5), systemd.system-credentials(7): `tmpfiles.extra`, since 252) in base64: they put
+/// the cluster's key in the place of the one that boxes come with, before sshd starts. A system without it is entered by
+/// the box's own key. Empty without a key.
+fn credentials(key: &str) -> String {
+    if key.is_empty() {
+        return String::new();
+    }
+    let key = STANDARD.encode(key);
+    let user = super::vagrant::USER;
+    STANDARD.encode(format!(
+        "d /root/.ssh 0700 root root -\nf+~ /root/.ssh/authorized_keys 0600 root root - {key}\n\
+             f+~ /home/{user}/.ssh/authorized_keys 0600 {user} {user} - {key}\n"
+    ))
+}
+
+/// A description without what [`credentials`] brought; none if there is nothing of it.
+fn without_seed(xml: &str) -> Option<String> {
+    let (before, rest) = xml.split_once("<sysinfo type='smbios'>")?;
+    let (seed, after) = rest.split_once("</sysinfo>")?;
+    if !seed.contains("tmpfiles.extra=") {
+        return None;
+    }
+    Some(format!("{}{}", before.trim_end(), after).replace("<smbios mode='sysinfo'/>", ""))
+}
+
 /// The cache that loses what was flushed (qemu(1), `cache=unsafe`), and the one that does not: written through
 /// the host's own cache, flushed when the guest says so.
 const UNSAFE: &str = "unsafe";
@@ -1188,6 +1275,11 @@ pub fn cache(disposable: bool) -> &'static str {
 
 /// Vagrant's own network, the first card's of machines with two.
 const MANAGEMENT: &str = "vagrant-libvirt";
+/// Its name and addresses are those of vagrant-libvirt's defaults (`config.rb`).
+const MANAGEMENT_XML: &str = "<network>\n  <name>vagrant-libvirt</name>\n  <forward mode='nat'/>\n  \
+                              <bridge stp='on' delay='0'/>\n  <ip address='192.168.121.1' netmask='255.255.255.0'>\n    \
+                              <dhcp>\n      <range start='192.168.121.2' end='192.168.121.254'/>\n    </dhcp>\n  </ip>\n\
+                              </network>\n";
 
 /// The networks that a machine needs to start.
 fn networks(cluster: &Cluster) -> Vec<String> {

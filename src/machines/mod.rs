@@ -33,8 +33,10 @@ pub use seam::{
     Way, wanted_size,
 };
 pub use snapshot::{Note, Snapshot};
+pub use via_vagrant::Engine;
 
 mod batch;
+mod direct;
 mod filedisk;
 mod fleet;
 pub mod libvirt;
@@ -540,6 +542,26 @@ trait Hypervisor: Send + Sync {
     /// Where a node's SSH will answer, if that is known before it boots.
     fn known_address(&self, _cluster: &Cluster, _node: &str) -> Option<SocketAddr> {
         None
+    }
+
+    /// Makes a machine of its own, without Vagrant: its disk over the box's image and what describes it. `source` is the
+    /// Vagrantfile that would make it and the public key that is to open it at its first boot, where the box takes one.
+    /// Answers its id.
+    fn define(
+        &self,
+        _cluster: &Cluster,
+        node: &str,
+        _image: &BoxInfo,
+        _libvirt: Option<&vagrant::Libvirt>,
+        _source: (&Path, &str),
+        _cancel: &Cancel,
+    ) -> Result<String, Error> {
+        Err(Error::cannot(node, Cap::Make))
+    }
+
+    /// Takes what a machine was given for its first boot out of its description. Fine if there is none.
+    fn unseed(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Whether a disk is left of a node's machine that is not there: Vagrant would stop at it.

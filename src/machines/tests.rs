@@ -50,7 +50,7 @@ impl Machines for SshOnly {
 }
 
 /// Those of a provider whose programs have nothing to tell.
-fn of(kind: Kind, dir: &Path) -> Fleet {
+fn of(kind: Kind, engine: Engine, dir: &Path) -> Fleet {
     let silent = dir.join("silent");
     std::fs::write(&silent, "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(&silent, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -60,6 +60,7 @@ fn of(kind: Kind, dir: &Path) -> Fleet {
         Here {
             tools,
             cpu: None,
+            engine,
             vagrant: silent,
             homes: (dir.join("home"), None),
             dir: dir.join(".p1/iot"),
@@ -72,15 +73,17 @@ fn of(kind: Kind, dir: &Path) -> Fleet {
 #[test]
 fn what_machines_are_said_to_be_able_to_is_what_can_be_done_with_them() {
     let (dir, stop, cluster) = (tempfile::tempdir().unwrap(), Cancel::new(), fixture::cluster(2));
-    let made = [Kind::Libvirt, Kind::Virtualbox].map(|kind| (of(kind, dir.path()), Caps::ALL));
-    let reached = (Fleet::new(Box::new(SshOnly), vec![]), Caps::NONE);
-    for (fleet, wanted) in made.into_iter().chain([reached]) {
+    let by = |kind, engine| of(kind, engine, dir.path());
+    let made = [Kind::Libvirt, Kind::Virtualbox].map(|kind| (by(kind, Engine::Vagrant), &Cap::ALL[..]));
+    let direct = (by(Kind::Libvirt, Engine::Direct), &Cap::ALL[..4]);
+    let reached = (Fleet::new(Box::new(SshOnly), vec![]), &[][..]);
+    for (fleet, wanted) in made.into_iter().chain([direct, reached]) {
         let machines = fleet.look(&cluster, &stop).unwrap();
         for node in &cluster.nodes {
             let has = Caps::of(fleet.of(&node.name));
-            assert_eq!((machines[&node.name].can, has), (wanted, wanted), "{} {}", fleet.kind(), node.name);
+            assert_eq!(machines[&node.name].can, has, "{} {}", fleet.kind(), node.name);
             for cap in Cap::ALL {
-                assert_eq!(has.has(cap), wanted == Caps::ALL, "{cap:?}");
+                assert_eq!(has.has(cap), wanted.contains(&cap), "{cap:?}");
             }
         }
     }
@@ -91,7 +94,7 @@ fn a_node_is_asked_of_whoever_has_its_machine() {
     let (dir, stop, cluster) = (tempfile::tempdir().unwrap(), Cancel::new(), fixture::cluster(2));
     let worker = cluster.nodes[1].clone();
     let theirs: BTreeSet<String> = [worker.name.clone()].into();
-    let mut fleet = of(Kind::Libvirt, dir.path());
+    let mut fleet = of(Kind::Libvirt, Engine::Vagrant, dir.path());
     fleet = Fleet::new(fleet.into_usual(), vec![(theirs.clone(), Box::new(SshOnly))]);
 
     let machines = fleet.look(&cluster, &stop).unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::direct;
 use super::making::{Making, Place};
 use super::seam::wanted_size;
 use super::vagrant::{self, Libvirt, Progress, Up, Vagrant};
@@ -24,7 +25,15 @@ use crate::ssh::Root;
 /// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
 const INSECURE: &str = "vagrant insecure public key";
 
-/// One cluster's machines, made by Vagrant.
+/// What makes machines with a hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Vagrant,
+    /// p1 itself. It keeps to Vagrant's names, ids and folders, so that either takes over the other's machines.
+    Direct,
+}
+
+/// One cluster's machines on this host.
 pub struct ViaVagrant {
     pub vagrant: Vagrant,
     pub hypervisor: Box<dyn Hypervisor>,
@@ -32,6 +41,8 @@ pub struct ViaVagrant {
     pub libvirt: Option<Libvirt>,
     /// The user's own VAGRANT_HOME, for the plugins in it.
     pub users_home: Option<PathBuf>,
+    /// What makes them.
+    pub engine: Engine,
     /// At most so many nodes at a time.
     pub jobs: usize,
     /// One `vagrant destroy` at a time.
@@ -39,7 +50,7 @@ pub struct ViaVagrant {
 }
 
 impl ViaVagrant {
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place(self.vagrant.dir.clone())
     }
 
@@ -152,7 +163,7 @@ impl Machines for ViaVagrant {
     }
 
     fn provision(&self) -> Option<&dyn Provision> {
-        Some(self)
+        (self.engine == Engine::Vagrant).then_some(self as &dyn Provision)
     }
 }
 
@@ -170,6 +181,9 @@ impl Make for ViaVagrant {
     }
 
     fn take_image(&self, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error> {
+        if self.engine == Engine::Direct {
+            return direct::unpack(&self.vagrant, image, file, stop);
+        }
         self.vagrant.prepare_home(self.users_home.as_deref())?;
         Ok(self.vagrant.add_box(image, file, stop)?)
     }
@@ -254,6 +268,9 @@ impl Make for ViaVagrant {
     ) -> Result<Results, Error> {
         self.write(cluster, base)?;
         let ready = self.ready(cluster, nodes, hear, stop)?;
+        if self.engine == Engine::Direct {
+            return direct::create(self, cluster, &ready, base, hear, stop);
+        }
         let count = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let turns = if self.hypervisor.parallel() { 1 } else { count };
         // Making a machine comes before booting it.
@@ -295,6 +312,7 @@ impl Make for ViaVagrant {
             Err(error) if error.cancelled() => {}
             noted => noted?,
         }
+        self.hypervisor.unseed(cluster, node, stop)?;
         files::remove_if_there(&self.place().making(node))?;
         Ok(())
     }
@@ -313,7 +331,10 @@ impl Make for ViaVagrant {
         // Vagrant knows of nodes that its file has.
         let known = self.vagrant.ids().into_keys().filter(|n| cluster.node(n).is_some());
         let all: Vec<String> = known.filter(|n| goes(n)).collect();
-        if all.iter().any(|n| n == node) && self.vagrant.dir.join("Vagrantfile").is_file() {
+        if self.engine == Engine::Vagrant
+            && all.iter().any(|n| n == node)
+            && self.vagrant.dir.join("Vagrantfile").is_file()
+        {
             say("asking Vagrant");
             if let Err(error) = self.vagrant.destroy(&all, stop) {
                 if error.cancelled() {

@@ -12,6 +12,7 @@ use crate::explain::{Explain, FailureKind, chain};
 pub const TEMPLATES: &[(&str, &str)] = &[
     ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
     ("disk.xml", include_str!("../../templates/disk.xml.tera")),
+    ("domain.xml", include_str!("../../templates/domain.xml.tera")),
     ("network.xml", include_str!("../../templates/network.xml.tera")),
     ("system.sh", include_str!("../../templates/system.sh.tera")),
 ];

@@ -9,7 +9,7 @@ use super::value::{
     Address, AnyPath, Argument, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels,
     ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
-use super::{BoxRef, Endpoint, ProviderChoice, ProvisionType, Role, Slot, Source, TokenSource};
+use super::{BoxRef, Endpoint, EngineChoice, ProviderChoice, ProvisionType, Role, Slot, Source, TokenSource};
 
 object! {
     /// A k3s cluster of virtual machines, as p1 makes it.
@@ -18,6 +18,8 @@ object! {
         required name: Name,
         /// What makes the machines; auto takes libvirt or VirtualBox, whichever works on this host.
         optional provider: ProviderChoice = "auto",
+        /// What drives libvirt: vagrant, or direct, which needs no Vagrant; auto takes Vagrant where it is installed.
+        optional engine: EngineChoice = "auto",
         /// What the machines start from: the name of a definition in boxes/, or a box file as
         /// {path: ..} or {url: .., sha256: ..}.
         optional r#box: BoxRef = BOX,

@@ -1,6 +1,8 @@
 //! A cluster for tests, without a file: no test of another room has to know what a spec consists of.
 
-use super::{BoxRef, Cluster, K3s, Network, Node, ProviderChoice, Release, Role, Yaml, defaults};
+use super::{
+    BoxRef, Cluster, EngineChoice, K3s, Network, Node, ProviderChoice, Release, Role, Yaml, defaults,
+};
 
 /// A machine with little of everything.
 pub(crate) fn node(name: impl Into<String>, role: Role, ip: [u8; 4]) -> Node {
@@ -21,6 +23,7 @@ pub(crate) fn of(nodes: Vec<Node>) -> Cluster {
     Cluster {
         name: "iot".into(),
         provider: ProviderChoice::Libvirt,
+        engine: EngineChoice::Auto,
         image: BoxRef::Definition(defaults::BOX.into()),
         network: Network { cidr: defaults::CIDR.parse().expect("a network"), nics: defaults::NICS },
         disposable: false,
@@ -67,6 +70,7 @@ pub(crate) fn named(name: &str, cidr: &str, nodes: &[&str]) -> Cluster {
     Cluster {
         name: name.to_owned(),
         provider: ProviderChoice::Auto,
+        engine: EngineChoice::Auto,
         network: Network { cidr, nics: defaults::NICS },
         base: "/nowhere".into(),
         ..of(nodes)

@@ -63,6 +63,9 @@ pub struct Cluster {
     pub name: String,
     /// What makes the machines.
     pub provider: ProviderChoice,
+    /// What makes them with libvirt.
+    #[serde(skip_serializing_if = "EngineChoice::is_auto")]
+    pub engine: EngineChoice,
     /// What the machines start from.
     #[serde(rename = "box")]
     pub image: BoxRef,
@@ -118,6 +121,26 @@ pub enum ProviderChoice {
     Libvirt,
     /// Oracle VirtualBox.
     Virtualbox,
+}
+
+/// What makes machines with libvirt, as asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// Vagrant where it is installed, else p1 itself.
+    #[default]
+    Auto,
+    /// Vagrant.
+    Vagrant,
+    /// p1 itself.
+    Direct,
+}
+
+impl EngineChoice {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// What the machines start from.

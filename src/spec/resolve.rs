@@ -105,6 +105,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     Some(Cluster {
         name: file.name.value()?.0.clone(),
         provider: file.provider.value().copied().unwrap_or_default(),
+        engine: file.engine.value().copied().unwrap_or_default(),
         image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition(defaults::BOX.to_owned())),
         network: network?,
         disposable: file.disposable.value().is_some_and(|f| f.0),

@@ -12,7 +12,7 @@ use super::resolve::{self, Draft};
 use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, LABEL, check_label, check_taint, is_private};
-use super::{Network, Role};
+use super::{Network, ProvisionType, Role};
 
 /// Names that mean something else already.
 const RESERVED: &[(&str, &str)] = &[
@@ -360,6 +360,23 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     let virtualbox = file.provider.value() == Some(&super::ProviderChoice::Virtualbox);
     if let Some(asked) = file.autostart.get().filter(|asked| virtualbox && asked.value.0) {
         report.error(asked.at, "`autostart` is for libvirt only", AUTOSTART);
+    }
+    let direct = file.engine.get().filter(|engine| engine.value == super::EngineChoice::Direct);
+    if let Some(asked) = direct.filter(|_| virtualbox) {
+        let help = "VirtualBox' machines are made by Vagrant. Remove `engine`, or take `provider: libvirt`.";
+        report.error(asked.at, "`engine: direct` is for libvirt only", help);
+    }
+    for one in file.provision.value().into_iter().flatten().flatten().filter(|_| direct.is_some()) {
+        let one = &one.value;
+        let Some(kind) = one.r#type.get() else { continue };
+        let (at, what) = match (kind.value, one.options.get()) {
+            (ProvisionType::Shell | ProvisionType::File, None) => continue,
+            (ProvisionType::Shell | ProvisionType::File, Some(options)) => (options.at, "options".to_owned()),
+            _ => (kind.at, format!("type: {}", kind.value.name())),
+        };
+        let help =
+            "Use type `shell` or `file` without `options`, which p1 runs itself, or take `engine: vagrant`.";
+        report.error(at, format!("`{what}` needs Vagrant, and `engine: direct` is without it"), help);
     }
     let Some(retry) = file.retry.value() else { return };
     let resolved = resolve::retry(Some(retry));

@@ -9,13 +9,18 @@ use crate::host::fix::{Stage, Step};
 use crate::host::kvm::Kvm;
 use crate::host::libvirt::{Link, POOL, POOL_PATH};
 use crate::host::vagrant::Plugin;
+use crate::machines::Engine;
 
 /// What p1 was measured with.
 const PLUGIN: Version = Version::new(0, 11, 2);
 const URI: &str = "qemu:///system";
 
-pub(super) fn checks(host: &Host) -> Vec<Finding> {
-    let mut findings = vec![plugin(host), qemu(host), kvm(host)];
+pub(super) fn checks(host: &Host, engine: Engine) -> Vec<Finding> {
+    let mut findings = match engine {
+        Engine::Vagrant => vec![plugin(host)],
+        Engine::Direct => Vec::new(),
+    };
+    findings.extend([qemu(host), kvm(host)]);
     findings.extend(slow_probe(host));
     findings.push(daemon(host));
     if host.libvirt.link == Link::Up {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::facts::Host;
 use super::fix::Step;
-use crate::machines::Kind;
+use crate::machines::{Engine, Kind};
 use crate::spec::Cluster;
 
 mod libvirt;
@@ -77,6 +77,8 @@ pub struct Tool<'a> {
 pub struct Question<'a> {
     /// The provider that is used, or would be.
     pub kind: Kind,
+    /// What makes the machines with it.
+    pub engine: Engine,
     /// The cluster, if there is a spec.
     pub cluster: Option<&'a Cluster>,
     /// Its nodes that run already, and so have their memory.
@@ -87,9 +89,12 @@ pub struct Question<'a> {
 
 /// Everything that `up` needs, checked in the order in which it is needed.
 pub fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
-    let mut findings = vec![tools::system(host), tools::vagrant(host)];
+    let mut findings = vec![tools::system(host)];
+    if question.engine == Engine::Vagrant {
+        findings.push(tools::vagrant(host));
+    }
     match question.kind {
-        Kind::Libvirt => findings.extend(libvirt::checks(host)),
+        Kind::Libvirt => findings.extend(libvirt::checks(host, question.engine)),
         Kind::Virtualbox => findings.extend(virtualbox::checks(host, question.cluster)),
     }
     findings.extend(tools::programs(host, question));

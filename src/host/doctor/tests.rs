@@ -11,7 +11,7 @@ use crate::spec::fixture::named as cluster;
 use semver::Version;
 
 fn ask(host: &Host, kind: Kind, cluster: Option<&Cluster>) -> Vec<Finding> {
-    checks(host, &Question { kind, cluster, running: &[], needs: &[] })
+    checks(host, &Question { kind, engine: Engine::Vagrant, cluster, running: &[], needs: &[] })
 }
 
 /// Everything that is not well: id, status and detail.
@@ -273,7 +273,16 @@ fn room_is_counted_for_nodes_that_do_not_run_yet() {
     let mut host = ready();
     let mut cluster = iot();
     let look = |host: &Host, cluster: &Cluster, running: &[String]| {
-        said(&checks(host, &Question { kind: Kind::Libvirt, cluster: Some(cluster), running, needs: &[] }))
+        said(&checks(
+            host,
+            &Question {
+                kind: Kind::Libvirt,
+                engine: Engine::Vagrant,
+                cluster: Some(cluster),
+                running,
+                needs: &[],
+            },
+        ))
     };
     host.memory.available = 1500;
     cluster.nodes[1].cpus = 8;
@@ -356,7 +365,15 @@ fn virtualbox_names_the_file_and_the_line() {
 #[test]
 fn tools_for_a_box_are_asked_for_only_when_one_is_built() {
     let needs = [Tool { program: "mmdebstrap", package: "mmdebstrap", purpose: "build a box" }];
-    let findings =
-        checks(&ready(), &Question { kind: Kind::Libvirt, cluster: None, running: &[], needs: &needs });
+    let findings = checks(
+        &ready(),
+        &Question {
+            kind: Kind::Libvirt,
+            engine: Engine::Vagrant,
+            cluster: None,
+            running: &[],
+            needs: &needs,
+        },
+    );
     assert_snapshot!(said(&findings), @"tools Problem: mmdebstrap is missing, which is needed to build a box");
 }

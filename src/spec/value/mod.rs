@@ -23,7 +23,7 @@ use super::node::{Node, Value};
 use super::provision::TYPES;
 use super::report::Report;
 use super::shape::{Shape, choice, text, wrong_kind};
-use super::{ProviderChoice, ProvisionType, Role, Slot};
+use super::{EngineChoice, ProviderChoice, ProvisionType, Role, Slot};
 use crate::explain::parse_seconds;
 
 impl Shape for ProviderChoice {
@@ -34,6 +34,16 @@ impl Shape for ProviderChoice {
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         let words = [("auto", Self::Auto), ("libvirt", Self::Libvirt), ("virtualbox", Self::Virtualbox)];
         choice(node, &words, report)
+    }
+}
+
+impl Shape for EngineChoice {
+    fn schema() -> Json {
+        json!({ "enum": ["auto", "vagrant", "direct"] })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        choice(node, &[("auto", Self::Auto), ("vagrant", Self::Vagrant), ("direct", Self::Direct)], report)
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Volume {
 /// What libvirt knows.
 #[derive(Default)]
 pub struct Known {
+    /// By domain: what it was given for its next boot.
+    pub credentials: BTreeMap<String, String>,
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub domains: BTreeMap<String, Domain>,
@@ -352,7 +354,7 @@ impl Lab {
             }
             let xml = domain.xml.clone();
             let mac = virsh::attribute(&xml, "mac", "address").unwrap_or_default();
-            let network = virsh::attribute(&xml, "source", "network").unwrap_or_default();
+            let network = virsh::network_of(&xml).unwrap_or_default();
             let Some((net, live)) = known.networks.get(&network).and_then(|n| Some((n, n.live.as_ref()?)))
             else {
                 return Err(format!("Requested operation is not valid: network '{network}' is not active"));
@@ -368,7 +370,11 @@ impl Lab {
             {
                 config["ip"] = json!(ip);
             }
-            let (bridge, domain) = (net.bridge.clone(), known.domains.get_mut(name).expect("just seen"));
+            let bridge = net.bridge.clone();
+            if let Some(lines) = virsh::credentials(&xml) {
+                known.credentials.insert(name.to_owned(), lines);
+            }
+            let domain = known.domains.get_mut(name).expect("just seen");
             domain.busy = true;
             (config, domain.number, bridge, node, mac)
         };
@@ -385,6 +391,21 @@ impl Lab {
         started.map(drop).map_err(|e| e.to_string())
     }
 
+    /// As systemd-tmpfiles does with `tmpfiles.extra`, as far as p1 uses it: `f+~ PATH MODE USER GROUP - BASE64`.
+    fn take_credentials(&self, name: &str, lines: &str) -> std::io::Result<()> {
+        for line in lines.lines().filter(|l| l.starts_with("f+~ ")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [_, path, _, user, _, _, text] = words[..] else { continue };
+            let (to, owner) =
+                (self.disk(name).join("root").join(&path[1..]), if user == "root" { 0 } else { 1000 });
+            fs::create_dir_all(to.parent().expect("in a folder"))?;
+            fs::write(&to, virsh::base64(text))?;
+            std::os::unix::fs::chown(&to, Some(owner), Some(owner))?;
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    }
+
     fn switch_on(
         self: &Arc<Self>,
         name: &str,
@@ -395,6 +416,10 @@ impl Lab {
         mac: &str,
     ) -> std::io::Result<(Pid, ChildStdin)> {
         self.make_disk(name)?;
+        let lines = self.known().credentials.remove(name);
+        if let Some(lines) = lines {
+            self.take_credentials(name, &lines)?;
+        }
         if self.fault(node, "no-ssh").is_some() {
             let _ = fs::remove_file(
                 self.disk(name).join("root/etc/systemd/system/multi-user.target.wants/ssh.service"),

@@ -314,8 +314,6 @@ impl Vagrant {
             mac = machine.get("management_network_mac"),
             network = machine.get("management_network_name"),
         );
-        // The file is all that `source` may name: the first <source> with a network is the card's.
-        let xml = xml.replace(&format!("      <source file='/var/lib/libvirt/images/{disk}'/>\n"), "");
         self.virsh(&["define", "/dev/stdin"], &xml)?;
         self.strike(machine, "domain")?;
         let parent = id_file.parent().expect("a folder");

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Seek};
+use std::io::{self, Seek, Write as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, MutexGuard};
 
 use crate::lab::{Domain, Known, Lab, Network, Power, Volume, fault, ip};
@@ -55,6 +56,28 @@ pub fn attribute(xml: &str, element: &str, key: &str) -> Option<String> {
 fn text(xml: &str, element: &str) -> Option<String> {
     let rest = xml.split_once(&format!("<{element}"))?.1.split_once('>')?.1;
     Some(rest.split_once(&format!("</{element}>"))?.0.to_owned())
+}
+
+/// The network that a domain's first card is on.
+pub fn network_of(xml: &str) -> Option<String> {
+    attribute(xml.split_once("<interface")?.1, "source", "network")
+}
+
+/// What base64 stands for; empty where it is none.
+pub fn base64(text: &str) -> String {
+    let decode = || -> io::Result<Vec<u8>> {
+        let mut child =
+            Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        child.stdin.take().expect("piped").write_all(text.as_bytes())?;
+        Ok(child.wait_with_output()?.stdout)
+    };
+    String::from_utf8(decode().unwrap_or_default()).unwrap_or_default()
+}
+
+/// The lines for systemd-tmpfiles that the firmware hands over.
+pub fn credentials(xml: &str) -> Option<String> {
+    let (_, rest) = xml.split_once("tmpfiles.extra=")?;
+    Some(base64(rest.split('<').next()?))
 }
 
 /// MiB of a domain.
@@ -350,7 +373,12 @@ fn define(lab: &Arc<Lab>, xml: &str) -> Result<String, String> {
     }
     known.count += 1;
     let number = known.count;
-    known.domains.insert(name.clone(), Domain::new(xml.to_owned(), number));
+    let mut xml = xml.to_owned();
+    if uuid.is_none() {
+        let made = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(|e| e.to_string())?;
+        xml = xml.replacen("</name>", &format!("</name>\n  <uuid>{}</uuid>", made.trim()), 1);
+    }
+    known.domains.insert(name.clone(), Domain::new(xml, number));
     Ok(format!("Domain '{name}' defined\n"))
 }
 
@@ -428,8 +456,7 @@ fn domain(
         // The network of each card, and its name on this host while the machine runs.
         "domiflist" => {
             let card = if power == Power::Off { "-".to_owned() } else { format!("v{}", domain.number) };
-            let (mac, network) =
-                (attribute(&domain.xml, "mac", "address"), attribute(&domain.xml, "source", "network"));
+            let (mac, network) = (attribute(&domain.xml, "mac", "address"), network_of(&domain.xml));
             return Ok(format!(
                 " Interface   Type      Source      Model    MAC\n-------------------------\n {card}   network   {}   virtio   {}\n\n",
                 network.unwrap_or_default(),
@@ -479,8 +506,7 @@ fn domain(
             }
         }
         "domifaddr" => {
-            let (mac, network) =
-                (attribute(&domain.xml, "mac", "address"), attribute(&domain.xml, "source", "network"));
+            let (mac, network) = (attribute(&domain.xml, "mac", "address"), network_of(&domain.xml));
             let (mac, network) = (mac.unwrap_or_default(), network.unwrap_or_default());
             let address = known
                 .networks
