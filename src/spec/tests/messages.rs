@@ -56,6 +56,23 @@ k3s: {config: {tls-sam: x, flannel-backend: none}}
 }
 
 #[test]
+fn without_vagrant_there_is_no_virtualbox_and_no_provisioner_of_its() {
+    let spec = |provider: &str, provision: &str| {
+        let text = format!(
+            "name: a\nprovider: {provider}\nengine: direct\nnodes: [{{name: server, role: server}}]\nprovision: [{provision}]\n"
+        );
+        if super::read(&text).is_ok() { String::new() } else { said(&text) }
+    };
+    let text = spec("virtualbox", "");
+    assert!(text.contains("`engine: direct` is for libvirt only") && text.contains("cluster.yaml:3:"), "{text}");
+    let text = spec("libvirt", "{name: a, type: docker}");
+    assert!(text.contains("`type: docker` needs Vagrant") && text.contains("cluster.yaml:5:"), "{text}");
+    let text = spec("libvirt", "{name: a, type: shell, inline: x, options: {reboot: true}}");
+    assert!(text.contains("`options` needs Vagrant"), "{text}");
+    assert_eq!(spec("libvirt", "{name: a, type: shell, inline: x}"), "");
+}
+
+#[test]
 fn autostart_is_for_libvirt() {
     let spec = |provider: &str, autostart: bool| {
         format!(
