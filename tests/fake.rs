@@ -133,6 +133,8 @@ fn a_vagrant_that_hangs_is_ended_with_its_group() {
 #[test]
 fn without_vagrant_the_host_is_not_ready() {
     let mut fake = Fake::new("");
+    // Else p1 would make the machines itself.
+    fake.spec("engine: vagrant\n");
     fs::remove_file(fake.at("bin/vagrant")).unwrap();
     // Only what p1 runs itself, from wherever it is here.
     for name in [
@@ -469,7 +471,7 @@ fn a_snapshot_is_of_one_moment_and_so_is_the_way_back() {
     fake.run(&["snapshot", "save", "a"]).exits(2).says(&["there is a snapshot `a` already"]);
 
     moments(&fake);
-    fake.run(&["snapshot", "restore", "a"]).exits(2).says(&["nobody is there to be asked"]);
+    fake.run(&["snapshot", "restore", "a"]).exits(2).says(&["there is no terminal to confirm on"]);
     assert_eq!(moments(&fake), [""; 0]);
     fake.run(&["--yes", "snapshot", "restore", "a"]).exits(1);
     let record = fake.last();
@@ -727,7 +729,12 @@ fn a_node_that_left_the_spec_goes_after_a_yes_and_not_before() {
     let plan = fake.run(&["plan"]).exits(10).stdout();
     assert!(plan.contains("worker/machine") && plan.contains("lost: what is on its disk"), "{plan}");
     let before = (fake.domains(), fake.runs().len(), fake.calls());
-    fake.run(&["up"]).exits(2).says(&["worker", "nobody is there to be asked", "p1 destroy worker", "--yes"]);
+    fake.run(&["up"]).exits(2).says(&[
+        "worker",
+        "there is no terminal to confirm on",
+        "p1 destroy worker",
+        "--yes",
+    ]);
     assert_eq!((fake.domains(), fake.runs().len(), fake.calls()), before, "something was begun");
     // Nodes by name concern nobody else.
     fake.run(&["up", "server"]).exits(1);

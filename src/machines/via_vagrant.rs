@@ -312,7 +312,13 @@ impl Make for ViaVagrant {
             Err(error) if error.cancelled() => {}
             noted => noted?,
         }
-        self.hypervisor.unseed(cluster, node, stop)?;
+        if self.engine == Engine::Direct {
+            match self.hypervisor.unseed(cluster, node, stop) {
+                // It costs the next boot of a run that was ended just now, no more.
+                Err(error) if error.cancelled() => {}
+                taken => taken?,
+            }
+        }
         files::remove_if_there(&self.place().making(node))?;
         Ok(())
     }
