@@ -172,7 +172,7 @@ impl Manifest {
                     member.ip,
                     match here {
                         Some(ip) => format!("has {ip}"),
-                        None => "is another one".to_owned(),
+                        None => "differs".to_owned(),
                     }
                 );
                 return unfit(

@@ -52,7 +52,7 @@ fn a_state_folder_that_may_not_be_read_is_not_taken_for_none() {
         let out = command.stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         let whose = if root { "is root's" } else { "readable for this user" };
-        // `status` has a code of its own for what cannot be looked at.
+        // `status` has a code of its own for what cannot be checked.
         let code = if args == ["status"] { 3 } else { 1 };
         assert!(
             out.status.code() == Some(code) && text.contains("Permission denied") && text.contains(whose),

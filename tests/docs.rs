@@ -414,6 +414,40 @@ fn examples_pin_no_version_that_ages() {
     assert_eq!(pinned, ["stand-in.yaml"]);
 }
 
+/// Each on one line, without what only a line's break brings: the marks of a comment, a string that goes on.
+fn unbroken(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let line = line.trim_start();
+        let line =
+            line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).or_else(|| line.strip_prefix("//"));
+        line.unwrap_or_default()
+    });
+    let comments = lines.collect::<Vec<_>>().join(" ");
+    let code = text.replace("\\\n", " ");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{}\n{}", words(&code), words(&comments))
+}
+
+/// What docs/style.md replaces is not written again: in messages, comments, documents and the help.
+#[test]
+fn words_that_are_replaced_stay_replaced() {
+    let style = read("docs/style.md");
+    let table = style.split("## Words that are not used").nth(1).unwrap();
+    let rows = table_rows(table);
+    let not: Vec<&str> = rows.iter().flat_map(|row| row[0].split(", ")).filter(|w| *w != "not").collect();
+    assert!(not.len() > 20, "{not:?}");
+    let mut all = Vec::new();
+    files(&root().join("src"), "rs", &mut all);
+    files(&root().join("docs"), "md", &mut all);
+    all.extend(["README.md", "ARCHITECTURE.md", "tests/cmd/help.md"].map(|f| root().join(f)));
+    let mut found = Vec::new();
+    for file in all.iter().filter(|f| !f.ends_with("style.md")) {
+        let text = unbroken(&read(file));
+        found.extend(not.iter().filter(|w| text.contains(**w)).map(|w| format!("{}: {w}", file.display())));
+    }
+    assert!(found.is_empty(), "docs/style.md says what to write instead:\n{}", found.join("\n"));
+}
+
 #[test]
 fn links_between_texts_lead_somewhere() {
     let mut texts = Vec::new();

@@ -170,9 +170,9 @@ fn a_machine_that_never_gets_its_address() {
     }
     assert!(fake.last().passed("server/vm"));
     assert!(began(&fake.last()).contains(&"server/ssh".to_owned()));
-    // It runs and does not answer: it is switched off and on, once, and waited for once.
+    // It runs and does not answer: it is power-cycled, once, and waited for once.
     fake.spec("timeouts: {boot: 1s, ssh: 300ms}\nretry: {attempts: 3, backoff: 50ms}\n");
-    fake.follow(&said).exits(1).says(&["it is switched off and on"]);
+    fake.follow(&said).exits(1).says(&["it is power-cycled"]);
     assert!(cause(&fake.last(), "worker/ssh").contains("did not answer at 192.168.56.111 within 1s"));
     let on = fs::read_to_string(fake.at("started")).unwrap();
     assert_eq!(on.lines().filter(|l| l.ends_with("worker")).count(), 1, "{on}");
@@ -236,7 +236,7 @@ fn a_machine_changed_outside_p1_before_a_run() {
     assert_ne!(image, "former");
     assert!(fake.last().passed("worker/vm"));
 
-    // Gone as a whole: made anew.
+    // Gone as a whole: recreated.
     fs::write(fake.at("bin/domains"), "uuid-server p1-fake-server running\n").unwrap();
     fs::remove_file(fake.at("bin/volumes/p1-fake-worker.img")).unwrap();
     fake.run(&["up"]).exits(1);
@@ -834,7 +834,7 @@ fn a_cluster_of_before_belongs_to_the_folder_that_knows_it() {
         fake.run(&args).exits(4).says(&["a cluster `fake` of this host belongs to"]);
     }
     assert_eq!(provided(&fake), before);
-    // Noted by the first run that changes anything, and nothing is made anew.
+    // Noted by the first run that changes anything, and nothing is recreated.
     fake.run(&["up"]).exits(1);
     assert_eq!(ups(&fake).len(), 1);
     let now = provided(&fake);

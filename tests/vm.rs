@@ -160,7 +160,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         // From its next start on.
         life.virsh(&["domif-setlink", "p1-life-worker", mac, "up", "--config"]);
         life.edit("boot: 40s", "boot: 15m");
-        life.p1(600, &["retry"]).says(0, "it is switched off and on");
+        life.p1(600, &["retry"]).says(0, "it is power-cycled");
         life.is_ready_at(VERSION);
     });
     life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {

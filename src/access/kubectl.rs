@@ -52,11 +52,11 @@ pub fn apply(
     let cause = cause.map_or(String::new(), |line| format!(": {}", line.trim()));
     let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
     let hint = if has(&["immutable"]) {
-        "What cannot be changed has to be made anew: delete the object with `p1 kubectl delete`, then `p1 retry`."
+        "What cannot be changed has to be recreated: delete the object with `p1 kubectl delete`, then `p1 retry`."
     } else if has(&["no matches for kind"]) {
         "The cluster does not know that kind: its definition (CRD) has to be applied as well, or k3s is too old for it."
     } else if has(&["is being terminated", "because it is being"]) {
-        "The namespace is being deleted; `p1 retry` goes on when it is gone."
+        "The namespace is being deleted; `p1 retry` continues when it is gone."
     } else {
         ""
     };

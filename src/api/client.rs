@@ -173,7 +173,7 @@ fn explain(url: &str, path: &str, bound: Duration, error: ureq::Error) -> Error 
         ureq::Error::Rustls(e) => return tls_error(url, &e),
         ureq::Error::Io(e) => e,
         ureq::Error::Tls(what) => return Error::Tls { url, cause: what.to_owned(), clock: false },
-        // Not of the kubeconfig: its address was looked at when the client was made.
+        // Not of the kubeconfig: its address was checked when the client was made.
         e @ (ureq::Error::BadUri(_) | ureq::Error::Http(_)) => {
             return Error::Question { path: path.to_owned(), cause: e.to_string() };
         }

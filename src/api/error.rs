@@ -81,8 +81,8 @@ impl Explain for Error {
         Some(match self {
             Self::Kubeconfig(e) => return e.hint(),
             Self::Credentials(_) | Self::Unauthorized { .. } => {
-                "The server was made anew, or its certificates have expired: they are renewed when k3s restarts on the server. The \
-                 kubeconfig is fetched anew by each run for all nodes."
+                "The server was recreated, or its certificates have expired: they are renewed when k3s restarts on the server. The \
+                 kubeconfig is fetched again by each run for all nodes."
                     .to_owned()
             }
             Self::Refused { .. } => {
@@ -96,7 +96,7 @@ impl Explain for Error {
                 "Compare the clocks: `date -u` here and `p1 exec -- date -u` on the nodes.".to_owned()
             }
             Self::Tls { .. } => {
-                "Something else answers at that address, or the server was made anew; the kubeconfig is fetched by each run for all nodes."
+                "Something else answers at that address, or the server was recreated; the kubeconfig is fetched by each run for all nodes."
                     .to_owned()
             }
             Self::NotReady { .. } => "Wait a moment; `p1 logs` shows what the server does.".to_owned(),

@@ -218,9 +218,9 @@ pub fn trouble(pod: &Value) -> Option<Trouble> {
     match status["phase"].as_str().unwrap_or("Pending") {
         "Failed" => told(words(status, "it failed"), None, false, Why::Other),
         "Pending" if status["containerStatuses"].is_null() => {
-            told("the node has not begun with it".into(), None, false, Why::Begins)
+            told("not scheduled on the node yet".into(), None, false, Why::Begins)
         }
-        "Pending" => told("its containers are being made".into(), None, false, Why::Begins),
+        "Pending" => told("creating containers".into(), None, false, Why::Begins),
         _ => told("it is not ready".into(), None, false, Why::Other),
     }
 }

@@ -147,7 +147,7 @@ pub enum Verb {
     Killall(Nodes),
     /// Remove k3s with its own script; the machines stay
     Uninstall(Nodes),
-    /// Make nodes anew, one server at a time: leave the cluster, new machine, join again
+    /// Recreate nodes, one server at a time: leave the cluster, new machine, join again
     Replace {
         /// Which
         #[arg(value_name = "NODE", required = true)]
@@ -237,7 +237,7 @@ pub struct Up {
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
-    /// Make this node's machine anew, with the loss of what is on it; may be given several times
+    /// Recreate this node's machine, with the loss of what is on it; may be given several times
     #[arg(long, value_name = "NODE")]
     pub replace: Vec<String>,
 }

@@ -73,7 +73,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
         }
         let when = manifest.at.strftime("%Y-%m-%d %H:%M:%S UTC");
         context.agree(&format!(
-            "This replaces the data of the cluster `{}` by that of {when}; what is in it now is lost. Go on?",
+            "This replaces the data of the cluster `{}` by that of {when}; what is in it now is lost. Continue?",
             manifest.cluster
         ))
     })

@@ -177,7 +177,7 @@ fn collect(context: &Context, world: &World, parts: &Parts) {
         scope.spawn(|| of_host(context, world, parts));
         scope.spawn(|| findings(context, &world.cluster, parts));
         if !world.state.key().is_file() {
-            parts.lack("nodes", "the cluster has not been made: there is nobody to ask");
+            parts.lack("nodes", "the cluster has not been made: there are no nodes to query");
             return;
         }
         os::many::each(world.jobs, &world.cluster.nodes, |node| {

@@ -71,24 +71,24 @@ fn agree(
     named: &[String],
 ) -> Result<(), Fail> {
     if context.global.yes || context.can_ask() {
-        let mut question = String::from("This takes data away:\n");
+        let mut question = String::from("This deletes data:\n");
         for line in lines {
             let _ = writeln!(question, "  {line}");
         }
-        return context.agree(&format!("{question}Go on?"));
+        return context.agree(&format!("{question}Continue?"));
     }
     let mut ways = Vec::new();
     if !replaced.is_empty() {
         let all = named.iter().chain(replaced);
         let options: String = all.map(|n| format!(" --replace {n}")).collect();
-        ways.push(format!("`p1 up{options}` makes {} anew.", replaced.join(", ")));
+        ways.push(format!("`p1 up{options}` recreates {}.", replaced.join(", ")));
     }
     if !removed.is_empty() {
         ways.push(format!("`p1 destroy {}` removes what is not in the spec.", removed.join(" ")));
     }
-    ways.push("`--yes` agrees to all of it.".to_owned());
+    ways.push("Pass `--yes` to confirm all of it.".to_owned());
     let fail =
-        Fail::new(code::USAGE, "this takes data away, and nobody is there to be asked", ways.join(" "));
+        Fail::new(code::USAGE, "this deletes data, and there is no terminal to confirm on", ways.join(" "));
     Err(Fail { evidence: lines.to_vec(), ..fail })
 }
 
@@ -107,7 +107,7 @@ pub fn targets(
     Ok(names.to_vec())
 }
 
-/// Nodes that a `replace` was to make anew and has not come to: nothing else does it.
+/// Nodes that a `replace` was to recreate and has not come to: nothing else does it.
 pub fn not_replaced(world: &World) -> Option<String> {
     let record = crate::journal::latest(&world.state.runs()).ok().flatten()?;
     if VerbName::parse(&record.verb) != Some(VerbName::Replace) {

@@ -251,7 +251,7 @@ impl Context {
             })
         };
         let locks = [take(&of_host)?, take(&state.lock())?];
-        // Should the former owner have removed the folder, it was made anew without what else is in it.
+        // Should the former owner have removed the folder, it was recreated without what else is in it.
         state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
         Ok(locks)
     }
@@ -299,8 +299,8 @@ impl Context {
         if !self.can_ask() {
             return Err(Fail::new(
                 code::USAGE,
-                "nobody is there to be asked",
-                "Add `--yes` to agree beforehand.",
+                "there is no terminal to confirm on",
+                "Pass `--yes` to confirm beforehand.",
             ));
         }
         let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());

@@ -30,7 +30,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
             code::USAGE,
             what,
             format!(
-                "`p1 destroy` without names removes the whole cluster; `p1 replace {}` makes {} anew.",
+                "`p1 destroy` without names removes the whole cluster; `p1 replace {}` recreates {}.",
                 targets.join(" "),
                 if targets.len() == 1 { "it" } else { "them" }
             ),
@@ -45,14 +45,14 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let external = cluster.has_own_datastore();
     let question = match whole {
         true => format!(
-            "This destroys the cluster `{}` with {}: {}. Go on?",
+            "This destroys the cluster `{}` with {}: {}. Continue?",
             cluster.name,
             if external { "all but what is in the datastore of `datastore-endpoint`" } else { "its data" },
             names.join(", ")
         ),
         false => {
             let whose = if names.len() == 1 { "its" } else { "their" };
-            format!("This destroys {} with {whose} data. Go on?", names.join(", "))
+            format!("This destroys {} with {whose} data. Continue?", names.join(", "))
         }
     };
     let ask = |world: &World| {

@@ -43,7 +43,7 @@ fn advised(host: &Host, findings: &[Finding], fail: Fail) -> Fail {
         let remedies: Vec<&str> = problems.filter_map(|f| Some(f.remedy.as_ref()?.text.as_str())).collect();
         return fail.hint(remedies.join(" "));
     }
-    fail.hint("`p1 doctor --fix` shows the commands that mend it and runs them when you agree.")
+    fail.hint("`p1 doctor --fix` shows the commands that fix it and runs them when you agree.")
         .next(["p1 doctor --fix"])
 }
 
@@ -67,7 +67,7 @@ fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> 
             return Ok(());
         }
         let paint = context.paint();
-        eprintln!("{}", paint.tone(Tone::Bold, "This host lacks some things. p1 would run:"));
+        eprintln!("{}", paint.tone(Tone::Bold, "Some requirements are missing on this host. p1 would run:"));
         for action in &plan.actions {
             eprintln!("  {}  {}", action.line, paint.tone(Tone::Dim, &format!("# {}", action.what)));
         }

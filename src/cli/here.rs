@@ -18,7 +18,7 @@ pub fn load(context: &Context) -> Result<Parsed, spec::Error> {
     spec::load_here(&context.global.file, &|cluster| remarks(context, cluster))
 }
 
-/// The same, with the mistakes told.
+/// The same, with the errors told.
 pub fn told(context: &Context) -> Result<Parsed, Fail> {
     load(context).map_err(|error| context.told(error))
 }
@@ -131,7 +131,7 @@ pub fn json(context: &Context) -> Result<(), Fail> {
 }
 
 impl Context {
-    /// A spec's mistakes, shown as a compiler would.
+    /// A spec's errors, shown as a compiler would.
     pub(super) fn told(&self, error: spec::Error) -> Fail {
         match error {
             spec::Error::Invalid(invalid) if self.ui.format != Format::Json => {

@@ -67,11 +67,11 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("note: {note}");
         }
         if !due && drift.iter().any(Drift::is_elsewhere) {
-            eprintln!("nothing that p1 would do: what is named above configures k3s beside the spec");
+            eprintln!("nothing that p1 would do: what is named above configures k3s in addition to the spec");
         } else if !due {
             eprintln!("nothing to do: cluster `{}` is as the spec says", world.cluster.name);
         } else {
-            eprintln!("\n{} to do (+), {} to be looked at on the way (?)", count(needed, "step"), unknown);
+            eprintln!("\n{} to do (+), {} decided during the run (?)", count(needed, "step"), unknown);
         }
     }
     if let Some(refused) = refused {

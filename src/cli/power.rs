@@ -39,7 +39,7 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fa
                 _ => String::new(),
             };
             context.agree(&format!(
-                "This removes k3s, its data and all that runs on it; the machines stay.{data} Go on?"
+                "This removes k3s, its data and all that runs on it; the machines stay.{data} Continue?"
             ))?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::up::preflight;
 use crate::event::VerbName;
 use crate::verbs::Verb;
 
-/// Makes nodes anew.
+/// Recreates nodes.
 pub fn replace(context: &Context, nodes: &[String]) -> Result<(), Fail> {
     let cluster = context.spec()?;
     let replace = context.targets(&cluster, nodes)?;

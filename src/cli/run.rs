@@ -124,7 +124,7 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
     match report {
         Report { success: true, .. } => Ok(()),
         Report { interrupted: true, .. } => {
-            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` goes on.").next(["p1 retry"]))
+            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` continues.").next(["p1 retry"]))
         }
         _ => {
             let failed = report.outcomes.iter().filter_map(|(step, outcome)| match outcome {

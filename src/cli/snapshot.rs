@@ -44,7 +44,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
                 return Err(Fail::new(code::FAILED, what, hint));
             }
             let question = format!(
-                "This puts {} back to {}; what happened on the cluster since is lost. Go on?",
+                "This puts {} back to {}; what happened on the cluster since is lost. Continue?",
                 set.note.nodes.join(", "),
                 when(&set)
             );
@@ -52,7 +52,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
         }),
         SnapshotVerb::Delete { name } => change(context, VerbName::DeleteSnapshot, name, &|world, name| {
             let set = find(world, name)?;
-            context.agree(&format!("This removes the snapshot `{name}` of {}. Go on?", when(&set)))
+            context.agree(&format!("This removes the snapshot `{name}` of {}. Continue?", when(&set)))
         }),
         SnapshotVerb::List => list(context),
     }

@@ -115,7 +115,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             eprintln!("{drift}");
         }
         print(table(
-            &["node", "role", "address", "machine", "k3s", "node is", "version", "differs"],
+            &["node", "role", "address", "machine", "k3s", "Ready", "version", "differs"],
             &rows,
             layout,
         ));
@@ -145,14 +145,14 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         true => Fail::told(code::FAILED, "the cluster differs from the spec")
             .hint("`p1 plan` says what `p1 up` would do.")
             .next(["p1 up"]),
-        false => Fail::told(code::HOST, "not all of the cluster can be looked at").next(["p1 status --deep"]),
+        false => Fail::told(code::HOST, "parts of the cluster cannot be checked").next(["p1 status --deep"]),
     })
 }
 
 /// What differs on a node, and why more is not known of it.
 fn differs(drift: &[&Drift], silent: Option<&String>) -> String {
     let mut all: Vec<String> = drift.iter().map(|d| d.what.clone()).collect();
-    all.extend(silent.filter(|why| !all.contains(why)).map(|why| format!("it cannot be looked at: {why}")));
+    all.extend(silent.filter(|why| !all.contains(why)).map(|why| format!("it cannot be checked: {why}")));
     all.join("; ")
 }
 
@@ -171,14 +171,14 @@ fn freshness(
         let all = if fresh.len() == believed.len() { "its nodes" } else { "of them" };
         let count = if fresh.len() == believed.len() { String::new() } else { format!("{} ", fresh.len()) };
         lines.push(format!(
-            "`node is` and `version` are the API's word; {count}{all} reported within the last {}",
+            "`Ready` and `version` are reported by the API; {count}{all} reported within the last {}",
             seconds(*oldest)
         ));
     }
     for (name, age) in believed.iter().filter(|(_, age)| age.is_none_or(|age| age >= STALE)) {
         lines.push(match age {
-            Some(age) => format!("{name}: the API last heard of it {} ago", seconds(*age)),
-            None => format!("{name}: the API does not say when it last heard of it"),
+            Some(age) => format!("{name}: the API last received a heartbeat {} ago", seconds(*age)),
+            None => format!("{name}: the API does not say when it last received a heartbeat"),
         });
     }
     if !remembered.is_empty() {
@@ -206,12 +206,12 @@ mod tests {
         let none = std::collections::BTreeSet::new();
         assert_eq!(
             freshness(&believed, &none),
-            ["`node is` and `version` are the API's word; its nodes reported within the last 9s"]
+            ["`Ready` and `version` are reported by the API; its nodes reported within the last 9s"]
         );
         let late = [believed[0].clone(), ("worker".to_owned(), secs(185)), ("new".to_owned(), None)];
         let told = freshness(&late, &["server".to_owned()].into());
         assert!(told[0].contains("1 of them reported within the last 3s"), "{told:?}");
-        assert_eq!(told[1], "worker: the API last heard of it 3m05s ago");
+        assert_eq!(told[1], "worker: the API last received a heartbeat 3m05s ago");
         assert!(told[2].starts_with("new: ") && told[3].contains("`k3s` of server"), "{told:?}");
         assert_eq!(freshness(&[], &none), [""; 0]);
     }

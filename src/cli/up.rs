@@ -76,7 +76,7 @@ pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fa
         if !missing.is_empty() {
             let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
                         `k3s.artifacts.dir`; `p1 box add --help` says how to take the file of a box that was built elsewhere.";
-            let what = "p1 is offline, and this host lacks what it takes";
+            let what = "p1 is offline, and required files are missing on this host";
             return Err(Fail { evidence: missing, ..Fail::new(code::HOST, what, hint) });
         }
     }

@@ -43,7 +43,7 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
     }
     eprint!("{}", shown(paint.color));
     let meant = meant(&args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>());
-    let hint = meant.map(|line| format!("What is to be run stands behind `--`: {line}"));
+    let hint = meant.map(|line| format!("The command to run goes after `--`: {line}"));
     if let Some(hint) = &hint {
         eprintln!("\n{} {hint}", paint.tone(crate::ui::Tone::Hint, "hint:"));
     }

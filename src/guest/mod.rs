@@ -89,7 +89,7 @@ pub trait Guest: Sync {
     fn undo(&self) -> String;
 
     /// Copies a file from a disk to its place, whole or not at all. Exit statuses: 90 it could not, 91 there is no room
-    /// for it, 93 it is another one, 94 there is no such disk.
+    /// for it, 93 it differs, 94 there is no such disk.
     fn copy(&self, piece: &Piece<'_>) -> String;
 
     /// Begins to shut the machine down, and does not wait for it.
@@ -106,7 +106,7 @@ pub trait Service: Sync {
     /// none; `service_remove` stops it for good and removes it.
     fn functions(&self) -> &'static str;
 
-    /// Starts a unit anew, with what is written of it now, and does not wait for it; what it prints is for
+    /// Restarts a unit, with what is written of it now, and does not wait for it; what it prints is for
     /// [`Service::started`].
     fn start(&self, unit: &str) -> String;
 
@@ -116,7 +116,7 @@ pub trait Service: Sync {
     /// Stops a unit and waits for its end.
     fn stop(&self, unit: &str) -> String;
 
-    /// Starts a unit anew and waits for it: a command for people.
+    /// Restarts a unit and waits for it: a command for people.
     fn restart(&self, unit: &str) -> String;
 
     /// Succeeds if the unit is active.

@@ -57,7 +57,7 @@ struct Rule {
     next: &'static [&'static str],
 }
 
-/// A node that has to begin anew in its cluster.
+/// A node that has to start over in its cluster.
 const ANEW: &[&str] = &["p1 uninstall {node}", "p1 up"];
 
 #[derive(Clone, Copy)]
@@ -182,7 +182,7 @@ fn last_attempt(lines: &[String]) -> &[String] {
 }
 
 /// The lines of a journal that are worth showing, oldest first: what was called an error, and the last
-/// ones, each that is said again and again once, with how often. Those of a unit that ends again and again
+/// ones, each that is said again and again once, with how often. Those of a unit that keeps crashing
 /// (`ended`) count only up to its last end: what comes after is the next attempt, which has not failed yet.
 pub fn telling(lines: &[String], ended: bool) -> Vec<String> {
     let lines = if ended { last_attempt(lines) } else { lines };
@@ -352,7 +352,7 @@ const RULES: &[Rule] = &[
     rule(
         &["this server is a not a member of the etcd cluster", "the member has been permanently removed"],
         "this server was taken out of the etcd cluster",
-        "What it has of the cluster is no longer good: `p1 uninstall {node}` removes it, then `p1 up` lets it join anew.",
+        "What it has of the cluster is no longer good: `p1 uninstall {node}` removes it, then `p1 up` lets it join again.",
     )
     .next(ANEW),
     rule(
@@ -372,7 +372,7 @@ const RULES: &[Rule] = &[
     ),
     rule(
         &["database space exceeded"],
-        "etcd's database has reached its quota and takes no more writes",
+        "etcd's database has reached its quota and accepts no writes",
         "Compact and defragment it, or give etcd a larger one: `etcd-arg: [quota-backend-bytes=8589934592]`.",
     ),
     rule(
@@ -441,7 +441,7 @@ const RULES: &[Rule] = &[
     rule(
         &["failed to find IPv4 address for interface"],
         "the network interface {} has no IPv4 address",
-        "`p1 exec {node} -- ip -br addr` shows its interfaces; `p1 stop {node}`, then `p1 up`, starts the machine anew.",
+        "`p1 exec {node} -- ip -br addr` shows its interfaces; `p1 stop {node}`, then `p1 up`, restarts the machine.",
     )
     .word_after("address for interface "),
     // k3s-io/k3s#5973.
@@ -458,22 +458,21 @@ const RULES: &[Rule] = &[
     rule(
         &["encrypted with different token", "cipher: message authentication failed"],
         "the server's datastore belongs to a cluster with another token",
-        "Its data is of an earlier cluster. To keep it, give that cluster's token: `k3s.token` in the spec. To begin \
-         anew: what is on the servers goes with `p1 uninstall`; a datastore of your own (`datastore-endpoint`) is not \
+        "Its data is of an earlier cluster. To keep it, give that cluster's token: `k3s.token` in the spec. To start over: what is on the servers goes with `p1 uninstall`; a datastore of your own (`datastore-endpoint`) is not \
          touched by that, and has to be emptied by its own tools.",
     ),
     // pkg/clientaccess/token.go, `validateCAHash`.
     rule(
         &["token CA hash does not match"],
         "the node's token belongs to a server with another certificate authority",
-        "The server was made anew since, or another file on the node names another token: `p1 exec {node} --root -- grep -r token \
+        "The server was recreated since, or another file on the node names another token: `p1 exec {node} --root -- grep -r token \
          /etc/rancher/k3s /etc/default` shows which do.",
     ).wants(Wants::Settings(TOKENS)),
     // pkg/agent/config/config.go, `getNodeNamedCrt` (HTTP 403) and pkg/nodepassword.
     rule(
         &["Node password rejected", "ode password validation failed", "unable to verify password for node"],
         "the server knows another machine by this node's name",
-        "If the VM was made anew, forget the old one: `p1 kubectl -- delete node {node}` and `p1 kubectl -- -n \
+        "If the VM was recreated, forget the old one: `p1 kubectl -- delete node {node}` and `p1 kubectl -- -n \
          kube-system delete secret {node}.node-password.k3s`. Otherwise two machines have one name.",
     ).wants(Wants::Settings(NAMES)),
     // Go's crypto/x509; k3s-io/k3s#6152 (before) and #5163 (after).
@@ -529,7 +528,7 @@ const RULES: &[Rule] = &[
     // Seen while the servers of a cluster start together.
     rule(
         &["etcdserver: no leader", "etcdserver: request timed out", "etcd alarm list failed"],
-        "too few servers run for etcd: it wants more than half of them",
+        "too few servers run for etcd: it needs more than half of them",
         "`p1 status` shows which are down; `p1 start` starts them.",
     ).passing().wants(Wants::Members),
     rule(

@@ -145,7 +145,7 @@ pub fn changes(was: &Written, server: &Node, version: Option<&Version>) -> Vec<C
         }
         let way = match fixed.way {
             Way::Anew => format!(
-                "Put `{}` back as it was. With another one the cluster has to be made anew, and everything in it is lost: \
+                "Put `{}` back as it was. With another one the cluster has to be recreated, and everything in it is lost: \
                  `p1 destroy`, then `p1 up`.",
                 name(fixed)
             ),

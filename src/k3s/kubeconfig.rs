@@ -40,7 +40,7 @@ impl Explain for Error {
     fn hint(&self) -> Option<String> {
         let (Self::Yaml { which, .. } | Self::Shape { which, .. }) = self;
         Some(match *which {
-            THEIRS => "Nothing was written. Mend the file, or merge into another one with `p1 kubeconfig --merge --into kubeconfig`."
+            THEIRS => "Nothing was written. Fix the file, or merge into another one with `p1 kubeconfig --merge --into kubeconfig`."
                 .to_owned(),
             _ => "`p1 up` fetches it from the server again.".to_owned(),
         })

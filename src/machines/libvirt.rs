@@ -259,7 +259,7 @@ impl Libvirt {
     fn upload(&self, image: &BoxInfo, report: &mut dyn FnMut(&str), cancel: &Cancel) -> Result<(), Error> {
         let name = volume(image);
         report("sending the base image to libvirt");
-        // What a killed p1 left at that goes on writing to the volume, which is about to be made anew.
+        // What a killed p1 left at that goes on writing to the volume, which is about to be recreated.
         let input = image.image.with_extension("sending");
         let program = self.tools.virsh.file_name().unwrap_or_default().to_string_lossy();
         if !orphan::end(&input, &program, ORPHAN) {
@@ -666,7 +666,7 @@ impl Hypervisor for Libvirt {
                 if nodes.len() == 1 { "is" } else { "are" }
             ),
             remedy: format!(
-                "As root: {}. Or `p1 stop {}`, then `p1 up`, which starts anew what is not connected.",
+                "As root: {}. Or `p1 stop {}`, then `p1 up`, which restarts what is not connected.",
                 lines.join("; "),
                 nodes.join(" ")
             ),
@@ -794,7 +794,7 @@ impl Hypervisor for Libvirt {
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
     ) -> Result<(), Error> {
-        self.turn("resume", "let the machines go on", &State::Running, cluster, ids, cancel)
+        self.turn("resume", "resume the machines", &State::Running, cluster, ids, cancel)
     }
 
     fn snapshots(
@@ -1143,7 +1143,7 @@ impl Libvirt {
         }
         let line: Vec<String> = commands.iter().map(|words| words.join(" ")).collect();
         let done = self.ask(doing, &[&line.join(&format!("; echo {BETWEEN}; "))], cancel)?;
-        // Its exit code is the last one's, and it connects anew for each.
+        // Its exit code is the last one's, and it reconnects for each.
         if GONE.iter().any(|w| done.stderr.to_lowercase().contains(w)) {
             let lines = process::tail(&done.stderr, 5);
             return Err(Error::Down { doing: doing.to_owned(), who: "libvirt", lines });

@@ -88,14 +88,14 @@ impl Making<'_> {
                 what: format!("the machine `{name}` was made from this folder, but p1's state of it is gone"),
                 remedy: format!(
                     "It was in {}, with the key that opens the machine: put it back from a copy if you have one. Else \
-                     `p1 destroy{}` removes the machine with all that is on it, and `p1 up` makes it anew.",
+                     `p1 destroy{}` removes the machine with all that is on it, and `p1 up` recreates it.",
                     self.place.0.display(),
                     self.alone(node)
                 ),
                 next: self.anew(node),
             });
         }
-        tell(format!("{name} was left half-made by an interrupted run; it is made anew."));
+        tell(format!("{name} was left half-made by an interrupted run; it is recreated."));
         self.clean(node)?;
         (self.forget)(&node.name)
     }
@@ -110,13 +110,13 @@ impl Making<'_> {
             return Err(Error::Conflict {
                 what: "the machine was removed outside p1, and its disk was left behind".to_owned(),
                 remedy: format!(
-                    "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` makes the machine anew.",
+                    "`p1 destroy{}` removes the disk with all that is on it; then `p1 up` recreates the machine.",
                     self.alone(node)
                 ),
                 next: self.anew(node),
             });
         }
-        tell("A disk was left by an interrupted run, before the machine was made; it is made anew.".into());
+        tell("A disk was left by an interrupted run, before the machine was made; it is recreated.".into());
         self.clean(node)
     }
 

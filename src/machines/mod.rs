@@ -524,7 +524,7 @@ trait Hypervisor: Send + Sync {
         Ok(())
     }
 
-    /// Where a node's SSH is reached from this host; asked anew after every start, as VirtualBox'
+    /// Where a node's SSH is reached from this host; asked again after every start, as VirtualBox'
     /// forwarded ports change.
     fn endpoint(
         &self,

@@ -199,7 +199,7 @@ impl Claimant {
     }
 }
 
-/// Whether the folder is still where it was, and still that cluster's; what cannot be looked at is.
+/// Whether the folder is still where it was, and still that cluster's; what cannot be checked is.
 pub fn is_there(owner: &Owner) -> bool {
     match owner.folder.try_exists() {
         Ok(false) => false,

@@ -113,7 +113,7 @@ pub trait Machines: Send + Sync {
     /// What tells a node's present machine from a former one; none where none was made. Without starting a process.
     fn id(&self, node: &str) -> Option<String>;
 
-    /// How this host gets into a node, asked anew after every start: forwarded ports change. `made` is what the machine
+    /// How this host gets into a node, asked again after every start: forwarded ports change. `made` is what the machine
     /// was made for, if it is remembered: it is there, which need not be where the spec wants the node to be.
     fn way(&self, cluster: &Cluster, node: &Node, made: Option<&Made>, stop: &Cancel) -> Result<Way, Error>;
 

@@ -310,7 +310,7 @@ impl Hypervisor for VirtualBox {
     /// A restored machine is a saved one: starting it reads its memory back.
     fn resume(&self, _: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
         for id in ids.values() {
-            let doing = format!("let VirtualBox' machine {id} go on");
+            let doing = format!("resume VirtualBox' machine {id}");
             if self.state(id, cancel)? == State::Saved {
                 self.run(&["startvm", id, "--type", "headless"], MEMORY, &doing, cancel)?;
             }

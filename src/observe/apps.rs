@@ -37,9 +37,9 @@ pub fn apps_now(world: &World) -> Result<Apps, Trouble> {
             true => api.object(&path, &world.cancel),
             false => api.metadata(&path, &world.cancel),
         }) {
-            // One object that cannot be looked at is no reason to do nothing about the others.
+            // One object that cannot be checked is no reason to do nothing about the others.
             Err(trouble) if trouble.again == Again::No => {
-                let why = format!("it cannot be looked at: {}", trouble.failure.cause);
+                let why = format!("it cannot be checked: {}", trouble.failure.cause);
                 apps.unfinished.push((item.to_string(), why));
                 continue;
             }

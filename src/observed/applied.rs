@@ -17,7 +17,7 @@ pub fn unseen(view: &View<'_>) -> Check {
     match (none_wanted(view.cluster), absent) {
         (true, true) => Check::Done("the spec has none".into()),
         (false, true) => Check::Needed("the cluster is new".into()),
-        _ => Check::Unknown("looked at when the nodes are Ready".into()),
+        _ => Check::Unknown("checked when the nodes are Ready".into()),
     }
 }
 

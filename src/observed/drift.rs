@@ -69,9 +69,9 @@ pub enum Mend {
     Up,
     /// `up`, which first asks whether the machine may go: the node is not in the spec.
     Remove,
-    /// `up --replace NODE`, or `up` and a yes: the machine is made anew.
+    /// `up --replace NODE`, or `up` and a yes: the machine is recreated.
     Replace,
-    /// `destroy` and `up`: the whole cluster is made anew.
+    /// `destroy` and `up`: the whole cluster is recreated.
     Anew,
     /// Nothing has to be done; it is as well to know.
     Note,
@@ -200,7 +200,7 @@ fn drift(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     let mut all = of_cluster(view, plan);
     for node in &view.cluster.nodes {
         let mut found = of_machine(view, node);
-        // One that has to be made anew is not mended otherwise.
+        // One that has to be recreated is not mended otherwise.
         if !found.iter().any(Drift::destroys) && !found.iter().any(|d| d.kind == Kind::VmMissing) {
             found.extend(of_steps(view, node, plan));
         }
@@ -269,7 +269,7 @@ fn may_have_data(view: &View<'_>, server: &Node) -> bool {
 }
 
 /// Whether the data is still there when this server and all of `leaving` are gone: on a server that stays, or
-/// because several are made anew, one when the one before has it again. Only what is known counts for that.
+/// because several are recreated, one when the one before has it again. Only what is known counts for that.
 fn data_stays(view: &View<'_>, node: &Node, leaving: &[Node]) -> bool {
     let goes = |n: &Node| n.name == node.name || leaving.iter().any(|l| l.name == n.name);
     let there: Vec<Node> = servers_there(view).collect();
@@ -298,7 +298,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         lost: Some(format!("everything of the cluster `{}`", cluster.name)),
         loss: Loss::Cluster,
         interrupts: Interrupts::Machine,
-        ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, makes the whole cluster anew")
+        ..finding(None, kind, what, Mend::Anew, "`p1 destroy`, then `p1 up`, recreates the whole cluster")
     };
     let wanted = crate::machines::Kind::wished(cluster.provider);
     if let (Some(wanted), Some(has)) = (wanted, seen.here.provider)
@@ -336,7 +336,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         let (kind, what, then) = match step {
             ClusterStep::Kubeconfig => (Kind::Kubeconfig, "its kubeconfig", "it is fetched again"),
             ClusterStep::Link => {
-                (Kind::Network, "its network", "it is mended, and the machines are connected to it")
+                (Kind::Network, "its network", "it is fixed, and the machines are connected to it")
             }
             ClusterStep::Manifests => (Kind::Manifests, "its manifests", "they are applied"),
             ClusterStep::Rollouts => (Kind::Rollout, "its applications", "they are waited for"),
@@ -355,7 +355,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     };
     if machine.foreign {
         let what = "a machine of its name exists that this folder does not know".to_owned();
-        return vec![up(Kind::VmForeign, what, "it is made anew if it is half-made and of this folder")];
+        return vec![up(Kind::VmForeign, what, "it is recreated if it is half-made and of this folder")];
     }
     let mut all = Vec::new();
     let (loss, lost) = lost_with(view, &as_made(view, node), &[]);
@@ -365,7 +365,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         lost: Some(lost.clone()),
         loss,
         interrupts: stopped,
-        ..finding(Some(node), kind, what, Mend::Replace, "its machine is made anew and joins again")
+        ..finding(Some(node), kind, what, Mend::Replace, "its machine is recreated and joins again")
     };
     let made = seen.made.get(&node.name);
     if let Some(made) = made.filter(|m| m.ip != node.ip) {
@@ -535,7 +535,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
     all
 }
 
-/// The node has a k3s of p1's, and it is another one.
+/// The node has a k3s of p1's, and it differs from the wanted one.
 fn other_binary(view: &View<'_>, node: &Node) -> bool {
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let has = view.seen.nodes.get(&node.name).and_then(|f| f.staged.get(&binary));

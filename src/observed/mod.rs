@@ -116,7 +116,7 @@ pub struct Request {
     pub whole_goes: bool,
     /// What the verb is about beside nodes.
     pub subject: Option<String>,
-    /// The machines that go, as they were made: of former nodes, and of nodes that are made anew.
+    /// The machines that go, as they were made: of former nodes, and of nodes that are recreated.
     pub leaving: Vec<Node>,
     /// Namespaces that the user agreed to delete with all that is in them.
     pub agreed: Vec<String>,
@@ -217,7 +217,7 @@ impl<'a> View<'a> {
         self.seen.here.provision.get(name)?.as_ref().ok().map(|made| made.told.clone())
     }
 
-    /// The node's machine; none for one that goes before the node is made anew.
+    /// The node's machine; none for one that goes before the node is recreated.
     pub fn machine(&self, node: &Node) -> Machine {
         if self.is_made_anew(node) {
             return Machine::absent();
@@ -244,7 +244,7 @@ impl<'a> View<'a> {
         }
         Err(match self.machine(node).state {
             State::Absent => Check::Needed("the machine is new".into()),
-            _ => Check::Unknown("looked at when the machine answers".into()),
+            _ => Check::Unknown("checked when the machine answers".into()),
         })
     }
 
@@ -269,7 +269,7 @@ impl<'a> View<'a> {
     }
 
     /// How k3s stands on the node: by what it says of itself, else by what is remembered of it. One that is
-    /// made anew is new.
+    /// recreated is new.
     pub fn standing(&self, node: &Node) -> Standing {
         if self.is_made_anew(node) { Standing::New } else { self.stands_now(node) }
     }
@@ -277,7 +277,7 @@ impl<'a> View<'a> {
     /// Too few of several servers have an etcd that answers, so that nothing of the cluster can be asked or changed.
     pub fn minority(&self) -> Option<String> {
         let (answer, all) = self.seen.members.filter(|(answer, all)| answer * 2 <= *all)?;
-        Some(format!("{answer} of {all} servers answer, and it wants {} of them", all / 2 + 1))
+        Some(format!("{answer} of {all} servers answer, and it needs {} of them", all / 2 + 1))
     }
 
     /// The same of the machine that is there now, be it about to go or not.

@@ -6,7 +6,7 @@ use crate::spec::Node;
 
 /// What is wrong with a node; none if it counts.
 pub fn wrong(node: &Node, version: Option<&str>, status: Option<&NodeStatus>) -> Option<String> {
-    let Some(status) = status else { return Some("the cluster does not know it".into()) };
+    let Some(status) = status else { return Some("not registered yet".into()) };
     if !status.ready {
         let why = [status.reason.as_str(), status.message.as_str()].join(": ");
         return Some(format!("it is not Ready ({})", why.trim_matches([':', ' '])));
@@ -64,7 +64,7 @@ mod tests {
         assert!(says(|s| s.ready = false).contains("not Ready"));
         assert!(says(|s| s.internal_ip = Some("10.0.2.15".parse().unwrap())).contains("10.0.2.15"));
         assert!(says(|s| s.version = "v1.33.0+k3s1".into()).contains("v1.33.0"));
-        assert!(wrong(node, None, None).unwrap().contains("does not know"));
+        assert!(wrong(node, None, None).unwrap().contains("not registered"));
         let reported = |at: &str| NodeStatus { heartbeat: Some(at.parse().unwrap()), ..good.clone() };
         let at = reported("2026-11-22T06:00:00Z");
         let start = at.heartbeat.unwrap().as_second();

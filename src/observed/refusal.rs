@@ -81,7 +81,7 @@ pub fn not_finished(what: &Unfinished) -> Refusal {
     let subject = what.subject.clone().map(|s| quote(&s)).unwrap_or_default();
     let hint = match VerbName::parse(&what.verb) {
         Some(VerbName::Restore) => format!(
-            "The cluster's former data is set aside. `p1 restore --undo` puts it back, `p1 restore {subject}` goes on."
+            "The cluster's former data is set aside. `p1 restore --undo` puts it back, `p1 restore {subject}` continues."
         ),
         _ => format!(
             "Until then machines may be of different moments: `p1 snapshot restore {subject}` puts all of them back."

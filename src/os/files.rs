@@ -44,7 +44,7 @@ pub fn dir(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).at("create", dir)
 }
 
-/// The user who owns what is at this path, if that is another one than p1's.
+/// The user who owns what is at this path, if it is not p1's own.
 pub fn owner(path: &Path) -> Option<String> {
     // What lies in a folder that cannot be entered is not seen; the folder is.
     let uid = path.ancestors().find_map(|p| fs::symlink_metadata(p).ok())?.uid();

@@ -66,7 +66,7 @@ pub enum Per {
     Node,
     /// Once for every provisioner of this slot and each of its nodes, in the spec's order on a node.
     Provisioner(Slot),
-    /// Once for every machine that goes: of a node that left the spec, or that is made anew.
+    /// Once for every machine that goes: of a node that left the spec, or that is recreated.
     Leaving,
 }
 
@@ -257,7 +257,7 @@ pub struct Basis<'a> {
     pub cluster: &'a Cluster,
     /// Node names; empty means all. A step of the cluster is always in.
     pub targets: &'a [String],
-    /// The machines that go, as they were made: their names may be of nodes that are made anew, and
+    /// The machines that go, as they were made: their names may be of nodes that are recreated, and
     /// `targets` does not concern them.
     pub leaving: &'a [Node],
     /// Says of a step whether it can be taken there at all. What comes after one that cannot comes after what that one
@@ -592,7 +592,7 @@ fn look_again(steps: &[(&Shape, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> 
             _ => None,
         });
         if let (Check::Done(_), Some(before), true) = (&check, before, way.contains(&step)) {
-            *check = Check::Unknown(format!("looked at again after `{before}`"));
+            *check = Check::Unknown(format!("checked again after `{before}`"));
         }
         if check.may_run() {
             open.insert((step, node.name.as_str()));
@@ -978,7 +978,7 @@ mod tests {
             "not while one is missing"
         );
         let start = plan.steps.iter().find(|s| s.info.id == "server-2/start").unwrap();
-        assert_eq!(start.check, Check::Unknown("looked at again after `config`".into()));
+        assert_eq!(start.check, Check::Unknown("checked again after `config`".into()));
         let needed = |_: At<'_>| Check::Needed("x".into());
         let plan = up_of(&cluster, &needed, &|_| Standing::Down);
         for server in ["server", "server-2", "server-3"] {

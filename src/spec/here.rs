@@ -14,7 +14,7 @@ pub enum Part {
     Binary,
 }
 
-/// A mistake that only this host knows of.
+/// An error that only this host knows of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
     /// Where.

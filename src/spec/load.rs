@@ -39,7 +39,7 @@ pub enum Error {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] files::Error),
-    /// It has mistakes.
+    /// It has errors.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }

@@ -51,7 +51,7 @@ impl When {
 pub struct Manifest {
     /// As the spec names it, for people.
     pub shown: String,
-    /// A file or a directory on this host, absolute; found anew where the spec lies.
+    /// A file or a directory on this host, absolute; found again where the spec lies.
     #[serde(skip)]
     pub path: PathBuf,
     /// Where objects go that do not say it themselves.

@@ -27,7 +27,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One mistake, or one thing that is unwise.
+/// One error, or one thing that is unwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// How bad it is.
@@ -89,7 +89,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A spec that cannot be used, with every mistake in it.
+/// A spec that cannot be used, with every error in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// The file, as it was named.
@@ -114,7 +114,7 @@ impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let errors = self.problems.iter().filter(|p| p.severity == Severity::Error).count();
         let s = if errors == 1 { "" } else { "s" };
-        write!(f, "{} has {errors} mistake{s}", self.file.display())
+        write!(f, "{} has {errors} error{s}", self.file.display())
     }
 }
 

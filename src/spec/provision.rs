@@ -314,7 +314,7 @@ fn keys(one: &ProvisionFile, kind: ProvisionType, at: Span, report: &mut Report<
     for key in options.value.0.keys().filter_map(|k| k.as_str()) {
         let (message, help) = if OWN.contains(&key) {
             (
-                format!("`{key}` is not the spec's to set"),
+                format!("`{key}` cannot be set in the spec"),
                 "When and in which order it runs, p1 decides by `when`.".into(),
             )
         } else if kind.keys().contains(&key) {

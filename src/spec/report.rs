@@ -37,7 +37,7 @@ impl<'a> Report<'a> {
         Self { text, lines, base, problems: Vec::new(), errors: 0, dropped: None }
     }
 
-    /// A mistake. `message` is a lower-case fragment, `help` full sentences.
+    /// An error. `message` is a lower-case fragment, `help` full sentences.
     pub fn error(&mut self, at: Span, message: impl Into<String>, help: impl Into<String>) {
         self.errors += 1;
         self.add(Severity::Error, at, message.into(), help.into());
@@ -48,7 +48,7 @@ impl<'a> Report<'a> {
         self.add(Severity::Warning, at, message.into(), help.into());
     }
 
-    /// How many mistakes were reported so far.
+    /// How many errors were reported so far.
     pub fn errors(&self) -> usize {
         self.errors
     }
@@ -58,7 +58,7 @@ impl<'a> Report<'a> {
         self.problems.sort_by_key(|p| (p.line, p.column));
         if let Some((at, count)) = self.dropped {
             let message = format!("{count} more problems are not shown");
-            let help = "They often have one cause; mend those above first.".to_owned();
+            let help = "They often have one cause; fix those above first.".to_owned();
             self.problems.push(locate(self.text, Severity::Warning, at, message, help));
         }
         self.problems

@@ -37,7 +37,7 @@ pub(super) struct Draft<'f> {
     pub index: u32,
 }
 
-/// Works everything out and reports what does not go together. `None` if there is any mistake.
+/// Works everything out and reports what does not go together. `None` if there is any error.
 pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     let network = network(&file.network);
     let (mut drafts, whole) = drafts(file, report);

@@ -258,7 +258,7 @@ fn special(key: &str, text: &str, at: Span, report: &mut Report<'_>) {
     let name = text.trim_start_matches('-').split('=').next().unwrap_or_default();
     let given = |(of, names, _): &&(&str, &[&str], &str)| *of == key && names.contains(&name);
     if let Some((_, _, help)) = GIVEN.iter().find(given) {
-        report.error(at, format!("`{key}: {name}` is not the spec's to set"), *help);
+        report.error(at, format!("`{key}: {name}` cannot be set in the spec"), *help);
     }
     match key {
         "node-external-ip" => {

@@ -58,7 +58,7 @@ impl<T> Field<T> {
         self.get().map(|at| &at.value)
     }
 
-    /// A mistake was reported, so nothing is to be said of its absence.
+    /// An error was reported, so nothing is to be said of its absence.
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::Bad)
     }

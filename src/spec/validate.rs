@@ -206,7 +206,7 @@ fn settings(
     for entry in config.value().into_iter().flat_map(|c| &c.0) {
         let key = k3s_keys::long(&entry.key);
         if let Some(why) = k3s_keys::owned(key) {
-            report.error(entry.key_at, format!("`{key}` is not the spec's to set"), why);
+            report.error(entry.key_at, format!("`{key}` cannot be set in the spec"), why);
             continue;
         }
         match k3s_keys::taker(key) {
@@ -286,8 +286,7 @@ pub(super) fn servers(servers: &[(&Draft<'_>, &Layers<'_>)], report: &mut Report
         let at = last.file.count.get().filter(|_| last.index > 0).map_or(last.role_at, |c| c.at);
         let (less, more) = (count - 1, count + 1);
         let help = format!(
-            "etcd goes on as long as more than half of its servers run: {count} bear the loss of no more servers \
-             than {less} do. Make it {less} or {more}; only a cluster with a `datastore-endpoint` may have any number."
+            "etcd keeps working as long as more than half of its servers run: {count} tolerate the loss of no more servers than {less} do. Make it {less} or {more}; only a cluster with a `datastore-endpoint` may have any number."
         );
         report.error(at, format!("an even number of servers ({count})"), help);
     }
@@ -318,11 +317,11 @@ pub(super) fn servers(servers: &[(&Draft<'_>, &Layers<'_>)], report: &mut Report
         }
         let why = match *key {
             "disable" => {
-                "Each server deploys and removes the components by its own word, so that two that differ undo each \
+                "Each server deploys and removes the components by its own setting, so that two that differ undo each \
                  other's work, and k3s compares `servicelb` when a server joins."
             }
             "system-default-registry" | "service-node-port-range" | "servicelb-namespace" | "kine-tls" => {
-                "Which server's word counts depends on which one leads just then."
+                "Which server's setting takes effect depends on which one leads at that moment."
             }
             _ => {
                 "k3s compares it when a server joins, and one that differs does not start (`critical configuration \

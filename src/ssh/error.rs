@@ -63,7 +63,7 @@ pub enum Error {
         /// In libssh2's or the system's words.
         reason: String,
     },
-    /// Another machine answers, or the machine was made anew.
+    /// Another machine answers, or the machine was recreated.
     #[error("{node}: the host key has changed: {offered} instead of {pinned}, which {} has", file.display())]
     HostKeyChanged {
         node: String,
@@ -308,7 +308,7 @@ impl Explain for Error {
         Some(match self {
             Self::Key { .. } => {
                 "Put a copy of it back. Without one nobody gets into the machines that trust it: `p1 \
-                                 destroy` and `p1 up` make them anew."
+                                 destroy` and `p1 up` recreate them."
                     .to_owned()
             }
             Self::Refused { .. } => {
@@ -347,7 +347,7 @@ impl Explain for Error {
                 format!("It hangs, or the node froze or left the network; `p1 status {node}` tells which.")
             }
             Self::TooMuch { node, .. } => format!(
-                "Nothing that p1 asks says so much: look at it with `p1 ssh {node}`, or make it anew with \
+                "No answer that p1 asks for is that long: look at it with `p1 ssh {node}`, or recreate it with \
                  `p1 replace {node}`."
             ),
             Self::JobLost { .. } => {

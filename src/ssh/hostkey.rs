@@ -71,7 +71,7 @@ impl KnownHosts {
         Ok(text.lines().filter_map(|line| entry(line, node)).collect())
     }
 
-    /// Lets the machine pass, pins it, or says that it is another one.
+    /// Lets the machine pass, pins it, or says that it differs.
     pub fn check(&self, node: &str, offered: &HostKey) -> Result<(), Error> {
         let pinned = self.keys(node)?;
         if pinned.contains(offered) {
@@ -89,7 +89,7 @@ impl KnownHosts {
         self.rewrite(&node, Some(offered))
     }
 
-    /// Unpins `node`: p1 is about to make its machine anew, or has destroyed it.
+    /// Unpins `node`: p1 is about to recreate its machine, or has destroyed it.
     pub fn forget(&self, node: &str) -> Result<(), Error> {
         self.rewrite(node, None)
     }

@@ -1,7 +1,7 @@
 //! SSH to the nodes: the only room that names the crate ssh2.
 //!
 //! [`Remote`] is what the rest of p1 uses: it owns where a node is and how to get in, connects when
-//! it is first needed, and connects anew when a connection was lost. One [`Session`] is one
+//! it is first needed, and reconnects when a connection was lost. One [`Session`] is one
 //! connection, used by one thread at a time.
 //!
 //! Rules that were each learned by measuring libssh2, and where they are kept:

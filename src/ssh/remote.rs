@@ -1,4 +1,4 @@
-//! A node as the rest of p1 sees it: connected when needed, connected anew when a connection was lost.
+//! A node as the rest of p1 sees it: connected when needed, reconnected when a connection was lost.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -79,7 +79,7 @@ impl Session {
     /// and owner, then moved into place. `progress` is told the bytes sent so far.
     ///
     /// # Errors
-    /// As [`Session::exec`], [`Error::NoSudo`], [`Error::DiskFull`] (looked at before, and recognised
+    /// As [`Session::exec`], [`Error::NoSudo`], [`Error::DiskFull`] (checked before, and recognised
     /// when it happens), [`Error::Corrupt`], [`Error::Source`]. After each of them the old file, if
     /// any, is still in place.
     pub fn upload(

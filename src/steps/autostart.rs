@@ -12,7 +12,7 @@ use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Autostart,
-    title: "have it start with this host",
+    title: "start with the host",
     per: Per::Node,
     after: &[After::Node(NodeStep::Vm)],
     needs: Some(Cap::Power),
@@ -34,7 +34,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
             Check::Needed("the machine is new".into())
         }
         _ if view.machine(node).state == State::Absent => Check::Done("there is no machine".into()),
-        None => Check::Unknown("looked at when its turn comes".into()),
+        None => Check::Unknown("checked when its turn comes".into()),
         Some(h) if wanted && !(h.autostart && h.network) => {
             Check::Needed("it does not start with this host".into())
         }

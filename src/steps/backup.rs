@@ -1,7 +1,7 @@
 //! A cluster's data in a file of this host; `restore.rs` is the way back.
 //!
 //! What is kept is what makes a cluster the one it is: the datastore, the certificates and secrets of
-//! its server, and each node's password, by which the server knows it again. All else p1 makes anew.
+//! its server, and each node's password, by which the server knows it again. All else p1 makes again.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

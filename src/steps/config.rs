@@ -46,10 +46,10 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let moves = facts.datastore.as_deref() == Some("sqlite") && view.join(node) == k3s::Join::Init;
     let why = |path: &str| match facts.written.contains_key(path) {
         true if moves => "k3s moves its data from SQLite to etcd at its next start".to_owned(),
-        true => format!("{path} is another one"),
+        true => format!("{path} differs from the spec"),
         false => format!("{path} is not there"),
     };
-    holds("its configuration is the wanted one", differs.map(|(path, _)| why(path)))
+    holds("its configuration matches the spec", differs.map(|(path, _)| why(path)))
 }
 
 pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {

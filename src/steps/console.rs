@@ -64,7 +64,7 @@ impl Log {
         })
     }
 
-    /// Whether the machine is heard. An empty part: virsh was started anew. On a machine that is only just starting it
+    /// Whether the machine is heard. An empty part: virsh was restarted. On a machine that is only just starting it
     /// says its own words and then that it has no console yet (`PTY device is not yet assigned`).
     fn take(&mut self, part: &[u8]) -> bool {
         if part.is_empty() {
@@ -151,9 +151,7 @@ pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
     let name = machines::machine_name(&world.cluster.name, &node.name);
     let look = world.machines.of(&node.name).power().map(|p| p.look_further(&world.cluster, &node.name));
     let look = look.map(|line| {
-        format!(
-            "To look further at the machine {name}: `{line}`. `p1 retry` switches it off and on and goes on. "
-        )
+        format!("To look further at the machine {name}: `{line}`. `p1 retry` power-cycles it and continues. ")
     });
     let kept = match lines.is_empty() {
         true => "Its serial console has said nothing.".to_owned(),
@@ -178,7 +176,7 @@ pub fn note_unreached(world: &World, node: &Node) {
 }
 
 /// A machine that p1 waited for in vain before and that still does not answer is switched off and on, unless
-/// the cluster hears of it: a machine that works is not unplugged for its SSH server.
+/// the cluster receives its heartbeats: a machine that works is not unplugged for its SSH server.
 pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(power) = world.machines.of(&node.name).power() else { return Ok(()) };
@@ -190,10 +188,10 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     if heard_of(ctx)? {
-        ctx.control.warn("It does not answer over SSH, but the cluster hears of it: it is not switched off.");
+        ctx.control.warn("It does not answer over SSH, but the cluster still receives its heartbeats: it is not switched off.");
         return Ok(());
     }
-    ctx.control.warn("It was waited for before and does not answer: it is switched off and on.");
+    ctx.control.warn("It was waited for before and does not answer: it is power-cycled.");
     power.off(&world.cluster, &node.name, ctx.control.cancel())?;
     world.forget_node(&node.name);
     let _console = keep(world, node, true);
@@ -254,7 +252,7 @@ fn heard_of(ctx: &NodeCtx<'_>) -> Result<bool, Trouble> {
     }
     let gone = wait_for(ctx, Patience::stubborn(GRACE), || {
         let ready = world.nodes().is_ok_and(|all| all.iter().any(|n| n.name == node.name && n.ready));
-        Ok(if ready { Err("asking the cluster whether it hears of it".to_owned()) } else { Ok(()) })
+        Ok(if ready { Err("asking the cluster for its heartbeats".to_owned()) } else { Ok(()) })
     })?;
     Ok(gone.is_err())
 }

@@ -21,7 +21,7 @@ use crate::spec::{Node, Role};
 use crate::ssh::KnownHosts;
 
 /// Out of the cluster: drained, forgotten by the API, no longer a member of etcd. One server after the
-/// other, and where it is made anew the next one goes when it is back.
+/// other, and where it is recreated the next one goes when it is back.
 pub const LEAVE: Step = Step::Node(NodeDef {
     name: NodeStep::Leave,
     title: "leave the cluster",
@@ -123,7 +123,7 @@ fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
         judged::may_leave(api, &node.name).map_err(|why| {
             Trouble::new(
                 format!("{} must not leave now: {why}", node.name),
-                "Without a majority etcd takes no more writes. Bring the others back first (`p1 status`).",
+                "Without a majority etcd accepts no writes. Bring the others back first (`p1 status`).",
             )
         })?;
     }
@@ -146,7 +146,7 @@ fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
             }
         }
     }
-    // Asked anew: the drain may have taken its time.
+    // Asked again: the drain may have taken its time.
     let spared = |api: Api| ready(&api) && judged::spares(&api, &node.name);
     if node.role == Role::Server && quorum::now(world).is_ok_and(spared) {
         // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for

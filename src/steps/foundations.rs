@@ -59,7 +59,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let apps = again(ctx, manifests::ANSWERS, || apps_now(world))?;
     let seen = world.seen();
     if !check(&View::new(&world.cluster, &seen)).may_run() {
-        return Ok(Some("as they should be".into()));
+        return Ok(Some("up to date".into()));
     }
     let whose = || {
         let early = world.cluster.manifests.iter().filter(|m| m.when == When::Api);
@@ -96,7 +96,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
                 seconds(bound),
                 whose()
             ),
-            "Mend it, then `p1 up`: it applies what changed. `p1 kubectl get pods -A` shows what does not run.",
+            "Fix it, then `p1 up`: it applies what changed. `p1 kubectl get pods -A` shows what does not run.",
         )
         .kind(FailureKind::bound(bound))
         .evidence([evidence, vec![last]].concat()))

@@ -36,8 +36,8 @@ const OTHERS: Duration = Duration::from_secs(1800);
 
 fn check(view: &View<'_>) -> Check {
     match view.seen.here.box_ready {
-        true => Check::Done("Vagrant has it".into()),
-        false => Check::Needed("Vagrant does not have it".into()),
+        true => Check::Done("it is unpacked".into()),
+        false => Check::Needed("it is not unpacked yet".into()),
     }
 }
 
@@ -79,7 +79,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     };
     let info = make.image(&label, &sha256);
     if !make.has_image(&info) {
-        control.says("giving it to Vagrant");
+        control.says("unpacking it");
         make.take_image(&info, &file, cancel)?;
     }
     let mut facts = world.state.facts()?;
@@ -99,7 +99,7 @@ fn again(
 ) -> Result<boxes::Manifest, Trouble> {
     let file = world.library.path(name);
     if let Origin::Built { .. } = manifest.origin {
-        control.warn(format!("{} is damaged; the box is built anew.", file.display()));
+        control.warn(format!("{} is damaged; the box is rebuilt.", file.display()));
         return build(&world.library, &definition(world, name)?, &mut |m| control.says(m), &world.cancel);
     }
     let from = match &manifest.origin {

@@ -37,7 +37,7 @@ fn check(view: &View<'_>) -> Check {
             true => Some(view.minority().unwrap_or_else(|| {
                 view.seen.deaf.clone().unwrap_or_else(|| "the API does not take it".to_owned())
             })),
-            false => return Check::Unknown("looked at when a server runs".into()),
+            false => return Check::Unknown("checked when a server runs".into()),
         }
     } else {
         None
@@ -60,7 +60,7 @@ pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         Trouble::new(
             format!("{PATH} of {} cannot be used: {error}", server.name),
             format!(
-                "k3s writes it anew when it starts. Somebody changed it on {}; if it was not you, do not trust that \
+                "k3s rewrites it when it starts. Somebody changed it on {}; if it was not you, do not trust that \
                  node any more.",
                 server.name
             ),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Launch,
-    title: "begin to start k3s",
+    title: "start k3s without waiting",
     per: Per::Node,
     after: &[After::Node(NodeStep::Install), After::Node(NodeStep::Config), After::Node(NodeStep::System)],
     needs: None,

@@ -46,7 +46,7 @@ pub fn key_is_gone(state: &crate::state::State) -> String {
 
 /// What to do about it.
 pub const KEY_GONE: &str = "Put a copy of it back. Without one, `p1 destroy` removes the cluster with its data, and \
-                            `p1 up` makes it anew.";
+                            `p1 up` recreates it.";
 
 /// A node that does not let p1 in. One that takes none of our keys any more does not come back with the next boot.
 fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
@@ -64,7 +64,7 @@ fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
         // With the only server its data would go: that is not for p1 to propose.
         true if others => {
             trouble.failure.next = vec![format!("p1 destroy {name}"), "p1 up".to_owned()];
-            Some(format!("{said}Otherwise `p1 destroy {name}` and `p1 up` make the machine anew."))
+            Some(format!("{said}Otherwise `p1 destroy {name}` and `p1 up` recreate the machine."))
         }
         _ => Some(said.trim_end().to_owned()).filter(|s| !s.is_empty()),
     };

@@ -38,7 +38,7 @@ pub const STEP: Step = Step::Node(NodeDef {
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.is_made_anew(node) {
-        return Check::Needed("it is made anew".into());
+        return Check::Needed("it is recreated".into());
     }
     let machine = view.machine(node);
     match machine.state {
@@ -148,7 +148,7 @@ fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let (world, node) = (ctx.world, ctx.node);
     world.machines.resume(&world.cluster, &[node.name.clone()].into(), ctx.control.cancel())?;
     world.look_at_machine(node)?;
-    Ok(Some("it was paused and goes on".into()))
+    Ok(Some("it was paused and is resumed".into()))
 }
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
@@ -199,7 +199,7 @@ pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
         _ => format!("the machine is {}: it was not p1 that did it", machine.state),
     };
     trouble.failure.cause = format!("{what} ({})", trouble.failure.cause);
-    trouble.failure.hint = Some("`p1 retry` brings it back and goes on.".to_owned());
+    trouble.failure.hint = Some("`p1 retry` brings it back and continues.".to_owned());
     trouble.failure.kind = FailureKind::Lost;
     trouble.again = Again::No;
     trouble

@@ -205,7 +205,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let apps = again(ctx, ANSWERS, || apps_now(world))?;
     let seen = world.seen();
     if !changed_there && !applied(&View::new(&world.cluster, &seen)).may_run() {
-        return Ok(Some("as they should be".into()));
+        return Ok(Some("up to date".into()));
     }
     put(ctx, Part::All, &apps.inventory, &mut |_| Ok(()))
 }
@@ -237,7 +237,7 @@ pub(super) fn put(
         let now = crate::spec::manifest::look(&manifest.shown, &manifest.path, manifest.namespace.as_deref());
         match now {
             Ok((now, _)) if now.digest == manifest.digest => {}
-            Ok(_) => return Err(changed(manifest, "it is another one now")),
+            Ok(_) => return Err(changed(manifest, "it was replaced")),
             Err(flaws) => return Err(changed(manifest, &flaws[0].message)),
         }
     }

@@ -125,7 +125,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
             Some(key) => Some(format!("{key} left the spec")),
             None => Some(format!("it lacks {first}")),
         },
-        (None, false) => Some("p1's note of them is another one".to_owned()),
+        (None, false) => Some("p1's record of them differs".to_owned()),
         (None, true) => None,
     };
     holds("its labels and taints are the spec's", wrong)
@@ -140,7 +140,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let facts = world.look_at_node(node)?;
     let nodes = world.nodes()?;
     let status = nodes.iter().find(|n| n.name == node.name).ok_or_else(|| {
-        Trouble::new("the cluster does not know the node", "`p1 logs {node}` shows why it has not joined.")
+        Trouble::new("the node is not registered", "`p1 logs {node}` shows why it has not joined.")
             .transient()
     })?;
     let (labels, taints) = changes(node, &facts, status);
@@ -199,10 +199,7 @@ mod tests {
         assert_eq!(why(looked(&["a=c"], &[], "label/a=b", &[("a", "b")], &[])), "it lacks a=c");
         assert_eq!(why(looked(&[], &[], "label/a=b", &[("a", "b")], &[])), "a left the spec");
         // Somebody gave it another value meanwhile: it is theirs.
-        assert_eq!(
-            why(looked(&[], &[], "label/a=b", &[("a", "z")], &[])),
-            "p1's note of them is another one"
-        );
+        assert_eq!(why(looked(&[], &[], "label/a=b", &[("a", "z")], &[])), "p1's record of them differs");
         assert_eq!(why(looked(&[], &["k=v:NoSchedule"], "", &[], &[])), "it lacks k=v:NoSchedule");
         assert_eq!(
             why(looked(&[], &[], "taint/k=v:NoSchedule", &[], &["k=v:NoSchedule"])),

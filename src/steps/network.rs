@@ -31,7 +31,7 @@ fn check(view: &View<'_>) -> Check {
     match &view.seen.here.prepared {
         Some(Ok(())) => Check::Done("network and base image are there".into()),
         Some(Err(lack)) => Check::Needed(lack.clone()),
-        None => Check::Unknown("looked at before machines are made".into()),
+        None => Check::Unknown("checked before machines are made".into()),
     }
 }
 

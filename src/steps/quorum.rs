@@ -36,7 +36,7 @@ pub fn wait_to_stop(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
         let late = format!("(waited {})", seconds(bound));
         Trouble::new(
             format!("the cluster cannot do without {} for a moment: {why} {late}", node.name),
-            "`p1 status` shows which server is not Ready; once it is, `p1 retry` goes on.",
+            "`p1 status` shows which server is not Ready; once it is, `p1 retry` continues.",
         )
     })
 }

@@ -73,7 +73,7 @@ pub const DATA: Step = Step::Cluster(ClusterDef {
 /// The restore has succeeded, and the former data goes; or it has not, and comes back.
 pub const SETTLE: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Settle,
-    title: "let the former data go",
+    title: "delete the former data",
     after: &[
         After::Ended(NodeStep::Ssh),
         After::Ended(NodeStep::Halt),
@@ -208,7 +208,7 @@ if [ ! -e "$former/whole" ]; then
   for part in db tls cred token agent-token node-token; do
     to "$k3s/server/$part" "$former/server/$part"
   done
-  # A worker makes its certificates anew from the server's; those of another authority are in its way.
+  # A worker recreates its certificates from the server's; those of another authority are in its way.
   for part in "$k3s"/agent/*.crt "$k3s"/agent/*.key "$k3s"/agent/*.kubeconfig; do
     to "$part" "$former/agent/${part##*/}"
   done

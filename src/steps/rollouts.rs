@@ -42,7 +42,7 @@ fn check(view: &View<'_>) -> Check {
     if applied(view).may_run() {
         return match view.cluster.manifests.is_empty() {
             true => Check::Done("the spec has none".into()),
-            false => Check::Unknown("looked at when they are applied".into()),
+            false => Check::Unknown("checked when they are applied".into()),
         };
     }
     let first = apps.unfinished.first();
@@ -143,7 +143,7 @@ fn explained(
             Some(format!("`p1 kubectl -n {space} describe {kind} {name}` tells more"))
         });
         let named = named.unwrap_or_else(|| "`p1 kubectl get pods -A` tells more".to_owned());
-        format!("{named}; when it is mended, `p1 retry`.")
+        format!("{named}; when it is fixed, `p1 retry`.")
     });
     evidence.truncate(16);
     let hidden = evidence.iter().map(|line| secrets.hide(line)).collect();
@@ -188,7 +188,7 @@ impl Found {
                     .to_owned()
             }
             Why::Crashes => format!(
-                "The container ends by itself: waiting does not mend it. Look at what {image} wants of its user, \
+                "The container ends by itself: waiting does not help. Look at what {image} wants of its user, \
                  command, volumes and environment in the manifest, or take another image.{}",
                 log()
             ),
@@ -234,7 +234,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
             if trouble.why == Why::Crashes {
                 let place = &trouble.place;
                 cause = match last {
-                    Some(last) => format!("{place}: container {container} ends again and again: {last}"),
+                    Some(last) => format!("{place}: container {container} keeps crashing: {last}"),
                     None => format!("{cause}, again and again, and says nothing"),
                 };
             }

@@ -36,7 +36,7 @@ fn check(view: &View<'_>) -> Check {
     let Some(to) = &view.seen.here.version else {
         let known = view.cluster.servers().any(|s| view.version(s).is_some());
         return match known {
-            true => Check::Unknown("looked at when it is known which k3s is wanted".into()),
+            true => Check::Unknown("checked when it is known which k3s is wanted".into()),
             false => Check::Done("there is no state yet".into()),
         };
     };

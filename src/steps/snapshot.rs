@@ -67,7 +67,7 @@ pub const RESTORE: Step = Step::Node(NodeDef {
 /// All of them go on.
 pub const RESUME: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Resume,
-    title: "let the machines go on",
+    title: "resume the machines",
     after: &[After::Node(NodeStep::Restore)],
     serves: false,
     needs: Some(Cap::Snapshot),
@@ -158,7 +158,7 @@ pub struct Set {
 }
 
 impl Set {
-    /// Nodes whose machine does not have it: it was cut off, or the machine is another one now.
+    /// Nodes whose machine does not have it: it was cut off, or the machine was replaced.
     pub fn lacks(&self) -> Vec<&str> {
         let lacks = |n: &&String| !self.has.contains_key(*n);
         self.note.nodes.iter().filter(lacks).map(String::as_str).collect()
@@ -181,7 +181,7 @@ impl Set {
             return Some((
                 gone,
                 format!(
-                    "It was cut off, or the machine was made anew since. `p1 snapshot delete {}` removes what there is of it.",
+                    "It was cut off, or the machine was recreated since. `p1 snapshot delete {}` removes what there is of it.",
                     self.name
                 ),
             ));
@@ -387,7 +387,7 @@ fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     if chosen(world)?.ready.is_empty() {
         files::remove_if_there(&world.state.kubeconfig())?;
         world.forget_api();
-        return Ok(Some("no node was Ready then; `p1 up` goes on from there".into()));
+        return Ok(Some("no node was Ready then; `p1 up` continues from there".into()));
     }
     kubeconfig::apply(ctx)
 }

@@ -53,10 +53,10 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         {
             return Check::Needed(format!("it runs {from}, not {to}"));
         }
-        return Check::Unknown("looked at when it is known which k3s is wanted".into());
+        return Check::Unknown("checked when it is known which k3s is wanted".into());
     };
     let differs = wanted.iter().find(|w| facts.staged.get(&w.path) != Some(&w.sha256));
-    holds("its files are the wanted ones", differs.map(|w| format!("{} is not there or another one", w.path)))
+    holds("its files match the spec", differs.map(|w| format!("{} is missing or differs", w.path)))
 }
 
 pub(super) fn inputs(cluster: &Cluster, _: &Node) -> serde_json::Value {

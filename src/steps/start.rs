@@ -51,7 +51,7 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         return Check::Needed("the token is not made yet".into());
     };
     if node.role == Role::Worker && view.cluster.servers().all(|s| view.machine(s).state == State::Absent) {
-        return Check::Unknown("looked at when there is a server".into());
+        return Check::Unknown("checked when there is a server".into());
     }
     let unit = facts.unit(node.role.unit());
     let wrong = if unit.active != "active" {
@@ -60,10 +60,10 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     } else if facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
     } else if node.role == Role::Worker && is_orphan(view, node, facts) {
-        Some("its server was made anew".to_owned())
+        Some("its server was recreated".to_owned())
     } else if view.seen.api.is_some() && view.status(node).is_none() {
         // Its Node object was deleted, and a kubelet registers when it starts.
-        Some("the cluster does not know it".to_owned())
+        Some("not registered yet".to_owned())
     } else {
         None
     };
@@ -71,7 +71,7 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 }
 
 /// A worker that trusts another server than there is, and that the cluster does not know as Ready: its
-/// server was made anew. A k3s that runs never learns of it; one that starts asks for everything again.
+/// server was recreated. A k3s that runs never learns of it; one that starts asks for everything again.
 fn is_orphan(view: &View<'_>, node: &Node, facts: &NodeFacts) -> bool {
     const SERVER: &str = "/var/lib/rancher/k3s/server/tls/server-ca.crt";
     const AGENT: &str = "/var/lib/rancher/k3s/agent/server-ca.crt";
@@ -200,7 +200,7 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
                 if let Some(found) = &found {
                     ctx.control.says(format!("{waits} ({})", found.cause));
                 }
-                // Twice the same, and nothing that a healthy start shows too: waiting does not mend it.
+                // Twice the same, and nothing that a healthy start shows too: waiting does not help.
                 let cause = found.as_ref().filter(|f| f.lasting).map(|f| f.cause.clone());
                 let stuck = cause.is_some() && cause == before;
                 before = cause;

@@ -62,7 +62,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     if done.status == 20 {
         return Err(Trouble::new(
             format!("the machine has no network card for {}", node.ip),
-            "The machine was made with another Vagrantfile. `p1 replace {node}` makes it anew.",
+            "The machine was made with another Vagrantfile. `p1 replace {node}` recreates it.",
         )
         .next(["p1 replace {node}", "p1 up"]));
     }

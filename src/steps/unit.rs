@@ -35,7 +35,7 @@ impl Unit {
         Ok(Self { active: unit.active == "active", failed: unit.active == "failed", restarts: unit.restarts })
     }
 
-    /// Whether it ends again and again, or for good, having been started again `before` times when the
+    /// Whether it keeps crashing, or for good, having been started again `before` times when the
     /// wait began.
     pub fn gave_up(&self, before: u32) -> bool {
         self.failed || self.restarts >= before + CRASHES
@@ -76,7 +76,7 @@ pub fn trouble(
     let unit = node.role.unit();
     let what = match late {
         Some(bound) => format!("{unit} did not become active within {}", crate::explain::seconds(bound)),
-        None if restarts > 0 => format!("{unit} ends again after each start"),
+        None if restarts > 0 => format!("{unit} crashes every time it starts"),
         None => format!("{unit} does not start"),
     };
     let mut evidence = k3s::telling(lines, restarts > 0);

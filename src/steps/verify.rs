@@ -99,7 +99,7 @@ const fn node_step(
 }
 
 /// Every node is as it should be.
-pub const HEALTHY: Step = node_step(NodeStep::Healthy, "be Ready and active", &[], healthy);
+pub const HEALTHY: Step = node_step(NodeStep::Healthy, "check node health", &[], healthy);
 /// A pod on every node.
 pub const PODS_RUN: Step =
     cluster_step(ClusterStep::Pods, "run a pod on every node", &[After::Node(NodeStep::Healthy)], pods);
@@ -181,7 +181,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let status = nodes.iter().find(|n| n.name == node.name);
     if let Some(why) = wrong(node, world.seen().here.version.as_deref(), status) {
         return Err(
-            Trouble::new(why, "`p1 up` mends what it can, and says why if it cannot.").next(["p1 up"])
+            Trouble::new(why, "`p1 up` fixes what it can, and says why if it cannot.").next(["p1 up"])
         );
     }
     if unit.restarts > 0 {

@@ -2,7 +2,7 @@
 //!
 //! It also pretends to be so wide that no row fills it. indicatif ends a row by filling it with spaces up
 //! to the width of the terminal (draw_target.rs, `draw_to_term`), which makes all rows one paragraph that
-//! terminals break anew when their size changes. Here a row ends with a newline.
+//! terminals break again when their size changes. Here a row ends with a newline.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -16,7 +16,7 @@ pub struct Intent<'a> {
     pub verb: &'static Verb,
     /// For which nodes; empty for all.
     pub targets: &'a [String],
-    /// Nodes that were named to be made anew.
+    /// Nodes that were named to be recreated.
     pub replace: &'a [String],
 }
 
@@ -30,7 +30,7 @@ pub struct Decision {
     pub losses: Vec<String>,
     /// Nodes that go and are not in the spec.
     pub removed: Vec<String>,
-    /// Nodes that are made anew and were not named.
+    /// Nodes that are recreated and were not named.
     pub replaced: Vec<String>,
     pub plan: Plan,
     /// Why it is not begun.
@@ -138,7 +138,7 @@ fn mended(view: &View<'_>, intent: &Intent<'_>, found: &mut Decision) {
         let (loss, lost) = lost_with(view, node, &found.leaving);
         // Naming it is agreeing to what is its own, not to the end of the cluster.
         if intent.verb.traits.takes == Takes::Named || loss == Loss::Cluster {
-            found.losses.push(format!("{}: its machine is made anew; lost: {lost}", node.name));
+            found.losses.push(format!("{}: its machine is recreated; lost: {lost}", node.name));
         }
     }
     found.refused = anew(&drift).or_else(|| majority(view, &found.leaving)).map(Refused::Asked);
@@ -148,7 +148,7 @@ fn mended(view: &View<'_>, intent: &Intent<'_>, found: &mut Decision) {
 fn anew(drift: &[Drift]) -> Option<Refusal> {
     let anew = drift.iter().find(|d| d.mend == Mend::Anew)?;
     Some(Refusal::new(
-        format!("this needs the whole cluster to be made anew: {}", anew.what),
+        format!("this needs the whole cluster to be recreated: {}", anew.what),
         format!(
             "`p1 destroy` removes it with its data; then `p1 up` makes it as the spec says now. Lost: {}.",
             anew.lost.as_deref().unwrap_or("nothing")
@@ -163,7 +163,7 @@ fn majority(view: &View<'_>, leaving: &[Node]) -> Option<Refusal> {
         if let Err(why) = may_leave(&api, &node.name) {
             return Some(Refusal::new(
                 format!("`{}` must not leave the cluster now: {why}", node.name),
-                "Without a majority etcd takes no more writes. Bring the other servers back first (`p1 status`).",
+                "Without a majority etcd accepts no writes. Bring the other servers back first (`p1 status`).",
             ));
         }
         if view.cluster.node(&node.name).is_none() {

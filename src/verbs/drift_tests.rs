@@ -284,7 +284,7 @@ proptest! {
     }
 
     /// If the cluster's data goes, that is what is asked about: when no server that has it stays, and no two are
-    /// made anew one after the other.
+    /// recreated one after the other.
     #[test]
     fn the_loss_of_all_data_is_asked_about_by_its_value(old in specs(), new in specs()) {
         let (old, new) = (old.cluster(), new.cluster());

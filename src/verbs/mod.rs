@@ -64,7 +64,7 @@ pub struct Verb {
     pub name: VerbName,
     /// Its steps, in an order in which they could run one after the other.
     pub steps: &'static [Use],
-    /// How much has to be looked at before it can be planned.
+    /// How much has to be checked before it can be planned.
     pub depth: Depth,
     /// What else is particular about it.
     pub traits: Traits,
@@ -117,7 +117,7 @@ pub enum Takes {
     None,
     /// Those that differ from the spec, after a yes.
     Differing,
-    /// The same, and those that it was asked to make anew, after a yes as well.
+    /// The same, and those that it was asked to recreate, after a yes as well.
     Named,
     /// All that it is for.
     All,
@@ -426,7 +426,7 @@ impl Verb {
         self.has(NodeStep::Vm)
     }
 
-    /// True if it changes k3s on nodes, so that what p1 refuses is looked at before.
+    /// True if it changes k3s on nodes, so that what p1 refuses is checked before.
     pub fn changes_k3s(&self) -> bool {
         self.has(NodeStep::Stage)
     }
@@ -436,7 +436,7 @@ impl Verb {
         self.traits.takes == Takes::All && targets.is_empty()
     }
 
-    /// True if a retry begins anew; `passed` tells which steps passed, by their ids.
+    /// True if a retry starts over; `passed` tells which steps passed, by their ids.
     pub fn begins_anew(&self, passed: &dyn Fn(&str) -> bool) -> bool {
         match self.traits.resumes {
             Resumes::WhatIsLeft => false,

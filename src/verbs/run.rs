@@ -34,7 +34,7 @@ pub struct Job {
     pub retry_of: Option<Record>,
     /// Look inside every node.
     pub deep: bool,
-    /// Nodes that were named to be made anew.
+    /// Nodes that were named to be recreated.
     pub replace: Vec<String>,
 }
 
@@ -215,8 +215,7 @@ fn engine(
         end(world, &report.outcomes)?;
     }
     if let Err(trouble) = snapshot::let_go(world) {
-        heard
-            .note(&format!("machines are still paused ({}); `p1 up` lets them go on", trouble.failure.cause));
+        heard.note(&format!("machines are still paused ({}); `p1 up` resumes them", trouble.failure.cause));
     }
     if let Err(trouble) = files::end(world) {
         heard.note(&format!(
@@ -365,7 +364,7 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
         return Ok(());
     }
     match world.seen().link.clone() {
-        Some(lack) => Err(Trouble::new(lack, "`p1 up` mends it.").into()),
+        Some(lack) => Err(Trouble::new(lack, "`p1 up` fixes it.").into()),
         None => Ok(()),
     }
 }
@@ -399,7 +398,7 @@ fn remember(world: &World, plan: &Plan) -> Result<(), Error> {
 }
 
 /// The plan of a retry: what passed with the same inputs on the same machine counts as done without
-/// another look; the rest is looked at when its turn comes.
+/// another look; the rest is checked when its turn comes.
 fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Result<Plan, Error> {
     // Several servers are restarted or started together by how they stand, which only they can say.
     let several = world.cluster.servers().count() > 1;

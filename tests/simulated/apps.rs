@@ -154,7 +154,7 @@ fn a_rollout_that_does_not_end_is_explained() {
         &["retry"],
         1,
         &[
-            "container web ends again and again: stand-in fault crash: exiting with 1",
+            "container web keeps crashing: stand-in fault crash: exiting with 1",
             "web | stand-in fault crash",
             "what nginx:1 wants of its user",
             "`p1 kubectl -n default logs web-",
@@ -293,8 +293,7 @@ fn a_cluster_is_proven_and_nothing_is_left() {
     // A pod that crashes is not waited for: what it said itself is the cause, and the image is what to change.
     sim.node("server").fault("crash", "busybox");
     let begun = std::time::Instant::now();
-    let words =
-        ["its pods crash", "ends again and again: stand-in fault crash: exiting with 1", "verify --image"];
+    let words = ["its pods crash", "keeps crashing: stand-in fault crash: exiting with 1", "verify --image"];
     let said = shows(&sim, &["verify"], 1, &words);
     assert!(begun.elapsed().as_secs() < 60 && !said.contains("CrashLoopBackOff as"), "{said}");
     sim.node("server").heal();

@@ -343,7 +343,7 @@ fn detail(record: &Record, step: &str) -> String {
     }
 }
 
-/// All servers are made anew, one at a time, and what the cluster knows is kept; then their number
+/// All servers are recreated, one at a time, and what the cluster knows is kept; then their number
 /// shrinks, and p1 stops where a majority would be lost.
 #[test]
 fn servers_are_replaced_in_turn_and_leave_as_long_as_a_majority_stays() {
@@ -387,7 +387,7 @@ fn servers_are_replaced_in_turn_and_leave_as_long_as_a_majority_stays() {
     settled(&sim);
 }
 
-/// A server and a worker change places: both are made anew, and the cluster goes on meanwhile.
+/// A server and a worker change places: both are recreated, and the cluster goes on meanwhile.
 #[test]
 fn a_server_and_a_worker_change_places() {
     let sim = Sim::new(&spec(3, 1, ""));

@@ -118,8 +118,8 @@ fn a_k3s_does_not_come_up() {
     type Fault = (&'static str, &'static str, &'static str, &'static str);
     let rounds: [&[Fault]; 3] = [
         &[
-            ("unit-crash", "", "start", "k3s-agent ends again after each start"),
-            ("oom", "", "start", "k3s-agent ends again after each start: the node ran out of memory"),
+            ("unit-crash", "", "start", "k3s-agent crashes every time it starts"),
+            ("oom", "", "start", "k3s-agent crashes every time it starts: the node ran out of memory"),
         ],
         &[
             ("never-notify", "", "start", "k3s-agent did not become active within 20s"),
@@ -132,7 +132,7 @@ fn a_k3s_does_not_come_up() {
                 "two",
                 "never-ready\noom=1\n",
                 "ready",
-                "k3s-agent ends again after each start: the node ran out",
+                "k3s-agent crashes every time it starts: the node ran out",
             ),
         ],
     ];
@@ -290,7 +290,7 @@ fn a_machine_is_lost() {
     assert!(!again.iter().any(|s| s.starts_with("worker-3/") || s.starts_with("server/")), "{again:?}");
     sim.p1(&["status", "--deep"]).exits(0);
 
-    // Made anew, although the cluster knows a node and a password of that name.
+    // Recreated, although the cluster knows a node and a password of that name.
     let password = sim.node("worker-1").sh("cat /etc/rancher/node/password");
     sim.node("worker-1").destroy();
     sim.p1(&["up"]).exits(0);
@@ -311,7 +311,7 @@ fn a_network_is_stopped_removed_or_changed() {
         assert!(!status.stdout().contains("no route"), "{}", status.stdout());
         let plan = sim.p1(&["plan"]).exits(10).stdout();
         assert!(plan.contains("cluster/link") && plan.contains(word), "{plan}");
-        sim.p1(&["verify"]).exits(1).says(&[word, "`p1 up` mends it"]);
+        sim.p1(&["verify"]).exits(1).says(&[word, "`p1 up` fixes it"]);
         assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     };
     let mended = || {

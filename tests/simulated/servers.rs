@@ -113,7 +113,7 @@ fn three_servers_bear_the_loss_of_the_first() {
     sim.p1(&["up", "worker-1", "server-2", "server-3"]).exits(0);
     assert_eq!(restarted(&sim.last()), [""; 0], "nobody is restarted because the first server is down");
 
-    // Its machine is made anew: it joins another.
+    // Its machine is recreated: it joins another.
     sim.p1(&["--yes", "destroy", "server-1"]).exits(0);
     sim.p1(&["up"]).exits(0);
     assert_eq!(restarted(&sim.last()), ["server-1"]);
@@ -280,7 +280,7 @@ fn pods_leave_a_node_before_its_k3s_is_restarted() {
     }
     assert!(!cordoned());
 
-    // A pod that nobody would make anew is not taken away: the node stays as it is, but for new pods.
+    // A pod that nobody would recreate is not taken away: the node stays as it is, but for new pods.
     let bare = "apiVersion: v1\nkind: Pod\nmetadata: {name: bare}\nspec: {nodeName: worker-1, containers: [{name: bare, image: nginx:1}]}";
     sim.node("server").sh(&format!("printf '%s\n' '{bare}' | k3s kubectl apply -f -"));
     let unit = || sim.node("worker-1").sh("systemctl show -p InvocationID k3s-agent");

@@ -214,7 +214,7 @@ fn a_failed_install_leaves_the_others_alone_and_is_made_up_for() {
 fn a_unit_that_crashes_is_restarted_and_says_so() {
     let sim = Sim::new(&spec(1, 1, "timeouts: {node_ready: 20s}\n"));
     sim.node("worker").fault("unit-crash", "");
-    sim.p1(&["up"]).exits(1).says(&["k3s-agent ends again after each start", "stand-in fault unit-crash"]);
+    sim.p1(&["up"]).exits(1).says(&["k3s-agent crashes every time it starts", "stand-in fault unit-crash"]);
     let shown =
         sim.node("worker").sh("systemctl show -p NRestarts,ActiveState,SubState,UnitFileState k3s-agent");
     assert!(shown.contains("UnitFileState=enabled") && !shown.contains("NRestarts=0\n"), "{shown}");
@@ -297,7 +297,7 @@ fn a_backup_is_put_back_onto_the_same_machines_and_onto_new_ones() {
     let whole = fs::read(sim.at("b")).unwrap();
     fs::write(sim.at("cut"), &whole[..whole.len() / 2]).unwrap();
     sim.p1(&["--yes", "restore", "cut"]).exits(2).says(&["is damaged", "Nothing was changed"]);
-    sim.p1(&["restore", "b"]).exits(2).says(&["nobody is there to be asked"]);
+    sim.p1(&["restore", "b"]).exits(2).says(&["there is no terminal to confirm on"]);
     assert!(kubectl("get namespaces").contains("lost"));
 
     sim.p1(&["--yes", "restore", "b"]).exits(0);
@@ -395,7 +395,7 @@ fn a_restore_that_does_not_succeed_never_costs_the_data_that_was_there() {
         assert!(kubectl("get namespaces").contains("later"));
         assert!(!set_aside("server") && !set_aside("worker"));
         assert!(!sim.state().join("token.former").exists() && !sim.state().join("unfinished.json").exists());
-        // A worker whose server came back anew may register once more.
+        // A worker whose server came back again may register once more.
         until("nothing is to be done", || sim.p1(&["plan", "--deep"]).0.status.code() == Some(0));
     };
 
@@ -657,7 +657,7 @@ fn provisioners_run_once_in_their_order_and_again_when_what_they_are_made_from_c
     let told = sim.sh("grep -rlE '(very|quite) .\\(secret' .p1; stat -c %a .p1/sim/Vagrantfile; grep -rh 'a b c' .p1/sim/logs");
     assert!(told.starts_with(".p1/sim/Vagrantfile\n600\n") && told.contains(" a b c ***"), "{told}");
 
-    // A machine that is made anew has none of it.
+    // A machine that is recreated has none of it.
     sim.p1(&["--yes", "destroy", "worker"]).exits(0);
     sim.p1(&["up"]).exits(0);
     assert_eq!(worker.sh("cat /root/early; ls '/opt/conf d'"), "a b c quite $(secret)\na\nsub dir\n");

@@ -126,7 +126,7 @@ fn slow_probe(host: &Host) -> Option<Finding> {
             "kvm-access",
             "access to /dev/kvm",
             Status::Warning,
-            "root may open it and QEMU's user may not, so libvirt examines QEMU anew at every call: a \
+            "root may open it and QEMU's user may not, so libvirt examines QEMU again at every call: a \
              `vagrant up` of one minute takes five",
         )
         .remedy("Let the group kvm open /dev/kvm, or remove the device.", open_device(host))
@@ -140,7 +140,7 @@ fn open_device(host: &Host) -> Vec<Step> {
         "chown root:kvm /dev/kvm && chmod 0660 /dev/kvm",
     )];
     if host.systemd {
-        // udev makes the device anew at every boot.
+        // udev recreates the device at every boot.
         steps.push(Step::root(
             Stage::Device,
             "keep it so after a reboot",

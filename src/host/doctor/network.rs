@@ -105,7 +105,7 @@ pub(super) fn link(host: &Host, cluster: &Cluster, kind: Kind, running: &[String
     };
     let detail = format!("libvirt's network {ours} {how}, and {} cannot be reached", running.join(", "));
     let finding = Finding::new("network", "the cluster's network", Status::Warning, detail);
-    Some(finding.remedy("`p1 up` mends it and connects the machines.", []))
+    Some(finding.remedy("`p1 up` fixes it and connects the machines.", []))
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {

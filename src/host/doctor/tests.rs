@@ -216,7 +216,7 @@ fn a_device_that_only_root_can_open() {
     host.kvm.flags = false;
     assert_snapshot!(said(&ask(&host, Kind::Libvirt, None)), @r"
     kvm Warning: /dev/kvm exists, but the processor shows neither vmx nor svm, so guests cannot run on it. The VMs will be emulated: they work, about ten times slower
-    kvm-access Warning: root may open it and QEMU's user may not, so libvirt examines QEMU anew at every call: a `vagrant up` of one minute takes five
+    kvm-access Warning: root may open it and QEMU's user may not, so libvirt examines QEMU again at every call: a `vagrant up` of one minute takes five
     ");
     assert_snapshot!(shown(&host, Kind::Libvirt, None), @r"
     # let QEMU's user open /dev/kvm

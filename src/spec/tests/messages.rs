@@ -64,9 +64,12 @@ fn without_vagrant_there_is_no_virtualbox_and_no_provisioner_of_its() {
         if super::read(&text).is_ok() { String::new() } else { said(&text) }
     };
     let text = spec("virtualbox", "");
-    assert!(text.contains("`engine: direct` is for libvirt only") && text.contains("cluster.yaml:3:"), "{text}");
-    let text = spec("libvirt", "{name: a, type: docker}");
-    assert!(text.contains("`type: docker` needs Vagrant") && text.contains("cluster.yaml:5:"), "{text}");
+    assert!(
+        text.contains("`engine: direct` is for libvirt only") && text.contains("cluster.yaml:3:"),
+        "{text}"
+    );
+    let text = spec("libvirt", "{name: a, type: salt}");
+    assert!(text.contains("`type: salt` needs Vagrant") && text.contains("cluster.yaml:5:"), "{text}");
     let text = spec("libvirt", "{name: a, type: shell, inline: x, options: {reboot: true}}");
     assert!(text.contains("`options` needs Vagrant"), "{text}");
     assert_eq!(spec("libvirt", "{name: a, type: shell, inline: x}"), "");

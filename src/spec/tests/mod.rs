@@ -14,12 +14,12 @@ fn read(text: &str) -> Result<Parsed, super::problem::Invalid> {
     parse(text, Path::new("/demo/cluster.yaml"))
 }
 
-/// The cluster of a spec that has no mistake.
+/// The cluster of a spec that has no error.
 fn cluster(text: &str) -> Cluster {
     read(text).unwrap_or_else(|e| panic!("{}", e.render(false))).cluster
 }
 
-/// What is said of a spec: its mistakes, or its warnings.
+/// What is said of a spec: its errors, or its warnings.
 fn said(text: &str) -> String {
     match read(text) {
         Ok(parsed) => super::problem::render(&parsed.warnings, Path::new("/demo/cluster.yaml"), false),

@@ -57,7 +57,7 @@ fn path(node: &Node, fits: &dyn Fn(&std::fs::Metadata) -> bool, report: &mut Rep
             "is not there",
             format!("p1 looked for {}: relative paths start at the spec's folder.", path.display()),
         ),
-        Err(e) => ("cannot be looked at", format!("{}: {e}.", path.display())),
+        Err(e) => ("cannot be checked", format!("{}: {e}.", path.display())),
     };
     report.error(node.at, format!("the file `{shown}` {what}"), help);
     None
