@@ -147,7 +147,7 @@ impl Context {
                 model: how.cpu_model.map(str::to_owned),
             }
         });
-        let engine = host::engine(cluster, kind, self.env.find("vagrant").is_some());
+        let engine = host::engine(Some(cluster), kind, self.env.find("vagrant").is_some());
         let here = Here {
             tools,
             engine,

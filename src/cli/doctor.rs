@@ -8,7 +8,7 @@ use super::print;
 use crate::access::World;
 use crate::boxes;
 use crate::host::{self, Finding, Host, Question, Status, Tool, fix};
-use crate::machines::{Engine, Kind, State as Power};
+use crate::machines::{Kind, State as Power};
 use crate::spec::{BoxRef, Cluster};
 use crate::state::State;
 use crate::ui::{Format, Tone, count, wording};
@@ -107,7 +107,7 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
         .map(|(name, _)| name.clone())
         .collect();
     let needs = needs(world.machines.kind(), Some(&world.cluster), seen.here.box_ready || !must_build(world));
-    let engine = host::engine(&world.cluster, world.machines.kind(), host.vagrant.program.is_some());
+    let engine = host::engine(Some(&world.cluster), world.machines.kind(), host.vagrant.program.is_some());
     let question = Question {
         kind: world.machines.kind(),
         engine,
@@ -163,7 +163,7 @@ pub fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Hos
     let (wish, choice) = cluster.map(|c| (c.provider, c.engine)).unwrap_or_default();
     let kind = made.unwrap_or_else(|| host::prefer(wish, choice, &host));
     let has_vagrant = host.vagrant.program.is_some();
-    let engine = cluster.map_or(Engine::Vagrant, |c| host::engine(c, kind, has_vagrant));
+    let engine = host::engine(cluster, kind, has_vagrant);
     let running = cluster.filter(|_| made.is_some()).map(|c| running(context, c, kind)).unwrap_or_default();
     let needs = needs(kind, cluster, false);
     let question = Question { kind, engine, cluster, running: &running, needs: &needs };

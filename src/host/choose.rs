@@ -66,10 +66,10 @@ pub fn prefer(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Kind {
 }
 
 /// What makes a cluster's machines: what the spec says, else Vagrant where it is installed, or needed for one of the
-/// provisioners that only it runs.
-pub fn engine(cluster: &Cluster, kind: Kind, has_vagrant: bool) -> Engine {
-    let for_it = cluster.provision.iter().any(|p| p.by_vagrant);
-    match cluster.engine {
+/// provisioners that only it runs. Without a spec as for one that says nothing.
+pub fn engine(cluster: Option<&Cluster>, kind: Kind, has_vagrant: bool) -> Engine {
+    let for_it = cluster.is_some_and(|c| c.provision.iter().any(|p| p.by_vagrant));
+    match cluster.map(|c| c.engine).unwrap_or_default() {
         EngineChoice::Direct => Engine::Direct,
         EngineChoice::Auto if kind == Kind::Libvirt && !has_vagrant && !for_it => Engine::Direct,
         EngineChoice::Auto | EngineChoice::Vagrant => Engine::Vagrant,

@@ -1,6 +1,6 @@
 //! Crash anywhere: p1 is struck right after each event of its journal, by SIGKILL, SIGTERM, one and two
 //! Ctrl-C, and by the loss of its terminal. After every one `retry` converges, no step that was done
-//! is begun again, and the journal reads back. SIGKILL strikes after every event, the other four take turns at every second;
+//! is begun again, and the journal reads back. Vagrant and p1 itself make the machines in turns. SIGKILL strikes after every event, the other four take turns at every second;
 //! `P1_CRASH_ALL=1` takes every signal at every event, `P1_CRASH_EVERY=5` only every fifth event.
 
 use std::fs;
@@ -145,6 +145,11 @@ fn signals() -> &'static [How] {
     if std::env::var_os("P1_CRASH_ALL").is_some() { ALL } else { &ALL[..1] }
 }
 
+/// A cluster whose machines are made by Vagrant and by p1 itself in turns.
+fn cluster(turn: usize) -> String {
+    spec(1, 1, if turn.is_multiple_of(2) { "engine: vagrant\n" } else { "engine: direct\n" })
+}
+
 /// Up to which event `up` is struck, at every `SHARDS`-th one from `shard` on: in a new lab each.
 fn up_in_shards(shard: usize) {
     let all = signals().len() > 1;
@@ -159,7 +164,7 @@ fn up_in_shards(shard: usize) {
         let more = others.iter().enumerate().filter(turn).map(|(_, how)| *how);
         let mut over = false;
         for how in std::iter::once(How::Kill).chain(more) {
-            let sim = Sim::new(&spec(1, 1, ""));
+            let sim = Sim::new(&cluster(round + shard));
             over = !point(&mut figures, &sim, &["up"], how, k);
             sim.p1(&["status"]).exits(0);
             if over {
@@ -207,6 +212,7 @@ fn stop_and_start_may_be_struck_after_any_event() {
         let (mut stop, mut start, mut k) = (true, true, 0);
         while stop || start {
             k += every();
+            sim.spec(&cluster(k));
             stop = point(&mut figures, &sim, &["stop"], how, k);
             assert_eq!(
                 (sim.node("server").state(), sim.node("worker").state()),
@@ -226,6 +232,7 @@ fn taken_down(verb: &str, at_least: usize) {
     let mut figures = Figures::default();
     for &how in signals() {
         for k in (1..).step_by(every()) {
+            sim.spec(&cluster(k));
             let struck = point(&mut figures, &sim, &["--yes", verb], how, k);
             if verb == "destroy" {
                 assert!(!sim.state().exists(), "{verb} {how:?} {k}");
