@@ -237,7 +237,7 @@ fn only_machines_name_vagrant_and_their_kinds() {
         let kind = says(&["Kind::Libvirt", "Kind::Virtualbox"]);
         assert!(free(&["machines/", "host/", "cli/context.rs"]) || kind.is_empty(), "src/{name}: {kind:?}");
         let vagrant =
-            says(&["machines::vagrant", "vagrant::USER", ".vagrant/", "\".vagrant\"", "ViaVagrant"]);
+            says(&["machines::vagrant", "vagrant::USER", ".vagrant/", "\".vagrant\"", "machines::local"]);
         assert!(free(&["machines/"]) || vagrant.is_empty(), "src/{name}: {vagrant:?}");
         (kinds, vagrants) = (kinds + kind.len(), vagrants + vagrant.len());
     }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use super::local::Local;
 use super::vagrant::Vagrant;
-use super::via_vagrant::ViaVagrant;
 use super::{Base, BoxInfo, Error, Hear, Heard, Results, State};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
@@ -18,7 +18,7 @@ const UNPACK: Duration = Duration::from_secs(600);
 
 /// Makes and boots machines, all at once.
 pub fn create(
-    local: &ViaVagrant,
+    local: &Local,
     cluster: &Cluster,
     nodes: &[String],
     Base::Box(image): &Base,

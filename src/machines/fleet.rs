@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::local::{Engine, Local};
 use super::vagrant::{Libvirt, Vagrant};
-use super::via_vagrant::{Engine, ViaVagrant};
 use super::{
     Base, BoxInfo, Cap, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make, PowerSwitch,
     Provision, Resize, Results, Snapshot, Snapshots, Tools, Way, by_kind, libvirt,
@@ -76,7 +76,7 @@ impl Fleet {
             no_proxy: here.no_proxy,
         };
         let destroying = Default::default();
-        let usual = ViaVagrant {
+        let usual = Local {
             vagrant,
             hypervisor,
             libvirt,

@@ -1,8 +1,8 @@
 //! Who has the machines: [`Fleet`] finds who has a node's, and [`Machines`] is what can be asked of them, with all that
 //! not everybody can do as a capability beside it (`seam.rs`).
 //!
-//! [`via_vagrant`] has Vagrant make machines with a [`Hypervisor`]: Vagrant creates, boots and destroys, and the
-//! hypervisor does what Vagrant does slowly, wrongly or not at all: it looks at the machines without starting Ruby, makes
+//! [`local`] has an engine make machines of this host with a [`Hypervisor`]: Vagrant, or p1 itself (`direct.rs`), creates and
+//! destroys, and the hypervisor does what Vagrant does slowly, wrongly or not at all: it looks at the machines without starting Ruby, makes
 //! the network and the base image ready under one owner, and clears away what a half-made machine left behind.
 //!
 //! A new hypervisor for Vagrant is a file here, a [`Kind`], and a line in [`by_kind`]. Machines that somebody else has are
@@ -27,19 +27,20 @@ use crate::{render, ssh};
 pub use batch::Batch;
 pub use fleet::{Cpu, Fleet, Here};
 pub use libvirt::cache as disk_cache;
+pub use local::Engine;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
     Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
     Way, wanted_size,
 };
 pub use snapshot::{Note, Snapshot};
-pub use via_vagrant::Engine;
 
 mod batch;
 mod direct;
 mod filedisk;
 mod fleet;
 pub mod libvirt;
+mod local;
 mod making;
 pub mod owner;
 mod seam;
@@ -47,7 +48,6 @@ pub mod snapshot;
 #[cfg(test)]
 pub mod tests;
 pub mod vagrant;
-mod via_vagrant;
 pub mod virtualbox;
 
 /// A provider that p1 knows.

@@ -1,4 +1,4 @@
-//! Machines that Vagrant makes with a [`Hypervisor`]: it creates, boots and destroys, and the hypervisor does the rest.
+//! Machines of this host: an [`Engine`] creates and destroys them with a [`Hypervisor`], which does the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ pub enum Engine {
 }
 
 /// One cluster's machines on this host.
-pub struct ViaVagrant {
+pub struct Local {
     pub vagrant: Vagrant,
     pub hypervisor: Box<dyn Hypervisor>,
     /// How libvirt is used, if it is libvirt.
@@ -49,7 +49,7 @@ pub struct ViaVagrant {
     pub destroying: Mutex<()>,
 }
 
-impl ViaVagrant {
+impl Local {
     pub(super) fn place(&self) -> Place {
         Place(self.vagrant.dir.clone())
     }
@@ -104,7 +104,7 @@ impl ViaVagrant {
     }
 }
 
-impl Machines for ViaVagrant {
+impl Machines for Local {
     fn kind(&self) -> Kind {
         self.hypervisor.kind()
     }
@@ -167,7 +167,7 @@ impl Machines for ViaVagrant {
     }
 }
 
-impl Make for ViaVagrant {
+impl Make for Local {
     fn noted(&self) -> BTreeMap<String, String> {
         self.vagrant.ids()
     }
@@ -417,7 +417,7 @@ impl Make for ViaVagrant {
     }
 }
 
-impl PowerSwitch for ViaVagrant {
+impl PowerSwitch for Local {
     fn off(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
         self.hypervisor.power_off(cluster, node, &self.known(node), stop)
     }
@@ -464,7 +464,7 @@ impl PowerSwitch for ViaVagrant {
     }
 }
 
-impl Resize for ViaVagrant {
+impl Resize for Local {
     fn resize(
         &self,
         cluster: &Cluster,
@@ -477,7 +477,7 @@ impl Resize for ViaVagrant {
     }
 }
 
-impl Snapshots for ViaVagrant {
+impl Snapshots for Local {
     fn list(
         &self,
         cluster: &Cluster,
@@ -506,7 +506,7 @@ impl Snapshots for ViaVagrant {
     }
 }
 
-impl Provision for ViaVagrant {
+impl Provision for Local {
     fn run(
         &self,
         cluster: &Cluster,
