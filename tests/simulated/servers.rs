@@ -133,7 +133,7 @@ fn three_servers_bear_the_loss_of_the_first() {
     sim.p1(&["status"]).exits(0);
     sim.p1(&["killall"]).exits(0);
     sim.p1(&["up"]).exits(0);
-    sim.p1(&["status"]).exits(0).says(&["the API's word; its nodes reported within the last"]);
+    sim.p1(&["status"]).exits(0).says(&["are reported by the API; its nodes reported within the last"]);
 
     // The majority is lost: that is what is said, and how many there are.
     sim.node("server-2").power_off();
