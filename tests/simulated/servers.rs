@@ -142,7 +142,7 @@ fn three_servers_bear_the_loss_of_the_first() {
         let asked = "k3s kubectl get nodes --request-timeout=2s >/dev/null 2>&1 && echo yes || echo no";
         sim.node("server-1").sh(asked).trim() == "no"
     });
-    let status = sim.p1(&["status"]).exits(1).says(&["etcd: 1 of 3 servers answer, and it wants 2 of them"]);
+    let status = sim.p1(&["status"]).exits(1).says(&["etcd: 1 of 3 servers answer, and it needs 2 of them"]);
     assert!(!status.stderr().contains("kubeconfig"), "{}", status.stderr());
     sim.p1(&["up"]).exits(0);
     sim.p1(&["status"]).exits(0);
