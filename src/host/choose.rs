@@ -166,4 +166,21 @@ mod tests {
         let emulated = Virtualization::of(&host);
         assert_eq!((emulated.cpu_mode, emulated.cpu_model), ("custom", Some("Nehalem")));
     }
+
+    #[test]
+    fn vagrant_makes_the_machines_where_it_is_or_is_needed() {
+        let mut cluster = crate::spec::fixture::cluster(1);
+        let says = |cluster: &Cluster, kind, has| engine(Some(cluster), kind, has);
+        assert_eq!(says(&cluster, Kind::Libvirt, true), Engine::Vagrant);
+        assert_eq!(says(&cluster, Kind::Libvirt, false), Engine::Direct);
+        assert_eq!(says(&cluster, Kind::Virtualbox, false), Engine::Vagrant);
+        assert_eq!(
+            (engine(None, Kind::Libvirt, true), engine(None, Kind::Libvirt, false)),
+            (Engine::Vagrant, Engine::Direct)
+        );
+        cluster.engine = EngineChoice::Vagrant;
+        assert_eq!(says(&cluster, Kind::Libvirt, false), Engine::Vagrant);
+        cluster.engine = EngineChoice::Direct;
+        assert_eq!(says(&cluster, Kind::Libvirt, true), Engine::Direct);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::local::Local;
 use super::vagrant::Vagrant;
-use super::{Base, BoxInfo, Error, Hear, Heard, Results, State};
+use super::{Base, BoxInfo, Error, Hear, Heard, Make, Results, State};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, many};
@@ -41,6 +41,9 @@ pub fn create(
                 stop,
             )?;
             note(&local.vagrant, node, &id)?;
+        } else if !local.is_making(node) {
+            // What it was given for its first boot was left by a run that was ended just then.
+            local.hypervisor.unseed(cluster, node, stop)?;
         }
         let _ = hear(Heard::Starts(node));
         local.hypervisor.boot(cluster, node, &local.vagrant.id(node).unwrap_or_default(), stop)?;

@@ -314,7 +314,7 @@ impl Make for Local {
         }
         if self.engine == Engine::Direct {
             match self.hypervisor.unseed(cluster, node, stop) {
-                // It costs the next boot of a run that was ended just now, no more.
+                // It is done before the machine is started the next time.
                 Err(error) if error.cancelled() => {}
                 taken => taken?,
             }
@@ -423,6 +423,9 @@ impl PowerSwitch for Local {
     }
 
     fn on(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
+        if self.engine == Engine::Direct {
+            self.hypervisor.unseed(cluster, node, stop)?;
+        }
         self.hypervisor.boot(cluster, node, &self.known(node), stop)
     }
 

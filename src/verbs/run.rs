@@ -219,7 +219,7 @@ fn engine(
     }
     if let Err(trouble) = files::end(world) {
         heard.note(&format!(
-            "the disk with k3s' files is left until the next run ({})",
+            "the disk with k3s' files is left until k3s is put on a node again, or the cluster destroyed ({})",
             trouble.failure.cause
         ));
     }
