@@ -73,7 +73,7 @@ impl World {
 
     /// Asks the API, over another server where the one that is asked does not answer: all of it within
     /// [`ANSWER`], however many there are. What none of them answers may pass by itself; who has a
-    /// wait's bound asks again ([`super::wait::again`]).
+    /// wait's bound asks again (`steps/wait.rs`).
     pub fn ask<T>(&self, question: impl Fn(&api::Client) -> Result<T, api::Error>) -> Result<T, Trouble> {
         let end = Instant::now() + ANSWER;
         let ask =

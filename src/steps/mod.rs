@@ -64,7 +64,7 @@ pub struct ClusterDef {
     pub name: ClusterStep,
     /// For people: what it does, e.g. `fetch the kubeconfig`.
     pub title: &'static str,
-    /// What has to be done before, unless a verb says otherwise ([`Use::after`]).
+    /// What has to be done before, unless a verb says otherwise (`Use::after` in `verbs/`).
     pub after: &'static [After],
     /// True if it serves others only: it is needed when one that comes after it is.
     pub serves: bool,
