@@ -14,7 +14,7 @@ use crate::os::hash::sha256;
 use crate::spec::{Cluster, Role};
 
 /// A backup is held in memory.
-const MOST: u64 = 3 << 30;
+const MAX_BYTES: u64 = 3 << 30;
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -224,7 +224,7 @@ impl Backup {
 
     /// Reads one and checks all of it.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let archive = files::read(path, MOST)?;
+        let archive = files::read(path, MAX_BYTES)?;
         let foreign = |reason: &str| Error::Foreign { path: path.into(), reason: reason.to_owned() };
         let damaged = |reason: String| Error::Damaged { path: path.into(), reason };
         // The manifest comes first: without it nothing says that this was ever ours.

@@ -17,13 +17,13 @@ const VERSION: u32 = 1;
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateDir {
     dir: PathBuf,
 }
 
 /// What a cluster is held to once it exists, whatever the spec leaves open.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ClusterRecord {
     /// The version of this file.
     #[serde(default)]
     pub v: u32,
@@ -171,7 +171,7 @@ impl Explain for Error {
     }
 }
 
-impl State {
+impl StateDir {
     /// The state of the cluster `name` whose spec lies in `base`. Creates nothing.
     pub fn of(base: &Path, name: &str) -> Self {
         Self { dir: base.join(".p1").join(name) }
@@ -343,7 +343,7 @@ impl State {
     }
 
     /// What is known of the cluster; empty if there is none.
-    pub fn facts(&self) -> Result<Facts, Error> {
+    pub fn facts(&self) -> Result<ClusterRecord, Error> {
         let path = self.facts_file();
         let text = match files::read_if_there(&path) {
             Err(e) if e.source.kind() == std::io::ErrorKind::InvalidData => {
@@ -351,7 +351,7 @@ impl State {
             }
             other => other?,
         };
-        let Some(text) = text else { return Ok(Facts::default()) };
+        let Some(text) = text else { return Ok(ClusterRecord::default()) };
         #[derive(Deserialize)]
         struct Head {
             v: u32,
@@ -365,8 +365,8 @@ impl State {
     }
 
     /// Keeps what is known of the cluster.
-    pub fn keep(&self, facts: &Facts) -> Result<(), Error> {
-        let facts = Facts { v: VERSION, ..facts.clone() };
+    pub fn keep(&self, facts: &ClusterRecord) -> Result<(), Error> {
+        let facts = ClusterRecord { v: VERSION, ..facts.clone() };
         let text = serde_json::to_vec_pretty(&facts).expect("facts are plain data");
         files::write_if_changed(&self.facts_file(), &text, 0o600)?;
         Ok(())
@@ -397,10 +397,10 @@ mod tests {
     #[test]
     fn facts_are_kept_and_a_newer_format_is_refused() {
         let base = tempfile::tempdir().unwrap();
-        let state = State::of(base.path(), "iot");
-        assert_eq!(state.facts().unwrap(), Facts::default());
+        let state = StateDir::of(base.path(), "iot");
+        assert_eq!(state.facts().unwrap(), ClusterRecord::default());
         state.create().unwrap();
-        let facts = Facts { v: VERSION, provider: Some(Kind::Libvirt), ..Facts::default() };
+        let facts = ClusterRecord { v: VERSION, provider: Some(Kind::Libvirt), ..ClusterRecord::default() };
         state.keep(&facts).unwrap();
         assert_eq!(state.facts().unwrap(), facts);
         fs::write(state.facts_file(), r#"{"v": 99}"#).unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::World;
 use crate::api::{self, NodeStatus};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::k3s;
 use crate::machines::{self, Fleet, Machine};
 use crate::os::sync::lock;
@@ -50,14 +50,14 @@ pub(super) struct Held {
 
 impl World {
     /// The API of the running cluster, by the kubeconfig in the state folder, at a server that answers.
-    fn api_by(&self, end: Instant) -> Result<Arc<api::Client>, Trouble> {
+    fn api_by(&self, end: Instant) -> Result<Arc<api::Client>, StepError> {
         let mut held = lock(&self.held.api.client);
         if let Some(client) = &*held {
             return Ok(Arc::clone(client));
         }
         let path = self.state.kubeconfig();
         let text = files::read_if_there(&path)?
-            .ok_or_else(|| Trouble::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
+            .ok_or_else(|| StepError::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
         let (server, through) = self.way_to_api(end);
         let url = match through {
             Some(_) => k3s::server_url(server),
@@ -74,10 +74,10 @@ impl World {
     /// Asks the API, over another server where the one that is asked does not answer: all of it within
     /// [`ANSWER`], however many there are. What none of them answers may pass by itself; who has a
     /// wait's bound asks again (`steps/wait.rs`).
-    pub fn ask<T>(&self, question: impl Fn(&api::Client) -> Result<T, api::Error>) -> Result<T, Trouble> {
+    pub fn ask<T>(&self, question: impl Fn(&api::Client) -> Result<T, api::Error>) -> Result<T, StepError> {
         let end = Instant::now() + ANSWER;
         let ask =
-            |share| self.api_by(end).and_then(|api| question(&api.within(share)).map_err(Trouble::from));
+            |share| self.api_by(end).and_then(|api| question(&api.within(share)).map_err(StepError::from));
         let next = || {
             self.held.api.turn.fetch_add(1, Ordering::Relaxed);
             self.forget_api();
@@ -91,7 +91,9 @@ impl World {
         let turn = self.held.api.turn.load(Ordering::Relaxed) % all.len();
         all.rotate_left(turn);
         let seen = lock(&self.held.seen);
-        let off = |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running);
+        let off = |n: &&Node| {
+            seen.machines.get(&n.name).is_some_and(|m| m.state != machines::MachineState::Running)
+        };
         match all.iter().all(off) {
             true => all,
             false => all.into_iter().filter(|n| !off(n)).collect(),
@@ -132,7 +134,7 @@ impl World {
     /// A server to work on the cluster through. Of several, one whose API port is open, and of those one that the
     /// API calls Ready, the one that answered last before others; where this host cannot reach any, one whose k3s is
     /// active by its own word.
-    pub fn server<'a>(&'a self, via: Via<'a>) -> Result<&'a Node, Trouble> {
+    pub fn server<'a>(&'a self, via: Via<'a>) -> Result<&'a Node, StepError> {
         let not = match via {
             Via::On(node) => return Ok(node),
             Via::Not(node) => Some(&node.name),
@@ -143,14 +145,14 @@ impl World {
         servers.retain(|s| Some(&s.name) != not);
         let other = if not.is_some() { "other " } else { "" };
         let off = |n: &&Node, machines: &BTreeMap<String, Machine>| {
-            machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running)
+            machines.get(&n.name).is_some_and(|m| m.state != machines::MachineState::Running)
         };
         // Seen a while ago, maybe.
         if servers.iter().all(|n| off(n, &seen.machines)) {
             let now = self.look_at_machines()?;
             if servers.iter().all(|n| off(n, &now)) {
                 let what = format!("no {other}server's machine runs");
-                return Err(Trouble::new(what, "`p1 start` starts them."));
+                return Err(StepError::new(what, "`p1 start` starts them."));
             }
         }
         if let [only] = servers[..] {
@@ -160,7 +162,7 @@ impl World {
         let open = servers.iter().find(|s| self.listens(s, KNOCK));
         open.or_else(|| servers.iter().find(|s| self.is_active(s))).copied().ok_or_else(|| {
             let what = format!("no {other}server of the cluster runs");
-            Trouble::new(what, "`p1 status` shows how they are.").transient()
+            StepError::new(what, "`p1 status` shows how they are.").transient()
         })
     }
 
@@ -198,7 +200,8 @@ impl World {
             .map(|s| Some((s, self.machines.door(s, PEERS)?)))
             .collect::<Option<_>>()?;
         let seen = self.seen();
-        let runs = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == machines::State::Running);
+        let runs =
+            |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state == machines::MachineState::Running);
         let there = AtomicUsize::new(0);
         os::many::each(servers.len(), &servers, |(server, etcd)| {
             let open =
@@ -212,7 +215,7 @@ impl World {
 
     /// What the API says of all nodes just now. Steps that ask at the same time share an answer: each
     /// costs as much as there are nodes.
-    pub fn nodes(&self) -> Result<Arc<Vec<NodeStatus>>, Trouble> {
+    pub fn nodes(&self) -> Result<Arc<Vec<NodeStatus>>, StepError> {
         let mut held = lock(&self.held.api.answer);
         if let Some((asked, nodes)) = &*held
             && asked.elapsed() < FRESH
@@ -242,22 +245,22 @@ fn in_turn<T>(
     mut tries: usize,
     end: Instant,
     stopping: impl Fn() -> bool,
-    ask: impl Fn(Duration) -> Result<T, Trouble>,
+    ask: impl Fn(Duration) -> Result<T, StepError>,
     next: impl Fn(),
-) -> Result<T, Trouble> {
-    let mut first: Option<Trouble> = None;
+) -> Result<T, StepError> {
+    let mut first: Option<StepError> = None;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let share = if tries > 1 { left / 2 } else { left }.max(LEAST);
         match ask(share) {
             // A server that is down, or one that is cut off from the others: the next one is asked.
-            Err(trouble) if trouble.may_pass() && !stopping() => {
+            Err(error) if error.may_pass() && !stopping() => {
                 tries = tries.saturating_sub(1);
                 next();
-                let trouble = first.get_or_insert(trouble);
+                let error = first.get_or_insert(error);
                 if tries == 0 || Instant::now() >= end {
                     // All have been asked: what the one says that answered before tells most.
-                    return Err(trouble.clone());
+                    return Err(error.clone());
                 }
             }
             answer => return answer,
@@ -305,11 +308,11 @@ mod tests {
         let silent = |share: Duration| {
             shares.borrow_mut().push(share);
             std::thread::sleep(share);
-            Err::<u8, _>(Trouble::new(format!("silent {}", shares.borrow().len()), "").transient())
+            Err::<u8, _>(StepError::new(format!("silent {}", shares.borrow().len()), "").transient())
         };
         let start = Instant::now();
-        let trouble = in_turn(5, start + bound, || false, silent, || {}).unwrap_err();
-        assert_eq!(trouble.failure.cause, "silent 1", "the one that answered before tells most");
+        let error = in_turn(5, start + bound, || false, silent, || {}).unwrap_err();
+        assert_eq!(error.failure.cause, "silent 1", "the one that answered before tells most");
         assert!(start.elapsed() < bound + 2 * LEAST, "{:?}", shares.borrow());
         assert!(shares.borrow().len() > 2 && shares.borrow()[0] <= bound / 2, "{:?}", shares.borrow());
 
@@ -317,13 +320,13 @@ mod tests {
         let asked = std::cell::Cell::new(0);
         let second = |_| {
             asked.set(asked.get() + 1);
-            if asked.get() == 2 { Ok(7) } else { Err(Trouble::new("reset", "").transient()) }
+            if asked.get() == 2 { Ok(7) } else { Err(StepError::new("reset", "").transient()) }
         };
         assert_eq!(in_turn(3, Instant::now() + bound, || false, second, || {}).unwrap(), 7);
         asked.set(0);
         let lasting = |_| {
             asked.set(asked.get() + 1);
-            Err::<u8, _>(Trouble::new("forbidden", ""))
+            Err::<u8, _>(StepError::new("forbidden", ""))
         };
         in_turn(3, Instant::now() + bound, || false, lasting, || {}).unwrap_err();
         assert_eq!(asked.get(), 1);

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use super::World;
 use crate::artifacts::{self, Bounds, Net, Progress};
 use crate::boxes::{self, Origin};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::k3s;
 use crate::machines::{Base, BoxInfo};
 use crate::observed::files::INSTALLER;
@@ -16,7 +16,7 @@ use crate::observed::{View, Wanted};
 use crate::os::files::{self, At};
 use crate::os::sync::lock;
 use crate::spec::{BoxRef, Cluster, Release, Source};
-use crate::state::{Pinned, State};
+use crate::state::{Pinned, StateDir};
 
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
 const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
@@ -45,7 +45,7 @@ impl World {
         &self,
         progress: &mut dyn FnMut(artifacts::Progress<'_>),
         warn: &mut dyn FnMut(String),
-    ) -> Result<Arc<artifacts::Files>, Trouble> {
+    ) -> Result<Arc<artifacts::Files>, StepError> {
         // Held while downloading: whoever comes second waits and finds them.
         let mut held = lock(&self.held.files.found);
         if let Some(files) = &*held {
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// The box the machines are made from, if it is known and machines can be made from it.
-    pub fn box_info(&self) -> Result<Option<BoxInfo>, Trouble> {
+    pub fn box_info(&self) -> Result<Option<BoxInfo>, StepError> {
         let Some(fact) = self.state.facts()?.image else { return Ok(None) };
         if fact.wanted != image_wanted(self)? {
             return Ok(None);
@@ -85,10 +85,10 @@ impl World {
     }
 
     /// What machines are made from; the key that opens them is there as well.
-    pub fn base(&self) -> Result<Base, Trouble> {
+    pub fn base(&self) -> Result<Base, StepError> {
         self.public_key()?;
         let info = self.box_info()?;
-        Ok(Base::Box(info.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?))
+        Ok(Base::Box(info.ok_or_else(|| StepError::new("the box is not there", "`p1 up` gets it."))?))
     }
 }
 
@@ -98,7 +98,7 @@ impl World {
         Bounds::new(&self.cluster.timeouts, &self.cluster.retry.once())
     }
 
-    fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, Trouble> {
+    fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, StepError> {
         self.resolved_within(release, net, &self.bounds())
     }
 
@@ -107,7 +107,7 @@ impl World {
         release: &Release,
         net: &Net,
         bounds: &Bounds,
-    ) -> Result<artifacts::Resolved, Trouble> {
+    ) -> Result<artifacts::Resolved, StepError> {
         // Nodes are of this host's architecture: neither provider runs another one.
         let arch = artifacts::arch(std::env::consts::ARCH)?;
         let given = &self.cluster.k3s.artifacts;
@@ -115,10 +115,10 @@ impl World {
     }
 
     /// The files that are here; else why they cannot be used, if it is more than that they are not.
-    pub fn without_connection(&self, release: &Release) -> Result<artifacts::Files, Option<Trouble>> {
+    pub fn without_connection(&self, release: &Release) -> Result<artifacts::Files, Option<StepError>> {
         let unless_absent = |error: artifacts::Error| match error {
             artifacts::Error::Offline { .. } => None,
-            error => Some(Trouble::from(error)),
+            error => Some(StepError::from(error)),
         };
         let net = Net { offline: true, ..self.net.clone() };
         let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
@@ -134,7 +134,7 @@ impl World {
         net: &Net,
         progress: &mut dyn FnMut(Progress<'_>),
         warn: &mut dyn FnMut(String),
-    ) -> Result<artifacts::Files, Trouble> {
+    ) -> Result<artifacts::Files, StepError> {
         let (resolved, bounds) = (self.resolved(&self.release()?, net)?, self.bounds());
         resolved.warnings.iter().cloned().for_each(&mut *warn);
         Ok(artifacts::fetch(&resolved, &self.cache, net, &bounds, progress, &self.cancel)?)
@@ -144,12 +144,12 @@ impl World {
         &self,
         progress: &mut dyn FnMut(Progress<'_>),
         warn: &mut dyn FnMut(String),
-    ) -> Result<artifacts::Files, Trouble> {
+    ) -> Result<artifacts::Files, StepError> {
         self.fetch_with(&self.net, progress, warn)
     }
 
     /// The version that a release is now, asking the network where that takes it.
-    pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), Trouble> {
+    pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), StepError> {
         // Not within a step, so that it is tried again here.
         let bounds = Bounds::new(&self.cluster.timeouts, &self.cluster.retry);
         let found = self.resolved_within(release, &self.net, &bounds)?;
@@ -157,14 +157,14 @@ impl World {
     }
 
     /// The release to look for: where an upgrade goes, else see [`release`].
-    pub fn release(&self) -> Result<Release, Trouble> {
+    pub fn release(&self) -> Result<Release, StepError> {
         match self.aim() {
             Some(version) => Ok(Release::Version(version)),
             None => release(&self.cluster, &self.state),
         }
     }
 
-    fn keep_version(&self, files: &artifacts::Files) -> Result<(), Trouble> {
+    fn keep_version(&self, files: &artifacts::Files) -> Result<(), StepError> {
         let mut facts = self.state.facts()?;
         facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: files.version.clone() });
         self.state.keep(&facts)?;
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// Holds the cluster to a version.
-    pub fn pin(&self, version: &str) -> Result<(), Trouble> {
+    pub fn pin(&self, version: &str) -> Result<(), StepError> {
         let mut facts = self.state.facts()?;
         facts.k3s = Some(Pinned { wanted: wanted_release(&self.cluster), version: Some(version.to_owned()) });
         self.state.keep(&facts)?;
@@ -182,7 +182,7 @@ impl World {
 
 impl World {
     /// The box that the machines were made from, even if Vagrant no longer has it.
-    pub fn known_box(&self) -> Result<Option<BoxInfo>, Trouble> {
+    pub fn known_box(&self) -> Result<Option<BoxInfo>, StepError> {
         let (fact, make) = (self.state.facts()?.image, self.machines.makers().next());
         Ok(fact.and_then(|f| Some(make?.image(&f.label, &f.sha256))))
     }
@@ -196,7 +196,7 @@ fn wanted_release(cluster: &Cluster) -> String {
 }
 
 /// The release to look for: a channel that was resolved for this cluster stays what it was.
-pub fn release(cluster: &Cluster, state: &State) -> Result<Release, Trouble> {
+pub fn release(cluster: &Cluster, state: &StateDir) -> Result<Release, StepError> {
     let pinned = state.facts()?.k3s;
     Ok(match pinned {
         Some(Pinned { wanted, version: Some(version) }) if wanted == wanted_release(cluster) => {
@@ -219,8 +219,8 @@ pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
     let net = Net { offline: true, ..world.net.clone() };
     match world.release().and_then(|release| world.resolved(&release, &net)) {
         Ok(resolved) => all.extend(artifacts::missing(&resolved)),
-        Err(trouble) => {
-            all.push(trouble.failure.cause);
+        Err(error) => {
+            all.push(error.failure.cause);
             let given = &world.cluster.k3s.artifacts;
             let sources = given.binary.iter().chain(&given.installer).chain(&given.images);
             all.extend(sources.filter_map(|source| artifacts::lacks(source, &world.cache)));
@@ -230,7 +230,7 @@ pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
 }
 
 /// What the spec's box stands for just now: another text, another box.
-pub fn image_wanted(world: &World) -> Result<String, Trouble> {
+pub fn image_wanted(world: &World) -> Result<String, StepError> {
     Ok(match &world.cluster.image {
         BoxRef::Definition(name) => match given(world, name)? {
             Some(manifest) => format!("{name} {}", manifest.sha256),
@@ -246,13 +246,13 @@ pub fn image_wanted(world: &World) -> Result<String, Trouble> {
 }
 
 /// A box that the user put into the library under a name; it comes before a definition.
-pub fn given(world: &World, name: &str) -> Result<Option<boxes::Manifest>, Trouble> {
+pub fn given(world: &World, name: &str) -> Result<Option<boxes::Manifest>, StepError> {
     let manifest = world.library.get(name)?;
     Ok(manifest.filter(|m| !matches!(m.origin, Origin::Built { .. })))
 }
 
 /// The definition of that name: the spec's own beside it, or one that comes with p1.
-pub fn definition(world: &World, name: &str) -> Result<boxes::Definition, Trouble> {
+pub fn definition(world: &World, name: &str) -> Result<boxes::Definition, StepError> {
     Ok(boxes::load(name, Some(&world.cluster.base.join("boxes")))?)
 }
 
@@ -261,7 +261,7 @@ pub fn of_definition(
     world: &World,
     name: &str,
     definition: &boxes::Definition,
-) -> Result<Option<boxes::Manifest>, Trouble> {
+) -> Result<Option<boxes::Manifest>, StepError> {
     let digest = boxes::digest(definition);
     let there = world.library.get(name)?;
     Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{SHORT, Via, World};
+use super::{SCRIPT_TIMEOUT, Via, World};
 use crate::apps::Secrets;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::os::hash;
@@ -22,11 +22,11 @@ const FORGET: Duration = Duration::from_secs(180);
 
 /// Runs root's script with kubectl in it on a server; what it said. An API that comes and goes is worth another
 /// try.
-pub fn kubectl(world: &World, via: Via<'_>, what: &str, script: &str) -> Result<String, Trouble> {
-    let done = world.on(world.server(via)?, |r| r.script(what, script, true, SHORT, &mut |_| {}))?;
+pub fn kubectl(world: &World, via: Via<'_>, what: &str, script: &str) -> Result<String, StepError> {
+    let done = world.on(world.server(via)?, |r| r.script(what, script, true, SCRIPT_TIMEOUT, &mut |_| {}))?;
     let passes = k3s::kubectl::passes(&done.text());
-    let done = done.ok().map(|done| done.text()).map_err(Trouble::from);
-    done.map_err(|trouble| if passes { trouble.transient() } else { trouble })
+    let done = done.ok().map(|done| done.text()).map_err(StepError::from);
+    done.map_err(|error| if passes { error.transient() } else { error })
 }
 
 /// Runs root's script with kubectl in it on a server. What it says is told and written down without
@@ -37,7 +37,7 @@ pub fn apply(
     script: &str,
     secrets: &Secrets,
     log: &mut dyn FnMut(&str),
-) -> Result<String, Trouble> {
+) -> Result<String, StepError> {
     let done = world.on(world.server(Via::Any)?, |r| r.script(what, script, true, WRITE, &mut |_| {}))?;
     let text = secrets.hide(&done.text());
     for line in text.lines() {
@@ -61,8 +61,8 @@ pub fn apply(
         ""
     };
     let kind = FailureKind::Exit { code: done.status };
-    let trouble = Trouble::new(format!("{what} failed{cause}"), hint).kind(kind).evidence(lines);
-    Err(if k3s::kubectl::passes(&text) { trouble.transient() } else { trouble })
+    let error = StepError::new(format!("{what} failed{cause}"), hint).kind(kind).evidence(lines);
+    Err(if k3s::kubectl::passes(&text) { error.transient() } else { error })
 }
 
 /// Shell text that gives `text` to a command's standard input.
@@ -94,7 +94,7 @@ pub fn drain(
     bound: Duration,
     force: bool,
     log: &mut dyn FnMut(&str),
-) -> Result<Output, Trouble> {
+) -> Result<Output, StepError> {
     let alone = node.role == Role::Server && world.cluster.servers().count() == 1;
     let via = if alone { Via::On(node) } else { Via::Not(node) };
     let script = format!(
@@ -103,14 +103,15 @@ pub fn drain(
         if force { " --force" } else { "" },
         bound.as_secs()
     );
-    world.on(world.server(via)?, |r| r.script("draining the node", &script, true, bound + SHORT, log))
+    world
+        .on(world.server(via)?, |r| r.script("draining the node", &script, true, bound + SCRIPT_TIMEOUT, log))
 }
 
 /// Takes a node's object and its password out of the cluster, through a server. While etcd gives a member up
 /// it is without a leader for a moment, and servers whose leases run out meanwhile end and are started again
 /// (seen on k3s v1.21): what the API cannot do just now is asked for again.
-pub fn take_out(world: &World, node: &Node) -> Result<(), Trouble> {
-    let script = taking_out(&node.name, FORGET - SHORT);
+pub fn remove_node(world: &World, node: &Node) -> Result<(), StepError> {
+    let script = taking_out(&node.name, FORGET - SCRIPT_TIMEOUT);
     world.on(world.server(Via::Not(node))?, |r| {
         r.script("taking the node out of the cluster", &script, true, FORGET, &mut |_| {})?.ok()
     })?;

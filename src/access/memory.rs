@@ -1,7 +1,7 @@
 //! What is remembered of nodes from one run to the next.
 
 use super::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::machines::Made;
 use crate::os::sync::lock;
 use crate::spec::Node;
@@ -15,7 +15,7 @@ impl World {
     }
 
     /// Remembers something of a node's present machine.
-    pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), Trouble> {
+    pub fn remember(&self, node: &str, change: impl FnOnce(&mut NodeMemory)) -> Result<(), StepError> {
         let mut change = Some(change);
         self.remember_all([node], |_, memory| change.take().expect("of one node")(memory))
     }
@@ -26,7 +26,7 @@ impl World {
         &self,
         nodes: impl IntoIterator<Item = &'n str>,
         mut change: impl FnMut(&str, &mut NodeMemory),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StepError> {
         let mut all = lock(&self.held.memory);
         let mut changed = false;
         for node in nodes {
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Nothing is remembered of a node whose machine is gone.
-    pub fn forget_memory(&self, node: &str) -> Result<(), Trouble> {
+    pub fn forget_memory(&self, node: &str) -> Result<(), StepError> {
         let mut all = lock(&self.held.memory);
         if all.remove(node).is_some() {
             self.state.remember(&all)?;
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// What the node's machine is made from and for, from here on.
-    pub fn remember_made(&self, node: &Node) -> Result<(), Trouble> {
+    pub fn remember_made(&self, node: &Node) -> Result<(), StepError> {
         let image = self.state.facts()?.image.map(|i| i.wanted).unwrap_or_default();
         let network = &self.cluster.network;
         let made = Made { role: node.role, ip: node.ip, cidr: network.cidr, nics: network.nics, image };

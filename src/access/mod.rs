@@ -22,17 +22,17 @@ use crate::os::Cancel;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
 use crate::spec::Cluster;
-use crate::state::{NodeMemory, State};
+use crate::state::{NodeMemory, StateDir};
 
 pub use api::{Via, listens, url_from_here};
 pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
-pub use nodes::SHORT;
+pub use nodes::SCRIPT_TIMEOUT;
 pub use owner::Claims;
 
 /// The ways into a cluster, and what was seen of it.
 pub struct World {
     pub cluster: Cluster,
-    pub state: State,
+    pub state: StateDir,
     /// Who has its machines.
     pub machines: Fleet,
     /// This host's downloads.
@@ -72,7 +72,7 @@ pub struct Held {
 
 impl Held {
     /// What a run begins with: what is remembered of nodes. Nothing is looked at.
-    pub fn of(state: &State) -> Self {
+    pub fn of(state: &StateDir) -> Self {
         Self { memory: Mutex::new(state.memory()), ..Self::default() }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::guest::{self, Guest, NodeFacts};
 use crate::machines::{Machine, Way, Whose};
 use crate::os::files;
@@ -15,7 +15,7 @@ use crate::spec::Node;
 use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Root};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
-pub const SHORT: Duration = Duration::from_secs(60);
+pub const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who may do anything on a node.
 const ROOT: &str = "root";
 
@@ -28,7 +28,7 @@ pub(super) struct Held {
 
 impl World {
     /// How the machines are now.
-    pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, Trouble> {
+    pub fn look_at_machines(&self) -> Result<BTreeMap<String, Machine>, StepError> {
         let ids = self.machines.ids(&self.cluster);
         let mut machines = self.machines.look(&self.cluster, &self.cancel)?;
         let known = lock(&self.held.seen).machines.clone();
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// How one node's machine is now. What was seen of the others stays: steps at work on them know better.
-    pub fn look_at_machine(&self, node: &Node) -> Result<Option<Machine>, Trouble> {
+    pub fn look_at_machine(&self, node: &Node) -> Result<Option<Machine>, StepError> {
         let mut machines = self.machines.look(&self.cluster, &self.cancel)?;
         let machine = machines.remove(&node.name);
         self.note(|seen| {
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// The way to a node; does not connect yet.
-    pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, Trouble> {
+    pub fn remote(&self, node: &Node) -> Result<Arc<Mutex<Remote>>, StepError> {
         if let Some(remote) = lock(&self.held.nodes.remotes).get(&node.name) {
             return Ok(Arc::clone(remote));
         }
@@ -81,13 +81,13 @@ impl World {
     }
 
     /// How this host gets into a node.
-    pub fn way(&self, node: &Node) -> Result<Way, Trouble> {
+    pub fn way(&self, node: &Node) -> Result<Way, StepError> {
         let made = self.memory(&node.name).and_then(|m| m.made);
         Ok(self.machines.way(&self.cluster, node, made.as_ref(), &self.cancel)?)
     }
 
     /// How to log in to a node.
-    pub fn login(&self, node: &Node) -> Result<Login, Trouble> {
+    pub fn login(&self, node: &Node) -> Result<Login, StepError> {
         Ok(self.login_by(node, &self.way(node)?))
     }
 
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// A way to a node for the user's own commands: as the login user, not as root.
-    pub fn users_remote(&self, node: &Node) -> Result<Remote, Trouble> {
+    pub fn users_remote(&self, node: &Node) -> Result<Remote, StepError> {
         let way = self.way(node)?;
         let mut login = self.login_by(node, &way);
         (login.endpoint.user, login.options.root) = (way.user, Some(way.root));
@@ -123,23 +123,23 @@ impl World {
     }
 
     /// Works on a node over SSH.
-    pub fn on<T, E: Into<Trouble>>(
+    pub fn on<T, E: Into<StepError>>(
         &self,
         node: &Node,
         work: impl FnOnce(&mut Remote) -> Result<T, E>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, StepError> {
         let remote = self.remote(node)?;
         let mut remote = lock(&remote);
         work(&mut remote).map_err(Into::into)
     }
 
     /// Runs a short script of root's on a node; its output, if it exits with 0.
-    pub fn script(&self, node: &Node, what: &str, script: &str) -> Result<String, Trouble> {
-        self.on(node, |r| r.script(what, script, true, SHORT, &mut |_| {})?.ok().map(|o| o.text()))
+    pub fn script(&self, node: &Node, what: &str, script: &str) -> Result<String, StepError> {
+        self.on(node, |r| r.script(what, script, true, SCRIPT_TIMEOUT, &mut |_| {})?.ok().map(|o| o.text()))
     }
 
     /// Asks a node about itself.
-    pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+    pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, StepError> {
         let asked = epoch();
         let text = self.script(node, "asking the node about itself", guest::SCRIPT)?;
         let mut facts = guest::parse(&text)?;
@@ -154,7 +154,7 @@ impl World {
     }
 
     /// A node's facts: those that were seen, or asked for now.
-    pub fn facts(&self, node: &Node) -> Result<NodeFacts, Trouble> {
+    pub fn facts(&self, node: &Node) -> Result<NodeFacts, StepError> {
         let seen = lock(&self.held.seen).nodes.get(&node.name).cloned();
         seen.map_or_else(|| self.look_at_node(node), |facts| Ok((*facts).clone()))
     }
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// The public half of the cluster's key; the first caller makes the pair.
-    pub fn public_key(&self) -> Result<String, Trouble> {
+    pub fn public_key(&self) -> Result<String, StepError> {
         let _one = lock(&self.held.nodes.making_key);
         let comment = format!("p1 {}", self.cluster.name);
         let public = ssh::generate_key(&self.state.key(), &comment, &self.cancel)?;
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Writes the configuration for `ssh -F`.
-    pub fn write_ssh_config(&self) -> Result<(), Trouble> {
+    pub fn write_ssh_config(&self) -> Result<(), StepError> {
         let mut hosts = Vec::new();
         for node in &self.cluster.nodes {
             if let Ok(host) = self.ssh_host(node) {
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// A node for the system's `ssh`.
-    pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, Trouble> {
+    pub fn ssh_host(&self, node: &Node) -> Result<ssh::Host, StepError> {
         let way = self.way(node)?;
         Ok(self.host_of(&node.name, &way, self.state.key()))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::World;
 use super::secrets::random;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::machines::owner::is_there;
 use crate::machines::{self, Claimant, Owner, Whose, machine_name, network_name};
 use crate::os::lock::{self, Lock};
@@ -14,7 +14,7 @@ use crate::os::sync::lock as held_by;
 use crate::os::{hash, many};
 
 /// Another p1 may be changing a network.
-const OTHERS: Duration = Duration::from_secs(600);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What was found of the cluster's things, each with what it is called.
 pub struct Claims {
@@ -40,7 +40,7 @@ impl Thing {
 
 impl Claims {
     /// Looks whose everything is.
-    pub fn look(world: &World) -> Result<Self, Trouble> {
+    pub fn look(world: &World) -> Result<Self, StepError> {
         let machines = world.machines.look(&world.cluster, &world.cancel)?;
         let there = machines.iter().filter(|(_, m)| m.id.is_some()).map(|(n, _)| n.clone());
         let nodes: BTreeSet<String> = there.collect();
@@ -107,7 +107,7 @@ impl Claims {
     }
 
     /// Makes all of it this folder's.
-    pub fn take(&self, world: &World) -> Result<(), Trouble> {
+    pub fn take(&self, world: &World) -> Result<(), StepError> {
         let due = |whose: &Whose| *whose != Whose::Ours;
         let owner = match self.all.iter().any(|(_, whose)| due(whose)) {
             true => world.owner()?,
@@ -115,7 +115,7 @@ impl Claims {
         };
         let network = self.all.iter().any(|(thing, whose)| *thing == Thing::Network && due(whose));
         if network {
-            let _lock = Lock::take(&world.host_lock, "owner", OTHERS, &world.cancel)?;
+            let _lock = Lock::take(&world.host_lock, "owner", LOCK_TIMEOUT, &world.cancel)?;
             for make in world.machines.makers() {
                 make.own_network(&world.cluster, &owner, &world.cancel)?;
             }
@@ -139,7 +139,7 @@ impl Claims {
 
 impl World {
     /// This folder as an owner; it is given its id when it is one for the first time.
-    pub fn owner(&self) -> Result<Owner, Trouble> {
+    pub fn owner(&self) -> Result<Owner, StepError> {
         let mut held = held_by(&self.held.owner);
         if let Some(owner) = &*held {
             return Ok(owner.clone());
@@ -158,7 +158,7 @@ impl World {
     }
 
     /// Whose the machines are now that have the names of these nodes'.
-    pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, Trouble> {
+    pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, StepError> {
         let holdings = self.machines.holdings(&self.cluster, nodes, &self.cancel)?;
         let us = self.claimant()?;
         Ok(holdings
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// This folder as somebody who asks whose things are.
-    pub fn claimant(&self) -> Result<Claimant, Trouble> {
+    pub fn claimant(&self) -> Result<Claimant, StepError> {
         let ids = self.machines.ids(&self.cluster);
         Ok(Claimant::of(&self.cluster.name, self.state.dir(), ids)?)
     }

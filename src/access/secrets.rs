@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::k3s::{self, Token, Tokens};
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
@@ -87,7 +87,7 @@ impl World {
 impl World {
     /// The cluster's secrets, if they were made: none where they are missing or damaged, and a server may have
     /// them.
-    pub fn read_tokens(&self) -> Result<Option<Tokens>, Trouble> {
+    pub fn read_tokens(&self) -> Result<Option<Tokens>, StepError> {
         let Stored::There(tokens) = self.stored()? else { return Ok(None) };
         self.learn_tokens(&tokens.to_text());
         agree(&self.given()?, &tokens)?;
@@ -97,13 +97,13 @@ impl World {
 
     /// The cluster's secrets, for a step: those that are there, else those of a server, which may still be
     /// booting, else new ones. The first caller makes them.
-    pub fn tokens(&self) -> Result<Tokens, Trouble> {
+    pub fn tokens(&self) -> Result<Tokens, StepError> {
         let bound = self.cluster.timeouts.boot;
         self.find_or_make(bound, false, &mut |_| {})
     }
 
     /// The same before a run: servers that do not run are not waited for. `tell` hears what was amiss.
-    pub fn tokens_of_now(&self, tell: &mut dyn FnMut(String)) -> Result<Tokens, Trouble> {
+    pub fn tokens_of_now(&self, tell: &mut dyn FnMut(String)) -> Result<Tokens, StepError> {
         self.find_or_make(PATIENCE, true, tell)
     }
 
@@ -112,7 +112,7 @@ impl World {
         patience: Duration,
         now: bool,
         tell: &mut dyn FnMut(String),
-    ) -> Result<Tokens, Trouble> {
+    ) -> Result<Tokens, StepError> {
         let _one = lock(&self.held.making_tokens);
         if let Some(tokens) = self.read_tokens()? {
             return Ok(tokens);
@@ -156,11 +156,11 @@ impl World {
     }
 
     /// An error if the spec gives another token than these.
-    pub fn may_have(&self, tokens: &Tokens) -> Result<(), Trouble> {
+    pub fn may_have(&self, tokens: &Tokens) -> Result<(), StepError> {
         agree(&self.given()?, tokens)
     }
 
-    fn amiss(&self) -> Result<String, Trouble> {
+    fn amiss(&self) -> Result<String, StepError> {
         let path = self.state.token();
         Ok(match self.stored()? {
             Stored::Damaged => format!("{} is damaged", path.display()),
@@ -168,7 +168,7 @@ impl World {
         })
     }
 
-    fn stored(&self) -> Result<Stored, Trouble> {
+    fn stored(&self) -> Result<Stored, StepError> {
         Ok(match files::read_if_there(&self.state.token()) {
             Ok(Some(text)) => Tokens::parse(&text).map_or(Stored::Damaged, Stored::There),
             Ok(None) => Stored::Missing,
@@ -178,7 +178,7 @@ impl World {
     }
 
     /// What the spec gives, if it does.
-    fn given(&self) -> Result<Option<Given>, Trouble> {
+    fn given(&self) -> Result<Option<Given>, StepError> {
         let (text, place) = match &self.cluster.k3s.token {
             None => return Ok(None),
             Some(TokenSource::File(path)) => {
@@ -190,20 +190,20 @@ impl World {
         let hint =
             "The spec's `k3s.token` names it. It is one line of letters, digits, `.`, `:`, `_` and `-`.";
         let Some(text) = text else {
-            return Err(Trouble::new(format!("{place} with the cluster's token is not there"), hint));
+            return Err(StepError::new(format!("{place} with the cluster's token is not there"), hint));
         };
         if let Some(both) = Tokens::parse(&text) {
             return Ok(Some(Given { server: both.server, agent: Some(both.agent) }));
         }
         match Token::parse(&text) {
             Some(server) => Ok(Some(Given { server, agent: None })),
-            None => Err(Trouble::new(format!("{place} holds no token"), hint)),
+            None => Err(StepError::new(format!("{place} holds no token"), hint)),
         }
     }
 
     /// The tokens of a server that answers, and its name. None where no server can have any; an error where
     /// one may have them and does not say.
-    fn look_for_tokens(&self, patience: Duration, now: bool) -> Result<Option<(String, Tokens)>, Trouble> {
+    fn look_for_tokens(&self, patience: Duration, now: bool) -> Result<Option<(String, Tokens)>, StepError> {
         if self.seen().machines.is_empty() && self.state.exists() {
             self.look_at_machines()?;
         }
@@ -211,12 +211,14 @@ impl World {
         let mut unknown: Option<(&Node, String)> = None;
         for server in self.cluster.servers() {
             let machine = seen.machines.get(&server.name);
-            let Some(machine) = machine.filter(|m| m.state != State::Absent && !m.foreign) else { continue };
+            let Some(machine) = machine.filter(|m| m.state != MachineState::Absent && !m.foreign) else {
+                continue;
+            };
             // Machines that k3s was never started on have nothing.
             if self.memory(&server.name).is_some_and(|m| !m.joined && m.version.is_none()) {
                 continue;
             }
-            if now && machine.state != State::Running {
+            if now && machine.state != MachineState::Running {
                 unknown.get_or_insert((server, format!("its machine is {}", machine.state)));
                 continue;
             }
@@ -229,15 +231,15 @@ impl World {
                 Ok(Has::DataAlone) => {
                     unknown.get_or_insert((server, "it has data, and no token".to_owned()));
                 }
-                Err(trouble) if trouble.cancelled() => return Err(trouble),
-                Err(trouble) => {
-                    unknown.get_or_insert((server, trouble.failure.cause));
+                Err(error) if error.cancelled() => return Err(error),
+                Err(error) => {
+                    unknown.get_or_insert((server, error.failure.cause));
                 }
             }
         }
         let Some((server, why)) = unknown else { return Ok(None) };
         let path = self.state.token();
-        Err(Trouble::new(
+        Err(StepError::new(
             format!("{}, and {} could not be asked for it: {why}", self.amiss()?, server.name),
             format!(
                 "It holds the secrets with which nodes join, and servers that run have them. `p1 start {}` and `p1 up` \
@@ -251,9 +253,9 @@ impl World {
 }
 
 /// The cluster that there is has to have the token that the spec gives.
-fn agree(given: &Option<Given>, tokens: &Tokens) -> Result<(), Trouble> {
+fn agree(given: &Option<Given>, tokens: &Tokens) -> Result<(), StepError> {
     match given {
-        Some(given) if given.server != tokens.server => Err(Trouble::new(
+        Some(given) if given.server != tokens.server => Err(StepError::new(
             "the cluster has another token than the spec's `k3s.token` gives",
             "The token opens the cluster's data, so it is not changed by starting k3s with another one. Give the one \
              that the cluster was made with, or leave `k3s.token` out; a new cluster (`p1 destroy`, `p1 up`) takes \
@@ -284,7 +286,7 @@ fn parse(text: &str) -> Has {
 impl World {
     /// Keeps the secrets that open a datastore which stays when the cluster goes: only the state folder has
     /// them. Where; none if there is nothing to be kept.
-    pub fn keep_token(&self) -> Result<Option<std::path::PathBuf>, Trouble> {
+    pub fn keep_token(&self) -> Result<Option<std::path::PathBuf>, StepError> {
         if !self.cluster.has_own_datastore() || self.cluster.k3s.token.is_some() {
             return Ok(None);
         }
@@ -295,7 +297,7 @@ impl World {
     }
 
     /// What was kept so.
-    fn kept(&self) -> Result<Option<Tokens>, Trouble> {
+    fn kept(&self) -> Result<Option<Tokens>, StepError> {
         if !self.cluster.has_own_datastore() || self.cluster.k3s.token.is_some() {
             return Ok(None);
         }
@@ -304,7 +306,7 @@ impl World {
 }
 
 /// Bytes that nobody can guess.
-pub fn random() -> Result<[u8; 32], Trouble> {
+pub fn random() -> Result<[u8; 32], StepError> {
     use crate::os::files::At;
     use std::io::Read;
     let (path, mut bytes) = (std::path::Path::new("/dev/urandom"), [0; 32]);

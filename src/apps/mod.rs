@@ -6,5 +6,5 @@ mod rollout;
 mod secrets;
 
 pub use inventory::{Inventory, Item, NAME, Owned, digest, foundations, segment};
-pub use rollout::{Progress, Why, progress, refused, rolls_out, selector, trouble};
+pub use rollout::{Progress, Why, pod_problem, progress, refused, rolls_out, selector};
 pub use secrets::Secrets;

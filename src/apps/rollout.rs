@@ -15,7 +15,7 @@ pub enum Progress {
 
 /// What keeps a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct PodProblem {
     /// In words: `worker-1: container web: CrashLoopBackOff (it ended with exit code 1)`.
     pub text: String,
     /// The pod, and where it is: `web-1 on worker-1`.
@@ -28,7 +28,7 @@ pub struct Trouble {
     pub why: Why,
 }
 
-/// What is to be done about a trouble depends on this.
+/// What is to be done about a problem depends on this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Why {
     /// It has only begun.
@@ -159,14 +159,14 @@ pub fn selector(object: &Value) -> Option<String> {
 }
 
 /// What keeps a pod from being ready; none if nothing does.
-pub fn trouble(pod: &Value) -> Option<Trouble> {
+pub fn pod_problem(pod: &Value) -> Option<PodProblem> {
     let status = &pod["status"];
     let place = pod["spec"]["nodeName"].as_str().map_or(String::new(), |node| format!(" on {node}"));
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let told = |text: String, container: Option<&Value>, crashed: bool, why: Why| {
         let container = container.and_then(|c| c["name"].as_str()).map(str::to_owned);
         let place = format!("{name}{place}");
-        Some(Trouble { text: format!("{place}: {text}"), place, container, crashed, why })
+        Some(PodProblem { text: format!("{place}: {text}"), place, container, crashed, why })
     };
     if condition(pod, "Ready").is_some_and(|c| c["status"] == "True") || status["phase"] == "Succeeded" {
         return None;
@@ -330,9 +330,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_trouble_is_told_with_its_cause() {
+    fn a_pods_problem_is_told_with_its_cause() {
         let of = |status: Value| {
-            trouble(&json!({"metadata": {"name": "web-1"}, "spec": {"nodeName": "worker"}, "status": status}))
+            pod_problem(
+                &json!({"metadata": {"name": "web-1"}, "spec": {"nodeName": "worker"}, "status": status}),
+            )
         };
         let waiting = |reason: &str, message: &str, last: Value| {
             json!({"phase": "Pending", "containerStatuses": [{"name": "web", "lastState": last,

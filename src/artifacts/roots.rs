@@ -23,11 +23,11 @@ const BUNDLES: [&str; 4] = [
 /// The authorities of `file`, or the system's.
 pub(super) fn load(file: Option<&Path>) -> Result<RootCerts, Error> {
     if let Some(path) = file {
-        let pem = files::read(path, files::MOST)?;
+        let pem = files::read(path, files::MAX_BYTES)?;
         return certificates(&pem).ok_or_else(|| Error::NoRoots(path.to_owned()));
     }
     let system =
-        BUNDLES.iter().find_map(|path| certificates(&files::read(Path::new(path), files::MOST).ok()?));
+        BUNDLES.iter().find_map(|path| certificates(&files::read(Path::new(path), files::MAX_BYTES).ok()?));
     Ok(system.unwrap_or(RootCerts::WebPki))
 }
 

@@ -6,18 +6,18 @@ use serde_json::json;
 
 use super::args::ArtifactsVerb;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{out, print};
 use crate::artifacts::folder::{self, Manifest, Set};
 use crate::artifacts::{self, Bounds, Cache, Doing, Progress};
 use crate::explain::Explain;
 use crate::k3s::Arch;
 use crate::spec::Cluster;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
 
 /// Runs one of them.
-pub fn run(context: &Context, verb: ArtifactsVerb) -> Result<(), Fail> {
+pub fn run(context: &Context, verb: ArtifactsVerb) -> Result<(), CliError> {
     let cluster = context.spec()?;
     match verb {
         ArtifactsVerb::Fetch { dir, arch } => fetch(context, &cluster, dir.as_deref(), &arch),
@@ -26,21 +26,21 @@ pub fn run(context: &Context, verb: ArtifactsVerb) -> Result<(), Fail> {
 }
 
 /// The folder that was named, else the spec's, else the usual one beside the spec.
-fn folder(cluster: &Cluster, named: Option<&Path>) -> Result<PathBuf, Fail> {
+fn folder(cluster: &Cluster, named: Option<&Path>) -> Result<PathBuf, CliError> {
     match named {
         Some(dir) => std::path::absolute(dir)
-            .map_err(|e| Fail::new(code::USAGE, format!("{}: {e}", dir.display()), "")),
+            .map_err(|e| CliError::new(code::USAGE, format!("{}: {e}", dir.display()), "")),
         None => Ok(cluster.k3s.artifacts.dir.clone().unwrap_or_else(|| cluster.base.join("artifacts"))),
     }
 }
 
-fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[String]) -> Result<(), Fail> {
+fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[String]) -> Result<(), CliError> {
     let dir = folder(cluster, dir)?;
     let here = [std::env::consts::ARCH.to_owned()];
     let archs = if archs.is_empty() { &here } else { archs };
     let archs = archs.iter().map(|a| artifacts::arch(a)).collect::<Result<Vec<Arch>, _>>();
-    let archs = archs.map_err(|e| Fail::of(code::USAGE, &e))?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let archs = archs.map_err(|e| CliError::of(code::USAGE, &e))?;
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let release = crate::access::release(cluster, &state)?;
     let cache = Cache { dir: context.dirs().cache.join("artifacts") };
     let bounds = Bounds::new(&cluster.timeouts, &cluster.retry);
@@ -56,7 +56,7 @@ fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[Stri
         &context.cancel,
     )
     // What does not answer is told apart from what is wrong: a script may take another way then.
-    .map_err(|e| if e.transient() { Fail::of(code::HOST, &e) } else { e.into() })?;
+    .map_err(|e| if e.transient() { CliError::of(code::HOST, &e) } else { e.into() })?;
     show(context, &dir, &manifest, &[]);
     if context.ui.format != Format::Json {
         if manifest.archs.values().any(|set| set.images.is_empty()) {
@@ -91,14 +91,14 @@ fn size(total: Option<u64>) -> String {
     total.map_or(String::new(), |total| format!(" ({})", bytes(total)))
 }
 
-fn verify(context: &Context, cluster: &Cluster, dir: Option<&Path>) -> Result<(), Fail> {
+fn verify(context: &Context, cluster: &Cluster, dir: Option<&Path>) -> Result<(), CliError> {
     let dir = folder(cluster, dir)?;
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let (manifest, bad) = folder::verify(&dir, &mut |_| {}, &context.cancel)?;
     show(context, &dir, &manifest, &bad);
     match bad.first() {
         None => Ok(()),
-        Some((path, why)) => Err(Fail::new(
+        Some((path, why)) => Err(CliError::new(
             code::FAILED,
             format!("{}: {why}", dir.join(path).display()),
             "`p1 artifacts fetch` puts it right, on a host with a connection.",

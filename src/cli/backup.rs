@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
-use crate::machines::State as Power;
+use crate::machines::MachineState;
 use crate::spec::Cluster;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::steps::restore;
 use crate::verbs::Verb;
 
 /// Writes a backup.
-pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
+pub fn save(context: &Context, path: Option<&Path>) -> Result<(), CliError> {
     let cluster = context.spec()?;
     on_its_servers(&cluster)?;
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
@@ -23,17 +23,18 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
     // Also a link to nothing yet: what is written takes its place.
     if path.symlink_metadata().is_ok() {
         let what = format!("{} exists already", path.display());
-        return Err(Fail::new(code::USAGE, what, "Give the backup another name, or remove the file."));
+        return Err(CliError::new(code::USAGE, what, "Give the backup another name, or remove the file."));
     }
     if !path.parent().is_some_and(Path::is_dir) {
         let what = format!("there is no folder for {}", path.display());
-        return Err(Fail::new(code::USAGE, what, "Make it, or write the backup elsewhere."));
+        return Err(CliError::new(code::USAGE, what, "Make it, or write the backup elsewhere."));
     }
     change(context, cluster, VerbName::Backup, path, &|world| {
         let seen = world.seen();
-        let state =
-            |s: &crate::spec::Node| seen.machines.get(&s.name).map_or(Power::Absent, |m| m.state.clone());
-        match world.cluster.servers().any(|s| state(s) == Power::Running) {
+        let state = |s: &crate::spec::Node| {
+            seen.machines.get(&s.name).map_or(MachineState::Absent, |m| m.state.clone())
+        };
+        match world.cluster.servers().any(|s| state(s) == MachineState::Running) {
             true => Ok(()),
             false => {
                 let server = world.cluster.first_server();
@@ -44,16 +45,16 @@ pub fn save(context: &Context, path: Option<&Path>) -> Result<(), Fail> {
 }
 
 /// Puts one back.
-pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
+pub fn restore(context: &Context, path: &Path) -> Result<(), CliError> {
     let cluster = context.spec()?;
     on_its_servers(&cluster)?;
     let path = absolute(path)?;
     change(context, cluster, VerbName::Restore, path, &|world| {
-        let backup = restore::read(world).map_err(|t| Fail { code: code::USAGE, ..t.into() })?;
+        let backup = restore::read(world).map_err(|t| CliError { code: code::USAGE, ..t.into() })?;
         let seen = world.seen();
         for node in &world.cluster.nodes {
-            let state = seen.machines.get(&node.name).map_or(Power::Absent, |m| m.state.clone());
-            if state != Power::Running {
+            let state = seen.machines.get(&node.name).map_or(MachineState::Absent, |m| m.state.clone());
+            if state != MachineState::Running {
                 let fail = not_running(&node.name, state);
                 // What else starts machines refuses meanwhile.
                 return Err(match &seen.here.unfinished {
@@ -80,16 +81,16 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), Fail> {
 }
 
 /// Ends a restore that was cut off.
-pub fn undo(context: &Context) -> Result<(), Fail> {
+pub fn undo(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let verb = Verb::of(VerbName::UndoRestore);
     let job =
         Job { verb, replace: Vec::new(), targets: Vec::new(), subject: None, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|world, _| match &world.seen().here.unfinished {
         Some(what) if what.verb == VerbName::Restore.as_str() => Ok(()),
-        _ => Err(Fail::new(
+        _ => Err(CliError::new(
             code::USAGE,
             "no restore is unfinished: there is nothing to be put back",
             "`p1 status` shows how the cluster is.",
@@ -99,7 +100,7 @@ pub fn undo(context: &Context) -> Result<(), Fail> {
 }
 
 /// Only what the servers keep themselves is copied and put back.
-fn on_its_servers(cluster: &Cluster) -> Result<(), Fail> {
+fn on_its_servers(cluster: &Cluster) -> Result<(), CliError> {
     if !cluster.has_own_datastore() {
         return Ok(());
     }
@@ -113,31 +114,31 @@ fn on_its_servers(cluster: &Cluster) -> Result<(), Fail> {
     };
     let token = match &cluster.k3s.token {
         Some(_) => "the token that `k3s.token` names".to_owned(),
-        None => State::of(&cluster.base, &cluster.name).token().display().to_string(),
+        None => StateDir::of(&cluster.base, &cluster.name).token().display().to_string(),
     };
-    Err(Fail::new(
+    Err(CliError::new(
         code::USAGE,
         "the cluster's data is not on its servers but in the datastore of `datastore-endpoint`",
         format!("Copy it there: {tool}. Keep {token} with the copy, as it opens the data."),
     ))
 }
 
-fn not_running(node: &str, state: Power) -> Fail {
+fn not_running(node: &str, state: MachineState) -> CliError {
     let (what, hint) = match state {
-        Power::Absent => (format!("there is no machine for `{node}`"), "`p1 up` makes it."),
+        MachineState::Absent => (format!("there is no machine for `{node}`"), "`p1 up` makes it."),
         state => (format!("the machine of `{node}` is {state}"), "`p1 start` starts it."),
     };
-    Fail::new(code::FAILED, what, hint)
+    CliError::new(code::FAILED, what, hint)
 }
 
 /// A retry may be called from elsewhere.
-fn absolute(path: &Path) -> Result<PathBuf, Fail> {
+fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     let path = std::path::absolute(path)
-        .map_err(|e| Fail::new(code::USAGE, format!("{}: {e}", path.display()), ""))?;
+        .map_err(|e| CliError::new(code::USAGE, format!("{}: {e}", path.display()), ""))?;
     match path.to_str() {
         Some(_) => Ok(path),
         // The journal, which is text, could not say which file it was.
-        None => Err(Fail::new(
+        None => Err(CliError::new(
             code::USAGE,
             format!("the name {} is not UTF-8", path.display()),
             "Use another name.",
@@ -150,9 +151,9 @@ fn change(
     cluster: Cluster,
     verb: VerbName,
     path: PathBuf,
-    ready: &dyn Fn(&World) -> Result<(), Fail>,
-) -> Result<(), Fail> {
-    context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
+    ready: &dyn Fn(&World) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    context.must_be_made(&cluster, &StateDir::of(&cluster.base, &cluster.name))?;
     let verb = Verb::of(verb);
     let subject = Some(path.to_string_lossy().into_owned());
     let job = Job { verb, replace: Vec::new(), targets: Vec::new(), subject, retry_of: None, deep: false };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::args::BoxVerb;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{out, print};
 use crate::artifacts;
 use crate::boxes::{self, Library, Origin};
@@ -15,14 +15,14 @@ use crate::steps;
 use crate::ui::{Cell, Format, Layout, bytes, table};
 
 /// Runs one of them.
-pub fn run(context: &Context, verb: BoxVerb) -> Result<(), Fail> {
+pub fn run(context: &Context, verb: BoxVerb) -> Result<(), CliError> {
     let library = Library::new(context.dirs().data.join("boxes"));
     match verb {
         BoxVerb::Build { name, force } => build(context, &library, &name, force),
         BoxVerb::List => list(context, &library),
         BoxVerb::Add { source, sha256, name } => add(context, &library, &source, sha256, name),
         BoxVerb::Remove { name } => {
-            let gone = library.remove(&name).map_err(|e| Fail::of(code::USAGE, &e))?;
+            let gone = library.remove(&name).map_err(|e| CliError::of(code::USAGE, &e))?;
             match context.ui.format {
                 Format::Json => out::object(&json!({"v": 1, "removed": gone.name})),
                 _ => eprintln!("removed {} ({})", gone.name, bytes(gone.size)),
@@ -37,8 +37,9 @@ fn definitions(context: &Context) -> PathBuf {
     context.global.file.parent().unwrap_or(Path::new(".")).join("boxes")
 }
 
-fn build(context: &Context, library: &Library, name: &str, force: bool) -> Result<(), Fail> {
-    let definition = boxes::load(name, Some(&definitions(context))).map_err(|e| Fail::of(code::USAGE, &e))?;
+fn build(context: &Context, library: &Library, name: &str, force: bool) -> Result<(), CliError> {
+    let definition =
+        boxes::load(name, Some(&definitions(context))).map_err(|e| CliError::of(code::USAGE, &e))?;
     let digest = boxes::digest(&definition);
     let there =
         library.get(name)?.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest));
@@ -60,7 +61,7 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
     Ok(())
 }
 
-fn list(context: &Context, library: &Library) -> Result<(), Fail> {
+fn list(context: &Context, library: &Library) -> Result<(), CliError> {
     let there = library.list()?;
     let known = boxes::embedded().iter().map(|(name, _)| *name);
     let unbuilt: Vec<&str> = known.filter(|n| !there.iter().any(|m| m.name == *n)).collect();
@@ -97,14 +98,14 @@ fn add(
     source: &str,
     sha256: Option<String>,
     name: Option<String>,
-) -> Result<(), Fail> {
+) -> Result<(), CliError> {
     let url = source.starts_with("http://") || source.starts_with("https://");
     let usual = Path::new(source).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.unwrap_or(usual);
     let (file, origin) = if url {
         let sha256 = sha256.clone().ok_or_else(|| {
             let hint = "Nothing else vouches for a file from the network: add `--sha256`.";
-            Fail::new(code::USAGE, "the checksum is missing", hint)
+            CliError::new(code::USAGE, "the checksum is missing", hint)
         })?;
         let cache = artifacts::Cache { dir: context.dirs().cache.join("artifacts") };
         let bounds = artifacts::Bounds::new(&Timeouts::default(), &Retry::default());
@@ -117,10 +118,10 @@ fn add(
         let path = std::path::absolute(source).unwrap_or_else(|_| source.into());
         (path.clone(), Origin::Path(path))
     };
-    let provider = boxes::inspect(&file, &context.cancel).map_err(|e| Fail::of(code::USAGE, &e))?;
+    let provider = boxes::inspect(&file, &context.cancel).map_err(|e| CliError::of(code::USAGE, &e))?;
     let manifest = library
         .add(&name, &file, sha256.as_deref(), origin, provider, Vec::new())
-        .map_err(|e| Fail::of(code::USAGE, &e))?;
+        .map_err(|e| CliError::of(code::USAGE, &e))?;
     match context.ui.format {
         Format::Json => {
             out::object(&json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))}))

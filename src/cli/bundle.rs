@@ -14,10 +14,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{doctor, files as rendering, out};
 use crate::access::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::event::Outcome;
 use crate::explain::printable;
 use crate::os::files::{self, At};
@@ -26,7 +26,7 @@ use crate::os::sync;
 use crate::redact::Redactor;
 use crate::spec::{Cluster, Node};
 use crate::ssh::{Bound, Remote};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, bytes};
 use crate::{journal, os};
 
@@ -41,26 +41,30 @@ const PACK: Duration = Duration::from_secs(120);
 /// Runs whose journals and logs are kept: the newest.
 const RUNS: usize = 20;
 /// Of one file, and of one part of what a node says, at most its end.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 /// What a node may say in all. It has a few MiB to say, and is not trusted to end.
 const NODE_MOST: u64 = 32 << 20;
 /// And in so many parts.
 const NODE_PARTS: usize = 100;
 
 /// Writes the file, and says where it is and what is not in it.
-pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), Fail> {
+pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), CliError> {
     let parsed = context.parse()?;
     let cluster = parsed.cluster;
     let name = format!("p1-{}-{}", cluster.name, jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
     let file = file.map_or_else(|| PathBuf::from(format!("{name}.tar.gz")), Path::to_owned);
     if file.symlink_metadata().is_ok() {
         let what = format!("{} exists already", file.display());
-        return Err(Fail::new(code::USAGE, what, "Name another file, or none: then its name has the time."));
+        return Err(CliError::new(
+            code::USAGE,
+            what,
+            "Name another file, or none: then its name has the time.",
+        ));
     }
     let beside = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let staging = tempfile::Builder::new().prefix(".p1-bundle-").tempdir_in(beside).at("write", &file)?;
 
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state);
     let why = kind.as_ref().err().map(|fail| fail.message.clone());
     let world = context.world(cluster, kind.unwrap_or_default());
@@ -79,14 +83,14 @@ pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), Fail> {
     }
     collect(context, &world, &parts);
     if context.cancel.stopping() {
-        return Err(Fail::new(code::INTERRUPTED, "interrupted: nothing was written", ""));
+        return Err(CliError::new(code::INTERRUPTED, "interrupted: nothing was written", ""));
     }
     parts.put("SUMMARY.txt", &summary(context, &world, &parts));
     pack(&staging, &name, &file, &context.cancel)?;
     tell(context, &file, &parts)
 }
 
-fn tell(context: &Context, file: &Path, parts: &Parts) -> Result<(), Fail> {
+fn tell(context: &Context, file: &Path, parts: &Parts) -> Result<(), CliError> {
     let size = fs::metadata(file).at("read", file)?.len();
     let lacks = parts.lacks();
     if context.ui.format == Format::Json {
@@ -154,12 +158,12 @@ impl Parts {
             let mut file = fs::File::open(path)?;
             let size = file.metadata()?.len();
             let mut text = String::new();
-            if size > MOST {
-                file.seek(SeekFrom::Start(size - MOST))?;
-                text = format!("(the last {} of {})\n", bytes(MOST), bytes(size));
+            if size > MAX_BYTES {
+                file.seek(SeekFrom::Start(size - MAX_BYTES))?;
+                text = format!("(the last {} of {})\n", bytes(MAX_BYTES), bytes(size));
             }
             let mut rest = Vec::new();
-            file.take(MOST).read_to_end(&mut rest)?;
+            file.take(MAX_BYTES).read_to_end(&mut rest)?;
             text.push_str(&String::from_utf8_lossy(&rest));
             Ok(text)
         };
@@ -181,8 +185,8 @@ fn collect(context: &Context, world: &World, parts: &Parts) {
             return;
         }
         os::many::each(world.jobs, &world.cluster.nodes, |node| {
-            if let Err(trouble) = of_node(world, node, parts) {
-                parts.lack(&format!("nodes/{}", node.name), &trouble.failure.cause);
+            if let Err(error) = of_node(world, node, parts) {
+                parts.lack(&format!("nodes/{}", node.name), &error.failure.cause);
             }
         });
     });
@@ -302,7 +306,7 @@ fn findings(context: &Context, cluster: &Cluster, parts: &Parts) {
 }
 
 /// What a node says, as far as it gets.
-fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
+fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), StepError> {
     let mut remote = Remote::new(world.login(node)?, world.cancel.clone());
     let session = remote.wait_for(LOGIN, &mut |_| {})?;
     let (mut part, mut text) = (String::new(), String::new());
@@ -336,7 +340,7 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
     }
     done?.ok()?;
     if count > NODE_PARTS {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("it said more than {NODE_PARTS} things, of which the first are here"),
             "",
         ));
@@ -347,7 +351,7 @@ fn of_node(world: &World, node: &Node, parts: &Parts) -> Result<(), Trouble> {
 /// The end of what one part says, as soon as it is too much.
 fn shorten(text: &mut String) {
     const CUT: &str = "(what came before is too much to be kept)\n";
-    let most = usize::try_from(MOST).unwrap_or(usize::MAX);
+    let most = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX);
     if text.len() > 2 * most {
         let from = (text.len() - most..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
         text.replace_range(..from, CUT);
@@ -399,7 +403,7 @@ fn pack(
     name: &str,
     file: &Path,
     cancel: &crate::os::Cancel,
-) -> Result<(), Fail> {
+) -> Result<(), CliError> {
     let archive = tempfile::NamedTempFile::new_in(staging.path()).at("write", file)?;
     let cmd = Cmd::new("tar").arg("-czf").arg(archive.path()).arg("-C").arg(staging.path()).arg(name);
     process::run(&cmd, PACK, cancel)?.ok()?;

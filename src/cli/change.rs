@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::explain::printable;
@@ -11,7 +11,7 @@ use crate::machines;
 use crate::observed::View;
 use crate::observed::drift::{Drift, Interrupts, Mend, changes};
 use crate::plan::{Check, NodeStep, Plan};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::verbs::{self, Decision, Refused};
 
 /// The differences that `up` would find, whose plan this is.
@@ -34,7 +34,7 @@ pub fn must_be_agreed(
     world: &World,
     decision: &Decision,
     replace: &[String],
-) -> Result<(), Fail> {
+) -> Result<(), CliError> {
     if decision.losses.is_empty() {
         return Ok(());
     }
@@ -43,7 +43,7 @@ pub fn must_be_agreed(
     agree(context, &losses, &decision.removed, &decision.replaced, replace)
 }
 
-impl From<Refused> for Fail {
+impl From<Refused> for CliError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Asked(refusal) => Self { code: code::USAGE, ..refusal.into() },
@@ -52,13 +52,13 @@ impl From<Refused> for Fail {
     }
 }
 
-impl From<verbs::Error> for Fail {
+impl From<verbs::Error> for CliError {
     fn from(error: verbs::Error) -> Self {
         match error {
-            verbs::Error::Trouble(trouble) => trouble.into(),
+            verbs::Error::Step(error) => error.into(),
             verbs::Error::Refused(refused) => refused.into(),
-            verbs::Error::Contested(trouble) => Self { code: code::LOCKED, ..trouble.into() },
-            verbs::Error::Unable(trouble) => Self { code: code::USAGE, ..trouble.into() },
+            verbs::Error::Contested(error) => Self { code: code::LOCKED, ..error.into() },
+            verbs::Error::Unable(error) => Self { code: code::USAGE, ..error.into() },
         }
     }
 }
@@ -69,7 +69,7 @@ fn agree(
     removed: &[String],
     replaced: &[String],
     named: &[String],
-) -> Result<(), Fail> {
+) -> Result<(), CliError> {
     if context.global.yes || context.can_ask() {
         let mut question = String::from("This deletes data:\n");
         for line in lines {
@@ -87,9 +87,12 @@ fn agree(
         ways.push(format!("`p1 destroy {}` removes what is not in the spec.", removed.join(" ")));
     }
     ways.push("Pass `--yes` to confirm all of it.".to_owned());
-    let fail =
-        Fail::new(code::USAGE, "this deletes data, and there is no terminal to confirm on", ways.join(" "));
-    Err(Fail { evidence: lines.to_vec(), ..fail })
+    let fail = CliError::new(
+        code::USAGE,
+        "this deletes data, and there is no terminal to confirm on",
+        ways.join(" "),
+    );
+    Err(CliError { evidence: lines.to_vec(), ..fail })
 }
 
 /// Names on the command line: of the spec's nodes, or of what is left of former ones.
@@ -97,8 +100,8 @@ pub fn targets(
     context: &Context,
     cluster: &crate::spec::Cluster,
     names: &[String],
-) -> Result<Vec<String>, Fail> {
-    let state = State::of(&cluster.base, &cluster.name);
+) -> Result<Vec<String>, CliError> {
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let memory = state.memory();
     let former = |name: &String| memory.contains_key(name) || machines::is_noted(state.dir(), name);
     let unknown: Vec<String> =
@@ -161,11 +164,11 @@ pub fn is_due(plan: &Plan, all: &[Drift]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Trouble;
+    use crate::engine::StepError;
 
     #[test]
     fn what_a_named_machine_cannot_is_an_error_of_usage() {
-        let fail = Fail::from(verbs::Error::Unable(Trouble::new("x", "y")));
+        let fail = CliError::from(verbs::Error::Unable(StepError::new("x", "y")));
         assert_eq!((fail.code, fail.message.as_str(), fail.hint.as_deref()), (code::USAGE, "x", Some("y")));
     }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use super::args::{Global, Output};
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use crate::access::{Held, World};
 use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
@@ -16,7 +16,7 @@ use crate::os::Cancel;
 use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, Parsed};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, Options, Paint};
 use crate::{journal, k3s};
 
@@ -93,12 +93,12 @@ impl Context {
     }
 
     /// The spec, with its warnings said.
-    pub fn spec(&self) -> Result<Cluster, Fail> {
+    pub fn spec(&self) -> Result<Cluster, CliError> {
         self.warned(self.parse()?)
     }
 
     /// The spec with its warnings.
-    pub fn parse(&self) -> Result<Parsed, Fail> {
+    pub fn parse(&self) -> Result<Parsed, CliError> {
         spec::load(&self.global.file).map_err(|error| self.told(error))
     }
 
@@ -111,20 +111,20 @@ impl Context {
     }
 
     /// Which provider a cluster has, or gets.
-    pub fn kind(&self, cluster: &Cluster, state: &State) -> Result<Kind, Fail> {
-        state.readable().map_err(|e| Fail::of(code::FAILED, &e))?;
-        if let Some(kind) = state.facts().map_err(|e| Fail::of(code::FAILED, &e))?.provider {
+    pub fn kind(&self, cluster: &Cluster, state: &StateDir) -> Result<Kind, CliError> {
+        state.readable().map_err(|e| CliError::of(code::FAILED, &e))?;
+        if let Some(kind) = state.facts().map_err(|e| CliError::of(code::FAILED, &e))?.provider {
             return Ok(kind);
         }
         if let Some(kind) = Kind::wished(cluster.provider) {
             return Ok(kind);
         }
         let host = self.host(Some(cluster), false);
-        let kind =
-            host::choose(cluster.provider, cluster.engine, &host).map_err(|e| Fail::of(code::HOST, &e))?;
+        let kind = host::choose(cluster.provider, cluster.engine, &host)
+            .map_err(|e| CliError::of(code::HOST, &e))?;
         if cluster.autostart && !kind.starts_with_host() {
             let message = "`autostart` is for libvirt only, and this host has VirtualBox";
-            return Err(Fail::new(code::USAGE, message, spec::AUTOSTART));
+            return Err(CliError::new(code::USAGE, message, spec::AUTOSTART));
         }
         Ok(kind)
     }
@@ -154,7 +154,7 @@ impl Context {
             cpu,
             vagrant: find("vagrant"),
             homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),
-            dir: State::of(&cluster.base, &cluster.name).dir().to_owned(),
+            dir: StateDir::of(&cluster.base, &cluster.name).dir().to_owned(),
             no_proxy: self.no_proxy(cluster),
             jobs: self.global.jobs,
         };
@@ -162,7 +162,7 @@ impl Context {
     }
 
     /// Who has the machines of a cluster that was made; of the usual kind where that is not known any more.
-    pub fn machines_of(&self, cluster: &Cluster, state: &State) -> Fleet {
+    pub fn machines_of(&self, cluster: &Cluster, state: &StateDir) -> Fleet {
         let known = state.facts().ok().and_then(|facts| facts.provider);
         self.machines(cluster, known.or_else(|| Kind::wished(cluster.provider)).unwrap_or_default())
     }
@@ -170,7 +170,7 @@ impl Context {
     /// The world of a cluster. Cheap: nothing is looked at yet.
     pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
         let dirs = self.dirs();
-        let state = State::of(&cluster.base, &cluster.name);
+        let state = StateDir::of(&cluster.base, &cluster.name);
         let world = Arc::new(World {
             held: Held::of(&state),
             state,
@@ -235,8 +235,8 @@ impl Context {
 
     /// The locks of a cluster: on this host, for this user's p1 wherever its folder lies, and of its folder,
     /// which is made for it.
-    pub fn lock(&self, state: &State, kind: Kind, verb: &str) -> Result<[Lock; 2], Fail> {
-        state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
+    pub fn lock(&self, state: &StateDir, kind: Kind, verb: &str) -> Result<[Lock; 2], CliError> {
+        state.create().map_err(|e| CliError::of(code::FAILED, &e))?;
         let tell = &mut |owner: Option<&lock::Owner>| {
             let whom = owner.map(|o| format!(": p1 {} (pid {}, since {})", o.verb, o.pid, o.since));
             let bound = crate::explain::seconds(self.global.wait);
@@ -247,38 +247,38 @@ impl Context {
         let mut take = |path: &std::path::Path| {
             Lock::take_telling(path, verb, self.global.wait, &self.cancel, tell).map_err(|e| {
                 let code = if matches!(e, lock::Error::Held { .. }) { code::LOCKED } else { code::FAILED };
-                Fail::of(code, &e)
+                CliError::of(code, &e)
             })
         };
         let locks = [take(&of_host)?, take(&state.lock())?];
         // Should the former owner have removed the folder, it was recreated without what else is in it.
-        state.create().map_err(|e| Fail::of(code::FAILED, &e))?;
+        state.create().map_err(|e| CliError::of(code::FAILED, &e))?;
         Ok(locks)
     }
 
     /// For verbs that work on machines: they have to have been made.
-    pub fn must_be_made(&self, cluster: &Cluster, state: &State) -> Result<(), Fail> {
-        state.readable().map_err(|e| Fail::of(code::FAILED, &e))?;
+    pub fn must_be_made(&self, cluster: &Cluster, state: &StateDir) -> Result<(), CliError> {
+        state.readable().map_err(|e| CliError::of(code::FAILED, &e))?;
         if state.key().is_file() {
             return Ok(());
         }
         if machines::has_machines(state.dir()) {
-            return Err(Fail::new(
+            return Err(CliError::new(
                 code::FAILED,
                 crate::steps::login::key_is_gone(state),
                 crate::steps::login::KEY_GONE,
             ));
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);
-        Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))
+        Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))
     }
 
     /// Names on the command line have to be nodes of the spec.
-    pub fn targets(&self, cluster: &Cluster, names: &[String]) -> Result<Vec<String>, Fail> {
+    pub fn targets(&self, cluster: &Cluster, names: &[String]) -> Result<Vec<String>, CliError> {
         for name in names {
             if cluster.node(name).is_none() {
                 let known: Vec<&str> = cluster.nodes.iter().map(|n| n.name.as_str()).collect();
-                return Err(Fail::new(
+                return Err(CliError::new(
                     code::USAGE,
                     format!("the spec has no node `{name}`"),
                     format!("Its nodes are: {}.", known.join(", ")),
@@ -292,12 +292,12 @@ impl Context {
 
     /// Asks, unless `--yes`. Without a terminal and without `--yes` the answer is no, with the word
     /// that it takes.
-    pub fn agree(&self, question: &str) -> Result<(), Fail> {
+    pub fn agree(&self, question: &str) -> Result<(), CliError> {
         if self.global.yes {
             return Ok(());
         }
         if !self.can_ask() {
-            return Err(Fail::new(
+            return Err(CliError::new(
                 code::USAGE,
                 "there is no terminal to confirm on",
                 "Pass `--yes` to confirm beforehand.",
@@ -306,7 +306,7 @@ impl Context {
         let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());
         match crate::ui::confirm(question, &mut input, &mut output) {
             Ok(true) => Ok(()),
-            _ => Err(Fail::new(code::USAGE, "nothing was done", "")),
+            _ => Err(CliError::new(code::USAGE, "nothing was done", "")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::change;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
@@ -11,7 +11,7 @@ use crate::observed::drift::{Loss, worst};
 use crate::verbs::Verb;
 
 /// Removes machines, and with all of them everything of the cluster.
-pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = change::targets(context, &cluster, nodes)?;
     // Every node by name is the same as none by name.
@@ -26,7 +26,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), Fail> {
                 all.join(", ")
             ),
         };
-        return Err(Fail::new(
+        return Err(CliError::new(
             code::USAGE,
             what,
             format!(

@@ -3,18 +3,18 @@
 use serde_json::json;
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::print;
 use crate::access::World;
 use crate::boxes;
 use crate::host::{self, Finding, Host, Question, Status, Tool, fix};
-use crate::machines::{Kind, State as Power};
+use crate::machines::{Kind, MachineState};
 use crate::spec::{BoxRef, Cluster};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, Tone, count, wording};
 
 /// `p1 doctor`: with a spec in reach it is asked for that cluster, without one in general.
-pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
+pub fn doctor(context: &Context, fix: bool) -> Result<(), CliError> {
     let cluster = match context.global.file.exists() {
         true => Some(context.spec()?),
         false => None,
@@ -27,7 +27,7 @@ pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
     if host::worst(&findings) == Status::Problem {
         let first = findings.iter().find(|f| f.status == Status::Problem);
         let what = first.map(|f| format!("{}: {}", f.title, f.detail)).unwrap_or_default();
-        let fail = advised(&host, &findings, Fail::told(code::HOST, what));
+        let fail = advised(&host, &findings, CliError::told(code::HOST, what));
         if let (false, Some(hint)) = (fail.next.is_empty(), &fail.hint) {
             eprintln!("{}", wording::called(hint, &context.called()));
         }
@@ -37,7 +37,7 @@ pub fn doctor(context: &Context, fix: bool) -> Result<(), Fail> {
 }
 
 /// What mends a host that is not ready: p1 where it can, else what stands with each problem.
-fn advised(host: &Host, findings: &[Finding], fail: Fail) -> Fail {
+fn advised(host: &Host, findings: &[Finding], fail: CliError) -> CliError {
     if fix::plan(host, findings).actions.is_empty() {
         let problems = findings.iter().filter(|f| f.status == Status::Problem);
         let remedies: Vec<&str> = problems.filter_map(|f| Some(f.remedy.as_ref()?.text.as_str())).collect();
@@ -48,11 +48,11 @@ fn advised(host: &Host, findings: &[Finding], fail: Fail) -> Fail {
 }
 
 /// `p1 up --setup`.
-pub fn set_up(context: &Context, cluster: &Cluster) -> Result<(), Fail> {
+pub fn set_up(context: &Context, cluster: &Cluster) -> Result<(), CliError> {
     set_up_for(context, Some(cluster))
 }
 
-fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> {
+fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), CliError> {
     // A second look after the first round: what a package brought may have to be started.
     for round in 0..3 {
         let (host, findings) = ask(context, cluster, true);
@@ -97,13 +97,13 @@ fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), Fail> 
 }
 
 /// Before machines are made: problems end it with exit code 3, warnings are said.
-pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result<(), Fail> {
+pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result<(), CliError> {
     let host = context.host(Some(&world.cluster), false);
     let seen = world.seen();
     let running: Vec<String> = seen
         .machines
         .iter()
-        .filter(|(name, m)| m.state == Power::Running || !new.contains(name))
+        .filter(|(name, m)| m.state == MachineState::Running || !new.contains(name))
         .map(|(name, _)| name.clone())
         .collect();
     let needs = needs(world.machines.kind(), Some(&world.cluster), seen.here.box_ready || !must_build(world));
@@ -118,7 +118,7 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
     let findings = host::checks(&host, &question);
     if host::worst(&findings) == Status::Problem {
         show(context, &findings);
-        return Err(advised(&host, &findings, Fail::new(code::HOST, "this host is not ready", "")));
+        return Err(advised(&host, &findings, CliError::new(code::HOST, "this host is not ready", "")));
     }
     if context.ui.format != Format::Json {
         for finding in findings.iter().filter(|f| f.status == Status::Warning) {
@@ -158,7 +158,7 @@ fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'sta
 /// What this host has, and what p1 makes of it for a cluster.
 pub fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Host, Vec<Finding>) {
     let host = context.host(cluster, thorough);
-    let state = cluster.map(|c| State::of(&c.base, &c.name));
+    let state = cluster.map(|c| StateDir::of(&c.base, &c.name));
     let made = state.as_ref().and_then(|s| s.facts().ok()?.provider);
     let (wish, choice) = cluster.map(|c| (c.provider, c.engine)).unwrap_or_default();
     let kind = made.unwrap_or_else(|| host::prefer(wish, choice, &host));
@@ -174,7 +174,7 @@ pub fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Hos
 fn running(context: &Context, cluster: &Cluster, kind: Kind) -> Vec<String> {
     let world = context.world(cluster.clone(), kind);
     let machines = world.look_at_machines().unwrap_or_default();
-    machines.into_iter().filter(|(_, m)| m.state == Power::Running).map(|(n, _)| n).collect()
+    machines.into_iter().filter(|(_, m)| m.state == MachineState::Running).map(|(n, _)| n).collect()
 }
 
 /// Findings as plain lines.

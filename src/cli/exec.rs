@@ -5,24 +5,24 @@ use serde_json::json;
 
 use super::args::Exec;
 use super::context::Context;
-use super::fail::{Fail, with_kind};
+use super::error::{CliError, with_kind};
 use super::{out, print};
 use crate::access::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{printable, without_name};
 use crate::os::lines::Lines;
 use crate::os::many;
 use crate::os::process::{quote, shell_line};
 use crate::spec::Node;
 use crate::ssh::{self, Bound, Output, Remote, Root};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, Tone};
 
 /// Runs the command; each line is told with its node. The exit code is the highest of all, or 1.
-pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
+pub fn exec(context: &Context, args: &Exec) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
@@ -33,7 +33,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     let paint = context.paint();
     let json_out = context.ui.format == Format::Json;
     let say = |text: String| print(format!("{text}\n"));
-    let one = |node: &Node| -> Result<i32, Trouble> {
+    let one = |node: &Node| -> Result<i32, StepError> {
         let mut tell = |text: &str| match json_out {
             true => say(json!({"v": 1, "node": node.name, "line": text}).to_string()),
             false => say(format!(
@@ -56,11 +56,14 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
     for (node, result) in results {
         let (code, fail) = match result {
             Ok(status) => (u8::try_from(status).unwrap_or(1), None),
-            Err(trouble) => {
-                let mut fail = Fail::from(trouble);
+            Err(error) => {
+                let mut fail = CliError::from(error);
                 fail.message = without_name(&node, &fail.message).to_owned();
                 eprint!("{node}: {}", fail.show(paint, &context.called()));
-                (fail.code, Some(Fail { message: format!("{node}: {}", fail.message), told: true, ..fail }))
+                (
+                    fail.code,
+                    Some(CliError { message: format!("{node}: {}", fail.message), told: true, ..fail }),
+                )
             }
         };
         if json_out {
@@ -74,15 +77,15 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), Fail> {
         } else if fail.is_none() && code != 0 {
             eprintln!("{node}: exit code {code}");
         }
-        if code > worst.as_ref().map_or_else(|w: &Fail| w.code, |()| 0) {
-            worst = Err(fail.unwrap_or_else(|| Fail::told(code, format!("{node}: exit code {code}"))));
+        if code > worst.as_ref().map_or_else(|w: &CliError| w.code, |()| 0) {
+            worst = Err(fail.unwrap_or_else(|| CliError::told(code, format!("{node}: exit code {code}"))));
         }
     }
     worst
 }
 
 /// What a command ended with; one that a signal ended counts as in a shell.
-fn ended(done: Result<Output, ssh::Error>) -> Result<i32, Trouble> {
+fn ended(done: Result<Output, ssh::Error>) -> Result<i32, StepError> {
     match done {
         Ok(output) => Ok(output.status),
         Err(error) => {
@@ -96,7 +99,7 @@ fn ended(done: Result<Output, ssh::Error>) -> Result<i32, Trouble> {
 }
 
 /// The way to a node for the command, and the command as it is to be run there.
-fn remote_for(world: &World, node: &Node, root: bool, line: &str) -> Result<(Remote, String), Trouble> {
+fn remote_for(world: &World, node: &Node, root: bool, line: &str) -> Result<(Remote, String), StepError> {
     if !root {
         return Ok((world.users_remote(node)?, line.to_owned()));
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::{Cli, Init, Render};
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{here, out, print};
 use crate::access::World;
 use crate::guest::NodeFacts;
@@ -13,16 +13,16 @@ use crate::machines::{self, Kind};
 use crate::observed::{Observed, View};
 use crate::os::files;
 use crate::spec::{self, ProviderChoice};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, count};
 use clap::CommandFactory;
 use serde_json::json;
 
 /// `p1 init`.
-pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
+pub fn init(context: &Context, args: &Init) -> Result<(), CliError> {
     let path = &context.global.file;
     if path.symlink_metadata().is_ok() && !args.force {
-        return Err(Fail::new(
+        return Err(CliError::new(
             code::USAGE,
             format!("{} exists already", path.display()),
             "Add `--force` to overwrite it, or name another file with `-f`.",
@@ -38,7 +38,7 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
         "virtualbox" => ProviderChoice::Virtualbox,
         other => {
             let what = format!("there is no provider `{other}`");
-            return Err(Fail::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
+            return Err(CliError::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
         }
     };
     let options =
@@ -48,7 +48,7 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
     if let Err(invalid) = spec::parse(&text, path) {
         let errors = invalid.problems.iter().filter(|p| p.severity == spec::Severity::Error);
         let said: Vec<&str> = errors.map(|p| p.message.as_str()).collect();
-        return Err(Fail::new(code::USAGE, said.join("; "), "These options do not make a cluster."));
+        return Err(CliError::new(code::USAGE, said.join("; "), "These options do not make a cluster."));
     }
     files::write_users(path, text.as_bytes(), 0o644)?;
     match context.ui.format {
@@ -59,7 +59,7 @@ pub fn init(context: &Context, args: &Init) -> Result<(), Fail> {
 }
 
 /// `p1 validate`.
-pub fn validate(context: &Context) -> Result<(), Fail> {
+pub fn validate(context: &Context) -> Result<(), CliError> {
     if context.ui.format == Format::Json {
         return here::json(context);
     }
@@ -76,7 +76,7 @@ pub fn validate(context: &Context) -> Result<(), Fail> {
 }
 
 /// `p1 schema`.
-pub fn schema(context: &Context) -> Result<(), Fail> {
+pub fn schema(context: &Context) -> Result<(), CliError> {
     match context.ui.format {
         Format::Json => out::object(&spec::schema()),
         _ => print(format!("{:#}\n", spec::schema())),
@@ -85,7 +85,7 @@ pub fn schema(context: &Context) -> Result<(), Fail> {
 }
 
 /// `p1 completions`.
-pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(), Fail> {
+pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(), CliError> {
     // Into memory first: it panics where it cannot write.
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "p1", &mut text);
@@ -100,10 +100,10 @@ pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(),
 }
 
 /// `p1 render`: everything that is made from the spec alone. Secrets are named, not shown.
-pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
+pub fn render(context: &Context, args: &Render) -> Result<(), CliError> {
     let mut cluster = context.spec()?;
     crate::spec::without_secrets(&mut cluster);
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
         // A host without any provider can still look at what would be used with one.
         ProviderChoice::Auto => Ok(Kind::default()),
@@ -128,14 +128,14 @@ pub fn render(context: &Context, args: &Render) -> Result<(), Fail> {
 }
 
 /// Files of these names are overwritten where their Vagrantfile says that it was rendered; others are somebody's.
-fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Result<(), Fail> {
+fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Result<(), CliError> {
     let vagrantfile = std::fs::read(dir.join("Vagrantfile")).unwrap_or_default();
     if vagrantfile.starts_with(RENDERED.as_bytes()) {
         return Ok(());
     }
     match names.map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
-        Some(path) => Err(Fail::new(
+        Some(path) => Err(CliError::new(
             code::USAGE,
             format!("{} exists, and `p1 render` did not write it", path.display()),
             "Name another folder with `--dir`, or add `--force` to overwrite it.",
@@ -147,7 +147,7 @@ fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Res
 const RENDERED: &str = "# Written by `p1 render`";
 
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
-pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
+pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
     let cluster = &k3s::masked(&world.cluster);
     // Before the box is there its checksum is not known, which becomes a part of its name.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
@@ -186,7 +186,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, Fail> {
 }
 
 /// `p1 man`.
-pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), Fail> {
+pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), CliError> {
     let page = |command: clap::Command| {
         let mut text = Vec::new();
         clap_mangen::Man::new(command).render(&mut text).expect("memory takes everything");

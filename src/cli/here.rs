@@ -1,7 +1,7 @@
 //! What can be known of a spec from this host alone: whether its box can be had, whether its files fit.
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::out;
 use crate::artifacts::{self, Bounds, Cache, Error as Artifacts, Net};
 use crate::boxes::{self, Library, Origin};
@@ -10,7 +10,7 @@ use crate::explain::{Explain, chain};
 use crate::machines::Kind;
 use crate::plan::{ClusterStep, Plan};
 use crate::spec::{self, BoxRef, Cluster, Parsed, Part, Remark};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::Format;
 
 /// Reads the spec, and looks at this host for what it names.
@@ -19,12 +19,12 @@ pub fn load(context: &Context) -> Result<Parsed, spec::Error> {
 }
 
 /// The same, with the errors told.
-pub fn told(context: &Context) -> Result<Parsed, Fail> {
+pub fn told(context: &Context) -> Result<Parsed, CliError> {
     load(context).map_err(|error| context.told(error))
 }
 
 /// A plan that needs the box or k3s' files is not begun where the spec's cannot be had.
-pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), Fail> {
+pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), CliError> {
     let needs = |part| plan.is_due(if part == Part::Box { ClusterStep::Box } else { ClusterStep::Artifacts });
     let look = |cluster: &Cluster| {
         // A file is read when its step comes, and then Vagrant says more about it.
@@ -41,7 +41,7 @@ pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), Fail> {
 
 fn remarks(context: &Context, cluster: &Cluster) -> Vec<Remark> {
     // Whether there is a provider at all is not a matter of the spec.
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(cluster, &state).ok();
     let mut all: Vec<Remark> = of_box(context, cluster, kind).into_iter().collect();
     all.extend(of_artifacts(context, cluster));
@@ -114,16 +114,16 @@ fn of_artifacts(context: &Context, cluster: &Cluster) -> Option<Remark> {
 }
 
 /// `p1 validate -o json`: whether the spec is good, and what is said of it.
-pub fn json(context: &Context) -> Result<(), Fail> {
+pub fn json(context: &Context) -> Result<(), CliError> {
     let (valid, problems) = match load(context) {
         Ok(parsed) => (true, parsed.warnings),
         Err(spec::Error::Invalid(invalid)) => (false, invalid.problems),
-        Err(error) => return Err(Fail::of(code::USAGE, &error)),
+        Err(error) => return Err(CliError::of(code::USAGE, &error)),
     };
     out::object(&serde_json::json!({"v": 1, "valid": valid, "problems": problems}));
     match valid {
         true => Ok(()),
-        false => Err(Fail::told(
+        false => Err(CliError::told(
             code::USAGE,
             format!("{} is not a spec of a cluster", context.global.file.display()),
         )),
@@ -132,18 +132,18 @@ pub fn json(context: &Context) -> Result<(), Fail> {
 
 impl Context {
     /// A spec's errors, shown as a compiler would.
-    pub(super) fn told(&self, error: spec::Error) -> Fail {
+    pub(super) fn told(&self, error: spec::Error) -> CliError {
         match error {
             spec::Error::Invalid(invalid) if self.ui.format != Format::Json => {
                 eprintln!("{}", invalid.render(self.ui.color));
-                Fail::new(code::USAGE, invalid.to_string(), "")
+                CliError::new(code::USAGE, invalid.to_string(), "")
             }
-            error => Fail::of(code::USAGE, &error),
+            error => CliError::of(code::USAGE, &error),
         }
     }
 
     /// A spec that can be used, with its warnings said.
-    pub(super) fn warned(&self, parsed: Parsed) -> Result<Cluster, Fail> {
+    pub(super) fn warned(&self, parsed: Parsed) -> Result<Cluster, CliError> {
         let Parsed { cluster, warnings } = parsed;
         for warning in &warnings {
             match self.ui.format {
@@ -159,7 +159,7 @@ impl Context {
         if cluster.base.to_str().is_none() {
             let what = format!("the name of the folder {} is not UTF-8", cluster.base.display());
             let hint = "Vagrant's files and p1's journal cannot name it: use another folder.";
-            return Err(Fail::new(code::USAGE, what, hint));
+            return Err(CliError::new(code::USAGE, what, hint));
         }
         Ok(cluster)
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::Kubeconfig;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::out;
 use crate::access::{listens, url_from_here};
 use crate::k3s;
@@ -13,17 +13,17 @@ use crate::machines::Fleet;
 use crate::os::lock::Lock;
 use crate::os::{files, process};
 use crate::spec::{Cluster, Node};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::Format;
 
 /// Prints its path, or merges it.
-pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
+pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let path = state.kubeconfig();
     if !args.unmerge && !path.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
+        return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     if !args.unmerge {
         choose(&cluster, &state, &context.machines_of(&cluster, &state))?;
@@ -39,11 +39,11 @@ pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), Fail> {
 }
 
 /// Puts it into the user's own, or takes it out.
-fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State) -> Result<(), Fail> {
+fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &StateDir) -> Result<(), CliError> {
     let name = args.called.as_deref().unwrap_or(&cluster.name);
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         let what = format!("{name:?} cannot be the name of a context");
-        return Err(Fail::new(code::USAGE, what, "Give `--as` a name that can be typed."));
+        return Err(CliError::new(code::USAGE, what, "Give `--as` a name that can be typed."));
     }
     // What is written is the file, not a link to it.
     let theirs = files::behind_links(&args.into.clone().unwrap_or_else(|| users_own(context)))?;
@@ -53,7 +53,7 @@ fn change(context: &Context, args: &Kubeconfig, cluster: &Cluster, state: &State
     not_a_file(context, &theirs)?;
     let _lock =
         Lock::take(&context.dirs().kubeconfig_lock(), "kubeconfig", context.global.wait, &context.cancel)
-            .map_err(|e| Fail::of(code::LOCKED, &e))?;
+            .map_err(|e| CliError::of(code::LOCKED, &e))?;
     let old = files::read_if_there(&theirs)?;
     let mine = files::read_if_there(&state.kubeconfig())?;
     let access = mine.as_deref().and_then(|text| k3s::kubeconfig::access(text).ok());
@@ -96,14 +96,14 @@ fn addresses(cluster: &Cluster, machines: &Fleet) -> Vec<String> {
 }
 
 /// A device, a FIFO or a folder is nothing to read from or to replace.
-fn not_a_file(context: &Context, path: &Path) -> Result<(), Fail> {
+fn not_a_file(context: &Context, path: &Path) -> Result<(), CliError> {
     let called = context.called();
     files::regular(path).map(drop).map_err(|error| {
         let hint = format!(
             "Nothing was written. Name a file: {called} kubeconfig --merge --into {}",
             process::quote(&context.env.home.join(".kube/config").to_string_lossy())
         );
-        Fail { code: code::USAGE, hint: Some(hint), ..Fail::from(error) }
+        CliError { code: code::USAGE, hint: Some(hint), ..CliError::from(error) }
     })
 }
 
@@ -115,7 +115,7 @@ fn agree(
     file: &Path,
     old: &str,
     foreign: &[String],
-) -> Result<(), Fail> {
+) -> Result<(), CliError> {
     if context.global.yes {
         return Ok(());
     }
@@ -138,17 +138,17 @@ fn agree(
             )
         }
     };
-    Err(Fail::new(code::USAGE, what, hint))
+    Err(CliError::new(code::USAGE, what, hint))
 }
 
 /// What lies in the state folder is what p1 makes of a server's, whichever p1 wrote it and whoever changed it since:
 /// kubectl obeys a kubeconfig. And it names one server, unless the spec has an endpoint for all of them: when that one
 /// does not answer, it is made to name one that does, and this is said.
-pub fn choose(cluster: &Cluster, state: &State, machines: &Fleet) -> Result<(), Fail> {
+pub fn choose(cluster: &Cluster, state: &StateDir, machines: &Fleet) -> Result<(), CliError> {
     let servers: Vec<&Node> = cluster.servers().collect();
     let text = files::read_if_there(&state.kubeconfig())?.unwrap_or_default();
     let now = k3s::kubeconfig::access(&text)?.server;
-    let write = |url: &str| -> Result<(), Fail> {
+    let write = |url: &str| -> Result<(), CliError> {
         let ours = k3s::rewrite(&text, url, &cluster.name)?;
         files::write_if_changed(&state.kubeconfig(), ours.as_bytes(), 0o600)?;
         Ok(())
@@ -186,7 +186,7 @@ fn add(
     mine: &str,
     old: Option<&str>,
     anew: bool,
-) -> Result<Change, Fail> {
+) -> Result<Change, CliError> {
     let server = k3s::kubeconfig::access(mine)?.server;
     let ours = k3s::rewrite(mine, &server, name)?;
     let merged = k3s::merge(old, &ours, name, args.switch, anew)?;
@@ -201,7 +201,7 @@ fn add(
     Ok(Some((merged.text, now)))
 }
 
-fn remove(name: &str, old: Option<&str>) -> Result<Change, Fail> {
+fn remove(name: &str, old: Option<&str>) -> Result<Change, CliError> {
     let Some(old) = old else { return Ok(None) };
     Ok(k3s::unmerge(old, name)?.map(|text| (text, format!("took `{name}` out of"))))
 }

@@ -3,23 +3,23 @@
 use std::io::IsTerminal;
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{out, ssh as ssh_verb};
 use crate::access::listens;
 use crate::k3s;
 use crate::os::process::{Cmd, quote};
 use crate::spec::Node;
 use crate::ssh;
-use crate::state::State;
+use crate::state::StateDir;
 
 /// Runs kubectl; its exit code is p1's.
-pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
+pub fn kubectl(context: &Context, args: &[String]) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kubeconfig = state.kubeconfig();
     if !kubeconfig.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
-        return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
+        return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     let machines = context.machines_of(&cluster, &state);
     super::kubeconfig::choose(&cluster, &state, &machines)?;
@@ -54,7 +54,7 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), Fail> {
                 quote(&pair[1])
             ),
         };
-        return Err(Fail::new(code::USAGE, what, hint));
+        return Err(CliError::new(code::USAGE, what, hint));
     }
     let servers: Vec<&Node> = cluster.servers().collect();
     let bound = std::time::Duration::from_secs(2);

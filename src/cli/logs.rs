@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::Logs;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{bundle, out, print};
 use crate::event::Outcome;
 use crate::explain::{Explain, chain};
@@ -18,7 +18,7 @@ use crate::os::cancel::Level;
 use crate::os::lines::Lines;
 use crate::spec::Cluster;
 use crate::ssh::Bound;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::Format;
 
 /// For a node to list its log, and to tell it as it is written: until the user ends it.
@@ -28,15 +28,15 @@ const FOLLOWED: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What a node may list, in bytes.
 const MOST_LISTED: u64 = 256 << 20;
 /// Of a step's log, at most its end.
-const MOST: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Shows a log, or collects everything.
-pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
+pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
     if let Some(file) = &args.bundle {
         return bundle::bundle(context, file.as_deref());
     }
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     if let Some(name) = &args.node {
         context.targets(&cluster, std::slice::from_ref(name))?;
         let unit = cluster.node(name).expect("looked up").role.unit();
@@ -50,9 +50,8 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         last => last?,
     };
     let Some(record) = last else {
-        return Err(
-            Fail::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster.").next(["p1 up"])
-        );
+        return Err(CliError::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster.")
+            .next(["p1 up"]));
     };
     let failed =
         |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));
@@ -61,7 +60,7 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
         Some(step) => {
             let known: Vec<&str> = record.steps.iter().map(|s| s.id.as_str()).collect();
             let what = format!("the last run (`p1 {}`) had no step `{step}`", record.verb);
-            return Err(Fail::new(code::USAGE, what, format!("It had: {}.", known.join(", "))));
+            return Err(CliError::new(code::USAGE, what, format!("It had: {}.", known.join(", "))));
         }
         None => record.steps.iter().map(|s| s.id.clone()).filter(failed).collect(),
     };
@@ -79,8 +78,14 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), Fail> {
 
 /// The log of a node's k3s. It goes through p1 rather than to the terminal as it is: what a terminal would obey is
 /// taken out, and so are the cluster's secrets, which k3s repeats.
-fn lines_of(context: &Context, cluster: Cluster, name: &str, unit: &str, args: &Logs) -> Result<(), Fail> {
-    let state = State::of(&cluster.base, &cluster.name);
+fn lines_of(
+    context: &Context,
+    cluster: Cluster,
+    name: &str,
+    unit: &str,
+    args: &Logs,
+) -> Result<(), CliError> {
+    let state = StateDir::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
@@ -137,15 +142,15 @@ fn show(context: &Context, step: &str, path: &Path, lines: u32) {
 
 fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut file = fs::File::open(path)?;
-    let from = file.metadata()?.len().saturating_sub(MOST);
+    let from = file.metadata()?.len().saturating_sub(MAX_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Every log of the last run, where its journal does not tell which of them matter.
-fn all(context: &Context, state: &State, lines: u32) -> Result<(), Fail> {
+fn all(context: &Context, state: &StateDir, lines: u32) -> Result<(), CliError> {
     let inside = |dir: &Path| {
         let mut all: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
         all.sort();

@@ -23,8 +23,8 @@ mod change;
 mod context;
 mod destroy;
 mod doctor;
+mod error;
 mod exec;
-mod fail;
 mod files;
 mod here;
 mod kubeconfig;
@@ -53,7 +53,7 @@ use crate::os::Cancel;
 use crate::ui::{Format, Paint, Tone, wording};
 use args::{Cli, Verb};
 use context::Context;
-use fail::Fail;
+use error::CliError;
 use out::print;
 
 /// Runs p1 with the arguments of this process.
@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     let context = Context::new(global, Cancel::new());
     let result = dispatch(&context, verb).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.
-        fail::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
+        error::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
         _ => fail.map_texts(&|text| context.shown(&text)),
     });
     if let Err(fail) = &result {
@@ -80,25 +80,25 @@ pub fn main() -> ExitCode {
         }
     }
     if context.ui.format == Format::Json {
-        out::object(&fail::end(&name, &context.called(), &result));
+        out::object(&error::end(&name, &context.called(), &result));
     }
     finish(result, &context.called(), context.paint())
 }
 
 /// The exit code. Output that could not be written is no success, whatever the verb did.
-fn finish(result: Result<(), Fail>, p1: &str, paint: Paint) -> ExitCode {
+fn finish(result: Result<(), CliError>, p1: &str, paint: Paint) -> ExitCode {
     let code = result.map_or_else(|fail| fail.code, |()| 0);
     match out::lost() {
         Some(lost) => {
             eprint!("{}", lost.show(paint, p1));
             // What a verb found is not known to whoever could not read it; its failure is.
-            ExitCode::from(if matches!(code, 0 | fail::code::CHANGES) { lost.code } else { code })
+            ExitCode::from(if matches!(code, 0 | error::code::CHANGES) { lost.code } else { code })
         }
         None => ExitCode::from(code),
     }
 }
 
-fn dispatch(context: &Context, verb: Verb) -> Result<(), Fail> {
+fn dispatch(context: &Context, verb: Verb) -> Result<(), CliError> {
     match verb {
         Verb::Init(args) => files::init(context, &args),
         Verb::Validate => files::validate(context),

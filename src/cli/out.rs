@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use crate::event::VERSION;
 use crate::os::process::{self, Cmd};
 use crate::os::sync;
@@ -111,7 +111,7 @@ pub fn ended() -> bool {
 }
 
 /// Why standard output is not whole, if that is an error.
-pub fn lost() -> Option<Fail> {
+pub fn lost() -> Option<CliError> {
     let kind = sync::lock(&LOST).filter(|k| *k != ErrorKind::BrokenPipe)?;
     let what = format!("standard output could not be written: {}", io::Error::from(kind));
     let hint = match kind {
@@ -120,5 +120,5 @@ pub fn lost() -> Option<Fail> {
         }
         _ => "Send it elsewhere.",
     };
-    Some(Fail::new(code::FAILED, what, hint))
+    Some(CliError::new(code::FAILED, what, hint))
 }

@@ -5,22 +5,22 @@ use serde_json::json;
 use super::args::Looks;
 use super::change;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::{here, print};
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::observe::{Depth, observe_claimed};
 use crate::observed::drift::Drift;
 use crate::plan::{Check, Step};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Format, Tone, count};
 use crate::verbs::{self, Decision, Intent, Verb, decide};
 
 /// Shows the plan; exit code 10 if something would be done.
-pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
+pub fn plan(context: &Context, args: &Looks) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
     let verb = Verb::of(VerbName::Up);
@@ -79,7 +79,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), Fail> {
     }
     match due {
         false => Ok(()),
-        true => Err(Fail::told(code::CHANGES, "there is something to do")
+        true => Err(CliError::told(code::CHANGES, "there is something to do")
             .hint("`p1 up` does it.")
             .next(["p1 up"])),
     }

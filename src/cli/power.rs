@@ -1,16 +1,16 @@
 //! `p1 stop`, `start`, `killall`, `uninstall`: a verb, its nodes, no questions beyond the plan.
 
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::machines::State as Power;
+use crate::machines::MachineState;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
 use crate::verbs::Verb;
 
 /// Runs the verb.
-pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fail> {
+pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, nodes)?;
     let job = Job {
@@ -23,18 +23,18 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Fa
     };
     let report = run::run(context, cluster, job, &|world, _| {
         let seen = world.seen();
-        let chosen = |name: &String| seen.request.doomed.contains(name);
+        let chosen = |name: &String| seen.request.targets.contains(name);
         let absent = |(name, m): (&String, &crate::machines::Machine)| {
-            (chosen(name) && m.state == Power::Absent).then(|| name.clone())
+            (chosen(name) && m.state == MachineState::Absent).then(|| name.clone())
         };
         let missing: Vec<String> = seen.machines.iter().filter_map(absent).collect();
         // `start` starts what is there; making it is `up`'s business.
         if verb == VerbName::Start && !missing.is_empty() {
             let what = format!("there is no machine for {}", missing.join(", "));
-            return Err(Fail::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
+            return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
         }
         if verb == VerbName::Uninstall {
-            let data = match worst(&View::new(&world.cluster, &seen), &seen.request.doomed) {
+            let data = match worst(&View::new(&world.cluster, &seen), &seen.request.targets) {
                 Loss::Cluster => format!(" With it goes all data of the cluster `{}`.", world.cluster.name),
                 _ => String::new(),
             };

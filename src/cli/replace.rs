@@ -1,14 +1,14 @@
 //! `p1 replace`: nodes leave, and come back as new machines, in one run.
 
 use super::context::Context;
-use super::fail::Fail;
+use super::error::CliError;
 use super::run::{self, Job};
 use super::up::preflight;
 use crate::event::VerbName;
 use crate::verbs::Verb;
 
 /// Recreates nodes.
-pub fn replace(context: &Context, nodes: &[String]) -> Result<(), Fail> {
+pub fn replace(context: &Context, nodes: &[String]) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let replace = context.targets(&cluster, nodes)?;
     // Without its only server the cluster is a new one, and everybody has to join it again.

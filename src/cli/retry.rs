@@ -2,23 +2,22 @@
 
 use super::change;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use super::up::preflight;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::Tone;
 use crate::verbs::Verb;
 
 /// Goes on where the last run ended.
-pub fn retry(context: &Context) -> Result<(), Fail> {
+pub fn retry(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let Some(record) = journal::latest(&state.runs())? else {
-        return Err(
-            Fail::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster.").next(["p1 up"])
-        );
+        return Err(CliError::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster.")
+            .next(["p1 up"]));
     };
     if !record.damaged.is_empty() {
         let lines: Vec<String> = record.damaged.iter().take(5).map(ToString::to_string).collect();
@@ -43,7 +42,7 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
     }
     let verb = VerbName::parse(&record.verb).map(Verb::of).ok_or_else(|| {
         let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
-        Fail::new(code::USAGE, what, "Use the p1 that began it.")
+        CliError::new(code::USAGE, what, "Use the p1 that began it.")
     })?;
     let targets = change::targets(context, &cluster, &record.targets)?;
     let subject = record.subject.clone();
@@ -57,7 +56,7 @@ pub fn retry(context: &Context) -> Result<(), Fail> {
 }
 
 /// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.
-fn finish(state: &State, record: &Record) -> Result<(), Fail> {
+fn finish(state: &StateDir, record: &Record) -> Result<(), CliError> {
     let verb = VerbName::parse(&record.verb).map(Verb::of);
     if verb.is_some_and(|verb| verb.takes_all(&record.targets)) {
         state.remove()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::change;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use crate::access::World;
 use crate::engine::Report;
 use crate::event::{Event, Outcome};
@@ -12,7 +12,7 @@ use crate::journal;
 use crate::plan::Plan;
 use crate::redact::Redactor;
 use crate::spec::Cluster;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui;
 use crate::verbs::{self, Audience};
 
@@ -20,7 +20,7 @@ pub use crate::verbs::Job;
 
 /// Asks whether a run may go ahead with its plan; answers with the namespaces that the user agreed to delete with all that
 /// is in them.
-type Ready<'a> = &'a dyn Fn(&World, &Plan) -> Result<Vec<String>, Fail>;
+type Ready<'a> = &'a dyn Fn(&World, &Plan) -> Result<Vec<String>, CliError>;
 
 /// Runs steps from the lock to the last line on the screen. `ready` is asked, with the plan, whether
 /// it may go ahead; it may ask the user, or look at the host.
@@ -28,8 +28,8 @@ pub fn run(
     context: &Context,
     cluster: Cluster,
     job: Job,
-    ready: &dyn Fn(&World, &Plan) -> Result<(), Fail>,
-) -> Result<Report, Fail> {
+    ready: &dyn Fn(&World, &Plan) -> Result<(), CliError>,
+) -> Result<Report, CliError> {
     let ready = |world: &World, plan: &Plan| ready(world, plan).map(|()| Vec::new());
     run_to(context, cluster, job, &|_| Ok(()), &ready)
 }
@@ -39,10 +39,10 @@ pub fn run_to(
     context: &Context,
     cluster: Cluster,
     job: Job,
-    before: &dyn Fn(&World) -> Result<(), Fail>,
+    before: &dyn Fn(&World) -> Result<(), CliError>,
     ready: Ready<'_>,
-) -> Result<Report, Fail> {
-    let state = State::of(&cluster.base, &cluster.name);
+) -> Result<Report, CliError> {
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, kind, job.verb.name.as_str())?;
@@ -64,9 +64,9 @@ fn locked(
     context: &Context,
     world: &Arc<World>,
     job: &Job,
-    before: &dyn Fn(&World) -> Result<(), Fail>,
+    before: &dyn Fn(&World) -> Result<(), CliError>,
     ready: Ready<'_>,
-) -> Result<Report, Fail> {
+) -> Result<Report, CliError> {
     let tell = &|line: &str| eprintln!("{line}");
     let over = context.global.take_over.then_some(context.global.wait);
     verbs::open(world, job, over, tell)?;
@@ -81,7 +81,7 @@ fn locked(
         watch = Some(super::signals::watch(context.cancel.clone(), screen.sender())?);
         tell_of_panics(redactor.clone(), Some(screen.sender()));
         shown = Some((screen, redactor.clone()));
-        Ok::<_, Fail>(Box::new(Shown(sender)) as Box<dyn Audience>)
+        Ok::<_, CliError>(Box::new(Shown(sender)) as Box<dyn Audience>)
     };
     let report = verbs::run(world, job, &decision.plan, agreed, tell, start);
     if let Some((screen, redactor)) = shown {
@@ -120,12 +120,12 @@ fn tell_of_panics(redactor: Redactor, screen: Option<ui::Sender>) {
 }
 
 /// The exit code of a run.
-pub fn verdict(report: &Report) -> Result<(), Fail> {
+pub fn verdict(report: &Report) -> Result<(), CliError> {
     match report {
         Report { success: true, .. } => Ok(()),
-        Report { interrupted: true, .. } => {
-            Err(Fail::told(code::INTERRUPTED, "interrupted").hint("`p1 retry` continues.").next(["p1 retry"]))
-        }
+        Report { interrupted: true, .. } => Err(CliError::told(code::INTERRUPTED, "interrupted")
+            .hint("`p1 retry` continues.")
+            .next(["p1 retry"])),
         _ => {
             let failed = report.outcomes.iter().filter_map(|(step, outcome)| match outcome {
                 Outcome::Failed(failure) => Some((step, failure)),
@@ -134,18 +134,18 @@ pub fn verdict(report: &Report) -> Result<(), Fail> {
             let failed: Vec<_> = failed.collect();
             let next = ui::wording::leads_on(failed.iter().map(|(_, failure)| &failure.next[..]), false);
             let Some((step, failure)) = failed.first() else {
-                return Err(Fail::told(code::FAILED, "not all steps were run").next(next));
+                return Err(CliError::told(code::FAILED, "not all steps were run").next(next));
             };
             let more = match failed.len() - 1 {
                 0 => String::new(),
                 n => format!(" ({} failed beside it)", ui::count(n, "step")),
             };
-            Err(Fail {
+            Err(CliError {
                 kind: failure.kind.clone(),
                 hint: failure.hint.clone(),
                 evidence: failure.evidence.clone(),
                 next,
-                ..Fail::told(code::FAILED, format!("{step} failed: {}{more}", failure.cause))
+                ..CliError::told(code::FAILED, format!("{step} failed: {}{more}", failure.cause))
             })
         }
     }

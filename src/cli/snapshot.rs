@@ -4,36 +4,36 @@ use serde_json::json;
 
 use super::args::SnapshotVerb;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::print;
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::machines::snapshot::is_name;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::steps::snapshot::{self, Set};
 use crate::ui::{Cell, Format, Layout, Tone, bytes, table};
 use crate::verbs::Verb;
 
 /// Runs one of them.
-pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
+pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), CliError> {
     match verb {
         SnapshotVerb::Save { name } => {
             if !is_name(&name) {
                 let hint = "A name is made of letters, digits, `-`, `_` and `.`, at most 60, and begins with a letter or a digit.";
-                return Err(Fail::new(code::USAGE, format!("`{name}` is no name for a snapshot"), hint));
+                return Err(CliError::new(code::USAGE, format!("`{name}` is no name for a snapshot"), hint));
             }
             change(context, VerbName::SaveSnapshot, name, &|world, name| {
                 if snapshot::look(world)?.iter().any(|s| s.name == name && s.lacks().is_empty()) {
                     let hint = format!("Choose another name, or remove it: p1 snapshot delete {name}");
-                    return Err(Fail::new(
+                    return Err(CliError::new(
                         code::USAGE,
                         format!("there is a snapshot `{name}` already"),
                         hint,
                     ));
                 }
                 match snapshot::unfit(&world.cluster, &world.seen().machines) {
-                    Some(trouble) => Err(trouble.into()),
+                    Some(error) => Err(error.into()),
                     None => Ok(()),
                 }
             })
@@ -41,7 +41,7 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
         SnapshotVerb::Restore { name } => change(context, VerbName::RestoreSnapshot, name, &|world, name| {
             let set = find(world, name)?;
             if let Some((what, hint)) = set.obstacle(&world.seen().machines) {
-                return Err(Fail::new(code::FAILED, what, hint));
+                return Err(CliError::new(code::FAILED, what, hint));
             }
             let question = format!(
                 "This puts {} back to {}; what happened on the cluster since is lost. Continue?",
@@ -58,11 +58,11 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), Fail> {
     }
 }
 
-type Ready<'a> = &'a dyn Fn(&World, &str) -> Result<(), Fail>;
+type Ready<'a> = &'a dyn Fn(&World, &str) -> Result<(), CliError>;
 
-fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> Result<(), Fail> {
+fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    context.must_be_made(&cluster, &State::of(&cluster.base, &cluster.name))?;
+    context.must_be_made(&cluster, &StateDir::of(&cluster.base, &cluster.name))?;
     let verb = Verb::of(verb);
     let job = Job {
         verb,
@@ -76,7 +76,7 @@ fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> 
     run::verdict(&report)
 }
 
-fn find(world: &World, name: &str) -> Result<Set, Fail> {
+fn find(world: &World, name: &str) -> Result<Set, CliError> {
     let mut all = snapshot::look(world)?;
     if let Some(at) = all.iter().position(|s| s.name == name) {
         return Ok(all.remove(at));
@@ -86,16 +86,16 @@ fn find(world: &World, name: &str) -> Result<Set, Fail> {
         true => "There is none. `p1 snapshot save first` takes one of that name.".to_owned(),
         false => format!("There are: {}.", names.join(", ")),
     };
-    Err(Fail::new(code::USAGE, format!("there is no snapshot `{name}`"), hint))
+    Err(CliError::new(code::USAGE, format!("there is no snapshot `{name}`"), hint))
 }
 
 fn when(set: &Set) -> String {
     set.note.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-fn list(context: &Context) -> Result<(), Fail> {
+fn list(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);

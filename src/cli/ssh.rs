@@ -4,14 +4,14 @@ use std::io::IsTerminal;
 
 use super::args::Ssh;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::out;
 use crate::os::process;
 use crate::ssh;
-use crate::state::State;
+use crate::state::StateDir;
 
 /// Opens a shell on a node, or runs a command there; its exit code is p1's.
-pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
+pub fn ssh(context: &Context, args: &Ssh) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let name = args.node.clone().unwrap_or_else(|| cluster.first_server().name.clone());
     context.targets(&cluster, std::slice::from_ref(&name))?;
@@ -24,8 +24,8 @@ pub fn ssh(context: &Context, args: &Ssh) -> Result<(), Fail> {
 }
 
 /// How a node is reached.
-pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Result<ssh::Host, Fail> {
-    let state = State::of(&cluster.base, &cluster.name);
+pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Result<ssh::Host, CliError> {
+    let state = StateDir::of(&cluster.base, &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);
@@ -34,16 +34,16 @@ pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Res
 }
 
 /// Another program's exit code as p1's.
-pub fn exit(program: &str, status: std::process::ExitStatus) -> Result<(), Fail> {
+pub fn exit(program: &str, status: std::process::ExitStatus) -> Result<(), CliError> {
     match status.code() {
         _ if out::left_alone() => Ok(()),
         Some(0) => Ok(()),
         Some(code) => {
             let what = format!("{program} ended with exit code {code}");
-            Err(Fail::told(u8::try_from(code).unwrap_or(code::FAILED), what))
+            Err(CliError::told(u8::try_from(code).unwrap_or(code::FAILED), what))
         }
         // Its output could not be passed on, which ends it; that is told as what it is.
         None if out::ended() => Ok(()),
-        None => Err(Fail::told(code::INTERRUPTED, format!("{program} was ended by a signal"))),
+        None => Err(CliError::told(code::INTERRUPTED, format!("{program} was ended by a signal"))),
     }
 }

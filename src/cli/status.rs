@@ -5,35 +5,37 @@ use serde_json::json;
 use super::args::Looks;
 use super::change;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::print;
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::journal;
-use crate::machines::State as Power;
+use crate::machines::MachineState;
 use crate::observe::{Depth, observe_claimed};
 use crate::observed::View;
 use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
 use crate::plan::Check;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
 use crate::verbs::Verb;
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
-pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
+pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     // Whoever cannot look does not know of any difference.
-    let blind =
-        |fail: Fail| Fail { code: if fail.code == code::FAILED { code::HOST } else { fail.code }, ..fail };
+    let blind = |fail: CliError| CliError {
+        code: if fail.code == code::FAILED { code::HOST } else { fail.code },
+        ..fail
+    };
     let kind = context.kind(&cluster, &state).map_err(blind)?;
     let world = context.world(cluster, kind);
     let depth = if args.deep { Depth::Inside } else { Depth::Nodes };
-    let claims = Claims::look(&world).map_err(|trouble| blind(trouble.into()))?;
-    let seen = observe_claimed(&world, depth, &claims).map_err(|trouble| blind(trouble.into()))?;
+    let claims = Claims::look(&world).map_err(|error| blind(error.into()))?;
+    let seen = observe_claimed(&world, depth, &claims).map_err(|error| blind(error.into()))?;
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::of(VerbName::Up).plan(&view, &targets);
     let drift = change::look(&world, &plan, &targets);
@@ -75,7 +77,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
             continue;
         }
         let (running, unit) =
-            (machine.state == Power::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
+            (machine.state == MachineState::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
         if status.is_some() {
             believed.push((node.name.clone(), age(&node.name)));
         }
@@ -134,7 +136,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
         }
     }
     if let Some(why) = refused {
-        return Err(Fail::told(code::FAILED, why.cause).hint(why.hint));
+        return Err(CliError::told(code::FAILED, why.cause).hint(why.hint));
     }
     if !change::is_due(&plan, &drift) {
         return Ok(());
@@ -142,10 +144,12 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), Fail> {
     let differs =
         drift.iter().any(Drift::counts) || plan.steps.iter().any(|s| matches!(s.check, Check::Needed(_)));
     Err(match differs {
-        true => Fail::told(code::FAILED, "the cluster differs from the spec")
+        true => CliError::told(code::FAILED, "the cluster differs from the spec")
             .hint("`p1 plan` says what `p1 up` would do.")
             .next(["p1 up"]),
-        false => Fail::told(code::HOST, "parts of the cluster cannot be checked").next(["p1 status --deep"]),
+        false => {
+            CliError::told(code::HOST, "parts of the cluster cannot be checked").next(["p1 status --deep"])
+        }
     })
 }
 

@@ -4,7 +4,7 @@ use super::args::Up;
 use super::change;
 use super::context::Context;
 use super::doctor;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::here;
 use super::run::{self, Job};
 use crate::access::World;
@@ -13,17 +13,21 @@ use crate::plan::{ClusterStep, NodeStep, Plan};
 use crate::verbs::Verb;
 
 /// Makes the cluster as the spec says.
-pub fn up(context: &Context, args: &Up) -> Result<(), Fail> {
+pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.looks.nodes.nodes)?;
     if args.setup && context.global.offline {
         let hint = "Run `p1 doctor --fix` while there is a connection.";
-        return Err(Fail::new(code::USAGE, "`--setup` installs packages, which `--offline` forbids", hint));
+        return Err(CliError::new(
+            code::USAGE,
+            "`--setup` installs packages, which `--offline` forbids",
+            hint,
+        ));
     }
     let replace = context.targets(&cluster, &args.replace)?;
     if let Some(other) = replace.iter().find(|n| !targets.is_empty() && !targets.contains(n)) {
         let what = format!("`{other}` is to be replaced, and is not one of the nodes that `up` is for");
-        return Err(Fail::new(code::USAGE, what, "Name it among the nodes as well."));
+        return Err(CliError::new(code::USAGE, what, "Name it among the nodes as well."));
     }
     if args.setup {
         doctor::set_up(context, &cluster)?;
@@ -68,7 +72,7 @@ fn ask_for_namespaces(context: &Context, world: &World) -> Vec<String> {
 }
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.
-pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fail> {
+pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), CliError> {
     here::must_fit(context, plan)?;
     if context.global.offline {
         let missing =
@@ -77,7 +81,7 @@ pub fn preflight(context: &Context, world: &World, plan: &Plan) -> Result<(), Fa
             let hint = "`p1 artifacts fetch` fills a folder on a host with a connection, which the spec here names as \
                         `k3s.artifacts.dir`; `p1 box add --help` says how to take the file of a box that was built elsewhere.";
             let what = "p1 is offline, and required files are missing on this host";
-            return Err(Fail { evidence: missing, ..Fail::new(code::HOST, what, hint) });
+            return Err(CliError { evidence: missing, ..CliError::new(code::HOST, what, hint) });
         }
     }
     let new = plan.nodes_for(NodeStep::Vm);

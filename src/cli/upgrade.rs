@@ -2,7 +2,7 @@
 
 use super::args::Upgrade;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
@@ -10,13 +10,13 @@ use crate::k3s::Version;
 use crate::observed::View;
 use crate::plan::Plan;
 use crate::spec::{Cluster, Release};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::verbs::Verb;
 
 /// Brings every node to a version: the one given, or the one that the spec's channel is by now.
-pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
+pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     let release = wanted(&cluster, args.to.as_deref())?;
     context.must_be_made(&cluster, &state)?;
     let job = Job {
@@ -33,9 +33,9 @@ pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), Fail> {
     run::verdict(&report)
 }
 
-fn wanted(cluster: &Cluster, to: Option<&str>) -> Result<Release, Fail> {
+fn wanted(cluster: &Cluster, to: Option<&str>) -> Result<Release, CliError> {
     if cluster.k3s.artifacts.binary.is_some() {
-        return Err(Fail::new(
+        return Err(CliError::new(
             code::USAGE,
             "the spec gives the k3s binary itself, under `k3s: artifacts:`",
             "Let it name the new one; `p1 up` then does the same as an upgrade, by the same rules.",
@@ -53,7 +53,7 @@ fn wanted(cluster: &Cluster, to: Option<&str>) -> Result<Release, Fail> {
     };
     match ["stable", "latest", "testing"].contains(&to) || minor(to).is_some() {
         true => Ok(Release::Channel(to.to_owned())),
-        false => Err(Fail::new(
+        false => Err(CliError::new(
             code::USAGE,
             format!("`{to}` is neither a version nor a channel of k3s"),
             "Write `v1.34.2+k3s1`, a minor version such as `v1.34`, `stable`, `latest` or `testing`.",
@@ -62,18 +62,18 @@ fn wanted(cluster: &Cluster, to: Option<&str>) -> Result<Release, Fail> {
 }
 
 /// Finds out which version it is, and makes the run go there.
-fn aim(world: &World, release: &Release) -> Result<(), Fail> {
+fn aim(world: &World, release: &Release) -> Result<(), CliError> {
     let (version, warnings) = world.resolve(release)?;
     for warning in warnings {
         eprintln!("{warning}");
     }
     let Some(version) = version else {
-        return Err(Fail::new(code::FAILED, "it is not known which version that is", ""));
+        return Err(CliError::new(code::FAILED, "it is not known which version that is", ""));
     };
     if let Release::Version(spec) = &world.cluster.k3s.release
         && !crate::k3s::runs(spec, &version)
     {
-        return Err(Fail::new(
+        return Err(CliError::new(
             code::USAGE,
             format!("the spec says `version: {spec}`, and the upgrade goes to {version}"),
             format!("Let the spec say `version: {version}`; then `p1 upgrade` or `p1 up` brings it about."),
@@ -84,7 +84,7 @@ fn aim(world: &World, release: &Release) -> Result<(), Fail> {
 }
 
 /// Says where it goes, and holds the cluster to the new version, so that `retry` goes there too.
-fn begin(world: &World, plan: &Plan) -> Result<(), Fail> {
+fn begin(world: &World, plan: &Plan) -> Result<(), CliError> {
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     let to = seen.here.version.clone().unwrap_or_default();

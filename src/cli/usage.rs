@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
 use super::args::Cli;
-use super::fail::{self, Fail, code};
+use super::error::{self, CliError, code};
 use super::out;
 use crate::os::process::{quote, quote_os};
 use crate::spec;
@@ -58,9 +58,9 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
         let instead = context(ContextKind::SuggestedSubcommand).or(context(ContextKind::SuggestedArg));
         Some(instead.map_or("`p1 --help` lists the verbs.".to_owned(), |i| format!("There is `{i}`.")))
     });
-    let result = Err(Fail { hint, ..Fail::told(code::USAGE, cause) });
+    let result = Err(CliError { hint, ..CliError::told(code::USAGE, cause) });
     if wants_json(args) {
-        out::object(&fail::end("", "p1", &result));
+        out::object(&error::end("", "p1", &result));
     }
     super::finish(result, "p1", paint)
 }

@@ -2,20 +2,20 @@
 
 use super::args::Verify;
 use super::context::Context;
-use super::fail::{Fail, code};
+use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::state::State;
+use crate::state::StateDir;
 use crate::verbs::Verb;
 
 /// Proves it; exit code 1 if something does not work.
-pub fn verify(context: &Context, args: &Verify) -> Result<(), Fail> {
+pub fn verify(context: &Context, args: &Verify) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = State::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(&cluster.base, &cluster.name);
     if let Some(image) = args.image.as_ref().filter(|i| i.is_empty() || i.contains(char::is_whitespace)) {
         let what = format!("`{image}` is not the name of an image");
-        return Err(Fail::new(code::USAGE, what, "Write it as in a pod: `--image busybox:1.36.1`."));
+        return Err(CliError::new(code::USAGE, what, "Write it as in a pod: `--image busybox:1.36.1`."));
     }
     context.must_be_made(&cluster, &state)?;
     let job = Job {

@@ -29,7 +29,7 @@ const UNHEARD: usize = 256;
 
 /// Why a step did not do its work.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Trouble {
+pub struct StepError {
     /// What to tell.
     pub failure: Failure,
     /// Whether another try may go better, or the user ended it.
@@ -40,7 +40,7 @@ pub struct Trouble {
     pub unready: bool,
 }
 
-impl Trouble {
+impl StepError {
     /// With this cause, a lower-case fragment, and this remedy, full sentences.
     pub fn new(cause: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = Some(hint.into()).filter(|h| !h.is_empty());
@@ -93,7 +93,7 @@ impl Trouble {
     }
 }
 
-impl<E: Explain> From<E> for Trouble {
+impl<E: Explain> From<E> for StepError {
     fn from(error: E) -> Self {
         Self {
             failure: Failure {
@@ -117,7 +117,7 @@ pub trait Work: Sync {
     fn check(&self, step: &Step) -> Check;
 
     /// Does the step's work; what it answers is kept and shown.
-    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble>;
+    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, StepError>;
 
     /// Whether its errors may be tried again at all.
     fn retries(&self, step: &Step) -> bool;
@@ -251,7 +251,7 @@ pub fn run(
     let mut dispatcher = Dispatcher {
         plan,
         places: plan.steps.iter().enumerate().map(|(i, s)| (s.info.id.as_str(), i)).collect(),
-        states: vec![State::Waiting; plan.steps.len()],
+        states: vec![StepStatus::Waiting; plan.steps.len()],
         running: 0,
         placed: 0,
         report: Report::default(),
@@ -281,7 +281,7 @@ pub fn run(
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum StepStatus {
     Waiting,
     Running,
     Over,
@@ -291,7 +291,7 @@ struct Dispatcher<'a> {
     plan: &'a Plan,
     /// By id: where in the plan.
     places: BTreeMap<&'a str, usize>,
-    states: Vec<State>,
+    states: Vec<StepStatus>,
     running: usize,
     /// Those that count among the ones that may run at a time.
     placed: usize,
@@ -347,7 +347,7 @@ impl<'a> Dispatcher<'a> {
                     }
                     Message::Finished { step, outcome, attempt, took } => {
                         self.running -= 1;
-                        self.placed -= usize::from(!self.plan.steps[step].beside);
+                        self.placed -= usize::from(!self.plan.steps[step].outside_jobs);
                         self.finish(step, outcome, attempt, took);
                         break;
                     }
@@ -357,7 +357,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn finish(&mut self, step: usize, outcome: Outcome, attempt: u32, took: Duration) {
-        self.states[step] = State::Over;
+        self.states[step] = StepStatus::Over;
         let id = self.plan.steps[step].info.id.clone();
         let redactor = self.redactor;
         let outcome = outcome.map_texts(&|text| fit(text, redactor));
@@ -370,7 +370,7 @@ impl<'a> Dispatcher<'a> {
     fn settle(&mut self) {
         // In the plan's order, so that one pass reaches the end of every chain.
         for i in 0..self.states.len() {
-            if self.states[i] != State::Waiting {
+            if self.states[i] != StepStatus::Waiting {
                 continue;
             }
             let step = &self.plan.steps[i];
@@ -379,7 +379,7 @@ impl<'a> Dispatcher<'a> {
                 self.finish(i, Outcome::Skipped { reason }, 0, Duration::ZERO);
                 continue;
             }
-            if step.anyway {
+            if step.always {
                 continue;
             }
             let stuck = |a: &&String| self.report.outcomes.get(*a).is_some_and(|o| !o.passed());
@@ -407,26 +407,28 @@ impl<'a> Dispatcher<'a> {
         let stopping = run.cancel.stopping();
         let places = &self.places;
         // What never begins is over too.
-        let over = |states: &[State], a: &String| {
+        let over = |states: &[StepStatus], a: &String| {
             let at = places.get(a.as_str());
-            at.is_none_or(|at| states[*at] == State::Over || stopping && states[*at] == State::Waiting)
+            at.is_none_or(|at| {
+                states[*at] == StepStatus::Over || stopping && states[*at] == StepStatus::Waiting
+            })
         };
         for (i, step) in plan.steps.iter().enumerate() {
-            if self.states[i] != State::Waiting || self.placed >= run.jobs.max(1) && !step.beside {
+            if self.states[i] != StepStatus::Waiting || self.placed >= run.jobs.max(1) && !step.outside_jobs {
                 continue;
             }
             let ready = |a: &String| self.report.outcomes.get(a).is_some_and(Outcome::passed);
-            let behind = step.behind.iter().all(|b| over(&self.states, b));
-            let due = match step.anyway {
+            let behind = step.after_end.iter().all(|b| over(&self.states, b));
+            let due = match step.always {
                 true => step.info.after.iter().all(|a| over(&self.states, a)),
                 false => !stopping && step.info.after.iter().all(ready) && behind,
             };
             if !due {
                 continue;
             }
-            self.states[i] = State::Running;
+            self.states[i] = StepStatus::Running;
             self.running += 1;
-            self.placed += usize::from(!step.beside);
+            self.placed += usize::from(!step.outside_jobs);
             let sender = sender.clone();
             let log = run.logs.join(format!("{}.log", step.info.id.replace('/', "-")));
             let control = Control {
@@ -487,26 +489,26 @@ fn attempts(step: &Step, work: &dyn Work, retry: &Retry, control: &Control) -> (
     let id = || step.info.id.clone();
     for attempt in 1.. {
         control.send(Kind::StepStarted { step: id(), attempt, attempts });
-        let trouble = match work.apply(step, control) {
+        let error = match work.apply(step, control) {
             Ok(detail) => return (Outcome::Done { detail }, attempt),
-            Err(trouble) => trouble,
+            Err(error) => error,
         };
-        control.log(&format!("attempt {attempt}: {}", trouble.failure.cause));
-        for line in &trouble.failure.evidence {
+        control.log(&format!("attempt {attempt}: {}", error.failure.cause));
+        for line in &error.failure.evidence {
             control.log(&format!("  {line}"));
         }
-        if trouble.cancelled() {
+        if error.cancelled() {
             return (Outcome::Interrupted, attempt);
         }
-        if !trouble.may_pass() || attempt >= attempts || control.cancel.stopping() {
+        if !error.may_pass() || attempt >= attempts || control.cancel.stopping() {
             // A step that ran something for several at once knows a better one.
-            let log = trouble.failure.log.clone().or_else(|| Some(control.log.clone()));
-            let failure = named(Failure { log, ..trouble.failure }, step.info.node.as_deref());
+            let log = error.failure.log.clone().or_else(|| Some(control.log.clone()));
+            let failure = named(Failure { log, ..error.failure }, step.info.node.as_deref());
             return (Outcome::Failed(failure), attempt);
         }
-        let wait = retry.pause(attempt, &step.info.id, trouble.pause);
+        let wait = retry.pause(attempt, &step.info.id, error.pause);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let Failure { cause, kind, .. } = trouble.failure;
+        let Failure { cause, kind, .. } = error.failure;
         control.send(Kind::StepRetrying { step: id(), attempt, attempts, wait_ms, cause, kind });
         if control.cancel.sleep(wait, crate::os::cancel::Level::Stop) {
             return (Outcome::Interrupted, attempt);

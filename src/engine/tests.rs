@@ -8,7 +8,7 @@ use crate::event::StepInfo;
 use crate::os::cancel::Level;
 use crate::plan::NodeStep;
 
-type Act = Box<dyn Fn(&Step, u32, &Control) -> Result<Option<String>, Trouble> + Sync>;
+type Act = Box<dyn Fn(&Step, u32, &Control) -> Result<Option<String>, StepError> + Sync>;
 
 struct Fake {
     act: Act,
@@ -17,7 +17,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(act: impl Fn(&Step, u32, &Control) -> Result<Option<String>, Trouble> + Sync + 'static) -> Self {
+    fn new(act: impl Fn(&Step, u32, &Control) -> Result<Option<String>, StepError> + Sync + 'static) -> Self {
         Self { act: Box::new(act), calls: Mutex::default(), now: Check::Needed("x".into()) }
     }
 
@@ -31,7 +31,7 @@ impl Work for Fake {
         self.now.clone()
     }
 
-    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, Trouble> {
+    fn apply(&self, step: &Step, control: &Control) -> Result<Option<String>, StepError> {
         let attempt = {
             let mut calls = self.calls.lock().unwrap();
             calls.push(step.info.id.clone());
@@ -58,10 +58,10 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         },
         name: NodeStep::Vm.into(),
         item: None,
-        behind: vec![],
+        after_end: vec![],
         check: Check::Needed("r".into()),
-        anyway: id.starts_with("clean"),
-        beside: id.starts_with("beside"),
+        always: id.starts_with("clean"),
+        outside_jobs: id.starts_with("beside"),
     };
     Plan { steps: edges.iter().map(step).collect() }
 }
@@ -111,14 +111,14 @@ fn secrets_are_neither_written_nor_shown() {
         control.says("says s3cr3t-one");
         control.warn("warns of s3cr3t-one");
         control.log("logs s3cr3t-one, --token s3cr3t-two");
-        let trouble =
-            Trouble::new("failed by s3cr3t-one", "Use s3cr3t-one.").evidence(vec!["s3cr3t-one".into()]);
+        let error =
+            StepError::new("failed by s3cr3t-one", "Use s3cr3t-one.").evidence(vec!["s3cr3t-one".into()]);
         match step.info.id.as_str() {
             "a" => Ok(Some("did s3cr3t-one".into())),
-            "b" if attempt < 2 => Err(trouble.transient()),
-            "b" => Err(trouble),
+            "b" if attempt < 2 => Err(error.transient()),
+            "b" => Err(error),
             "c" => panic!("crashed at s3cr3t-one"),
-            _ => Err(Trouble::new("https://u:s3cr3t-two@x", "")),
+            _ => Err(StepError::new("https://u:s3cr3t-two@x", "")),
         }
     });
     let dir = tempfile::tempdir().unwrap();
@@ -141,7 +141,7 @@ fn a_node_s_words_are_cleaned_and_only_so_many() {
         for _ in 0..12 {
             control.log(&flood);
         }
-        Err(Trouble::new(format!("c\u{1b}[1maused {flood}"), "").evidence(vec![flood.clone()]))
+        Err(StepError::new(format!("c\u{1b}[1maused {flood}"), "").evidence(vec![flood.clone()]))
     });
     let dir = tempfile::tempdir().unwrap();
     let (report, events) = go_in(dir.path(), &plan, &work, &Cancel::new(), &Redactor::default());
@@ -171,7 +171,7 @@ fn a_node_s_words_are_cleaned_and_only_so_many() {
 fn a_failed_step_blocks_its_dependents_and_nobody_else() {
     let plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("x", &[]), ("y", &["x"])]);
     let work = Fake::new(|step, _, _| match step.info.id.as_str() {
-        "a" => Err(Trouble::new("broken", "Mend it.")),
+        "a" => Err(StepError::new("broken", "Mend it.")),
         _ => Ok(None),
     });
     let (report, _) = go(&plan, &work, &Cancel::new());
@@ -197,7 +197,7 @@ fn what_waits_for_its_like_takes_no_place() {
     let (now, most) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
     let work = Fake::new(move |step, _, _| {
         use std::sync::atomic::Ordering::SeqCst;
-        if step.beside {
+        if step.outside_jobs {
             there.wait();
         } else {
             most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
@@ -214,9 +214,9 @@ fn what_waits_for_its_like_takes_no_place() {
 fn transient_errors_are_tried_again_and_others_are_not() {
     let plan = plan(&[("soft", &[]), ("hard", &[])]);
     let work = Fake::new(|step, attempt, _| match step.info.id.as_str() {
-        "soft" if attempt < 3 => Err(Trouble::new("busy", "").kind(FailureKind::Refused).transient()),
+        "soft" if attempt < 3 => Err(StepError::new("busy", "").kind(FailureKind::Refused).transient()),
         "soft" => Ok(Some("third time".into())),
-        _ => Err(Trouble::new("no", "").kind(FailureKind::Exit { code: 7 })),
+        _ => Err(StepError::new("no", "").kind(FailureKind::Exit { code: 7 })),
     });
     let (report, events) = go(&plan, &work, &Cancel::new());
     assert!(
@@ -230,7 +230,7 @@ fn transient_errors_are_tried_again_and_others_are_not() {
     });
     assert_eq!(retries.collect::<Vec<_>>(), [&FailureKind::Refused; 2]);
     assert_eq!(
-        Trouble::interrupted().transient().again,
+        StepError::interrupted().transient().again,
         Again::Cancelled,
         "what was ended is not tried again"
     );
@@ -253,7 +253,7 @@ fn a_wish_to_stop_lets_running_steps_end_and_starts_nothing() {
 fn a_step_that_cleans_up_runs_whatever_came_before_it() {
     let plan = plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("clean", &["b", "c"])]);
     let work = Fake::new(|step, _, _| match step.info.id.as_str() {
-        "a" => Err(Trouble::new("broken", "")),
+        "a" => Err(StepError::new("broken", "")),
         _ => Ok(None),
     });
     let (report, _) = go(&plan, &work, &Cancel::new());
@@ -311,7 +311,7 @@ proptest! {
         let bad: BTreeSet<String> = bad.iter().map(|i| format!("s{i}")).collect();
         let failing = bad.clone();
         let work = Fake::new(move |step, _, _| {
-            if failing.contains(&step.info.id) { Err(Trouble::new("bad", "")) } else { Ok(None) }
+            if failing.contains(&step.info.id) { Err(StepError::new("bad", "")) } else { Ok(None) }
         });
         let plan = plan(&list);
         let (report, _) = go(&plan, &work, &Cancel::new());

@@ -29,7 +29,7 @@ pub const KNOWN: [&str; 13] = [
 
 /// What apt knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub struct AptFacts {
     /// By name, those it knows at all. Empty where its lists were never fetched.
     pub packages: BTreeMap<String, Package>,
     /// Suites of the configured sources, such as `bookworm-backports`.
@@ -47,7 +47,7 @@ pub struct Package {
     pub offered: Vec<(String, Vec<String>)>,
 }
 
-impl Facts {
+impl AptFacts {
     /// The installed version of a package.
     pub fn installed(&self, package: &str) -> Option<&str> {
         self.packages.get(package)?.installed.as_deref()
@@ -59,8 +59,8 @@ impl Facts {
     }
 }
 
-pub(super) fn look(env: &Env, cancel: &Cancel) -> Facts {
-    let mut facts = Facts { suites: suites(env), ..Facts::default() };
+pub(super) fn look(env: &Env, cancel: &Cancel) -> AptFacts {
+    let mut facts = AptFacts { suites: suites(env), ..AptFacts::default() };
     if let Some(apt) = env.find("apt-cache") {
         let cmd = Cmd::new(apt).arg("policy").args(KNOWN).env("LC_ALL", "C");
         if let Ok(done) = process::run(&cmd, Duration::from_secs(30), cancel) {

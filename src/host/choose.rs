@@ -95,7 +95,7 @@ pub fn obstacle(kind: Kind, engine: EngineChoice, host: &Host) -> Option<String>
         },
         Kind::Virtualbox => match &host.virtualbox {
             None => Some("it is not installed".to_owned()),
-            Some(vbox) => vbox.trouble.clone(),
+            Some(vbox) => vbox.fault.clone(),
         },
     }
 }
@@ -128,7 +128,7 @@ impl Virtualization {
     /// [`Virtualization::of`] without looking at anything else of the host.
     pub fn of_env(env: &super::Env) -> Self {
         let arch = std::env::consts::ARCH.to_owned();
-        let kvm = super::kvm::Facts::look(env, &arch);
+        let kvm = super::kvm::KvmFacts::look(env, &arch);
         Self::of(&Host { kvm, arch, ..Host::default() })
     }
 }

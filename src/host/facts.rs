@@ -63,13 +63,13 @@ pub struct Host {
     /// Who asks.
     pub user: User,
     /// Hardware virtualisation.
-    pub kvm: kvm::Facts,
+    pub kvm: kvm::KvmFacts,
     /// Programs that were looked for and found.
     pub programs: BTreeMap<String, PathBuf>,
     /// Vagrant and its plugin.
-    pub vagrant: vagrant::Facts,
+    pub vagrant: vagrant::VagrantFacts,
     /// libvirt.
-    pub libvirt: libvirt::Facts,
+    pub libvirt: libvirt::LibvirtFacts,
     /// VirtualBox.
     pub virtualbox: Option<VirtualBox>,
     /// Routes, without the default one.
@@ -77,7 +77,7 @@ pub struct Host {
     /// Addresses.
     pub addresses: Vec<Address>,
     /// apt; empty unless looked at thoroughly.
-    pub apt: apt::Facts,
+    pub apt: apt::AptFacts,
     /// Free MiB where the cluster's state will lie.
     pub free_state: Option<u64>,
     /// Free MiB where the images of libvirt's default pool lie.
@@ -91,7 +91,7 @@ pub struct Host {
 pub struct VirtualBox {
     pub version: Option<Version>,
     /// What it complains about when asked for its version, such as a missing kernel module.
-    pub trouble: Option<String>,
+    pub fault: Option<String>,
     /// The ranges it allows for host-only networks.
     pub ranges: Vec<Ipv4Net>,
 }
@@ -112,7 +112,7 @@ impl Host {
             memory: Memory::look(env),
             systemd: env.under("/run/systemd/system").is_dir(),
             user: User::look(env),
-            kvm: kvm::Facts::look(env, &arch),
+            kvm: kvm::KvmFacts::look(env, &arch),
             vagrant: vagrant::look(env, how.thorough, cancel),
             routes,
             addresses,
@@ -174,9 +174,9 @@ fn look_at_virtualbox(env: &Env, program: &Path, cancel: &Cancel) -> VirtualBox 
                     false => None,
                 });
             let words: Vec<&str> = done.stdout.lines().chain(done.stderr.lines()).collect();
-            facts.trouble = words.iter().find(|l| l.contains("WARNING")).map(|l| (*l).to_owned());
+            facts.fault = words.iter().find(|l| l.contains("WARNING")).map(|l| (*l).to_owned());
         }
-        Err(error) => facts.trouble = Some(error.to_string()),
+        Err(error) => facts.fault = Some(error.to_string()),
     }
     facts
 }

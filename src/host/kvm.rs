@@ -16,7 +16,7 @@ use super::system::{Account, Group};
 
 /// What was found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub struct KvmFacts {
     /// The processor shows `vmx` or `svm`; on other processors than x86 always true.
     pub flags: bool,
     /// `/dev/kvm`.
@@ -60,7 +60,7 @@ pub enum Kvm {
     },
 }
 
-impl Facts {
+impl KvmFacts {
     /// What follows from them.
     pub fn verdict(&self) -> Kvm {
         match (&self.device, self.flags) {
@@ -136,7 +136,7 @@ mod tests {
         };
         let mut env = Env::of_process();
         env.root = dir.path().to_owned();
-        let verdict = || Facts::look(&env, "x86_64").verdict();
+        let verdict = || KvmFacts::look(&env, "x86_64").verdict();
         put("proc/cpuinfo", "flags\t\t: fpu vme svm_lock\n");
         assert!(matches!(verdict(), Kvm::Missing { .. }));
         put("dev/kvm", "");
@@ -153,7 +153,7 @@ mod tests {
         let opens = |mode, gid| may_open(&Device { mode, uid: 0, gid }, &account, &[]);
         assert!(opens(0o660, 107) && opens(0o666, 0));
         assert!(!opens(0o600, 0) && !opens(0o660, 0) && !opens(0o640, 107));
-        let facts = Facts {
+        let facts = KvmFacts {
             flags: true,
             device: Some(Device { mode: 0o600, uid: 0, gid: 0 }),
             qemu_user: Some(("libvirt-qemu".into(), false)),

@@ -25,7 +25,7 @@ const MARK: &str = "=p1=";
 
 /// What was found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub struct LibvirtFacts {
     /// What became of the connection.
     pub link: Link,
     /// The daemon's version, e.g. `9.0.0`.
@@ -75,8 +75,11 @@ pub struct Pool {
     pub free: Option<u64>,
 }
 
-pub(super) fn look(env: &Env, tools: &Tools, cancel: &Cancel) -> Facts {
-    let mut facts = Facts { virtlogd: listens(&env.under("/run/libvirt/virtlogd-sock")), ..Facts::default() };
+pub(super) fn look(env: &Env, tools: &Tools, cancel: &Cancel) -> LibvirtFacts {
+    let mut facts = LibvirtFacts {
+        virtlogd: listens(&env.under("/run/libvirt/virtlogd-sock")),
+        ..LibvirtFacts::default()
+    };
     if env.find("virsh").is_none() {
         return facts;
     }

@@ -20,7 +20,7 @@ const VENDOR: &str = "/opt/vagrant";
 
 /// The Vagrant of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub struct VagrantFacts {
     pub program: Option<PathBuf>,
     /// Its version; none if it could not be told without starting it, and it was not to be.
     pub version: Option<Version>,
@@ -42,9 +42,9 @@ pub enum Plugin {
     Installed(Option<Version>),
 }
 
-pub(super) fn look(env: &Env, thorough: bool, cancel: &Cancel) -> Facts {
+pub(super) fn look(env: &Env, thorough: bool, cancel: &Cancel) -> VagrantFacts {
     let Some(program) = env.find("vagrant") else {
-        return Facts::default();
+        return VagrantFacts::default();
     };
     let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
     let vendor = real.starts_with(VENDOR);
@@ -66,7 +66,7 @@ pub(super) fn look(env: &Env, thorough: bool, cancel: &Cancel) -> Facts {
     };
     let plugin_elsewhere =
         plugin == Plugin::Absent && plugin_in(&env.home.join(".vagrant.d")) != Plugin::Absent;
-    Facts { program: Some(program), version, vendor, plugin, plugin_elsewhere }
+    VagrantFacts { program: Some(program), version, vendor, plugin, plugin_elsewhere }
 }
 
 /// `2.3.4`, `2.3.4+dfsg-1`, `2.4.10.dev`: the leading three numbers.

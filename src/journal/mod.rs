@@ -57,7 +57,7 @@ impl Explain for Error {
 }
 
 /// A journal of a hundred nodes has a few megabytes.
-const MOST: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A journal being written.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Record {
 /// last line that was torn off in the middle without a word, others are noted in [`Record::damaged`].
 /// It is an error if the plan is among what was lost.
 pub fn read(path: &Path) -> Result<Option<Record>, Error> {
-    let bytes = files::read(path, MOST)?;
+    let bytes = files::read(path, MAX_BYTES)?;
     parse(&String::from_utf8_lossy(&bytes), path)
 }
 

@@ -58,7 +58,7 @@ struct Rule {
 }
 
 /// A node that has to start over in its cluster.
-const ANEW: &[&str] = &["p1 uninstall {node}", "p1 up"];
+const REINSTALL: &[&str] = &["p1 uninstall {node}", "p1 up"];
 
 #[derive(Clone, Copy)]
 enum Wants {
@@ -354,7 +354,7 @@ const RULES: &[Rule] = &[
         "this server was taken out of the etcd cluster",
         "What it has of the cluster is no longer good: `p1 uninstall {node}` removes it, then `p1 up` lets it join again.",
     )
-    .next(ANEW),
+    .next(REINSTALL),
     rule(
         &["duplicate node name found", "Peer URLs already exists", "member already exists"],
         "etcd still has a member from a machine that had this server's name or address before",
@@ -511,7 +511,7 @@ const RULES: &[Rule] = &[
         "It was part of an earlier cluster: `p1 uninstall {node}`, then `p1 up`.",
     )
     .wants(Wants::Settings(SERVERS))
-    .next(ANEW),
+    .next(REINSTALL),
     // github.com/k3s-io/kine; transient under load, see k3s-io/k3s#8234.
     rule(
         &["database is locked"],

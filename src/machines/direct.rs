@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::local::Local;
 use super::vagrant::Vagrant;
-use super::{Base, BoxInfo, Error, Hear, Heard, Make, Results, State};
+use super::{Base, BoxInfo, Error, Hear, Heard, MachineState, Make, Results};
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, many};
@@ -29,7 +29,7 @@ pub fn create(
     let key = files::read_if_there(&local.vagrant.dir.join("id_ed25519.pub"))?.unwrap_or_default();
     let machines = local.hypervisor.machines(cluster, &local.vagrant.ids(), stop)?;
     let one = |node: &String| -> Result<(), Error> {
-        if machines.get(node).is_none_or(|m| m.state == State::Absent) {
+        if machines.get(node).is_none_or(|m| m.state == MachineState::Absent) {
             let _ = hear(Heard::Says(node, "making the machine".to_owned()));
             let source = local.vagrant.dir.join("Vagrantfile");
             let id = local.hypervisor.define(

@@ -23,7 +23,7 @@ const SERIAL: &str = "p1-files";
 const TARGET: &str = "vdz";
 /// Sending some hundred MB to the pool.
 const WRITE: Duration = Duration::from_secs(600);
-const SHORT: Duration = Duration::from_secs(60);
+const VIRSH_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a guest to let go of the disk: Linux does so in less than a second (seen under emulation).
 const LET_GO: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
@@ -94,7 +94,7 @@ impl Libvirt {
         // One that a killed p1 left there may have other files.
         self.detach_files(cluster, node, cancel)?;
         let cmd = self.virsh(["attach-device", &domain, "/dev/stdin", "--live"]).stdin(xml);
-        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+        process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
     }
 
     /// Fine if the machine does not have it, or does not run.
@@ -108,7 +108,8 @@ impl Libvirt {
             return Ok(());
         }
         let end = Instant::now() + LET_GO;
-        let done = process::run(&self.virsh(["detach-disk", &domain, TARGET, "--live"]), SHORT, cancel);
+        let done =
+            process::run(&self.virsh(["detach-disk", &domain, TARGET, "--live"]), VIRSH_TIMEOUT, cancel);
         let done = done.map_err(failed(doing))?;
         if !["not running", "No disk found"].iter().any(|words| done.stderr.contains(words)) {
             done.ok().map_err(failed(doing))?;

@@ -15,8 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, Made, Note,
-    Owner, Size, Snapshot, State, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, MachineState,
+    Made, Note, Owner, Size, Snapshot, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -27,7 +27,7 @@ use crate::render;
 use crate::spec::Cluster;
 
 /// A question to libvirtd takes 30 ms; two minutes is for a host that swaps.
-const SHORT: Duration = Duration::from_secs(120);
+const VIRSH_TIMEOUT: Duration = Duration::from_secs(120);
 /// Sending a base image of some GiB to the pool.
 const UPLOAD: Duration = Duration::from_secs(1800);
 /// For a program of a killed p1 to end, after each signal.
@@ -61,13 +61,13 @@ impl Libvirt {
     }
 
     pub(super) fn ask(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Finished, Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
+        let done = process::run(&self.virsh(args), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
         done.ok().map_err(failed(doing))
     }
 
     /// A command that may find its work done: the machine runs already.
     fn unless(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
+        let done = process::run(&self.virsh(args), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
         if done.stderr.contains("already active") || done.stderr.contains("already running") {
             return Ok(());
         }
@@ -76,7 +76,7 @@ impl Libvirt {
 
     /// Standard output, or `None` if virsh says no: the thing is not there.
     pub(super) fn look(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<Option<String>, Error> {
-        let done = process::run(&self.virsh(args), SHORT, cancel).map_err(failed(doing))?;
+        let done = process::run(&self.virsh(args), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
         if done.success() {
             return Ok(Some(done.stdout));
         }
@@ -200,7 +200,7 @@ impl Libvirt {
 
     fn define_network(&self, xml: &str, doing: &str, cancel: &Cancel) -> Result<(), Error> {
         let cmd = self.virsh(["net-define", "/dev/stdin"]).stdin(xml);
-        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+        process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
     }
 
     /// The cards of machines that run and are not on the network's bridge, by node: a network that is stopped
@@ -218,7 +218,8 @@ impl Libvirt {
         let asked: Vec<_> = domains.iter().map(|d| vec!["domiflist", d]).collect();
         let lists = self.several(doing, &asked, cancel)?;
         let cmd = Cmd::new(&self.tools.ip).args(["-o", "link", "show"]);
-        let links = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?.stdout;
+        let links =
+            process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?.stdout;
         let mut loose = Vec::new();
         for (node, list) in ids.keys().zip(&lists) {
             for line in list.lines() {
@@ -294,7 +295,7 @@ impl Libvirt {
     fn capacity(&self, image: &BoxInfo, cancel: &Cancel) -> Result<String, Error> {
         let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "--output=json"]).arg(&image.image);
         let doing = "read the box' disk image";
-        let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        let done = process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         let info: Option<serde_json::Value> = serde_json::from_str(&done.stdout).ok();
         let size = info.and_then(|i| i["virtual-size"].as_u64());
         size.map(|s| format!("{s}b")).ok_or_else(|| Error::Answer {
@@ -586,7 +587,7 @@ impl Hypervisor for Libvirt {
                 let domain = machine_name(&cluster.name, &node);
                 let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
                     id: Some(uuid.clone()),
-                    state: states.get(&domain).cloned().unwrap_or(State::Other("unknown".into())),
+                    state: states.get(&domain).cloned().unwrap_or(MachineState::Other("unknown".into())),
                     foreign: ids.get(&node) != Some(uuid),
                     size: sizes.get(&domain).copied(),
                     ..Machine::absent()
@@ -648,7 +649,7 @@ impl Hypervisor for Libvirt {
         let mut left = Vec::new();
         for (node, card) in loose {
             let cmd = Cmd::new(&self.tools.ip).args(["link", "set", "dev", &card, "master", &bridge, "up"]);
-            match process::run(&cmd, SHORT, cancel).and_then(Finished::ok) {
+            match process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok) {
                 Ok(_) => did.push(format!("connected {node}")),
                 Err(e) if e.cancelled() => return Err(failed("connect a machine")(e)),
                 Err(_) => left.push((node, format!("ip link set dev {card} master {bridge} up"))),
@@ -776,7 +777,8 @@ impl Hypervisor for Libvirt {
     fn power_off(&self, cluster: &Cluster, node: &str, _id: &str, cancel: &Cancel) -> Result<(), Error> {
         let domain = machine_name(&cluster.name, node);
         let doing = "switch the machine off";
-        let done = process::run(&self.virsh(["destroy", &domain]), SHORT, cancel).map_err(failed(doing))?;
+        let done =
+            process::run(&self.virsh(["destroy", &domain]), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
         if done.stderr.contains("not running") || done.stderr.contains("failed to get domain") {
             return Ok(());
         }
@@ -785,7 +787,7 @@ impl Hypervisor for Libvirt {
 
     /// One virsh for all of them: a process takes 30 ms to start, a machine a fraction of one to pause.
     fn pause(&self, cluster: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
-        self.turn("suspend", "pause the machines", &State::Paused, cluster, ids, cancel)
+        self.turn("suspend", "pause the machines", &MachineState::Paused, cluster, ids, cancel)
     }
 
     fn resume(
@@ -794,7 +796,7 @@ impl Hypervisor for Libvirt {
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
     ) -> Result<(), Error> {
-        self.turn("resume", "resume the machines", &State::Running, cluster, ids, cancel)
+        self.turn("resume", "resume the machines", &MachineState::Running, cluster, ids, cancel)
     }
 
     fn snapshots(
@@ -950,7 +952,7 @@ impl Hypervisor for Libvirt {
         let Some(xml) = self.look(doing, &args, cancel)? else { return Ok(None) };
         let Some(xml) = with_cache(&xml, !cluster.disposable) else { return Ok(None) };
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
-        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         Ok(Some(format!("its disk's cache is {} now", if cluster.disposable { UNSAFE } else { SAFE })))
     }
 
@@ -1036,7 +1038,7 @@ impl Hypervisor for Libvirt {
         )?;
         let doing = "define the machine";
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
-        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         Ok(self.ask(doing, &["domuuid", &domain], cancel)?.stdout.trim().to_owned())
     }
 
@@ -1048,7 +1050,7 @@ impl Hypervisor for Libvirt {
         let Some(xml) = self.look(doing, &args, cancel)? else { return Ok(()) };
         let Some(xml) = without_seed(&xml) else { return Ok(()) };
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
-        process::run(&cmd, SHORT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+        process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
     }
 
     fn rendered(&self, cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
@@ -1156,7 +1158,7 @@ impl Libvirt {
         &self,
         command: &str,
         doing: &str,
-        wanted: &State,
+        wanted: &MachineState,
         cluster: &Cluster,
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
@@ -1167,7 +1169,7 @@ impl Libvirt {
             return Ok(());
         }
         // Its exit code is that of the last one, and one that is so already may be an error to it.
-        let done = process::run(&self.virsh([line]), SHORT, cancel).map_err(failed(doing))?;
+        let done = process::run(&self.virsh([line]), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
         let now = self.machines(cluster, ids, cancel)?;
         match ids.keys().find(|node| now.get(*node).is_none_or(|m| m.state != *wanted)) {
             None => Ok(()),
@@ -1190,7 +1192,7 @@ impl Libvirt {
         let look = || {
             let path = self.ask("find the disk", &["vol-path", "--pool", POOL, disk], cancel).ok()?.stdout;
             let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "-U", "--output=json"]).arg(path.trim());
-            let done = process::run(&cmd, SHORT, cancel).and_then(Finished::ok).ok()?;
+            let done = process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).ok()?;
             let info: serde_json::Value = serde_json::from_str(&done.stdout).ok()?;
             let one =
                 |s: &serde_json::Value| Some((s["name"].as_str()?.to_owned(), s["vm-state-size"].as_u64()?));
@@ -1331,12 +1333,12 @@ fn description(xml: &str) -> Option<String> {
     Some(own.split_once("<description>")?.1.split_once("</description>")?.0.to_owned())
 }
 
-fn state(word: &str) -> State {
+fn state(word: &str) -> MachineState {
     match word {
-        "running" | "idle" | "in shutdown" => State::Running,
-        "shut off" | "crashed" => State::Off,
-        "paused" | "pmsuspended" => State::Paused,
-        other => State::Other(other.to_owned()),
+        "running" | "idle" | "in shutdown" => MachineState::Running,
+        "shut off" | "crashed" => MachineState::Off,
+        "paused" | "pmsuspended" => MachineState::Paused,
+        other => MachineState::Other(other.to_owned()),
     }
 }
 

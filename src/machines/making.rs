@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Claimant, Error, Heard, Hypervisor, Leftovers, Machine, State, Whose, machine_name, owner};
+use super::{
+    Claimant, Error, Heard, Hypervisor, Leftovers, Machine, MachineState, Whose, machine_name, owner,
+};
 use crate::os::{Cancel, files};
 use crate::spec::{Cluster, Node};
 use crate::ssh::KnownHosts;
@@ -52,19 +54,19 @@ impl Making<'_> {
         let tell = |text: String| {
             let _ = hear(Heard::Warning(&node.name, text));
         };
-        if machine.is_some_and(|m| m.state == State::Paused && !m.foreign) {
+        if machine.is_some_and(|m| m.state == MachineState::Paused && !m.foreign) {
             let _ = hear(Heard::Passed(&node.name));
             return Ok(false);
         }
-        if machine.is_some_and(|m| m.foreign && m.state != State::Absent) {
+        if machine.is_some_and(|m| m.foreign && m.state != MachineState::Absent) {
             self.clear_half_made(node, &tell)?;
         }
-        if machine.is_none_or(|m| m.state == State::Absent) {
+        if machine.is_none_or(|m| m.state == MachineState::Absent) {
             self.clear_left_disk(node, &tell)?;
         } else if let Err(error) = self.hypervisor.keep_disk(self.cluster, &node.name, self.stop) {
             tell(format!("Its disk stays as it was made: {error}."));
         }
-        if machine.is_none_or(|m| m.state == State::Absent || m.foreign) {
+        if machine.is_none_or(|m| m.state == MachineState::Absent || m.foreign) {
             let making = self.place.making(&node.name);
             files::dir(making.parent().unwrap_or(Path::new(".")))?;
             files::write(&making, b"", 0o600)?;

@@ -149,7 +149,7 @@ impl BoxInfo {
 /// How a machine is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum MachineState {
     /// Its CPU runs.
     Running,
     /// It exists and is off.
@@ -164,7 +164,7 @@ pub enum State {
     Absent,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for MachineState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running => "running",
@@ -226,7 +226,7 @@ pub struct Machine {
     /// The provider's id of it (a UUID on both), which is Vagrant's machine id as well.
     pub id: Option<String>,
     /// How it is.
-    pub state: State,
+    pub state: MachineState,
     /// True if it has our name but not the id that Vagrant knows: left over from an interrupted
     /// `up`, or somebody else's. Vagrant would stop at its name.
     pub foreign: bool,
@@ -240,7 +240,7 @@ pub struct Machine {
 impl Machine {
     /// No machine at all, of somebody who makes them.
     pub fn absent() -> Self {
-        Self { id: None, state: State::Absent, foreign: false, size: None, can: Caps::ALL }
+        Self { id: None, state: MachineState::Absent, foreign: false, size: None, can: Caps::ALL }
     }
 }
 

@@ -20,7 +20,7 @@ impl Machines for SshOnly {
     }
 
     fn look(&self, _: &Cluster, nodes: &[&Node], _: &Cancel) -> Result<BTreeMap<String, Machine>, Error> {
-        let machine = Machine { state: State::Running, can: Caps::NONE, ..Machine::absent() };
+        let machine = Machine { state: MachineState::Running, can: Caps::NONE, ..Machine::absent() };
         Ok(nodes
             .iter()
             .map(|n| (n.name.clone(), Machine { id: self.id(&n.name), ..machine.clone() }))
@@ -102,7 +102,10 @@ fn a_node_is_asked_of_whoever_has_its_machine() {
         machines.keys().collect::<Vec<_>>(),
         cluster.nodes.iter().map(|n| &n.name).collect::<Vec<_>>()
     );
-    assert_eq!((&machines[&worker.name].state, machines[&worker.name].can), (&State::Running, Caps::NONE));
+    assert_eq!(
+        (&machines[&worker.name].state, machines[&worker.name].can),
+        (&MachineState::Running, Caps::NONE)
+    );
     assert_eq!(machines[&cluster.nodes[0].name].can, Caps::ALL);
     assert_eq!(
         fleet.ids(&cluster),

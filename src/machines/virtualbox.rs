@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, Held, Holdings, Hypervisor, Kind, Leftovers, Machine, Note, Owner, Size, Snapshot, State,
-    Tools, machine_name,
+    BoxInfo, Error, Held, Holdings, Hypervisor, Kind, Leftovers, Machine, MachineState, Note, Owner, Size,
+    Snapshot, Tools, machine_name,
 };
 use crate::explain::Explain;
 use crate::os::cancel::Level;
@@ -85,20 +85,25 @@ impl VirtualBox {
         done.ok().map(|d| Some(d.stdout)).map_err(doing())
     }
 
-    fn state(&self, id: &str, cancel: &Cancel) -> Result<State, Error> {
-        Ok(self.info(id, cancel)?.map_or(State::Absent, |info| state_of(&info)))
+    fn state(&self, id: &str, cancel: &Cancel) -> Result<MachineState, Error> {
+        Ok(self.info(id, cancel)?.map_or(MachineState::Absent, |info| state_of(&info)))
     }
 
     fn switch_off(&self, id: &str, cancel: &Cancel) -> Result<bool, Error> {
         match self.state(id, cancel)? {
-            State::Off | State::Saved | State::Absent => return Ok(false),
-            State::Other(word) if word == INACCESSIBLE => return Ok(false),
+            MachineState::Off | MachineState::Saved | MachineState::Absent => return Ok(false),
+            MachineState::Other(word) if word == INACCESSIBLE => return Ok(false),
             _ => {}
         }
         let doing = || failed(format!("switch off VirtualBox' machine {id}"));
         let done = self.try_run(&["controlvm", id, "poweroff"], CHANGE, cancel).map_err(doing())?;
         // It may have ended by itself in between.
-        if !done.success() && !matches!(self.state(id, cancel)?, State::Off | State::Saved | State::Absent) {
+        if !done.success()
+            && !matches!(
+                self.state(id, cancel)?,
+                MachineState::Off | MachineState::Saved | MachineState::Absent
+            )
+        {
             done.ok().map_err(doing())?;
         }
         Ok(true)
@@ -108,7 +113,7 @@ impl VirtualBox {
     fn delete(&self, id: &str, cancel: &Cancel) -> Result<(), Error> {
         let doing = format!("delete VirtualBox' machine {id}");
         // An inaccessible machine is unregistered although deleting its files then fails.
-        let gone = || Ok(self.state(id, cancel)? == State::Absent);
+        let gone = || Ok(self.state(id, cancel)? == MachineState::Absent);
         self.unlocked(&["unregistervm", id, "--delete"], CHANGE, &doing, &gone, cancel)
     }
 
@@ -299,7 +304,7 @@ impl Hypervisor for VirtualBox {
 
     fn pause(&self, _: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
         for id in ids.values() {
-            if self.state(id, cancel)? != State::Paused {
+            if self.state(id, cancel)? != MachineState::Paused {
                 let doing = format!("pause VirtualBox' machine {id}");
                 self.run(&["controlvm", id, "pause"], CHANGE, &doing, cancel)?;
             }
@@ -311,10 +316,10 @@ impl Hypervisor for VirtualBox {
     fn resume(&self, _: &Cluster, ids: &BTreeMap<String, String>, cancel: &Cancel) -> Result<(), Error> {
         for id in ids.values() {
             let doing = format!("resume VirtualBox' machine {id}");
-            if self.state(id, cancel)? == State::Saved {
+            if self.state(id, cancel)? == MachineState::Saved {
                 self.run(&["startvm", id, "--type", "headless"], MEMORY, &doing, cancel)?;
             }
-            if self.state(id, cancel)? == State::Paused {
+            if self.state(id, cancel)? == MachineState::Paused {
                 self.run(&["controlvm", id, "resume"], CHANGE, &doing, cancel)?;
             }
         }
@@ -384,7 +389,7 @@ impl Hypervisor for VirtualBox {
     }
 
     fn boot(&self, _: &Cluster, node: &str, id: &str, cancel: &Cancel) -> Result<(), Error> {
-        if self.state(id, cancel)? == State::Running {
+        if self.state(id, cancel)? == MachineState::Running {
             return Ok(());
         }
         let args = ["startvm", id, "--type", "headless"];
@@ -473,17 +478,17 @@ fn value<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|l| Some(l.strip_prefix(key)?.strip_prefix('=')?.trim().trim_matches('"')))
 }
 
-fn state_of(info: &str) -> State {
+fn state_of(info: &str) -> MachineState {
     if value(info, "name") == Some("<inaccessible>") {
-        return State::Other(INACCESSIBLE.to_owned());
+        return MachineState::Other(INACCESSIBLE.to_owned());
     }
     match value(info, "VMState") {
-        Some("running") => State::Running,
-        Some("poweroff" | "aborted") => State::Off,
-        Some("paused") => State::Paused,
-        Some("saved" | "aborted-saved") => State::Saved,
-        Some(other) => State::Other(other.to_owned()),
-        None => State::Other("unknown".to_owned()),
+        Some("running") => MachineState::Running,
+        Some("poweroff" | "aborted") => MachineState::Off,
+        Some("paused") => MachineState::Paused,
+        Some("saved" | "aborted-saved") => MachineState::Saved,
+        Some(other) => MachineState::Other(other.to_owned()),
+        None => MachineState::Other("unknown".to_owned()),
     }
 }
 

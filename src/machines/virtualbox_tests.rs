@@ -81,9 +81,9 @@ fn machines_are_found_by_id_first_and_by_name_as_strangers() {
     let found = fake.provider().machines(&cluster, &known, &fake.cancel).unwrap();
     let machine =
         |id: &str, state, foreign| Machine { id: Some(id.to_owned()), state, foreign, ..Machine::absent() };
-    assert_eq!(found["server"], machine("id-1", State::Running, false));
-    assert_eq!(found["worker-1"], machine("id-2", State::Paused, true));
-    assert_eq!(found["worker-2"], machine("id-3", State::Off, false));
+    assert_eq!(found["server"], machine("id-1", MachineState::Running, false));
+    assert_eq!(found["worker-1"], machine("id-2", MachineState::Paused, true));
+    assert_eq!(found["worker-2"], machine("id-3", MachineState::Off, false));
     assert_eq!(found["worker-3"], Machine::absent());
     assert_eq!(found["old"], Machine::absent());
     assert_eq!(found.len(), 5);
@@ -217,7 +217,7 @@ fn a_snapshot_is_taken_of_a_paused_machine_and_restored_to_one_that_is_off() {
 
     for _ in 0..2 {
         provider.pause(&cluster, &ids, cancel).unwrap();
-        assert_eq!((state("id-1"), state("id-2")), (State::Paused, State::Paused));
+        assert_eq!((state("id-1"), state("id-2")), (MachineState::Paused, MachineState::Paused));
     }
     let server = ("server", "id-1");
     provider.take(&cluster, server, ("a", &note), cancel).unwrap();
@@ -227,16 +227,16 @@ fn a_snapshot_is_taken_of_a_paused_machine_and_restored_to_one_that_is_off() {
     fs::write(&file, format!("mine\n{}", fs::read_to_string(&file).unwrap())).unwrap();
     for _ in 0..2 {
         provider.resume(&cluster, &ids, cancel).unwrap();
-        assert_eq!((state("id-1"), state("id-2")), (State::Running, State::Running));
+        assert_eq!((state("id-1"), state("id-2")), (MachineState::Running, MachineState::Running));
     }
     let found = provider.snapshots(&cluster, &ids, cancel).unwrap();
     let one = |name: &str| Snapshot { name: name.into(), note: note.clone(), bytes: None };
     assert_eq!(found, BTreeMap::from([("server".to_owned(), vec![one("a"), one("b")])]));
 
     provider.restore(&cluster, server, "a", cancel).unwrap();
-    assert_eq!(state("id-1"), State::Saved);
+    assert_eq!(state("id-1"), MachineState::Saved);
     provider.resume(&cluster, &ids, cancel).unwrap();
-    assert_eq!(state("id-1"), State::Running);
+    assert_eq!(state("id-1"), MachineState::Running);
     provider.forget(&cluster, server, "a", cancel).unwrap();
     provider.forget(&cluster, server, "a", cancel).unwrap();
     let left = provider.snapshots(&cluster, &ids, cancel).unwrap();

@@ -4,14 +4,14 @@ use crate::access::kubectl::{MANAGER, WRITE, fed, stream};
 use crate::access::{Via, World};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Progress};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::Again;
 use crate::observed::Apps;
 use crate::os::process::quote;
 use crate::spec::Manifest;
 
 /// The note of what was applied.
-pub fn inventory(world: &World) -> Result<Inventory, Trouble> {
+pub fn inventory(world: &World) -> Result<Inventory, StepError> {
     let Some(map) = world.ask(|api| api.object(&Inventory::path(), &world.cancel))? else {
         return Ok(Inventory::default());
     };
@@ -22,12 +22,12 @@ pub fn inventory(world: &World) -> Result<Inventory, Trouble> {
              p1 kubectl -n kube-system delete configmap {}",
             apps::NAME
         );
-        Trouble::new(cause, hint)
+        StepError::new(cause, hint)
     })
 }
 
 /// Looks at what was applied, by what the cluster notes of it.
-pub fn apps_now(world: &World) -> Result<Apps, Trouble> {
+pub fn apps_now(world: &World) -> Result<Apps, StepError> {
     let inventory = inventory(world)?;
     let mut apps = Apps::default();
     for item in &inventory.objects {
@@ -38,12 +38,12 @@ pub fn apps_now(world: &World) -> Result<Apps, Trouble> {
             false => api.metadata(&path, &world.cancel),
         }) {
             // One object that cannot be checked is no reason to do nothing about the others.
-            Err(trouble) if trouble.again == Again::No => {
-                let why = format!("it cannot be checked: {}", trouble.failure.cause);
+            Err(error) if error.again == Again::No => {
+                let why = format!("it cannot be checked: {}", error.failure.cause);
                 apps.unfinished.push((item.to_string(), why));
                 continue;
             }
-            found => found.map_err(|trouble| about(&item.to_string(), trouble))?,
+            found => found.map_err(|error| about(&item.to_string(), error))?,
         };
         match found {
             None if !item.fleeting => {
@@ -80,7 +80,7 @@ pub fn apps_now(world: &World) -> Result<Apps, Trouble> {
 /// Which of the applied objects are not as the manifests say: `kubectl diff` on a server. Only names
 /// come out of it. What cannot be compared, such as an object of a kind that is gone, counts as
 /// the same: applying tells more of it.
-pub fn differing(world: &World) -> Result<Vec<String>, Trouble> {
+pub fn differing(world: &World) -> Result<Vec<String>, StepError> {
     let mut found = Vec::new();
     for manifest in world.cluster.manifests.iter().filter(|m| !m.kustomize) {
         let documents = manifest.documents().map_err(|flaw| changed(manifest, &flaw.message))?;
@@ -100,7 +100,7 @@ pub fn differing(world: &World) -> Result<Vec<String>, Trouble> {
 
 /// What is in a namespace that p1 did not apply, without what the cluster puts into each and what
 /// belongs to other objects.
-pub fn foreign(world: &World, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, Trouble> {
+pub fn foreign(world: &World, namespace: &str, inventory: &Inventory) -> Result<Vec<String>, StepError> {
     let mut found = Vec::new();
     for version in world.ask(|api| api.versions(&world.cancel))? {
         if version.starts_with("metrics.k8s.io/") {
@@ -109,11 +109,11 @@ pub fn foreign(world: &World, namespace: &str, inventory: &Inventory) -> Result<
         let kinds = match world.ask(|api| api.kinds(&version, &world.cancel)) {
             Ok(kinds) => kinds,
             // Another program serves these, and it is down: what it has there is not known.
-            Err(trouble) if !trouble.cancelled() && version.contains('.') => {
-                found.push(format!("what {version} has there ({})", trouble.failure.cause));
+            Err(error) if !error.cancelled() && version.contains('.') => {
+                found.push(format!("what {version} has there ({})", error.failure.cause));
                 continue;
             }
-            Err(trouble) => return Err(trouble),
+            Err(error) => return Err(error),
         };
         for kind in kinds.into_iter().filter(|k| k.namespaced && k.listed) {
             if matches!(kind.kind.as_str(), "Event" | "Endpoints" | "EndpointSlice" | "Lease") {
@@ -148,16 +148,16 @@ pub fn foreign(world: &World, namespace: &str, inventory: &Inventory) -> Result<
 }
 
 /// Whether the cluster has a namespace of that name.
-pub fn has_namespace(world: &World, name: &str) -> Result<bool, Trouble> {
+pub fn has_namespace(world: &World, name: &str) -> Result<bool, StepError> {
     let path = format!("/api/v1/namespaces/{}", apps::segment(name));
     let found = world.ask(|api| api.metadata(&path, &world.cancel));
-    Ok(found.map_err(|trouble| about(&format!("Namespace {name}"), trouble))?.is_some())
+    Ok(found.map_err(|error| about(&format!("Namespace {name}"), error))?.is_some())
 }
 
-/// A trouble with which object it is about.
-pub fn about(object: &str, mut trouble: Trouble) -> Trouble {
-    trouble.failure.cause = format!("asking for {object}: {}", trouble.failure.cause);
-    trouble
+/// An error with which object it is about.
+pub fn about(object: &str, mut error: StepError) -> StepError {
+    error.failure.cause = format!("asking for {object}: {}", error.failure.cause);
+    error
 }
 
 /// The object of a line `diff -u -N /tmp/LIVE-1/apps.v1.Deployment.web.nginx /tmp/MERGED-2/...`.
@@ -176,9 +176,9 @@ fn diffed(line: &str) -> Option<String> {
 }
 
 /// Of a manifest that is no longer what it was when the spec was read.
-pub fn changed(manifest: &Manifest, how: &str) -> Trouble {
+pub fn changed(manifest: &Manifest, how: &str) -> StepError {
     let cause = format!("`{}` changed while p1 was at work: {how}", manifest.shown);
-    Trouble::new(cause, "`p1 validate` looks at it again.")
+    StepError::new(cause, "`p1 validate` looks at it again.")
 }
 
 #[cfg(test)]

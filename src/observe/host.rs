@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::access::{World, wanted};
 use crate::artifacts;
-use crate::engine::Trouble;
-use crate::machines::{Cap, Machine, State};
+use crate::engine::StepError;
+use crate::machines::{Cap, Machine, MachineState};
 use crate::observed::MadeFrom;
 use crate::os::files::{self, At};
 use crate::os::hash;
@@ -27,7 +27,7 @@ pub fn look_at_files(world: &World) {
         }),
         Err(why) => {
             // What is merely not here yet is no fault.
-            world.note(|seen| seen.here.unfit = why.map(|trouble| trouble.failure));
+            world.note(|seen| seen.here.unfit = why.map(|error| error.failure));
             if let (Ok(Release::Version(version)), None) =
                 (world.release(), &world.cluster.k3s.artifacts.binary)
             {
@@ -73,7 +73,7 @@ pub fn look_at_provisioners(world: &World) {
 }
 
 /// Digests of what one is made from: its settings, and all that its files hold.
-pub fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, Trouble> {
+pub fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, StepError> {
     let mut files = Sha256::new();
     for path in &one.inputs {
         contents(path, Path::new(""), &mut files)?;
@@ -144,7 +144,7 @@ pub fn look_at_hosting(world: &World) {
 /// The nodes whose machines are made by p1 and run.
 pub fn running(world: &World) -> BTreeSet<String> {
     let seen = world.seen();
-    let runs = |m: &Machine| m.state == State::Running && !m.foreign && m.can.has(Cap::Make);
+    let runs = |m: &Machine| m.state == MachineState::Running && !m.foreign && m.can.has(Cap::Make);
     let known = world.machines.ids(&world.cluster).into_keys();
     known.filter(|node| seen.machines.get(node).is_some_and(runs)).collect()
 }

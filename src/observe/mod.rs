@@ -12,11 +12,11 @@ use jiff::Timestamp;
 
 use crate::access::{Claims, World, image_wanted};
 use crate::api::NodeStatus;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::observed::Observed;
 use crate::observed::drift::{self, former_nodes};
 use crate::os::many;
@@ -44,13 +44,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(25);
 
 /// The same as [`observe`], where whose the cluster is was looked at as well.
-pub fn observe_claimed(world: &Arc<World>, depth: Depth, claims: &Claims) -> Result<Arc<Observed>, Trouble> {
+pub fn observe_claimed(
+    world: &Arc<World>,
+    depth: Depth,
+    claims: &Claims,
+) -> Result<Arc<Observed>, StepError> {
     world.note(|seen| seen.differs.extend(claims.whose().map(drift::owner)));
     observe(world, depth)
 }
 
 /// Looks, and keeps what was seen in the world.
-pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Trouble> {
+pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepError> {
     let tokens = world.read_tokens();
     // Whoever only ends or removes machines opens nothing with them: that is the way out of wrong ones.
     if depth > Depth::Machines {
@@ -90,7 +94,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Troubl
         // An address that nobody has keeps one waiting for seconds, and so does one that nobody gets to.
         let cut = world.seen().link.clone().filter(|_| depth >= Depth::Nodes);
         let seen = world.seen();
-        let runs = |n: &Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running);
+        let runs = |n: &Node| seen.machines.get(&n.name).is_some_and(|m| m.state == MachineState::Running);
         if cut.is_none() && depth >= Depth::Nodes && kubeconfig && world.cluster.servers().any(runs) {
             look_at_api(world);
         }
@@ -99,8 +103,9 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Troubl
         let answers = seen.api.is_some();
         // What cannot be told now is asked again when the step's turn comes.
         let apps = scope.spawn(move || answers.then(|| look_at_apps(world, depth)));
-        let runs =
-            |n: &&Node| seen.machines.get(&n.name).is_some_and(|m| m.state == State::Running && !m.foreign);
+        let runs = |n: &&Node| {
+            seen.machines.get(&n.name).is_some_and(|m| m.state == MachineState::Running && !m.foreign)
+        };
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
         let unknown: Vec<&Node> =
             nodes.filter(|node| depth == Depth::Inside || !vouched_for(world, &seen, node)).collect();
@@ -124,7 +129,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, Troubl
         world.note(|seen| seen.differs.push(drift::token(amiss)));
     }
     let seen = world.seen();
-    let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != State::Running);
+    let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != MachineState::Running);
     if depth >= Depth::Nodes && world.cluster.nodes.iter().any(idle) {
         host::look_at_box(world);
     }
@@ -185,9 +190,9 @@ fn look_at(world: &World, node: &Node) {
     let looked = world
         .on(node, |remote| remote.wait_for(patience, &mut |_| {}).map(|_| ()))
         .and_then(|()| world.look_at_node(node));
-    if let Err(trouble) = looked {
+    if let Err(error) = looked {
         world.note(|seen| {
-            let why = without_name(&node.name, &trouble.failure.cause).to_owned();
+            let why = without_name(&node.name, &error.failure.cause).to_owned();
             seen.silent.insert(node.name.clone(), why);
         });
     }
@@ -210,15 +215,15 @@ pub fn look_at_api(world: &World) {
             seen.reported = nodes.iter().filter_map(reported).collect();
             (seen.deaf, seen.members) = (None, None);
         }
-        Err(trouble) => {
+        Err(error) => {
             seen.api = None;
-            (seen.deaf, seen.members) = (Some(trouble.failure.cause), members);
+            (seen.deaf, seen.members) = (Some(error.failure.cause), members);
         }
     });
 }
 
 /// What was applied there; whether it is still as the manifests say only on a close look.
-fn look_at_apps(world: &World, depth: Depth) -> Result<(), Trouble> {
+fn look_at_apps(world: &World, depth: Depth) -> Result<(), StepError> {
     apps_now(world)?;
     if depth == Depth::Inside && !world.cluster.manifests.is_empty() {
         let differing = apps::differing(world)?;

@@ -2,7 +2,7 @@
 
 use super::{View, holds};
 use crate::apps::{self, Inventory};
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::plan::Check;
 use crate::spec::Cluster;
 
@@ -13,7 +13,7 @@ pub fn none_wanted(cluster: &Cluster) -> bool {
 
 /// What to think of applications that were not looked at.
 pub fn unseen(view: &View<'_>) -> Check {
-    let absent = view.machine(view.cluster.first_server()).state == State::Absent;
+    let absent = view.machine(view.cluster.first_server()).state == MachineState::Absent;
     match (none_wanted(view.cluster), absent) {
         (true, true) => Check::Done("the spec has none".into()),
         (false, true) => Check::Needed("the cluster is new".into()),

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::{Observed, View, ready};
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::{Made, State, Whose, wanted_size};
-use crate::plan::{Check, ClusterStep, NodeStep, Plan, Standing, StepName};
+use crate::machines::{MachineState, Made, Whose, wanted_size};
+use crate::plan::{Check, ClusterStep, K3sState, NodeStep, Plan, StepName};
 use crate::spec::{Cluster, Node, Release, Role};
 
 /// What differs. The names are part of what `-o json` promises and are explained in docs/changes.md; there
@@ -167,7 +167,7 @@ pub fn changes(view: &View<'_>, plan: &Plan, targets: &[String]) -> (Vec<Drift>,
     let concerns = |d: &Drift| d.mend == Mend::Anew || d.node.as_ref().is_some_and(|n| targets.contains(n));
     all.retain(|d| targets.is_empty() || concerns(d));
     let names = to_mend(&all, Mend::Remove).into_iter().chain(to_mend(&all, Mend::Replace));
-    let leaving: Vec<Node> = names.filter_map(|n| leaver(view, &n)).collect();
+    let leaving: Vec<Node> = names.filter_map(|n| node_as_made(view, &n)).collect();
     // Only now it is known who goes: two servers may each be the other one that has the data.
     for drift in all.iter_mut().filter(|d| d.destroys() && d.loss == Loss::Disk) {
         let node = drift.node.as_ref().and_then(|name| leaving.iter().find(|n| n.name == *name));
@@ -190,7 +190,7 @@ pub fn to_mend(all: &[Drift], mend: Mend) -> Vec<String> {
 }
 
 /// The node of that name as its machine was made, whether the spec has it or not.
-pub fn leaver(view: &View<'_>, name: &str) -> Option<Node> {
+pub fn node_as_made(view: &View<'_>, name: &str) -> Option<Node> {
     let former = view.seen.former.iter().find(|n| n.name == name);
     view.cluster.node(name).map(|n| as_made(view, n)).or_else(|| former.cloned())
 }
@@ -246,13 +246,13 @@ pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, Strin
 
 /// The worst that is lost when all of these go.
 pub fn worst(view: &View<'_>, names: &[String]) -> Loss {
-    let leaving: Vec<Node> = names.iter().filter_map(|n| leaver(view, n)).collect();
+    let leaving: Vec<Node> = names.iter().filter_map(|n| node_as_made(view, n)).collect();
     leaving.iter().map(|n| lost_with(view, n, &leaving).0).max().unwrap_or_default()
 }
 
 /// The servers that have a machine, as they were made.
 fn servers_there<'a>(view: &'a View<'_>) -> impl Iterator<Item = Node> + 'a {
-    let exists = |n: &&Node| view.seen.machines.get(&n.name).is_some_and(|m| m.state != State::Absent);
+    let exists = |n: &&Node| view.seen.machines.get(&n.name).is_some_and(|m| m.state != MachineState::Absent);
     let ours = view.cluster.nodes.iter().chain(&view.seen.former).filter(exists);
     ours.map(|n| as_made(view, n)).filter(|n| n.role == Role::Server)
 }
@@ -260,7 +260,7 @@ fn servers_there<'a>(view: &'a View<'_>) -> impl Iterator<Item = Node> + 'a {
 /// Whether this server is known to have the cluster's data: its machine was part of the cluster.
 fn has_data(view: &View<'_>, server: &Node) -> bool {
     view.seen.api.as_ref().is_some_and(|api| api.contains_key(&server.name))
-        || view.stands_now(server) != Standing::New
+        || view.k3s_state_now(server) != K3sState::New
 }
 
 /// Whether this server may have it: one that says nothing of itself is not known to have none.
@@ -293,7 +293,7 @@ fn as_made(view: &View<'_>, node: &Node) -> Node {
 fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     let (cluster, seen) = (view.cluster, view.seen);
     let mut all = Vec::new();
-    let exists = seen.machines.values().any(|m| m.state != State::Absent && !m.foreign);
+    let exists = seen.machines.values().any(|m| m.state != MachineState::Absent && !m.foreign);
     let anew = |kind, what: String| Drift {
         lost: Some(format!("everything of the cluster `{}`", cluster.name)),
         loss: Loss::Cluster,
@@ -307,7 +307,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     {
         all.push(anew(Kind::Provider, format!("its machines are of {has}, not of {wanted}")));
     }
-    let present = |n: &&String| seen.machines.get(*n).is_some_and(|m| m.state != State::Absent);
+    let present = |n: &&String| seen.machines.get(*n).is_some_and(|m| m.state != MachineState::Absent);
     let mut made = seen.made.iter().filter(|(n, _)| present(n)).map(|(_, m)| m);
     if let Some(made) = made.find(|m| m.cidr != cluster.network.cidr || m.nics != cluster.network.nics) {
         let cards = |n: u8| if n == 1 { "1 card".to_owned() } else { format!("{n} cards") };
@@ -350,7 +350,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
 fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     let seen = view.seen;
     let up = |kind, what: String, then: &str| finding(Some(node), kind, what, Mend::Up, then);
-    let Some(machine) = seen.machines.get(&node.name).filter(|m| m.state != State::Absent) else {
+    let Some(machine) = seen.machines.get(&node.name).filter(|m| m.state != MachineState::Absent) else {
         return vec![up(Kind::VmMissing, "there is no machine".into(), "it is made and joins")];
     };
     if machine.foreign {
@@ -359,7 +359,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     }
     let mut all = Vec::new();
     let (loss, lost) = lost_with(view, &as_made(view, node), &[]);
-    let runs = matches!(machine.state, State::Running | State::Paused);
+    let runs = matches!(machine.state, MachineState::Running | MachineState::Paused);
     let stopped = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     let replace = |kind, what: String| Drift {
         lost: Some(lost.clone()),
@@ -382,8 +382,8 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         all.push(replace(Kind::Role, format!("it is a {other}, not a {}", node.role)));
     }
     match &machine.state {
-        State::Running => {}
-        State::Paused => all.push(up(Kind::VmPaused, "its machine is paused".into(), "it goes on")),
+        MachineState::Running => {}
+        MachineState::Paused => all.push(up(Kind::VmPaused, "its machine is paused".into(), "it goes on")),
         state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
     }
     if let Some(size) = machine.size.filter(|s| *s != wanted_size(node)) {
@@ -412,7 +412,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let then = format!("it stays; `p1 up --replace {}` makes it from the new box", node.name);
         all.push(finding(Some(node), Kind::Box, what, Mend::Note, then));
     }
-    let hosting = seen.hosting.get(&node.name).filter(|_| machine.state == State::Running);
+    let hosting = seen.hosting.get(&node.name).filter(|_| machine.state == MachineState::Running);
     if let Some(hosting) = hosting.filter(|h| h.unsafe_now != view.cluster.disposable) {
         let what = match hosting.unsafe_now {
             true => "its disk was made for speed: a power cut of this host can destroy what it holds",
@@ -476,7 +476,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
         Check::Needed(why) => Some((s, why)),
         _ => None,
     });
-    let runs = view.standing(node) == Standing::Runs;
+    let runs = view.k3s_state(node) == K3sState::Running;
     let mut all = Vec::new();
     for (step, why) in needed {
         let StepName::NodeStep(name) = step.name else { continue };
@@ -558,7 +558,7 @@ fn of_object(view: &View<'_>, node: &Node) -> Kind {
 
 /// What is there of a node that the spec does not have.
 fn former(view: &View<'_>, node: &Node) -> Drift {
-    let machine = view.seen.machines.get(&node.name).filter(|m| m.state != State::Absent);
+    let machine = view.seen.machines.get(&node.name).filter(|m| m.state != MachineState::Absent);
     let (kind, what, then, (loss, lost)) = match machine {
         Some(machine) => (
             Kind::VmExtra,
@@ -585,7 +585,7 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         Some(heir) => format!("{then}; {} is made new at its address", heir.name),
         None => then.to_owned(),
     };
-    let runs = machine.is_some_and(|m| matches!(m.state, State::Running | State::Paused));
+    let runs = machine.is_some_and(|m| matches!(m.state, MachineState::Running | MachineState::Paused));
     let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
 }

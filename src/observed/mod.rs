@@ -20,8 +20,8 @@ use crate::backup::Backup;
 use crate::event::Failure;
 use crate::guest::{NodeFacts, Since, Unit};
 use crate::k3s::{self, Join, Tokens};
-use crate::machines::{Caps, Hosting, Kind, Machine, Made, Note, State};
-use crate::plan::{Check, Standing};
+use crate::machines::{Caps, Hosting, Kind, Machine, MachineState, Made, Note};
+use crate::plan::{Check, K3sState};
 use crate::spec::{Cluster, Node, Role};
 use crate::state::Unfinished;
 
@@ -111,7 +111,7 @@ pub struct Request {
     /// The verb is for the whole cluster.
     pub whole: bool,
     /// The nodes that the verb is for.
-    pub doomed: Vec<String>,
+    pub targets: Vec<String>,
     /// No machine of the cluster stays or comes back.
     pub whole_goes: bool,
     /// What the verb is about beside nodes.
@@ -219,7 +219,7 @@ impl<'a> View<'a> {
 
     /// The node's machine; none for one that goes before the node is recreated.
     pub fn machine(&self, node: &Node) -> Machine {
-        if self.is_made_anew(node) {
+        if self.is_recreated(node) {
             return Machine::absent();
         }
         self.seen.machines.get(&node.name).cloned().unwrap_or_else(Machine::absent)
@@ -231,19 +231,19 @@ impl<'a> View<'a> {
     }
 
     /// Whether its machine is still to go before the node is made.
-    pub fn is_made_anew(&self, node: &Node) -> bool {
+    pub fn is_recreated(&self, node: &Node) -> bool {
         self.seen.leaving().any(|n| n.name == node.name) && self.cluster.node(&node.name).is_some()
     }
 
     /// What the node said of itself, or what to think of a step inside it until it has.
     pub fn facts(&self, node: &Node) -> Result<&NodeFacts, Check> {
         if let Some(facts) = self.seen.nodes.get(&node.name)
-            && !self.is_made_anew(node)
+            && !self.is_recreated(node)
         {
             return Ok(facts);
         }
         Err(match self.machine(node).state {
-            State::Absent => Check::Needed("the machine is new".into()),
+            MachineState::Absent => Check::Needed("the machine is new".into()),
             _ => Check::Unknown("checked when the machine answers".into()),
         })
     }
@@ -270,8 +270,8 @@ impl<'a> View<'a> {
 
     /// How k3s stands on the node: by what it says of itself, else by what is remembered of it. One that is
     /// recreated is new.
-    pub fn standing(&self, node: &Node) -> Standing {
-        if self.is_made_anew(node) { Standing::New } else { self.stands_now(node) }
+    pub fn k3s_state(&self, node: &Node) -> K3sState {
+        if self.is_recreated(node) { K3sState::New } else { self.k3s_state_now(node) }
     }
 
     /// Too few of several servers have an etcd that answers, so that nothing of the cluster can be asked or changed.
@@ -281,23 +281,23 @@ impl<'a> View<'a> {
     }
 
     /// The same of the machine that is there now, be it about to go or not.
-    pub fn stands_now(&self, node: &Node) -> Standing {
+    pub fn k3s_state_now(&self, node: &Node) -> K3sState {
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
                 Role::Worker => facts.node_password,
             };
             return match facts.unit(node.role.unit()).active.as_str() {
-                "active" => Standing::Runs,
-                _ if was => Standing::Down,
-                _ => Standing::New,
+                "active" => K3sState::Running,
+                _ if was => K3sState::Stopped,
+                _ => K3sState::New,
             };
         }
         match self.machine(node).state {
-            State::Absent => Standing::New,
-            _ if !self.seen.joined.contains(&node.name) => Standing::New,
-            State::Running => Standing::Runs,
-            _ => Standing::Down,
+            MachineState::Absent => K3sState::New,
+            _ if !self.seen.joined.contains(&node.name) => K3sState::New,
+            MachineState::Running => K3sState::Running,
+            _ => K3sState::Stopped,
         }
     }
 
@@ -305,7 +305,7 @@ impl<'a> View<'a> {
     /// cluster, so nothing of its former life has to be taken out of it first.
     pub fn is_fresh(&self, leaving: &[Node]) -> bool {
         let new =
-            |s: &Node| self.stands_now(s) == Standing::New && !s.config.contains_key("datastore-endpoint");
+            |s: &Node| self.k3s_state_now(s) == K3sState::New && !s.config.contains_key("datastore-endpoint");
         self.cluster.servers().all(new) && !leaving.iter().any(|n| n.role == Role::Server)
     }
 
@@ -318,19 +318,20 @@ impl<'a> View<'a> {
         }
         let facts = self.facts(node).ok();
         let datastore = facts.and_then(|f| f.datastore.as_deref());
-        let others = |wanted: Standing| {
-            cluster.servers().filter(move |s| s.name != node.name && self.stands_now(s) == wanted)
+        let others = |wanted: K3sState| {
+            cluster.servers().filter(move |s| s.name != node.name && self.k3s_state_now(s) == wanted)
         };
         // Rather one that stays; but one that goes later is still of the cluster.
-        let stays = |s: &&Node| !self.is_made_anew(s);
-        let running = others(Standing::Runs).find(stays).or_else(|| others(Standing::Runs).next());
-        let other = running.or_else(|| others(Standing::Down).next());
+        let stays = |s: &&Node| !self.is_recreated(s);
+        let running = others(K3sState::Running).find(stays).or_else(|| others(K3sState::Running).next());
+        let other = running.or_else(|| others(K3sState::Stopped).next());
         match facts.and_then(|f| f.joins.as_deref()) {
             Some("init") if server && (datastore.is_some() || other.is_none()) => return Join::Init,
             Some(url) => {
                 let named = cluster.servers().find(|s| s.name != node.name && k3s::server_url(s) == url);
                 let knows = datastore == Some("etcd") || facts.is_some_and(|f| !server && f.node_password);
-                let good = |s: &Node| knows || running.is_none() || self.stands_now(s) == Standing::Runs;
+                let good =
+                    |s: &Node| knows || running.is_none() || self.k3s_state_now(s) == K3sState::Running;
                 if named.is_some_and(good) {
                     return Join::Server(url.to_owned());
                 }
@@ -347,7 +348,7 @@ impl<'a> View<'a> {
 
     /// What the API said of the node.
     pub fn status(&self, node: &Node) -> Option<&NodeStatus> {
-        self.seen.api.as_ref()?.get(&node.name).filter(|_| !self.is_made_anew(node))
+        self.seen.api.as_ref()?.get(&node.name).filter(|_| !self.is_recreated(node))
     }
 }
 

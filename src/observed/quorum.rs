@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Observed, View};
 use crate::api::NodeStatus;
-use crate::machines::{Machine, State};
+use crate::machines::{Machine, MachineState};
 use crate::spec::{Node, Role};
 
 /// What the API said, by node.
@@ -19,7 +19,7 @@ pub fn seen(seen: &Observed) -> Option<Api> {
 /// The API takes 40 s to notice that a node is gone (`node-monitor-grace-period` of the controller manager),
 /// so one whose machine does not run is not Ready, whatever it says.
 pub fn put_right(mut api: Api, machines: &BTreeMap<String, Machine>) -> Api {
-    let runs = |name: &String| machines.get(name).is_none_or(|m| m.state == State::Running);
+    let runs = |name: &String| machines.get(name).is_none_or(|m| m.state == MachineState::Running);
     api.iter_mut().for_each(|(name, status)| status.ready &= runs(name));
     api
 }
@@ -34,7 +34,7 @@ fn servers(api: &Api) -> impl Iterator<Item = &NodeStatus> {
 /// cannot do without each other, so that there nothing is kept by waiting.
 pub fn may_stop(api: &Api, node: &str) -> Result<(), String> {
     let all = servers(api).count();
-    if all < 3 || spares(api, node) {
+    if all < 3 || can_lose(api, node) {
         return Ok(());
     }
     let others = servers(api).filter(|s| s.name != node && s.ready).count();
@@ -42,7 +42,7 @@ pub fn may_stop(api: &Api, node: &str) -> Result<(), String> {
 }
 
 /// Whether etcd has a majority without this server before it is told to do without it.
-pub fn spares(api: &Api, node: &str) -> bool {
+pub fn can_lose(api: &Api, node: &str) -> bool {
     let all = servers(api).count();
     let others = servers(api).filter(|s| s.name != node && s.ready).count();
     others * 2 > all
@@ -65,10 +65,10 @@ pub fn may_leave(api: &Api, node: &str) -> Result<(), String> {
 }
 
 /// The servers that are there and do not go.
-fn standing<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
+fn servers_that_stay<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Node> {
     let exists = |n: &&Node| {
         let machine = view.seen.machines.get(&n.name);
-        machine.is_some_and(|m| m.state != State::Absent && !m.foreign)
+        machine.is_some_and(|m| m.state != MachineState::Absent && !m.foreign)
     };
     view.cluster.servers().filter(exists).filter(|n| !view.seen.leaving().any(|l| l.name == n.name))
 }
@@ -79,8 +79,8 @@ pub fn cluster_stays(view: &View<'_>) -> bool {
         return false;
     }
     let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);
-    let come_back = view.seen.leaving().filter(goes).filter(|n| view.is_made_anew(n)).count();
-    standing(view).next().is_some() || (!view.seen.request.whole_goes && come_back > 1)
+    let come_back = view.seen.leaving().filter(goes).filter(|n| view.is_recreated(n)).count();
+    servers_that_stay(view).next().is_some() || (!view.seen.request.whole_goes && come_back > 1)
 }
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
         assert!(may_stop(&api(&[true, true, true, false, true]), "s0").is_ok());
         // Half of them is none.
         assert!(may_stop(&api(&[true, true, true, false]), "s0").is_err());
-        assert!(!spares(&api(&[true, true]), "s0") && spares(&api(&[true, true, true]), "s0"));
+        assert!(!can_lose(&api(&[true, true]), "s0") && can_lose(&api(&[true, true, true]), "s0"));
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_server_whose_machine_is_off_is_not_ready_whatever_the_api_says() {
-        let off = Machine { state: State::Off, ..Machine::absent() };
+        let off = Machine { state: MachineState::Off, ..Machine::absent() };
         let known = Observed {
             api: Some(api(&[true, true, true])),
             machines: [("s1".to_owned(), off)].into(),

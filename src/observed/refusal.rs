@@ -95,7 +95,7 @@ pub fn fixed(view: &View<'_>) -> Option<Refusal> {
     let with_data: Vec<_> = view.cluster.servers().filter_map(|s| Some((s, view.fixed(s)?))).collect();
     // The only one with data goes, and its data with it: what comes is a new cluster.
     if let [(only, _)] = with_data[..]
-        && view.is_made_anew(only)
+        && view.is_recreated(only)
     {
         return None;
     }
@@ -145,7 +145,8 @@ fn upgrade(view: &View<'_>) -> Option<Refusal> {
             }
         }
     }
-    let chosen = |n: &Node| view.seen.request.doomed.is_empty() || view.seen.request.doomed.contains(&n.name);
+    let chosen =
+        |n: &Node| view.seen.request.targets.is_empty() || view.seen.request.targets.contains(&n.name);
     let (left, from) = servers.iter().find(|(s, from)| !chosen(s) && *from < to)?;
     let worker = view.cluster.workers().find(|w| chosen(w) && version(w).as_ref() != Some(&to))?;
     Some(Refusal::new(
@@ -204,7 +205,7 @@ mod tests {
             api: Some(api.into()),
             here: crate::observed::Here { version: Some(to.into()), ..Default::default() },
             request: Request {
-                doomed: targets.iter().map(|t| (*t).to_owned()).collect(),
+                targets: targets.iter().map(|t| (*t).to_owned()).collect(),
                 ..Request::default()
             },
             ..Observed::default()

@@ -21,7 +21,7 @@ pub enum Level {
 
 type Hook = Box<dyn Fn() + Send>;
 
-struct State {
+struct Waiters {
     level: Level,
     next_hook: u64,
     hooks: Vec<(u64, Hook)>,
@@ -29,7 +29,7 @@ struct State {
 
 /// A shared, cheaply cloned token. Every blocking call of the lower rooms takes one.
 #[derive(Clone)]
-pub struct Cancel(Arc<(Mutex<State>, Condvar)>);
+pub struct Cancel(Arc<(Mutex<Waiters>, Condvar)>);
 
 impl Default for Cancel {
     fn default() -> Self {
@@ -46,11 +46,11 @@ impl std::fmt::Debug for Cancel {
 impl Cancel {
     /// A token at [`Level::Go`].
     pub fn new() -> Self {
-        let state = State { level: Level::Go, next_hook: 0, hooks: Vec::new() };
+        let state = Waiters { level: Level::Go, next_hook: 0, hooks: Vec::new() };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Waiters> {
         // A panic in a hook must not take cancellation away from everybody else.
         sync::lock(&self.0.0)
     }

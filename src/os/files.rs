@@ -56,7 +56,7 @@ pub fn owner(path: &Path) -> Option<String> {
 }
 
 /// What a file of p1's own, or one that is named to it, may have at most if it is held in memory.
-pub const MOST: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// Opens a file for reading. What is none is refused: to open a FIFO may take for ever, and a device need
 /// not end.
@@ -98,7 +98,7 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
 
 /// Reads a text file; `None` if there is none.
 pub fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
-    match read(path, MOST) {
+    match read(path, MAX_BYTES) {
         Ok(bytes) => {
             let text = String::from_utf8(bytes);
             Ok(Some(
@@ -345,7 +345,7 @@ mod tests {
             (&socket, "a socket"),
         ] {
             for error in [
-                read(path, MOST).unwrap_err(),
+                read(path, MAX_BYTES).unwrap_err(),
                 read_if_there(path).unwrap_err(),
                 write(path, b"x", 0o600).unwrap_err(),
                 write_if_changed(path, b"x", 0o600).unwrap_err(),

@@ -79,15 +79,15 @@ pub enum After {
     Node(NodeStep),
     /// This node's step of that name, which leaves all that later steps ask about as it was: they are not
     /// looked at again for it.
-    Kept(NodeStep),
+    NodeUnchanged(NodeStep),
     /// For a step of a worker or of the cluster: that step of the server that leads, which is one that
     /// runs, or else the one that starts first.
-    Lead(NodeStep),
+    LeadServer(NodeStep),
     /// For a worker's step: that step of the other servers is over, whatever came of it. Passed over in a
-    /// fresh cluster (see [`Basis::fresh`]).
-    Behind(NodeStep),
+    /// fresh cluster (see [`PlanInput::fresh`]).
+    OtherServersEnded(NodeStep),
     /// For a node whose k3s runs: that step of all of these is over, whatever came of it.
-    Everywhere(NodeStep),
+    RunningNodesEnded(NodeStep),
     /// For a server's step: every worker's step of that name.
     Workers(NodeStep),
     /// This node's provisioners of that slot (for a step of the cluster: every node's).
@@ -105,13 +105,13 @@ pub enum After {
     LeavingBefore(NodeStep),
     /// For a server that goes: the step of that name of every server that is made in the place of those
     /// before it, and needs none of the others gone.
-    Heirs(NodeStep),
-    /// That step of the nodes whose turn comes before this one's: see [`Standing`]. In a fresh cluster the next
+    ReplacementsBefore(NodeStep),
+    /// That step of the nodes whose turn comes before this one's: see [`K3sState`]. In a fresh cluster the next
     /// server follows when this same step of the one before has passed.
-    Turn(NodeStep),
+    PreviousInOrder(NodeStep),
     /// The same, only where k3s runs already: what is changed there takes effect by a restart, and the
     /// node is not touched before its turn.
-    Touch(NodeStep),
+    PreviousInOrderIfRunning(NodeStep),
 }
 
 impl After {
@@ -122,19 +122,19 @@ impl After {
             Self::Cluster(step) => step.into(),
             Self::Provisioners(_) => NodeStep::Provision.into(),
             Self::Node(step)
-            | Self::Kept(step)
-            | Self::Lead(step)
-            | Self::Behind(step)
-            | Self::Everywhere(step)
+            | Self::NodeUnchanged(step)
+            | Self::LeadServer(step)
+            | Self::OtherServersEnded(step)
+            | Self::RunningNodesEnded(step)
             | Self::Workers(step)
             | Self::Ended(step)
             | Self::Servers(step)
             | Self::Before(step)
             | Self::Leaving(step)
             | Self::LeavingBefore(step)
-            | Self::Heirs(step)
-            | Self::Turn(step)
-            | Self::Touch(step) => step.into(),
+            | Self::ReplacementsBefore(step)
+            | Self::PreviousInOrder(step)
+            | Self::PreviousInOrderIfRunning(step) => step.into(),
         }
     }
 
@@ -142,18 +142,18 @@ impl After {
     #[allow(dead_code, reason = "a test holds the verbs' lists to it")]
     pub fn of_another_turn(self) -> bool {
         match self {
-            Self::Lead(_)
-            | Self::Behind(_)
+            Self::LeadServer(_)
+            | Self::OtherServersEnded(_)
             | Self::Workers(_)
             | Self::Before(_)
             | Self::LeavingBefore(_)
-            | Self::Heirs(_)
-            | Self::Turn(_)
-            | Self::Touch(_) => true,
+            | Self::ReplacementsBefore(_)
+            | Self::PreviousInOrder(_)
+            | Self::PreviousInOrderIfRunning(_) => true,
             Self::Cluster(_)
             | Self::Node(_)
-            | Self::Kept(_)
-            | Self::Everywhere(_)
+            | Self::NodeUnchanged(_)
+            | Self::RunningNodesEnded(_)
             | Self::Provisioners(_)
             | Self::Ended(_)
             | Self::Servers(_)
@@ -172,18 +172,18 @@ impl After {
 /// - Workers come after the server that leads, and behind the others. Those that join do so all at
 ///   once; those that run are restarted in batches, after all servers that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum K3sState {
     /// It was never part of the cluster.
     New,
     /// It was, and its k3s does not run.
-    Down,
+    Stopped,
     /// Its k3s runs.
-    Runs,
+    Running,
 }
 
-/// The shape of a step: what planning knows of it.
+/// What planning knows of it.
 #[derive(Clone, Debug)]
-pub struct Shape {
+pub struct StepSpec {
     /// Which step it is, and how often it is taken.
     pub of: Of,
     /// For people: what it does, e.g. `start k3s`.
@@ -191,7 +191,7 @@ pub struct Shape {
     /// What has to be done before. What is not in the plan is passed over.
     pub after: &'static [After],
     /// True if it serves others only: it is needed when one that comes after it is.
-    pub serves: bool,
+    pub on_demand: bool,
 }
 
 /// A step in a plan.
@@ -201,17 +201,17 @@ pub struct Step {
     pub info: StepInfo,
     /// Which step it is.
     pub name: StepName,
-    /// Which of several of that shape: a provisioner's name.
+    /// Which of several of that step: a provisioner's name.
     pub item: Option<String>,
     /// Ids of steps that must be over before, whatever came of them.
-    pub behind: Vec<String>,
+    pub after_end: Vec<String>,
     /// Whether it has to run.
     pub check: Check,
     /// It runs when the steps before it are over, whatever came of them.
-    pub anyway: bool,
+    pub always: bool,
     /// It ends only when its like on other nodes has begun too, so it takes no place among those that run at
     /// a time: with too few of them each would wait for one that waits for its place.
-    pub beside: bool,
+    pub outside_jobs: bool,
 }
 
 /// Steps in an order in which they could run one after the other.
@@ -253,7 +253,7 @@ impl Plan {
 }
 
 /// What a plan is told from.
-pub struct Basis<'a> {
+pub struct PlanInput<'a> {
     pub cluster: &'a Cluster,
     /// Node names; empty means all. A step of the cluster is always in.
     pub targets: &'a [String],
@@ -268,38 +268,38 @@ pub struct Basis<'a> {
     /// What a step's inputs come to.
     pub digest: &'a dyn Fn(At<'_>) -> String,
     /// How a node stands.
-    pub stands: &'a dyn Fn(&Node) -> Standing,
+    pub k3s_state: &'a dyn Fn(&Node) -> K3sState,
     /// No server has data yet, and none goes: there is nothing to be kept by taking turns, so that nothing
     /// waits for what k3s waits for itself.
     pub fresh: bool,
 }
 
 /// Makes a plan.
-pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
-    let Basis { cluster, targets, .. } = *basis;
+pub fn make(specs: &[StepSpec], input: &PlanInput<'_>) -> Plan {
+    let PlanInput { cluster, targets, .. } = *input;
     let chosen = |n: &&Node| targets.is_empty() || targets.contains(&n.name);
     let nodes: Vec<&Node> = cluster.nodes.iter().filter(chosen).collect();
-    let mut steps: Vec<(&Shape, At<'_>)> = Vec::new();
-    for shape in shapes {
-        match shape.of {
-            Of::Cluster(step) => steps.push((shape, At::Cluster(step))),
-            Of::Node(step, Per::Node) => steps.extend(nodes.iter().map(|n| (shape, At::node(step, n)))),
+    let mut steps: Vec<(&StepSpec, At<'_>)> = Vec::new();
+    for spec in specs {
+        match spec.of {
+            Of::Cluster(step) => steps.push((spec, At::Cluster(step))),
+            Of::Node(step, Per::Node) => steps.extend(nodes.iter().map(|n| (spec, At::node(step, n)))),
             Of::Node(step, Per::Provisioner(slot)) => {
                 for node in nodes.iter().copied() {
                     let of = provisioners(cluster, node, slot);
-                    steps.extend(of.map(|p| (shape, At::Node { step, node, item: Some(p) })));
+                    steps.extend(of.map(|p| (spec, At::Node { step, node, item: Some(p) })));
                 }
             }
             Of::Node(step, Per::Leaving) => {
-                steps.extend(basis.leaving.iter().map(|n| (shape, At::node(step, n))));
+                steps.extend(input.leaving.iter().map(|n| (spec, At::node(step, n))));
             }
         }
     }
     let out: BTreeSet<String> =
-        steps.iter().filter(|(_, at)| !(basis.can)(*at)).map(|(_, at)| at.id()).collect();
+        steps.iter().filter(|(_, at)| !(input.can)(*at)).map(|(_, at)| at.id()).collect();
     let looked = steps.iter().map(|(_, at)| match out.contains(&at.id()) {
         true => Check::Done("it is left out".into()),
-        false => (basis.look)(*at),
+        false => (input.look)(*at),
     });
     let looked = looked.collect();
     let checks = look_again(&steps, looked);
@@ -307,8 +307,10 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     let due: BTreeSet<String> =
         steps.iter().zip(&checks).filter(|(_, check)| check.may_run()).map(|((_, at), _)| at.id()).collect();
     // A node is touched by the steps that have to wait for its turn.
-    let waits = |s: &Shape| s.after.iter().any(|a| matches!(a, After::Turn(_) | After::Touch(_)));
-    let touched: BTreeSet<&str> = steps
+    let waits = |s: &StepSpec| {
+        s.after.iter().any(|a| matches!(a, After::PreviousInOrder(_) | After::PreviousInOrderIfRunning(_)))
+    };
+    let changed: BTreeSet<&str> = steps
         .iter()
         .zip(&checks)
         .filter(|((s, _), check)| waits(s) && check.may_run())
@@ -317,65 +319,65 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
     // Who is made in the place of one that goes can be made once it has gone; of two that it takes the
     // name and the address of, the later one counts. Servers come back in the order in which they go,
     // and none goes before those that need less than it have come: so there is no circle. One of that name
-    // that a run before has made already is still an heir: those behind it wait for it all the same.
-    let heir = |n: &Node| {
+    // that a run before has made already still replaces it: those behind it wait for it all the same.
+    let replaces = |n: &Node| {
         let same = |other: &Node| other.name == n.name || other.ip == n.ip;
-        let again = basis.leaving.iter().any(|l| l.name == n.name);
-        basis.leaving.iter().rposition(same).filter(|_| again || (basis.stands)(n) == Standing::New)
+        let again = input.leaving.iter().any(|l| l.name == n.name);
+        input.leaving.iter().rposition(same).filter(|_| again || (input.k3s_state)(n) == K3sState::New)
     };
-    let stands = |n: &Node| if heir(n).is_some() { Standing::New } else { (basis.stands)(n) };
-    let place = |n: &Node| basis.leaving.iter().position(|l| l.name == n.name).unwrap_or_default();
-    let order = Order::of(cluster, &nodes, &stands, &heir, &touched);
+    let k3s_state = |n: &Node| if replaces(n).is_some() { K3sState::New } else { (input.k3s_state)(n) };
+    let place = |n: &Node| input.leaving.iter().position(|l| l.name == n.name).unwrap_or_default();
+    let order = Order::of(cluster, &nodes, &k3s_state, &replaces, &changed);
     let mut plan = Plan::default();
-    for ((shape, at), check) in steps.iter().zip(checks) {
-        let (mut before, mut behind) = (Vec::new(), Vec::new());
-        let leaves = matches!(shape.of, Of::Node(_, Per::Leaving));
-        for after in shape.after {
+    for ((spec, at), check) in steps.iter().zip(checks) {
+        let (mut before, mut after_end) = (Vec::new(), Vec::new());
+        let leaves = matches!(spec.of, Of::Node(_, Per::Leaving));
+        for after in spec.after {
             match (*after, at.of()) {
                 (After::Cluster(step), _) => before.push(step.id()),
-                (After::Node(step) | After::Kept(step) | After::Ended(step), Some(n)) => {
+                (After::Node(step) | After::NodeUnchanged(step) | After::Ended(step), Some(n)) => {
                     before.push(step.id(&n.name));
                 }
                 (After::Node(step) | After::Ended(step), None) => {
-                    before.extend(nodes.iter().copied().chain(basis.leaving).map(|n| step.id(&n.name)));
+                    before.extend(nodes.iter().copied().chain(input.leaving).map(|n| step.id(&n.name)));
                 }
-                (After::Lead(step), Some(n)) if leaves => {
-                    let lead = Some(order.lead).filter(|lead| heir(lead) < Some(place(n)));
+                (After::LeadServer(step), Some(n)) if leaves => {
+                    let lead = Some(order.lead).filter(|lead| replaces(lead) < Some(place(n)));
                     before.extend(lead.map(|lead| step.id(&lead.name)));
                 }
                 (After::Before(step), Some(n)) => {
                     let at = nodes.iter().position(|other| other.name == n.name).unwrap_or(0);
                     before.extend(nodes[..at].last().map(|other| step.id(&other.name)));
                 }
-                (After::Leaving(step), Some(n)) if heir(n).is_some() => {
+                (After::Leaving(step), Some(n)) if replaces(n).is_some() => {
                     let same = |other: &&Node| other.name == n.name || other.ip == n.ip;
-                    before.extend(basis.leaving.iter().filter(same).map(|n| step.id(&n.name)));
+                    before.extend(input.leaving.iter().filter(same).map(|n| step.id(&n.name)));
                 }
                 (After::LeavingBefore(step), Some(n)) if n.role == Role::Server => {
-                    before.extend(basis.leaving[..place(n)].iter().map(|n| step.id(&n.name)));
+                    before.extend(input.leaving[..place(n)].iter().map(|n| step.id(&n.name)));
                 }
-                (After::Heirs(step), Some(n)) if n.role == Role::Server => {
-                    let earlier = |s: &&Node| heir(s).is_some_and(|at| at < place(n));
+                (After::ReplacementsBefore(step), Some(n)) if n.role == Role::Server => {
+                    let earlier = |s: &&Node| replaces(s).is_some_and(|at| at < place(n));
                     before.extend(cluster.servers().filter(earlier).map(|s| step.id(&s.name)));
                 }
-                (After::Lead(step), n) if n.is_none_or(|n| n.role == Role::Worker) => {
+                (After::LeadServer(step), n) if n.is_none_or(|n| n.role == Role::Worker) => {
                     before.push(step.id(&order.lead.name));
                 }
-                (After::Behind(step), Some(n)) if n.role == Role::Worker && !basis.fresh => {
-                    behind.extend(cluster.servers().map(|s| step.id(&s.name)));
+                (After::OtherServersEnded(step), Some(n)) if n.role == Role::Worker && !input.fresh => {
+                    after_end.extend(cluster.servers().map(|s| step.id(&s.name)));
                 }
-                (After::Everywhere(step), Some(n)) if stands(n) == Standing::Runs => {
-                    let runs = nodes.iter().filter(|n| stands(n) == Standing::Runs);
-                    behind.extend(runs.map(|n| step.id(&n.name)).filter(|id| due.contains(id)));
+                (After::RunningNodesEnded(step), Some(n)) if k3s_state(n) == K3sState::Running => {
+                    let runs = nodes.iter().filter(|n| k3s_state(n) == K3sState::Running);
+                    after_end.extend(runs.map(|n| step.id(&n.name)).filter(|id| due.contains(id)));
                 }
                 (After::Workers(step), Some(n)) if n.role == Role::Server => {
                     before.extend(cluster.workers().map(|w| step.id(&w.name)));
                 }
                 (After::Servers(step), None) => before.extend(cluster.servers().map(|s| step.id(&s.name))),
-                (After::Touch(_), Some(n)) if stands(n) != Standing::Runs => {}
-                (After::Turn(step) | After::Touch(step), Some(n)) => {
-                    let step = match shape.of {
-                        Of::Node(own, _) if basis.fresh && n.role == Role::Server => own,
+                (After::PreviousInOrderIfRunning(_), Some(n)) if k3s_state(n) != K3sState::Running => {}
+                (After::PreviousInOrder(step) | After::PreviousInOrderIfRunning(step), Some(n)) => {
+                    let step = match spec.of {
+                        Of::Node(own, _) if input.fresh && n.role == Role::Server => own,
                         _ => step,
                     };
                     let turn = order.before.get(n.name.as_str()).into_iter().flatten();
@@ -388,39 +390,39 @@ pub fn make(shapes: &[Shape], basis: &Basis<'_>) -> Plan {
                 _ => {}
             }
         }
-        if let (Of::Node(_, Per::Provisioner(slot)), Some(n)) = (shape.of, at.of()) {
+        if let (Of::Node(_, Per::Provisioner(slot)), Some(n)) = (spec.of, at.of()) {
             // All of them: one between may be done already.
             let own = at.id();
             before.extend(provisions(cluster, n, slot).take_while(|id| *id != own));
         }
         let mut seen = BTreeSet::new();
         before.retain(|b| ids.contains(b) && seen.insert(b.clone()));
-        behind.retain(|b| ids.contains(b) && seen.insert(b.clone()));
+        after_end.retain(|b| ids.contains(b) && seen.insert(b.clone()));
         plan.steps.push(Step {
             info: StepInfo {
                 id: at.id(),
                 node: at.of().map(|n| n.name.clone()),
                 title: match at.item() {
-                    Some(item) => format!("{} {item}", shape.title),
-                    None => shape.title.to_owned(),
+                    Some(item) => format!("{} {item}", spec.title),
+                    None => spec.title.to_owned(),
                 },
-                digest: (basis.digest)(*at),
+                digest: (input.digest)(*at),
                 after: before,
                 reason: String::new(),
                 needed: false,
             },
             name: at.name(),
             item: at.item().map(str::to_owned),
-            behind,
+            after_end,
             check,
-            anyway: shape.after.iter().any(|a| matches!(a, After::Ended(_))),
-            beside: at.of().is_some_and(|n| order.together.contains(n.name.as_str()))
-                && shape.after.iter().any(|a| matches!(a, After::Turn(_))),
+            always: spec.after.iter().any(|a| matches!(a, After::Ended(_))),
+            outside_jobs: at.of().is_some_and(|n| order.together.contains(n.name.as_str()))
+                && spec.after.iter().any(|a| matches!(a, After::PreviousInOrder(_))),
         });
     }
     in_order(&mut plan.steps);
     leave_out(&mut plan.steps, &out);
-    only_if_served(&mut plan.steps, shapes);
+    only_if_served(&mut plan.steps, specs);
     for step in &mut plan.steps {
         step.info.reason = step.check.reason().to_owned();
         step.info.needed = step.check.may_run();
@@ -451,23 +453,23 @@ struct Order<'a> {
 }
 
 impl<'a> Order<'a> {
-    /// `chosen`: the nodes in the plan; `heir`: which of the machines that go has to be gone before;
-    /// `touched`: the nodes on which something may be done.
+    /// `chosen`: the nodes in the plan; `replaces`: which of the machines that go has to be gone before;
+    /// `changed`: the nodes on which something may be done.
     fn of(
         cluster: &'a Cluster,
         chosen: &[&'a Node],
-        stands: &dyn Fn(&Node) -> Standing,
-        heir: &dyn Fn(&Node) -> Option<usize>,
-        touched: &BTreeSet<&str>,
+        k3s_state: &dyn Fn(&Node) -> K3sState,
+        replaces: &dyn Fn(&Node) -> Option<usize>,
+        changed: &BTreeSet<&str>,
     ) -> Self {
         let is_in = |n: &Node| chosen.iter().any(|c| c.name == n.name);
-        let touched = |n: &Node| touched.contains(n.name.as_str());
-        let servers = |wanted| cluster.servers().filter(move |n| stands(n) == wanted).collect::<Vec<_>>();
+        let changed = |n: &Node| changed.contains(n.name.as_str());
+        let servers = |wanted| cluster.servers().filter(move |n| k3s_state(n) == wanted).collect::<Vec<_>>();
         let (mut new, down, runs) =
-            (servers(Standing::New), servers(Standing::Down), servers(Standing::Runs));
-        new.sort_by_key(|n| heir(n));
-        let rolls = |n: &&Node| is_in(n) && stands(n) == Standing::Runs && touched(n);
-        let untouched = runs.iter().find(|n| !touched(n)).copied();
+            (servers(K3sState::New), servers(K3sState::Stopped), servers(K3sState::Running));
+        new.sort_by_key(|n| replaces(n));
+        let rolls = |n: &&Node| is_in(n) && k3s_state(n) == K3sState::Running && changed(n);
+        let untouched = runs.iter().find(|n| !changed(n)).copied();
 
         // Each in a list may go when all of the lists before are Ready.
         let members = runs.len() + down.len();
@@ -486,7 +488,7 @@ impl<'a> Order<'a> {
         // Whoever runs and stays as it is waits for nobody.
         turns
             .iter_mut()
-            .for_each(|turn| turn.retain(|n| is_in(n) && (stands(n) != Standing::Runs || touched(n))));
+            .for_each(|turn| turn.retain(|n| is_in(n) && (k3s_state(n) != K3sState::Running || changed(n))));
         turns.retain(|turn| !turn.is_empty());
         let together =
             turns.iter().filter(|turn| turn.len() > 1).flatten().map(|n| n.name.as_str()).collect();
@@ -494,7 +496,7 @@ impl<'a> Order<'a> {
         for turn in turns {
             before.extend(turn.iter().map(|n| (n.name.as_str(), former.clone())));
             // What is done is passed over at once, and says nothing of who was before it.
-            if turn.iter().any(|n| touched(n)) {
+            if turn.iter().any(|n| changed(n)) {
                 former.clear();
             }
             former.extend(turn);
@@ -523,7 +525,8 @@ fn in_order(steps: &mut Vec<Step>) {
     let mut rest = std::mem::take(steps);
     let mut placed = BTreeSet::new();
     while !rest.is_empty() {
-        let at = rest.iter().position(|s| s.info.after.iter().chain(&s.behind).all(|a| placed.contains(a)));
+        let at =
+            rest.iter().position(|s| s.info.after.iter().chain(&s.after_end).all(|a| placed.contains(a)));
         // A circle would be a defect in the definitions; a test runs over all of them.
         let step = rest.remove(at.expect("steps form no circle"));
         placed.insert(step.info.id.clone());
@@ -535,59 +538,59 @@ fn in_order(steps: &mut Vec<Step>) {
 fn leave_out(steps: &mut Vec<Step>, out: &BTreeSet<String>) {
     let mut across: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
     steps.retain_mut(|step| {
-        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        let (mut before, mut after_end) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut step.info.after) {
             match across.get(&id) {
                 Some((after, over)) => {
                     before.extend(after.iter().cloned());
-                    behind.extend(over.iter().cloned());
+                    after_end.extend(over.iter().cloned());
                 }
                 None => before.push(id),
             }
         }
-        for id in std::mem::take(&mut step.behind) {
+        for id in std::mem::take(&mut step.after_end) {
             match across.get(&id) {
-                Some((after, over)) => behind.extend(after.iter().chain(over).cloned()),
-                None => behind.push(id),
+                Some((after, over)) => after_end.extend(after.iter().chain(over).cloned()),
+                None => after_end.push(id),
             }
         }
         let mut seen = BTreeSet::new();
         before.retain(|id| seen.insert(id.clone()));
-        behind.retain(|id| seen.insert(id.clone()));
+        after_end.retain(|id| seen.insert(id.clone()));
         if out.contains(&step.info.id) {
-            across.insert(step.info.id.clone(), (before, behind));
+            across.insert(step.info.id.clone(), (before, after_end));
             return false;
         }
-        (step.info.after, step.behind) = (before, behind);
+        (step.info.after, step.after_end) = (before, after_end);
         true
     });
 }
 
 /// What is done on a node on the way to what others wait for is looked at again where something before
 /// it is still to be done there: a unit runs with its binary until another one is pushed.
-fn look_again(steps: &[(&Shape, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> {
+fn look_again(steps: &[(&StepSpec, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> {
     let mut open: BTreeSet<(NodeStep, &str)> = BTreeSet::new();
     // Shapes are listed in an order in which they could run.
     let mut way: BTreeSet<NodeStep> = BTreeSet::new();
-    for (shape, _) in steps.iter().rev() {
-        way.extend(shape.after.iter().filter_map(|after| match after {
-            After::Turn(step) | After::Touch(step) => Some(*step),
+    for (spec, _) in steps.iter().rev() {
+        way.extend(spec.after.iter().filter_map(|after| match after {
+            After::PreviousInOrder(step) | After::PreviousInOrderIfRunning(step) => Some(*step),
             _ => None,
         }));
     }
-    for (shape, _) in steps.iter().rev() {
-        if let Of::Node(step, Per::Node | Per::Leaving) = shape.of
+    for (spec, _) in steps.iter().rev() {
+        if let Of::Node(step, Per::Node | Per::Leaving) = spec.of
             && way.contains(&step)
         {
-            way.extend(shape.after.iter().filter_map(|after| match after {
+            way.extend(spec.after.iter().filter_map(|after| match after {
                 After::Node(step) => Some(*step),
                 _ => None,
             }));
         }
     }
-    for ((shape, at), check) in steps.iter().zip(&mut checks) {
+    for ((spec, at), check) in steps.iter().zip(&mut checks) {
         let At::Node { step, node, .. } = *at else { continue };
-        let before = shape.after.iter().find_map(|after| match after {
+        let before = spec.after.iter().find_map(|after| match after {
             After::Node(step) if open.contains(&(*step, node.name.as_str())) => Some(*step),
             _ => None,
         });
@@ -602,12 +605,12 @@ fn look_again(steps: &[(&Shape, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> 
 }
 
 /// A serving step whose dependents are all done is done as well.
-fn only_if_served(steps: &mut [Step], shapes: &[Shape]) {
+fn only_if_served(steps: &mut [Step], specs: &[StepSpec]) {
     let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
     for i in (0..steps.len()).rev() {
         let step = &steps[i];
-        let serves = shapes.iter().any(|s| s.of.name() == step.name && s.serves);
-        if serves && step.check.may_run() && !wanted.get(&step.info.id).copied().unwrap_or(false) {
+        let on_demand = specs.iter().any(|s| s.of.name() == step.name && s.on_demand);
+        if on_demand && step.check.may_run() && !wanted.get(&step.info.id).copied().unwrap_or(false) {
             steps[i].check = Check::Done("nothing needs it".into());
         }
         if steps[i].check.may_run() {
@@ -623,33 +626,33 @@ mod tests {
     use super::*;
     use crate::spec::fixture::{cluster, sized};
 
-    const SHAPES: &[Shape] = &[
-        Shape { of: Of::Cluster(ClusterStep::Artifacts), title: "f", after: &[], serves: true },
-        Shape { of: Of::Node(NodeStep::Vm, Per::Node), title: "v", after: &[], serves: false },
-        Shape {
+    const STEP_SPECS: &[StepSpec] = &[
+        StepSpec { of: Of::Cluster(ClusterStep::Artifacts), title: "f", after: &[], on_demand: true },
+        StepSpec { of: Of::Node(NodeStep::Vm, Per::Node), title: "v", after: &[], on_demand: false },
+        StepSpec {
             of: Of::Node(NodeStep::Start, Per::Node),
             title: "s",
             after: &[
                 After::Node(NodeStep::Vm),
                 After::Cluster(ClusterStep::Artifacts),
-                After::Lead(NodeStep::Start),
+                After::LeadServer(NodeStep::Start),
             ],
-            serves: false,
+            on_demand: false,
         },
     ];
 
     fn planned(look: &dyn Fn(At<'_>) -> Check) -> Plan {
         let (cluster, digest) = (cluster(2), |_: At<'_>| "d".into());
         make(
-            SHAPES,
-            &Basis {
+            STEP_SPECS,
+            &PlanInput {
                 cluster: &cluster,
                 targets: &[],
                 leaving: &[],
                 can: &|_| true,
                 look,
                 digest: &digest,
-                stands: &|_| Standing::New,
+                k3s_state: &|_| K3sState::New,
                 fresh: false,
             },
         )
@@ -684,24 +687,24 @@ mod tests {
 
     #[test]
     fn provisioners_run_one_after_the_other_in_their_slots() {
-        const SHAPES: &[Shape] = &[
-            Shape {
+        const STEP_SPECS: &[StepSpec] = &[
+            StepSpec {
                 of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::BeforeK3s)),
                 title: "run",
                 after: &[],
-                serves: false,
+                on_demand: false,
             },
-            Shape {
+            StepSpec {
                 of: Of::Node(NodeStep::Install, Per::Node),
                 title: "i",
                 after: &[After::Provisioners(Slot::BeforeK3s)],
-                serves: false,
+                on_demand: false,
             },
-            Shape {
+            StepSpec {
                 of: Of::Node(NodeStep::Provision, Per::Provisioner(Slot::AfterK3s)),
                 title: "run",
                 after: &[After::Node(NodeStep::Install)],
-                serves: false,
+                on_demand: false,
             },
         ];
         let mut cluster = cluster(1);
@@ -723,17 +726,17 @@ mod tests {
             one("later", after, &["worker-1"]),
         ];
         let told = |at: At<'_>| at.id().split_once('/').unwrap().1.to_owned();
-        let basis = Basis {
+        let input = PlanInput {
             cluster: &cluster,
             targets: &[],
             leaving: &[],
             can: &|_| true,
             look: &|at| Check::Needed(told(at)),
             digest: &told,
-            stands: &|_| Standing::New,
+            k3s_state: &|_| K3sState::New,
             fresh: false,
         };
-        let plan = make(SHAPES, &basis);
+        let plan = make(STEP_SPECS, &input);
         let edges: Vec<String> =
             plan.steps.iter().map(|s| format!("{} < {}", s.info.after.join(" "), s.info.id)).collect();
         assert_eq!(
@@ -756,27 +759,34 @@ mod tests {
     }
 
     /// Shapes as `up` has them, as far as order goes.
-    fn up() -> Vec<Shape> {
-        let shape = |step, after| Shape { of: Of::Node(step, Per::Node), title: "t", after, serves: false };
+    fn up() -> Vec<StepSpec> {
+        let spec =
+            |step, after| StepSpec { of: Of::Node(step, Per::Node), title: "t", after, on_demand: false };
         vec![
-            shape(NodeStep::Vm, &[]),
-            shape(NodeStep::Stage, &[After::Node(NodeStep::Vm), After::Touch(NodeStep::Ready)]),
-            shape(NodeStep::Config, &[After::Node(NodeStep::Vm), After::Touch(NodeStep::Ready)]),
-            shape(
+            spec(NodeStep::Vm, &[]),
+            spec(
+                NodeStep::Stage,
+                &[After::Node(NodeStep::Vm), After::PreviousInOrderIfRunning(NodeStep::Ready)],
+            ),
+            spec(
+                NodeStep::Config,
+                &[After::Node(NodeStep::Vm), After::PreviousInOrderIfRunning(NodeStep::Ready)],
+            ),
+            spec(
                 NodeStep::Start,
                 &[
                     After::Node(NodeStep::Stage),
                     After::Node(NodeStep::Config),
-                    After::Lead(NodeStep::Start),
-                    After::Behind(NodeStep::Start),
-                    After::Turn(NodeStep::Ready),
+                    After::LeadServer(NodeStep::Start),
+                    After::OtherServersEnded(NodeStep::Start),
+                    After::PreviousInOrder(NodeStep::Ready),
                 ],
             ),
-            Shape {
+            StepSpec {
                 of: Of::Cluster(ClusterStep::Kubeconfig),
-                ..shape(NodeStep::Ready, &[After::Lead(NodeStep::Start)])
+                ..spec(NodeStep::Ready, &[After::LeadServer(NodeStep::Start)])
             },
-            shape(NodeStep::Ready, &[After::Node(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)]),
+            spec(NodeStep::Ready, &[After::Node(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)]),
         ]
     }
 
@@ -797,7 +807,7 @@ mod tests {
                 } else if step.info.after.iter().any(|a| over.get(a) == Some(&false)) {
                     over.insert(id.clone(), false);
                 } else if step.info.after.iter().all(|a| over.get(a) == Some(&true))
-                    && step.behind.iter().all(|b| over.contains_key(b))
+                    && step.after_end.iter().all(|b| over.contains_key(b))
                 {
                     running.push(step);
                     ran.began.push(id.clone());
@@ -822,8 +832,8 @@ mod tests {
         over: BTreeMap<String, bool>,
     }
 
-    fn standing(n: u8) -> Standing {
-        [Standing::New, Standing::Down, Standing::Runs][n as usize % 3]
+    fn state_of(n: u8) -> K3sState {
+        [K3sState::New, K3sState::Stopped, K3sState::Running][n as usize % 3]
     }
 
     proptest::proptest! {
@@ -833,7 +843,7 @@ mod tests {
         #[test]
         fn what_runs_is_restarted_in_its_turn(
             servers in 1usize..6, workers in 0usize..9, most in 1u32..4,
-            stands in proptest::collection::vec(0u8..3, 16),
+            k3s_states in proptest::collection::vec(0u8..3, 16),
             checks in proptest::collection::vec(0u8..3, 128),
             fails in proptest::collection::vec(proptest::bool::weighted(0.1), 128),
             picks in proptest::collection::vec(0usize..64, 256),
@@ -846,15 +856,15 @@ mod tests {
                 let step = ["vm", "stage", "config", "start", "kubeconfig", "ready"].iter().position(|s| *s == name);
                 step.unwrap() * 16 + if node == "cluster" { 15 } else { at(node) }
             };
-            let stands = |n: &Node| standing(stands[at(&n.name)]);
+            let k3s_state = |n: &Node| state_of(k3s_states[at(&n.name)]);
             let look = |at: At<'_>| match checks[hash(&at.id())] {
                 0 => Check::Done("d".into()),
                 1 => Check::Unknown("u".into()),
                 _ => Check::Needed("n".into()),
             };
             let digest = |_: At<'_>| String::new();
-            let fresh = cluster.servers().all(|s| stands(s) == Standing::New);
-            let plan = make(&up(), &Basis { cluster: &cluster, targets: &[], leaving: &[], can: &|_| true, look: &look, digest: &digest, stands: &stands, fresh });
+            let fresh = cluster.servers().all(|s| k3s_state(s) == K3sState::New);
+            let plan = make(&up(), &PlanInput { cluster: &cluster, targets: &[], leaving: &[], can: &|_| true, look: &look, digest: &digest, k3s_state: &k3s_state, fresh });
             let mut picks = picks.iter().cycle();
             let failing = |id: &str| fails[hash(id)];
             let ran = run(&plan, &mut |n| picks.next().unwrap() % n, &failing);
@@ -869,7 +879,7 @@ mod tests {
                 clock += 1;
                 for id in moment.iter().filter(|id| began.insert(*id)) {
                     let node = cluster.node(id.split('/').next().unwrap());
-                    if let Some(node) = node.filter(|n| touches(id) && stands(n) == Standing::Runs) {
+                    if let Some(node) = node.filter(|n| touches(id) && k3s_state(n) == K3sState::Running) {
                         down.entry(node.name.as_str()).or_insert(clock);
                     }
                 }
@@ -909,18 +919,22 @@ mod tests {
         &cluster.node(name).unwrap().name
     }
 
-    fn up_of(cluster: &Cluster, look: &dyn Fn(At<'_>) -> Check, stands: &dyn Fn(&Node) -> Standing) -> Plan {
+    fn up_of(
+        cluster: &Cluster,
+        look: &dyn Fn(At<'_>) -> Check,
+        k3s_state: &dyn Fn(&Node) -> K3sState,
+    ) -> Plan {
         make(
             &up(),
-            &Basis {
+            &PlanInput {
                 cluster,
                 targets: &[],
                 leaving: &[],
                 can: &|_| true,
                 look,
                 digest: &|_| String::new(),
-                stands,
-                fresh: cluster.servers().all(|s| stands(s) == Standing::New),
+                k3s_state,
+                fresh: cluster.servers().all(|s| k3s_state(s) == K3sState::New),
             },
         )
     }
@@ -934,7 +948,7 @@ mod tests {
     fn a_new_cluster_begins_with_one_server_and_its_workers_join_at_once() {
         let cluster = sized(3, 2);
         let needed = |_: At<'_>| Check::Needed("x".into());
-        let plan = up_of(&cluster, &needed, &|_| Standing::New);
+        let plan = up_of(&cluster, &needed, &|_| K3sState::New);
         assert_eq!(after(&plan, "server/start"), ["server/stage", "server/config"]);
         // A server's API is all that the next one waits for: it may be Ready only when the user's network
         // is there, which may need them all.
@@ -951,12 +965,12 @@ mod tests {
         assert!(began("worker-1/start") < began("server-3/start"), "nor do workers wait for it");
         // Where there is data, they do.
         let plan = up_of(&cluster, &needed, &|n| match n.name.as_str() {
-            "server" => Standing::Runs,
-            _ => Standing::New,
+            "server" => K3sState::Running,
+            _ => K3sState::New,
         });
         assert_eq!(after(&plan, "server-2/start")[2], "server/ready");
         let worker = plan.steps.iter().find(|s| s.info.id == "worker-1/start").unwrap();
-        assert!(worker.behind.contains(&"server-3/start".to_owned()), "{:?}", worker.behind);
+        assert!(worker.after_end.contains(&"server-3/start".to_owned()), "{:?}", worker.after_end);
     }
 
     #[test]
@@ -968,8 +982,8 @@ mod tests {
             false => Check::Done("d".into()),
         };
         let plan = up_of(&cluster, &lost, &|n| match n.name.as_str() {
-            "server" => Standing::New,
-            _ => Standing::Runs,
+            "server" => K3sState::New,
+            _ => K3sState::Running,
         });
         assert_eq!(after(&plan, "cluster/kubeconfig"), ["server-3/start"]);
         assert_eq!(
@@ -980,7 +994,7 @@ mod tests {
         let start = plan.steps.iter().find(|s| s.info.id == "server-2/start").unwrap();
         assert_eq!(start.check, Check::Unknown("checked again after `config`".into()));
         let needed = |_: At<'_>| Check::Needed("x".into());
-        let plan = up_of(&cluster, &needed, &|_| Standing::Down);
+        let plan = up_of(&cluster, &needed, &|_| K3sState::Stopped);
         for server in ["server", "server-2", "server-3"] {
             assert_eq!(
                 after(&plan, &format!("{server}/start")).len(),
@@ -988,25 +1002,26 @@ mod tests {
                 "without a majority none comes up alone"
             );
         }
-        let beside: Vec<_> = plan.steps.iter().filter(|s| s.beside).map(|s| s.info.id.as_str()).collect();
-        assert_eq!(beside, ["server/start", "server-2/start", "server-3/start"]);
+        let outside_jobs: Vec<_> =
+            plan.steps.iter().filter(|s| s.outside_jobs).map(|s| s.info.id.as_str()).collect();
+        assert_eq!(outside_jobs, ["server/start", "server-2/start", "server-3/start"]);
     }
 
     #[test]
     fn what_comes_after_a_step_that_is_left_out_comes_after_what_that_one_comes_after() {
-        const CHAIN: &[Shape] = &[
-            Shape { of: Of::Cluster(ClusterStep::Network), title: "n", after: &[], serves: true },
-            Shape {
+        const CHAIN: &[StepSpec] = &[
+            StepSpec { of: Of::Cluster(ClusterStep::Network), title: "n", after: &[], on_demand: true },
+            StepSpec {
                 of: Of::Node(NodeStep::Vm, Per::Node),
                 title: "v",
                 after: &[After::Cluster(ClusterStep::Network)],
-                serves: false,
+                on_demand: false,
             },
-            Shape {
+            StepSpec {
                 of: Of::Node(NodeStep::Ssh, Per::Node),
                 title: "s",
                 after: &[After::Node(NodeStep::Vm)],
-                serves: false,
+                on_demand: false,
             },
         ];
         let cluster = cluster(1);
@@ -1014,17 +1029,17 @@ mod tests {
             let can = |at: At<'_>| {
                 at.name() != NodeStep::Vm.into() || !at.of().is_some_and(|n| reached.contains(&&*n.name))
             };
-            let basis = Basis {
+            let input = PlanInput {
                 cluster: &cluster,
                 targets: &[],
                 leaving: &[],
                 can: &can,
                 look: &|_| Check::Needed("x".into()),
                 digest: &|_| String::new(),
-                stands: &|_| Standing::New,
+                k3s_state: &|_| K3sState::New,
                 fresh: false,
             };
-            let plan = make(CHAIN, &basis);
+            let plan = make(CHAIN, &input);
             plan.steps
                 .iter()
                 .map(|s| format!("{} < {}", s.info.after.join(" "), s.info.id))

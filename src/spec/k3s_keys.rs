@@ -175,7 +175,7 @@ const BOTH: &[(&str, Takes)] = &[
 ];
 
 /// Short options that have a long one.
-const SHORT: &[(&str, &str)] = &[
+const SHORT_NAMES: &[(&str, &str)] = &[
     ("c", "config"),
     ("d", "data-dir"),
     ("i", "node-ip"),
@@ -227,7 +227,7 @@ pub(super) enum Taker {
 /// The long name of a setting, without a `+` at its end.
 pub(super) fn long(key: &str) -> &str {
     let key = key.strip_suffix('+').unwrap_or(key);
-    SHORT.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long)
+    SHORT_NAMES.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long)
 }
 
 /// Who takes a setting.

@@ -6,7 +6,7 @@ use super::problem::{Problem, Severity};
 use crate::redact;
 
 /// So many problems are kept; a file with more has one cause, not hundreds.
-const MOST: usize = 100;
+const MAX_PROBLEMS: usize = 100;
 /// Characters of a line that are shown.
 const WIDTH: usize = 100;
 
@@ -76,7 +76,7 @@ impl<'a> Report<'a> {
 
     fn add(&mut self, severity: Severity, at: Span, message: String, help: String) {
         // An error must not be lost behind warnings.
-        if self.problems.len() >= MOST && !(severity == Severity::Error && self.errors == 1) {
+        if self.problems.len() >= MAX_PROBLEMS && !(severity == Severity::Error && self.errors == 1) {
             self.dropped.get_or_insert((at, 0)).1 += 1;
             return;
         }

@@ -24,7 +24,7 @@ const GRACE: u64 = 5;
 /// What a job is given beyond its bound to end and to leave its result.
 const SLACK: Duration = Duration::from_secs(GRACE + 2);
 /// What a job may say within one request.
-const MOST: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 /// Of a job's output, so many of the last bytes are kept for the result.
 const KEEP: usize = 1 << 20;
 
@@ -128,7 +128,7 @@ fn here(name: &str, text: &str) -> String {
 }
 
 /// What a request learned.
-enum State {
+enum JobStatus {
     Running,
     Gone,
     Done(i32),
@@ -143,7 +143,7 @@ impl Session {
         start: Option<Duration>,
         left: Duration,
         on_output: &mut dyn FnMut(&[u8]),
-    ) -> Result<(State, u64), Error> {
+    ) -> Result<(JobStatus, u64), Error> {
         // Nothing that a job writes by chance; it is held back only from where this begins.
         let mark = format!("\x1ep1-{}:", nonce());
         let text = whole(&job.request(from, start, &mark));
@@ -153,7 +153,7 @@ impl Session {
             what: job.name,
             command: &self.as_root(true, "sh -s"),
             input: &mut text.as_bytes(),
-            bound: Bound::new(left, silence).at_most(MOST),
+            bound: Bound::new(left, silence).at_most(MAX_BYTES),
             on_output: &mut |bytes| {
                 held.extend_from_slice(bytes);
                 let ready = before(&held, mark.as_bytes());
@@ -170,9 +170,9 @@ impl Session {
         let (state, size) = (words.next().unwrap_or_default(), words.next());
         let size = size.and_then(|s| s.parse().ok()).unwrap_or(0);
         let state = match (state, state.parse()) {
-            ("run", _) => State::Running,
-            (_, Ok(status)) => State::Done(status),
-            ("gone", _) => State::Gone,
+            ("run", _) => JobStatus::Running,
+            (_, Ok(status)) => JobStatus::Done(status),
+            ("gone", _) => JobStatus::Gone,
             _ => {
                 let (node, what) = (output.node, format!("following {}", job.name));
                 return Err(Error::Lost { node, what, reason: "the answer is cut".into(), started: true });
@@ -236,11 +236,11 @@ impl Remote {
             let begin = (!known && have == 0).then_some(bound);
             let answer = self.session().and_then(|s| s.follow(job, have, begin, left, &mut take));
             match answer {
-                Ok((State::Gone, _)) => {
+                Ok((JobStatus::Gone, _)) => {
                     let _ = self.session().and_then(|s| s.forget(job));
                     return Err(Error::JobLost { node, job: what, tail: tail(&kept) });
                 }
-                Ok((State::Done(status), size)) if from >= size => break status,
+                Ok((JobStatus::Done(status), size)) if from >= size => break status,
                 Ok(_) => known = true,
                 // Its time is over, whatever the node would say.
                 Err(Error::Deadline { .. } | Error::Silent { .. }) if start.elapsed() >= bound + SLACK => {}

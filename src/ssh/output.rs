@@ -7,7 +7,7 @@ use crate::explain::clipped;
 use crate::os::process;
 
 /// What a command may say in all, unless its [`Bound`] says otherwise: a node is not trusted to end.
-const MOST: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 
 /// How long a command may take, how long it may say nothing, and how much it may say.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct Bound {
 impl Bound {
     /// Both bounds of time, and as much output as is usual.
     pub const fn new(total: Duration, silence: Duration) -> Self {
-        Self { total, silence, most: MOST }
+        Self { total, silence, most: MAX_BYTES }
     }
 
     /// With so many bytes of output at most.

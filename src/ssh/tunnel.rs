@@ -14,7 +14,7 @@ use ssh2::{BlockDirections, Channel};
 use super::{Error, Session};
 
 /// Connections at once; one more waits in the listener's queue.
-const MOST: usize = 8;
+const MAX_CONNECTIONS: usize = 8;
 /// Carried at once in each direction of each connection.
 const CHUNK: usize = 64 << 10;
 /// For the node to answer to a new connection.
@@ -104,7 +104,7 @@ impl Carrier {
     }
 
     fn accept(&mut self) -> bool {
-        if self.lines.len() >= MOST {
+        if self.lines.len() >= MAX_CONNECTIONS {
             return false;
         }
         let Ok((tcp, from)) = self.listener.accept() else { return false };
@@ -131,7 +131,7 @@ impl Carrier {
             library |= out;
         }
         let mut fds = vec![PollFd::new(self.session.tcp().as_fd(), library)];
-        if self.lines.len() < MOST {
+        if self.lines.len() < MAX_CONNECTIONS {
             fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
         for line in &self.lines {

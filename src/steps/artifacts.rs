@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::artifacts::{Doing, Progress};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::observed::View;
 use crate::plan::{Check, ClusterStep};
 use crate::spec::Cluster;
@@ -13,7 +13,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Artifacts,
     title: "get k3s",
     after: &[],
-    serves: true,
+    on_demand: true,
     needs: None,
     retry: true,
     check,
@@ -35,7 +35,7 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let mut progress = |p: Progress<'_>| match p.doing {
         Doing::Waiting => ctx.control.says(format!("another p1 fetches {}", p.name)),
         Doing::Downloading => ctx.control.moved(&format!("fetching {}", p.name), p.done, p.total),

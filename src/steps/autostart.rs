@@ -4,8 +4,8 @@
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::engine::Trouble;
-use crate::machines::{Cap, State};
+use crate::engine::StepError;
+use crate::machines::{Cap, MachineState};
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -24,16 +24,16 @@ pub const STEP: Step = Step::Node(NodeDef {
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let wanted = view.cluster.autostart;
-    let hosting = view.seen.hosting.get(&node.name).filter(|_| !view.is_made_anew(node));
+    let hosting = view.seen.hosting.get(&node.name).filter(|_| !view.is_recreated(node));
     match hosting {
         // What somebody else switched on stays.
         _ if !wanted && !view.seen.autostarts.contains(&node.name) => {
             Check::Done("it is not asked for".into())
         }
-        _ if view.machine(node).state == State::Absent && wanted => {
+        _ if view.machine(node).state == MachineState::Absent && wanted => {
             Check::Needed("the machine is new".into())
         }
-        _ if view.machine(node).state == State::Absent => Check::Done("there is no machine".into()),
+        _ if view.machine(node).state == MachineState::Absent => Check::Done("there is no machine".into()),
         None => Check::Unknown("checked when its turn comes".into()),
         Some(h) if wanted && !(h.autostart && h.network) => {
             Check::Needed("it does not start with this host".into())
@@ -50,7 +50,7 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([cluster.autostart, cluster.disposable, &node.name])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (cluster, cancel) = (&world.cluster, ctx.control.cancel());
     let power = world.machines.power(&node.name)?;
@@ -80,7 +80,7 @@ mod tests {
             let node = cluster.nodes[0].clone();
             let mut seen = Observed::default();
             if exists {
-                let machine = Machine { state: State::Running, ..Machine::absent() };
+                let machine = Machine { state: MachineState::Running, ..Machine::absent() };
                 seen.machines.insert(node.name.clone(), machine);
             }
             seen.hosting.extend(hosting.map(|h| (node.name.clone(), h)));

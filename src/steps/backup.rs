@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::wait::{Patience, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
-use crate::access::{SHORT, World};
+use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::backup::{Backup, Datastore, Manifest};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::guest::Service;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::os::process;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::Node;
@@ -37,7 +37,7 @@ pub const COPY: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Copy,
     title: "copy the cluster's data",
     after: &[After::Node(NodeStep::Password)],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: false,
     check: asked,
@@ -52,8 +52,8 @@ const PASSWORD_LEN: usize = 256;
 /// On the node, while it is on its way.
 pub(super) const PACKED: &str = "/var/lib/p1/backup/server.tar.gz";
 /// A cluster's data is held in memory while it is on its way.
-const MOST: u64 = 2 << 30;
-/// Sending it; silence is the sooner sign of trouble.
+const MAX_BYTES: u64 = 2 << 30;
+/// Sending it; silence is the earlier sign of a fault.
 pub(super) const SEND: Duration = Duration::from_secs(1800);
 pub(super) const SILENCE: Duration = Duration::from_secs(120);
 
@@ -62,32 +62,32 @@ const STOPPING: &str = "stopping k3s";
 /// How long a server's API port may take to open.
 const KNOCK: Duration = Duration::from_secs(2);
 
-pub(super) fn file(world: &World) -> Result<PathBuf, Trouble> {
+pub(super) fn file(world: &World) -> Result<PathBuf, StepError> {
     world
         .seen()
         .request
         .subject
         .as_ref()
         .map(PathBuf::from)
-        .ok_or_else(|| Trouble::new("no file was named", ""))
+        .ok_or_else(|| StepError::new("no file was named", ""))
 }
 
-fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let runs = world.seen().machines.get(&node.name).is_some_and(|m| m.state == State::Running);
+    let runs = world.seen().machines.get(&node.name).is_some_and(|m| m.state == MachineState::Running);
     let asked = match runs {
         true => world.script(
             node,
             "asking for the node's password",
             &format!("cat {PASSWORD} 2>/dev/null || :\n"),
         ),
-        false => Err(Trouble::new("its machine does not run", "")),
+        false => Err(StepError::new("its machine does not run", "")),
     };
     match asked {
-        Err(trouble) if trouble.cancelled() => Err(trouble),
+        Err(error) if error.cancelled() => Err(error),
         // A node's password only saves the cluster from taking it for another one.
-        Err(trouble) => {
-            let why = trouble.failure.cause;
+        Err(error) => {
+            let why = error.failure.cause;
             ctx.control.warn(format!(
                 "It joins as a new node after a restore: its password could not be asked for ({why})."
             ));
@@ -98,7 +98,7 @@ fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             let password = text.trim();
             world.redactor.learn([password]);
             if password.len() > PASSWORD_LEN || password.chars().any(char::is_control) {
-                return Err(Trouble::new(
+                return Err(StepError::new(
                     format!("{} is not a node's password", PASSWORD),
                     format!("k3s writes one line into it; look at it with `p1 ssh {}`.", node.name),
                 ));
@@ -181,22 +181,22 @@ fn pack(service: &dyn Service) -> String {
 }
 
 /// Servers whose machines run, those whose API answers first: any of several has etcd's data.
-fn sources(world: &World) -> Result<Vec<&Node>, Trouble> {
+fn sources(world: &World) -> Result<Vec<&Node>, StepError> {
     let seen = world.seen();
-    let runs = |s: &&Node| seen.machines.get(&s.name).is_some_and(|m| m.state == State::Running);
+    let runs = |s: &&Node| seen.machines.get(&s.name).is_some_and(|m| m.state == MachineState::Running);
     let mut all: Vec<&Node> = world.cluster.servers().filter(runs).collect();
     if all.len() > 1 {
         all.sort_by_key(|s| !world.listens(s, KNOCK));
     }
     match all.is_empty() {
-        true => Err(Trouble::new("no server's machine runs", "`p1 start` starts them.")),
+        true => Err(StepError::new("no server's machine runs", "`p1 start` starts them.")),
         false => Ok(all),
     }
 }
 
 /// Packs the data on the first server that can. Which it was, what its script printed, and since when k3s is
 /// stopped there, if it was for the copy.
-fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), Trouble> {
+fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), StepError> {
     let mut first = None;
     for server in sources(ctx.world)? {
         let mut stopped = None;
@@ -207,17 +207,17 @@ fn packed<'w>(ctx: &Ctx<'w>) -> Result<(&'w Node, String, Option<Instant>), Trou
         };
         match job_heard(ctx, server, "pack", &pack(ctx.world.guest(server).service()), &mut hear) {
             Ok(text) => return Ok((server, text, stopped)),
-            Err(trouble) if trouble.cancelled() => return Err(trouble),
-            Err(trouble) => {
-                ctx.control.log(&trouble.failure.cause);
-                first.get_or_insert(trouble);
+            Err(error) if error.cancelled() => return Err(error),
+            Err(error) => {
+                ctx.control.log(&error.failure.cause);
+                first.get_or_insert(error);
             }
         }
     }
     Err(first.expect("a server was tried"))
 }
 
-fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let tokens = world.tokens_of_now(&mut |amiss| ctx.control.warn(format!("{amiss}.")))?;
     let (server, text, stopped) = packed(ctx)?;
@@ -231,12 +231,12 @@ fn copy(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let away = stopped.map(|since| seconds(since.elapsed()));
     let manifest = Manifest::of(&world.cluster, datastore, world.state.facts()?.k3s.and_then(|k| k.version));
     ctx.control.says("fetching it");
-    let data = world.on(server, |r| r.read_file(PACKED, MOST, Bound::new(SEND, SILENCE)))?;
-    let sum = world.on(server, |r| r.sha256(PACKED, SHORT))?;
+    let data = world.on(server, |r| r.read_file(PACKED, MAX_BYTES, Bound::new(SEND, SILENCE)))?;
+    let sum = world.on(server, |r| r.sha256(PACKED, SCRIPT_TIMEOUT))?;
     let passwords = world.seen().run.passwords.clone();
     let backup = Backup { manifest, tokens, passwords, data };
     if sum != Some(backup.checksum()) {
-        return Err(Trouble::new("the data did not come whole", "`p1 retry` fetches it again.").transient());
+        return Err(StepError::new("the data did not come whole", "`p1 retry` fetches it again.").transient());
     }
     let path = file(world)?;
     let size = backup.write(&path)?;
@@ -268,7 +268,7 @@ fn until_ready(ctx: &Ctx<'_>, server: &Node) {
     let back = wait_for(ctx, Patience::of(bound), || {
         let (beat, wrong) = match super::snapshot::pulse(world, server) {
             Ok(pulse) => pulse,
-            Err(trouble) => return Ok(Err(trouble.failure.cause)),
+            Err(error) => return Ok(Err(error.failure.cause)),
         };
         let before = first.get_or_insert_with(|| beat.clone());
         Ok(match wrong {
@@ -286,7 +286,7 @@ fn until_ready(ctx: &Ctx<'_>, server: &Node) {
 }
 
 /// Runs a script of root's that goes on when the connection is lost; what it printed.
-pub(super) fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, Trouble> {
+pub(super) fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, StepError> {
     job_heard(ctx, node, name, script, &mut |_| {})
 }
 
@@ -296,7 +296,7 @@ fn job_heard(
     name: &str,
     script: &str,
     hear: &mut dyn FnMut(&str),
-) -> Result<String, Trouble> {
+) -> Result<String, StepError> {
     let world = ctx.world;
     let job = Job { name, id: &world.run, script, env: &[] };
     let bound = world.cluster.timeouts.server_ready;
@@ -312,12 +312,12 @@ fn job_heard(
         return Ok(text);
     }
     let last = process::tail(&text, 1).pop().unwrap_or_else(|| format!("it exited with {}", done.status));
-    Err(Trouble::new(format!("the data could not be handled on {}: {last}", node.name), "")
+    Err(StepError::new(format!("the data could not be handled on {}: {last}", node.name), "")
         .kind(FailureKind::Exit { code: done.status })
         .evidence(process::tail(&text, 12)))
 }
 
-fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
+fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), StepError> {
     let bound = ctx.world.cluster.timeouts.server_ready;
     let active = wait_for(ctx, Patience::of(bound), || {
         let service = ctx.world.guest(node).service();
@@ -328,7 +328,7 @@ fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), Trouble> {
         })
     })?;
     active.map_err(|_| {
-        Trouble::new(
+        StepError::new(
             format!("k3s did not become active again within {}", seconds(bound)),
             format!("The backup is whole. `p1 logs {}` shows its journal.", node.name),
         )

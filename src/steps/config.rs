@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::SHORT;
-use crate::engine::Trouble;
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
 use crate::k3s;
 use crate::observed::files::files;
 use crate::observed::refusal;
@@ -24,7 +24,7 @@ pub(super) const DEF: NodeDef = NodeDef {
     name: NodeStep::Config,
     title: "configure k3s",
     per: Per::Node,
-    after: &[After::Node(NodeStep::System), After::Touch(NodeStep::Ready)],
+    after: &[After::Node(NodeStep::System), After::PreviousInOrderIfRunning(NodeStep::Ready)],
     needs: None,
     retry: true,
     check,
@@ -59,7 +59,7 @@ pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 }
 
 /// Where a server's data stay. What it was told before may be known only now, when its machine answers.
-fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     ctx.world.facts(ctx.node)?;
     let seen = ctx.world.seen();
     match refusal::fixed(&View::new(&ctx.world.cluster, &seen)) {
@@ -69,7 +69,7 @@ fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Writes the files.
-pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
     let seen = world.seen();
@@ -91,7 +91,7 @@ pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             continue;
         }
         let upload = Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
-        world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
+        world.on(node, |r| r.upload(&upload, SCRIPT_TIMEOUT, &mut |_| {}))?;
         world.note(|seen| {
             if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
                 facts.written.insert(path.to_owned(), sha256(&text));

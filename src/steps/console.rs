@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::NodeCtx;
 use super::wait::{Patience, wait_for};
 use crate::access::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{Again, FailureKind};
 use crate::machines;
 use crate::os::pty::Follower;
@@ -144,8 +144,8 @@ fn plain(bytes: &[u8]) -> String {
     out
 }
 
-/// A trouble with a machine that does not answer: with what its console said last, and how to look further.
-pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
+/// An error with a machine that does not answer: with what its console said last, and how to look further.
+pub fn told(world: &World, node: &Node, mut error: StepError) -> StepError {
     let path = world.state.console(&node.name);
     let lines = last_lines(&path);
     let name = machines::machine_name(&world.cluster.name, &node.name);
@@ -157,16 +157,16 @@ pub fn told(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
         true => "Its serial console has said nothing.".to_owned(),
         false => format!("The last lines of its serial console are above, more are in {}.", path.display()),
     };
-    trouble.failure.hint = Some(format!(
+    error.failure.hint = Some(format!(
         "{kept} {}If it is only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in \
          the spec.",
         look.unwrap_or_default()
     ));
     if !lines.is_empty() {
-        trouble.failure.evidence = lines;
+        error.failure.evidence = lines;
     }
-    trouble.again = Again::No;
-    trouble
+    error.again = Again::No;
+    error
 }
 
 /// Notes that a machine did not answer for as long as it may take: [`switch_off_and_on`] is for it then.
@@ -177,7 +177,7 @@ pub fn note_unreached(world: &World, node: &Node) {
 
 /// A machine that p1 waited for in vain before and that still does not answer is switched off and on, unless
 /// the cluster receives its heartbeats: a machine that works is not unplugged for its SSH server.
-pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(power) = world.machines.of(&node.name).power() else { return Ok(()) };
     if !world.memory(&node.name).is_some_and(|m| m.unreached) {
@@ -200,7 +200,7 @@ pub fn switch_off_and_on(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
 }
 
 /// Until the SSH port of a machine that runs answers, at most as long as one may take to boot.
-pub fn wait_for_sshd(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+pub fn wait_for_sshd(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let address = || {
         let endpoint = world.login(node).ok()?.endpoint;
@@ -229,13 +229,13 @@ pub fn answers(ctx: &NodeCtx<'_>, bound: Duration) -> bool {
 }
 
 /// What to think of a machine that did not answer at its address in time.
-pub fn no_address(ctx: &NodeCtx<'_>) -> Trouble {
+pub fn no_address(ctx: &NodeCtx<'_>) -> StepError {
     let (world, node) = (ctx.world, ctx.node);
     let bound = crate::explain::seconds(world.cluster.timeouts.boot);
     note_unreached(world, node);
     let cause = format!("the machine did not answer at {} within {bound}", node.ip);
-    let trouble = Trouble::new(cause, "").kind(FailureKind::bound(world.cluster.timeouts.boot));
-    told(world, node, trouble)
+    let error = StepError::new(cause, "").kind(FailureKind::bound(world.cluster.timeouts.boot));
+    told(world, node, error)
 }
 
 /// For a machine that was given up to show that it answers by now.
@@ -245,7 +245,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Whether the cluster says that the node is Ready, and goes on saying so.
-fn heard_of(ctx: &NodeCtx<'_>) -> Result<bool, Trouble> {
+fn heard_of(ctx: &NodeCtx<'_>) -> Result<bool, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if !world.seen().here.kubeconfig {
         return Ok(false);

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step, asked, quorum, stop, uninstall};
 use crate::access::{Claims, World, kubectl};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::seconds;
-use crate::machines::{Cap, State, Whose};
+use crate::machines::{Cap, MachineState, Whose};
 use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::files;
@@ -27,9 +27,9 @@ pub const LEAVE: Step = Step::Node(NodeDef {
     title: "leave the cluster",
     per: Per::Leaving,
     after: &[
-        After::Lead(NodeStep::Ready),
+        After::LeadServer(NodeStep::Ready),
         After::LeavingBefore(NodeStep::Machine),
-        After::Heirs(NodeStep::Ready),
+        After::ReplacementsBefore(NodeStep::Ready),
     ],
     needs: None,
     retry: false,
@@ -61,7 +61,9 @@ pub const MACHINES: Step = Step::Node(NodeDef {
     retry: true,
     check: |view, node, _| match view.seen.machines.get(&node.name).map(|m| &m.state) {
         // Something of it may be left all the same: a disk, Vagrant's files.
-        None | Some(State::Absent) => Check::Needed("it does not exist; what is left of it goes".into()),
+        None | Some(MachineState::Absent) => {
+            Check::Needed("it does not exist; what is left of it goes".into())
+        }
         Some(state) => Check::Needed(format!("it is {state}")),
     },
     inputs: |_, node| json!(node.name),
@@ -73,7 +75,7 @@ pub const CLEAN: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Clean,
     title: "remove what is left",
     after: &[After::Node(NodeStep::Machine)],
-    serves: false,
+    on_demand: false,
     needs: Some(Cap::Make),
     retry: true,
     check: asked,
@@ -94,7 +96,7 @@ fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     }
 }
 
-fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let _turn = (node.role == Role::Server).then(|| world.leaving());
     world.look_at_machines()?;
@@ -106,10 +108,10 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let told = api.and_then(|api| tell(ctx, &api));
     let done = match told {
         Ok(done) => done,
-        Err(trouble) if trouble.cancelled() || node.role == Role::Server => return Err(trouble),
+        Err(error) if error.cancelled() || node.role == Role::Server => return Err(error),
         // The machine goes all the same; what the API still says of the node is drift, which `up` mends.
-        Err(trouble) => {
-            ctx.control.warn(format!("The cluster was not told that it goes: {}.", trouble.failure.cause));
+        Err(error) => {
+            ctx.control.warn(format!("The cluster was not told that it goes: {}.", error.failure.cause));
             None
         }
     };
@@ -117,11 +119,11 @@ fn leave(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(done)
 }
 
-fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
+fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server {
         judged::may_leave(api, &node.name).map_err(|why| {
-            Trouble::new(
+            StepError::new(
                 format!("{} must not leave now: {why}", node.name),
                 "Without a majority etcd accepts no writes. Bring the others back first (`p1 status`).",
             )
@@ -147,7 +149,7 @@ fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
         }
     }
     // Asked again: the drain may have taken its time.
-    let spared = |api: Api| ready(&api) && judged::spares(&api, &node.name);
+    let spared = |api: Api| ready(&api) && judged::can_lose(&api, &node.name);
     if node.role == Role::Server && quorum::now(world).is_ok_and(spared) {
         // Otherwise etcd may lose its leader by being told to do without it, and servers that wait for
         // another one too long end themselves (seen on k3s v1.21). A stop is what every restart is.
@@ -155,12 +157,12 @@ fn tell(ctx: &NodeCtx<'_>, api: &Api) -> Result<Option<String>, Trouble> {
         let stop = world.guest(node).service().stop(node.role.unit());
         match world.script(node, "stopping k3s", &stop) {
             Ok(_) => done.push("its k3s stopped"),
-            Err(trouble) if trouble.cancelled() => return Err(trouble),
-            Err(trouble) => ctx.control.log(&trouble.failure.cause),
+            Err(error) if error.cancelled() => return Err(error),
+            Err(error) => ctx.control.log(&error.failure.cause),
         }
     }
     ctx.control.says("taking it out of the cluster");
-    kubectl::take_out(world, node)?;
+    kubectl::remove_node(world, node)?;
     Ok(Some(done.join(", ")).filter(|done| !done.is_empty()))
 }
 
@@ -168,28 +170,28 @@ fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.seen.machines.get(&node.name);
     match machine.map(|m| &m.state) {
         _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
-        Some(State::Running) if machine.is_some_and(|m| !m.foreign) => {
+        Some(MachineState::Running) if machine.is_some_and(|m| !m.foreign) => {
             Check::Needed("its machine runs".into())
         }
         _ => Check::Done("its machine does not run".into()),
     }
 }
 
-fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     match uninstall::uninstall(ctx) {
-        Err(trouble) if !trouble.cancelled() => {
-            ctx.control.warn(format!("k3s was not uninstalled before: {}.", trouble.failure.cause));
+        Err(error) if !error.cancelled() => {
+            ctx.control.warn(format!("k3s was not uninstalled before: {}.", error.failure.cause));
             Ok(None)
         }
         done => done,
     }
 }
 
-fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let cancel = ctx.control.cancel();
     let machine = world.look_at_machine(node)?;
-    let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != State::Absent);
+    let foreign = machine.as_ref().is_some_and(|m| m.foreign && m.state != MachineState::Absent);
     if foreign && let Some(whose) = theirs(world, node)? {
         let name = crate::machines::machine_name(&world.cluster.name, &node.name);
         ctx.control.warn(format!("The machine `{name}` stays: it belongs to {}.", whose.name()));
@@ -201,7 +203,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         return Ok(Some("there is none of this folder".into()));
     }
     let heir = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
-    if heir.is_some() && machine.is_some_and(|m| m.state == State::Running) {
+    if heir.is_some() && machine.is_some_and(|m| m.state == MachineState::Running) {
         // In order, so that it gives its address back: its lease would keep the address from the other.
         stop::shut_down(ctx)?;
     }
@@ -244,7 +246,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let cancel = ctx.control.cancel();
     if !world.seen().request.whole {
@@ -255,7 +257,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let claims = Claims::look(world)?;
     if claims.contested().is_some() || claims.moved().is_some() {
         // Somebody took the cluster since this run began.
-        return Err(Trouble::new("the cluster belongs to another folder", "`p1 status` says to which.")
+        return Err(StepError::new("the cluster belongs to another folder", "`p1 status` says to which.")
             .evidence(claims.evidence(&world.cluster.name)));
     }
     let spared: BTreeSet<String> = claims.spared.into_keys().collect();
@@ -270,7 +272,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Whose the machine of the node's name is, if it is not this folder's.
-fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, Trouble> {
+fn theirs(world: &World, node: &Node) -> Result<Option<Whose>, StepError> {
     let whose = world.whose(&[node.name.clone()].into())?.remove(&node.name);
     Ok(whose.filter(|whose| !whose.is_ours()))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::access::{self, World};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::machines::Cap;
 use crate::observed::View;
 use crate::observed::files::OnDisk;
@@ -18,7 +18,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Files,
     title: "put k3s on a disk",
     after: &[After::Cluster(ClusterStep::Artifacts), After::Cluster(ClusterStep::Network)],
-    serves: true,
+    on_demand: true,
     needs: Some(Cap::Make),
     retry: false,
     check,
@@ -35,7 +35,7 @@ fn inputs(_: &Cluster) -> serde_json::Value {
 }
 
 /// What cannot be copied is sent: no failure of this is one of the run.
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, cancel) = (ctx.world, ctx.control.cancel());
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = access::wanted(&files);
@@ -49,18 +49,18 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         }
         Ok(None) => Ok(Some("they go over SSH".to_owned())),
         Err(error) => {
-            let trouble = Trouble::from(error);
-            for line in &trouble.failure.evidence {
+            let error = StepError::from(error);
+            for line in &error.failure.evidence {
                 ctx.control.log(line);
             }
-            ctx.control.warn(format!("{}; k3s is sent over SSH, which is slower.", trouble.failure.cause));
+            ctx.control.warn(format!("{}; k3s is sent over SSH, which is slower.", error.failure.cause));
             Ok(Some("they go over SSH".to_owned()))
         }
     }
 }
 
 /// The disk is of no more use.
-pub fn end(world: &World) -> Result<(), Trouble> {
+pub fn end(world: &World) -> Result<(), StepError> {
     let had = world.seen().run.on_disk.is_some();
     if had {
         world.note(|seen| seen.run.on_disk = None);

@@ -9,7 +9,7 @@ use super::manifests::{self, Part, put};
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, Step, rollouts};
 use crate::apps;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::observe::apps_now;
 use crate::observed::applied::{and_more, unseen};
@@ -20,8 +20,8 @@ use crate::spec::{Cluster, When};
 pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Foundations,
     title: "apply what nodes need to become Ready",
-    after: &[After::Lead(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
-    serves: false,
+    after: &[After::LeadServer(NodeStep::Start), After::Cluster(ClusterStep::Kubeconfig)],
+    on_demand: false,
     needs: None,
     retry: true,
     check,
@@ -54,7 +54,7 @@ pub fn is_bare(cluster: &Cluster) -> bool {
     cluster.first_server().config.get("flannel-backend").and_then(|v| v.as_str()) == Some("none")
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let apps = again(ctx, manifests::ANSWERS, || apps_now(world))?;
     let seen = world.seen();
@@ -76,7 +76,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let network = wait_for(ctx, patience, || {
             let nodes = match world.nodes() {
                 Ok(nodes) => nodes,
-                Err(trouble) => return Ok(Err(trouble.failure.cause)),
+                Err(error) => return Ok(Err(error.failure.cause)),
             };
             if nodes.iter().any(|n| n.ready) {
                 return Ok(Ok(()));
@@ -90,7 +90,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let why = rollouts::await_all(ctx, items, Duration::ZERO).err();
         let more = why.as_ref().map_or_else(|| last.clone(), |why| why.failure.cause.clone());
         let evidence = why.map(|why| why.failure.evidence).unwrap_or_default();
-        Err(Trouble::new(
+        Err(StepError::new(
             format!(
                 "no node has a network within {}: `flannel-backend: none` leaves it to {}: {more}",
                 seconds(bound),
@@ -101,14 +101,14 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         .kind(FailureKind::bound(bound))
         .evidence([evidence, vec![last]].concat()))
     });
-    done.map_err(|mut trouble| {
-        if bare && !told && !trouble.cancelled() && !world.nodes().is_ok_and(|n| n.iter().any(|n| n.ready)) {
-            let cause = &trouble.failure.cause;
-            trouble.failure.cause = format!(
+    done.map_err(|mut error| {
+        if bare && !told && !error.cancelled() && !world.nodes().is_ok_and(|n| n.iter().any(|n| n.ready)) {
+            let cause = &error.failure.cause;
+            error.failure.cause = format!(
                 "no node has a network, which `flannel-backend: none` leaves to {}: {cause}",
                 whose()
             );
         }
-        trouble
+        error
     })
 }

@@ -10,7 +10,7 @@ use super::{ClusterDef, Ctx, Step};
 use crate::access::{World, definition, given, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
-use crate::engine::{Control, Trouble};
+use crate::engine::{Control, StepError};
 use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
@@ -23,7 +23,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Box,
     title: "get the box",
     after: &[],
-    serves: true,
+    on_demand: true,
     needs: Some(Cap::Make),
     retry: true,
     check,
@@ -32,7 +32,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 });
 
 /// Another p1 may be building the same box.
-const OTHERS: Duration = Duration::from_secs(1800);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1800);
 
 fn check(view: &View<'_>) -> Check {
     match view.seen.here.box_ready {
@@ -45,12 +45,12 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!(cluster.image)
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, control) = (ctx.world, ctx.control);
     let cancel = control.cancel();
     let wanted = image_wanted(world)?;
     let Some(make) = world.machines.makers().next() else { return Ok(None) };
-    let _lock = Lock::take(&world.host_lock, "box", OTHERS, cancel)?;
+    let _lock = Lock::take(&world.host_lock, "box", LOCK_TIMEOUT, cancel)?;
     let (label, sha256, file) = match &world.cluster.image {
         BoxRef::Definition(name) => {
             let mut manifest = built(world, name, &mut |m| control.says(m))?;
@@ -96,7 +96,7 @@ fn again(
     name: &str,
     manifest: &boxes::Manifest,
     control: &Control,
-) -> Result<boxes::Manifest, Trouble> {
+) -> Result<boxes::Manifest, StepError> {
     let file = world.library.path(name);
     if let Origin::Built { .. } = manifest.origin {
         control.warn(format!("{} is damaged; the box is rebuilt.", file.display()));
@@ -108,7 +108,7 @@ fn again(
         Origin::Built { .. } => unreachable!("handled above"),
     };
     let add = format!("p1 box add --name {name} {from}");
-    Err(Trouble::new(
+    Err(StepError::new(
         format!("the box file {} is damaged: its checksum has changed since it was added", file.display()),
         format!("Add it again under that name: `{add}`."),
     )
@@ -116,12 +116,12 @@ fn again(
 }
 
 /// The box of a definition, as the library has it; built now if it has none of this definition.
-pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<boxes::Manifest, Trouble> {
+pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<boxes::Manifest, StepError> {
     if let Some(manifest) = given(world, name)? {
         return Ok(manifest);
     }
     if !world.machines.kind().takes_built_boxes() {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("the box `{name}` can be built for libvirt only"),
             "Give `box: {path: ...}` or `box: {url: ..., sha256: ...}` with a box for VirtualBox, or add one \
              under this name: `p1 box add --help` says how.",
@@ -132,7 +132,7 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
         return Ok(manifest);
     }
     if world.net.offline {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("the box `{name}` would have to be built from packages, and p1 is offline"),
             "`p1 box add --help` says how to take the file of one that was built elsewhere.",
         ));
@@ -146,7 +146,7 @@ pub fn build(
     definition: &boxes::Definition,
     report: &mut dyn FnMut(&str),
     cancel: &crate::os::Cancel,
-) -> Result<boxes::Manifest, Trouble> {
+) -> Result<boxes::Manifest, StepError> {
     let work = library.dir().join(".building");
     crate::os::files::dir(&work)?;
     let built = boxes::build(definition, &work, report, cancel)?;

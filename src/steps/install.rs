@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::{INSTALLER, installation};
@@ -53,7 +53,7 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts, node.role])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.facts(node)?;
     let line = k3s::install(node.role, INSTALLER, true).line();
@@ -72,7 +72,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let text = done.text();
     if done.status != 0 {
         let why = k3s::complaint(&text).unwrap_or_else(|| format!("it exited with {}", done.status));
-        return Err(Trouble::new(format!("k3s' installer failed: {why}"), "")
+        return Err(StepError::new(format!("k3s' installer failed: {why}"), "")
             .kind(FailureKind::Exit { code: done.status })
             .evidence(process::tail(&text, 12))
             .transient());

@@ -3,20 +3,20 @@
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::access::{SHORT, Via};
-use crate::engine::Trouble;
+use crate::access::{SCRIPT_TIMEOUT, Via};
+use crate::engine::StepError;
 use crate::k3s;
 use crate::observed::quorum::cluster_stays;
 use crate::observed::{View, holds};
 use crate::os::files;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Standing};
+use crate::plan::{After, Check, ClusterStep, K3sState, NodeStep};
 use crate::spec::{Cluster, Role};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Kubeconfig,
     title: "fetch the kubeconfig",
-    after: &[After::Lead(NodeStep::Start)],
-    serves: false,
+    after: &[After::LeadServer(NodeStep::Start)],
+    on_demand: false,
     needs: None,
     retry: true,
     check,
@@ -33,7 +33,7 @@ fn check(view: &View<'_>) -> Check {
     } else if view.seen.leaving().any(|n| n.role == Role::Server) && !cluster_stays(view) {
         Some("it is of the cluster that goes".to_owned())
     } else if view.seen.api.is_none() {
-        match view.cluster.servers().any(|s| view.standing(s) == Standing::Runs) {
+        match view.cluster.servers().any(|s| view.k3s_state(s) == K3sState::Running) {
             true => Some(view.minority().unwrap_or_else(|| {
                 view.seen.deaf.clone().unwrap_or_else(|| "the API does not take it".to_owned())
             })),
@@ -49,15 +49,15 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.name, k3s::api_url(cluster, cluster.first_server())])
 }
 
-pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let server = world.server(Via::Any)?;
-    let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SHORT))?;
+    let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SCRIPT_TIMEOUT))?;
     let text = String::from_utf8_lossy(&bytes);
     world.learn_access(&text);
     let url = world.api_url(server);
     let ours = k3s::rewrite(&text, &url, &world.cluster.name).map_err(|error| {
-        Trouble::new(
+        StepError::new(
             format!("{PATH} of {} cannot be used: {error}", server.name),
             format!(
                 "k3s rewrites it when it starts. Somebody changed it on {}; if it was not you, do not trust that \

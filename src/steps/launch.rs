@@ -6,7 +6,7 @@
 //! nobody to join, so it only unpacks the binary.
 
 use super::{Item, NodeCtx, NodeDef, Step, start};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::k3s;
 use crate::observed::{View, holds};
 use crate::os::process::quote;
@@ -35,9 +35,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if node.name == first.name {
         return Check::Done("it is the one that others wait for".into());
     }
-    let doomed = &view.seen.request.doomed;
+    let targets = &view.seen.request.targets;
     let leaving: Vec<Node> = view.seen.leaving().cloned().collect();
-    if !view.is_fresh(&leaving) || !(doomed.is_empty() || doomed.contains(&first.name)) {
+    if !view.is_fresh(&leaving) || !(targets.is_empty() || targets.contains(&first.name)) {
         return Check::Done("it is started in its turn".into());
     }
     let facts = match view.facts(node) {
@@ -56,7 +56,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     )
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Worker {
         let since = start::begin(ctx)?;

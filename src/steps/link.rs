@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
@@ -19,7 +19,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Link,
     title: "connect the machines",
     after: &[After::Cluster(ClusterStep::Network)],
-    serves: false,
+    on_demand: false,
     needs: Some(Cap::Make),
     retry: true,
     check,
@@ -28,7 +28,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 });
 
 /// Another p1 may be sending a base image of its own.
-const OTHERS: Duration = Duration::from_secs(600);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn check(view: &View<'_>) -> Check {
     match &view.seen.link {
@@ -41,11 +41,11 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!(cluster.network)
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let cancel = ctx.control.cancel();
     let owner = world.owner()?;
-    let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
+    let _lock = Lock::take(&world.host_lock, "network", LOCK_TIMEOUT, cancel)?;
     let running = crate::observe::running(world);
     let did = world.machines.for_makers(&world.cluster, &mut |make, cluster| {
         make.connect(cluster, &owner, &running, &mut |m| ctx.control.says(m), cancel)

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step, console};
-use crate::access::{SHORT, World};
-use crate::engine::Trouble;
+use crate::access::{SCRIPT_TIMEOUT, World};
+use crate::engine::StepError;
 use crate::explain::without_name;
-use crate::machines::{Machine, State};
+use crate::machines::{Machine, MachineState};
 use crate::observed::View;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -40,7 +40,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 }
 
 /// That the cluster's key is not there.
-pub fn key_is_gone(state: &crate::state::State) -> String {
+pub fn key_is_gone(state: &crate::state::StateDir) -> String {
     format!("{} is not there, the only key that opens the cluster's machines", state.key().display())
 }
 
@@ -49,26 +49,26 @@ pub const KEY_GONE: &str = "Put a copy of it back. Without one, `p1 destroy` rem
                             `p1 up` recreates it.";
 
 /// A node that does not let p1 in. One that takes none of our keys any more does not come back with the next boot.
-fn unreached(world: &World, node: &Node, error: ssh::Error) -> Trouble {
+fn unreached(world: &World, node: &Node, error: ssh::Error) -> StepError {
     let (shut_out, silent) = (error.shut_out(), silent(&error));
-    let mut trouble = Trouble::from(error);
-    let runs = |machine: Option<Machine>| machine.is_some_and(|m| m.state == State::Running);
+    let mut error = StepError::from(error);
+    let runs = |machine: Option<Machine>| machine.is_some_and(|m| m.state == MachineState::Running);
     if silent && world.look_at_machine(node).is_ok_and(runs) {
         // It was waited for as long as it may take.
         console::note_unreached(world, node);
-        return console::told(world, node, trouble);
+        return console::told(world, node, error);
     }
-    let (name, said) = (&node.name, trouble.failure.hint.take().map(|h| h + " ").unwrap_or_default());
+    let (name, said) = (&node.name, error.failure.hint.take().map(|h| h + " ").unwrap_or_default());
     let others = world.cluster.servers().any(|s| s.name != *name);
-    trouble.failure.hint = match shut_out {
+    error.failure.hint = match shut_out {
         // With the only server its data would go: that is not for p1 to propose.
         true if others => {
-            trouble.failure.next = vec![format!("p1 destroy {name}"), "p1 up".to_owned()];
+            error.failure.next = vec![format!("p1 destroy {name}"), "p1 up".to_owned()];
             Some(format!("{said}Otherwise `p1 destroy {name}` and `p1 up` recreate the machine."))
         }
         _ => Some(said.trim_end().to_owned()).filter(|s| !s.is_empty()),
     };
-    trouble
+    error
 }
 
 /// Nobody speaks SSH there: a card that lost its address and an sshd that hangs come back with the next boot.
@@ -86,18 +86,18 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([cluster.name, (&node.name, node.ip)])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let key = world.state.key();
     // A machine that has been logged in to knows this key alone: another one does not open it.
     if !key.exists() && world.memory(&node.name).is_some_and(|m| m.root || m.joined) {
-        return Err(Trouble::new(key_is_gone(&world.state), KEY_GONE));
+        return Err(StepError::new(key_is_gone(&world.state), KEY_GONE));
     }
     let public = world.public_key()?;
     console::switch_off_and_on(ctx)?;
     let mut kept = None;
     let begun = Instant::now();
-    let reached = world.on(node, |remote| -> Result<(bool, bool), Trouble> {
+    let reached = world.on(node, |remote| -> Result<(bool, bool), StepError> {
         let (mut last, mut told) = (String::new(), Instant::now());
         let session = remote.wait_for(world.cluster.timeouts.ssh, &mut |error| {
             if kept.is_none() && begun.elapsed() > SLOW {
@@ -123,7 +123,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             ctx.control.says("replacing Vagrant's insecure key");
         }
         let insecure = world.way(node)?.insecure;
-        Ok((replaced, remote.take_over(key.clone(), &public, &insecure, SHORT)?))
+        Ok((replaced, remote.take_over(key.clone(), &public, &insecure, SCRIPT_TIMEOUT)?))
     });
     let (replaced, root) = reached?;
     ctx.control.log(if root {

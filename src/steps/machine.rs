@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step, console};
 use crate::access::World;
-use crate::engine::{Control, Trouble};
+use crate::engine::{Control, StepError};
 use crate::explain::{Again, FailureKind};
-use crate::machines::{self, Batch, Cap, Heard, Machine, State};
+use crate::machines::{self, Batch, Cap, Heard, Machine, MachineState};
 use crate::observed::View;
 use crate::os::Cancel;
 use crate::os::cancel::Level;
@@ -26,7 +26,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     after: &[
         After::Cluster(ClusterStep::Network),
         After::Cluster(ClusterStep::Box),
-        After::Kept(NodeStep::Resize),
+        After::NodeUnchanged(NodeStep::Resize),
         After::Leaving(NodeStep::Machine),
     ],
     needs: Some(Cap::Make),
@@ -37,16 +37,16 @@ pub const STEP: Step = Step::Node(NodeDef {
 });
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    if view.is_made_anew(node) {
+    if view.is_recreated(node) {
         return Check::Needed("it is recreated".into());
     }
     let machine = view.machine(node);
     match machine.state {
-        State::Absent => Check::Needed("it does not exist".into()),
+        MachineState::Absent => Check::Needed("it does not exist".into()),
         _ if machine.foreign => {
             Check::Needed("a machine of its name exists that this folder does not know".into())
         }
-        State::Running => Check::Done("it runs".into()),
+        MachineState::Running => Check::Done("it runs".into()),
         state => Check::Needed(format!("it is {state}")),
     }
 }
@@ -55,14 +55,14 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([cluster.image, cluster.network, (&node.name, node.ip, node.cpus, node.memory)])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     // Vagrant may be at work on it already, for another node's step.
     if !ctx.batch.has(&node.name) {
         let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
         match machine.and_then(|m| Some((m.state, m.id?))) {
-            Some((State::Paused, _)) => return go_on(ctx),
-            Some((State::Running, id)) => return Ok(Some(format!("machine {id}"))),
+            Some((MachineState::Paused, _)) => return go_on(ctx),
+            Some((MachineState::Running, id)) => return Ok(Some(format!("machine {id}"))),
             _ => {}
         }
         let mut waits = || {
@@ -81,7 +81,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     up?;
     world.note(|seen| {
         let machine = seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);
-        (machine.id, machine.state, machine.foreign) = (id.clone(), State::Running, false);
+        (machine.id, machine.state, machine.foreign) = (id.clone(), MachineState::Running, false);
     });
     Ok(id.map(|id| format!("machine {id}")))
 }
@@ -89,14 +89,14 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 /// Has machines made, and keeps what is heard of them.
 fn make(
     world: &World,
-    batch: &Batch<Trouble>,
+    batch: &Batch<StepError>,
     names: &[String],
     end: &Cancel,
-) -> BTreeMap<String, Result<(), Trouble>> {
-    let all = |trouble: Trouble| names.iter().map(|n| (n.clone(), Err(trouble.clone()))).collect();
+) -> BTreeMap<String, Result<(), StepError>> {
+    let all = |error: StepError| names.iter().map(|n| (n.clone(), Err(error.clone()))).collect();
     let base = match world.base() {
         Ok(base) => base,
-        Err(trouble) => return all(trouble),
+        Err(error) => return all(error),
     };
     let place = world.run_log("vagrant");
     let log = Control::silent(place.clone(), world.cancel.clone(), world.redactor());
@@ -104,15 +104,15 @@ fn make(
     let _on_abort = world.cancel.on_abort(move || ended.raise(Level::Abort));
     let told = |error: machines::Error| {
         let logged = error.logged();
-        let mut trouble = Trouble::from(error);
-        trouble.failure.log = logged.then(|| place.clone()).or(trouble.failure.log);
-        trouble
+        let mut error = StepError::from(error);
+        error.failure.log = logged.then(|| place.clone()).or(error.failure.log);
+        error
     };
     let hear = |heard: Heard<'_>| {
         match heard {
             Heard::Making(name) => {
-                if let Err(trouble) = begin(world, name) {
-                    batch.fail(name, trouble);
+                if let Err(error) = begin(world, name) {
+                    batch.fail(name, error);
                     return ControlFlow::Break(());
                 }
             }
@@ -130,12 +130,12 @@ fn make(
 }
 
 /// Waits until no machine is being made any more: see [`Batch::finish`].
-pub fn finish(batch: &Batch<Trouble>, tell: &mut dyn FnMut()) -> Vec<(String, Trouble)> {
-    batch.finish(tell, || Trouble::new("vagrant did not end when it was killed", ""))
+pub fn finish(batch: &Batch<StepError>, tell: &mut dyn FnMut()) -> Vec<(String, StepError)> {
+    batch.finish(tell, || StepError::new("vagrant did not end when it was killed", ""))
 }
 
 /// The node's machine is about to be made: nothing of a former one is true of it.
-fn begin(world: &World, name: &str) -> Result<(), Trouble> {
+fn begin(world: &World, name: &str) -> Result<(), StepError> {
     let Some(node) = world.cluster.node(name) else { return Ok(()) };
     world.forget_node(name);
     world.forget_memory(name)?;
@@ -144,7 +144,7 @@ fn begin(world: &World, name: &str) -> Result<(), Trouble> {
 }
 
 /// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
-fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     world.machines.resume(&world.cluster, &[node.name.clone()].into(), ctx.control.cancel())?;
     world.look_at_machine(node)?;
@@ -153,7 +153,7 @@ fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
 /// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
-fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+fn wait(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let mut booting: Option<Instant> = None;
     let mut knock = Knock::default();
@@ -183,24 +183,24 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
             }
         }
         if ctx.control.cancel().level() >= Level::Abort {
-            return Err(Trouble::interrupted());
+            return Err(StepError::interrupted());
         }
     }
 }
 
-/// What to think of a trouble that may pass, of a node whose machine was up before. If the machine no
+/// What to think of an error that may pass, of a node whose machine was up before. If the machine no
 /// longer does, somebody or the host's lack of memory has ended it: waiting does not mend that, `p1 retry`
 /// starts it first.
-pub fn lost(world: &World, node: &Node, mut trouble: Trouble) -> Trouble {
-    let Ok(machine) = world.look_at_machine(node) else { return trouble };
-    let Some(machine) = machine.filter(|m| m.state != State::Running) else { return trouble };
+pub fn lost(world: &World, node: &Node, mut error: StepError) -> StepError {
+    let Ok(machine) = world.look_at_machine(node) else { return error };
+    let Some(machine) = machine.filter(|m| m.state != MachineState::Running) else { return error };
     let what = match machine.state {
-        State::Absent => "the machine is gone: it was removed outside p1".to_owned(),
+        MachineState::Absent => "the machine is gone: it was removed outside p1".to_owned(),
         _ => format!("the machine is {}: it was not p1 that did it", machine.state),
     };
-    trouble.failure.cause = format!("{what} ({})", trouble.failure.cause);
-    trouble.failure.hint = Some("`p1 retry` brings it back and continues.".to_owned());
-    trouble.failure.kind = FailureKind::Lost;
-    trouble.again = Again::No;
-    trouble
+    error.failure.cause = format!("{what} ({})", error.failure.cause);
+    error.failure.hint = Some("`p1 retry` brings it back and continues.".to_owned());
+    error.failure.kind = FailureKind::Lost;
+    error.again = Again::No;
+    error
 }

@@ -15,7 +15,7 @@ use crate::access::kubectl::{self, WRITE, applying, fed, stream};
 use crate::access::{Via, World};
 use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Secrets};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::observe::apps::{about, apps_now, changed, foreign, has_namespace};
 use crate::observed::View;
@@ -34,7 +34,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
         After::Provisioners(Slot::AfterK3s),
         After::Cluster(ClusterStep::Kubeconfig),
     ],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: true,
     check: applied,
@@ -68,7 +68,7 @@ struct Wanted {
     secrets: Secrets,
 }
 
-fn wanted(ctx: &Ctx<'_>, part: Part) -> Result<Wanted, Trouble> {
+fn wanted(ctx: &Ctx<'_>, part: Part) -> Result<Wanted, StepError> {
     let mut documents = Vec::new();
     let mut group = 0;
     for manifest in part.of(&ctx.world.cluster) {
@@ -93,7 +93,7 @@ fn wanted(ctx: &Ctx<'_>, part: Part) -> Result<Wanted, Trouble> {
 }
 
 /// Has kustomize on the server build what an entry stands for; the files lie there only meanwhile.
-fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Trouble> {
+fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, StepError> {
     use base64::Engine;
     let texts = manifest.texts().map_err(|flaw| changed(manifest, &flaw.message))?;
     let mut script = String::from(
@@ -121,7 +121,7 @@ fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Troub
         let text = done.text();
         let lines = process::tail(&text, 6);
         let cause = lines.last().cloned().unwrap_or_default();
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("the kustomization `{}` does not build: {cause}", manifest.shown),
             "",
         )
@@ -135,7 +135,7 @@ fn kustomized(ctx: &Ctx<'_>, manifest: &Manifest) -> Result<Vec<Document>, Troub
                 "the kustomization `{}` builds what cannot be applied: {}",
                 manifest.shown, flaw.message
             );
-            Err(Trouble::new(cause, flaw.help))
+            Err(StepError::new(cause, flaw.help))
         }
     }
 }
@@ -148,7 +148,7 @@ struct Kinds<'a> {
 
 impl Kinds<'_> {
     /// Whether the cluster has the kind of an object that was applied once.
-    fn serves(&mut self, item: &Item) -> Result<bool, Trouble> {
+    fn serves(&mut self, item: &Item) -> Result<bool, StepError> {
         let object = Object {
             api_version: item.api_version.clone(),
             kind: item.kind.clone(),
@@ -164,7 +164,7 @@ impl Kinds<'_> {
         object: &Object,
         namespace: Option<&str>,
         fleeting: bool,
-    ) -> Result<Option<Item>, Trouble> {
+    ) -> Result<Option<Item>, StepError> {
         let version = &object.api_version;
         if !self.known.contains_key(version) {
             let kinds = self.world.ask(|api| api.kinds(version, &self.world.cancel))?;
@@ -199,7 +199,7 @@ fn is_namespace(document: &Document) -> bool {
         && document.objects.iter().all(|o| o.kind == "Namespace" && o.api_version == "v1")
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let changed_there = world.seen().apps.as_ref().is_some_and(|a| !a.differing.is_empty());
     let apps = again(ctx, ANSWERS, || apps_now(world))?;
@@ -230,8 +230,8 @@ pub(super) fn put(
     ctx: &Ctx<'_>,
     part: Part,
     old: &Inventory,
-    then: &mut dyn FnMut(&[Item]) -> Result<(), Trouble>,
-) -> Result<Option<String>, Trouble> {
+    then: &mut dyn FnMut(&[Item]) -> Result<(), StepError>,
+) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     for manifest in part.of(&world.cluster) {
         let now = crate::spec::manifest::look(&manifest.shown, &manifest.path, manifest.namespace.as_deref());
@@ -280,7 +280,7 @@ pub(super) fn put(
         .collect();
     let mut kinds = Kinds { world, known: BTreeMap::new() };
     // Objects of the pieces so far, with their places; those of later ones as far as their kinds are known by now.
-    let place = |kinds: &mut Kinds<'_>, new: &mut Inventory, group: usize| -> Result<(), Trouble> {
+    let place = |kinds: &mut Kinds<'_>, new: &mut Inventory, group: usize| -> Result<(), StepError> {
         new.objects.clear();
         let mut unknown = Vec::new();
         for piece in &wanted.documents {
@@ -408,14 +408,14 @@ fn texts(pieces: &[&Piece]) -> String {
     out
 }
 
-fn known(unknown: &[Object]) -> Result<(), Trouble> {
+fn known(unknown: &[Object]) -> Result<(), StepError> {
     let Some(first) = unknown.first() else { return Ok(()) };
     let cause = format!("the cluster knows no {} of {} ({})", first.kind, first.api_version, first.name);
-    Err(Trouble::new(cause, "Apply its definition (CRD) as well, or write the version that this k3s has."))
+    Err(StepError::new(cause, "Apply its definition (CRD) as well, or write the version that this k3s has."))
 }
 
 /// Waits until the cluster serves new kinds.
-fn established(ctx: &Ctx<'_>, names: &[String]) -> Result<(), Trouble> {
+fn established(ctx: &Ctx<'_>, names: &[String]) -> Result<(), StepError> {
     // All of them together have that long.
     let mut open = names.iter().peekable();
     let mut why = String::new();
@@ -439,7 +439,7 @@ fn established(ctx: &Ctx<'_>, names: &[String]) -> Result<(), Trouble> {
     served.map_err(|_| {
         let name = open.peek().map_or("", |name| name.as_str());
         let cause = format!("the kind {name} was not established within {}: {why}", seconds(ESTABLISHED));
-        Trouble::new(cause, "").kind(FailureKind::bound(ESTABLISHED)).transient()
+        StepError::new(cause, "").kind(FailureKind::bound(ESTABLISHED)).transient()
     })
 }
 
@@ -450,7 +450,7 @@ fn leaving(
     kinds: &mut Kinds<'_>,
     old: &Inventory,
     new: &Inventory,
-) -> Result<Vec<Item>, Trouble> {
+) -> Result<Vec<Item>, StepError> {
     let world = ctx.world;
     let mut gone = Vec::new();
     for item in old.leaving(new) {
@@ -462,7 +462,7 @@ fn leaving(
         if item.kind == "CustomResourceDefinition" {
             let path = item.path();
             let object = world.ask(|api| api.object(&path, &world.cancel));
-            let object = object.map_err(|trouble| about(&item.to_string(), trouble))?.unwrap_or_default();
+            let object = object.map_err(|error| about(&item.to_string(), error))?.unwrap_or_default();
             let spec = &object["spec"];
             let version = spec["versions"].as_array().into_iter().flatten().find(|v| v["served"] == true);
             if let (Some(group), Some(version), Some(plural)) = (
@@ -517,7 +517,7 @@ fn leaving(
 mod tests {
     use super::*;
     use crate::machines::Machine;
-    use crate::machines::State;
+    use crate::machines::MachineState;
     use crate::observed::Apps;
     use crate::observed::Observed;
     use crate::plan::Check;
@@ -527,7 +527,8 @@ mod tests {
     fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {
         let mut seen = Observed { apps, ..Observed::default() };
         if runs {
-            seen.machines.insert("server".into(), Machine { state: State::Running, ..Machine::absent() });
+            seen.machines
+                .insert("server".into(), Machine { state: MachineState::Running, ..Machine::absent() });
         }
         applied(&View::new(cluster, &seen))
     }

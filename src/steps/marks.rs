@@ -12,7 +12,7 @@ use super::{Item, NodeCtx, NodeDef, Step, install};
 use crate::access::Via;
 use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::guest::NodeFacts;
 use crate::observed::{View, holds};
 use crate::os::process::quote;
@@ -135,12 +135,12 @@ fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
     json!((&node.labels, &node.taints))
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.look_at_node(node)?;
     let nodes = world.nodes()?;
     let status = nodes.iter().find(|n| n.name == node.name).ok_or_else(|| {
-        Trouble::new("the node is not registered", "`p1 logs {node}` shows why it has not joined.")
+        StepError::new("the node is not registered", "`p1 logs {node}` shows why it has not joined.")
             .transient()
     })?;
     let (labels, taints) = changes(node, &facts, status);

@@ -44,10 +44,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::access::World;
-use crate::engine::{Control, Trouble};
+use crate::engine::{Control, StepError};
 use crate::machines::{Batch, Cap};
 use crate::observed::View;
-use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, Shape};
+use crate::plan::{After, At, Check, ClusterStep, NodeStep, Of, Per, StepSpec};
 use crate::spec::{Cluster, Node};
 
 /// A step: what planning knows of it, and what it does.
@@ -67,7 +67,7 @@ pub struct ClusterDef {
     /// What has to be done before, unless a verb says otherwise (`Use::after` in `verbs/`).
     pub after: &'static [After],
     /// True if it serves others only: it is needed when one that comes after it is.
-    pub serves: bool,
+    pub on_demand: bool,
     /// What machines have to be able to: it is left out where none of the cluster is.
     pub needs: Option<Cap>,
     /// Whether errors that may pass are worth another try.
@@ -77,7 +77,7 @@ pub struct ClusterDef {
     /// What it is made from: other inputs, another digest, and it is due again.
     pub inputs: fn(&Cluster) -> Value,
     /// Does it. What it answers is kept in the journal and shown.
-    pub apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
+    pub apply: fn(&Ctx<'_>) -> Result<Option<String>, StepError>,
 }
 
 /// A step of nodes; the fields that [`ClusterDef`] has as well mean the same.
@@ -99,7 +99,7 @@ pub struct NodeDef {
     /// As in [`ClusterDef`], for this node.
     pub inputs: fn(&Cluster, &Node) -> Value,
     /// As in [`ClusterDef`], on this node.
-    pub apply: fn(&NodeCtx<'_>) -> Result<Option<String>, Trouble>,
+    pub apply: fn(&NodeCtx<'_>) -> Result<Option<String>, StepError>,
 }
 
 /// Which of several of a step: a provisioner's name.
@@ -136,12 +136,12 @@ impl Step {
     }
 
     /// What planning knows of it, where it comes after these.
-    pub fn shape(&self, after: &'static [After]) -> Shape {
-        let (title, serves) = match self {
-            Self::Cluster(def) => (def.title, def.serves),
+    pub fn spec(&self, after: &'static [After]) -> StepSpec {
+        let (title, on_demand) = match self {
+            Self::Cluster(def) => (def.title, def.on_demand),
             Self::Node(def) => (def.title, false),
         };
-        Shape { of: self.of(), title, after, serves }
+        StepSpec { of: self.of(), title, after, on_demand }
     }
 
     /// Its condition.
@@ -188,7 +188,7 @@ pub struct Ctx<'a> {
     /// Everything shared.
     pub world: &'a Arc<World>,
     /// The `vagrant up` of this run.
-    pub batch: &'a Arc<Batch<Trouble>>,
+    pub batch: &'a Arc<Batch<StepError>>,
     /// To be heard by.
     pub control: &'a Control,
     /// The node whose machine it needs: no wait goes on where that is gone.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::lock::Lock;
@@ -16,7 +16,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Network,
     title: "prepare the network",
     after: &[After::Cluster(ClusterStep::Box)],
-    serves: true,
+    on_demand: true,
     needs: Some(Cap::Make),
     retry: true,
     check,
@@ -25,7 +25,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 });
 
 /// Another p1 may be sending a base image of its own.
-const OTHERS: Duration = Duration::from_secs(600);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn check(view: &View<'_>) -> Check {
     match &view.seen.here.prepared {
@@ -40,13 +40,13 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.network, cluster.image, nodes])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let cancel = ctx.control.cancel();
-    let info = world.box_info()?.ok_or_else(|| Trouble::new("the box is not there", "`p1 up` gets it."))?;
+    let info = world.box_info()?.ok_or_else(|| StepError::new("the box is not there", "`p1 up` gets it."))?;
     // Two that do this at once take the same bridge, or clone from half an image.
     let owner = world.owner()?;
-    let _lock = Lock::take(&world.host_lock, "network", OTHERS, cancel)?;
+    let _lock = Lock::take(&world.host_lock, "network", LOCK_TIMEOUT, cancel)?;
     let did = world.machines.for_makers(&world.cluster, &mut |make, cluster| {
         make.prepare(cluster, &info, &owner, &mut |m| ctx.control.says(m), cancel)
     })?;

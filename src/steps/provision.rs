@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::install::stamp;
 use super::machine::finish;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
-use crate::access::{SHORT, World};
-use crate::engine::Trouble;
+use crate::access::{SCRIPT_TIMEOUT, World};
+use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::observed::{View, holds};
 use crate::os::files::{self, At};
@@ -55,7 +55,7 @@ pub const AFTER: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
+/// A file of some hundred MB to an emulated guest; silence is the earlier sign of a fault.
 const PUSH: Duration = Duration::from_secs(1800);
 const SILENCE: Duration = Duration::from_secs(120);
 /// Where a script lies on the node while it runs.
@@ -82,7 +82,7 @@ fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
     holds("it was run as it is now", wrong)
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let one = world.cluster.provision.iter().find(|p| Some(p.name.as_str()) == ctx.item);
     let one = one.expect("a provisioner of the spec");
@@ -108,10 +108,10 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// A script, as root or as the login user, in the login user's home as with Vagrant.
-fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, Trouble> {
+fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let text = match one.text("path") {
-        Some(path) => files::read(Path::new(path), files::MOST)?,
+        Some(path) => files::read(Path::new(path), files::MAX_BYTES)?,
         None => one.text("inline").unwrap_or_default().as_bytes().to_vec(),
     };
     let text = unix(text);
@@ -122,7 +122,7 @@ fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<St
     world.script(node, "looking for an earlier run", &failed)?;
     let place = format!("{DIR}/{}", one.name);
     let upload = Upload { source: Source::Bytes(&text), dest: &place, mode: 0o500, sha256: None };
-    world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
+    world.on(node, |r| r.upload(&upload, SCRIPT_TIMEOUT, &mut |_| {}))?;
     let env = one.env();
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let script = call(one, &place, text.starts_with(b"#!"), &world.way(node)?.user);
@@ -134,7 +134,7 @@ fn shell(ctx: &NodeCtx<'_>, one: &Provisioner, digest: &str) -> Result<Option<St
         return Ok(None);
     }
     let lines = process::tail(&done.text(), 12);
-    Err(Trouble::new(format!("the script exited with {}", done.status), "")
+    Err(StepError::new(format!("the script exited with {}", done.status), "")
         .kind(FailureKind::Exit { code: done.status })
         .evidence(lines)
         .transient())
@@ -186,7 +186,7 @@ fn call(one: &Provisioner, place: &str, has_interpreter: bool, user: &str) -> St
 }
 
 /// A file or a directory onto the node, as its own place belongs to whom it belongs.
-fn file(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+fn file(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, StepError> {
     use std::os::unix::fs::PermissionsExt;
     let (world, node) = (ctx.world, ctx.node);
     let source = PathBuf::from(one.text("source").unwrap_or_default());
@@ -243,7 +243,7 @@ fn place(destination: &str, name: &str, directory: bool, user: &str) -> String {
 }
 
 /// A directory's contents as one file.
-fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble> {
+fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, StepError> {
     let dir = world.state.dir();
     let file = tempfile::NamedTempFile::new_in(dir).at("write", dir)?;
     let cmd =
@@ -253,32 +253,32 @@ fn pack(source: &Path, world: &World) -> Result<tempfile::NamedTempFile, Trouble
 }
 
 /// One of the others, by Vagrant.
-fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, Trouble> {
+fn by_vagrant(ctx: &NodeCtx<'_>, one: &Provisioner) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     // A second vagrant beside one that brings machines up makes either fail.
     finish(ctx.batch, &mut || ctx.control.says("waiting for Vagrant"));
     ctx.control.says("waiting for another provisioner");
     let _one = world.provisioning();
     if ctx.control.cancel().stopping() {
-        return Err(Trouble::interrupted());
+        return Err(StepError::interrupted());
     }
     let (base, vagrant) = (world.base()?, world.machines.provision(&node.name)?);
     ctx.control.says("starting Vagrant");
     let mut heard = |line: &str| tell(ctx, line);
     let result = vagrant.run(&world.cluster, &node.name, &one.name, &base, &mut heard, &world.cancel);
     let Err((error, said)) = result else { return Ok(None) };
-    let mut trouble = Trouble::from(error).transient();
+    let mut error = StepError::from(error).transient();
     // What Ansible says of a task that failed is better than Vagrant's word that it failed.
     if let Some(line) = said.iter().rev().find(|l| l.starts_with("fatal: ") || l.starts_with("ERROR! ")) {
         // Half a secret would not be known for one.
         let short: String = world.redactor().text(line).chars().take(300).collect();
-        trouble.failure.cause = format!("{}: {short}", one.kind.name());
+        error.failure.cause = format!("{}: {short}", one.kind.name());
     }
     if !said.is_empty() {
         let last = said.len().saturating_sub(12);
-        trouble.failure.evidence = said[last..].to_vec();
+        error.failure.evidence = said[last..].to_vec();
     }
-    Err(trouble)
+    Err(error)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 use super::stage;
 use super::transfer::Transfer;
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::SHORT;
-use crate::engine::Trouble;
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
 use crate::observed::View;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Per, Standing};
+use crate::plan::{After, Check, ClusterStep, K3sState, NodeStep, Per};
 use crate::spec::Node;
 
 pub const STEP: Step = Step::Node(NodeDef {
@@ -27,13 +27,13 @@ pub const STEP: Step = Step::Node(NodeDef {
 });
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    if view.standing(node) != Standing::Runs {
+    if view.k3s_state(node) != K3sState::Running {
         return Check::Done("its files go to their places at once".into());
     }
     stage::check(view, node, None)
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let facts = world.facts(node)?;
@@ -44,8 +44,9 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         }
         let next = stage::next(&file.path);
         // In its place without p1's note, or pushed by a run that ended before the node's turn.
-        let is =
-            |path: &str| world.on(node, |r| r.sha256(path, SHORT)).map(|s| s.as_ref() == Some(&file.sha256));
+        let is = |path: &str| {
+            world.on(node, |r| r.sha256(path, SCRIPT_TIMEOUT)).map(|s| s.as_ref() == Some(&file.sha256))
+        };
         if is(&file.path)? || is(&next)? {
             continue;
         }

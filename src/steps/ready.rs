@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{MANY, Unit, journal, trouble, with_facts};
+use super::unit::{LINES_WITH_CRASHES, Unit, journal, k3s_failure, with_facts};
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::Via;
 use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds, times};
 use crate::guest::Since;
 use crate::k3s;
@@ -60,7 +60,7 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 /// How often the unit is looked at meanwhile.
 const LOOK: Duration = Duration::from_secs(10);
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let bound = world.cluster.timeouts.node_ready;
     let version = world.seen().here.version.clone();
@@ -77,9 +77,9 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
                 && unit.gave_up(*before.get_or_insert(unit.restarts))
             {
                 let ended = unit.restarts > 0;
-                return Err(trouble(
+                return Err(k3s_failure(
                     ctx,
-                    &journal(ctx, &Since::default(), MANY, ended)?,
+                    &journal(ctx, &Since::default(), LINES_WITH_CRASHES, ended)?,
                     None,
                     unit.restarts,
                 ));
@@ -87,7 +87,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         }
         let nodes = match world.nodes() {
             Ok(nodes) => nodes,
-            Err(trouble) => return Ok(Err(trouble.failure.cause)),
+            Err(error) => return Ok(Err(error.failure.cause)),
         };
         let status = nodes.iter().find(|n| n.name == node.name);
         let seen = world.seen();
@@ -113,7 +113,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// What is known of it now.
-fn done(ctx: &NodeCtx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, Trouble> {
+fn done(ctx: &NodeCtx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(status) = status else { return Ok(None) };
     world.note(|seen| {
@@ -125,7 +125,7 @@ fn done(ctx: &NodeCtx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>
 
 /// A last look inside: the unit is active, and was not started again in between. What is seen is
 /// remembered, so that the next `up` need not look as long as the API vouches for the node.
-fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.look_at_node(node)?;
     let unit = facts.unit(node.role.unit());
@@ -139,9 +139,9 @@ fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> Trouble {
+fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
     let (world, node) = (ctx.world, ctx.node);
-    let lines = journal(ctx, &Since::default(), MANY, false).unwrap_or_default();
+    let lines = journal(ctx, &Since::default(), LINES_WITH_CRASHES, false).unwrap_or_default();
     let mut evidence = k3s::telling(&lines, false);
     let found = k3s::diagnose(&lines);
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
@@ -157,7 +157,7 @@ fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> Trouble {
         evidence.extend(of_node.map(|e| format!("event: {} {}: {}", e.object, e.reason, e.message)));
     }
     let evidence = process::tail(&evidence.join("\n"), 16);
-    Trouble::new(cause, hint).kind(FailureKind::bound(bound)).evidence(evidence).next(next.iter().copied())
+    StepError::new(cause, hint).kind(FailureKind::bound(bound)).evidence(evidence).next(next.iter().copied())
 }
 
 #[cfg(test)]

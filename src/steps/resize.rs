@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step, console, quorum, stop};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
-use crate::machines::{Base, Cap, State, wanted_size};
+use crate::machines::{Base, Cap, MachineState, wanted_size};
 use crate::observed::View;
 use crate::observed::ready::wrong;
 use crate::plan::{After, Check, NodeStep, Per};
@@ -31,7 +31,7 @@ pub const STEP: Step = Step::Node(NodeDef {
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.machine(node);
-    if machine.state == State::Absent || machine.foreign {
+    if machine.state == MachineState::Absent || machine.foreign {
         return Check::Done("it is made with it".into());
     }
     match machine.size.filter(|size| *size != wanted_size(node)) {
@@ -44,18 +44,20 @@ fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
     json!((&node.name, node.cpus, node.memory))
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let cancel = ctx.control.cancel();
     let before = world.look_at_machine(node)?;
-    let Some(before) = before.filter(|m| m.state != State::Absent && !m.foreign) else { return Ok(None) };
-    let runs = !matches!(before.state, State::Off | State::Saved);
+    let Some(before) = before.filter(|m| m.state != MachineState::Absent && !m.foreign) else {
+        return Ok(None);
+    };
+    let runs = !matches!(before.state, MachineState::Off | MachineState::Saved);
     let status = world.seen().api.as_ref().and_then(|api| api.get(&node.name).cloned()).filter(|s| s.ready);
     if runs {
         if node.role == Role::Server {
             quorum::wait_to_stop(ctx, node)?;
         }
-        if before.state == State::Paused {
+        if before.state == MachineState::Paused {
             // Who is halted hears of nothing.
             world.machines.resume(&world.cluster, &[node.name.clone()].into(), cancel)?;
         }
@@ -83,7 +85,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// A node that was Ready is so again, since its restart.
-fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), Trouble> {
+fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let timeouts = &world.cluster.timeouts;
     let bound =
@@ -91,7 +93,7 @@ fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), Trouble> {
     let back = wait_for(ctx, Patience::of(bound), || {
         let nodes = match world.ask(|api| api.nodes(&world.cancel)) {
             Ok(nodes) => nodes,
-            Err(trouble) => return Ok(Err(trouble.failure.cause)),
+            Err(error) => return Ok(Err(error.failure.cause)),
         };
         let status = nodes.iter().find(|n| n.name == node.name);
         let why = match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
@@ -101,7 +103,7 @@ fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), Trouble> {
         Ok(why.map_or(Ok(()), Err))
     })?;
     back.map_err(|why| {
-        Trouble::new(
+        StepError::new(
             format!("the node was not Ready again within {}: {why}", seconds(bound)),
             format!("`p1 logs {}` shows its journal.", node.name),
         )

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::backup::{PACKED, SEND, SILENCE, file, job};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, config, named, named_of};
-use crate::access::{SHORT, World};
+use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::backup::Backup;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::event::VerbName;
 use crate::guest::Service;
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::os::{files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, Role};
@@ -41,7 +41,7 @@ pub const SECRETS: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Secrets,
     title: "put the cluster's secrets back",
     after: &[After::Node(NodeStep::Halt)],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: true,
     check: asked,
@@ -62,7 +62,7 @@ pub const DATA: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Data,
     title: "put the cluster's data back",
     after: &[After::Node(NodeStep::Config)],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: true,
     check: asked,
@@ -84,7 +84,7 @@ pub const SETTLE: Step = Step::Cluster(ClusterDef {
         After::Cluster(ClusterStep::Kubeconfig),
         After::Ended(NodeStep::Ready),
     ],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: false,
     check: asked,
@@ -97,7 +97,7 @@ pub const UNDO: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Undo,
     title: "put the former data back",
     after: &[],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: true,
     check: asked,
@@ -109,7 +109,7 @@ pub const UNDO: Step = Step::Cluster(ClusterDef {
 const PASSWORD: &str = super::backup::PASSWORD;
 
 /// The backup that the run puts back, read and checked once.
-pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
+pub fn read(world: &World) -> Result<Arc<Backup>, StepError> {
     let _one = world.getting();
     if let Some(backup) = &world.seen().run.backup {
         return Ok(Arc::clone(backup));
@@ -127,7 +127,7 @@ pub fn read(world: &World) -> Result<Arc<Backup>, Trouble> {
 
 /// Notes that a restore begins, before anything is touched. One that has not come to its end is gone on
 /// with, be it of another file: what it set aside is the former data still.
-pub fn begin(world: &World) -> Result<(), Trouble> {
+pub fn begin(world: &World) -> Result<(), StepError> {
     let state = &world.state;
     let subject = world.seen().request.subject.clone();
     let before = state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str() && !u.settled);
@@ -142,9 +142,9 @@ pub fn begin(world: &World) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn unfinished(world: &World) -> Result<Unfinished, Trouble> {
+fn unfinished(world: &World) -> Result<Unfinished, StepError> {
     let found = world.state.unfinished()?.filter(|u| u.verb == VerbName::Restore.as_str());
-    found.ok_or_else(|| Trouble::new("no restore is unfinished", "`p1 status` shows how the cluster is."))
+    found.ok_or_else(|| StepError::new("no restore is unfinished", "`p1 status` shows how the cluster is."))
 }
 
 /// What setting aside and putting back have in common: where everything is, and the way back. Each may be
@@ -232,11 +232,11 @@ rm -rf "$former" /var/lib/p1/backup
 case $was in active | activating | reloading) service_start "$unit" ;; esac
 "#;
 
-fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let backup = read(world)?;
     if !world.facts(node)?.has_k3s() {
-        return Err(Trouble::new("k3s is not installed there", "`p1 up` installs it; then restore again."));
+        return Err(StepError::new("k3s is not installed there", "`p1 up` installs it; then restore again."));
     }
     let id = unfinished(world)?.id;
     job(ctx, node, "halt", &format!("{}{ASIDE}", places(world.guest(node).service(), node.role, &id)))?;
@@ -245,7 +245,7 @@ fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
         let text = format!("{password}\n");
         let upload =
             Upload { source: Source::Bytes(text.as_bytes()), dest: PASSWORD, mode: 0o600, sha256: None };
-        world.on(node, |r| r.upload(&upload, SHORT, &mut |_| {}))?;
+        world.on(node, |r| r.upload(&upload, SCRIPT_TIMEOUT, &mut |_| {}))?;
     }
     // What was seen at the login is no longer so.
     world.look_at_node(node)?;
@@ -260,7 +260,7 @@ pub(super) fn begins_unknown(world: &World, node: &Node) -> bool {
         && read(world).is_ok_and(|backup| !backup.passwords.contains_key(&node.name))
 }
 
-fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     files::write(&world.state.token(), read(world)?.tokens.to_text().as_bytes(), 0o600)?;
     world.read_tokens()?;
@@ -289,7 +289,7 @@ fi
 rm -rf "$work"
 "#;
 
-fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn data(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, server) = (ctx.world, ctx.world.cluster.first_server());
     let backup = read(world)?;
     let len = backup.data.len() as u64;
@@ -302,21 +302,21 @@ fn data(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(Some(format!("of {}", backup.manifest.at.strftime("%Y-%m-%d %H:%M:%S UTC"))))
 }
 
-fn settle(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn settle(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let runs = |s: &Node| world.is_active(s);
     if world.seen().run.placed && world.cluster.servers().all(runs) {
-        return let_go(ctx);
+        return remove_former(ctx);
     }
     let done = put_back(ctx)?;
-    Err(Trouble::new(
+    Err(StepError::new(
         format!("the restore did not succeed: {done}"),
         "The cluster is as it was before. `p1 retry` restores again.",
     ))
 }
 
 /// The former data goes from the nodes.
-fn let_go(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn remove_former(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     // From here on nothing leads back, whatever becomes of the rest.
     world.state.begin(&Unfinished { settled: true, ..unfinished(world)? })?;
@@ -325,10 +325,10 @@ fn let_go(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         world.script(node, "removing the former data", "rm -rf /var/lib/rancher/k3s/p1-former-*\n")
     });
     let left: Vec<_> = nodes.iter().zip(gone).filter_map(|(n, r)| Some((n, r.err()?))).collect();
-    for (node, trouble) in &left {
+    for (node, error) in &left {
         ctx.control.warn(format!(
             "The former data is still on {}, in /var/lib/rancher/k3s/p1-former-* ({}); the next restore removes it.",
-            node.name, trouble.failure.cause
+            node.name, error.failure.cause
         ));
     }
     // Otherwise the note stays: it says that what lies there is nobody's any more.
@@ -339,7 +339,7 @@ fn let_go(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// What was set aside is the cluster's again, on every node that has some of it, and so are the secrets.
-fn put_back(ctx: &Ctx<'_>) -> Result<String, Trouble> {
+fn put_back(ctx: &Ctx<'_>) -> Result<String, StepError> {
     let world = ctx.world;
     let what = unfinished(world)?;
     if what.settled {
@@ -352,12 +352,13 @@ fn put_back(ctx: &Ctx<'_>) -> Result<String, Trouble> {
         None => files::remove_if_there(&world.state.token())?,
     }
     let machines = world.look_at_machines()?;
-    let there = |n: &&Node| machines.get(&n.name).is_some_and(|m| m.state != State::Absent && !m.foreign);
+    let there =
+        |n: &&Node| machines.get(&n.name).is_some_and(|m| m.state != MachineState::Absent && !m.foreign);
     let nodes: Vec<&Node> = world.cluster.nodes.iter().filter(there).collect();
     ctx.control.says("putting the former data back");
     let done = many::each(world.jobs, &nodes, |node| {
         // Nothing else starts it meanwhile: k3s would find no data.
-        if machines.get(&node.name).is_some_and(|m| m.state != State::Running)
+        if machines.get(&node.name).is_some_and(|m| m.state != MachineState::Running)
             && let Some(power) = world.machines.of(&node.name).power()
         {
             power.on(&world.cluster, &node.name, &world.cancel)?;
@@ -370,10 +371,10 @@ fn put_back(ctx: &Ctx<'_>) -> Result<String, Trouble> {
     world.note(|seen| (seen.api, seen.nodes) = (None, Default::default()));
     world.remember_all(nodes.iter().map(|n| n.name.as_str()), |_, memory| memory.facts = None)?;
     let failed = nodes.iter().zip(done).filter_map(|(n, r)| Some((n.name.clone(), r.err()?)));
-    let failed: Vec<(String, Trouble)> = failed.collect();
+    let failed: Vec<(String, StepError)> = failed.collect();
     if let Some((_, first)) = failed.first() {
         let names: Vec<&str> = failed.iter().map(|(n, _)| n.as_str()).collect();
-        return Err(Trouble {
+        return Err(StepError {
             failure: crate::event::Failure {
                 cause: format!(
                     "the former data could not be put back on {}: {}",

@@ -10,7 +10,7 @@ use super::{ClusterDef, Ctx, Step};
 use crate::access::World;
 use crate::api::Client;
 use crate::apps::{self, Inventory, Item, Progress, Secrets, Why};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::observe::apps::{apps_now, inventory};
 use crate::observed::applied::{and_more, applied, unseen};
@@ -22,7 +22,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Rollouts,
     title: "await the rollouts",
     after: &[After::Cluster(ClusterStep::Manifests)],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: false,
     check,
@@ -30,7 +30,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     apply,
 });
 
-/// Of so many pods the trouble is told, with so many lines of a container's log.
+/// Of so many pods the problem is told, with so many lines of a container's log.
 const SHOWN: usize = 3;
 const LINES: u32 = 6;
 
@@ -54,7 +54,7 @@ fn inputs(cluster: &Cluster) -> Value {
     json!(apps::digest(cluster))
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let bound = world.cluster.timeouts.rollout;
     let inventory = again(ctx, bound, || inventory(world))?;
@@ -64,7 +64,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Waits until these run; how many of them there are.
-pub(super) fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Result<usize, Trouble> {
+pub(super) fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Result<usize, StepError> {
     let world = ctx.world;
     let mut open: Vec<Item> = items.iter().filter(|i| apps::rolls_out(&i.kind)).cloned().collect();
     let all = open.len();
@@ -80,8 +80,8 @@ pub(super) fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Resul
                 Ok(None) if item.fleeting => (Progress::Done, None),
                 Ok(None) => (Progress::Failed("it was deleted".into()), None),
                 // The API may be away for a while, such as when a server is restarted.
-                Err(trouble) if !trouble.cancelled() => (Progress::Waiting(trouble.failure.cause), None),
-                Err(trouble) => return Err(trouble),
+                Err(error) if !error.cancelled() => (Progress::Waiting(error.failure.cause), None),
+                Err(error) => return Err(error),
             };
             failed |= matches!(progress, Progress::Failed(_));
             if let Progress::Waiting(text) | Progress::Failed(text) = progress {
@@ -107,7 +107,7 @@ fn explained(
     ctx: &Ctx<'_>,
     why: &BTreeMap<String, (String, Option<Value>)>,
     late: Option<Duration>,
-) -> Trouble {
+) -> StepError {
     let world = ctx.world;
     let secrets = Secrets::of(
         &world.cluster.manifests.iter().filter_map(|m| m.documents().ok()).flatten().collect::<Vec<_>>(),
@@ -148,7 +148,7 @@ fn explained(
     evidence.truncate(16);
     let hidden = evidence.iter().map(|line| secrets.hide(line)).collect();
     let kind = late.map_or(FailureKind::Refused, FailureKind::bound);
-    Trouble::new(secrets.hide(&cause), hint).kind(kind).evidence(hidden)
+    StepError::new(secrets.hide(&cause), hint).kind(kind).evidence(hidden)
 }
 
 /// What keeps the pods of a workload.
@@ -217,22 +217,22 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
         _ => Vec::new(),
     };
     let mut names = vec![name.to_owned()];
-    for (pod, trouble) in pods.iter().filter_map(|p| Some((p, apps::trouble(p)?))).take(SHOWN) {
+    for (pod, problem) in pods.iter().filter_map(|p| Some((p, apps::pod_problem(p)?))).take(SHOWN) {
         let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
         let first = found.cause.is_none();
-        let mut cause = trouble.text.clone();
-        found.lines.push(trouble.text.clone());
-        if let Some(container) = &trouble.container {
+        let mut cause = problem.text.clone();
+        found.lines.push(problem.text.clone());
+        if let Some(container) = &problem.container {
             let ask = |before| {
                 let log =
                     |api: &Client| api.log(namespace, pod_name, container, before, LINES, &world.cancel);
                 world.ask(log).unwrap_or_default()
             };
-            let log = ask(trouble.crashed);
+            let log = ask(problem.crashed);
             found.lines.extend(log.lines().map(|l| format!("{namespace}/{pod_name} {container} | {l}")));
             let last = log.lines().rev().map(str::trim).find(|l| !l.is_empty());
-            if trouble.why == Why::Crashes {
-                let place = &trouble.place;
+            if problem.why == Why::Crashes {
+                let place = &problem.place;
                 cause = match last {
                     Some(last) => format!("{place}: container {container} keeps crashing: {last}"),
                     None => format!("{cause}, again and again, and says nothing"),
@@ -240,7 +240,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
             }
             if first {
                 found.log =
-                    Some((namespace.to_owned(), pod_name.to_owned(), container.clone(), trouble.crashed));
+                    Some((namespace.to_owned(), pod_name.to_owned(), container.clone(), problem.crashed));
                 let of = |c: &&Value| c["name"] == container.as_str();
                 let all = ["containers", "initContainers"];
                 let mut all = all.iter().flat_map(|key| pod["spec"][*key].as_array().into_iter().flatten());
@@ -248,7 +248,7 @@ pub(super) fn look_at_pods(world: &World, object: &Value) -> Found {
             }
         }
         if first {
-            (found.cause, found.why) = (Some(cause), trouble.why);
+            (found.cause, found.why) = (Some(cause), problem.why);
         }
     }
     names.extend(pods.iter().filter_map(|p| p["metadata"]["name"].as_str()).map(str::to_owned));

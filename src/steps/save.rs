@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
 use crate::access::Via;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::guest::Service;
 use crate::k3s;
 use crate::observed::View;
 use crate::os::process::{self, quote};
-use crate::plan::{After, Check, ClusterStep, Standing};
+use crate::plan::{After, Check, ClusterStep, K3sState};
 use crate::spec::Cluster;
 use crate::ssh::Bound;
 
@@ -19,7 +19,7 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Save,
     title: "save the state before the upgrade",
     after: &[After::Cluster(ClusterStep::Artifacts)],
-    serves: true,
+    on_demand: true,
     needs: None,
     retry: true,
     check,
@@ -40,7 +40,7 @@ fn check(view: &View<'_>) -> Check {
             false => Check::Done("there is no state yet".into()),
         };
     };
-    let mut servers = view.cluster.servers().filter(|s| view.standing(s) == Standing::Runs);
+    let mut servers = view.cluster.servers().filter(|s| view.k3s_state(s) == K3sState::Running);
     let other = servers.find_map(|s| view.version(s).filter(|from| !k3s::runs(to, from)));
     match other {
         Some(from) => Check::Needed(format!("k3s goes from {from} to {to}")),
@@ -52,7 +52,7 @@ fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let server = world.server(Via::Any)?;
     let facts = world.look_at_node(server)?;
@@ -81,9 +81,9 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let dir = format!("/var/lib/p1/backups/{name}-{}", world.run);
     let text = world
         .script(server, "copying k3s' datastore", &copy(world.guest(server).service(), &dir))
-        .map_err(|mut trouble| {
-            trouble.failure.evidence = process::tail(&trouble.failure.evidence.join("\n"), 6);
-            trouble
+        .map_err(|mut error| {
+            error.failure.evidence = process::tail(&error.failure.evidence.join("\n"), 6);
+            error
         })?;
     text.lines().for_each(|line| ctx.control.log(line));
     Ok(Some(format!("SQLite and token in {dir} on {}", server.name)))

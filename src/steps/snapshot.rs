@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use super::wait::{Patience, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, kubeconfig, named, named_of};
 use crate::access::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
-use crate::machines::{Cap, Machine, Note, Snapshot, State};
+use crate::machines::{Cap, Machine, MachineState, Note, Snapshot};
 use crate::observe;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
@@ -30,7 +30,7 @@ pub const PAUSE: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Pause,
     title: "pause the machines",
     after: &[],
-    serves: false,
+    on_demand: false,
     needs: Some(Cap::Snapshot),
     retry: false,
     check: asked,
@@ -69,7 +69,7 @@ pub const RESUME: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Resume,
     title: "resume the machines",
     after: &[After::Node(NodeStep::Restore)],
-    serves: false,
+    on_demand: false,
     needs: Some(Cap::Snapshot),
     retry: false,
     check: asked,
@@ -94,8 +94,8 @@ pub const CLOCK: Step = Step::Node(NodeDef {
 pub const KUBECONFIG: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Kubeconfig,
     title: "fetch the kubeconfig",
-    after: &[After::Lead(NodeStep::Clock)],
-    serves: false,
+    after: &[After::LeadServer(NodeStep::Clock)],
+    on_demand: false,
     needs: Some(Cap::Snapshot),
     retry: true,
     check: asked,
@@ -131,14 +131,14 @@ pub const FORGET: Step = Step::Node(NodeDef {
 
 /// Lets go on what this run paused and nobody let go on: steps that never began, or failed. To be
 /// called when a run ends, however it ends.
-pub fn let_go(world: &World) -> Result<(), Trouble> {
+pub fn resume_paused(world: &World) -> Result<(), StepError> {
     let mut left = BTreeSet::new();
     world.note(|seen| left = std::mem::take(&mut seen.run.paused));
     // Even when the user ended the run: a machine that stays paused looks like one that died.
-    world.machines.resume(&world.cluster, &left, &Cancel::new()).map_err(Trouble::from)
+    world.machines.resume(&world.cluster, &left, &Cancel::new()).map_err(StepError::from)
 }
 
-fn go_on(world: &World, node: &str) -> Result<(), Trouble> {
+fn go_on(world: &World, node: &str) -> Result<(), StepError> {
     world.machines.resume(&world.cluster, &[node.to_owned()].into(), &Cancel::new())?;
     world.note(|seen| {
         seen.run.paused.remove(node);
@@ -186,8 +186,9 @@ impl Set {
                 ),
             ));
         }
-        let later =
-            machines.iter().find(|(node, m)| m.state != State::Absent && !self.note.nodes.contains(node));
+        let later = machines
+            .iter()
+            .find(|(node, m)| m.state != MachineState::Absent && !self.note.nodes.contains(node));
         later.map(|(node, _)| {
             (
                 format!("the snapshot `{}` is from before `{node}` was made", self.name),
@@ -215,39 +216,40 @@ pub fn sets(found: &BTreeMap<String, Vec<Snapshot>>) -> Vec<Set> {
 }
 
 /// The sets of a cluster. The machines have to have been looked at.
-pub fn look(world: &World) -> Result<Vec<Set>, Trouble> {
+pub fn look(world: &World) -> Result<Vec<Set>, StepError> {
     Ok(sets(&world.machines.list_snapshots(&world.cluster, &there(world), &world.cancel)?))
 }
 
 /// The nodes whose machines exist, are ours and can be kept.
 fn there(world: &World) -> BTreeSet<String> {
-    let ours = |m: &Machine| m.state != State::Absent && !m.foreign && m.can.has(Cap::Snapshot);
+    let ours = |m: &Machine| m.state != MachineState::Absent && !m.foreign && m.can.has(Cap::Snapshot);
     let seen = world.seen();
     let there = seen.machines.iter().filter(|(_, m)| ours(m) && m.id.is_some());
     there.map(|(node, _)| node.clone()).collect()
 }
 
-fn name(world: &World) -> Result<String, Trouble> {
-    world.seen().request.subject.clone().ok_or_else(|| Trouble::new("no snapshot was named", ""))
+fn name(world: &World) -> Result<String, StepError> {
+    world.seen().request.subject.clone().ok_or_else(|| StepError::new("no snapshot was named", ""))
 }
 
 /// Why machines cannot be written down now.
-pub fn unfit(cluster: &Cluster, machines: &BTreeMap<String, Machine>) -> Option<Trouble> {
-    let state = |n: &Node| machines.get(&n.name).map_or(State::Absent, |m| m.state.clone());
-    let odd = cluster.nodes.iter().find(|n| !matches!(state(n), State::Running | State::Paused))?;
+pub fn unfit(cluster: &Cluster, machines: &BTreeMap<String, Machine>) -> Option<StepError> {
+    let state = |n: &Node| machines.get(&n.name).map_or(MachineState::Absent, |m| m.state.clone());
+    let odd =
+        cluster.nodes.iter().find(|n| !matches!(state(n), MachineState::Running | MachineState::Paused))?;
     let (what, hint) = match state(odd) {
-        State::Absent => ("does not exist".to_owned(), "`p1 up` makes it."),
+        MachineState::Absent => ("does not exist".to_owned(), "`p1 up` makes it."),
         state => (format!("is {state}"), "`p1 start` starts it."),
     };
-    Some(Trouble::new(format!("the machine of `{}` {what}: it has no memory to be kept", odd.name), hint))
+    Some(StepError::new(format!("the machine of `{}` {what}: it has no memory to be kept", odd.name), hint))
 }
 
-fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, cancel) = (ctx.world, ctx.control.cancel());
     let name = name(world)?;
     let machines = world.look_at_machines()?;
-    if let Some(trouble) = unfit(&world.cluster, &machines) {
-        return Err(trouble);
+    if let Some(error) = unfit(&world.cluster, &machines) {
+        return Err(error);
     }
     let nodes = there(world);
     for set in look(world)?.into_iter().filter(|s| s.name == name) {
@@ -278,7 +280,7 @@ fn pause(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(note) = world.seen().run.moment.clone() else { return Ok(Some("it was taken before".into())) };
     let (name, machines) = (name(world)?, world.machines.snapshots(&node.name)?);
@@ -289,7 +291,7 @@ fn take(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// The set that the run goes back to, looked for once.
-fn chosen(world: &World) -> Result<Note, Trouble> {
+fn chosen(world: &World) -> Result<Note, StepError> {
     let _one = world.getting();
     if let Some(note) = &world.seen().run.moment {
         return Ok(note.clone());
@@ -298,13 +300,13 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
     let machines = world.look_at_machines()?;
     let set = look(world)?.into_iter().find(|s| s.name == name);
     let set = set.ok_or_else(|| {
-        Trouble::new(
+        StepError::new(
             format!("there is no snapshot `{name}`"),
             "`p1 snapshot list` shows those that there are.",
         )
     })?;
     if let Some((what, hint)) = set.obstacle(&machines) {
-        return Err(Trouble::new(what, hint));
+        return Err(StepError::new(what, hint));
     }
     world.note(|seen| seen.run.moment = Some(set.note.clone()));
     Ok(set.note)
@@ -312,7 +314,7 @@ fn chosen(world: &World) -> Result<Note, Trouble> {
 
 /// Notes that machines are put back, before the first one is: until all of them are, they are of different
 /// moments. What was begun before with the cluster's data is over by it.
-pub fn begin(world: &World) -> Result<(), Trouble> {
+pub fn begin(world: &World) -> Result<(), StepError> {
     let subject = world.seen().request.subject.clone();
     let since = world.now();
     let what = Unfinished {
@@ -326,7 +328,7 @@ pub fn begin(world: &World) -> Result<(), Trouble> {
 }
 
 /// They are of one moment: all were put back and go on, or none was touched.
-pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), Trouble> {
+pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), StepError> {
     let mut restores = outcomes.iter().filter(|(id, _)| NodeStep::Restore.is(id)).map(|(_, o)| o);
     let none = restores.clone().all(|o| matches!(o, Outcome::Blocked { .. } | Outcome::Skipped { .. }));
     let all =
@@ -337,7 +339,7 @@ pub fn end(world: &World, outcomes: &BTreeMap<String, Outcome>) -> Result<(), Tr
     Ok(())
 }
 
-fn restore(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn restore(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     chosen(world)?;
     world.forget_node(&node.name);
@@ -351,7 +353,7 @@ fn restore(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let nodes = chosen(world)?.nodes;
     let nodes = nodes.into_iter().collect();
@@ -363,7 +365,7 @@ fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     Ok(None)
 }
 
-fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
     let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
@@ -382,7 +384,7 @@ fn set_clock(now: Duration) -> String {
     )
 }
 
-fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     if chosen(world)?.ready.is_empty() {
         files::remove_if_there(&world.state.kubeconfig())?;
@@ -392,7 +394,7 @@ fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     kubeconfig::apply(ctx)
 }
 
-fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if !chosen(world)?.ready.contains(&node.name) {
         return Ok(Some("it was not Ready then".into()));
@@ -402,7 +404,7 @@ fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let back = wait_for(ctx, Patience::of(bound), || {
         let (beat, wrong) = match pulse(world, node) {
             Ok(pulse) => pulse,
-            Err(trouble) => return Ok(Err(trouble.failure.cause)),
+            Err(error) => return Ok(Err(error.failure.cause)),
         };
         if wrong.is_none() && first.as_ref().is_some_and(|first| *first != beat) {
             return Ok(Ok(()));
@@ -412,14 +414,14 @@ fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     })?;
     back.map(|()| None).map_err(|why| {
         let hint = format!("`p1 logs {}` shows its journal.", node.name);
-        Trouble::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
+        StepError::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
             .kind(FailureKind::bound(bound))
     })
 }
 
 /// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API
 /// says of a node right after it was put back is what it had heard before the snapshot.
-pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), Trouble> {
+pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), StepError> {
     let nodes = world.ask(|api| api.nodes(&world.cancel))?;
     let status = nodes.iter().find(|n| n.name == node.name);
     let lease = world.ask(|api| api.leases(&world.cancel))?.remove(&node.name);
@@ -427,7 +429,7 @@ pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<S
     Ok((beat, wrong(node, None, status)))
 }
 
-fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let name = name(world)?;
     if !there(world).contains(&node.name) {
@@ -451,7 +453,7 @@ mod tests {
     }
 
     fn machines(nodes: &[&str]) -> BTreeMap<String, Machine> {
-        let one = |n: &&str| (n.to_string(), Machine { state: State::Running, ..Machine::absent() });
+        let one = |n: &&str| (n.to_string(), Machine { state: MachineState::Running, ..Machine::absent() });
         nodes.iter().map(one).collect()
     }
 
@@ -478,7 +480,7 @@ mod tests {
         let (what, hint) = all[0].obstacle(&machines(&["server", "worker", "late"])).unwrap();
         assert!(what.contains("before `late`") && hint.contains("p1 destroy late"), "{what}");
         let mut gone = machines(&["server", "worker", "late"]);
-        gone.get_mut("late").unwrap().state = State::Absent;
+        gone.get_mut("late").unwrap().state = MachineState::Absent;
         assert_eq!(all[0].obstacle(&gone), None);
     }
 
@@ -502,7 +504,7 @@ mod tests {
         let cause = |machines| unfit(&cluster, &machines).unwrap().failure.cause;
         assert!(cause(machines(&["server"])).contains("`worker-1` does not exist"));
         let mut off = machines(&["server", "worker-1"]);
-        off.get_mut("server").unwrap().state = State::Off;
+        off.get_mut("server").unwrap().state = MachineState::Off;
         assert!(cause(off).contains("`server` is off"));
     }
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::transfer::Transfer;
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::SHORT;
-use crate::engine::Trouble;
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
 use crate::k3s;
 use crate::observed::{View, Wanted, holds};
 use crate::os::process::quote;
@@ -20,12 +20,12 @@ pub const STEP: Step = Step::Node(NodeDef {
     per: Per::Node,
     after: &[
         After::Node(NodeStep::System),
-        After::Kept(NodeStep::Push),
-        After::Everywhere(NodeStep::Push),
+        After::NodeUnchanged(NodeStep::Push),
+        After::RunningNodesEnded(NodeStep::Push),
         After::Cluster(ClusterStep::Artifacts),
         After::Cluster(ClusterStep::Files),
         After::Cluster(ClusterStep::Save),
-        After::Touch(NodeStep::Ready),
+        After::PreviousInOrderIfRunning(NodeStep::Ready),
     ],
     needs: None,
     retry: true,
@@ -63,7 +63,7 @@ pub(super) fn inputs(cluster: &Cluster, _: &Node) -> serde_json::Value {
     json!([cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let files = world.files(&mut |_| {}, &mut |_| {})?;
     let wanted = crate::access::wanted(&files);
@@ -77,11 +77,11 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
             continue;
         }
         // A box may bring k3s along, without p1's note of it.
-        if !bare && world.on(node, |r| r.sha256(&file.path, SHORT))?.as_ref() == Some(&file.sha256) {
+        if !bare && world.on(node, |r| r.sha256(&file.path, SCRIPT_TIMEOUT))?.as_ref() == Some(&file.sha256) {
             continue;
         }
         let next = next(&file.path);
-        if !bare && world.on(node, |r| r.sha256(&next, SHORT))?.as_ref() == Some(&file.sha256) {
+        if !bare && world.on(node, |r| r.sha256(&next, SCRIPT_TIMEOUT))?.as_ref() == Some(&file.sha256) {
             world.script(node, "putting k3s in its place", &moving(&next, &file.path))?;
             continue;
         }

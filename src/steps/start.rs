@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{FEW, MANY, Unit, journal, trouble};
+use super::unit::{LINES_WHILE_STARTING, LINES_WITH_CRASHES, Unit, journal, k3s_failure};
 use super::wait::gone;
 use super::{Item, NodeCtx, NodeDef, Step, config, install};
 use crate::access::{Via, kubectl};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::guest::{NodeFacts, Since};
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::observed::{View, files, holds};
 use crate::os::cancel::Level;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
@@ -26,14 +26,14 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "start k3s",
     per: Per::Node,
     after: &[
-        After::Kept(NodeStep::Launch),
+        After::NodeUnchanged(NodeStep::Launch),
         After::Node(NodeStep::Install),
         After::Node(NodeStep::Config),
         After::Node(NodeStep::System),
         After::Cluster(ClusterStep::Data),
-        After::Lead(NodeStep::Start),
-        After::Behind(NodeStep::Start),
-        After::Turn(NodeStep::Ready),
+        After::LeadServer(NodeStep::Start),
+        After::OtherServersEnded(NodeStep::Start),
+        After::PreviousInOrder(NodeStep::Ready),
     ],
     needs: None,
     retry: false,
@@ -50,7 +50,9 @@ pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let Some(tokens) = &view.seen.here.tokens else {
         return Check::Needed("the token is not made yet".into());
     };
-    if node.role == Role::Worker && view.cluster.servers().all(|s| view.machine(s).state == State::Absent) {
+    if node.role == Role::Worker
+        && view.cluster.servers().all(|s| view.machine(s).state == MachineState::Absent)
+    {
         return Check::Unknown("checked when there is a server".into());
     }
     let unit = facts.unit(node.role.unit());
@@ -86,7 +88,7 @@ pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([config::inputs(cluster, node), cluster.k3s.release, cluster.k3s.artifacts])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (facts, tokens) = (world.facts(node)?, world.tokens()?);
     let unit = node.role.unit();
@@ -137,7 +139,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Has the init system start k3s, and does not wait for it. The moment, by the node's clock.
-pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, Trouble> {
+pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let unit = node.role.unit();
     let service = world.guest(node).service();
@@ -156,7 +158,7 @@ const JOURNAL: Duration = Duration::from_secs(10);
 
 /// Looks on until the unit is active. `launched`: it was started before there was a server, so that ends
 /// from before this look are not held against it.
-fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> Result<(), Trouble> {
+fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> Result<(), StepError> {
     let node = ctx.node;
     let mut restarted = (!launched).then_some(0);
     let start = Instant::now();
@@ -177,10 +179,10 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
             state_at = Instant::now();
             let is = match Unit::of(ctx) {
                 // Out of reach for a moment: asked again as long as there is time.
-                Err(trouble) if trouble.may_pass() && !late && !gone(ctx) => {
-                    ctx.control.says(trouble.failure.cause);
+                Err(error) if error.may_pass() && !late && !gone(ctx) => {
+                    ctx.control.says(error.failure.cause);
                     if ctx.control.cancel().sleep(STATE, Level::Stop) {
-                        return Err(Trouble::interrupted());
+                        return Err(StepError::interrupted());
                     }
                     continue;
                 }
@@ -192,7 +194,12 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
             let gave_up = is.gave_up(*restarted.get_or_insert(is.restarts));
             if gave_up || late || journal_at.elapsed() > JOURNAL {
                 journal_at = Instant::now();
-                let lines = journal(ctx, since, if is.restarts > 0 { MANY } else { FEW }, is.restarts > 0)?;
+                let lines = journal(
+                    ctx,
+                    since,
+                    if is.restarts > 0 { LINES_WITH_CRASHES } else { LINES_WHILE_STARTING },
+                    is.restarts > 0,
+                )?;
                 for line in lines.iter().rev().take(3).rev() {
                     ctx.control.log(line);
                 }
@@ -205,12 +212,12 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
                 let stuck = cause.is_some() && cause == before;
                 before = cause;
                 if gave_up || late || stuck {
-                    return Err(trouble(ctx, &lines, late.then_some(bound), is.restarts));
+                    return Err(k3s_failure(ctx, &lines, late.then_some(bound), is.restarts));
                 }
             }
         }
         if ctx.control.cancel().sleep(pause, Level::Stop) {
-            return Err(Trouble::interrupted());
+            return Err(StepError::interrupted());
         }
         // The last look does not come later than the bound.
         pause = (pause * 3 / 2)
@@ -220,23 +227,23 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
 }
 
 /// Takes the pods off a node before its k3s is restarted; `ready` lets them back.
-fn drain(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+fn drain(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let bound = world.cluster.timeouts.node_ready;
     ctx.control.says("moving its pods to other nodes");
     let drained = kubectl::drain(world, node, bound, false, &mut |line| ctx.control.log(line));
     let drained = drained.and_then(|output| Ok(output.ok()?));
-    drained.map(drop).map_err(|mut trouble| {
+    drained.map(drop).map_err(|mut error| {
         let hint = "It stays cordoned until it is Ready in a later run. Pods without a controller are not moved: \
                     delete them, or leave `rollout: drain` out.";
-        trouble.failure.hint = Some(hint.to_owned());
-        trouble
+        error.failure.hint = Some(hint.to_owned());
+        error
     })
 }
 
 /// A new machine with a known hostname: the server knows another password for that node and
 /// would refuse it ("Node password rejected"; docs.k3s.io/architecture, agent node registration).
-fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
+fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Server && world.cluster.servers().count() == 1 {
         return Ok(());
@@ -246,7 +253,7 @@ fn forget_former_node(ctx: &NodeCtx<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     ctx.control.says("taking the former node of this name out of the cluster");
-    kubectl::take_out(world, node)?;
+    kubectl::remove_node(world, node)?;
     ctx.control.log("removed the Node object and the password of the machine that had this name before");
     Ok(())
 }

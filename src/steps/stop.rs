@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::SHORT;
-use crate::engine::Trouble;
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
 use crate::explain::seconds;
-use crate::machines::{Cap, State};
+use crate::machines::{Cap, MachineState};
 use crate::observed::View;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node};
@@ -37,10 +37,10 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     }
 }
 
-fn of(state: &State) -> Check {
+fn of(state: &MachineState) -> Check {
     match state {
-        State::Absent => Check::Done("it does not exist".into()),
-        State::Off | State::Saved => Check::Done("it is off".into()),
+        MachineState::Absent => Check::Done("it does not exist".into()),
+        MachineState::Off | MachineState::Saved => Check::Done("it is off".into()),
         state => Check::Needed(format!("it is {state}")),
     }
 }
@@ -50,12 +50,12 @@ fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
 }
 
 /// In order, and by its plug if it does not go.
-pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+pub fn shut_down(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     // Its answer may be lost with it. What it could not be told is seen in its state.
     let told = world.script(node, "shutting down", world.guest(node).power_off());
-    let gone = |s: &State| matches!(s, State::Off | State::Absent | State::Saved);
-    let patience = if told.is_ok() { SHUTDOWN } else { SHORT.min(Duration::from_secs(10)) };
+    let gone = |s: &MachineState| matches!(s, MachineState::Off | MachineState::Absent | MachineState::Saved);
+    let patience = if told.is_ok() { SHUTDOWN } else { SCRIPT_TIMEOUT.min(Duration::from_secs(10)) };
     let off = wait_for(ctx, Patience::stubborn(patience), || {
         let off = world.look_at_machines()?.get(&node.name).is_none_or(|m| gone(&m.state));
         Ok(if off { Ok(()) } else { Err("waiting for it to go off".to_owned()) })

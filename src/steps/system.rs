@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Item, NodeCtx, NodeDef, Step};
-use crate::access::SHORT;
-use crate::engine::Trouble;
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
 use crate::guest::{self, Guest, NodeFacts, Prepare};
 use crate::machines::node_mac;
 use crate::observed::{View, holds};
@@ -48,19 +48,19 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     json!([cluster.network, (&node.name, node.ip)])
 }
 
-fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let now = u64::try_from(world.now().as_second()).unwrap_or(0);
     let script = script(world.guest(node), &world.cluster, node, now)?;
     let mut did = Vec::new();
     let what = "preparing the system";
-    let done =
-        world.on(node, |r| r.script(what, &script, true, SHORT, &mut |line| did.push(line.to_owned())))?;
+    let done = world
+        .on(node, |r| r.script(what, &script, true, SCRIPT_TIMEOUT, &mut |line| did.push(line.to_owned())))?;
     for line in &did {
         ctx.control.log(line);
     }
     if done.status == 20 {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("the machine has no network card for {}", node.ip),
             "The machine was made with another Vagrantfile. `p1 replace {node}` recreates it.",
         )
@@ -69,14 +69,14 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     done.ok()?;
     let facts = world.look_at_node(node)?;
     if facts.interface_of(node.ip).is_none() {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("the machine does not keep the address {}", node.ip),
             "Something on the node takes it away again; see `ip addr` and its network configuration there.",
         )
         .transient());
     }
-    if let Some(trouble) = obstacles(&facts).into_iter().next() {
-        return Err(trouble);
+    if let Some(error) = obstacles(&facts).into_iter().next() {
+        return Err(error);
     }
     for warning in guest::of(Some(&facts)).warnings(&facts, node.role) {
         ctx.control.warn(warning);
@@ -96,9 +96,9 @@ pub fn script(guest: &dyn Guest, cluster: &Cluster, node: &Node, now: u64) -> Re
 }
 
 /// What k3s cannot run with.
-fn obstacles(facts: &NodeFacts) -> Vec<Trouble> {
+fn obstacles(facts: &NodeFacts) -> Vec<StepError> {
     let all = guest::of(Some(facts)).obstacles(facts).into_iter();
-    all.map(|obstacle| Trouble::new(obstacle.cause, obstacle.hint)).collect()
+    all.map(|obstacle| StepError::new(obstacle.cause, obstacle.hint)).collect()
 }
 
 #[cfg(test)]

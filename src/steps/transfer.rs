@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::NodeCtx;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::guest::Piece;
 use crate::observed::Wanted;
 use crate::os::process;
 use crate::ssh::{Bound, Source, Upload};
 
-/// A file of some hundred MB to an emulated guest; silence is the sooner sign of trouble.
+/// A file of some hundred MB to an emulated guest; silence is the earlier sign of a fault.
 const PUSH: Duration = Duration::from_secs(1800);
 const SILENCE: Duration = Duration::from_secs(120);
 /// The same from a disk: it takes seconds.
@@ -30,7 +30,7 @@ impl<'c, 'a> Transfer<'c, 'a> {
     }
 
     /// One file onto the node, to this path: whole, or not at all.
-    pub fn file(&mut self, file: &Wanted, dest: &str) -> Result<(), Trouble> {
+    pub fn file(&mut self, file: &Wanted, dest: &str) -> Result<(), StepError> {
         self.bytes += file.len;
         match self.copy_from_disk(file, dest) {
             Ok(true) => return Ok(()),
@@ -64,7 +64,7 @@ impl<'c, 'a> Transfer<'c, 'a> {
     }
 
     /// Whether it was copied from the disk: false where there is none, or not for this machine.
-    fn copy_from_disk(&mut self, file: &Wanted, dest: &str) -> Result<bool, Trouble> {
+    fn copy_from_disk(&mut self, file: &Wanted, dest: &str) -> Result<bool, StepError> {
         let (world, node) = (self.ctx.world, self.ctx.node);
         let Some(disk) = world.seen().run.on_disk.clone().filter(|_| self.attached != Some(false)) else {
             return Ok(false);
@@ -92,7 +92,7 @@ impl<'c, 'a> Transfer<'c, 'a> {
         if done.status != 0 {
             let text = done.text();
             let cause = format!("copying {} from a disk failed with {}", name(file), done.status);
-            return Err(Trouble::new(cause, "").evidence(process::tail(&text, 4)));
+            return Err(StepError::new(cause, "").evidence(process::tail(&text, 4)));
         }
         Ok(true)
     }

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::observed::View;
 use crate::os::{files, process};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
@@ -46,7 +46,7 @@ pub const FORGET: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Forget,
     title: "forget the kubeconfig",
     after: &[After::Servers(NodeStep::Uninstall)],
-    serves: false,
+    on_demand: false,
     needs: None,
     retry: false,
     check: kubeconfig_is_void,
@@ -60,8 +60,8 @@ fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
 
 fn reachable(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     match view.machine(node).state {
-        State::Absent => Check::Done("the machine does not exist".into()),
-        State::Running => Check::Needed("asked for".into()),
+        MachineState::Absent => Check::Done("the machine does not exist".into()),
+        MachineState::Running => Check::Needed("asked for".into()),
         // Not silently: what is on its disk stays there.
         state => Check::Needed(format!("the machine is {state}")),
     }
@@ -72,23 +72,23 @@ fn kubeconfig_is_void(view: &View<'_>) -> Check {
     if !view.seen.here.kubeconfig {
         return Check::Done("there is none".into());
     }
-    match view.cluster.servers().all(|s| view.seen.request.doomed.contains(&s.name)) {
+    match view.cluster.servers().all(|s| view.seen.request.targets.contains(&s.name)) {
         true => Check::Needed("there is one".into()),
         false => Check::Done("a server stays".into()),
     }
 }
 
-fn facts(ctx: &NodeCtx<'_>) -> Result<NodeFacts, Trouble> {
+fn facts(ctx: &NodeCtx<'_>) -> Result<NodeFacts, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let state = world.look_at_machines()?.remove(&node.name).map(|m| m.state);
-    if let Some(state) = state.filter(|s| *s != State::Running) {
-        return Err(Trouble::new(format!("the machine is {state}"), "`p1 start` starts it."));
+    if let Some(state) = state.filter(|s| *s != MachineState::Running) {
+        return Err(StepError::new(format!("the machine is {state}"), "`p1 start` starts it."));
     }
     world.look_at_node(node)
 }
 
 /// Runs one of k3s' scripts to its end. They stop containers and unmount, which takes a while.
-fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
+fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let job = Job { name, id: &world.run, script, env: &[] };
     let done = world
@@ -97,7 +97,7 @@ fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     let text = done.text();
-    Err(Trouble::new(format!("k3s' own {name} script exited with {}", done.status), "")
+    Err(StepError::new(format!("k3s' own {name} script exited with {}", done.status), "")
         .kind(FailureKind::Exit { code: done.status })
         .evidence(process::tail(&text, 12))
         .transient())
@@ -115,7 +115,7 @@ fn warn_of_network(ctx: &NodeCtx<'_>) {
     }
 }
 
-fn killall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn killall(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let script = k3s::killall_script();
     if !facts(ctx)?.scripts.contains(&script) {
         return Ok(Some("k3s is not installed".into()));
@@ -126,7 +126,7 @@ fn killall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Runs k3s' uninstall scripts, and takes away what they and p1 left.
-pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let before = facts(ctx)?;
     let mut did = false;
@@ -142,11 +142,11 @@ pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }
     // What p1 changed is noted in a folder that goes with the rest.
     let guest = world.guest(node);
-    let script = format!("{}{}{LEFT}", guest.service().functions(), guest.undo());
+    let script = format!("{}{}{REMOVE_REST}", guest.service().functions(), guest.undo());
     world.script(node, "removing what is left", &script)?;
     let after = world.look_at_node(node)?;
     if after.has_k3s() {
-        return Err(Trouble::new(
+        return Err(StepError::new(
             "k3s is still there after its uninstall script",
             format!("Look at what is left: p1 ssh {} -- ls /usr/local/bin /etc/systemd/system", node.name),
         )
@@ -158,13 +158,13 @@ pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 
 /// What the script leaves behind: the node's password (measured; install.sh does not touch
 /// /etc/rancher/node), a half-installed binary without scripts, and p1's own notes.
-const LEFT: &str = "\
+const REMOVE_REST: &str = "\
 for unit in k3s k3s-agent; do service_remove $unit; done
 rm -f /usr/local/bin/k3s /usr/local/bin/k3s-killall.sh
 rm -rf /etc/rancher /var/lib/rancher /var/lib/kubelet /run/k3s /run/flannel /var/lib/p1
 ";
 
-fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn forget(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     files::remove_if_there(&world.state.kubeconfig())?;
     if world.seen().request.whole {
@@ -185,8 +185,8 @@ mod tests {
     fn the_kubeconfig_goes_with_the_server_only() {
         let cluster = cluster(1);
         let check = |kubeconfig: bool, nodes: &[&str]| {
-            let doomed = nodes.iter().map(ToString::to_string).collect();
-            let request = Request { doomed, ..Request::default() };
+            let targets = nodes.iter().map(ToString::to_string).collect();
+            let request = Request { targets, ..Request::default() };
             let seen = Observed {
                 here: crate::observed::Here { kubeconfig, ..Default::default() },
                 request,

@@ -1,8 +1,8 @@
 //! k3s' unit on a node: how the init system has it, and what its log says of the start that counts.
 
 use super::NodeCtx;
-use crate::access::{SHORT, World};
-use crate::engine::Trouble;
+use crate::access::{SCRIPT_TIMEOUT, World};
+use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::guest::Since;
 use crate::k3s::{self, Diagnosis};
@@ -11,8 +11,8 @@ use crate::spec::Node;
 
 /// Lines of the unit's journal to look for a cause in: while it starts, and when it was started again, for
 /// which a server of Kubernetes 1.21 writes some 200 each time.
-pub const FEW: u32 = 60;
-pub const MANY: u32 = 600;
+pub const LINES_WHILE_STARTING: u32 = 60;
+pub const LINES_WITH_CRASHES: u32 = 600;
 /// A unit that was restarted so often since its start does not get up by itself.
 const CRASHES: u32 = 4;
 
@@ -27,7 +27,7 @@ pub struct Unit {
 
 impl Unit {
     /// Asks the node.
-    pub fn of(ctx: &NodeCtx<'_>) -> Result<Self, Trouble> {
+    pub fn of(ctx: &NodeCtx<'_>) -> Result<Self, StepError> {
         let node = ctx.node;
         let service = ctx.world.guest(node).service();
         let text = ctx.world.script(node, "looking at k3s' unit", &service.state(node.role.unit()))?;
@@ -45,15 +45,16 @@ impl Unit {
 /// What one start of the unit said, of its last so many lines: the start that ended last, if it `ended`,
 /// else the one that goes on. By the invocation that each line is of:
 /// lines of other starts are no evidence of this one.
-pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, Trouble> {
+pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Result<Vec<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let service = world.guest(node).service();
     let script = service.said(node.role.unit(), since, most);
-    let read = world.on(node, |r| r.script("reading k3s' journal", &script, true, SHORT, &mut |_| {}));
+    let read =
+        world.on(node, |r| r.script("reading k3s' journal", &script, true, SCRIPT_TIMEOUT, &mut |_| {}));
     let text = match read {
         // A node that is out of reach for a moment has said nothing for a moment.
-        Err(trouble) if trouble.may_pass() => {
-            ctx.control.log(&trouble.failure.cause);
+        Err(error) if error.may_pass() => {
+            ctx.control.log(&error.failure.cause);
             return Ok(Vec::new());
         }
         read => read?.text(),
@@ -66,12 +67,12 @@ pub fn journal(ctx: &NodeCtx<'_>, since: &Since, most: u32, ended: bool) -> Resu
 }
 
 /// Why a unit does not come up, from what one start of it said.
-pub fn trouble(
+pub fn k3s_failure(
     ctx: &NodeCtx<'_>,
     lines: &[String],
     late: Option<std::time::Duration>,
     restarts: u32,
-) -> Trouble {
+) -> StepError {
     let node = ctx.node;
     let unit = node.role.unit();
     let what = match late {
@@ -96,7 +97,7 @@ pub fn trouble(
         }
     };
     let kind = late.map_or(FailureKind::Refused, FailureKind::bound);
-    Trouble::new(cause, hint).kind(kind).evidence(evidence).next(next.iter().copied())
+    StepError::new(cause, hint).kind(kind).evidence(evidence).next(next.iter().copied())
 }
 
 /// A cause with what p1 can find out about it by itself.

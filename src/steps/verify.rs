@@ -20,12 +20,12 @@ use super::rollouts::look_at_pods;
 use super::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::kubectl::{self, applying, fed, stream};
-use crate::access::{SHORT, Via, World};
+use crate::access::{SCRIPT_TIMEOUT, Via, World};
 use crate::apps::{self, Secrets, Why};
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds, times};
 use crate::guest::Unit;
-use crate::machines::State;
+use crate::machines::MachineState;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::process::tail;
@@ -63,13 +63,13 @@ const fn cluster_step(
     name: ClusterStep,
     title: &'static str,
     after: &'static [After],
-    apply: fn(&Ctx<'_>) -> Result<Option<String>, Trouble>,
+    apply: fn(&Ctx<'_>) -> Result<Option<String>, StepError>,
 ) -> Step {
     Step::Cluster(ClusterDef {
         name,
         title,
         after,
-        serves: false,
+        on_demand: false,
         needs: None,
         retry: false,
         check: asked,
@@ -82,7 +82,7 @@ const fn node_step(
     name: NodeStep,
     title: &'static str,
     after: &'static [After],
-    apply: fn(&NodeCtx<'_>) -> Result<Option<String>, Trouble>,
+    apply: fn(&NodeCtx<'_>) -> Result<Option<String>, StepError>,
 ) -> Step {
     let per = Per::Node;
     Step::Node(NodeDef {
@@ -157,21 +157,23 @@ pub const CLEAN: Step = cluster_step(
 
 /// The nodes that are looked at.
 fn targets(world: &World) -> Vec<&Node> {
-    let chosen = &world.seen().request.doomed;
+    let chosen = &world.seen().request.targets;
     world.cluster.nodes.iter().filter(|n| chosen.contains(&n.name)).collect()
 }
 
-fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let state = world.seen().machines.get(&node.name).map_or(State::Absent, |m| m.state.clone());
-    if state != State::Running {
-        return Err(Trouble::new(format!("the machine is {state}"), "`p1 up` brings it up.").next(["p1 up"]));
+    let state = world.seen().machines.get(&node.name).map_or(MachineState::Absent, |m| m.state.clone());
+    if state != MachineState::Running {
+        return Err(
+            StepError::new(format!("the machine is {state}"), "`p1 up` brings it up.").next(["p1 up"])
+        );
     }
     let facts = again(ctx, ANSWERS, || world.look_at_node(node))?;
     let unit = facts.unit(node.role.unit());
     if unit.active != "active" {
         let state = if unit.active.is_empty() { "not there" } else { &unit.active };
-        return Err(Trouble::new(
+        return Err(StepError::new(
             format!("its unit {} is {state}", node.role.unit()),
             format!("`p1 logs {}` shows why; `p1 up` starts it.", node.name),
         )
@@ -181,7 +183,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     let status = nodes.iter().find(|n| n.name == node.name);
     if let Some(why) = wrong(node, world.seen().here.version.as_deref(), status) {
         return Err(
-            Trouble::new(why, "`p1 up` fixes what it can, and says why if it cannot.").next(["p1 up"])
+            StepError::new(why, "`p1 up` fixes what it can, and says why if it cannot.").next(["p1 up"])
         );
     }
     if unit.restarts > 0 {
@@ -199,7 +201,7 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// The image of the pods: what the user wants, or what all nodes have, or what is to be pulled.
-fn image(world: &World, nodes: &[&Node]) -> Result<(String, bool), Trouble> {
+fn image(world: &World, nodes: &[&Node]) -> Result<(String, bool), StepError> {
     let seen = world.seen();
     if let Some(image) = seen.request.subject.clone().or_else(|| world.cluster.verify.image.clone()) {
         return Ok((image, false));
@@ -341,14 +343,14 @@ fn place(kind: &str, name: &str) -> String {
 }
 
 /// kubectl, again where what it needs comes and goes.
-fn writes(ctx: &Ctx<'_>, what: &str, script: &str) -> Result<(), Trouble> {
+fn writes(ctx: &Ctx<'_>, what: &str, script: &str) -> Result<(), StepError> {
     again(ctx, ANSWERS, || {
         kubectl::apply(ctx.world, what, script, &Secrets::default(), &mut |line| ctx.control.log(line))
     })
     .map(drop)
 }
 
-fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let nodes = targets(world);
     let space = format!("/api/v1/namespaces/{SPACE}");
@@ -362,7 +364,7 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         })?;
         if let Err(why) = gone {
             let hint = format!("Something holds the namespace: p1 kubectl get namespace {SPACE} -o yaml");
-            return Err(Trouble::new(format!("not gone within {}: {why}", seconds(GONE)), hint)
+            return Err(StepError::new(format!("not gone within {}: {why}", seconds(GONE)), hint)
                 .kind(FailureKind::bound(GONE)));
         }
     }
@@ -386,12 +388,12 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let mut lacking: Vec<String> = Vec::new();
         for pod in &all {
             let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-            match (apps::trouble(pod), pod["status"]["podIP"].as_str()) {
+            match (apps::pod_problem(pod), pod["status"]["podIP"].as_str()) {
                 // One that is not asked about may still be asked.
                 (None, Some(ip)) => addresses.push((node.to_owned(), ip.to_owned())),
-                (trouble, _) if nodes.iter().any(|n| n.name == node) => {
-                    crashed |= trouble.as_ref().is_some_and(|t| t.why == Why::Crashes);
-                    lacking.push(trouble.map_or("it has no address".to_owned(), |t| t.text));
+                (problem, _) if nodes.iter().any(|n| n.name == node) => {
+                    crashed |= problem.as_ref().is_some_and(|t| t.why == Why::Crashes);
+                    lacking.push(problem.map_or("it has no address".to_owned(), |t| t.text));
                 }
                 _ => {}
             }
@@ -430,7 +432,7 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         };
         let cause = found.cause.map_or(what.clone(), |cause| format!("{what}: {cause}"));
         let kind = if run.is_ok() { FailureKind::Refused } else { FailureKind::bound(PODS) };
-        return Err(Trouble::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12)));
+        return Err(StepError::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12)));
     }
 
     let place = place("services", "answer");
@@ -466,13 +468,13 @@ fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
 }
 
 /// Whether the cluster has a Service for names, k3s' or another.
-fn serves_names(world: &World) -> Result<bool, Trouble> {
+fn serves_names(world: &World) -> Result<bool, StepError> {
     let all = world.ask(|api| api.items("/api/v1/services", &world.cancel))?;
     Ok(all.iter().any(|s| s["spec"]["ports"].as_array().into_iter().flatten().any(|p| p["port"] == 53)))
 }
 
 /// The classes of ingress that the cluster has.
-fn classes(world: &World) -> Result<Vec<Value>, Trouble> {
+fn classes(world: &World) -> Result<Vec<Value>, StepError> {
     world.ask(|api| api.items("/apis/networking.k8s.io/v1/ingressclasses", &world.cancel))
 }
 
@@ -485,7 +487,7 @@ fn ingress_class(classes: &[Value]) -> Option<String> {
 }
 
 /// What a node's pod found; waits until it has asked everybody.
-fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, Trouble> {
+fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let path = place("pods", &format!("ask-{}", node.name));
     let ended = wait_for(ctx, Patience::of(ASKING), || {
@@ -493,8 +495,8 @@ fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, Trouble> {
         let Some(pod) = pod else { return Ok(Err("its pod is not there".to_owned())) };
         Ok(match pod["status"]["phase"].as_str() {
             Some("Succeeded" | "Failed") => Ok(()),
-            _ => Err(match apps::trouble(&pod) {
-                Some(trouble) if trouble.why != Why::Runs => trouble.text,
+            _ => Err(match apps::pod_problem(&pod) {
+                Some(problem) if problem.why != Why::Runs => problem.text,
                 _ => "its pod is asking".to_owned(),
             }),
         })
@@ -503,7 +505,7 @@ fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, Trouble> {
         let pod = world.ask(|api| api.object(&path, &world.cancel)).ok().flatten().unwrap_or_default();
         let cause = format!("its pod did not end within {}: {why}", seconds(ASKING));
         let lines = look_at_pods(world, &pod).lines;
-        return Err(Trouble::new(cause, "")
+        return Err(StepError::new(cause, "")
             .kind(FailureKind::bound(ASKING))
             .evidence(tail(&lines.join("\n"), 12)));
     }
@@ -514,10 +516,10 @@ fn found(ctx: &NodeCtx<'_>) -> Result<Vec<String>, Trouble> {
 }
 
 /// The answers to questions whose name begins so, or why one was not answered.
-fn answers(ctx: &NodeCtx<'_>, what: &str, hint: &str) -> Result<Vec<String>, Trouble> {
+fn answers(ctx: &NodeCtx<'_>, what: &str, hint: &str) -> Result<Vec<String>, StepError> {
     let lines = found(ctx)?;
     if lines.last().map(String::as_str) != Some("end") {
-        return Err(Trouble::new("its pod ended before it had asked everybody", "").evidence(lines));
+        return Err(StepError::new("its pod ended before it had asked everybody", "").evidence(lines));
     }
     let mut good = Vec::new();
     let mut bad = Vec::new();
@@ -532,7 +534,9 @@ fn answers(ctx: &NodeCtx<'_>, what: &str, hint: &str) -> Result<Vec<String>, Tro
         let asked = asked.strip_prefix("pod/").map_or(asked.to_owned(), |node| format!("the pod on {node}"));
         let more = if bad.len() > 1 { format!(" (and {} more)", bad.len() - 1) } else { String::new() };
         let why = if why.trim().is_empty() { "no answer" } else { why.trim() };
-        return Err(Trouble::new(format!("{asked} does not answer to it{more}: {why}"), hint).evidence(lines));
+        return Err(
+            StepError::new(format!("{asked} does not answer to it{more}: {why}"), hint).evidence(lines)
+        );
     }
     // None where there is nobody else, and no names without a DNS.
     Ok(good)
@@ -549,7 +553,7 @@ fn switched(world: &World, key: &str) -> bool {
     value.is_some_and(|v| v.as_bool() == Some(true) || v.as_str() == Some("true"))
 }
 
-fn network(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn network(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     // docs.k3s.io/installation/requirements, "Networking".
     let way = match setting(ctx.world, "flannel-backend").unwrap_or("vxlan") {
         "none" => {
@@ -576,7 +580,7 @@ fn network(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     }))
 }
 
-fn service(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn service(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let range = setting(ctx.world, "service-cidr").unwrap_or("10.43.0.0/16");
     let hint = match switched(ctx.world, "disable-kube-proxy") {
         true => {
@@ -590,7 +594,7 @@ fn service(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
     Ok(Some(format!("answered by {}", answers(ctx, "service", &hint)?.join(", "))))
 }
 
-fn dns(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn dns(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let hint =
         "Names are CoreDNS' business: `p1 kubectl -n kube-system get pods -l k8s-app=kube-dns`, and its log.";
     Ok(Some(match answers(ctx, "dns", hint)? {
@@ -628,7 +632,7 @@ struct Outside {
 }
 
 impl Outside {
-    fn look(world: &World) -> Result<Self, Trouble> {
+    fn look(world: &World) -> Result<Self, StepError> {
         let object = |path: &str| world.ask(|api| api.object(path, &world.cancel));
         let items = |path: &str| world.ask(|api| api.items(path, &world.cancel));
         let sets = items("/apis/apps/v1/daemonsets")?;
@@ -710,7 +714,7 @@ fn number(value: &Value) -> Option<u16> {
 
 /// Through the addresses at which the cluster itself says that it is offered to the outside. Whether there is
 /// an ingress at all is asked of it as well: many settings, and their owner by hand, decide it.
-fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let begun = std::time::Instant::now();
     let space = again(ctx, ANSWERS, || {
@@ -750,7 +754,7 @@ fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
         let cause = found.cause.filter(|_| found.why != Why::Begins).map_or(String::new(), |c| format!(" ({c})"));
         let cause = format!("not reached through the ingress within {}: {why}{cause}", seconds(INGRESS));
         let kind = FailureKind::bound(INGRESS);
-        Trouble::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12))
+        StepError::new(cause, hint).kind(kind).evidence(tail(&found.lines.join("\n"), 12))
     })
 }
 
@@ -803,13 +807,13 @@ fn ask(world: &World, door: SocketAddr, cancel: &Cancel) -> Result<Answer, Strin
     }
 }
 
-fn steady(ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+fn steady(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let before = world.seen().run.proven.get(&node.name).cloned().unwrap_or_default();
     let now = again(ctx, ANSWERS, || world.look_at_node(node))?.unit(node.role.unit());
     match unsteady(&before, &now) {
         None => Ok(Some("not restarted".into())),
-        Some(why) => Err(Trouble::new(why, format!("`p1 logs {}` shows what happened.", node.name))),
+        Some(why) => Err(StepError::new(why, format!("`p1 logs {}` shows what happened.", node.name))),
     }
 }
 
@@ -827,7 +831,7 @@ fn removal() -> String {
 
 /// Runs after a failure and after a wish to stop as well, and by a connection of its own, which that
 /// wish does not end.
-fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
+fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let space = format!("/api/v1/namespaces/{SPACE}");
     let apart = Cancel::new();
@@ -837,7 +841,9 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, Trouble> {
     let login: Login = world.login(world.server(Via::Any)?)?;
     let mut remote = Remote::new(login, apart);
     remote
-        .script("removing what this made", &removal(), true, SHORT, &mut |line| ctx.control.log(line))?
+        .script("removing what this made", &removal(), true, SCRIPT_TIMEOUT, &mut |line| {
+            ctx.control.log(line)
+        })?
         .ok()?;
     Ok(Some(format!("the namespace {SPACE}")))
 }

@@ -68,7 +68,7 @@ pub struct Step {
     /// As the plan has it.
     pub info: StepInfo,
     /// Where it is.
-    pub state: State,
+    pub state: StepStatus,
     /// The attempt it is at or ended with, from 1; 0 before the first.
     pub attempt: u32,
     /// At most so many.
@@ -89,7 +89,7 @@ pub struct Step {
 
 /// Where a step is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum State {
+pub enum StepStatus {
     /// Not begun.
     Waiting,
     /// At work.
@@ -154,7 +154,7 @@ impl Step {
     fn new(info: StepInfo) -> Self {
         Self {
             info,
-            state: State::Waiting,
+            state: StepStatus::Waiting,
             attempt: 0,
             attempts: 0,
             started: None,
@@ -178,19 +178,20 @@ impl Step {
 
     /// True if the run is about it: planned as needed, or begun although it was not.
     pub fn counts(&self) -> bool {
-        self.info.needed || !matches!(self.state, State::Waiting | State::Over(Outcome::Skipped { .. }))
+        self.info.needed
+            || !matches!(self.state, StepStatus::Waiting | StepStatus::Over(Outcome::Skipped { .. }))
     }
 
     /// True while it runs or is between two attempts.
     pub fn active(&self) -> bool {
-        matches!(self.state, State::Running | State::Retrying { .. })
+        matches!(self.state, StepStatus::Running | StepStatus::Retrying { .. })
     }
 
     /// True if steps behind it need not wait for it.
     fn passed(&self) -> bool {
         match &self.state {
-            State::Over(outcome) => outcome.passed(),
-            State::Waiting => !self.info.needed,
+            StepStatus::Over(outcome) => outcome.passed(),
+            StepStatus::Waiting => !self.info.needed,
             _ => false,
         }
     }
@@ -224,14 +225,14 @@ impl Board {
             }
             Kind::StepStarted { step, attempt, attempts } => {
                 let step = self.step_mut(step);
-                step.state = State::Running;
+                step.state = StepStatus::Running;
                 (step.attempt, step.attempts) = (*attempt, *attempts);
                 step.started.get_or_insert(now);
                 (step.message, step.transfer) = (None, None);
             }
             Kind::StepProgress { step, message, done, total } => {
                 let step = self.step_mut(step);
-                if matches!(step.state, State::Over(_)) {
+                if matches!(step.state, StepStatus::Over(_)) {
                     return; // Progress may come late: it goes another way.
                 }
                 step.message = Some(message.clone());
@@ -246,11 +247,11 @@ impl Board {
                 let step = self.step_mut(step);
                 (step.attempt, step.attempts) = (*attempt, *attempts);
                 let until = now.saturating_add(Duration::from_millis(*wait_ms));
-                step.state = State::Retrying { cause: cause.clone(), until };
+                step.state = StepStatus::Retrying { cause: cause.clone(), until };
             }
             Kind::StepFinished { step, outcome, attempt, took_ms } => {
                 let step = self.step_mut(step);
-                step.state = State::Over(outcome.clone());
+                step.state = StepStatus::Over(outcome.clone());
                 step.attempt = *attempt;
                 step.took = Duration::from_millis(*took_ms);
                 step.ended = Some(now);
@@ -320,8 +321,9 @@ impl Board {
 
     /// Nodes that were to be worked on, and on which nothing was done because of another's failure.
     pub fn untouched(&self) -> Vec<&str> {
-        let blocked = |step: &Step| matches!(step.state, State::Over(Outcome::Blocked { .. }));
-        let idle = |step: &Step| blocked(step) || matches!(step.state, State::Over(Outcome::Skipped { .. }));
+        let blocked = |step: &Step| matches!(step.state, StepStatus::Over(Outcome::Blocked { .. }));
+        let idle =
+            |step: &Step| blocked(step) || matches!(step.state, StepStatus::Over(Outcome::Skipped { .. }));
         let left = |lane: &&Lane| {
             let steps = self.of_lane(lane);
             steps.clone().any(blocked) && steps.clone().all(idle)
@@ -337,7 +339,7 @@ impl Board {
             return Doing::Running(running);
         }
         let is = |wanted: fn(&Outcome) -> bool| {
-            steps.clone().find(|step| matches!(&step.state, State::Over(outcome) if wanted(outcome)))
+            steps.clone().find(|step| matches!(&step.state, StepStatus::Over(outcome) if wanted(outcome)))
         };
         if let Some(step) = is(|outcome| matches!(outcome, Outcome::Failed(_))) {
             return Doing::Failed(step);
@@ -346,11 +348,11 @@ impl Board {
             return Doing::Stopped(step);
         }
         for step in steps.clone() {
-            if let State::Over(Outcome::Blocked { by }) = &step.state {
+            if let StepStatus::Over(Outcome::Blocked { by }) = &step.state {
                 return Doing::Blocked(by);
             }
         }
-        if let Some(next) = steps.clone().find(|step| step.info.needed && step.state == State::Waiting) {
+        if let Some(next) = steps.clone().find(|step| step.info.needed && step.state == StepStatus::Waiting) {
             let before = next.info.after.iter().filter_map(|id| self.step(id));
             return Doing::Waiting(next, before.into_iter().find(|step| !step.passed()));
         }
@@ -373,11 +375,11 @@ impl Board {
         for step in self.steps.iter().filter(|step| step.counts()) {
             counts.total += 1;
             match &step.state {
-                State::Over(Outcome::Done { .. }) => counts.done += 1,
-                State::Over(Outcome::Skipped { .. }) => counts.skipped += 1,
-                State::Over(Outcome::Failed(_)) => counts.failed += 1,
-                State::Over(Outcome::Blocked { .. }) => counts.blocked += 1,
-                State::Over(Outcome::Interrupted) => counts.interrupted += 1,
+                StepStatus::Over(Outcome::Done { .. }) => counts.done += 1,
+                StepStatus::Over(Outcome::Skipped { .. }) => counts.skipped += 1,
+                StepStatus::Over(Outcome::Failed(_)) => counts.failed += 1,
+                StepStatus::Over(Outcome::Blocked { .. }) => counts.blocked += 1,
+                StepStatus::Over(Outcome::Interrupted) => counts.interrupted += 1,
                 _ => counts.open += 1,
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::board::{Board, State};
+use super::board::{Board, StepStatus};
 use super::style::{Line, Paint, Tone};
 use super::wording::{self, status};
 use super::{Out, Renderer, text};
@@ -55,7 +55,7 @@ impl Plain {
 
     /// Says what a running step does, if that is new and the last word is long enough ago.
     fn progress(&mut self, board: &Board, id: &str) {
-        let Some(step) = board.step(id).filter(|step| step.state == State::Running) else { return };
+        let Some(step) = board.step(id).filter(|step| step.state == StepStatus::Running) else { return };
         let Some(message) = step.message.clone() else { return };
         let apart = if self.verbose { Duration::from_secs(1) } else { APART };
         let new = match self.said.get(id) {

@@ -1,6 +1,6 @@
 //! What is said of every step that failed, so that it can be acted on.
 
-use super::board::{Board, State, Step};
+use super::board::{Board, Step, StepStatus};
 use super::style::{Line, Tone};
 use super::{Options, text, wording};
 use crate::event::{Failure, Outcome};
@@ -19,13 +19,13 @@ pub fn failures(board: &Board, options: &Options, p1: &str) -> String {
     let signs = paint.signs();
     let mut lines: Vec<Line> = Vec::new();
     for step in &board.steps {
-        if let State::Over(Outcome::Failed(failure)) = &step.state {
+        if let StepStatus::Over(Outcome::Failed(failure)) = &step.state {
             lines.push(Line::new().with(Tone::Dim, &signs.rule.repeat(columns)));
             failure_lines(&mut lines, board, step, failure, options, columns, p1);
         }
     }
     let failed_steps = board.steps.iter().filter_map(|step| match &step.state {
-        State::Over(Outcome::Failed(failure)) => Some(&failure.next[..]),
+        StepStatus::Over(Outcome::Failed(failure)) => Some(&failure.next[..]),
         _ => None,
     });
     let next = wording::leads_on(failed_steps, board.forgotten);
@@ -83,7 +83,9 @@ fn failure_lines(
     let blocked: Vec<_> = board
         .steps
         .iter()
-        .filter(|other| matches!(&other.state, State::Over(Outcome::Blocked { by }) if *by == step.info.id))
+        .filter(
+            |other| matches!(&other.state, StepStatus::Over(Outcome::Blocked { by }) if *by == step.info.id),
+        )
         .map(|other| other.info.id.as_str())
         .collect();
     if !blocked.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::board::{Board, Counts, Doing, Lane, State, Step};
+use super::board::{Board, Counts, Doing, Lane, Step, StepStatus};
 use super::style::{Line, Paint, Tone};
 use super::transfer::Transfer;
 use super::{text, wording};
@@ -142,7 +142,7 @@ impl Row<'_> {
             Doing::Running(steps) => self.running(name, steps[0], steps.len() - 1),
             Doing::Failed(step) => {
                 let cause = match &step.state {
-                    State::Over(Outcome::Failed(failure)) => failure.cause.as_str(),
+                    StepStatus::Over(Outcome::Failed(failure)) => failure.cause.as_str(),
                     _ => "",
                 };
                 let left = self.left(name, Tone::Bad, signs.bad);
@@ -181,7 +181,7 @@ impl Row<'_> {
         let signs = self.look.paint.signs();
         let time = self.time(step.started.map(|then| self.now.saturating_sub(then)));
         let more = if more > 0 { format!(" {}", wording::and_more(more)) } else { String::new() };
-        if let State::Retrying { cause, until } = &step.state {
+        if let StepStatus::Retrying { cause, until } = &step.state {
             let wait = until.saturating_sub(self.now);
             let text = wording::retrying(step.attempt, step.attempts, wait, cause);
             let left = self.left(name, Tone::Warn, signs.retry);

@@ -1,6 +1,6 @@
 //! What is said of a run when it is over: how it ended, the time of each phase per node, and counts.
 
-use super::board::{Board, Lane, State, Step};
+use super::board::{Board, Lane, Step, StepStatus};
 use super::style::{Line, Tone};
 use super::table::{Cell, Layout, table, width};
 use super::{Options, text, wording};
@@ -102,11 +102,11 @@ fn row(board: &Board, lane: &Lane, columns: &[&str]) -> Vec<Cell> {
 
 fn cell(step: &Step) -> Cell {
     match &step.state {
-        State::Over(Outcome::Done { .. }) => Cell::new(Tone::Plain, text::took(step.took)),
-        State::Over(Outcome::Skipped { .. }) => Cell::new(Tone::Dim, wording::SKIPPED_CELL),
-        State::Over(Outcome::Failed(_)) => Cell::new(Tone::Bad, wording::FAILED_CELL),
-        State::Over(Outcome::Interrupted) => Cell::new(Tone::Warn, wording::STOPPED_CELL),
-        State::Over(Outcome::Blocked { .. }) => Cell::new(Tone::Dim, wording::BLOCKED_CELL),
+        StepStatus::Over(Outcome::Done { .. }) => Cell::new(Tone::Plain, text::took(step.took)),
+        StepStatus::Over(Outcome::Skipped { .. }) => Cell::new(Tone::Dim, wording::SKIPPED_CELL),
+        StepStatus::Over(Outcome::Failed(_)) => Cell::new(Tone::Bad, wording::FAILED_CELL),
+        StepStatus::Over(Outcome::Interrupted) => Cell::new(Tone::Warn, wording::STOPPED_CELL),
+        StepStatus::Over(Outcome::Blocked { .. }) => Cell::new(Tone::Dim, wording::BLOCKED_CELL),
         _ if !step.counts() => Cell::new(Tone::Dim, wording::SKIPPED_CELL),
         _ => Cell::new(Tone::Dim, wording::OPEN_CELL),
     }

@@ -8,24 +8,24 @@ use super::Verb;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::k3s::Tokens;
-use crate::machines::{Machine, State as Power};
+use crate::machines::{Machine, MachineState};
 use crate::observed::{Observed, View, Wanted};
 use crate::plan::{At, Check, NodeStep};
 use crate::spec::Cluster;
-use crate::state::{NodeMemory, State};
+use crate::state::{NodeMemory, StateDir};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/before").join(name)
 }
 
 /// The spec, with the files that it names, and the state folder beside it.
-fn cluster(dir: &Path) -> (Cluster, State) {
+fn cluster(dir: &Path) -> (Cluster, StateDir) {
     for name in ["k3s", "install.sh", "images.tar", "fake.box"] {
         std::fs::write(dir.join(name), "").unwrap();
     }
     std::fs::copy(fixture("cluster.yaml"), dir.join("cluster.yaml")).unwrap();
     let cluster = crate::spec::load(&dir.join("cluster.yaml")).unwrap().cluster;
-    let state = State::of(dir, &cluster.name);
+    let state = StateDir::of(dir, &cluster.name);
     state.create().unwrap();
     for name in ["cluster.json", "nodes.json", "token"] {
         std::fs::copy(fixture(name), state.dir().join(name)).unwrap();
@@ -34,7 +34,7 @@ fn cluster(dir: &Path) -> (Cluster, State) {
 }
 
 /// What would be seen of it: the machines run, and the nodes say what is remembered of them.
-fn seen(state: &State) -> Observed {
+fn seen(state: &StateDir) -> Observed {
     let mut seen = Observed::default();
     (seen.here.kubeconfig, seen.here.version) = (true, Some("v1.34.1+k3s1".into()));
     seen.here.tokens = Some(Tokens::parse(&std::fs::read_to_string(state.token()).unwrap()).unwrap());
@@ -54,7 +54,7 @@ fn seen(state: &State) -> Observed {
         seen.joined.insert(name.clone());
         seen.versions.extend(version.map(|v| (name.clone(), v)));
         seen.nodes.insert(name.clone(), Arc::new(facts));
-        let there = Machine { id: Some(machine), state: Power::Running, ..Machine::absent() };
+        let there = Machine { id: Some(machine), state: MachineState::Running, ..Machine::absent() };
         seen.machines.insert(name, there);
     }
     seen

@@ -2,7 +2,7 @@
 
 use super::{Takes, Verb};
 use crate::event::VerbName;
-use crate::observed::drift::{Drift, Loss, Mend, changes, leaver, lost_with, to_mend};
+use crate::observed::drift::{Drift, Loss, Mend, changes, lost_with, node_as_made, to_mend};
 use crate::observed::quorum::{may_leave, seen as members_seen};
 use crate::observed::refusal::{Refusal, refusal};
 use crate::observed::{Observed, View};
@@ -51,7 +51,7 @@ impl Intent<'_> {
     pub fn note(&self, cluster: &Cluster, seen: &mut Observed) {
         seen.request.whole = self.targets.is_empty();
         let all = cluster.nodes.iter().map(|n| n.name.clone());
-        seen.request.doomed = if seen.request.whole { all.collect() } else { self.targets.to_vec() };
+        seen.request.targets = if seen.request.whole { all.collect() } else { self.targets.to_vec() };
         seen.request.whole_goes = self.verb.takes_all(self.targets);
     }
 }
@@ -98,7 +98,7 @@ pub fn decide(cluster: &Cluster, seen: &Observed, intent: &Intent<'_>) -> Decisi
 }
 
 fn known(view: &View<'_>, names: &[String]) -> Vec<Node> {
-    names.iter().filter_map(|n| leaver(view, n)).collect()
+    names.iter().filter_map(|n| node_as_made(view, n)).collect()
 }
 
 fn destroyed(view: &View<'_>, targets: &[String]) -> Vec<Node> {

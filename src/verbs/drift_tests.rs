@@ -10,7 +10,7 @@ use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Tokens};
 use crate::machines::Made;
-use crate::machines::{Machine, State, wanted_size};
+use crate::machines::{Machine, MachineState, wanted_size};
 use crate::observed::drift::*;
 use crate::observed::{Apps, Observed, Request, View, Wanted, files};
 use crate::plan::{NodeStep, Plan};
@@ -122,7 +122,7 @@ fn reality(cluster: &Cluster) -> Observed {
         };
         let size = Some(wanted_size(node));
         let machine =
-            Machine { id: Some(node.name.clone()), state: State::Running, size, ..Machine::absent() };
+            Machine { id: Some(node.name.clone()), state: MachineState::Running, size, ..Machine::absent() };
         seen.machines.insert(node.name.clone(), machine);
         seen.nodes.insert(node.name.clone(), facts.into());
         seen.made.insert(node.name.clone(), made);
@@ -360,8 +360,8 @@ fn what_somebody_did_is_found() {
     type Change = fn(&mut Observed);
     let cases: Vec<(Change, Kind, Mend)> = vec![
         (|s| *machine(s) = Machine::absent(), Kind::VmMissing, Mend::Up),
-        (|s| machine(s).state = State::Off, Kind::VmStopped, Mend::Up),
-        (|s| machine(s).state = State::Paused, Kind::VmPaused, Mend::Up),
+        (|s| machine(s).state = MachineState::Off, Kind::VmStopped, Mend::Up),
+        (|s| machine(s).state = MachineState::Paused, Kind::VmPaused, Mend::Up),
         (|s| machine(s).foreign = true, Kind::VmForeign, Mend::Up),
         (|s| machine(s).size.as_mut().unwrap().cpus = 7, Kind::Cpus, Mend::Up),
         (|s| machine(s).size.as_mut().unwrap().memory = 7, Kind::Memory, Mend::Up),
@@ -388,7 +388,7 @@ fn what_somebody_did_is_found() {
     let extra = found(|s| {
         let stranger = NodeStatus { name: "stranger".into(), ..NodeStatus::default() };
         s.api.as_mut().unwrap().insert("stranger".into(), stranger);
-        s.machines.insert("old".into(), Machine { state: State::Off, ..Machine::absent() });
+        s.machines.insert("old".into(), Machine { state: MachineState::Off, ..Machine::absent() });
     });
     assert_eq!(
         extra,

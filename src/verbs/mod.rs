@@ -15,13 +15,13 @@ mod work;
 use std::collections::BTreeMap;
 
 use crate::access::World;
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::event::{Outcome, VerbName};
 use crate::machines::Cap;
 use crate::observe::Depth;
 use crate::observed::View;
 use crate::os::hash;
-use crate::plan::{self, After, At, Basis, Check, ClusterStep, NodeStep, Plan, Shape, StepName};
+use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput, StepName, StepSpec};
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
@@ -71,9 +71,9 @@ pub struct Verb {
 }
 
 /// What a verb does just before its steps.
-type Begin = fn(&World) -> Result<(), Trouble>;
+type Begin = fn(&World) -> Result<(), StepError>;
 /// And just after them, told what came of them.
-type End = fn(&World, &BTreeMap<String, Outcome>) -> Result<(), Trouble>;
+type End = fn(&World, &BTreeMap<String, Outcome>) -> Result<(), StepError>;
 
 /// What is particular about a verb.
 #[derive(Clone, Copy, Debug)]
@@ -487,7 +487,7 @@ impl Verb {
         leaving: &[Node],
         look: &dyn Fn(At<'_>) -> Check,
     ) -> Plan {
-        let shapes: Vec<Shape> = self.steps.iter().map(|u| u.step.shape(u.comes_after())).collect();
+        let shapes: Vec<StepSpec> = self.steps.iter().map(|u| u.step.spec(u.comes_after())).collect();
         let digest = |at: At<'_>| {
             if let Some(item) = at.item() {
                 return view.provisioner(item).unwrap_or_default();
@@ -511,8 +511,8 @@ impl Verb {
         };
         let stands = |node: &Node| match self.traits.stops_k3s_first {
             // However k3s stood, it is stopped on all of them first, and only the first server has the data.
-            true => plan::Standing::New,
-            false => view.standing(node),
+            true => plan::K3sState::New,
+            false => view.k3s_state(node),
         };
         // A restore takes its turns: its first server has data.
         let fresh = self.boots() && view.is_fresh(leaving);
@@ -522,14 +522,14 @@ impl Verb {
                 None => view.cluster.nodes.iter().chain(leaving).any(|n| view.can(n).has(cap)),
             })
         };
-        let basis = Basis {
+        let basis = PlanInput {
             cluster: view.cluster,
             targets,
             leaving,
             can: &can,
             look,
             digest: &digest,
-            stands: &stands,
+            k3s_state: &stands,
             fresh,
         };
         plan::make(&shapes, &basis)
@@ -648,7 +648,7 @@ mod tests {
         let (mut all, mut open) = (std::collections::BTreeSet::new(), vec![id.to_owned()]);
         while let Some(id) = open.pop() {
             let step = plan.steps.iter().find(|s| s.info.id == id).unwrap();
-            let before = step.info.after.iter().chain(&step.behind).cloned();
+            let before = step.info.after.iter().chain(&step.after_end).cloned();
             open.extend(before.filter(|b| all.insert(b.clone())));
         }
         all
@@ -712,7 +712,7 @@ mod tests {
             let plan = verb.plan(&View::new(&cluster, &seen), &[]);
             let stage = plan.steps.iter().find(|s| s.info.id == "server/stage").unwrap();
             let pushes: Vec<String> = cluster.nodes.iter().map(|n| format!("{}/push", n.name)).collect();
-            assert!(pushes[1..].iter().all(|p| stage.behind.contains(p)), "{:?}", stage.behind);
+            assert!(pushes[1..].iter().all(|p| stage.after_end.contains(p)), "{:?}", stage.after_end);
             assert!(stage.info.after.contains(&pushes[0]));
             for push in pushes {
                 let before = waits_for(&plan, &push);
@@ -752,8 +752,8 @@ mod tests {
         assert!(one.steps.iter().all(|s| s.check.may_run()) && verb.begins_anew(&|_| true));
         let last = one.steps.last().unwrap();
         assert!(
-            last.info.id == "cluster/clean" && last.anyway && last.info.after.len() == one.steps.len() - 1
+            last.info.id == "cluster/clean" && last.always && last.info.after.len() == one.steps.len() - 1
         );
-        assert!(one.steps.iter().filter(|s| s.anyway).count() == 1);
+        assert!(one.steps.iter().filter(|s| s.always).count() == 1);
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{Decision, Intent, Refused, Steps, Verb, decide};
 use crate::access::{Claims, World};
-use crate::engine::{self, Report, Run, Trouble};
+use crate::engine::{self, Report, Run, StepError};
 use crate::event::{Event, Kind, StepInfo, VerbName};
 use crate::explain::{Explain, FailureKind, seconds};
 use crate::journal::{Record, Writer};
 use crate::machines::{self, Batch, Make, Orphan, Whose};
 use crate::observe::{Depth, look_at_given, look_at_provisioners, observe};
 use crate::observed::View;
-use crate::observed::drift::leaver;
+use crate::observed::drift::node_as_made;
 use crate::observed::refusal::{not_finished, refusal};
 use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
@@ -42,18 +42,18 @@ pub struct Job {
 #[derive(Debug)]
 pub enum Error {
     /// Something failed.
-    Trouble(Trouble),
+    Step(StepError),
     /// What was asked for, or what is there, does not allow it.
     Refused(Refused),
     /// Another folder has the cluster, or another p1 its lock.
-    Contested(Trouble),
+    Contested(StepError),
     /// A node was named for what its machine cannot.
-    Unable(Trouble),
+    Unable(StepError),
 }
 
-impl From<Trouble> for Error {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<StepError> for Error {
+    fn from(error: StepError) -> Self {
+        Self::Step(error)
     }
 }
 
@@ -65,7 +65,7 @@ impl From<Refused> for Error {
 
 impl<E: Explain> From<E> for Error {
     fn from(error: E) -> Self {
-        Self::Trouble(error.into())
+        Self::Step(error.into())
     }
 }
 
@@ -145,7 +145,7 @@ fn begin(
     job: &Job,
     plan: &Plan,
     agreed: Vec<String>,
-    batch: &Batch<Trouble>,
+    batch: &Batch<StepError>,
     tell: Tell<'_>,
 ) -> Result<(), Error> {
     let verb = job.verb;
@@ -156,7 +156,7 @@ fn begin(
         let told = world.tokens_of_now(&mut |amiss| tell(&format!("note: {amiss}")));
         // Servers that do not run yet are asked when they do, by the step that needs it.
         let later = |n: &Node| {
-            world.seen().machines.get(&n.name).is_some_and(|m| m.state != machines::State::Running)
+            world.seen().machines.get(&n.name).is_some_and(|m| m.state != machines::MachineState::Running)
         };
         if !world.cluster.servers().any(later) {
             told?;
@@ -182,7 +182,7 @@ fn engine(
     world: &Arc<World>,
     job: &Job,
     plan: &Plan,
-    batch: &Arc<Batch<Trouble>>,
+    batch: &Arc<Batch<StepError>>,
     redactor: &Redactor,
     heard: &dyn Audience,
 ) -> Result<Report, Error> {
@@ -214,19 +214,19 @@ fn engine(
     if let (Some(end), Ok(report)) = (verb.traits.end, &report) {
         end(world, &report.outcomes)?;
     }
-    if let Err(trouble) = snapshot::let_go(world) {
-        heard.note(&format!("machines are still paused ({}); `p1 up` resumes them", trouble.failure.cause));
+    if let Err(error) = snapshot::resume_paused(world) {
+        heard.note(&format!("machines are still paused ({}); `p1 up` resumes them", error.failure.cause));
     }
-    if let Err(trouble) = files::end(world) {
+    if let Err(error) = files::end(world) {
         heard.note(&format!(
             "the disk with k3s' files is left until k3s is put on a node again, or the cluster destroyed ({})",
-            trouble.failure.cause
+            error.failure.cause
         ));
     }
-    for (node, trouble) in finish(batch, &mut || heard.note("waiting for Vagrant to end")) {
+    for (node, error) in finish(batch, &mut || heard.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
         {
-            let cause = redactor.text(&trouble.failure.cause);
+            let cause = redactor.text(&error.failure.cause);
             heard.note(&format!("vagrant ended badly for {node} after it was up: {cause}"));
         }
     }
@@ -268,7 +268,7 @@ fn claim(world: &World, job: &Job, over: Option<Duration>, tell: Tell<'_>) -> Re
 }
 
 /// Why nothing is done to a cluster that another folder has.
-pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[String]) -> Trouble {
+pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[String]) -> StepError {
     let name = &world.cluster.name;
     let whose = claims.contested().map(Whose::name).unwrap_or_default();
     let command = format!("`p1 {} --take-over`", [&[verb.to_string()], targets].concat().join(" "));
@@ -294,8 +294,8 @@ pub fn contested(world: &World, claims: &Claims, verb: VerbName, targets: &[Stri
             ),
         ),
     };
-    let trouble = Trouble::new(what, hint).kind(FailureKind::Conflict);
-    trouble.evidence(claims.evidence(name)).next(["p1 status".to_owned()])
+    let error = StepError::new(what, hint).kind(FailureKind::Conflict);
+    error.evidence(claims.evidence(name)).next(["p1 status".to_owned()])
 }
 
 /// What was begun with the cluster's data and has not come to its end must not be buried by another verb,
@@ -333,7 +333,7 @@ fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<
     if left.end() {
         return Ok(());
     }
-    Err(Trouble::new(
+    Err(StepError::new(
         format!("the {name} that a killed p1 left at work (pid {pid}) does not end"),
         format!("Look what it does, and end it: kill -9 -{pid}"),
     )
@@ -342,7 +342,7 @@ fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<
 
 /// A verb that has nothing to do for a machine, whatever its state: a failure where the node was named; otherwise what is
 /// to be said of it.
-fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<String>, Trouble> {
+fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<String>, StepError> {
     let mut notes = Vec::new();
     for node in &view.cluster.nodes {
         let named = targets.contains(&node.name);
@@ -350,7 +350,7 @@ fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<
             let what = format!("`p1 {}` does nothing for {}: {}", verb.name, node.name, cap.lacking());
             if named {
                 let hint = "Leave it out, or name no node: then p1 leaves it out.";
-                return Err(Trouble::new(what, hint).kind(FailureKind::Cannot));
+                return Err(StepError::new(what, hint).kind(FailureKind::Cannot));
             }
             notes.push(what);
         }
@@ -364,7 +364,7 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
         return Ok(());
     }
     match world.seen().link.clone() {
-        Some(lack) => Err(Trouble::new(lack, "`p1 up` fixes it.").into()),
+        Some(lack) => Err(StepError::new(lack, "`p1 up` fixes it.").into()),
         None => Ok(()),
     }
 }
@@ -372,7 +372,7 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
 /// The nodes whose machines have to be brought up. What is halted goes on without it, and what runs
 /// still goes, or is started by the step that stopped it.
 fn to_be_made(world: &World, plan: &Plan) -> Vec<String> {
-    use machines::State::{Paused, Running};
+    use machines::MachineState::{Paused, Running};
     let machines = &world.seen().machines;
     let by_itself =
         |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
@@ -418,7 +418,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
         matches!((then, now), (Some(a), Some(b)) if a.digest == b.info.digest)
     };
     let alive = |node: &str| {
-        seen.machines.get(node).is_some_and(|m| m.state == machines::State::Running && !m.foreign)
+        seen.machines.get(node).is_some_and(|m| m.state == machines::MachineState::Running && !m.foreign)
     };
     let anew = verb.begins_anew(&|step| record.passed(step));
     let look = |at: At<'_>| {
@@ -446,7 +446,7 @@ fn going(world: &World, steps: &[StepInfo]) -> Vec<Node> {
     let view = View::new(&world.cluster, &seen);
     let goes = steps.iter().filter(|s| NodeStep::Machine.is(&s.id));
     let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
-    let node = |name: &String| leaver(&view, name).unwrap_or_else(|| unknown(name));
+    let node = |name: &String| node_as_made(&view, name).unwrap_or_else(|| unknown(name));
     goes.filter_map(|s| s.node.as_ref()).map(node).collect()
 }
 

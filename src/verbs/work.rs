@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Verb;
 use crate::access::World;
-use crate::engine::{Control, Trouble, Work};
+use crate::engine::{Control, StepError, Work};
 use crate::machines::Batch;
 use crate::observed::View;
 use crate::plan::{self, At, Check, NodeStep, Of, Per, StepName};
@@ -18,7 +18,7 @@ pub struct Steps {
     /// What they share.
     pub world: Arc<World>,
     /// The `vagrant up` of this run.
-    pub batch: Arc<Batch<Trouble>>,
+    pub batch: Arc<Batch<StepError>>,
     /// The machines that go, as the plan has them.
     pub leaving: Vec<Node>,
 }
@@ -29,7 +29,7 @@ impl Work for Steps {
         self.verb.condition(self.at(step), &View::new(&self.world.cluster, &seen))
     }
 
-    fn apply(&self, step: &plan::Step, control: &Control) -> Result<Option<String>, Trouble> {
+    fn apply(&self, step: &plan::Step, control: &Control) -> Result<Option<String>, StepError> {
         let at = self.at(step);
         let ctx = Ctx { world: &self.world, batch: &self.batch, control, needs: at.of() };
         match (self.verb.step(step.name), at) {
@@ -47,18 +47,18 @@ impl Work for Steps {
 }
 
 impl Steps {
-    fn on_node(&self, def: &NodeDef, ctx: &NodeCtx<'_>) -> Result<Option<String>, Trouble> {
+    fn on_node(&self, def: &NodeDef, ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         let node = ctx.node;
         // Before anything is done there: what is remembered may no longer be so.
         self.world.remember(&node.name, |m| m.facts = None)?;
-        (def.apply)(ctx).map_err(|mut trouble| {
+        (def.apply)(ctx).map_err(|mut error| {
             // The step says whose it is.
-            let cause = &mut trouble.failure.cause;
+            let cause = &mut error.failure.cause;
             *cause = crate::explain::without_name(&node.name, cause).to_owned();
             // The machine ran when the step before passed.
-            match self.verb.boots() && def.name != NodeStep::Vm && trouble.may_pass() {
-                true => machine::lost(&self.world, node, trouble),
-                false => trouble,
+            match self.verb.boots() && def.name != NodeStep::Vm && error.may_pass() {
+                true => machine::lost(&self.world, node, error),
+                false => error,
             }
         })
     }

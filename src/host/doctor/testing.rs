@@ -20,7 +20,7 @@ pub(crate) fn bare() -> Host {
         memory: Memory { total: 8192, available: 6000 },
         systemd: true,
         user: User { name: "root".into(), ..User::default() },
-        kvm: crate::host::kvm::Facts { flags: true, device: Some(device(0o660, 107)), qemu_user: None },
+        kvm: crate::host::kvm::KvmFacts { flags: true, device: Some(device(0o660, 107)), qemu_user: None },
         programs: ["ip", "apt-get", "ssh", "ssh-keygen"]
             .map(|n| (n.to_owned(), PathBuf::from("/usr/bin").join(n)))
             .into(),

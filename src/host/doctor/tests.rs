@@ -350,7 +350,7 @@ fn virtualbox_names_the_file_and_the_line() {
     assert_snapshot!(said(&ask(&host, Kind::Virtualbox, None)), @"virtualbox Problem: not installed");
     host.virtualbox = Some(crate::host::facts::VirtualBox {
         version: Some(semver::Version::new(7, 0, 20)),
-        trouble: None,
+        fault: None,
         ranges: vec![net("192.168.56.0/21")],
     });
     let p1 = cluster("p1", "192.168.42.0/24", &["server"]);

@@ -24,8 +24,8 @@ pub(super) fn checks(host: &Host, cluster: Option<&Cluster>) -> Vec<Finding> {
             [],
         )];
     };
-    let mut findings = vec![match (&vbox.trouble, &vbox.version) {
-        (Some(trouble), _) => finding(Status::Problem, trouble.clone())
+    let mut findings = vec![match (&vbox.fault, &vbox.version) {
+        (Some(fault), _) => finding(Status::Problem, fault.clone())
             .remedy("Run `/sbin/vboxconfig` as root, which builds and loads its kernel modules.", []),
         (None, Some(v)) if *v < OLDEST => {
             finding(Status::Problem, format!("{v} is too old; Vagrant needs {OLDEST} or later"))

@@ -28,7 +28,7 @@ pub use up::read;
 pub use up::{Progress, Up};
 
 /// Loading Ruby, the plugins and a Vagrantfile takes 1 to 6 s (reference: hashicorp/vagrant #11351).
-const SHORT: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a Vagrant gets to finish what it is in the middle of when it is told to end.
 const GRACE: Duration = Duration::from_secs(20);
@@ -204,7 +204,8 @@ impl Vagrant {
         let args = ["box", "add", "--force", "--provider", self.provider];
         let cmd = self.command(args).arg(format!("file://{}", path.display())).arg("--machine-readable");
         // `box add` needs no Vagrantfile and must not trip over a broken one.
-        let done = process::run(&cmd.cwd(&self.home).env("VAGRANT_CWD", &self.home), 5 * SHORT, cancel)?;
+        let done =
+            process::run(&cmd.cwd(&self.home).env("VAGRANT_CWD", &self.home), 5 * COMMAND_TIMEOUT, cancel)?;
         let lines: Vec<Line> = done.stdout.lines().filter_map(parse).collect();
         let result = Self::verdict(&done, &lines);
         files::remove_if_there(&path)?;
@@ -215,7 +216,7 @@ impl Vagrant {
     pub fn destroy(&self, nodes: &[String], cancel: &Cancel) -> Result<(), Error> {
         let mut args = vec!["destroy", "--force", "--parallel"];
         args.extend(nodes.iter().map(String::as_str));
-        self.run(&args, 5 * SHORT, cancel).map(|_| ())
+        self.run(&args, 5 * COMMAND_TIMEOUT, cancel).map(|_| ())
     }
 
     /// Forgets machines, for when they vanished under Vagrant: its files of them are removed.

@@ -45,7 +45,7 @@ const SWITCHES: [&str; 10] = [
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum UnitState {
     Inactive,
     Starting,
     Active,
@@ -54,7 +54,7 @@ enum State {
     Failed,
 }
 
-impl State {
+impl UnitState {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Inactive => ("inactive", "dead"),
@@ -73,7 +73,7 @@ impl State {
 
 struct Unit {
     spec: Spec,
-    state: State,
+    state: UnitState,
     main: Option<Pid>,
     restarts: u32,
     /// Starts that failed, for whoever waits for one.
@@ -262,7 +262,7 @@ impl Init {
         }
         let loaded = Spec::load(name);
         let mut inner = self.lock();
-        while inner.units.get(name).is_some_and(|u| u.state == State::Stopping) {
+        while inner.units.get(name).is_some_and(|u| u.state == UnitState::Stopping) {
             inner = self.wait(inner, Duration::from_millis(100));
         }
         let running = inner.units.get(name).is_some_and(|u| u.state.up());
@@ -280,7 +280,7 @@ impl Init {
         loop {
             match inner.units.get(name) {
                 None => return Ok(()),
-                Some(u) if u.failures > failures || u.state == State::Failed => {
+                Some(u) if u.failures > failures || u.state == UnitState::Failed => {
                     return Err((
                         1,
                         format!(
@@ -289,7 +289,7 @@ impl Init {
                         ),
                     ));
                 }
-                Some(u) if !matches!(u.state, State::Starting | State::Restarting) => return Ok(()),
+                Some(u) if !matches!(u.state, UnitState::Starting | UnitState::Restarting) => return Ok(()),
                 Some(_) => inner = self.wait(inner, Duration::from_millis(200)),
             }
         }
@@ -300,7 +300,7 @@ impl Init {
         let invocation = inner.units.get(name).map_or_else(String::new, |u| u.invocation.clone());
         let unit = Unit {
             spec,
-            state: State::Starting,
+            state: UnitState::Starting,
             main: None,
             restarts: 0,
             failures: 0,
@@ -339,10 +339,10 @@ impl Init {
             };
             let mut inner = self.lock();
             let Some(unit) = inner.units.get_mut(name) else { return };
-            let early = unit.state == State::Starting;
+            let early = unit.state == UnitState::Starting;
             (unit.main, unit.result, unit.status) = (None, result, status);
             if unit.unwanted {
-                unit.state = State::Inactive;
+                unit.state = UnitState::Inactive;
                 unit.result = "success";
                 Self::says(name, &format!("Stopped {name} - {title}."));
                 break self.over(inner, name);
@@ -363,10 +363,10 @@ impl Init {
                 _ => false,
             };
             if !again {
-                unit.state = if how.is_some() { State::Failed } else { State::Inactive };
+                unit.state = if how.is_some() { UnitState::Failed } else { UnitState::Inactive };
                 break self.over(inner, name);
             }
-            unit.state = State::Restarting;
+            unit.state = UnitState::Restarting;
             self.news.notify_all();
             let begun = Instant::now();
             let pause = restart_pause(&spec);
@@ -376,11 +376,11 @@ impl Init {
             }
             let Some(unit) = inner.units.get_mut(name) else { return };
             if unit.unwanted {
-                unit.state = State::Inactive;
+                unit.state = UnitState::Inactive;
                 break self.over(inner, name);
             }
             unit.restarts += 1;
-            unit.state = State::Starting;
+            unit.state = UnitState::Starting;
             Self::says(
                 name,
                 &format!("{name}: Scheduled restart job, restart counter is at {}.", unit.restarts),
@@ -457,7 +457,7 @@ impl Init {
     }
 
     fn active(&self, unit: &mut Unit, name: &str, title: &str) {
-        unit.state = State::Active;
+        unit.state = UnitState::Active;
         unit.since = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
         Self::says(name, &format!("Started {name} - {title}."));
         self.news.notify_all();
@@ -480,7 +480,7 @@ impl Init {
                 let mut inner = init.lock();
                 if text.lines().any(|l| l == "READY=1")
                     && let Some(unit) = inner.units.get_mut(&name)
-                    && unit.state == State::Starting
+                    && unit.state == UnitState::Starting
                 {
                     let title = unit.spec.get("Description").unwrap_or(&name).to_owned();
                     init.active(unit, &name, &title);
@@ -494,8 +494,8 @@ impl Init {
         let mut inner = self.lock();
         let Some(unit) = inner.units.get_mut(name).filter(|u| u.state.up()) else { return };
         unit.unwanted = true;
-        if unit.state != State::Restarting {
-            unit.state = State::Stopping;
+        if unit.state != UnitState::Restarting {
+            unit.state = UnitState::Stopping;
         }
         let title = unit.spec.get("Description").unwrap_or(name).to_owned();
         Self::says(name, &format!("Stopping {name} - {title}..."));
@@ -512,7 +512,7 @@ impl Init {
         let mut killed = false;
         while inner.units.get(name).is_some_and(|u| u.state.up()) {
             if begun.elapsed() > bound && !killed {
-                Self::says(name, &format!("{name}: State 'stop-sigterm' timed out. Killing."));
+                Self::says(name, &format!("{name}: UnitState 'stop-sigterm' timed out. Killing."));
                 signal(Signal::SIGKILL);
                 killed = true;
             }
@@ -575,7 +575,7 @@ impl Init {
             (Ok(()), Some(spec)) => {
                 self.launch(&mut inner, &name, spec, true);
                 // It answers when the unit was started.
-                while inner.units.get(&name).is_some_and(|u| u.state == State::Starting) {
+                while inner.units.get(&name).is_some_and(|u| u.state == UnitState::Starting) {
                     inner = self.wait(inner, Duration::from_millis(100));
                 }
             }
@@ -689,8 +689,8 @@ impl Init {
                     match inner.units.get_mut(name) {
                         Some(unit) => {
                             unit.restarts = 0;
-                            if unit.state == State::Failed {
-                                unit.state = State::Inactive;
+                            if unit.state == UnitState::Failed {
+                                unit.state = UnitState::Inactive;
                             }
                         }
                         None if unit::path(name).is_some() => {}
@@ -703,7 +703,8 @@ impl Init {
             }
             "is-active" | "is-failed" => {
                 for name in &names {
-                    let state = self.lock().units.get(name).map_or(State::Inactive, |u| u.state).words().0;
+                    let state =
+                        self.lock().units.get(name).map_or(UnitState::Inactive, |u| u.state).words().0;
                     answer.code = if (state == "active") == (verb == "is-active") { answer.code } else { 3 };
                     if !quiet {
                         answer.out += &format!("{state}\n");
@@ -786,7 +787,7 @@ impl Init {
             None if unit.is_none_or(|u| !u.transient) => "not-found",
             _ => "loaded",
         };
-        let (active, sub) = unit.map_or(State::Inactive, |u| u.state).words();
+        let (active, sub) = unit.map_or(UnitState::Inactive, |u| u.state).words();
         let number = |n: Option<i64>| n.unwrap_or(0).to_string();
         let all = [
             ("Id", name.to_owned()),

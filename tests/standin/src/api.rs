@@ -10,7 +10,7 @@ use crate::certs::{self, Authority};
 use crate::etcd::{self, Etcd, Leader};
 use crate::http::{Request, Response};
 use crate::resources::{self, Resource};
-use crate::store::{self, State, Store};
+use crate::store::{self, Store, StoreState};
 use crate::{controllers, log, selector, util};
 
 pub struct Api {
@@ -255,7 +255,7 @@ impl Api {
                 "metadata": {"name": name, "namespace": "kube-system"},
                 "data": {"hash": STANDARD.encode(hash_password(&util::random_hex(8), password))},
             });
-            State::stamp(&mut secret);
+            StoreState::stamp(&mut secret);
             state.put(&key, secret);
             Ok(())
         })
@@ -384,7 +384,7 @@ impl Api {
         if let Some(namespace) = at.namespace {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        State::stamp(&mut object);
+        StoreState::stamp(&mut object);
         if object.get("spec").is_some() && at.resource.plural != "nodes" {
             object["metadata"]["generation"] = json!(1);
         }
@@ -498,7 +498,7 @@ impl Api {
     fn apply(&self, at: &Place, request: &Request, change: &Value) -> Response {
         let manager = request.parameter("fieldManager").unwrap_or("kubectl");
         let note = format!("standin/applied/{manager}/{}", at.key());
-        let keep = |state: &mut State| {
+        let keep = |state: &mut StoreState| {
             let mut kept = json!({"metadata": {}, "applied": change});
             kept["applied"]["metadata"].as_object_mut().map(|m| m.remove("namespace"));
             state.put(&note, kept);
@@ -533,7 +533,7 @@ impl Api {
     }
 
     /// An address of the services' network that no service has.
-    fn free_service_address(&self, state: &State) -> Option<String> {
+    fn free_service_address(&self, state: &StoreState) -> Option<String> {
         let range = self.cluster["ServiceIPRange"].as_str().unwrap_or("10.43.0.0/16");
         let base: Vec<&str> = range.split('.').take(2).collect();
         let used =

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::etcd::Etcd;
 use crate::server::ensure;
-use crate::store::{self, State, Store};
+use crate::store::{self, Store, StoreState};
 use crate::{faults, kubelet, log, paths, selector, util};
 
 /// What every cluster has before anybody asks for anything.
@@ -52,7 +52,7 @@ pub fn seed(store: &Store, config: &Config) {
 static BALANCES: AtomicBool = AtomicBool::new(true);
 
 /// Traefik, which the Helm controller brings: chart, class, Deployment, Service.
-fn traefik(state: &mut State, config: &Config) {
+fn traefik(state: &mut StoreState, config: &Config) {
     let key = store::key("api/v1", "services", Some("kube-system"), "traefik");
     if !crate::ingress::there(config) {
         state.remove(&key);
@@ -81,7 +81,7 @@ fn traefik(state: &mut State, config: &Config) {
     }
 }
 
-fn service(state: &mut State, namespace: &str, name: &str, address: &str, port: u16) {
+fn service(state: &mut StoreState, namespace: &str, name: &str, address: &str, port: u16) {
     ensure(
         state,
         "api/v1",
@@ -94,7 +94,7 @@ fn service(state: &mut State, namespace: &str, name: &str, address: &str, port: 
 }
 
 /// A packaged component as a Deployment; `--disable` uninstalls it.
-fn packaged(state: &mut State, config: &Config, component: &str, name: &str, label: &str, value: &str) {
+fn packaged(state: &mut StoreState, config: &Config, component: &str, name: &str, label: &str, value: &str) {
     if config.disabled(component) {
         state.remove(&store::key("apis/apps/v1", "deployments", Some("kube-system"), name));
         return;
@@ -147,7 +147,7 @@ pub fn is_ready(object: &Value) -> bool {
 }
 
 /// The node lifecycle controller: after the grace period all conditions turn Unknown.
-fn nodes(state: &mut State, grace: Duration) {
+fn nodes(state: &mut StoreState, grace: Duration) {
     let all: Vec<(String, Value)> =
         state.list("api/v1", "nodes", None).map(|(k, n)| (k.clone(), n.clone())).collect();
     for (key, old) in all {
@@ -195,8 +195,8 @@ fn nodes(state: &mut State, grace: Duration) {
     }
 }
 
-fn record(state: &mut State, mut event: Value) {
-    State::stamp(&mut event);
+fn record(state: &mut StoreState, mut event: Value) {
+    StoreState::stamp(&mut event);
     let namespace = event["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
     let key = store::key(
         "api/v1",
@@ -224,7 +224,7 @@ const WORKLOADS: &[(&str, &str)] = &[
     ("apis/batch/v1", "jobs"),
 ];
 
-fn workloads(state: &mut State) {
+fn workloads(state: &mut StoreState) {
     let nodes: Vec<Value> = state.list("api/v1", "nodes", None).map(|(_, n)| n.clone()).collect();
     let mut owners = vec![];
     for (prefix, resource) in WORKLOADS {
@@ -250,13 +250,13 @@ fn workloads(state: &mut State) {
 }
 
 /// Makes and removes the pods of one workload, then writes its status.
-fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes: &[Value]) {
+fn reconcile(state: &mut StoreState, resource: &str, key: &str, owner: &Value, nodes: &[Value]) {
     let meta = &owner["metadata"];
     let (name, namespace) =
         (meta["name"].as_str().unwrap_or_default(), meta["namespace"].as_str().unwrap_or_default());
     let template = &owner["spec"]["template"];
     let hash = util::sha256(template.to_string().as_bytes())[..10].to_owned();
-    let mine = |state: &State| -> Vec<(String, Value)> {
+    let mine = |state: &StoreState| -> Vec<(String, Value)> {
         state
             .list("api/v1", "pods", Some(namespace))
             .filter(|(_, p)| p["metadata"]["ownerReferences"][0]["uid"] == meta["uid"])
@@ -313,7 +313,7 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
         if let Some(node) = place {
             pod["spec"]["nodeName"] = json!(node);
         }
-        State::stamp(&mut pod);
+        StoreState::stamp(&mut pod);
         let key = store::key(
             "api/v1",
             "pods",
@@ -352,7 +352,7 @@ fn reconcile(state: &mut State, resource: &str, key: &str, owner: &Value, nodes:
 }
 
 /// A warning about a pod, once for each reason.
-fn warn(state: &mut State, pod: &Value, reason: &str, message: &str) {
+fn warn(state: &mut StoreState, pod: &Value, reason: &str, message: &str) {
     let meta = &pod["metadata"];
     let (name, namespace) =
         (meta["name"].as_str().unwrap_or_default(), meta["namespace"].as_str().unwrap_or("default"));
@@ -389,7 +389,7 @@ pub fn log_of(pod: &Value, previous: bool) -> Result<String, String> {
 }
 
 /// The addresses of a service that is offered outside: every Ready node's, as k3s' ServiceLB has it.
-fn doors(state: &mut State) {
+fn doors(state: &mut StoreState) {
     if !BALANCES.load(Ordering::Relaxed) {
         return;
     }
@@ -411,7 +411,7 @@ fn doors(state: &mut State) {
 }
 
 /// The addresses behind each service: its ready pods'.
-fn endpoints(state: &mut State) {
+fn endpoints(state: &mut StoreState) {
     let services: Vec<Value> = state.list("api/v1", "services", None).map(|(_, s)| s.clone()).collect();
     for service in services.iter().filter(|s| s["spec"]["selector"].is_object()) {
         let (name, namespace) = (
@@ -437,7 +437,7 @@ fn endpoints(state: &mut State) {
         }
         let mut object = old.unwrap_or_else(|| {
             let mut new = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": name, "namespace": namespace}});
-            State::stamp(&mut new);
+            StoreState::stamp(&mut new);
             new
         });
         object["subsets"] = subsets;
@@ -459,7 +459,7 @@ fn endpoints(state: &mut State) {
 }
 
 /// One step in a pod's life: schedule, pull, run, finish; or stop being ready with its node.
-fn advance(state: &mut State, key: &str, old: &Value, nodes: &[Value]) {
+fn advance(state: &mut StoreState, key: &str, old: &Value, nodes: &[Value]) {
     let mut pod = old.clone();
     let containers: Vec<Value> = old["spec"]["containers"].as_array().cloned().unwrap_or_default();
     let Some(name) = old["spec"]["nodeName"].as_str() else {
@@ -587,7 +587,7 @@ fn tolerated(pod: &Value, node: &Value) -> bool {
         .all(tolerates)
 }
 
-fn free_host(state: &State, network: &str) -> u8 {
+fn free_host(state: &StoreState, network: &str) -> u8 {
     let used = |host: u8| {
         state.list("api/v1", "pods", None).any(|(_, p)| p["status"]["podIP"] == format!("{network}{host}"))
     };

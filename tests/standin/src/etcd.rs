@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::client::{Answer, Client};
 use crate::config::{Config, Role};
 use crate::http::{Request, Response};
-use crate::store::{State, Store};
+use crate::store::{Store, StoreState};
 use crate::{agent, kubelet, log, paths, util};
 
 /// Where members speak to each other, below `/v1-k3s/`.
@@ -75,7 +75,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn members(state: &State) -> Vec<Member> {
+fn members(state: &StoreState) -> Vec<Member> {
     let list = state.objects.get(KEY).map(|o| o["members"].clone()).unwrap_or_default();
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let member =
@@ -83,11 +83,11 @@ fn members(state: &State) -> Vec<Member> {
     list.as_array().into_iter().flatten().map(member).collect()
 }
 
-fn cluster(state: &State) -> Value {
+fn cluster(state: &StoreState) -> Value {
     state.objects.get(KEY).map(|o| o["cluster"].clone()).unwrap_or_default()
 }
 
-fn keep(state: &mut State, cluster: &Value, members: &[Member]) {
+fn keep(state: &mut StoreState, cluster: &Value, members: &[Member]) {
     let list: Vec<Value> =
         members.iter().map(|m| json!({"name": m.name, "url": m.url, "learner": m.learner})).collect();
     state.put(KEY, json!({"cluster": cluster, "members": list, "metadata": {}}));
@@ -446,7 +446,7 @@ impl Etcd {
     }
 
     /// Takes the member of that node's name out, as k3s does when the Node is deleted.
-    pub fn forget(state: &mut State, name: &str) {
+    pub fn forget(state: &mut StoreState, name: &str) {
         let (mut all, cluster) = (members(state), cluster(state));
         if all.iter().any(|m| m.name == name) && all.len() > 1 {
             all.retain(|m| m.name != name);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::http::{self, phrase};
-use crate::store::{State, Store};
+use crate::store::{Store, StoreState};
 use crate::{client, log, paths};
 
 /// What pods of `p1 verify` are known by, and answer with.
@@ -126,7 +126,7 @@ fn alive(address: &str) -> bool {
 }
 
 /// The pod whose turn it is behind the Ingress that takes the name and the path.
-fn backend(state: &State, host: &str, path: &str) -> Result<Pod, (u16, String)> {
+fn backend(state: &StoreState, host: &str, path: &str) -> Result<Pod, (u16, String)> {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let service = route(state, host, path).ok_or((404, "404 page not found\n".to_owned()))?;
     let endpoints = state
@@ -152,7 +152,7 @@ fn backend(state: &State, host: &str, path: &str) -> Result<Pod, (u16, String)> 
 }
 
 /// What a web server in the pod would find in a mounted ConfigMap.
-fn page(state: &State, pod: &Value) -> Option<String> {
+fn page(state: &StoreState, pod: &Value) -> Option<String> {
     let volumes = pod["spec"]["volumes"].as_array()?;
     let maps = volumes.iter().filter_map(|v| v["configMap"]["name"].as_str());
     let mut pages = maps.filter_map(|name| {
@@ -165,7 +165,7 @@ fn page(state: &State, pod: &Value) -> Option<String> {
 }
 
 /// Namespace and name of the service that the longest fitting path of an Ingress leads to.
-fn route(state: &State, host: &str, path: &str) -> Option<(String, String)> {
+fn route(state: &StoreState, host: &str, path: &str) -> Option<(String, String)> {
     let mut best: Option<(usize, (String, String))> = None;
     for (_, ingress) in state.list("apis/networking.k8s.io/v1", "ingresses", None) {
         let namespace = ingress["metadata"]["namespace"].as_str().unwrap_or_default();
@@ -195,7 +195,7 @@ fn route(state: &State, host: &str, path: &str) -> Option<(String, String)> {
 
 /// What `p1 verify`'s asking pod would find: the script in it asks every peer, the Service and its name.
 /// Here the records are asked: a peer answers if there is a running pod at its address.
-pub fn asked(state: &State, pod: &Value) -> Option<String> {
+pub fn asked(state: &StoreState, pod: &Value) -> Option<String> {
     let env = pod["spec"]["containers"][0]["env"].as_array()?;
     let value = |name: &str| env.iter().find(|e| e["name"] == name).and_then(|e| e["value"].as_str());
     let (peers, service) = (value("P1_PEERS")?, value("P1_SERVICE")?);

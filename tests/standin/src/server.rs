@@ -15,7 +15,7 @@ use crate::certs::{self, Authority, Pair};
 use crate::config::{Config, Role};
 use crate::etcd::{self, Etcd};
 use crate::http::{self, Request};
-use crate::store::{self, State, Store};
+use crate::store::{self, Store, StoreState};
 use crate::{agent, controllers, faults, ingress, kubeconfig, kubelet, log, notify, paths, tools, util};
 
 /// Starts as root of its own key space, so that the API cannot list it.
@@ -303,12 +303,12 @@ fn tls(
 }
 
 /// Creates an object unless it is there; used for what every cluster has from the start.
-pub fn ensure(state: &mut State, prefix: &str, resource: &str, mut object: Value) {
+pub fn ensure(state: &mut StoreState, prefix: &str, resource: &str, mut object: Value) {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
     let key = store::key(prefix, resource, namespace.as_deref(), &name);
     if !state.objects.contains_key(&key) {
-        State::stamp(&mut object);
+        StoreState::stamp(&mut object);
         state.put(&key, object);
     }
 }

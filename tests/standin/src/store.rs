@@ -10,12 +10,12 @@ use crate::{log, util};
 
 pub struct Store {
     file: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
 }
 
 /// Objects under `<api prefix>/<resource>/<namespace or ->/<name>`.
 #[derive(Default)]
-pub struct State {
+pub struct StoreState {
     pub objects: BTreeMap<String, Value>,
     version: u64,
     dirty: bool,
@@ -30,7 +30,7 @@ pub fn key(prefix: &str, resource: &str, namespace: Option<&str>, name: &str) ->
 
 impl Store {
     pub fn open(file: PathBuf) -> Result<Self, String> {
-        let mut state = State::default();
+        let mut state = StoreState::default();
         if let Some(text) = util::read(&file) {
             let saved: Value = serde_json::from_str(&text)
                 .map_err(|e| format!("stand-in datastore {}: {e}", file.display()))?;
@@ -42,12 +42,12 @@ impl Store {
         Ok(Store { file, state: Mutex::new(state) })
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, StoreState> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Changes the state under the lock and writes it when something lasting changed.
-    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub fn update<T>(&self, change: impl FnOnce(&mut StoreState) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         if std::mem::take(&mut state.dirty) {
@@ -61,7 +61,7 @@ impl Store {
     }
 
     /// All of it, as it lies on the disk.
-    pub fn text(&self, state: &State) -> String {
+    pub fn text(&self, state: &StoreState) -> String {
         json!({"version": state.version, "objects": state.objects}).to_string()
     }
 
@@ -78,7 +78,7 @@ impl Store {
         self.write(&state);
     }
 
-    fn write(&self, state: &State) {
+    fn write(&self, state: &StoreState) {
         let text = self.text(state);
         if let Err(e) = util::write_durably(&self.file, text.as_bytes(), 0o600) {
             log::error(format!("stand-in datastore {}: {e}", self.file.display()));
@@ -86,7 +86,7 @@ impl Store {
     }
 }
 
-impl State {
+impl StoreState {
     /// Stores an object with a new resource version.
     pub fn put(&mut self, key: &str, mut object: Value) -> Value {
         self.version += 1;

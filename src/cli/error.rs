@@ -1,6 +1,6 @@
 //! Why a verb ends, with the exit code and what to do about it.
 
-use crate::engine::Trouble;
+use crate::engine::StepError;
 use crate::explain::{Explain, FailureKind, chain, clipped, printable};
 use crate::ui::{Paint, Tone, wording};
 
@@ -25,7 +25,7 @@ const LONGEST: usize = 2 << 10;
 
 /// The end of a verb that did not go as asked.
 #[derive(Debug)]
-pub struct Fail {
+pub struct CliError {
     pub code: u8,
     /// What kind of failure it was.
     pub kind: FailureKind,
@@ -41,7 +41,7 @@ pub struct Fail {
     pub told: bool,
 }
 
-impl Fail {
+impl CliError {
     /// With a message and a hint.
     pub fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = Some(hint.into()).filter(|h| !h.is_empty());
@@ -140,7 +140,7 @@ impl Fail {
 }
 
 /// The last object of `-o json`: how a verb ended, and why.
-pub fn end(verb: &str, p1: &str, result: &Result<(), Fail>) -> serde_json::Value {
+pub fn end(verb: &str, p1: &str, result: &Result<(), CliError>) -> serde_json::Value {
     let fail = result.as_ref().err();
     let mut end = serde_json::json!({
         "v": crate::event::VERSION,
@@ -168,32 +168,32 @@ pub fn with_kind(object: &mut serde_json::Value, kind: &FailureKind) {
     }
 }
 
-impl From<Trouble> for Fail {
-    fn from(trouble: Trouble) -> Self {
+impl From<StepError> for CliError {
+    fn from(error: StepError) -> Self {
         Self {
-            code: match (trouble.cancelled(), trouble.unready) {
+            code: match (error.cancelled(), error.unready) {
                 (true, _) => code::INTERRUPTED,
                 (_, true) => code::HOST,
                 _ => code::FAILED,
             },
-            kind: trouble.failure.kind,
-            message: trouble.failure.cause,
-            evidence: trouble.failure.evidence,
-            hint: trouble.failure.hint,
-            next: trouble.failure.next,
+            kind: error.failure.kind,
+            message: error.failure.cause,
+            evidence: error.failure.evidence,
+            hint: error.failure.hint,
+            next: error.failure.next,
             told: false,
         }
     }
 }
 
-impl From<anyhow::Error> for Fail {
+impl From<anyhow::Error> for CliError {
     /// Errors that have no room of their own, with what was being done.
     fn from(error: anyhow::Error) -> Self {
         Self::new(code::FAILED, format!("{error:#}"), "")
     }
 }
 
-impl<E: Explain> From<E> for Fail {
+impl<E: Explain> From<E> for CliError {
     fn from(error: E) -> Self {
         Self::of(code::FAILED, &error)
     }
