@@ -265,8 +265,8 @@ impl Context {
         if machines::has_machines(state.dir()) {
             return Err(CliError::new(
                 code::FAILED,
-                crate::steps::login::key_is_gone(state),
-                crate::steps::login::KEY_GONE,
+                crate::steps::ssh::key_is_gone(state),
+                crate::steps::ssh::KEY_GONE,
             ));
         }
         let what = format!("the cluster `{}` has not been made yet", cluster.name);

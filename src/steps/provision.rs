@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::install::stamp;
-use super::machine::finish;
+use super::vm::finish;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;

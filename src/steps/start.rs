@@ -123,7 +123,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let mut note = install::stamp("start", &digest);
     if !facts.node_password {
         // It has registered with them.
-        note.extend(super::marks::first_note(node));
+        note.extend(super::labels::first_note(node));
     }
     world.script(node, "noting the start", &note)?;
     world.remember(&node.name, |m| m.joined = true)?;

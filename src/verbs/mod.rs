@@ -26,8 +26,8 @@ use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
     Step, artifacts, autostart, backup, config, destroy, files, foundations, image, install, kubeconfig,
-    launch, link, login, machine, manifests, marks, network, provision, push, ready, resize, restore,
-    rollouts, save, snapshot, stage, start, stop, system, uninstall, verify,
+    labels, launch, link, manifests, network, provision, push, ready, resize, restore, rollouts, save,
+    snapshot, ssh, stage, start, stop, system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -158,9 +158,9 @@ const UP: &[Use] = &[
     Use::of(&files::STEP),
     Use::of(&link::STEP),
     Use::of(&resize::STEP),
-    Use::of(&machine::STEP),
+    Use::of(&vm::STEP),
     Use::of(&autostart::STEP),
-    Use::of(&login::STEP),
+    Use::of(&ssh::STEP),
     Use::of(&system::STEP),
     Use::of(&push::STEP),
     Use::of(&stage::STEP),
@@ -172,7 +172,7 @@ const UP: &[Use] = &[
     Use::of(&kubeconfig::STEP),
     Use::of(&foundations::STEP),
     Use::of(&ready::STEP),
-    Use::of(&marks::STEP),
+    Use::of(&labels::STEP),
     Use::of(&provision::AFTER),
     Use::of(&manifests::STEP),
     Use::of(&rollouts::STEP),
@@ -214,7 +214,7 @@ impl Verb {
                             Use::of(&files::STEP),
                             Use::of(&save::STEP),
                             Use::of(&link::STEP),
-                            Use::of(&login::STEP),
+                            Use::of(&ssh::STEP),
                             Use::of(&system::STEP),
                             Use::of(&push::STEP),
                             Use::of(&stage::STEP),
@@ -223,7 +223,7 @@ impl Verb {
                             Use::of(&start::STEP),
                             Use::of(&kubeconfig::STEP),
                             Use::of(&ready::STEP),
-                            Use::of(&marks::STEP),
+                            Use::of(&labels::STEP),
                         ],
                         depth: Depth::Nodes,
                         traits: LIKE_UP,
@@ -237,8 +237,8 @@ impl Verb {
                         steps: &[
                             Use::of(&network::STEP),
                             Use::of(&link::STEP),
-                            Use::of(&machine::STEP),
-                            Use::of(&login::STEP),
+                            Use::of(&vm::STEP),
+                            Use::of(&ssh::STEP),
                             Use::of(&system::STEP),
                             Use::of(&start::STEP),
                             Use::of(&kubeconfig::STEP),
@@ -332,7 +332,7 @@ impl Verb {
                     &Self {
                         name: VerbName::Restore,
                         steps: &[
-                            Use::after(&login::STEP, &[]),
+                            Use::after(&ssh::STEP, &[]),
                             Use::of(&restore::HALT),
                             Use::of(&restore::SECRETS),
                             Use::of(&restore::CONFIG),

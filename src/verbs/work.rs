@@ -9,7 +9,7 @@ use crate::machines::Batch;
 use crate::observed::View;
 use crate::plan::{self, At, Check, NodeStep, Of, Per, StepName};
 use crate::spec::Node;
-use crate::steps::{Ctx, NodeCtx, NodeDef, Step, machine};
+use crate::steps::{Ctx, NodeCtx, NodeDef, Step, vm};
 
 /// The steps of a verb, for the engine.
 pub struct Steps {
@@ -57,7 +57,7 @@ impl Steps {
             *cause = crate::explain::without_name(&node.name, cause).to_owned();
             // The machine ran when the step before passed.
             match self.verb.boots() && def.name != NodeStep::Vm && error.may_pass() {
-                true => machine::lost(&self.world, node, error),
+                true => vm::lost(&self.world, node, error),
                 false => error,
             }
         })
