@@ -119,27 +119,30 @@ fn beside(code: &str, all: &BTreeSet<String>) -> BTreeSet<String> {
     named.flat_map(words).collect()
 }
 
-/// A file of `steps/` may use another one, and no two use each other, directly or not.
+/// What steps have in common is in `steps/shared/`: a step's file names no other step's, and nothing there names a step.
 #[test]
-fn no_steps_lean_on_each_other_in_a_circle() {
+fn a_step_names_no_other_step() {
     let mut sources = Vec::new();
     files(&root().join("src/steps"), "rs", &mut sources);
     let name = |p: &Path| p.file_stem().unwrap().to_string_lossy().into_owned();
-    let all: BTreeSet<String> = sources.iter().map(|p| name(p)).filter(|n| n != "mod").collect();
-    let named = sources.iter().map(|p| (name(p), beside(&read(p), &all)));
-    let mut left: BTreeMap<String, BTreeSet<String>> = named.filter(|(n, _)| n != "mod").collect();
-    assert!(left.values().filter(|names| !names.is_empty()).count() > 15, "{left:?}");
-    // Those that name nobody that is left go, until nobody goes.
-    loop {
-        let ends: BTreeSet<String> =
-            left.iter().filter(|(_, names)| names.is_empty()).map(|(n, _)| n.clone()).collect();
-        if ends.is_empty() {
-            break;
-        }
-        left.retain(|n, _| !ends.contains(n));
-        left.values_mut().for_each(|names| names.retain(|n| !ends.contains(n)));
+    let is_step = |p: &&PathBuf| p.parent().unwrap().ends_with("steps") && name(p) != "mod";
+    let steps: BTreeSet<String> = sources.iter().filter(is_step).map(|p| name(p)).collect();
+    assert!(steps.len() > 30, "{steps:?}");
+    let mut wrong = Vec::new();
+    for path in sources.iter().filter(|p| name(p) != "mod") {
+        let code = read(path).replace("crate::steps::", "super::").replace("super::super::", "super::");
+        // A name of `shared/` stands behind `super::shared::`, or beside it in the same folder.
+        let code = match is_step(&path) {
+            true => code.replace("super::shared::", "shared::"),
+            false => {
+                let own = |name: &String| path.with_file_name(format!("{name}.rs")).exists();
+                let shared: Vec<&String> = steps.iter().filter(|name| own(name)).collect();
+                shared.iter().fold(code, |code, name| code.replace(&format!("super::{name}"), ""))
+            }
+        };
+        wrong.extend(beside(&code, &steps).into_iter().filter(|n| *n != name(path)).map(|n| (name(path), n)));
     }
-    assert!(left.is_empty(), "in a circle, or before one: {left:?}");
+    assert!(wrong.is_empty(), "a step's file names another step's: {wrong:?}");
 }
 
 /// What a pure room says depends on what it is given alone. Its tests may look at a clock.
@@ -371,7 +374,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),
         ("virtualbox", "src/machines/virtualbox_tests.rs"),
-        ("wait", "src/steps/wait.rs"),
+        ("wait", "src/steps/shared/wait.rs"),
         ("access_api", "src/access/api.rs"),
     ]);
     let places: BTreeMap<&str, &str> = places.collect();

@@ -10,7 +10,7 @@ use crate::event::VerbName;
 use crate::machines::MachineState;
 use crate::spec::Cluster;
 use crate::state::StateDir;
-use crate::steps::restore;
+use crate::steps::shared::archive;
 use crate::verbs::Verb;
 
 /// Writes a backup.
@@ -50,7 +50,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), CliError> {
     on_its_servers(&cluster)?;
     let path = absolute(path)?;
     change(context, cluster, VerbName::Restore, path, &|world| {
-        let backup = restore::read(world).map_err(|t| CliError { code: code::USAGE, ..t.into() })?;
+        let backup = archive::read(world).map_err(|t| CliError { code: code::USAGE, ..t.into() })?;
         let seen = world.seen();
         for node in &world.cluster.nodes {
             let state = seen.machines.get(&node.name).map_or(MachineState::Absent, |m| m.state.clone());

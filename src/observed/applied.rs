@@ -49,3 +49,56 @@ pub fn applied(view: &View<'_>) -> Check {
 pub fn and_more(first: String, count: usize) -> String {
     if count > 1 { format!("{first} (and {} more)", count - 1) } else { first }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apps::Owned;
+    use crate::machines::Machine;
+    use crate::observed::{Apps, Observed};
+    use crate::spec::Namespace;
+    use crate::spec::fixture::cluster;
+
+    fn checked(cluster: &Cluster, apps: Option<Apps>, runs: bool) -> Check {
+        let mut seen = Observed { apps, ..Observed::default() };
+        if runs {
+            seen.machines
+                .insert("server".into(), Machine { state: MachineState::Running, ..Machine::absent() });
+        }
+        applied(&View::new(cluster, &seen))
+    }
+
+    #[test]
+    fn nothing_wanted_and_nothing_applied_is_done() {
+        let mut cluster = cluster(0);
+        assert_eq!(checked(&cluster, None, false), Check::Done("the spec has none".into()));
+        assert!(matches!(checked(&cluster, None, true), Check::Unknown(_)));
+        assert_eq!(checked(&cluster, Some(Apps::default()), true), Check::Done("the spec has none".into()));
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec![] });
+        assert!(matches!(checked(&cluster, None, false), Check::Needed(_)));
+        assert_eq!(checked(&cluster, Some(Apps::default()), true), Check::Needed("not applied yet".into()));
+    }
+
+    #[test]
+    fn a_change_here_or_there_makes_it_due() {
+        let mut cluster = cluster(0);
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec![] });
+        let inventory = Inventory {
+            digest: apps::digest(&cluster),
+            namespaces: vec![Owned { name: "web".into(), made: true }],
+            ..Inventory::default()
+        };
+        let good = Apps { inventory, ..Apps::default() };
+        assert_eq!(checked(&cluster, Some(good.clone()), true), Check::Done("they are applied".into()));
+        let lost = Apps { missing: vec!["Service web/a".into(), "x".into()], ..good.clone() };
+        let said = checked(&cluster, Some(lost), true);
+        assert_eq!(said, Check::Needed("Service web/a is not there (and 1 more)".into()));
+        cluster.namespaces.clear();
+        assert_eq!(
+            checked(&cluster, Some(good.clone()), true),
+            Check::Needed("the spec has none any more".into())
+        );
+        cluster.namespaces.push(Namespace { name: "web".into(), labels: vec!["a=b".into()] });
+        assert!(checked(&cluster, Some(good), true).reason().contains("changed"));
+    }
+}

@@ -1,5 +1,7 @@
 //! k3s' files on a node as the spec wants them, and the digests by which the node notes what it has.
 
+use super::holds;
+use crate::plan::Check;
 use sha2::{Digest, Sha256};
 
 use super::View;
@@ -76,6 +78,24 @@ pub fn installation(facts: &NodeFacts, node: &Node) -> String {
     let call = k3s::install(node.role, INSTALLER, true).line();
     let binary = sum(&format!("{}/k3s", k3s::BIN_DIR));
     hash::hex(&hash::parts([&sum(INSTALLER), &binary, &call])[..8])
+}
+
+/// Done where the files on the node are those that are wanted.
+pub fn staged(view: &View<'_>, node: &Node) -> Check {
+    let facts = match view.facts(node) {
+        Ok(facts) => facts,
+        Err(check) => return check,
+    };
+    let Some(wanted) = &view.seen.here.wanted else {
+        if let (Some(to), Some(from)) = (&view.seen.here.version, view.version(node))
+            && !k3s::runs(to, from)
+        {
+            return Check::Needed(format!("it runs {from}, not {to}"));
+        }
+        return Check::Unknown("checked when it is known which k3s is wanted".into());
+    };
+    let differs = wanted.iter().find(|w| facts.staged.get(&w.path) != Some(&w.sha256));
+    holds("its files match the spec", differs.map(|w| format!("{} is missing or differs", w.path)))
 }
 
 #[cfg(test)]

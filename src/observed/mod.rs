@@ -7,6 +7,7 @@ pub mod files;
 pub mod quorum;
 pub mod ready;
 pub mod refusal;
+pub mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -3,10 +3,11 @@
 //! What is kept is what makes a cluster the one it is: the datastore, the certificates and secrets of
 //! its server, and each node's password, by which the server knows it again. All else p1 makes again.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::wait::{Patience, wait_for};
+use super::shared::archive::{PACKED, PASSWORD, SEND, SILENCE, file, job_heard};
+use super::shared::heartbeat::pulse;
+use super::shared::wait::{Patience, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::backup::{Backup, Datastore, Manifest};
@@ -14,10 +15,9 @@ use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::guest::Service;
 use crate::machines::MachineState;
-use crate::os::process;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::Node;
-use crate::ssh::{Bound, Job};
+use crate::ssh::Bound;
 
 /// A node's password is asked for.
 pub const ASK: Step = Step::Node(NodeDef {
@@ -45,32 +45,15 @@ pub const COPY: Step = Step::Cluster(ClusterDef {
     apply: copy,
 });
 
-/// A node's password (docs.k3s.io/architecture).
-pub(super) const PASSWORD: &str = "/etc/rancher/node/password";
 /// k3s' own has 32 characters (`pkg/agent/config`, `ensureNodePassword`).
 const PASSWORD_LEN: usize = 256;
-/// On the node, while it is on its way.
-pub(super) const PACKED: &str = "/var/lib/p1/backup/server.tar.gz";
 /// A cluster's data is held in memory while it is on its way.
 const MAX_BYTES: u64 = 2 << 30;
-/// Sending it; silence is the earlier sign of a fault.
-pub(super) const SEND: Duration = Duration::from_secs(1800);
-pub(super) const SILENCE: Duration = Duration::from_secs(120);
 
 /// What the script says when k3s is about to be stopped.
 const STOPPING: &str = "stopping k3s";
 /// How long a server's API port may take to open.
 const KNOCK: Duration = Duration::from_secs(2);
-
-pub(super) fn file(world: &World) -> Result<PathBuf, StepError> {
-    world
-        .seen()
-        .request
-        .subject
-        .as_ref()
-        .map(PathBuf::from)
-        .ok_or_else(|| StepError::new("no file was named", ""))
-}
 
 fn ask(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
@@ -266,7 +249,7 @@ fn until_ready(ctx: &Ctx<'_>, server: &Node) {
     let bound = world.cluster.timeouts.node_ready;
     let mut first: Option<String> = None;
     let back = wait_for(ctx, Patience::of(bound), || {
-        let (beat, wrong) = match super::snapshot::pulse(world, server) {
+        let (beat, wrong) = match pulse(world, server) {
             Ok(pulse) => pulse,
             Err(error) => return Ok(Err(error.failure.cause)),
         };
@@ -283,38 +266,6 @@ fn until_ready(ctx: &Ctx<'_>, server: &Node) {
             "The backup is whole, and {name} was not Ready again within {bound}: {why}. Its journal: p1 logs {name}"
         ));
     }
-}
-
-/// Runs a script of root's that goes on when the connection is lost; what it printed.
-pub(super) fn job(ctx: &Ctx<'_>, node: &Node, name: &str, script: &str) -> Result<String, StepError> {
-    job_heard(ctx, node, name, script, &mut |_| {})
-}
-
-fn job_heard(
-    ctx: &Ctx<'_>,
-    node: &Node,
-    name: &str,
-    script: &str,
-    hear: &mut dyn FnMut(&str),
-) -> Result<String, StepError> {
-    let world = ctx.world;
-    let job = Job { name, id: &world.run, script, env: &[] };
-    let bound = world.cluster.timeouts.server_ready;
-    let done = world.on(node, |r| {
-        r.detached(&job, bound, &mut |line| {
-            hear(line);
-            ctx.control.log(line);
-            ctx.control.says(line);
-        })
-    })?;
-    let text = done.text();
-    if done.status == 0 {
-        return Ok(text);
-    }
-    let last = process::tail(&text, 1).pop().unwrap_or_else(|| format!("it exited with {}", done.status));
-    Err(StepError::new(format!("the data could not be handled on {}: {last}", node.name), "")
-        .kind(FailureKind::Exit { code: done.status })
-        .evidence(process::tail(&text, 12)))
 }
 
 fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), StepError> {

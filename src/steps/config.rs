@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
+use super::shared::inputs;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
@@ -13,14 +12,22 @@ use crate::observed::refusal;
 use crate::observed::{View, holds};
 use crate::os::hash::sha256;
 use crate::os::process::quote;
-use crate::plan::{After, Check, NodeStep, Per};
-use crate::spec::{Cluster, Node};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
+use crate::spec::Node;
 use crate::ssh::{Source, Upload};
 
 pub const STEP: Step = Step::Node(DEF);
 
+/// The configuration has them, before k3s itself puts an etcd snapshot back.
+pub const RESTORED: Step = Step::Node(NodeDef {
+    after: &[After::Cluster(ClusterStep::Secrets)],
+    // The data of then comes, and what was told to the data of now is no matter.
+    apply,
+    ..DEF
+});
+
 /// With the action of `up`: a restore has another one.
-pub(super) const DEF: NodeDef = NodeDef {
+const DEF: NodeDef = NodeDef {
     name: NodeStep::Config,
     title: "configure k3s",
     per: Per::Node,
@@ -28,7 +35,7 @@ pub(super) const DEF: NodeDef = NodeDef {
     needs: None,
     retry: true,
     check,
-    inputs,
+    inputs: inputs::config,
     apply: keep,
 };
 
@@ -52,12 +59,6 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     holds("its configuration matches the spec", differs.map(|(path, _)| why(path)))
 }
 
-pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
-    let node = (&node.name, node.ip, &node.labels, &node.taints, &node.config);
-    let servers: Vec<_> = cluster.servers().map(|s| s.ip).collect();
-    json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node])
-}
-
 /// Where a server's data stay. What it was told before may be known only now, when its machine answers.
 fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     ctx.world.facts(ctx.node)?;
@@ -69,7 +70,7 @@ fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
 }
 
 /// Writes the files.
-pub(super) fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
     let seen = world.seen();

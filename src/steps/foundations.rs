@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::manifests::{self, Part, put};
-use super::wait::{Patience, again, wait_for};
-use super::{ClusterDef, Ctx, Step, rollouts};
+use super::shared::apply::{ANSWERS, Part, put};
+use super::shared::rollout;
+use super::shared::wait::{Patience, again, wait_for};
+use super::{ClusterDef, Ctx, Step};
 use crate::apps;
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
@@ -49,14 +50,9 @@ fn inputs(cluster: &Cluster) -> Value {
     json!(apps::foundations(cluster))
 }
 
-/// k3s leaves the pods' network to others.
-pub fn is_bare(cluster: &Cluster) -> bool {
-    cluster.first_server().config.get("flannel-backend").and_then(|v| v.as_str()) == Some("none")
-}
-
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
-    let apps = again(ctx, manifests::ANSWERS, || apps_now(world))?;
+    let apps = again(ctx, ANSWERS, || apps_now(world))?;
     let seen = world.seen();
     if !check(&View::new(&world.cluster, &seen)).may_run() {
         return Ok(Some("up to date".into()));
@@ -65,7 +61,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         let early = world.cluster.manifests.iter().filter(|m| m.when == When::Api);
         early.map(|m| format!("`{}`", m.shown)).collect::<Vec<_>>().join(", ")
     };
-    let bare = is_bare(&world.cluster);
+    let bare = world.cluster.brings_network();
     let mut told = false;
     let done = put(ctx, Part::Foundations, &apps.inventory, &mut |items| {
         if !bare {
@@ -87,7 +83,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         let Err(last) = network else { return Ok(()) };
         told = true;
         // What of it does not run tells more than the kubelet.
-        let why = rollouts::await_all(ctx, items, Duration::ZERO).err();
+        let why = rollout::await_all(ctx, items, Duration::ZERO).err();
         let more = why.as_ref().map_or_else(|| last.clone(), |why| why.failure.cause.clone());
         let evidence = why.map(|why| why.failure.evidence).unwrap_or_default();
         Err(StepError::new(

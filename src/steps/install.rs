@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
+use super::shared::stamp::stamp;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::{INSTALLER, installation};
 use crate::observed::{View, holds};
-use crate::os::process::{self, quote};
+use crate::os::process::{self};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Slot};
 use crate::ssh::Job;
@@ -80,10 +81,4 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let stamp = stamp("install", &digest);
     world.script(node, "noting the installation", &format!("{stamp}rm -f /var/lib/p1/stamps/start\n"))?;
     Ok(None)
-}
-
-/// A script that notes on the node what a step has brought to an end.
-pub fn stamp(name: &str, value: &str) -> String {
-    let (file, value) = (quote(&format!("/var/lib/p1/stamps/{name}")), quote(value));
-    format!("mkdir -p /var/lib/p1/stamps && echo {value} > {file}.new && mv {file}.new {file} || exit 1\n")
 }

@@ -2,13 +2,11 @@
 
 use serde_json::json;
 
-use super::{ClusterDef, Ctx, Step};
-use crate::access::{SCRIPT_TIMEOUT, Via};
-use crate::engine::StepError;
+use super::shared::kubeconfig::fetch;
+use super::{ClusterDef, Step};
 use crate::k3s;
 use crate::observed::quorum::cluster_stays;
 use crate::observed::{View, holds};
-use crate::os::files;
 use crate::plan::{After, Check, ClusterStep, K3sState, NodeStep};
 use crate::spec::{Cluster, Role};
 
@@ -21,11 +19,8 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     retry: true,
     check,
     inputs,
-    apply,
+    apply: fetch,
 });
-
-/// Where k3s writes it (docs.k3s.io/cluster-access).
-const PATH: &str = "/etc/rancher/k3s/k3s.yaml";
 
 fn check(view: &View<'_>) -> Check {
     let wrong = if !view.seen.here.kubeconfig {
@@ -47,28 +42,4 @@ fn check(view: &View<'_>) -> Check {
 
 fn inputs(cluster: &Cluster) -> serde_json::Value {
     json!([cluster.name, k3s::api_url(cluster, cluster.first_server())])
-}
-
-pub(super) fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
-    let world = ctx.world;
-    let server = world.server(Via::Any)?;
-    let bytes = world.on(server, |r| r.read_file(PATH, 1 << 20, SCRIPT_TIMEOUT))?;
-    let text = String::from_utf8_lossy(&bytes);
-    world.learn_access(&text);
-    let url = world.api_url(server);
-    let ours = k3s::rewrite(&text, &url, &world.cluster.name).map_err(|error| {
-        StepError::new(
-            format!("{PATH} of {} cannot be used: {error}", server.name),
-            format!(
-                "k3s rewrites it when it starts. Somebody changed it on {}; if it was not you, do not trust that \
-                 node any more.",
-                server.name
-            ),
-        )
-        .next([format!("p1 exec --root {} -- {}", server.name, world.guest(server).service().restart(server.role.unit())), "p1 retry".to_owned()])
-    })?;
-    files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
-    world.forget_api();
-    world.note(|seen| seen.here.kubeconfig = true);
-    Ok(None)
 }

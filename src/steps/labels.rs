@@ -4,11 +4,11 @@
 //! changes later is set here, through a server, and what left the spec is removed: only what p1 has set
 //! before, by its note on the node.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
-use super::{Item, NodeCtx, NodeDef, Step, install};
+use super::shared::labels::{Marks, STAMP, mark, note, wanted};
+use super::shared::stamp::stamp;
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::Via;
 use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
@@ -31,31 +31,6 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// p1's note.
-const STAMP: &str = "labels";
-
-/// Labels by key, and taints by key and effect, each with what it is set by.
-type Marks = BTreeMap<(bool, String), String>;
-
-fn mark(text: &str, taint: bool) -> ((bool, String), String) {
-    let key = match taint {
-        false => text.split('=').next().unwrap_or_default().to_owned(),
-        true => taint_key(text),
-    };
-    ((taint, key), text.to_owned())
-}
-
-/// `key:Effect` of `key=value:Effect`: two taints of one key differ by their effect.
-fn taint_key(taint: &str) -> String {
-    let (head, effect) = taint.rsplit_once(':').unwrap_or((taint, ""));
-    format!("{}:{effect}", head.split('=').next().unwrap_or_default())
-}
-
-fn wanted(node: &Node) -> Marks {
-    let labels = node.labels.iter().map(|l| mark(l, false));
-    labels.chain(node.taints.iter().map(|t| mark(t, true))).collect()
-}
-
 /// What p1 set last, by its note.
 fn noted(facts: &NodeFacts) -> Marks {
     let words = facts.stamps.get(STAMP).map(String::as_str).unwrap_or_default().split_whitespace();
@@ -66,21 +41,6 @@ fn noted(facts: &NodeFacts) -> Marks {
             _ => None,
         })
         .collect()
-}
-
-/// The note of what is wanted now.
-fn note(node: &Node) -> String {
-    let words: Vec<String> = wanted(node)
-        .into_iter()
-        .map(|((taint, _), text)| format!("{}/{text}", if taint { "taint" } else { "label" }))
-        .collect();
-    words.join(" ")
-}
-
-/// Notes on a node that joins with its labels and taints what these are; none for one without any.
-pub fn first_note(node: &Node) -> Option<String> {
-    let note = note(node);
-    (!note.is_empty()).then(|| install::stamp(STAMP, &note))
 }
 
 /// What the Node object has.
@@ -155,7 +115,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     if !script.is_empty() {
         kubectl(world, Via::Any, "setting labels and taints", &script)?;
     }
-    world.script(node, "noting labels and taints", &install::stamp(STAMP, &note(node)))?;
+    world.script(node, "noting labels and taints", &stamp(STAMP, &note(node)))?;
     world.look_at_node(node)?;
     let all = [labels, taints].concat();
     Ok((!all.is_empty()).then(|| all.join(", ")))

@@ -5,7 +5,9 @@
 //! Whether it came up is judged by `start`, when the server's API is there. A server that joins ends when there is
 //! nobody to join, so it only unpacks the binary.
 
-use super::{Item, NodeCtx, NodeDef, Step, start};
+use super::shared::inputs;
+use super::shared::unit::begin;
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
 use crate::k3s;
 use crate::observed::{View, holds};
@@ -23,7 +25,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     needs: None,
     retry: true,
     check,
-    inputs: start::inputs,
+    inputs: inputs::start,
     apply,
 });
 
@@ -59,7 +61,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Worker {
-        let since = start::begin(ctx)?;
+        let since = begin(ctx)?;
         world.note(|seen| {
             seen.run.launched.insert(node.name.clone(), since);
         });

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::install::stamp;
-use super::vm::finish;
+use super::shared::batch::finish;
+use super::shared::stamp::stamp;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;

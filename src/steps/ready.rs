@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::unit::{LINES_WITH_CRASHES, Unit, journal, k3s_failure, with_facts};
-use super::wait::{Patience, wait_for};
+use super::shared::unit::{LINES_WITH_CRASHES, Unit, journal, k3s_failure, with_facts};
+use super::shared::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::Via;
 use crate::access::kubectl::kubectl;
@@ -15,6 +15,7 @@ use crate::explain::{FailureKind, seconds, times};
 use crate::guest::Since;
 use crate::k3s;
 use crate::observed::ready::{cordoned, rebooted, stale, wrong};
+use crate::observed::start::started;
 use crate::observed::{View, holds};
 use crate::os::process;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
@@ -42,7 +43,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Err(check) => return check,
     };
     // What the API says of a k3s that does not run, or is about to be restarted, is its former word.
-    if super::start::check(view, node, None).may_run() {
+    if started(view, node).may_run() {
         return Check::Unknown("asked when its k3s was started".into());
     }
     if view.seen.api.is_none() {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::wait::{Patience, wait_for};
-use super::{Item, NodeCtx, NodeDef, Step, console, quorum, stop};
+use super::shared::wait::{Patience, wait_for};
+use super::shared::{console, power, quorum};
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
 use crate::machines::{Base, Cap, MachineState, wanted_size};
@@ -62,7 +63,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
             world.machines.resume(&world.cluster, &[node.name.clone()].into(), cancel)?;
         }
         ctx.control.says("shutting it down");
-        stop::shut_down(ctx)?;
+        power::shut_down(ctx)?;
     }
     let base = world.box_info()?.map(Base::Box);
     if base.is_some() {

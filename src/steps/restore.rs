@@ -4,12 +4,9 @@
 //! run with the backup's data in the end. What is set aside lies beside k3s' own data on each node, in a
 //! folder named after the restore; `.p1/NAME/unfinished.json` names the restore while it lasts.
 
-use std::sync::Arc;
-
-use super::backup::{PACKED, SEND, SILENCE, file, job};
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, config, named, named_of};
+use super::shared::archive::{PACKED, PASSWORD, SEND, SILENCE, job, read};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::{SCRIPT_TIMEOUT, World};
-use crate::backup::Backup;
 use crate::engine::StepError;
 use crate::event::VerbName;
 use crate::guest::Service;
@@ -47,14 +44,6 @@ pub const SECRETS: Step = Step::Cluster(ClusterDef {
     check: asked,
     inputs: named,
     apply: secrets,
-});
-
-/// The configuration has them, before k3s itself puts an etcd snapshot back.
-pub const CONFIG: Step = Step::Node(NodeDef {
-    after: &[After::Cluster(ClusterStep::Secrets)],
-    // The data of then comes, and what was told to the data of now is no matter.
-    apply: config::apply,
-    ..config::DEF
 });
 
 /// The data is in its place on the first server.
@@ -104,26 +93,6 @@ pub const UNDO: Step = Step::Cluster(ClusterDef {
     inputs: named,
     apply: |ctx| put_back(ctx).map(Some),
 });
-
-/// A node's password (docs.k3s.io/architecture).
-const PASSWORD: &str = super::backup::PASSWORD;
-
-/// The backup that the run puts back, read and checked once.
-pub fn read(world: &World) -> Result<Arc<Backup>, StepError> {
-    let _one = world.getting();
-    if let Some(backup) = &world.seen().run.backup {
-        return Ok(Arc::clone(backup));
-    }
-    let backup = Arc::new(Backup::read(&file(world)?)?);
-    // The secrets of then are this cluster's from now on.
-    world.learn_tokens(&backup.tokens.to_text());
-    world.redactor.learn(backup.passwords.values());
-    let runs = world.state.facts()?.k3s.and_then(|k| k.version);
-    backup.manifest.fits(&world.cluster, runs.as_deref())?;
-    world.may_have(&backup.tokens)?;
-    world.note(|seen| seen.run.backup = Some(Arc::clone(&backup)));
-    Ok(backup)
-}
 
 /// Notes that a restore begins, before anything is touched. One that has not come to its end is gone on
 /// with, be it of another file: what it set aside is the former data still.
@@ -250,14 +219,6 @@ fn halt(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     // What was seen at the login is no longer so.
     world.look_at_node(node)?;
     Ok(None)
-}
-
-/// True for the server that begins with the backup's data where that may know its machine by a password of which
-/// the backup has no copy.
-pub(super) fn begins_unknown(world: &World, node: &Node) -> bool {
-    world.seen().run.placed
-        && world.cluster.first_server().name == node.name
-        && read(world).is_ok_and(|backup| !backup.passwords.contains_key(&node.name))
 }
 
 fn secrets(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {

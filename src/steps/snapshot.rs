@@ -5,20 +5,20 @@
 //! The way back is the same: none runs before all are restored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::wait::{Patience, wait_for};
-use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, kubeconfig, named, named_of};
+use super::shared::heartbeat::pulse;
+use super::shared::kubeconfig::fetch;
+use super::shared::wait::{Patience, wait_for};
+use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::World;
 use crate::engine::StepError;
 use crate::event::{Outcome, VerbName};
 use crate::explain::{FailureKind, seconds};
 use crate::machines::{Cap, Machine, MachineState, Note, Snapshot};
 use crate::observe;
-use crate::observed::ready::wrong;
 use crate::os::Cancel;
 use crate::os::files;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -391,7 +391,7 @@ fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         world.forget_api();
         return Ok(Some("no node was Ready then; `p1 up` continues from there".into()));
     }
-    kubeconfig::apply(ctx)
+    fetch(ctx)
 }
 
 fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
@@ -417,16 +417,6 @@ fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         StepError::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
             .kind(FailureKind::bound(bound))
     })
-}
-
-/// What shows that a node's kubelet lives when it changes, and what is wrong with the node. What the API
-/// says of a node right after it was put back is what it had heard before the snapshot.
-pub(super) fn pulse(world: &Arc<World>, node: &Node) -> Result<(String, Option<String>), StepError> {
-    let nodes = world.ask(|api| api.nodes(&world.cancel))?;
-    let status = nodes.iter().find(|n| n.name == node.name);
-    let lease = world.ask(|api| api.leases(&world.cancel))?.remove(&node.name);
-    let beat = format!("{lease:?} {:?}", status.and_then(|s| s.heartbeat));
-    Ok((beat, wrong(node, None, status)))
 }
 
 fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Item, NodeCtx, NodeDef, Step, console};
+use super::shared::console;
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;
 use crate::explain::without_name;

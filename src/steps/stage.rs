@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
-use super::transfer::Transfer;
-use super::{Item, NodeCtx, NodeDef, Step};
+use super::shared::inputs;
+use super::shared::transfer::{Transfer, next};
+use super::{NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
 use crate::k3s;
-use crate::observed::{View, Wanted, holds};
+use crate::observed::Wanted;
+use crate::observed::files::staged;
 use crate::os::process::quote;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::spec::{Cluster, Node};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Stage,
@@ -29,39 +28,10 @@ pub const STEP: Step = Step::Node(NodeDef {
     ],
     needs: None,
     retry: true,
-    check,
-    inputs,
+    check: |view, node, _| staged(view, node),
+    inputs: inputs::files,
     apply,
 });
-
-/// Where the files lie until the node's turn.
-const DIR: &str = "/var/lib/p1/next";
-
-/// A file's place until then.
-pub fn next(path: &str) -> String {
-    format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
-}
-
-pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    let facts = match view.facts(node) {
-        Ok(facts) => facts,
-        Err(check) => return check,
-    };
-    let Some(wanted) = &view.seen.here.wanted else {
-        if let (Some(to), Some(from)) = (&view.seen.here.version, view.version(node))
-            && !k3s::runs(to, from)
-        {
-            return Check::Needed(format!("it runs {from}, not {to}"));
-        }
-        return Check::Unknown("checked when it is known which k3s is wanted".into());
-    };
-    let differs = wanted.iter().find(|w| facts.staged.get(&w.path) != Some(&w.sha256));
-    holds("its files match the spec", differs.map(|w| format!("{} is missing or differs", w.path)))
-}
-
-pub(super) fn inputs(cluster: &Cluster, _: &Node) -> serde_json::Value {
-    json!([cluster.k3s.release, cluster.k3s.artifacts])
-}
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);

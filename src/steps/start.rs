@@ -6,20 +6,20 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::unit::{LINES_WHILE_STARTING, LINES_WITH_CRASHES, Unit, journal, k3s_failure};
-use super::wait::gone;
-use super::{Item, NodeCtx, NodeDef, Step, config, install};
+use super::shared::stamp::stamp;
+use super::shared::unit::{LINES_WHILE_STARTING, LINES_WITH_CRASHES, Unit, begin, journal, k3s_failure};
+use super::shared::wait::gone;
+use super::shared::{archive, inputs, labels};
+use super::{NodeCtx, NodeDef, Step};
 use crate::access::{Via, kubectl};
 use crate::engine::StepError;
-use crate::guest::{NodeFacts, Since};
+use crate::guest::Since;
 use crate::k3s;
-use crate::machines::MachineState;
-use crate::observed::{View, files, holds};
+use crate::observed::start::started;
+use crate::observed::{View, files};
 use crate::os::cancel::Level;
-use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::spec::{Cluster, Node, Role};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
+use crate::spec::Role;
 
 pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Start,
@@ -37,56 +37,10 @@ pub const STEP: Step = Step::Node(NodeDef {
     ],
     needs: None,
     retry: false,
-    check,
-    inputs,
+    check: |view, node, _| started(view, node),
+    inputs: inputs::start,
     apply,
 });
-
-pub(super) fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    let facts = match view.facts(node) {
-        Ok(facts) => facts,
-        Err(check) => return check,
-    };
-    let Some(tokens) = &view.seen.here.tokens else {
-        return Check::Needed("the token is not made yet".into());
-    };
-    if node.role == Role::Worker
-        && view.cluster.servers().all(|s| view.machine(s).state == MachineState::Absent)
-    {
-        return Check::Unknown("checked when there is a server".into());
-    }
-    let unit = facts.unit(node.role.unit());
-    let wrong = if unit.active != "active" {
-        let state = if unit.active.is_empty() { "not there" } else { &unit.active };
-        Some(format!("its unit is {state}"))
-    } else if facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
-        Some("it runs with another configuration".to_owned())
-    } else if node.role == Role::Worker && is_orphan(view, node, facts) {
-        Some("its server was recreated".to_owned())
-    } else if view.seen.api.is_some() && view.status(node).is_none() {
-        // Its Node object was deleted, and a kubelet registers when it starts.
-        Some("not registered yet".to_owned())
-    } else {
-        None
-    };
-    holds("it runs with this configuration", wrong)
-}
-
-/// A worker that trusts another server than there is, and that the cluster does not know as Ready: its
-/// server was recreated. A k3s that runs never learns of it; one that starts asks for everything again.
-fn is_orphan(view: &View<'_>, node: &Node, facts: &NodeFacts) -> bool {
-    const SERVER: &str = "/var/lib/rancher/k3s/server/tls/server-ca.crt";
-    const AGENT: &str = "/var/lib/rancher/k3s/agent/server-ca.crt";
-    let Some(trusts) = facts.written.get(AGENT) else { return false };
-    let mut servers = view.cluster.servers().filter_map(|s| view.facts(s).ok()).peekable();
-    servers.peek().is_some()
-        && servers.all(|s| s.written.get(SERVER) != Some(trusts))
-        && !view.status(node).is_some_and(|s| s.ready)
-}
-
-pub(super) fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
-    json!([config::inputs(cluster, node), cluster.k3s.release, cluster.k3s.artifacts])
-}
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
@@ -113,17 +67,17 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         Role::Worker => world.cluster.timeouts.node_ready,
     };
     follow(ctx, &since, bound, launched.is_some())?;
-    if super::restore::begins_unknown(world, node) {
+    if archive::begins_unknown(world, node) {
         // Its own API is the first one that could be asked; k3s tries to register until it is let in.
         let secret = format!("{}.node-password.k3s", node.name);
         let script =
             format!("k3s kubectl -n kube-system delete secret {secret} --ignore-not-found --timeout=10s");
         kubectl::kubectl(world, Via::On(node), "forgetting the former machine's password", &script)?;
     }
-    let mut note = install::stamp("start", &digest);
+    let mut note = stamp("start", &digest);
     if !facts.node_password {
         // It has registered with them.
-        note.extend(super::labels::first_note(node));
+        note.extend(labels::first_note(node));
     }
     world.script(node, "noting the start", &note)?;
     world.remember(&node.name, |m| m.joined = true)?;
@@ -136,18 +90,6 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         seen.run.launched.remove(&node.name);
     });
     Ok(None)
-}
-
-/// Has the init system start k3s, and does not wait for it. The moment, by the node's clock.
-pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    let unit = node.role.unit();
-    let service = world.guest(node).service();
-    let since = service.started(&world.script(node, "starting k3s", &service.start(unit))?);
-    world.note(|seen| {
-        seen.run.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
-    });
-    Ok(since)
 }
 
 /// How often the unit's state is asked for at most, and its journal, while it starts: every question takes

@@ -9,6 +9,7 @@ use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::MachineState;
 use crate::observed::View;
+use crate::observed::quorum::cluster_stays;
 use crate::os::{files, process};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node, Role};
@@ -39,6 +40,19 @@ pub const STEP: Step = Step::Node(NodeDef {
     check: reachable,
     inputs,
     apply: uninstall,
+});
+
+/// k3s ends in order, so that nothing of it speaks for the node any more.
+pub const LEAVING: Step = Step::Node(NodeDef {
+    name: NodeStep::Uninstall,
+    title: "uninstall k3s",
+    per: Per::Leaving,
+    after: &[After::Node(NodeStep::Leave)],
+    needs: None,
+    retry: false,
+    check: uninstalls,
+    inputs: |_, node| json!(node.name),
+    apply: uninstall_leaving,
 });
 
 /// What this host keeps of the k3s that is gone.
@@ -78,6 +92,17 @@ fn kubeconfig_is_void(view: &View<'_>) -> Check {
     }
 }
 
+fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
+    let machine = view.seen.machines.get(&node.name);
+    match machine.map(|m| &m.state) {
+        _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
+        Some(MachineState::Running) if machine.is_some_and(|m| !m.foreign) => {
+            Check::Needed("its machine runs".into())
+        }
+        _ => Check::Done("its machine does not run".into()),
+    }
+}
+
 fn facts(ctx: &NodeCtx<'_>) -> Result<NodeFacts, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let state = world.look_at_machines()?.remove(&node.name).map(|m| m.state);
@@ -103,9 +128,19 @@ fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), StepError> {
         .transient())
 }
 
+fn uninstall_leaving(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+    match uninstall(ctx) {
+        Err(error) if !error.cancelled() => {
+            ctx.control.warn(format!("k3s was not uninstalled before: {}.", error.failure.cause));
+            Ok(None)
+        }
+        done => done,
+    }
+}
+
 /// A network plugin may have put its programs on the node's own card, where k3s' scripts leave them.
 fn warn_of_network(ctx: &NodeCtx<'_>) {
-    if super::foundations::is_bare(&ctx.world.cluster) {
+    if ctx.world.cluster.brings_network() {
         ctx.control.warn(format!(
             "The network of the pods is not k3s' own (`flannel-backend: none`), and k3s' scripts do not take all of it \
              away: {0} may not be reachable over SSH afterwards. A restart of its machine helps (`p1 stop {0}`, `p1 start {0}`); \

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::rollouts::look_at_pods;
-use super::wait::{Patience, again, wait_for};
+use super::shared::rollout::look_at_pods;
+use super::shared::wait::{Patience, again, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::kubectl::{self, applying, fed, stream};
 use crate::access::{SCRIPT_TIMEOUT, Via, World};

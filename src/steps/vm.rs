@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Item, NodeCtx, NodeDef, Step, console};
+use super::shared::console;
+use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::World;
 use crate::engine::{Control, StepError};
 use crate::explain::{Again, FailureKind};
@@ -127,11 +128,6 @@ fn make(
         Ok(results) => results.into_iter().map(|(node, result)| (node, result.map_err(told))).collect(),
         Err(error) => all(told(error)),
     }
-}
-
-/// Waits until no machine is being made any more: see [`Batch::finish`].
-pub fn finish(batch: &Batch<StepError>, tell: &mut dyn FnMut()) -> Vec<(String, StepError)> {
-    batch.finish(tell, || StepError::new("vagrant did not end when it was killed", ""))
 }
 
 /// The node's machine is about to be made: nothing of a former one is true of it.

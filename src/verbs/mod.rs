@@ -25,9 +25,9 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, config, destroy, files, foundations, image, install, kubeconfig,
-    labels, launch, link, manifests, network, provision, push, ready, resize, restore, rollouts, save,
-    snapshot, ssh, stage, start, stop, system, uninstall, verify, vm,
+    Step, artifacts, autostart, backup, clean, config, files, foundations, image, install, kubeconfig,
+    labels, launch, leave, link, machine, manifests, network, provision, push, ready, resize, restore,
+    rollouts, save, snapshot, ssh, stage, start, stop, system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -148,9 +148,9 @@ pub enum Within {
 
 /// The cluster as the spec says.
 const UP: &[Use] = &[
-    Use::of(&destroy::LEAVE),
-    Use::of(&destroy::UNINSTALL),
-    Use::of(&destroy::MACHINES),
+    Use::of(&leave::STEP),
+    Use::of(&uninstall::LEAVING),
+    Use::of(&machine::STEP),
     Use::of(&image::STEP),
     Use::of(&artifacts::STEP),
     Use::of(&save::STEP),
@@ -303,10 +303,10 @@ impl Verb {
                     &Self {
                         name: VerbName::Destroy,
                         steps: &[
-                            Use::after(&destroy::LEAVE, &[]),
-                            Use::of(&destroy::UNINSTALL),
-                            Use::of(&destroy::MACHINES),
-                            Use::of(&destroy::CLEAN),
+                            Use::after(&leave::STEP, &[]),
+                            Use::of(&uninstall::LEAVING),
+                            Use::of(&machine::STEP),
+                            Use::of(&clean::STEP),
                         ],
                         depth: Depth::Machines,
                         traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
@@ -335,7 +335,7 @@ impl Verb {
                             Use::after(&ssh::STEP, &[]),
                             Use::of(&restore::HALT),
                             Use::of(&restore::SECRETS),
-                            Use::of(&restore::CONFIG),
+                            Use::of(&config::RESTORED),
                             Use::of(&restore::DATA),
                             Use::of(&start::STEP),
                             Use::of(&kubeconfig::STEP),

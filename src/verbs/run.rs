@@ -19,7 +19,7 @@ use crate::os::lock;
 use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Node};
-use crate::steps::vm::finish;
+use crate::steps::shared::batch::finish;
 use crate::steps::{files, snapshot};
 
 /// A run to be.

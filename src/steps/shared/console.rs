@@ -9,7 +9,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::NodeCtx;
 use super::wait::{Patience, wait_for};
 use crate::access::World;
 use crate::engine::StepError;
@@ -19,6 +18,7 @@ use crate::os::pty::Follower;
 use crate::os::{files, process};
 use crate::spec::Node;
 use crate::ssh::Knock;
+use crate::steps::NodeCtx;
 
 /// What virsh says first; the machine's own words come after it.
 const OPENING: &str = "Escape character is";

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::Ctx;
 use crate::engine::StepError;
 use crate::explain::seconds;
 use crate::machines::MachineState;
 use crate::os::Cancel;
 use crate::os::cancel::Level;
+use crate::steps::Ctx;
 
 /// What a look found, or what is still missing.
 pub type Look<T> = Result<T, String>;

@@ -1,6 +1,5 @@
 //! k3s' unit on a node: how the init system has it, and what its log says of the start that counts.
 
-use super::NodeCtx;
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;
 use crate::explain::FailureKind;
@@ -8,6 +7,7 @@ use crate::guest::Since;
 use crate::k3s::{self, Diagnosis};
 use crate::os::process;
 use crate::spec::Node;
+use crate::steps::NodeCtx;
 
 /// Lines of the unit's journal to look for a cause in: while it starts, and when it was started again, for
 /// which a server of Kubernetes 1.21 writes some 200 each time.
@@ -180,4 +180,16 @@ fn holder(world: &World, node: &Node, port: u16) -> Option<(String, String)> {
         format!("{} (pid {pid})", process::quote(name)),
         line.split_whitespace().collect::<Vec<_>>().join(" "),
     ))
+}
+
+/// Has the init system start k3s, and does not wait for it. The moment, by the node's clock.
+pub fn begin(ctx: &NodeCtx<'_>) -> Result<Since, StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    let unit = node.role.unit();
+    let service = world.guest(node).service();
+    let since = service.started(&world.script(node, "starting k3s", &service.start(unit))?);
+    world.note(|seen| {
+        seen.run.started.insert(node.name.clone(), since.at.parse().unwrap_or(0));
+    });
+    Ok(since)
 }

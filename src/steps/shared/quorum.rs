@@ -1,12 +1,12 @@
 //! Asking whether a cluster can do without one of its servers, and waiting until it can.
 
-use super::Ctx;
 use super::wait::{Patience, wait_for};
 use crate::access::World;
 use crate::engine::StepError;
 use crate::explain::seconds;
 use crate::observed::quorum::{Api, may_stop, put_right};
 use crate::spec::Node;
+use crate::steps::Ctx;
 
 /// The same just now; and servers have to answer themselves.
 pub fn now(world: &World) -> Result<Api, StepError> {

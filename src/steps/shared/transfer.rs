@@ -2,18 +2,26 @@
 
 use std::time::Duration;
 
-use super::NodeCtx;
 use crate::engine::StepError;
 use crate::guest::Piece;
 use crate::observed::Wanted;
 use crate::os::process;
 use crate::ssh::{Bound, Source, Upload};
+use crate::steps::NodeCtx;
 
 /// A file of some hundred MB to an emulated guest; silence is the earlier sign of a fault.
 const PUSH: Duration = Duration::from_secs(1800);
 const SILENCE: Duration = Duration::from_secs(120);
 /// The same from a disk: it takes seconds.
 const COPY: Duration = Duration::from_secs(300);
+
+/// Where the files lie until the node's turn.
+const DIR: &str = "/var/lib/p1/next";
+
+/// A file's place until then.
+pub fn next(path: &str) -> String {
+    format!("{DIR}/{}", path.rsplit('/').next().unwrap_or_default())
+}
 
 /// What goes onto one node within one step.
 pub struct Transfer<'c, 'a> {
