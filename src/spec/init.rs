@@ -46,8 +46,12 @@ pub fn init(options: &Init) -> String {
         ProviderChoice::Libvirt => "libvirt",
         ProviderChoice::Virtualbox => "virtualbox",
     };
-    // A name of digits alone would be a number.
-    let name = if name.bytes().all(|b| b.is_ascii_digit()) { format!("\"{name}\"") } else { name.clone() };
+    // What begins with a digit may be a number (`12`, `0e0`, `0x1f`), and a few words are values of their own.
+    let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&name.as_str());
+    let name = match name.starts_with(|c: char| c.is_ascii_digit()) || word {
+        true => format!("\"{name}\""),
+        false => name.clone(),
+    };
     let (servers, workers) = (nodes(Role::Server, *servers), nodes(Role::Worker, *workers));
     let t = TIMEOUTS;
     let timeouts = [

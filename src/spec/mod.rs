@@ -387,6 +387,11 @@ impl Cluster {
         value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
     }
 
+    /// Whether k3s leaves the pods' network to what the spec's manifests bring (`flannel-backend: none`).
+    pub fn brings_network(&self) -> bool {
+        self.first_server().config.get("flannel-backend").and_then(|v| v.as_str()) == Some("none")
+    }
+
     /// Whether the servers keep the cluster's state in an etcd of their own: several do, unless they
     /// are given a datastore; one does if it is told to.
     pub fn has_etcd(&self) -> bool {

@@ -229,6 +229,18 @@ proptest! {
     }
 }
 
+/// Names that YAML takes for numbers and for values of its own.
+#[test]
+fn a_new_spec_has_its_name_as_text() {
+    for name in
+        ["12", "0e0", "1e5", "0x1f", "0b1", "1-2", "2026-11-29", "true", "null", "no", "y", "demo", "e1"]
+    {
+        let text = init(&Init { name: name_for(name), ..Init::default() });
+        let parsed = read(&text).map_err(|e| e.render(false)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(parsed.cluster.name, name);
+    }
+}
+
 /// With its comments taken off, the whole of a new spec is good too, but for the files it names and
 /// a version beside the channel.
 #[test]
