@@ -24,6 +24,7 @@ pub const SEND: Duration = Duration::from_secs(1800);
 
 pub const SILENCE: Duration = Duration::from_secs(120);
 
+/// The file that the verb was given.
 pub fn file(world: &World) -> Result<PathBuf, StepError> {
     world
         .seen()

@@ -11,6 +11,7 @@ pub const STAMP: &str = "labels";
 /// Labels by key, and taints by key and effect, each with what it is set by.
 pub type Marks = BTreeMap<(bool, String), String>;
 
+/// Which label or taint a text of the spec sets, and the text.
 pub fn mark(text: &str, taint: bool) -> ((bool, String), String) {
     let key = match taint {
         false => text.split('=').next().unwrap_or_default().to_owned(),
@@ -25,6 +26,7 @@ pub fn taint_key(taint: &str) -> String {
     format!("{}:{effect}", head.split('=').next().unwrap_or_default())
 }
 
+/// What the spec gives the node.
 pub fn wanted(node: &Node) -> Marks {
     let labels = node.labels.iter().map(|l| mark(l, false));
     labels.chain(node.taints.iter().map(|t| mark(t, true))).collect()
