@@ -34,16 +34,6 @@ fi
   [ "$line" = ENABLED=yes ] && say firewall ufw
 done < /etc/ufw/ufw.conf
 [ -d /run/firewalld ] && say firewall firewalld
-[ -d /run/systemd/system ] && say systemd yes
-
-if [ -d /run/systemd/system ]; then
-  # One block a unit, in the order asked for, an empty line between.
-  unit=k3s
-  systemctl show -p LoadState,ActiveState,NRestarts,InvocationID k3s.service k3s-agent.service |
-    while IFS='=' read -r key value; do
-      if [ -n "$key" ]; then say unit "$unit $key $value"; else unit=k3s-agent; fi
-    done
-fi
 for dir in /usr/local/bin /opt/bin; do
   for name in k3s k3s-killall.sh k3s-uninstall.sh k3s-agent-uninstall.sh; do
     [ -e "$dir/$name" ] && say script "$dir/$name"
@@ -97,14 +87,11 @@ for file in /etc/rancher/k3s/config.yaml.d/*.[yY][mM][lL] /etc/rancher/k3s/confi
   [ -f "$file" ] && [ -r "$file" ] && names "$file" :
 done
 for unit in k3s k3s-agent; do
-  for file in "/etc/default/$unit" "/etc/sysconfig/$unit" "/etc/systemd/system/$unit.service.env"; do
+  for file in "/etc/default/$unit" "/etc/sysconfig/$unit"; do
     [ -f "$file" ] && [ -s "$file" ] && names "$file" =
   done
-  for file in /etc/systemd/system/$unit.service.d/*.conf /run/systemd/system/$unit.service.d/*.conf \
-    /usr/lib/systemd/system/$unit.service.d/*.conf /etc/systemd/system.control/$unit.service.d/*.conf; do
-    [ -f "$file" ] && say elsewhere ", $file"
-  done
 done
+# @services@: what each init system that p1 knows adds.
 for stamp in /var/lib/p1/stamps/*; do
   [ -f "$stamp" ] && say stamp "${stamp##*/} $(first "$stamp")"
 done

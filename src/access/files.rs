@@ -1,5 +1,6 @@
 //! k3s' files and the box, on this host.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
@@ -15,7 +16,7 @@ use crate::observed::refusal;
 use crate::observed::{View, Wanted};
 use crate::os::files::{self, At};
 use crate::os::sync::lock;
-use crate::spec::{BoxRef, Cluster, Release, Source};
+use crate::spec::{BoxRef, Cluster, Node, Release, Source};
 use crate::state::{Pinned, StateDir};
 
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
@@ -24,7 +25,7 @@ const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 /// The files that were found.
 #[derive(Default)]
 pub(super) struct Held {
-    found: Mutex<Option<Arc<artifacts::Files>>>,
+    found: Mutex<BTreeMap<k3s::Arch, Arc<artifacts::Files>>>,
     /// The version that an upgrade goes to.
     aim: Mutex<Option<String>>,
 }
@@ -39,21 +40,42 @@ impl World {
         lock(&self.held.files.aim).clone()
     }
 
-    /// The files that belong on the nodes: resolved, downloaded where they are not in the cache, and
+    /// The architectures of the cluster's nodes: as they say or are remembered to have said, else this host's.
+    pub fn archs(&self) -> BTreeSet<k3s::Arch> {
+        self.cluster.nodes.iter().filter_map(|node| self.arch(node).ok()).collect()
+    }
+
+    fn arch(&self, node: &Node) -> Result<k3s::Arch, artifacts::Error> {
+        let seen = self.seen();
+        let remembered = || self.memory(&node.name)?.facts.map(|facts| facts.arch);
+        let said = seen.nodes.get(&node.name).map(|facts| facts.arch.clone()).or_else(remembered);
+        match said.filter(|arch| !arch.is_empty()) {
+            Some(arch) => artifacts::arch(&arch),
+            None => artifacts::arch(std::env::consts::ARCH),
+        }
+    }
+
+    /// The files that belong on a node, each with its place there.
+    pub fn wanted(&self, node: &Node) -> Result<Vec<Wanted>, StepError> {
+        Ok(wanted(&*self.files(self.arch(node)?, &mut |_| {}, &mut |_| {})?))
+    }
+
+    /// The files that belong on nodes of an architecture: resolved, downloaded where they are not in the cache, and
     /// verified.
     pub fn files(
         &self,
+        arch: k3s::Arch,
         progress: &mut dyn FnMut(artifacts::Progress<'_>),
         warn: &mut dyn FnMut(String),
     ) -> Result<Arc<artifacts::Files>, StepError> {
         // Held while downloading: whoever comes second waits and finds them.
         let mut held = lock(&self.held.files.found);
-        if let Some(files) = &*held {
+        if let Some(files) = held.get(&arch) {
             return Ok(Arc::clone(files));
         }
-        let files = Arc::new(self.fetch(progress, warn)?);
+        let files = Arc::new(self.fetch(arch, progress, warn)?);
         self.note(|seen| {
-            seen.here.wanted = Some(wanted(&files));
+            seen.here.wanted.insert(arch, wanted(&files));
             seen.here.version.clone_from(&files.version);
         });
         // Only now it may be known which version it is.
@@ -62,7 +84,7 @@ impl World {
             return Err(refusal.into());
         }
         self.keep_version(&files)?;
-        *held = Some(Arc::clone(&files));
+        held.insert(arch, Arc::clone(&files));
         Ok(files)
     }
 
@@ -98,61 +120,53 @@ impl World {
         Bounds::new(&self.cluster.timeouts, &self.cluster.retry.once())
     }
 
-    fn resolved(&self, release: &Release, net: &Net) -> Result<artifacts::Resolved, StepError> {
-        self.resolved_within(release, net, &self.bounds())
-    }
-
-    fn resolved_within(
+    fn resolved(
         &self,
         release: &Release,
+        arch: k3s::Arch,
         net: &Net,
         bounds: &Bounds,
     ) -> Result<artifacts::Resolved, StepError> {
-        // Nodes are of this host's architecture: neither provider runs another one.
-        let arch = artifacts::arch(std::env::consts::ARCH)?;
         let given = &self.cluster.k3s.artifacts;
         Ok(artifacts::resolve(release, given, arch, &self.cache, net, bounds, &self.cancel)?)
     }
 
     /// The files that are here; else why they cannot be used, if it is more than that they are not.
-    pub fn without_connection(&self, release: &Release) -> Result<artifacts::Files, Option<StepError>> {
+    pub fn without_connection(
+        &self,
+        release: &Release,
+        arch: k3s::Arch,
+    ) -> Result<artifacts::Files, Option<StepError>> {
         let unless_absent = |error: artifacts::Error| match error {
             artifacts::Error::Offline { .. } => None,
             error => Some(StepError::from(error)),
         };
         let net = Net { offline: true, ..self.net.clone() };
         let (given, bounds) = (&self.cluster.k3s.artifacts, self.bounds());
-        let arch = artifacts::arch(std::env::consts::ARCH).map_err(unless_absent)?;
         let resolved = artifacts::resolve(release, given, arch, &self.cache, &net, &bounds, &self.cancel)
             .map_err(unless_absent)?;
         artifacts::fetch(&resolved, &self.cache, &net, &bounds, &mut |_| {}, &self.cancel)
             .map_err(unless_absent)
     }
 
-    fn fetch_with(
-        &self,
-        net: &Net,
-        progress: &mut dyn FnMut(Progress<'_>),
-        warn: &mut dyn FnMut(String),
-    ) -> Result<artifacts::Files, StepError> {
-        let (resolved, bounds) = (self.resolved(&self.release()?, net)?, self.bounds());
-        resolved.warnings.iter().cloned().for_each(&mut *warn);
-        Ok(artifacts::fetch(&resolved, &self.cache, net, &bounds, progress, &self.cancel)?)
-    }
-
     fn fetch(
         &self,
+        arch: k3s::Arch,
         progress: &mut dyn FnMut(Progress<'_>),
         warn: &mut dyn FnMut(String),
     ) -> Result<artifacts::Files, StepError> {
-        self.fetch_with(&self.net, progress, warn)
+        let bounds = self.bounds();
+        let resolved = self.resolved(&self.release()?, arch, &self.net, &bounds)?;
+        resolved.warnings.iter().cloned().for_each(&mut *warn);
+        Ok(artifacts::fetch(&resolved, &self.cache, &self.net, &bounds, progress, &self.cancel)?)
     }
 
     /// The version that a release is now, asking the network where that takes it.
     pub fn resolve(&self, release: &Release) -> Result<(Option<String>, Vec<String>), StepError> {
         // Not within a step, so that it is tried again here.
         let bounds = Bounds::new(&self.cluster.timeouts, &self.cluster.retry);
-        let found = self.resolved_within(release, &self.net, &bounds)?;
+        let arch = self.arch(self.cluster.first_server())?;
+        let found = self.resolved(release, arch, &self.net, &bounds)?;
         Ok((found.version, found.warnings))
     }
 
@@ -217,8 +231,12 @@ pub fn missing(world: &World, of_box: bool, of_k3s: bool) -> Vec<String> {
         return all;
     }
     let net = Net { offline: true, ..world.net.clone() };
-    match world.release().and_then(|release| world.resolved(&release, &net)) {
-        Ok(resolved) => all.extend(artifacts::missing(&resolved)),
+    let found = world.release().and_then(|release| {
+        let archs = world.archs().into_iter();
+        archs.map(|arch| world.resolved(&release, arch, &net, &world.bounds())).collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(resolved) => all.extend(resolved.iter().flat_map(artifacts::missing)),
         Err(error) => {
             all.push(error.failure.cause);
             let given = &world.cluster.k3s.artifacts;

@@ -141,7 +141,7 @@ impl World {
     /// Asks a node about itself.
     pub fn look_at_node(&self, node: &Node) -> Result<NodeFacts, StepError> {
         let asked = epoch();
-        let text = self.script(node, "asking the node about itself", guest::SCRIPT)?;
+        let text = self.script(node, "asking the node about itself", guest::script())?;
         let mut facts = guest::parse(&text)?;
         // Of this moment: whoever reads it later may have waited for other nodes meanwhile.
         facts.ahead = ahead(facts.epoch, asked, epoch());

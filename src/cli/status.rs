@@ -10,6 +10,7 @@ use super::print;
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::explain::{chain, seconds};
+use crate::guest::Activity;
 use crate::journal;
 use crate::machines::MachineState;
 use crate::observe::{Depth, observe_claimed};
@@ -76,8 +77,10 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
             print(format!("{line}\n"));
             continue;
         }
-        let (running, unit) =
-            (machine.state == MachineState::Running, unit.map(|u| u.active).filter(|a| !a.is_empty()));
+        let (running, unit) = (
+            machine.state == MachineState::Running,
+            unit.map(|u| u.active).filter(|a| *a != Activity::Unknown),
+        );
         if status.is_some() {
             believed.push((node.name.clone(), age(&node.name)));
         }
@@ -88,7 +91,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
             Cell::from(node.ip.to_string()),
             cell(machine.state.to_string(), running),
             match unit {
-                Some(active) => cell(active.clone(), active == "active"),
+                Some(active) => cell(active.to_string(), active == Activity::Active),
                 None => Cell::new(Tone::Dim, "-"),
             },
             match ready {

@@ -6,13 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
 use crate::explain::printable;
 
-/// The script, to be run by root's `sh` on a node.
-pub const SCRIPT: &str = include_str!("../../templates/facts.sh");
+/// The script, to be run by root's `sh` on a node: which init system it has shows only then, so each has its part in it.
+pub fn script() -> &'static str {
+    static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+        let parts: String = super::SERVICES.iter().map(|service| service.facts()).collect();
+        let (before, after) = TEMPLATE.split_once("# @services@").expect("the template has their place");
+        format!("{before}{parts}{}", after.split_once('\n').map_or("", |(_, after)| after))
+    });
+    &SCRIPT
+}
+
+const TEMPLATE: &str = include_str!("../../templates/facts.sh");
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -79,15 +89,80 @@ pub struct NodeFacts {
     pub written: BTreeMap<String, String>,
 }
 
-/// A systemd unit.
+/// How a service is, in the init system's own word, which is also how it is remembered and shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Activity {
+    /// The init system knows no such service, or nobody has asked.
+    #[default]
+    Unknown,
+    Active,
+    /// It is being started, or started again.
+    Activating,
+    Inactive,
+    /// The init system gave up starting it.
+    Failed,
+    /// Anything else, such as `deactivating`.
+    Other(String),
+}
+
+impl Activity {
+    /// The word; empty where there is none.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Unknown => "",
+            Self::Active => "active",
+            Self::Activating => "activating",
+            Self::Inactive => "inactive",
+            Self::Failed => "failed",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl From<&str> for Activity {
+    fn from(word: &str) -> Self {
+        match word {
+            "" => Self::Unknown,
+            "active" => Self::Active,
+            "activating" => Self::Activating,
+            "inactive" => Self::Inactive,
+            "failed" => Self::Failed,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl From<String> for Activity {
+    fn from(word: String) -> Self {
+        Self::from(word.as_str())
+    }
+}
+
+impl From<Activity> for String {
+    fn from(activity: Activity) -> Self {
+        activity.as_str().to_owned()
+    }
+}
+
+impl std::fmt::Display for Activity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "not there",
+            known => known.as_str(),
+        })
+    }
+}
+
+/// k3s' service on a node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unit {
-    /// There is such a unit file.
+    /// The init system knows it.
     pub loaded: bool,
-    /// `active`, `activating`, `failed`, `inactive`.
-    pub active: String,
-    /// How often systemd restarted it.
+    /// How it is; remembered under the name of systemd's property.
+    pub active: Activity,
+    /// How often the init system restarted it.
     pub restarts: u32,
     /// Changes with every start.
     pub invocation: String,
@@ -248,7 +323,7 @@ impl NodeFacts {
 
     /// Whether a k3s runs, of either kind.
     pub fn runs(&self) -> bool {
-        self.units.values().any(|u| u.active == "active")
+        self.units.values().any(|u| u.active == Activity::Active)
     }
 
     /// Whether any k3s is installed: a unit, or its scripts.
@@ -318,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_script_answers_here_as_well() {
-        let cmd = crate::os::process::Cmd::new("sh").stdin(SCRIPT);
+        let cmd = crate::os::process::Cmd::new("sh").stdin(script());
         let bound = std::time::Duration::from_secs(20);
         let done = crate::os::process::run(&cmd, bound, &crate::os::Cancel::new()).unwrap();
         assert_eq!(done.stderr, "");

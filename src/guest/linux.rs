@@ -1,6 +1,8 @@
 //! A Linux distribution with systemd: Debian, Ubuntu, Fedora, SUSE and their like, which differ in what manages the
 //! network; `templates/system.sh.tera` looks for that itself.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::systemd::Systemd;
@@ -165,6 +167,17 @@ impl Guest for Linux {
         let Piece { serial, start, len, sha256, dest, mode } = piece;
         let (serial, sum, dest) = (quote(serial), quote(sha256), quote(dest));
         format!("serial={serial} start={start} size={len} sum={sum} mode={mode:o} dest={dest}\n{COPY}")
+    }
+
+    fn set_clock(&self, now: Duration) -> String {
+        // Under emulation the way there takes half a second.
+        format!(
+            "off=$(( $(date +%s) - {secs} ))\n\
+             if [ \"$off\" -gt 1 ] || [ \"$off\" -lt -1 ]; then\n\
+             date -s @{secs}.{millis:03} >/dev/null && echo \"it was ${{off}}s off\"\nfi\n",
+            secs = now.as_secs(),
+            millis = now.subsec_millis()
+        )
     }
 
     fn power_off(&self) -> &'static str {

@@ -3,19 +3,23 @@
 //!
 //! Whatever depends on the init system, its log, the firewall, SELinux or the way to a hostname is asked of the one
 //! [`Guest`] that [`of`] chooses; nothing else names `systemctl` or `journalctl`, but for a detached job
-//! (`ssh/detached.rs`), which does without either, and `templates/facts.sh`, which finds out what there is.
+//! (`ssh/detached.rs`), which does without either.
 
 mod facts;
 mod linux;
 mod systemd;
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-pub use facts::{NodeFacts, SCRIPT, Unit, parse};
+pub use facts::{Activity, NodeFacts, Unit, parse, script};
 
 use crate::k3s::Said;
 use crate::render;
 use crate::spec::Role;
+
+/// The init systems there are: a node that is asked about itself is asked for each.
+const SERVICES: [&dyn Service; 1] = [&systemd::Systemd];
 
 /// The system of a machine, of which these facts are known, if any are.
 pub fn of(_facts: Option<&NodeFacts>) -> &'static dyn Guest {
@@ -92,6 +96,9 @@ pub trait Guest: Sync {
     /// for it, 93 it differs, 94 there is no such disk.
     fn copy(&self, piece: &Piece<'_>) -> String;
 
+    /// Sets a clock that is more than a second off, and prints by how much it was. `now`: since 1970.
+    fn set_clock(&self, now: Duration) -> String;
+
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;
 
@@ -101,6 +108,15 @@ pub trait Guest: Sync {
 
 /// An init system and its log. Units are named without an ending.
 pub trait Service: Sync {
+    /// Its part of the script that asks a node about itself (`templates/facts.sh`, whose `say` and `names` it may use):
+    /// what tells that it runs, and for `k3s` and `k3s-agent` each property of the service and the files that set
+    /// something for it. Prints nothing where it does not run.
+    fn facts(&self) -> &'static str;
+
+    /// Prints what files of the init system's and the distribution's set for a unit, a line `KEY FILE` each; never the
+    /// values, which may be secrets.
+    fn settings(&self, unit: &str) -> String;
+
     /// Functions for longer scripts, each with a unit: `service_state` prints its state and succeeds if it is `active`;
     /// `service_start` begins to start it; `service_stop` waits for its end; `service_pid` prints its main process, 0 for
     /// none; `service_remove` stops it for good and removes it.

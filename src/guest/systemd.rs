@@ -9,6 +9,37 @@ use crate::k3s::Said;
 pub struct Systemd;
 
 impl Service for Systemd {
+    fn facts(&self) -> &'static str {
+        // One block a unit, in the order asked for, an empty line between.
+        r#"if [ -d /run/systemd/system ]; then
+  say systemd yes
+  unit=k3s
+  systemctl show -p LoadState,ActiveState,NRestarts,InvocationID k3s.service k3s-agent.service |
+    while IFS='=' read -r key value; do
+      if [ -n "$key" ]; then say unit "$unit $key $value"; else unit=k3s-agent; fi
+    done
+  for unit in k3s k3s-agent; do
+    file=/etc/systemd/system/$unit.service.env
+    [ -f "$file" ] && [ -s "$file" ] && names "$file" =
+    for file in /etc/systemd/system/$unit.service.d/*.conf /run/systemd/system/$unit.service.d/*.conf \
+      /usr/lib/systemd/system/$unit.service.d/*.conf /etc/systemd/system.control/$unit.service.d/*.conf; do
+      [ -f "$file" ] && say elsewhere ", $file"
+    done
+  done
+fi
+"#
+    }
+
+    fn settings(&self, unit: &str) -> String {
+        // The unit of k3s' installer reads `/etc/default/%N` and `/etc/sysconfig/%N`.
+        format!(
+            "for f in /etc/default/{unit} /etc/sysconfig/{unit} /etc/systemd/system/{unit}.service.d/*.conf; do [ -f \"$f\" ] &&\n\
+             sed -n 's/^\\(Environment=\\)\\{{0,1\\}}[\"'\\'']\\{{0,1\\}}\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\2/p' \"$f\" | \
+             while read -r k; do echo \"$k $f\"; done\n\
+             done\ntrue\n"
+        )
+    }
+
     fn functions(&self) -> &'static str {
         r#"service_state() { systemctl is-active "$1"; }
 service_start() { systemctl start --no-block "$1"; }
@@ -106,6 +137,7 @@ fn said(line: &str) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::Activity;
 
     #[test]
     fn a_journals_lines_are_read_whatever_bytes_they_hold() {
@@ -122,7 +154,7 @@ mod tests {
     #[test]
     fn a_units_state_and_the_moment_of_its_start_are_read() {
         let unit = Systemd.read("LoadState=loaded\nActiveState=activating\nNRestarts=3\nInvocationID=abc\n");
-        assert_eq!((unit.loaded, unit.active.as_str(), unit.restarts), (true, "activating", 3));
+        assert_eq!((unit.loaded, unit.active.clone(), unit.restarts), (true, Activity::Activating, 3));
         assert_eq!(unit.invocation, "abc");
         let since = Systemd.started("warning: of something\n1795600000\nInvocationID=abc\n");
         assert_eq!((since.at.as_str(), since.invocation.as_str()), ("1795600000", "abc"));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::version::Version;
 
 /// A processor architecture as k3s names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arch {
     /// x86-64.
     Amd64,

@@ -20,10 +20,19 @@ use crate::spec::{Node, Provisioner, Release, Source, hide};
 
 /// What is known without a connection: a cluster that is as it should be needs none.
 pub fn look_at_files(world: &World) {
-    match world.release().map_err(Some).and_then(|release| world.without_connection(&release)) {
-        Ok(files) => world.note(|seen| {
-            seen.here.wanted = Some(wanted(&files));
-            seen.here.version.clone_from(&files.version);
+    let arch = artifacts::arch(std::env::consts::ARCH).ok();
+    world.note(|seen| seen.here.arch = arch);
+    let found = world.release().map_err(Some).and_then(|release| {
+        let files =
+            world.archs().into_iter().map(|arch| Ok((arch, world.without_connection(&release, arch)?)));
+        files.collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(all) => world.note(|seen| {
+            for (arch, files) in all {
+                seen.here.version.clone_from(&files.version);
+                seen.here.wanted.insert(arch, wanted(&files));
+            }
         }),
         Err(why) => {
             // What is merely not here yet is no fault.

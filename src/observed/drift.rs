@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Serialize;
 
 use super::{Observed, View, ready};
-use crate::guest::NodeFacts;
+use crate::guest::{Activity, NodeFacts};
 use crate::k3s;
 use crate::machines::{MachineState, Made, Whose, wanted_size};
 use crate::plan::{Check, ClusterStep, K3sState, NodeStep, Plan, StepName};
@@ -496,7 +496,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             NodeStep::Config => Kind::K3sConfig,
             NodeStep::Install => Kind::K3sInstall,
             NodeStep::Start if view.seen.api.is_some() && view.status(node).is_none() => Kind::NodeMissing,
-            NodeStep::Start if facts.is_some_and(|f| f.unit(node.role.unit()).active == "active") => {
+            NodeStep::Start if facts.is_some_and(|f| f.unit(node.role.unit()).active == Activity::Active) => {
                 Kind::K3sConfig
             }
             NodeStep::Start => Kind::K3sUnit,
@@ -539,7 +539,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
 fn other_binary(view: &View<'_>, node: &Node) -> bool {
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let has = view.seen.nodes.get(&node.name).and_then(|f| f.staged.get(&binary));
-    let wants = view.seen.here.wanted.iter().flatten().find(|w| w.path == binary);
+    let wants = view.wanted(node).unwrap_or_default().iter().find(|w| w.path == binary);
     matches!((has, wants), (Some(has), Some(wants)) if *has != wants.sha256)
 }
 

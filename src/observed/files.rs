@@ -86,7 +86,7 @@ pub fn staged(view: &View<'_>, node: &Node) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let Some(wanted) = &view.seen.here.wanted else {
+    let Some(wanted) = view.wanted(node) else {
         if let (Some(to), Some(from)) = (&view.seen.here.version, view.version(node))
             && !k3s::runs(to, from)
         {
@@ -100,7 +100,41 @@ pub fn staged(view: &View<'_>, node: &Node) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::k3s::Arch;
+    use crate::machines::{Machine, MachineState};
+    use crate::observed::{Observed, Wanted};
+    use crate::spec::fixture::cluster;
+
+    /// Of each architecture its own binary: the same file is right on one node and wrong on another.
+    #[test]
+    fn a_node_is_held_to_the_files_of_its_own_architecture() {
+        let cluster = cluster(1);
+        let mut seen = Observed::default();
+        let binary = |sum: &str| Wanted {
+            source: PathBuf::new(),
+            path: "/usr/local/bin/k3s".into(),
+            sha256: sum.into(),
+            len: 1,
+            mode: 0o755,
+        };
+        seen.here.arch = Some(Arch::Amd64);
+        seen.here.wanted = [(Arch::Amd64, vec![binary("a")]), (Arch::Arm64, vec![binary("b")])].into();
+        for (node, arch) in cluster.nodes.iter().zip(["x86_64", "aarch64"]) {
+            let staged = [("/usr/local/bin/k3s".to_owned(), "a".to_owned())].into();
+            let facts = NodeFacts { arch: arch.into(), staged, ..NodeFacts::default() };
+            seen.nodes.insert(node.name.clone(), Arc::new(facts));
+            let runs = Machine { state: MachineState::Running, ..Machine::absent() };
+            seen.machines.insert(node.name.clone(), runs);
+        }
+        let view = View::new(&cluster, &seen);
+        let due: Vec<bool> = cluster.nodes.iter().map(|n| staged(&view, n).may_run()).collect();
+        assert_eq!(due, [false, true]);
+        assert_eq!(view.archs(), [Arch::Amd64, Arch::Arm64].into());
+    }
 
     #[test]
     fn labels_and_taints_restart_nobody() {

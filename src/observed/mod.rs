@@ -19,8 +19,8 @@ use crate::api::NodeStatus;
 use crate::apps::Inventory;
 use crate::backup::Backup;
 use crate::event::Failure;
-use crate::guest::{NodeFacts, Since, Unit};
-use crate::k3s::{self, Join, Tokens};
+use crate::guest::{Activity, NodeFacts, Since, Unit};
+use crate::k3s::{self, Arch, Join, Tokens};
 use crate::machines::{Caps, Hosting, Kind, Machine, MachineState, Made, Note};
 use crate::plan::{Check, K3sState};
 use crate::spec::{Cluster, Node, Role};
@@ -88,8 +88,10 @@ pub struct Here {
     pub prepared: Option<Result<(), String>>,
     /// The cluster's secrets, if they are made.
     pub tokens: Option<Tokens>,
-    /// The files that belong on nodes, if they are known.
-    pub wanted: Option<Vec<Wanted>>,
+    /// By architecture: the files that belong on nodes, as far as they are known.
+    pub wanted: BTreeMap<Arch, Vec<Wanted>>,
+    /// This host's architecture: that of machines which are still to be made.
+    pub arch: Option<Arch>,
     /// The version of k3s that is wanted, if it is known.
     pub version: Option<String>,
     /// The kubeconfig is in the state folder.
@@ -249,6 +251,22 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The node's architecture: its own word, else this host's.
+    pub fn arch(&self, node: &Node) -> Option<Arch> {
+        let said = self.seen.nodes.get(&node.name).and_then(|facts| Arch::from_uname(&facts.arch));
+        said.or(self.seen.here.arch)
+    }
+
+    /// The files that belong on the node, if they are known.
+    pub fn wanted(&self, node: &Node) -> Option<&'a [Wanted]> {
+        self.seen.here.wanted.get(&self.arch(node)?).map(Vec::as_slice)
+    }
+
+    /// The architectures of the cluster's nodes.
+    pub fn archs(&self) -> BTreeSet<Arch> {
+        self.cluster.nodes.iter().filter_map(|node| self.arch(node)).collect()
+    }
+
     /// The version that a node runs: by the API's word, else the last that is known.
     pub fn version(&self, node: &Node) -> Option<&str> {
         let said = self.status(node).map(|s| s.version.as_str()).filter(|v| !v.is_empty());
@@ -288,8 +306,8 @@ impl<'a> View<'a> {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
                 Role::Worker => facts.node_password,
             };
-            return match facts.unit(node.role.unit()).active.as_str() {
-                "active" => K3sState::Running,
+            return match facts.unit(node.role.unit()).active {
+                Activity::Active => K3sState::Running,
                 _ if was => K3sState::Stopped,
                 _ => K3sState::New,
             };

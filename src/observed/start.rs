@@ -1,7 +1,7 @@
 //! Whether k3s runs on a node with the configuration of now.
 
 use super::{View, files, holds};
-use crate::guest::NodeFacts;
+use crate::guest::{Activity, NodeFacts};
 use crate::machines::MachineState;
 use crate::plan::Check;
 use crate::spec::{Node, Role};
@@ -21,9 +21,8 @@ pub fn started(view: &View<'_>, node: &Node) -> Check {
         return Check::Unknown("checked when there is a server".into());
     }
     let unit = facts.unit(node.role.unit());
-    let wrong = if unit.active != "active" {
-        let state = if unit.active.is_empty() { "not there" } else { &unit.active };
-        Some(format!("its unit is {state}"))
+    let wrong = if unit.active != Activity::Active {
+        Some(format!("its unit is {}", unit.active))
     } else if facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
     } else if node.role == Role::Worker && is_orphan(view, node, facts) {

@@ -22,9 +22,10 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 });
 
 fn check(view: &View<'_>) -> Check {
-    match &view.seen.here.wanted {
-        Some(_) => Check::Done("in the cache".into()),
-        None => Check::Needed(match &view.seen.here.unfit {
+    let archs = view.archs();
+    match !archs.is_empty() && archs.iter().all(|arch| view.seen.here.wanted.contains_key(arch)) {
+        true => Check::Done("in the cache".into()),
+        false => Check::Needed(match &view.seen.here.unfit {
             Some(failure) => failure.cause.clone(),
             None => "not in the cache".into(),
         }),
@@ -41,6 +42,11 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         Doing::Downloading => ctx.control.moved(&format!("fetching {}", p.name), p.done, p.total),
         Doing::Checking => ctx.control.moved(&format!("checking {}", p.name), p.done, p.total),
     };
-    let files = ctx.world.files(&mut progress, &mut |text| ctx.control.warn(text))?;
-    Ok(files.version.clone())
+    let seen = ctx.world.seen();
+    let mut version = None;
+    for arch in View::new(&ctx.world.cluster, &seen).archs() {
+        let files = ctx.world.files(arch, &mut progress, &mut |text| ctx.control.warn(text))?;
+        version.clone_from(&files.version);
+    }
+    Ok(version)
 }

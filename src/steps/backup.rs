@@ -13,7 +13,7 @@ use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::backup::{Backup, Datastore, Manifest};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
-use crate::guest::Service;
+use crate::guest::{Activity, Service};
 use crate::machines::MachineState;
 use crate::plan::{After, ClusterStep, NodeStep, Per};
 use crate::spec::Node;
@@ -273,8 +273,8 @@ fn until_active(ctx: &Ctx<'_>, node: &Node) -> Result<(), StepError> {
     let active = wait_for(ctx, Patience::of(bound), || {
         let service = ctx.world.guest(node).service();
         let text = ctx.world.script(node, "looking at k3s' unit", &service.state(node.role.unit()))?;
-        Ok(match service.read(&text).active.as_str() {
-            "active" => Ok(()),
+        Ok(match service.read(&text).active {
+            Activity::Active => Ok(()),
             other => Err(format!("waiting for k3s, which was stopped for the copy (it is {other})")),
         })
     })?;

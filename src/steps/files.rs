@@ -9,8 +9,8 @@ use super::{ClusterDef, Ctx, Step};
 use crate::access::{self, World};
 use crate::engine::StepError;
 use crate::machines::Cap;
-use crate::observed::View;
 use crate::observed::files::OnDisk;
+use crate::observed::{View, Wanted};
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::Cluster;
 
@@ -37,8 +37,17 @@ fn inputs(_: &Cluster) -> serde_json::Value {
 /// What cannot be copied is sent: no failure of this is one of the run.
 fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, cancel) = (ctx.world, ctx.control.cancel());
-    let files = world.files(&mut |_| {}, &mut |_| {})?;
-    let wanted = access::wanted(&files);
+    let (seen, mut wanted) = (world.seen(), Vec::new());
+    for arch in View::new(&world.cluster, &seen).archs() {
+        let files = access::wanted(&*world.files(arch, &mut |_| {}, &mut |_| {})?);
+        // The installer is the same for all.
+        wanted.extend(
+            files
+                .into_iter()
+                .filter(|f| !wanted.iter().any(|w: &Wanted| w.sha256 == f.sha256))
+                .collect::<Vec<_>>(),
+        );
+    }
     let paths: Vec<PathBuf> = wanted.iter().map(|w| w.source.clone()).collect();
     let Some(make) = world.machines.makers().next() else { return Ok(None) };
     match make.write_files(&world.cluster, &paths, &mut |m| ctx.control.says(m), cancel) {

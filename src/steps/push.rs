@@ -36,10 +36,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let files = world.files(&mut |_| {}, &mut |_| {})?;
     let facts = world.facts(node)?;
     let mut transfer = Transfer::new(ctx);
-    for file in crate::access::wanted(&files) {
+    for file in world.wanted(node)? {
         if facts.staged.get(&file.path) == Some(&file.sha256) {
             continue;
         }

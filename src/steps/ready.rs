@@ -12,7 +12,7 @@ use crate::access::kubectl::kubectl;
 use crate::api::NodeStatus;
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds, times};
-use crate::guest::Since;
+use crate::guest::{Activity, Since};
 use crate::k3s;
 use crate::observed::ready::{cordoned, rebooted, stale, wrong};
 use crate::observed::start::started;
@@ -130,7 +130,7 @@ fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.look_at_node(node)?;
     let unit = facts.unit(node.role.unit());
-    if unit.active != "active" {
+    if unit.active != Activity::Active {
         return Ok(Some(format!("its unit {} is {}", node.role.unit(), unit.active)));
     }
     if unit.restarts > 0 {

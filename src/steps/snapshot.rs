@@ -369,19 +369,8 @@ fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
     let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
-    let did = world.script(node, "setting the clock", &set_clock(now))?;
+    let did = world.script(node, "setting the clock", &world.guest(node).set_clock(now))?;
     Ok(Some(did.trim().to_owned()).filter(|text| !text.is_empty()))
-}
-
-/// Sets a clock that is more than a second off. Under emulation the way there takes half a second.
-fn set_clock(now: Duration) -> String {
-    format!(
-        "off=$(( $(date +%s) - {secs} ))\n\
-         if [ \"$off\" -gt 1 ] || [ \"$off\" -lt -1 ]; then\n\
-         date -s @{secs}.{millis:03} >/dev/null && echo \"it was ${{off}}s off\"\nfi\n",
-        secs = now.as_secs(),
-        millis = now.subsec_millis()
-    )
 }
 
 fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {

@@ -35,9 +35,8 @@ pub const STEP: Step = Step::Node(NodeDef {
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let files = world.files(&mut |_| {}, &mut |_| {})?;
-    let wanted = crate::access::wanted(&files);
     let facts = world.facts(node)?;
+    let wanted = world.wanted(node)?;
     let noted = &facts.staged;
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let bare = !facts.scripts.contains(&binary);

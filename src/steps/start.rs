@@ -13,7 +13,7 @@ use super::shared::{archive, inputs, labels};
 use super::{NodeCtx, NodeDef, Step};
 use crate::access::{Via, kubectl};
 use crate::engine::StepError;
-use crate::guest::Since;
+use crate::guest::{Activity, Since};
 use crate::k3s;
 use crate::observed::start::started;
 use crate::observed::{View, files};
@@ -56,7 +56,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
             if !facts.node_password {
                 forget_former_node(ctx)?;
             }
-            if world.cluster.rollout.drain && facts.unit(unit).active == "active" {
+            if world.cluster.rollout.drain && facts.unit(unit).active == Activity::Active {
                 drain(ctx)?;
             }
             begin(ctx)?

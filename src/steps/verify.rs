@@ -24,7 +24,7 @@ use crate::access::{SCRIPT_TIMEOUT, Via, World};
 use crate::apps::{self, Secrets, Why};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds, times};
-use crate::guest::Unit;
+use crate::guest::{Activity, Unit};
 use crate::machines::MachineState;
 use crate::observed::ready::wrong;
 use crate::os::Cancel;
@@ -171,8 +171,8 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     }
     let facts = again(ctx, ANSWERS, || world.look_at_node(node))?;
     let unit = facts.unit(node.role.unit());
-    if unit.active != "active" {
-        let state = if unit.active.is_empty() { "not there" } else { &unit.active };
+    if unit.active != Activity::Active {
+        let state = &unit.active;
         return Err(StepError::new(
             format!("its unit {} is {state}", node.role.unit()),
             format!("`p1 logs {}` shows why; `p1 up` starts it.", node.name),
@@ -818,7 +818,7 @@ fn steady(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
 }
 
 fn unsteady(before: &Unit, now: &Unit) -> Option<String> {
-    if now.active != "active" {
+    if now.active != Activity::Active {
         return Some(format!("its unit is {} now", now.active));
     }
     (before.invocation != now.invocation || before.restarts != now.restarts)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Verb;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
-use crate::k3s::Tokens;
+use crate::k3s::{Arch, Tokens};
 use crate::machines::{Machine, MachineState};
 use crate::observed::{Observed, View, Wanted};
 use crate::plan::{At, Check, NodeStep};
@@ -40,7 +40,7 @@ fn seen(state: &StateDir) -> Observed {
     seen.here.tokens = Some(Tokens::parse(&std::fs::read_to_string(state.token()).unwrap()).unwrap());
     for (name, NodeMemory { machine, facts, joined, version, made, .. }) in state.memory() {
         let facts = facts.expect("it was idle");
-        seen.here.wanted.get_or_insert_with(|| {
+        seen.here.wanted.entry(Arch::Amd64).or_insert_with(|| {
             let files = facts.staged.iter().map(|(path, sha256)| Wanted {
                 source: PathBuf::new(),
                 path: path.clone(),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::api::NodeStatus;
 use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
-use crate::k3s::{self, Tokens};
+use crate::k3s::{self, Arch, Tokens};
 use crate::machines::Made;
 use crate::machines::{Machine, MachineState, wanted_size};
 use crate::observed::drift::*;
@@ -134,7 +134,8 @@ fn reality(cluster: &Cluster) -> Observed {
 /// What `up` sees when the spec has become another one.
 fn look_with(new: &Cluster, mut seen: Observed) -> Observed {
     seen.here.image = Some(image(new));
-    seen.here.wanted = Some(wanted(new));
+    seen.here.arch = Some(Arch::Amd64);
+    seen.here.wanted = [(Arch::Amd64, wanted(new))].into();
     seen.here.version = Some(version(new));
     for node in &new.nodes {
         seen.machines.entry(node.name.clone()).or_insert_with(Machine::absent);

@@ -3,7 +3,7 @@
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;
 use crate::explain::FailureKind;
-use crate::guest::Since;
+use crate::guest::{Activity, Since};
 use crate::k3s::{self, Diagnosis};
 use crate::os::process;
 use crate::spec::Node;
@@ -32,7 +32,11 @@ impl Unit {
         let service = ctx.world.guest(node).service();
         let text = ctx.world.script(node, "looking at k3s' unit", &service.state(node.role.unit()))?;
         let unit = service.read(&text);
-        Ok(Self { active: unit.active == "active", failed: unit.active == "failed", restarts: unit.restarts })
+        Ok(Self {
+            active: unit.active == Activity::Active,
+            failed: unit.active == Activity::Failed,
+            restarts: unit.restarts,
+        })
     }
 
     /// Whether it keeps crashing, or for good, having been started again `before` times when the
@@ -142,18 +146,15 @@ struct Other {
     keys: Vec<String>,
 }
 
-/// docs.k3s.io/installation/configuration, "Multiple config files"; the unit of k3s' installer reads
-/// `/etc/default/%N` and `/etc/sysconfig/%N`.
+/// docs.k3s.io/installation/configuration, "Multiple config files".
 fn other_settings(world: &World, node: &Node) -> Vec<Other> {
     let unit = node.role.unit();
     let script = format!(
         "for f in /etc/rancher/k3s/config.yaml.d/*.yaml /etc/rancher/k3s/config.yaml.d/*.yml; do [ -f \"$f\" ] &&\n\
          sed -n 's/^\\([A-Za-z0-9-]\\{{1,\\}}\\)+\\{{0,1\\}}[[:space:]]*:.*/\\1/p' \"$f\" | while read -r k; do echo \"$k $f\"; done\n\
          done\n\
-         for f in /etc/default/{unit} /etc/sysconfig/{unit} /etc/systemd/system/{unit}.service.d/*.conf; do [ -f \"$f\" ] &&\n\
-         sed -n 's/^\\(Environment=\\)\\{{0,1\\}}[\"'\\'']\\{{0,1\\}}\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\2/p' \"$f\" | \
-         while read -r k; do echo \"$k $f\"; done\n\
-         done\ntrue\n"
+         {}",
+        world.guest(node).service().settings(unit)
     );
     let text = world.script(node, "looking for other settings of k3s", &script).unwrap_or_default();
     let mut all: Vec<Other> = Vec::new();
