@@ -57,6 +57,10 @@ pub enum VerbName {
     Restore,
     /// `p1 restore --undo`.
     UndoRestore,
+    /// `p1 suspend`.
+    Suspend,
+    /// `p1 resume`.
+    Resume,
     /// `p1 snapshot save`.
     SaveSnapshot,
     /// `p1 snapshot restore`.
@@ -67,7 +71,7 @@ pub enum VerbName {
 
 impl VerbName {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Up,
         Self::Replace,
         Self::Upgrade,
@@ -80,6 +84,8 @@ impl VerbName {
         Self::Backup,
         Self::Restore,
         Self::UndoRestore,
+        Self::Suspend,
+        Self::Resume,
         Self::SaveSnapshot,
         Self::RestoreSnapshot,
         Self::DeleteSnapshot,
@@ -100,6 +106,8 @@ impl VerbName {
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::UndoRestore => "restore --undo",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
             Self::SaveSnapshot => "snapshot save",
             Self::RestoreSnapshot => "snapshot restore",
             Self::DeleteSnapshot => "snapshot delete",

@@ -106,6 +106,14 @@ impl Unfinished {
     }
 }
 
+/// How a cluster was when it was suspended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    pub since: jiff::Timestamp,
+    /// The nodes that were Ready.
+    pub ready: Vec<String>,
+}
+
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -334,6 +342,22 @@ impl StateDir {
     pub fn end(&self) -> Result<(), Error> {
         files::remove_if_there(&self.former_token())?;
         files::remove_if_there(&self.unfinished_file())?;
+        Ok(())
+    }
+
+    fn suspended_file(&self) -> PathBuf {
+        self.dir.join("suspended.json")
+    }
+
+    /// How the cluster was when it was suspended last. It only saves a wait: what cannot be read is not known.
+    pub fn suspended(&self) -> Option<Suspended> {
+        serde_json::from_str(&files::read_if_there(&self.suspended_file()).ok()??).ok()
+    }
+
+    /// Keeps it.
+    pub fn keep_suspended(&self, how: &Suspended) -> Result<(), Error> {
+        let text = serde_json::to_vec(how).expect("plain data");
+        files::write(&self.suspended_file(), &text, 0o600)?;
         Ok(())
     }
 

@@ -477,8 +477,16 @@ fn a_snapshot_is_of_one_moment_and_so_is_the_way_back() {
     let record = fake.last();
     assert!(record.passed("server/restore") && record.passed("cluster/resume"), "{:?}", record.outcomes);
     let did = moments(&fake);
-    assert_eq!(did.len(), 3, "{did:?}");
-    assert_eq!(did[2], "resume server; resume worker");
+    assert_eq!(did.len(), 5, "{did:?}");
+    assert_eq!(did[4], "resume server; resume worker");
+    // Suspended memory would be put onto another disk at the next start.
+    let at = |what: String| did.iter().position(|l| l.starts_with(&what)).expect("it was done");
+    for node in ["server", "worker"] {
+        assert!(
+            at(format!("managedsave-remove {node}")) < at(format!("snapshot-revert {node} a")),
+            "{did:?}"
+        );
+    }
     assert_eq!(states(&fake), ["running", "running"]);
 
     fake.run(&["snapshot", "delete", "a"]).exits(2);

@@ -7,6 +7,7 @@ mod memory;
 mod nodes;
 mod owner;
 mod secrets;
+mod suspended;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use api::{Via, listens, url_from_here};
 pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
 pub use nodes::SCRIPT_TIMEOUT;
 pub use owner::Claims;
+pub use secrets::random;
 
 /// The ways into a cluster, and what was seen of it.
 pub struct World {

@@ -61,6 +61,16 @@ impl Client {
         objects::leases(&self.get(&format!("{LEASES}/leases"), cancel)?)
     }
 
+    /// Whether a node's kubelet answers a question that the API hands on to it (`nodes/proxy`); false where the API has
+    /// no such path or does not allow it.
+    pub fn kubelet_answers(&self, node: &str, cancel: &Cancel) -> Result<bool, Error> {
+        match self.get(&format!("/api/v1/nodes/{node}/proxy/healthz"), cancel) {
+            Ok(body) => Ok(body.trim() == "ok"),
+            Err(Error::Status { .. } | Error::Forbidden { .. } | Error::NotReady { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The newest warnings of the whole cluster, the newest last.
     pub fn events(&self, limit: usize, cancel: &Cancel) -> Result<Vec<Warning>, Error> {
         // The API's own limit cuts by name, not by age.

@@ -127,6 +127,10 @@ pub enum Verb {
     /// Keep all machines as they are at one moment, memory included, and go back to it
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Write the memory of all machines to disk at one moment and give it back to this host
+    Suspend,
+    /// Go on where `suspend` stopped, all machines at one moment
+    Resume,
     /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
     Backup {
         /// Where to [default: NAME-TIME.backup in this folder]

@@ -117,6 +117,8 @@ fn dispatch(context: &Context, verb: Verb) -> Result<(), CliError> {
         Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
         Verb::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
         Verb::Start(args) => power::run(context, VerbName::Start, &args.nodes),
+        Verb::Suspend => power::run(context, VerbName::Suspend, &[]),
+        Verb::Resume => power::run(context, VerbName::Resume, &[]),
         Verb::Snapshot(verb) => snapshot::run(context, verb),
         Verb::Backup { archive } => backup::save(context, archive.as_deref()),
         Verb::Restore { archive: Some(archive), .. } => backup::restore(context, &archive),

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::error::{CliError, code};
 use super::run::{self, Job};
 use crate::event::VerbName;
-use crate::machines::MachineState;
+use crate::machines::{Cap, MachineState};
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
 use crate::verbs::Verb;
@@ -32,6 +32,20 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Cl
         if verb == VerbName::Start && !missing.is_empty() {
             let what = format!("there is no machine for {}", missing.join(", "));
             return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
+        }
+        let able = |m: &crate::machines::Machine| m.can.has(Cap::Suspend);
+        if matches!(verb, VerbName::Suspend | VerbName::Resume) && !seen.machines.values().any(able) {
+            let what = format!("`p1 {verb}` does nothing here: {}", Cap::Suspend.lacking());
+            return Err(CliError::new(code::USAGE, what, "`p1 stop` shuts the machines down."));
+        }
+        let some = |states: &[MachineState]| seen.machines.values().any(|m| states.contains(&m.state));
+        let live = some(&[MachineState::Running, MachineState::Paused, MachineState::Saved]);
+        if matches!(verb, VerbName::Suspend | VerbName::Resume) && !live {
+            let (what, next) = match missing.len() == seen.machines.len() {
+                true => ("no machine exists", "p1 up"),
+                false => ("no machine runs and none is suspended", "p1 start"),
+            };
+            return Err(CliError::new(code::FAILED, what, "There is no memory to be kept.").next([next]));
         }
         if verb == VerbName::Uninstall {
             let data = match worst(&View::new(&world.cluster, &seen), &seen.request.targets) {

@@ -12,7 +12,7 @@ use crate::event::VerbName;
 use crate::explain::{chain, seconds};
 use crate::guest::Activity;
 use crate::journal;
-use crate::machines::MachineState;
+use crate::machines::{Cap, MachineState};
 use crate::observe::{Depth, observe_claimed};
 use crate::observed::View;
 use crate::observed::drift::Drift;
@@ -126,6 +126,11 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
         ));
         for line in freshness(&believed, &seen.remembered) {
             eprintln!("{line}");
+        }
+        let saved = seen.machines.values().any(|m| m.state == MachineState::Saved && m.can.has(Cap::Suspend));
+        if let Some(how) = world.state.suspended().filter(|_| saved && holder.is_none()) {
+            let since = how.since.strftime("%Y-%m-%d %H:%M:%S UTC");
+            eprintln!("suspended since {since}: `p1 resume` continues");
         }
         if let Some(why) = refused.as_ref().filter(|_| holder.is_none()) {
             eprintln!("{}. {}", why.cause, why.hint);

@@ -99,6 +99,10 @@ pub trait Guest: Sync {
     /// Sets a clock that is more than a second off, and prints by how much it was. `now`: since 1970.
     fn set_clock(&self, now: Duration) -> String;
 
+    /// Of a machine that goes on from a moment from which others may go on too: has the kernel take in these hex digits of this
+    /// host's as randomness, and forget whom it knew in its network.
+    fn renew(&self, random: &str) -> String;
+
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;
 

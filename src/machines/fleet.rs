@@ -9,7 +9,7 @@ use super::local::{Engine, Local};
 use super::vagrant::{Libvirt, Vagrant};
 use super::{
     Base, BoxInfo, Cap, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make, PowerSwitch,
-    Provision, Resize, Results, Snapshot, Snapshots, Tools, Way, by_kind, libvirt,
+    Provision, Resize, Results, Snapshot, Snapshots, Suspend, Tools, Way, by_kind, libvirt,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -204,6 +204,11 @@ impl Fleet {
     /// Who keeps and restores the node's machine.
     pub fn snapshots(&self, node: &str) -> Result<&dyn Snapshots, Error> {
         self.of(node).snapshots().ok_or_else(|| Error::cannot(node, Cap::Snapshot))
+    }
+
+    /// Who puts the memory of the node's machine on disk.
+    pub fn suspend(&self, node: &str) -> Result<&dyn Suspend, Error> {
+        self.of(node).suspend().ok_or_else(|| Error::cannot(node, Cap::Suspend))
     }
 
     /// Who runs Vagrant's provisioners on the node.

@@ -427,6 +427,19 @@ fn sizes(text: &str) -> BTreeMap<String, Size> {
     all
 }
 
+/// The domains whose memory lies on disk, from what `virsh dominfo` says of several.
+fn saved(text: &str) -> BTreeSet<String> {
+    let (mut all, mut name) = (BTreeSet::new(), "");
+    for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        match (key, value.trim()) {
+            ("Name", value) => name = value,
+            ("Managed save", "yes") => drop(all.insert(name.to_owned())),
+            _ => {}
+        }
+    }
+    all
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Host {
     mac: String,
@@ -570,7 +583,7 @@ impl Hypervisor for Libvirt {
         let text = self.ask("list the machines", &[&all[0]], cancel)?.stdout;
         let (uuids, table) = text.split_once(" Id ").unwrap_or((&text, ""));
         // Between them, lines of `key: value`.
-        let (uuids, sizes) = (pairs(uuids), sizes(uuids));
+        let (uuids, sizes, saved) = (pairs(uuids), sizes(uuids), saved(uuids));
         let mut states = BTreeMap::new();
         for line in table.lines().skip(2) {
             let mut words = line.split_whitespace().skip(1);
@@ -587,7 +600,11 @@ impl Hypervisor for Libvirt {
                 let domain = machine_name(&cluster.name, &node);
                 let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
                     id: Some(uuid.clone()),
-                    state: states.get(&domain).cloned().unwrap_or(MachineState::Other("unknown".into())),
+                    state: match states.get(&domain) {
+                        Some(MachineState::Off) if saved.contains(&domain) => MachineState::Saved,
+                        Some(state) => state.clone(),
+                        None => MachineState::Other("unknown".into()),
+                    },
                     foreign: ids.get(&node) != Some(uuid),
                     size: sizes.get(&domain).copied(),
                     ..Machine::absent()
@@ -858,6 +875,8 @@ impl Hypervisor for Libvirt {
         cancel: &Cancel,
     ) -> Result<(), Error> {
         let domain = machine_name(&cluster.name, node);
+        // Of a suspended machine: the next start would put that memory onto the disk of then.
+        self.ask("forget the machine's suspended memory", &["managedsave-remove", &domain], cancel)?;
         let args = ["snapshot-revert", &domain, name, "--paused", "--force"];
         self.at_length("restore the machine", &args, cancel)
     }
@@ -874,6 +893,35 @@ impl Hypervisor for Libvirt {
         let cmd = self.virsh(["snapshot-delete", &domain, name]);
         let done = process::run(&cmd, MEMORY, cancel).map_err(failed(doing))?;
         if done.stderr.contains("snapshot not found") || done.stderr.contains("no domain snapshot") {
+            return Ok(());
+        }
+        done.ok().map(|_| ()).map_err(failed(doing))
+    }
+
+    fn suspends(&self) -> bool {
+        true
+    }
+
+    /// libvirt's managed save: a file of its own (0600, root's), which every start of the machine reads and removes, whoever
+    /// starts it, and which goes with the machine's description.
+    fn suspend(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
+        // A machine has to start without it.
+        self.detach_files(&cluster.name, node, cancel)?;
+        let (domain, doing) = (machine_name(&cluster.name, node), "suspend the machine");
+        let cmd = self.virsh(["managedsave", &domain]);
+        let done = process::run(&cmd, MEMORY, cancel).map_err(failed(doing))?;
+        // By a p1 that was killed meanwhile.
+        if done.stderr.contains("not running") && self.is_saved(&domain, cancel)? {
+            return Ok(());
+        }
+        done.ok().map(|_| ()).map_err(failed(doing))
+    }
+
+    fn wake(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
+        let (domain, doing) = (machine_name(&cluster.name, node), "resume the machine");
+        let cmd = self.virsh(["start", &domain, "--paused"]);
+        let done = process::run(&cmd, MEMORY, cancel).map_err(failed(doing))?;
+        if done.stderr.contains("already active") || done.stderr.contains("already running") {
             return Ok(());
         }
         done.ok().map(|_| ()).map_err(failed(doing))
@@ -1182,6 +1230,11 @@ impl Libvirt {
         }
     }
 
+    fn is_saved(&self, domain: &str, cancel: &Cancel) -> Result<bool, Error> {
+        let told = self.ask("look at the machine", &["dominfo", domain], cancel)?;
+        Ok(saved(&told.stdout).contains(domain))
+    }
+
     fn at_length(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
         let done = process::run(&self.virsh(args), MEMORY, cancel).and_then(Finished::ok);
         done.map(|_| ()).map_err(failed(doing))
@@ -1371,6 +1424,13 @@ mod tests {
         assert_eq!(with_cache(&domain(plain), true), None);
         let fast = "<driver cache='unsafe' name='qemu' type='qcow2'/>";
         assert_eq!(with_cache(&domain(plain), false), Some(domain(fast)));
+    }
+
+    #[test]
+    fn a_machine_that_is_off_with_its_memory_on_disk_is_told_from_one_that_is_off() {
+        let one = |name: &str, saved: &str| format!("Name:           {name}\nManaged save:   {saved}\n\n");
+        let told = saved(&(one("p1-iot-server", "no") + &one("p1-iot-worker", "yes")));
+        assert_eq!(told, ["p1-iot-worker".to_owned()].into());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::vagrant::{self, Libvirt, Progress, Up, Vagrant};
 use super::{
     Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Holdings, Hosting, Hypervisor, Kind, Leftovers,
     Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision, Resize, Results, Snapshot,
-    Snapshots, Way,
+    Snapshots, Suspend, Way,
 };
 use crate::explain::Explain;
 use crate::os::process::Cmd;
@@ -160,6 +160,10 @@ impl Machines for Local {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
+    }
+
+    fn suspend(&self) -> Option<&dyn Suspend> {
+        self.hypervisor.suspends().then_some(self as &dyn Suspend)
     }
 
     fn provision(&self) -> Option<&dyn Provision> {
@@ -506,6 +510,16 @@ impl Snapshots for Local {
 
     fn remove(&self, cluster: &Cluster, node: &str, name: &str, stop: &Cancel) -> Result<(), Error> {
         self.hypervisor.forget(cluster, (node, &self.known(node)), name, stop)
+    }
+}
+
+impl Suspend for Local {
+    fn suspend(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
+        self.hypervisor.suspend(cluster, node, stop)
+    }
+
+    fn wake(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
+        self.hypervisor.wake(cluster, node, stop)
     }
 }
 

@@ -31,7 +31,7 @@ pub use local::Engine;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
     Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
-    Way, wanted_size,
+    Suspend, Way, wanted_size,
 };
 pub use snapshot::{Note, Snapshot};
 
@@ -170,7 +170,7 @@ impl fmt::Display for MachineState {
             Self::Running => "running",
             Self::Off => "off",
             Self::Paused => "paused",
-            Self::Saved => "saved",
+            Self::Saved => "suspended",
             Self::Other(word) => word,
             Self::Absent => "absent",
         })
@@ -629,6 +629,21 @@ trait Hypervisor: Send + Sync {
         name: &str,
         cancel: &Cancel,
     ) -> Result<(), Error>;
+
+    /// Whether it can put a machine's memory on disk: [`Hypervisor::suspend`], [`Hypervisor::wake`].
+    fn suspends(&self) -> bool {
+        false
+    }
+
+    /// Writes the memory of a machine that is paused to disk and switches it off. Fine if that is done already.
+    fn suspend(&self, _cluster: &Cluster, node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Err(Error::cannot(node, Cap::Suspend))
+    }
+
+    /// Reads the memory of a suspended machine back; it stays paused.
+    fn wake(&self, _cluster: &Cluster, node: &str, _cancel: &Cancel) -> Result<(), Error> {
+        Err(Error::cannot(node, Cap::Suspend))
+    }
 
     /// Gives a machine that is off another size, from its next start on.
     fn resize(

@@ -27,13 +27,16 @@ pub enum Cap {
     Resize,
     /// Its disk and memory are kept and put back: [`Snapshots`].
     Snapshot,
+    /// Its memory is put on disk and given back to this host: [`Suspend`].
+    Suspend,
     /// Vagrant's provisioners are run on it: [`Provision`].
     Provision,
 }
 
 impl Cap {
     /// Every one of them.
-    pub const ALL: [Self; 5] = [Self::Make, Self::Power, Self::Resize, Self::Snapshot, Self::Provision];
+    pub const ALL: [Self; 6] =
+        [Self::Make, Self::Power, Self::Resize, Self::Snapshot, Self::Suspend, Self::Provision];
 
     /// Why nothing of the kind is done to a machine that lacks it, as a sentence without its full stop.
     pub fn lacking(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Cap {
             Self::Power => "p1 cannot switch its machine on or off",
             Self::Resize => "p1 cannot change the size of its machine",
             Self::Snapshot => "p1 cannot take snapshots of its machine",
+            Self::Suspend => "p1 suspends machines of libvirt only",
             Self::Provision => "Vagrant does not manage its machine",
         }
     }
@@ -56,7 +60,7 @@ impl Caps {
     #[allow(dead_code, reason = "of machines that are only reached, which tests have")]
     pub const NONE: Self = Self(0);
     /// All that there is.
-    pub const ALL: Self = Self(0b1_1111);
+    pub const ALL: Self = Self(0b11_1111);
 
     /// Whether it may be asked for that.
     pub fn has(self, cap: Cap) -> bool {
@@ -70,6 +74,7 @@ impl Caps {
             Cap::Power => machines.power().is_some(),
             Cap::Resize => machines.resize().is_some(),
             Cap::Snapshot => machines.snapshots().is_some(),
+            Cap::Suspend => machines.suspend().is_some(),
             Cap::Provision => machines.provision().is_some(),
         };
         Self(Cap::ALL.iter().filter(|cap| has(cap)).map(|cap| 1 << *cap as u8).sum())
@@ -137,6 +142,11 @@ pub trait Machines: Send + Sync {
 
     /// Keeps and restores their disks and memory.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Puts their memory on disk and back.
+    fn suspend(&self) -> Option<&dyn Suspend> {
         None
     }
 
@@ -430,6 +440,16 @@ pub trait Snapshots: Send + Sync {
 
     /// Removes a snapshot. Fine if there is none.
     fn remove(&self, cluster: &Cluster, node: &str, name: &str, stop: &Cancel) -> Result<(), Error>;
+}
+
+/// Machines whose memory can be put on disk, so that this host has it back meanwhile.
+pub trait Suspend: Send + Sync {
+    /// Writes the memory of a machine that is paused to disk and switches it off. Fine if that is done already. Whoever
+    /// starts it, gets it back as it was.
+    fn suspend(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error>;
+
+    /// Reads the memory of a suspended machine back. It does not run before [`PowerSwitch::resume`].
+    fn wake(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error>;
 }
 
 /// Machines on which Vagrant's provisioners run.

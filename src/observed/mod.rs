@@ -147,6 +147,8 @@ pub struct RunState {
     pub moment: Option<Note>,
     /// Machines that it paused and that do not go on yet.
     pub paused: BTreeSet<String>,
+    /// Nodes whose machines it let go on: what the API says of them is what it had heard before.
+    pub woken: BTreeSet<String>,
     /// By node: the password that a backup asked for.
     pub passwords: BTreeMap<String, String>,
     /// The backup that it puts back, read and checked.

@@ -59,7 +59,9 @@ steps! {
         Save = "save",
         Secrets = "secrets",
         Settle = "settle",
+        Suspend = "suspend",
         Undo = "undo",
+        Wake = "wake",
     }
 }
 

@@ -32,6 +32,7 @@ pub mod ssh;
 pub mod stage;
 pub mod start;
 pub mod stop;
+pub mod suspend;
 pub mod system;
 pub mod uninstall;
 pub mod verify;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::shared::back;
 use super::shared::unit::{LINES_WITH_CRASHES, Unit, journal, k3s_failure, with_facts};
 use super::shared::wait::{Patience, wait_for};
 use super::{Item, NodeCtx, NodeDef, Step};
@@ -49,6 +50,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if view.seen.api.is_none() {
         return Check::Unknown("asked when the API answers".into());
     }
+    if view.seen.run.woken.contains(&node.name) {
+        return Check::Unknown("asked when its kubelet answers".into());
+    }
     let (version, status) = (view.seen.here.version.as_deref(), view.status(node));
     let why = wrong(node, version, status).or_else(|| rebooted(Some(&facts.boot), status));
     holds("it is Ready", why.or_else(|| cordoned(status)))
@@ -67,6 +71,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let version = world.seen().here.version.clone();
     let mut uncordoned = false;
     let mut looked = Instant::now();
+    let mut heard = None;
     let mut before = world.seen().run.started.contains_key(&node.name).then_some(0);
     // Each answer costs the server that gives it; under emulation that is the one that others wait for.
     let patience = Patience { every: Duration::from_secs(1), ..Patience::of(bound) };
@@ -97,6 +102,9 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         let why = wrong(node, version.as_deref(), status).or_else(|| stale(started, status));
         if let Some(why) = why.or_else(|| rebooted(boot, status)) {
             return Ok(Err(why));
+        }
+        if seen.run.woken.contains(&node.name) && !back::answers(world, node, &mut heard) {
+            return Ok(Err(back::SILENT.to_owned()));
         }
         if cordoned(status).is_some() && !uncordoned {
             uncordoned = true;

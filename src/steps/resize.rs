@@ -52,15 +52,16 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let Some(before) = before.filter(|m| m.state != MachineState::Absent && !m.foreign) else {
         return Ok(None);
     };
-    let runs = !matches!(before.state, MachineState::Off | MachineState::Saved);
+    let suspended = before.state == MachineState::Saved && before.can.has(Cap::Suspend);
+    let runs = suspended || !matches!(before.state, MachineState::Off | MachineState::Saved);
     let status = world.seen().api.as_ref().and_then(|api| api.get(&node.name).cloned()).filter(|s| s.ready);
     if runs {
         if node.role == Role::Server {
             quorum::wait_to_stop(ctx, node)?;
         }
-        if before.state == MachineState::Paused {
+        if suspended || before.state == MachineState::Paused {
             // Who is halted hears of nothing.
-            world.machines.resume(&world.cluster, &[node.name.clone()].into(), cancel)?;
+            world.wake(&world.seen().request.targets.iter().cloned().collect(), cancel)?;
         }
         ctx.control.says("shutting it down");
         power::shut_down(ctx)?;

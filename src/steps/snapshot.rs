@@ -5,18 +5,15 @@
 //! The way back is the same: none runs before all are restored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::shared::heartbeat::pulse;
+use super::shared::back;
 use super::shared::kubeconfig::fetch;
-use super::shared::wait::{Patience, wait_for};
 use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::World;
 use crate::engine::StepError;
 use crate::event::{Outcome, VerbName};
-use crate::explain::{FailureKind, seconds};
 use crate::machines::{Cap, Machine, MachineState, Note, Snapshot};
 use crate::observe;
 use crate::os::Cancel;
@@ -87,7 +84,7 @@ pub const CLOCK: Step = Step::Node(NodeDef {
     retry: true,
     check: asked_of,
     inputs: named_of,
-    apply: clock,
+    apply: |ctx| back::set_clock(ctx, true),
 });
 
 /// The kubeconfig is that of the k3s which the snapshot has.
@@ -365,14 +362,6 @@ fn resume(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     Ok(None)
 }
 
-fn clock(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
-    let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
-    let did = world.script(node, "setting the clock", &world.guest(node).set_clock(now))?;
-    Ok(Some(did.trim().to_owned()).filter(|text| !text.is_empty()))
-}
-
 fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     if chosen(world)?.ready.is_empty() {
@@ -384,28 +373,10 @@ fn fetch_kubeconfig(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
 }
 
 fn be_ready(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    if !chosen(world)?.ready.contains(&node.name) {
+    if !chosen(ctx.world)?.ready.contains(&ctx.node.name) {
         return Ok(Some("it was not Ready then".into()));
     }
-    let bound = world.cluster.timeouts.node_ready;
-    let mut first: Option<String> = None;
-    let back = wait_for(ctx, Patience::of(bound), || {
-        let (beat, wrong) = match pulse(world, node) {
-            Ok(pulse) => pulse,
-            Err(error) => return Ok(Err(error.failure.cause)),
-        };
-        if wrong.is_none() && first.as_ref().is_some_and(|first| *first != beat) {
-            return Ok(Ok(()));
-        }
-        first.get_or_insert(beat);
-        Ok(Err(wrong.unwrap_or_else(|| "it has not reported since it was put back".to_owned())))
-    })?;
-    back.map(|()| None).map_err(|why| {
-        let hint = format!("`p1 logs {}` shows its journal.", node.name);
-        StepError::new(format!("the node was not Ready within {}: {why}", seconds(bound)), hint)
-            .kind(FailureKind::bound(bound))
-    })
+    back::be_ready(ctx)
 }
 
 fn forget(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {

@@ -32,7 +32,8 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 fn of(state: &MachineState) -> Check {
     match state {
         MachineState::Absent => Check::Done("it does not exist".into()),
-        MachineState::Off | MachineState::Saved => Check::Done("it is off".into()),
+        MachineState::Off => Check::Done("it is off".into()),
+        MachineState::Saved => Check::Done("it is suspended".into()),
         state => Check::Needed(format!("it is {state}")),
     }
 }

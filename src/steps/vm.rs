@@ -61,8 +61,10 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     // Vagrant may be at work on it already, for another node's step.
     if !ctx.batch.has(&node.name) {
         let machine = world.look_at_machine(node)?.filter(|m| !m.foreign);
+        let suspended = machine.as_ref().is_some_and(|m| m.can.has(Cap::Suspend));
         match machine.and_then(|m| Some((m.state, m.id?))) {
             Some((MachineState::Paused, _)) => return go_on(ctx),
+            Some((MachineState::Saved, _)) if suspended => return go_on(ctx),
             Some((MachineState::Running, id)) => return Ok(Some(format!("machine {id}"))),
             _ => {}
         }
@@ -139,12 +141,13 @@ fn begin(world: &World, name: &str) -> Result<(), StepError> {
     world.remember_made(node)
 }
 
-/// A paused machine, such as a snapshot that was killed leaves: it needs no Vagrant.
+/// A suspended machine, or a paused one, such as a snapshot that was killed leaves: it needs no Vagrant, and goes on
+/// together with the others that this run is for.
 fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    world.machines.resume(&world.cluster, &[node.name.clone()].into(), ctx.control.cancel())?;
-    world.look_at_machine(node)?;
-    Ok(Some("it was paused and is resumed".into()))
+    let world = ctx.world;
+    let all = world.seen().request.targets.iter().cloned().collect();
+    world.wake(&all, ctx.control.cancel())?;
+    Ok(Some("it was suspended and is resumed".into()))
 }
 
 /// Until Vagrant says that the machine is up or, where its address is known beforehand, until its

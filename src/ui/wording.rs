@@ -96,6 +96,8 @@ pub fn node_done(verb: &str) -> &'static str {
         VerbName::Killall => "k3s stopped",
         VerbName::Uninstall => "k3s removed",
         VerbName::Destroy => "gone",
+        VerbName::Suspend => "suspended",
+        VerbName::Resume => "resumed",
         VerbName::SaveSnapshot => "saved",
         VerbName::Restore | VerbName::RestoreSnapshot => "restored",
         VerbName::Backup | VerbName::UndoRestore | VerbName::DeleteSnapshot => "done",
@@ -161,6 +163,8 @@ fn achieved(head: &Head, board: &Board) -> String {
         Some(VerbName::Killall) => ("has no k3s running", "has no k3s running", "have no k3s running"),
         Some(VerbName::Uninstall) => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
         Some(VerbName::Destroy) => ("is gone", "is gone", "are gone"),
+        Some(VerbName::Suspend) => ("is suspended", "is suspended", "are suspended"),
+        Some(VerbName::Resume) => ("is resumed", "is resumed", "are resumed"),
         Some(VerbName::SaveSnapshot) => ("is saved", "is saved", "are saved"),
         Some(VerbName::Backup) => ("is backed up", "is backed up", "are backed up"),
         Some(VerbName::UndoRestore) => {

@@ -27,7 +27,7 @@ use crate::state::Unfinished;
 use crate::steps::{
     Step, artifacts, autostart, backup, clean, config, files, foundations, image, install, kubeconfig,
     labels, launch, leave, link, machine, manifests, network, provision, push, ready, resize, restore,
-    rollouts, save, snapshot, ssh, stage, start, stop, system, uninstall, verify, vm,
+    rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -363,6 +363,32 @@ impl Verb {
                     }
                 }
             }
+            VerbName::Suspend => {
+                const {
+                    &Self {
+                        name: VerbName::Suspend,
+                        steps: &[Use::of(&suspend::SUSPEND)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::Resume => {
+                const {
+                    &Self {
+                        name: VerbName::Resume,
+                        steps: &[
+                            Use::of(&network::STEP),
+                            Use::of(&link::STEP),
+                            Use::of(&suspend::WAKE),
+                            Use::of(&suspend::CLOCK),
+                            Use::of(&suspend::READY),
+                        ],
+                        depth: Depth::Machines,
+                        traits: Traits { within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
             VerbName::SaveSnapshot => {
                 const {
                     &Self {
@@ -571,9 +597,20 @@ mod tests {
             let what = Unfinished { verb: verb.to_string(), id, subject: None, since, settled: false };
             V::ALL.into_iter().filter(|v| !Verb::of(*v).passes(&what)).collect::<Vec<_>>()
         };
-        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::SaveSnapshot];
+        let kept =
+            [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Suspend, V::Resume, V::SaveSnapshot];
         assert_eq!(during(V::Restore), kept);
-        let kept = [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Restore, V::SaveSnapshot];
+        let kept = [
+            V::Up,
+            V::Replace,
+            V::Upgrade,
+            V::Start,
+            V::Backup,
+            V::Restore,
+            V::Suspend,
+            V::Resume,
+            V::SaveSnapshot,
+        ];
         assert_eq!(during(V::RestoreSnapshot), kept);
     }
 

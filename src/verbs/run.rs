@@ -372,10 +372,18 @@ fn must_be_reached(world: &World, verb: &Verb) -> Result<(), Error> {
 /// The nodes whose machines have to be brought up. What is halted goes on without it, and what runs
 /// still goes, or is started by the step that stopped it.
 fn to_be_made(world: &World, plan: &Plan) -> Vec<String> {
-    use machines::MachineState::{Paused, Running};
-    let machines = &world.seen().machines;
-    let by_itself =
-        |n: &String| machines.get(n).is_some_and(|m| matches!(m.state, Paused | Running) && !m.foreign);
+    use machines::MachineState::{Paused, Running, Saved};
+    let seen = world.seen();
+    let by_itself = |n: &String| {
+        seen.machines.get(n).is_some_and(|m| {
+            !m.foreign
+                && match m.state {
+                    Paused | Running => true,
+                    Saved => m.can.has(machines::Cap::Suspend),
+                    _ => false,
+                }
+        })
+    };
     plan.nodes_for(NodeStep::Vm).into_iter().filter(|n| !by_itself(n)).collect()
 }
 

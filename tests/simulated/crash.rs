@@ -225,6 +225,31 @@ fn stop_and_start_may_be_struck_after_any_event() {
     figures.judge("stop and start", 20 / every());
 }
 
+#[test]
+fn suspend_and_resume_may_be_struck_after_any_event() {
+    let sim = Sim::new(&cluster(0));
+    sim.p1(&["up"]).exits(0);
+    for node in ["server", "worker"] {
+        sim.node(node).sh("echo then >/run/mark");
+    }
+    let mut figures = Figures::default();
+    for &how in signals() {
+        let (mut suspend, mut resume, mut k) = (true, true, 0);
+        while suspend || resume {
+            k += every();
+            sim.spec(&cluster(k));
+            suspend = point(&mut figures, &sim, &["suspend"], how, k);
+            assert_eq!([sim.node("server").state(), sim.node("worker").state()], ["shut off", "shut off"]);
+            resume = point(&mut figures, &sim, &["resume"], how, k);
+            for node in ["server", "worker"] {
+                assert_eq!(sim.node(node).sh("cat /run/mark"), "then\n", "{how:?} {k}");
+            }
+            sim.p1(&["status"]).exits(0);
+        }
+    }
+    figures.judge("suspend and resume", 10 / every());
+}
+
 /// A verb that takes down what `up` brings back, struck at each event.
 fn taken_down(verb: &str, at_least: usize) {
     let sim = Sim::new(&spec(1, 1, ""));

@@ -15,6 +15,7 @@ mod change;
 mod crash;
 mod evidence;
 mod faults;
+mod kept;
 mod servers;
 mod trust;
 mod verbs;

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod archive;
+pub mod back;
 pub mod batch;
 pub mod console;
 pub mod heartbeat;

@@ -47,6 +47,10 @@ pub struct Domain {
     pub extra: Option<(String, String, String)>,
     /// It is being switched on or off.
     pub busy: bool,
+    /// It is off, and its memory is on disk: all that runs in it is stopped, and is let go on when it is started.
+    pub saved: bool,
+    /// Names and descriptions of its snapshots, of which nothing else is played.
+    pub snapshots: BTreeMap<String, String>,
     pub number: usize,
     /// The process whose child is the machine's init.
     process: Option<Pid>,
@@ -55,7 +59,17 @@ pub struct Domain {
 
 impl Domain {
     pub fn new(xml: String, number: usize) -> Self {
-        Self { xml, power: Power::Off, extra: None, busy: false, number, process: None, wire: None }
+        Self {
+            xml,
+            power: Power::Off,
+            extra: None,
+            busy: false,
+            saved: false,
+            snapshots: BTreeMap::new(),
+            number,
+            process: None,
+            wire: None,
+        }
     }
 }
 
@@ -456,6 +470,7 @@ impl Lab {
             let mut known = lab.known();
             if let Some(domain) = known.domains.get_mut(&name) {
                 (domain.power, domain.process, domain.wire, domain.extra) = (Power::Off, None, None, None);
+                domain.saved = false;
             }
             drop(known);
             lab.news.notify_all();
@@ -472,7 +487,7 @@ impl Lab {
         if let Some(pid) = known.domains.get(name).and_then(|d| d.process) {
             let _ = kill(pid, Signal::SIGKILL);
         }
-        while known.domains.get(name).is_some_and(|d| d.power != Power::Off) {
+        while known.domains.get(name).is_some_and(|d| d.power != Power::Off || d.process.is_some()) {
             let waited = self.news.wait_timeout(known, Duration::from_millis(200));
             known = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
@@ -501,6 +516,17 @@ impl Lab {
             for pid in inside(process, "pid", "pid_for_children") {
                 let _ = kill(pid, signal);
             }
+        }
+    }
+
+    /// Puts a machine's memory on disk, as it is played here, and gives it back; it is paused then.
+    pub fn save(&self, name: &str, saved: bool) {
+        if saved {
+            self.freeze(name, true);
+        }
+        if let Some(domain) = self.known().domains.get_mut(name) {
+            domain.saved = saved;
+            domain.power = if saved { Power::Off } else { Power::Paused };
         }
     }
 

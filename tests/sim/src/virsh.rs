@@ -435,7 +435,7 @@ fn domain(
         known.domains.iter().find(|(n, d)| *n == name || text(&d.xml, "uuid").as_deref() == Some(name));
     let name = found.map(|(n, _)| n.clone()).ok_or(missing)?;
     let domain = known.domains.get_mut(&name).expect("just found");
-    let power = domain.power;
+    let (power, saved) = (domain.power, domain.saved);
     let off = "Requested operation is not valid: domain is not running";
     match verb {
         "dumpxml" => return Ok(domain.xml.clone() + "\n"),
@@ -446,11 +446,13 @@ fn domain(
             let kib = memory(&domain.xml) * 1024;
             return Ok(format!(
                 "Name:           {name}\nUUID:           {}\nState:          {}\nCPU(s):         {}\n\
-                 Max memory:     {kib} KiB\nUsed memory:    {kib} KiB\nPersistent:     yes\nAutostart:      {}\n",
+                 Max memory:     {kib} KiB\nUsed memory:    {kib} KiB\nPersistent:     yes\nAutostart:      {}\n\
+                 Managed save:   {}\n",
                 text(&domain.xml, "uuid").unwrap_or_default(),
                 word(power),
                 text(&domain.xml, "vcpu").unwrap_or_default(),
                 if known.autostart.contains(&name) { "enable" } else { "disable" },
+                if saved { "yes" } else { "no" },
             ));
         }
         // The network of each card, and its name on this host while the machine runs.
@@ -521,6 +523,50 @@ fn domain(
             };
             return Ok(format!(" Name       MAC address          Protocol     Address\n-------\n{line}"));
         }
+        // Its memory goes back into it, and is no longer on disk.
+        "start" if saved => {
+            drop(known);
+            lab.save(&name, false);
+            if !rest.contains(&"--paused") {
+                lab.freeze(&name, false);
+            }
+        }
+        "snapshot-list" => {
+            return Ok(domain.snapshots.keys().map(|name| format!("{name}\n")).collect::<String>() + "\n");
+        }
+        "snapshot-dumpxml" => {
+            let name = plain.get(1).copied().unwrap_or_default();
+            let note = domain.snapshots.get(name).ok_or("Domain snapshot not found")?;
+            return Ok(format!(
+                "<domainsnapshot>\n  <name>{name}</name>\n  <description>{note}</description>\n</domainsnapshot>\n"
+            ));
+        }
+        "snapshot-delete" => drop(domain.snapshots.remove(plain.get(1).copied().unwrap_or_default())),
+        "snapshot-create-as" if power == Power::Off => {
+            return Err(format!("Failed to take a snapshot\n{off}"));
+        }
+        "snapshot-create-as" => {
+            let note = rest.iter().position(|w| *w == "--description").and_then(|i| rest.get(i + 1));
+            let name = plain.get(1).copied().unwrap_or_default();
+            domain.snapshots.insert(name.to_owned(), note.copied().unwrap_or_default().to_owned());
+        }
+        "managedsave" if power == Power::Off => {
+            return Err(format!("Failed to save domain '{name}' state\n{off}"));
+        }
+        "managedsave" => {
+            drop(known);
+            if let Some(text) = fault(&lab.dir, name.rsplit('-').next().unwrap_or_default(), "fail-save") {
+                return Err(format!("Failed to save domain '{name}' state\n{text}"));
+            }
+            lab.save(&name, true);
+        }
+        "managedsave-remove" if !saved => {
+            return Ok(format!("Domain '{name}' has no manage save image; removal skipped\n"));
+        }
+        "managedsave-remove" => {
+            drop(known);
+            lab.pull(&name);
+        }
         "start" => {
             drop(known);
             return lab
@@ -551,6 +597,16 @@ fn domain(
         "resume" => {
             drop(known);
             lab.freeze(&name, false);
+        }
+        "undefine" if saved && !rest.contains(&"--managed-save") => {
+            return Err(format!(
+                "Failed to undefine domain '{name}'\nRefusing to undefine while domain managed save image exists"
+            ));
+        }
+        "undefine" if saved => {
+            drop(known);
+            lab.pull(&name);
+            lab.known().domains.remove(&name);
         }
         "undefine" => {
             let disk = format!("{name}.img");

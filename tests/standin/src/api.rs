@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::certs::{self, Authority};
+use crate::client::Client;
 use crate::etcd::{self, Etcd, Leader};
 use crate::http::{Request, Response};
 use crate::resources::{self, Resource};
 use crate::store::{self, Store, StoreState};
-use crate::{controllers, log, selector, util};
+use crate::{controllers, log, paths, selector, util};
 
 pub struct Api {
     pub store: Arc<Store>,
@@ -96,7 +97,34 @@ impl Api {
                 &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
             ),
             "/apis" => Response::json(200, &groups()),
+            path if path.ends_with("/proxy/healthz") && node.is_none() => self.kubelet(path),
             _ => self.object(path.trim_start_matches('/'), request, node, name),
+        }
+    }
+
+    /// `/api/v1/nodes/NAME/proxy/healthz`, handed on to the node's kubelet.
+    fn kubelet(&self, path: &str) -> Response {
+        let name = path.split('/').nth(4).unwrap_or_default();
+        let key = store::key("api/v1", "nodes", None, name);
+        let node = self.store.lock().objects.get(&key).cloned().unwrap_or_default();
+        let addresses = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
+        let Some(ip) =
+            addresses.iter().find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str())
+        else {
+            return Response::failure(404, "NotFound", format!("nodes \"{name}\" not found"), json!({}));
+        };
+        let url = format!("https://{ip}:{}", paths::number("kubelet_port", 10_250));
+        let asked = Client::new(&url, None, None).map_err(|e| e.to_string()).and_then(|client| {
+            client.within(std::time::Duration::from_secs(3)).get("/healthz").map_err(|e| e.to_string())
+        });
+        match asked {
+            Ok(answer) => Response::text(answer.status, answer.text()),
+            Err(why) => Response::failure(
+                503,
+                "ServiceUnavailable",
+                format!("error trying to reach service: {why}"),
+                json!({}),
+            ),
         }
     }
 
