@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::spec::ProviderChoice;
+
 /// One YAML spec to a running k3s cluster of real virtual machines.
 #[derive(Debug, Parser)]
 #[command(
@@ -210,8 +212,7 @@ pub struct Init {
     /// How many workers
     #[arg(long, default_value_t = 1)]
     pub workers: u32,
-    /// What makes the machines: auto, libvirt, virtualbox
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", help = format!("What makes the machines: {}", providers()))]
     pub provider: String,
     /// The nodes' network
     #[arg(long, default_value = "192.168.56.0/24")]
@@ -419,6 +420,11 @@ pub struct Doctor {
     /// Install and start what is missing; shows the commands and asks
     #[arg(long)]
     pub fix: bool,
+}
+
+/// The values of `provider`, for people.
+pub fn providers() -> String {
+    ProviderChoice::WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
 }
 
 /// `90s`, `5m`, `1h30m`, `500ms`.

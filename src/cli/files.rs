@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::{Cli, Init, Render};
+use super::args::{self, Cli, Init, Render};
 use super::context::Context;
 use super::error::{CliError, code};
 use super::{here, out, print};
@@ -32,15 +32,10 @@ pub fn init(context: &Context, args: &Init) -> Result<(), CliError> {
         .ok()
         .and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
     let name = args.name.clone().unwrap_or_else(|| spec::name_for(&folder.unwrap_or_default()));
-    let provider = match args.provider.as_str() {
-        "auto" => ProviderChoice::Auto,
-        "libvirt" => ProviderChoice::Libvirt,
-        "virtualbox" => ProviderChoice::Virtualbox,
-        other => {
-            let what = format!("there is no provider `{other}`");
-            return Err(CliError::new(code::USAGE, what, "It is one of auto, libvirt and virtualbox."));
-        }
-    };
+    let provider = ProviderChoice::parse(&args.provider).ok_or_else(|| {
+        let what = format!("there is no provider `{}`", args.provider);
+        CliError::new(code::USAGE, what, format!("Possible: {}.", args::providers()))
+    })?;
     let options =
         spec::Init { name, servers: args.servers, workers: args.workers, provider, cidr: args.cidr.clone() };
     let text = spec::init(&options);

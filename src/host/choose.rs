@@ -39,25 +39,28 @@ impl Explain for NoProvider {
     }
 }
 
+/// What keeps a provider from working here, as a fragment.
+type Obstacle = fn(EngineChoice, &Host) -> Option<String>;
+
+/// Those that are chosen from where the spec names none, the first that works.
+const AUTO: [(Kind, Obstacle); 2] = [(Kind::Libvirt, libvirt), (Kind::Virtualbox, virtualbox)];
+
 /// The provider to use: the wished one without further questions, otherwise the first that works,
 /// libvirt before VirtualBox as it brings machines up in parallel.
 ///
 /// A cluster that exists keeps the provider it was made with; asking here is for new ones.
 pub fn choose(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Result<Kind, NoProvider> {
-    match wish {
-        ProviderChoice::Libvirt => Ok(Kind::Libvirt),
-        ProviderChoice::Virtualbox => Ok(Kind::Virtualbox),
-        ProviderChoice::Auto => {
-            let mut reasons = Vec::new();
-            for kind in [Kind::Libvirt, Kind::Virtualbox] {
-                match obstacle(kind, engine, host) {
-                    None => return Ok(kind),
-                    Some(why) => reasons.push((kind, why)),
-                }
-            }
-            Err(NoProvider { reasons })
+    if let Some(kind) = Kind::wished(wish) {
+        return Ok(kind);
+    }
+    let mut reasons = Vec::new();
+    for (kind, obstacle) in AUTO {
+        match obstacle(engine, host) {
+            None => return Ok(kind),
+            Some(why) => reasons.push((kind, why)),
         }
     }
+    Err(NoProvider { reasons })
 }
 
 /// [`choose`], and libvirt where nothing works: the one that `doctor` asks about and sets up.
@@ -69,34 +72,34 @@ pub fn prefer(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Kind {
 /// provisioners that only it runs. Without a spec as for one that says nothing.
 pub fn engine(cluster: Option<&Cluster>, kind: Kind, has_vagrant: bool) -> Engine {
     let for_it = cluster.is_some_and(|c| c.provision.iter().any(|p| p.by_vagrant));
-    match cluster.map(|c| c.engine).unwrap_or_default() {
-        EngineChoice::Direct => Engine::Direct,
-        EngineChoice::Auto if kind == Kind::Libvirt && !has_vagrant && !for_it => Engine::Direct,
-        EngineChoice::Auto | EngineChoice::Vagrant => Engine::Vagrant,
+    match cluster.and_then(|c| Engine::wished(c.engine)) {
+        Some(engine) => engine,
+        None if kind == Kind::Libvirt && !has_vagrant && !for_it => Engine::Direct,
+        None => Engine::Vagrant,
     }
 }
 
-/// What keeps a provider from working here, as a fragment.
-pub fn obstacle(kind: Kind, engine: EngineChoice, host: &Host) -> Option<String> {
-    match kind {
-        Kind::Libvirt => match &host.libvirt.link {
-            Link::Absent => Some("virsh is not installed".to_owned()),
-            Link::Down(why) => Some(format!("its daemon does not answer ({why})")),
-            Link::Denied(why) => Some(format!("its daemon does not let this user in ({why})")),
-            Link::Up if host.qemu().is_none() => Some("QEMU is not installed".to_owned()),
-            Link::Up
-                if engine != EngineChoice::Direct
-                    && host.vagrant.program.is_some()
-                    && host.vagrant.plugin == Plugin::Absent =>
-            {
-                Some("Vagrant's plugin vagrant-libvirt is not installed".to_owned())
-            }
-            Link::Up => None,
-        },
-        Kind::Virtualbox => match &host.virtualbox {
-            None => Some("it is not installed".to_owned()),
-            Some(vbox) => vbox.fault.clone(),
-        },
+fn libvirt(engine: EngineChoice, host: &Host) -> Option<String> {
+    match &host.libvirt.link {
+        Link::Absent => Some("virsh is not installed".to_owned()),
+        Link::Down(why) => Some(format!("its daemon does not answer ({why})")),
+        Link::Denied(why) => Some(format!("its daemon does not let this user in ({why})")),
+        Link::Up if host.qemu().is_none() => Some("QEMU is not installed".to_owned()),
+        Link::Up
+            if Engine::wished(engine).is_none_or(|engine| engine == Engine::Vagrant)
+                && host.vagrant.program.is_some()
+                && host.vagrant.plugin == Plugin::Absent =>
+        {
+            Some("Vagrant's plugin vagrant-libvirt is not installed".to_owned())
+        }
+        Link::Up => None,
+    }
+}
+
+fn virtualbox(_: EngineChoice, host: &Host) -> Option<String> {
+    match &host.virtualbox {
+        None => Some("it is not installed".to_owned()),
+        Some(vbox) => vbox.fault.clone(),
     }
 }
 

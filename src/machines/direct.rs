@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::local::Local;
+use super::local::{Local, Maker};
 use super::vagrant::Vagrant;
 use super::{Base, BoxInfo, Error, Hear, Heard, MachineState, Make, Results};
 use crate::os::files::{self, At};
@@ -16,8 +16,33 @@ use crate::spec::Cluster;
 /// Unpacking a box of some GiB.
 const UNPACK: Duration = Duration::from_secs(600);
 
+/// See the module.
+pub struct Direct;
+
+impl Maker for Direct {
+    fn take_image(&self, local: &Local, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error> {
+        unpack(&local.vagrant, image, file, stop)
+    }
+
+    fn create(
+        &self,
+        local: &Local,
+        cluster: &Cluster,
+        nodes: &[String],
+        base: &Base,
+        hear: Hear<'_>,
+        stop: &Cancel,
+    ) -> Result<Results, Error> {
+        create(local, cluster, nodes, base, hear, stop)
+    }
+
+    fn booted(&self, local: &Local, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
+        local.hypervisor.unseed(cluster, node, stop)
+    }
+}
+
 /// Makes and boots machines, all at once.
-pub fn create(
+fn create(
     local: &Local,
     cluster: &Cluster,
     nodes: &[String],
@@ -70,7 +95,7 @@ fn note(vagrant: &Vagrant, node: &str, id: &str) -> Result<(), Error> {
 }
 
 /// Unpacks a box file to where Vagrant keeps its boxes (`lib/vagrant/box_collection.rb`).
-pub fn unpack(vagrant: &Vagrant, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error> {
+fn unpack(vagrant: &Vagrant, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error> {
     let parent = vagrant.home.join("boxes").join(image.folder()).join(&image.version);
     let (dir, part) = (parent.join(vagrant.provider), parent.join(".p1-part"));
     remove(&part)?;

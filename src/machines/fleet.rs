@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::local::{Engine, Local};
-use super::vagrant::{Libvirt, Vagrant};
 use super::{
-    Base, BoxInfo, Cap, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make, PowerSwitch,
-    Provision, Resize, Results, Snapshot, Snapshots, Suspend, Tools, Way, by_kind, libvirt,
+    Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make,
+    PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Tools, Way, open,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -59,33 +57,7 @@ pub struct Fleet {
 impl Fleet {
     /// The machines of a cluster whose machines are of that kind.
     pub fn open(kind: Kind, here: Here) -> Self {
-        let libvirt = here.cpu.map(|cpu| Libvirt {
-            uri: here.tools.libvirt_uri.clone(),
-            driver: cpu.driver,
-            cpu_mode: cpu.mode,
-            cpu_model: cpu.model,
-            pool: libvirt::POOL.to_owned(),
-        });
-        let (home, users_home) = here.homes;
-        let hypervisor = by_kind(kind, &here.tools);
-        let vagrant = Vagrant {
-            program: here.vagrant,
-            home,
-            dir: here.dir,
-            provider: hypervisor.name(),
-            no_proxy: here.no_proxy,
-        };
-        let destroying = Default::default();
-        let usual = Local {
-            vagrant,
-            hypervisor,
-            libvirt,
-            users_home,
-            engine: here.engine,
-            jobs: here.jobs,
-            destroying,
-        };
-        Self::new(Box::new(usual), Vec::new())
+        Self::new(open(kind, here), Vec::new())
     }
 
     /// `usual` has the machines of all nodes but those that `others` have.

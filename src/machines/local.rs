@@ -1,17 +1,15 @@
-//! Machines of this host: an [`Engine`] creates and destroys them with a [`Hypervisor`], which does the rest.
+//! Machines of this host: a [`Maker`] creates and destroys them with a [`Hypervisor`], which does the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
-use super::direct;
 use super::making::{Making, Place};
 use super::seam::wanted_size;
-use super::vagrant::{self, Libvirt, Progress, Up, Vagrant};
+use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
-    Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Holdings, Hosting, Hypervisor, Kind, Leftovers,
+    Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Kind, Leftovers,
     Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision, Resize, Results, Snapshot,
     Snapshots, Suspend, Way,
 };
@@ -25,12 +23,44 @@ use crate::ssh::Root;
 /// The comment of Vagrant's insecure public keys (vagrant `keys/README.md`).
 const INSECURE: &str = "vagrant insecure public key";
 
-/// What makes machines with a hypervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    Vagrant,
-    /// p1 itself. It keeps to Vagrant's names, ids and folders, so that either takes over the other's machines.
-    Direct,
+/// What an engine does in its own way. It keeps to Vagrant's names, ids and folders, so that each takes over the others'
+/// machines.
+pub trait Maker: Sync {
+    /// Whether it runs Vagrant's provisioners.
+    fn provisions(&self) -> bool {
+        false
+    }
+
+    /// [`Make::take_image`].
+    fn take_image(&self, local: &Local, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error>;
+
+    /// Makes and boots the machines of these nodes, for which all is prepared.
+    fn create(
+        &self,
+        local: &Local,
+        cluster: &Cluster,
+        nodes: &[String],
+        base: &Base,
+        hear: Hear<'_>,
+        stop: &Cancel,
+    ) -> Result<Results, Error>;
+
+    /// Takes away what a machine was given for its first boot, which is over. Fine if there is none.
+    fn booted(&self, _local: &Local, _cluster: &Cluster, _node: &str, _stop: &Cancel) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Destroys the machines of these nodes in its own way; what it leaves the hypervisor destroys.
+    fn destroy(
+        &self,
+        _local: &Local,
+        _nodes: &[String],
+        _say: &mut dyn FnMut(&str),
+        _log: &mut dyn FnMut(&str),
+        _stop: &Cancel,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// One cluster's machines on this host.
@@ -42,14 +72,36 @@ pub struct Local {
     /// The user's own VAGRANT_HOME, for the plugins in it.
     pub users_home: Option<PathBuf>,
     /// What makes them.
-    pub engine: Engine,
+    pub maker: &'static dyn Maker,
     /// At most so many nodes at a time.
     pub jobs: usize,
-    /// One `vagrant destroy` at a time.
+    /// One engine destroys at a time.
     pub destroying: Mutex<()>,
 }
 
 impl Local {
+    /// Those of a hypervisor, made as it is asked for.
+    pub(super) fn open(hypervisor: Box<dyn Hypervisor>, here: Here) -> Self {
+        let libvirt = here.cpu.map(|cpu| Libvirt {
+            uri: here.tools.libvirt_uri.clone(),
+            driver: cpu.driver,
+            cpu_mode: cpu.mode,
+            cpu_model: cpu.model,
+            pool: super::libvirt::POOL.to_owned(),
+        });
+        let (home, users_home) = here.homes;
+        let vagrant = Vagrant {
+            program: here.vagrant,
+            home,
+            dir: here.dir,
+            provider: hypervisor.name(),
+            no_proxy: here.no_proxy,
+        };
+        let maker = here.engine.maker();
+        let destroying = Mutex::default();
+        Self { vagrant, hypervisor, libvirt, users_home, maker, jobs: here.jobs, destroying }
+    }
+
     pub(super) fn place(&self) -> Place {
         Place(self.vagrant.dir.clone())
     }
@@ -167,7 +219,7 @@ impl Machines for Local {
     }
 
     fn provision(&self) -> Option<&dyn Provision> {
-        (self.engine == Engine::Vagrant).then_some(self as &dyn Provision)
+        self.maker.provisions().then_some(self as &dyn Provision)
     }
 }
 
@@ -185,11 +237,7 @@ impl Make for Local {
     }
 
     fn take_image(&self, image: &BoxInfo, file: &Path, stop: &Cancel) -> Result<(), Error> {
-        if self.engine == Engine::Direct {
-            return direct::unpack(&self.vagrant, image, file, stop);
-        }
-        self.vagrant.prepare_home(self.users_home.as_deref())?;
-        Ok(self.vagrant.add_box(image, file, stop)?)
+        self.maker.take_image(self, image, file, stop)
     }
 
     fn rendered(&self, cluster: &Cluster, image: &BoxInfo) -> Result<Vec<(String, String)>, Error> {
@@ -272,38 +320,7 @@ impl Make for Local {
     ) -> Result<Results, Error> {
         self.write(cluster, base)?;
         let ready = self.ready(cluster, nodes, hear, stop)?;
-        if self.engine == Engine::Direct {
-            return direct::create(self, cluster, &ready, base, hear, stop);
-        }
-        let count = u32::try_from(ready.len()).unwrap_or(u32::MAX);
-        let turns = if self.hypervisor.parallel() { 1 } else { count };
-        // Making a machine comes before booting it.
-        let bound = cluster.timeouts.boot.saturating_mul(turns.saturating_add(1)) + Duration::from_secs(60);
-        let _ = hear(Heard::Begun(bound));
-        if ready.is_empty() {
-            return Ok(Results::new());
-        }
-        let up = Up { vagrant: &self.vagrant, nodes: &ready, bound };
-        let heard = &mut |node: &str, progress: Progress| {
-            let heard = match progress {
-                Progress::Says(text) => {
-                    // vagrant-libvirt's locales/en.yml `starting_domain`.
-                    if text.starts_with("Starting domain") {
-                        let _ = hear(Heard::Starts(node));
-                    }
-                    Heard::Says(node, text)
-                }
-                Progress::Booting => Heard::Booting(node, self.hypervisor.known_address(cluster, node)),
-                Progress::Up => Heard::Up(node),
-                Progress::Failed => Heard::Failed(node),
-            };
-            let _ = hear(heard);
-        };
-        let log = &mut |line: &str| {
-            let _ = hear(Heard::Log(line));
-        };
-        let results = up.run(stop, heard, log);
-        Ok(results.into_iter().map(|(node, result)| (node, result.map_err(Error::from))).collect())
+        self.maker.create(self, cluster, &ready, base, hear, stop)
     }
 
     fn is_making(&self, node: &str) -> bool {
@@ -316,18 +333,15 @@ impl Make for Local {
             Err(error) if error.cancelled() => {}
             noted => noted?,
         }
-        if self.engine == Engine::Direct {
-            match self.hypervisor.unseed(cluster, node, stop) {
-                // It is done before the machine is started the next time.
-                Err(error) if error.cancelled() => {}
-                taken => taken?,
-            }
+        match self.maker.booted(self, cluster, node, stop) {
+            // It is done before the machine is started the next time.
+            Err(error) if error.cancelled() => {}
+            taken => taken?,
         }
         files::remove_if_there(&self.place().making(node))?;
         Ok(())
     }
 
-    /// One Ruby for all that go, one after the other within: Vagrant's own lock is per machine.
     fn destroy(
         &self,
         cluster: &Cluster,
@@ -341,18 +355,8 @@ impl Make for Local {
         // Vagrant knows of nodes that its file has.
         let known = self.vagrant.ids().into_keys().filter(|n| cluster.node(n).is_some());
         let all: Vec<String> = known.filter(|n| goes(n)).collect();
-        if self.engine == Engine::Vagrant
-            && all.iter().any(|n| n == node)
-            && self.vagrant.dir.join("Vagrantfile").is_file()
-        {
-            say("asking Vagrant");
-            if let Err(error) = self.vagrant.destroy(&all, stop) {
-                if error.cancelled() {
-                    return Err(error.into());
-                }
-                // What Vagrant cannot do (its lock is held, its plugin is gone) the hypervisor can.
-                log(&format!("vagrant destroy: {error}"));
-            }
+        if all.iter().any(|n| n == node) {
+            self.maker.destroy(self, &all, say, log, stop)?;
         }
         let what = Leftovers {
             nodes: &[node.to_owned()],
@@ -427,9 +431,7 @@ impl PowerSwitch for Local {
     }
 
     fn on(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
-        if self.engine == Engine::Direct {
-            self.hypervisor.unseed(cluster, node, stop)?;
-        }
+        self.maker.booted(self, cluster, node, stop)?;
         self.hypervisor.boot(cluster, node, &self.known(node), stop)
     }
 

@@ -5,8 +5,8 @@
 //! destroys, and the hypervisor does what Vagrant does slowly, wrongly or not at all: it looks at the machines without starting Ruby, makes
 //! the network and the base image ready under one owner, and clears away what a half-made machine left behind.
 //!
-//! A new hypervisor for Vagrant is a file here, a [`Kind`], and a line in [`by_kind`]. Machines that somebody else has are
-//! an implementation of [`Machines`] and a line in [`Fleet::open`].
+//! A new hypervisor, or machines that somebody else has, is a file here, a [`Kind`], and a line in [`open`]; a new
+//! engine a file with its [`local::Maker`] and an [`Engine`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,13 +21,12 @@ use sha2::{Digest, Sha256};
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, files, process};
-use crate::spec::{Cluster, ProviderChoice, Role};
+use crate::spec::{Cluster, EngineChoice, ProviderChoice, Role};
 use crate::{render, ssh};
 
 pub use batch::Batch;
 pub use fleet::{Cpu, Fleet, Here};
 pub use libvirt::cache as disk_cache;
-pub use local::Engine;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
     Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
@@ -93,6 +92,32 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// What makes machines with a hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Vagrant,
+    /// p1 itself.
+    Direct,
+}
+
+impl Engine {
+    /// The one that a spec names; none if it leaves it open.
+    pub fn wished(choice: EngineChoice) -> Option<Self> {
+        match choice {
+            EngineChoice::Auto => None,
+            EngineChoice::Vagrant => Some(Self::Vagrant),
+            EngineChoice::Direct => Some(Self::Direct),
+        }
+    }
+
+    fn maker(self) -> &'static dyn local::Maker {
+        match self {
+            Self::Vagrant => &vagrant::ByVagrant,
+            Self::Direct => &direct::Direct,
+        }
     }
 }
 
@@ -732,12 +757,13 @@ trait Hypervisor: Send + Sync {
     ) -> Result<Vec<String>, Error>;
 }
 
-/// The provider of that kind.
-fn by_kind(kind: Kind, tools: &Tools) -> Box<dyn Hypervisor> {
-    match kind {
-        Kind::Libvirt => Box::new(libvirt::Libvirt::new(tools.clone())),
-        Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(tools)),
-    }
+/// Who has the machines of that kind.
+fn open(kind: Kind, here: Here) -> Box<dyn Machines> {
+    let hypervisor: Box<dyn Hypervisor> = match kind {
+        Kind::Libvirt => Box::new(libvirt::Libvirt::new(here.tools.clone())),
+        Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(&here.tools)),
+    };
+    Box::new(local::Local::open(hypervisor, here))
 }
 
 /// Whether a cluster was begun in this state folder.

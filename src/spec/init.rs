@@ -41,11 +41,7 @@ pub fn name_for(any: &str) -> String {
 /// A commented spec. It begins with the line by which editors find the schema.
 pub fn init(options: &Init) -> String {
     let Init { name, servers, workers, cidr, .. } = options;
-    let provider = match options.provider {
-        ProviderChoice::Auto => "auto",
-        ProviderChoice::Libvirt => "libvirt",
-        ProviderChoice::Virtualbox => "virtualbox",
-    };
+    let provider = options.provider.word();
     // What begins with a digit may be a number (`12`, `0e0`, `0x1f`), and a few words are values of their own.
     let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&name.as_str());
     let name = match name.starts_with(|c: char| c.is_ascii_digit()) || word {

@@ -110,30 +110,32 @@ fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-/// What makes the machines, as asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProviderChoice {
-    /// Whichever works on this host; libvirt if both do.
-    #[default]
-    Auto,
-    /// QEMU/KVM through libvirt.
-    Libvirt,
-    /// Oracle VirtualBox.
-    Virtualbox,
+shape::choices! {
+    /// What makes the machines, as asked for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    ProviderChoice {
+        /// Whichever works on this host; libvirt if both do.
+        #[default]
+        Auto = "auto",
+        /// QEMU/KVM through libvirt.
+        Libvirt = "libvirt",
+        /// Oracle VirtualBox.
+        Virtualbox = "virtualbox",
+    }
 }
 
-/// What makes machines with libvirt, as asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// Vagrant where it is installed, else p1 itself.
-    #[default]
-    Auto,
-    /// Vagrant.
-    Vagrant,
-    /// p1 itself.
-    Direct,
+shape::choices! {
+    /// What makes machines with libvirt, as asked for.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    EngineChoice {
+        /// Vagrant where it is installed, else p1 itself.
+        #[default]
+        Auto = "auto",
+        /// Vagrant.
+        Vagrant = "vagrant",
+        /// p1 itself.
+        Direct = "direct",
+    }
 }
 
 impl EngineChoice {

@@ -265,6 +265,47 @@ macro_rules! object {
 }
 pub(super) use object;
 
+/// Defines a value of the spec that is one of a few words: an enum, its words, its reader and its schema.
+macro_rules! choices {
+    (
+        $(#[$about:meta])*
+        $name:ident { $( $(#[$doc:meta])* $value:ident = $word:literal ),* $(,)? }
+    ) => {
+        $(#[$about])*
+        pub enum $name { $( $(#[$doc])* #[serde(rename = $word)] $value, )* }
+
+        impl $name {
+            /// Every value with its word, in the order in which people are told of them.
+            pub const WORDS: &'static [(&'static str, Self)] = &[$( ($word, Self::$value) ),*];
+
+            /// As it is written.
+            pub fn word(self) -> &'static str {
+                match self { $( Self::$value => $word, )* }
+            }
+
+            /// The value that is written like this.
+            #[allow(dead_code, reason = "of choices that are made on the command line too")]
+            pub fn parse(word: &str) -> Option<Self> {
+                Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, value)| *value)
+            }
+        }
+
+        impl $crate::spec::shape::Shape for $name {
+            fn schema() -> serde_json::Value {
+                serde_json::json!({ "enum": Self::WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
+            }
+
+            fn read(
+                node: &$crate::spec::node::Node,
+                report: &mut $crate::spec::report::Report<'_>,
+            ) -> Option<Self> {
+                $crate::spec::shape::choice(node, Self::WORDS, report)
+            }
+        }
+    };
+}
+pub(super) use choices;
+
 /// Whether a mapping has a key.
 pub(super) fn has(node: &Node, key: &str) -> bool {
     let Value::Map(map) = &node.value else { return false };

@@ -360,12 +360,14 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     if let Some(asked) = file.autostart.get().filter(|asked| virtualbox && asked.value.0) {
         report.error(asked.at, "`autostart` is for libvirt only", AUTOSTART);
     }
-    let direct = file.engine.get().filter(|engine| engine.value == super::EngineChoice::Direct);
-    if let Some(asked) = direct.filter(|_| virtualbox) {
+    use super::EngineChoice as Engine;
+    let own = file.engine.get().filter(|e| !matches!(e.value, Engine::Auto | Engine::Vagrant));
+    let word = own.map_or("", |engine| engine.value.word());
+    if let Some(asked) = own.filter(|_| virtualbox) {
         let help = "VirtualBox' machines are made by Vagrant. Remove `engine`, or take `provider: libvirt`.";
-        report.error(asked.at, "`engine: direct` is for libvirt only", help);
+        report.error(asked.at, format!("`engine: {word}` is for libvirt only"), help);
     }
-    for one in file.provision.value().into_iter().flatten().flatten().filter(|_| direct.is_some()) {
+    for one in file.provision.value().into_iter().flatten().flatten().filter(|_| own.is_some()) {
         let one = &one.value;
         let Some(kind) = one.r#type.get() else { continue };
         let (at, what) = match (kind.value, one.options.get()) {
@@ -375,7 +377,7 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
         };
         let help =
             "Use type `shell` or `file` without `options`, which p1 runs itself, or take `engine: vagrant`.";
-        report.error(at, format!("`{what}` needs Vagrant, and `engine: direct` is without it"), help);
+        report.error(at, format!("`{what}` needs Vagrant, and `engine: {word}` is without it"), help);
     }
     let Some(retry) = file.retry.value() else { return };
     let resolved = resolve::retry(Some(retry));

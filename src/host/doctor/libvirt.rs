@@ -16,10 +16,10 @@ const PLUGIN: Version = Version::new(0, 11, 2);
 const URI: &str = "qemu:///system";
 
 pub(super) fn checks(host: &Host, engine: Engine) -> Vec<Finding> {
-    let mut findings = match engine {
-        Engine::Vagrant => vec![plugin(host)],
-        Engine::Direct => Vec::new(),
-    };
+    let mut findings = Vec::new();
+    if engine == Engine::Vagrant {
+        findings.push(plugin(host));
+    }
     findings.extend([qemu(host), kvm(host)]);
     findings.extend(slow_probe(host));
     findings.push(daemon(host));

@@ -87,16 +87,23 @@ pub struct Question<'a> {
     pub needs: &'a [Tool<'a>],
 }
 
+/// What is asked of a host about what has the machines there.
+type OfKind = fn(&Host, &Question<'_>) -> Vec<Finding>;
+
+/// By kind; machines that are elsewhere need nothing of the host.
+const BY_KIND: [(Kind, OfKind); 2] = [
+    (Kind::Libvirt, |host, question| libvirt::checks(host, question.engine)),
+    (Kind::Virtualbox, |host, question| virtualbox::checks(host, question.cluster)),
+];
+
 /// Everything that `up` needs, checked in the order in which it is needed.
 pub fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     let mut findings = vec![tools::system(host)];
     if question.engine == Engine::Vagrant {
         findings.push(tools::vagrant(host));
     }
-    match question.kind {
-        Kind::Libvirt => findings.extend(libvirt::checks(host, question.engine)),
-        Kind::Virtualbox => findings.extend(virtualbox::checks(host, question.cluster)),
-    }
+    let of_kind = BY_KIND.iter().filter(|(kind, _)| *kind == question.kind);
+    findings.extend(of_kind.flat_map(|(_, checks)| checks(host, question)));
     findings.extend(tools::programs(host, question));
     findings.extend(room::checks(host, question));
     if let Some(cluster) = question.cluster {

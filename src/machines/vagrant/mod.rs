@@ -4,6 +4,7 @@
 //! machine. It is never asked to provision as a part of `up`: it notes a machine as provisioned
 //! *before* it provisions it (`lib/vagrant/action/builtin/provision.rb`), so a failure there is lost.
 
+mod engine;
 mod error;
 mod file;
 mod machine_readable;
@@ -20,6 +21,7 @@ use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
 use crate::os::{Cancel, files::Error as FileError, orphan};
 
+pub use engine::ByVagrant;
 pub use error::Error;
 pub use file::{Libvirt, readable, vagrantfile};
 pub use machine_readable::{Line, parse};

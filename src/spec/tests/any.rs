@@ -213,9 +213,9 @@ proptest! {
 
     #[test]
     fn new_specs_are_good(
-        name in ".{0,80}", workers in 0..50_u32, provider in 0..3_usize, net in 0..256_u32, prefix in 24..26_u8,
+        name in ".{0,80}", workers in 0..50_u32, provider in 0..ProviderChoice::WORDS.len(), net in 0..256_u32, prefix in 24..26_u8,
     ) {
-        let provider = [ProviderChoice::Auto, ProviderChoice::Libvirt, ProviderChoice::Virtualbox][provider];
+        let provider = ProviderChoice::WORDS[provider].1;
         let cidr = format!("192.168.{net}.0/{prefix}");
         let options = Init { name: name_for(&name), workers, provider, cidr: cidr.clone(), ..Init::default() };
         let text = init(&options);

@@ -23,29 +23,8 @@ use super::node::{Node, Value};
 use super::provision::TYPES;
 use super::report::Report;
 use super::shape::{Shape, choice, text, wrong_kind};
-use super::{EngineChoice, ProviderChoice, ProvisionType, Role, Slot};
+use super::{ProvisionType, Role, Slot};
 use crate::explain::parse_seconds;
-
-impl Shape for ProviderChoice {
-    fn schema() -> Json {
-        json!({ "enum": ["auto", "libvirt", "virtualbox"] })
-    }
-
-    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        let words = [("auto", Self::Auto), ("libvirt", Self::Libvirt), ("virtualbox", Self::Virtualbox)];
-        choice(node, &words, report)
-    }
-}
-
-impl Shape for EngineChoice {
-    fn schema() -> Json {
-        json!({ "enum": ["auto", "vagrant", "direct"] })
-    }
-
-    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        choice(node, &[("auto", Self::Auto), ("vagrant", Self::Vagrant), ("direct", Self::Direct)], report)
-    }
-}
 
 impl Shape for Role {
     fn schema() -> Json {
