@@ -4,7 +4,7 @@
 //! at every `up`; what would be dear, such as hashing a binary of 70 MB under emulation, is told by
 //! size and time against what p1 noted when it wrote the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 
@@ -15,7 +15,8 @@ use crate::explain::printable;
 /// The script, to be run by root's `sh` on a node: which init system it has shows only then, so each has its part in it.
 pub fn script() -> &'static str {
     static SCRIPT: LazyLock<String> = LazyLock::new(|| {
-        let parts: String = super::SERVICES.iter().map(|service| service.facts()).collect();
+        let parts: BTreeSet<&str> = super::GUESTS.iter().map(|guest| guest.service().facts()).collect();
+        let parts = String::from_iter(parts);
         let (before, after) = TEMPLATE.split_once("# @services@").expect("the template has their place");
         format!("{before}{parts}{}", after.split_once('\n').map_or("", |(_, after)| after))
     });
@@ -61,8 +62,9 @@ pub struct NodeFacts {
     pub cgroup_memory: bool,
     /// `ufw`, `firewalld`.
     pub firewall: Option<String>,
-    /// systemd runs as init.
-    pub systemd: bool,
+    /// The init system that runs, of those that p1 knows.
+    #[serde(alias = "systemd", deserialize_with = "init")]
+    pub init: Option<String>,
     /// k3s' units, by name without `.service`.
     pub units: BTreeMap<String, Unit>,
     /// k3s' binary and scripts, full paths.
@@ -87,6 +89,20 @@ pub struct NodeFacts {
     pub staged: BTreeMap<String, String>,
     /// Checksums of k3s' configuration files, by path.
     pub written: BTreeMap<String, String>,
+}
+
+/// Before there were others, it was noted whether it is systemd.
+fn init<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Noted {
+        Systemd(bool),
+        Name(Option<String>),
+    }
+    Ok(match Noted::deserialize(from)? {
+        Noted::Systemd(systemd) => systemd.then(|| "systemd".to_owned()),
+        Noted::Name(name) => name,
+    })
 }
 
 /// How a service is, in the init system's own word, which is also how it is remembered and shown.
@@ -232,7 +248,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "selinux_enforcing" => facts.selinux = value == "1",
             "cgroup" => facts.cgroup_memory = value.split(' ').any(|w| w == "memory"),
             "firewall" => facts.firewall = Some(value.into()),
-            "systemd" => facts.systemd = true,
+            "init" => facts.init = Some(value.into()),
             "unit" => {
                 if let [name, key, value] = words(3)[..] {
                     facts.units.entry(name.into()).or_default().set(key, value);
@@ -384,6 +400,15 @@ mod tests {
         assert_eq!(facts.elsewhere["/etc/rancher/k3s/config.yaml.d/my file.yaml"], ["token", "node-ip"]);
         assert!(facts.elsewhere["/etc/systemd/system/k3s.service.d/x.conf"].is_empty());
         assert_eq!(parse("end=ok\n").unwrap().settings, None);
+    }
+
+    #[test]
+    fn the_init_system_is_remembered_and_what_an_older_p1_noted_of_it_counts() {
+        let read = |text: &str| serde_json::from_str::<NodeFacts>(text).unwrap().init;
+        assert_eq!(read(r#"{"systemd":true}"#).as_deref(), Some("systemd"));
+        assert_eq!((read(r#"{"systemd":false}"#), read("{}")), (None, None));
+        let facts = parse("init=openrc\nend=ok\n").unwrap();
+        assert_eq!(read(&serde_json::to_string(&facts).unwrap()).as_deref(), Some("openrc"));
     }
 
     #[test]

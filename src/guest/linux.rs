@@ -97,7 +97,7 @@ impl Guest for Linux {
     fn obstacles(&self, facts: &NodeFacts) -> Vec<Obstacle> {
         let mut all = Vec::new();
         let mut add = |cause: String, hint: &'static str| all.push(Obstacle { cause, hint });
-        if !facts.systemd {
+        if !self.is(facts) {
             add("the node does not run systemd".into(), "Use a box whose system runs systemd.");
         }
         if facts.default_routes.is_empty() {

@@ -18,13 +18,14 @@ use crate::k3s::Said;
 use crate::render;
 use crate::spec::Role;
 
-/// The init systems there are: a node that is asked about itself is asked for each.
-const SERVICES: [&dyn Service; 1] = [&systemd::Systemd];
+/// The systems there are, the usual one first. A node that is asked about itself is asked for the init system of each.
+const GUESTS: [&dyn Guest; 1] = [&linux::Linux];
 
-/// The system of a machine, of which these facts are known, if any are.
-pub fn of(_facts: Option<&NodeFacts>) -> &'static dyn Guest {
-    // One that does not run systemd has an obstacle that says so.
-    &linux::Linux
+/// The system of a machine, of which these facts are known, if any are; the usual one, whose obstacles tell of it, where it
+/// is none that p1 knows.
+pub fn of(facts: Option<&NodeFacts>) -> &'static dyn Guest {
+    let known = facts.and_then(|facts| GUESTS.into_iter().find(|guest| guest.is(facts)));
+    known.unwrap_or(GUESTS[0])
 }
 
 /// What k3s cannot run with.
@@ -79,6 +80,11 @@ pub trait Guest: Sync {
     /// Its init system.
     fn service(&self) -> &'static dyn Service;
 
+    /// Whether a machine of these facts has it.
+    fn is(&self, facts: &NodeFacts) -> bool {
+        facts.init.as_deref() == Some(self.service().name())
+    }
+
     /// What k3s cannot run with.
     fn obstacles(&self, facts: &NodeFacts) -> Vec<Obstacle>;
 
@@ -112,8 +118,11 @@ pub trait Guest: Sync {
 
 /// An init system and its log. Units are named without an ending.
 pub trait Service: Sync {
+    /// What it is called.
+    fn name(&self) -> &'static str;
+
     /// Its part of the script that asks a node about itself (`templates/facts.sh`, whose `say` and `names` it may use):
-    /// what tells that it runs, and for `k3s` and `k3s-agent` each property of the service and the files that set
+    /// `init` with its name where it runs, and for `k3s` and `k3s-agent` each property of the service and the files that set
     /// something for it. Prints nothing where it does not run.
     fn facts(&self) -> &'static str;
 
@@ -156,4 +165,23 @@ pub trait Service: Sync {
 
     /// The lines, each with the start of the unit that it is of.
     fn lines(&self, answer: &str) -> Vec<Said>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_spoken_to_as_its_init_system_asks_and_as_usual_where_it_is_unknown() {
+        let same = |a: &dyn Guest, b: &dyn Guest| std::ptr::addr_eq(a.service(), b.service());
+        for guest in GUESTS {
+            let name = guest.service().name();
+            assert!(guest.service().facts().contains(&format!("say init {name}\n")), "{name}");
+            let facts = parse(&format!("init={name}\nend=ok\n")).unwrap();
+            assert!(guest.is(&facts) && same(of(Some(&facts)), guest), "{name}");
+        }
+        let other = parse("init=none of these\nend=ok\n").unwrap();
+        assert!(same(of(Some(&other)), GUESTS[0]) && same(of(None), GUESTS[0]));
+        assert!(of(Some(&other)).obstacles(&other).iter().any(|o| o.cause.contains("does not run")));
+    }
 }

@@ -9,10 +9,14 @@ use crate::k3s::Said;
 pub struct Systemd;
 
 impl Service for Systemd {
+    fn name(&self) -> &'static str {
+        "systemd"
+    }
+
     fn facts(&self) -> &'static str {
         // One block a unit, in the order asked for, an empty line between.
         r#"if [ -d /run/systemd/system ]; then
-  say systemd yes
+  say init systemd
   unit=k3s
   systemctl show -p LoadState,ActiveState,NRestarts,InvocationID k3s.service k3s-agent.service |
     while IFS='=' read -r key value; do

@@ -112,7 +112,7 @@ mod tests {
             hostname: node.name.clone(),
             addresses: vec![("eth0".into(), node.ip)],
             default_routes: vec!["eth0".into()],
-            systemd: true,
+            init: Some("systemd".into()),
             cgroup_memory: true,
             disk_free_mib: 8000,
             memory_mib: 2000,

@@ -65,7 +65,7 @@ fn reality(cluster: &Cluster) -> Observed {
             epoch: i64::try_from(now).unwrap(),
             addresses: vec![("eth0".into(), node.ip)],
             default_routes: vec!["eth0".into()],
-            systemd: true,
+            init: Some("systemd".into()),
             cgroup_memory: true,
             disk_free_mib: 8000,
             units: [(node.role.unit().to_owned(), unit)].into(),
