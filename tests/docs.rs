@@ -320,6 +320,32 @@ fn the_reference_has_every_key_with_its_default() {
     assert!(more.is_empty(), "docs/spec.md has keys that there are not: {more:?}");
 }
 
+/// The words of each key that is one of a few.
+fn words(schema: &Json, path: &str, out: &mut Vec<(String, Vec<String>)>) {
+    if let Some(items) = schema.get("items") {
+        return words(items, &format!("{path}[]"), out);
+    }
+    if let Some(all) = schema["enum"].as_array() {
+        out.push((path.to_owned(), all.iter().filter_map(|w| w.as_str().map(str::to_owned)).collect()));
+    }
+    for (key, part) in schema["properties"].as_object().into_iter().flatten() {
+        words(part, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, out);
+    }
+}
+
+#[test]
+fn the_reference_names_each_value_of_a_key_that_has_a_few() {
+    let mut all = Vec::new();
+    words(&p1::internals::spec::schema(), "", &mut all);
+    assert!(all.iter().any(|(key, words)| key == "engine" && words.len() > 2), "{all:?}");
+    let text = read("docs/spec.md");
+    for (key, words) in all {
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{key}` |"))).unwrap_or_default();
+        let lacks: Vec<_> = words.iter().filter(|word| !row.contains(&format!("`{word}`"))).collect();
+        assert!(lacks.is_empty(), "docs/spec.md does not say what `{key}` means by {lacks:?}");
+    }
+}
+
 /// What waits: for a time, for another process, for another thread, for the network.
 const WAITS: &[&str] = &[
     ".sleep(",

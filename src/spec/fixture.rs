@@ -1,50 +1,24 @@
 //! A cluster for tests, without a file: no test of another room has to know what a spec consists of.
 
-use super::{
-    BoxRef, Cluster, EngineChoice, K3s, Network, Node, ProviderChoice, Release, Role, Yaml, defaults,
-};
+use std::path::Path;
+use std::sync::LazyLock;
+
+use super::{Cluster, Network, Node, ProviderChoice, Role, defaults, parse};
+
+/// What a spec means that says as little as it can.
+static LEAST: LazyLock<Cluster> = LazyLock::new(|| {
+    let text = "name: iot\nprovider: libvirt\nnodes: [{name: server, role: server, cpus: 1, memory: 1024}]\n";
+    parse(text, Path::new("/base/cluster.yaml")).expect("a spec").cluster
+});
 
 /// A machine with little of everything.
 pub(crate) fn node(name: impl Into<String>, role: Role, ip: [u8; 4]) -> Node {
-    Node {
-        name: name.into(),
-        role,
-        ip: ip.into(),
-        cpus: 1,
-        memory: 1024,
-        labels: Vec::new(),
-        taints: Vec::new(),
-        config: Yaml::new(),
-    }
+    Node { name: name.into(), role, ip: ip.into(), ..LEAST.nodes[0].clone() }
 }
 
 /// A cluster of these nodes, with what a spec means that says nothing else.
 pub(crate) fn of(nodes: Vec<Node>) -> Cluster {
-    Cluster {
-        name: "iot".into(),
-        provider: ProviderChoice::Libvirt,
-        engine: EngineChoice::Auto,
-        image: BoxRef::Definition(defaults::BOX.into()),
-        network: Network { cidr: defaults::CIDR.parse().expect("a network"), nics: defaults::NICS },
-        disposable: false,
-        autostart: false,
-        nodes,
-        k3s: K3s {
-            release: Release::Channel(defaults::CHANNEL.into()),
-            endpoint: None,
-            token: None,
-            registries: Yaml::new(),
-            artifacts: Default::default(),
-        },
-        provision: Vec::new(),
-        namespaces: Vec::new(),
-        manifests: Vec::new(),
-        verify: Default::default(),
-        timeouts: Default::default(),
-        retry: Default::default(),
-        rollout: Default::default(),
-        base: "/base".into(),
-    }
+    Cluster { nodes, ..LEAST.clone() }
 }
 
 /// `server` (.110) and `worker-1` (.111), `worker-2`, ...
@@ -70,7 +44,6 @@ pub(crate) fn named(name: &str, cidr: &str, nodes: &[&str]) -> Cluster {
     Cluster {
         name: name.to_owned(),
         provider: ProviderChoice::Auto,
-        engine: EngineChoice::Auto,
         network: Network { cidr, nics: defaults::NICS },
         base: "/nowhere".into(),
         ..of(nodes)
