@@ -30,90 +30,52 @@ pub struct Event {
     pub kind: Kind,
 }
 
-/// The verbs that run steps, by the names that journals have: one that was given stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum VerbName {
-    /// `p1 up`.
-    Up,
-    /// `p1 replace`.
-    Replace,
-    /// `p1 upgrade`.
-    Upgrade,
-    /// `p1 start`.
-    Start,
-    /// `p1 verify`.
-    Verify,
-    /// `p1 stop`.
-    Stop,
-    /// `p1 killall`.
-    Killall,
-    /// `p1 uninstall`.
-    Uninstall,
-    /// `p1 destroy`.
-    Destroy,
-    /// `p1 backup`.
-    Backup,
-    /// `p1 restore`.
-    Restore,
-    /// `p1 restore --undo`.
-    UndoRestore,
-    /// `p1 suspend`.
-    Suspend,
-    /// `p1 resume`.
-    Resume,
-    /// `p1 snapshot save`.
-    SaveSnapshot,
-    /// `p1 snapshot restore`.
-    RestoreSnapshot,
-    /// `p1 snapshot delete`.
-    DeleteSnapshot,
+macro_rules! verbs {
+    ($(#[$about:meta])* $name:ident { $($verb:ident = $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name {
+            $(#[doc = concat!("`p1 ", $text, "`.")] $verb,)+
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$verb),+];
+
+            /// As it stands on the command line and in journals.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$verb => $text,)+
+                }
+            }
+        }
+    };
+}
+
+verbs! {
+    /// The verbs that run steps, by the names that journals have: one that was given stays.
+    VerbName {
+        Up = "up",
+        Replace = "replace",
+        Upgrade = "upgrade",
+        Start = "start",
+        Verify = "verify",
+        Stop = "stop",
+        Killall = "killall",
+        Uninstall = "uninstall",
+        Destroy = "destroy",
+        Backup = "backup",
+        Restore = "restore",
+        UndoRestore = "restore --undo",
+        Suspend = "suspend",
+        Resume = "resume",
+        SaveSnapshot = "snapshot save",
+        RestoreSnapshot = "snapshot restore",
+        DeleteSnapshot = "snapshot delete",
+    }
 }
 
 impl VerbName {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::Up,
-        Self::Replace,
-        Self::Upgrade,
-        Self::Start,
-        Self::Verify,
-        Self::Stop,
-        Self::Killall,
-        Self::Uninstall,
-        Self::Destroy,
-        Self::Backup,
-        Self::Restore,
-        Self::UndoRestore,
-        Self::Suspend,
-        Self::Resume,
-        Self::SaveSnapshot,
-        Self::RestoreSnapshot,
-        Self::DeleteSnapshot,
-    ];
-
-    /// As it stands on the command line and in journals.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Replace => "replace",
-            Self::Upgrade => "upgrade",
-            Self::Start => "start",
-            Self::Verify => "verify",
-            Self::Stop => "stop",
-            Self::Killall => "killall",
-            Self::Uninstall => "uninstall",
-            Self::Destroy => "destroy",
-            Self::Backup => "backup",
-            Self::Restore => "restore",
-            Self::UndoRestore => "restore --undo",
-            Self::Suspend => "suspend",
-            Self::Resume => "resume",
-            Self::SaveSnapshot => "snapshot save",
-            Self::RestoreSnapshot => "snapshot restore",
-            Self::DeleteSnapshot => "snapshot delete",
-        }
-    }
-
     /// The verb of that name; none for one of a newer p1.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verb| verb.as_str() == name)

@@ -43,15 +43,15 @@ mod status;
 mod up;
 mod upgrade;
 mod usage;
+mod verb;
 mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::event::VerbName;
 use crate::os::Cancel;
 use crate::ui::{Format, Paint, Tone, wording};
-use args::{Cli, Verb};
+use args::Cli;
 use context::Context;
 use error::CliError;
 use out::print;
@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     let of_cluster = verb.of_cluster();
     let waiting = usage::waiting(&args);
     let context = Context::new(global, Cancel::new());
-    let result = dispatch(&context, verb).map_err(|fail| match fail.code {
+    let result = verb.run(&context).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.
         error::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
         _ => fail.map_texts(&|text| context.shown(&text)),
@@ -95,42 +95,5 @@ fn finish(result: Result<(), CliError>, p1: &str, paint: Paint) -> ExitCode {
             ExitCode::from(if matches!(code, 0 | error::code::CHANGES) { lost.code } else { code })
         }
         None => ExitCode::from(code),
-    }
-}
-
-fn dispatch(context: &Context, verb: Verb) -> Result<(), CliError> {
-    match verb {
-        Verb::Init(args) => files::init(context, &args),
-        Verb::Validate => files::validate(context),
-        Verb::Schema => files::schema(context),
-        Verb::Render(args) => files::render(context, &args),
-        Verb::Plan(args) => plan::plan(context, &args),
-        Verb::Up(args) => up::up(context, &args),
-        Verb::Upgrade(args) => upgrade::upgrade(context, &args),
-        Verb::Retry => retry::retry(context),
-        Verb::Status(args) => status::status(context, &args),
-        Verb::Verify(args) => verify::verify(context, &args),
-        Verb::Ssh(args) => ssh::ssh(context, &args),
-        Verb::Exec(args) => exec::exec(context, &args),
-        Verb::Logs(args) => logs::logs(context, &args),
-        Verb::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),
-        Verb::Kubectl(args) => kubectl::kubectl(context, &args.args),
-        Verb::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
-        Verb::Start(args) => power::run(context, VerbName::Start, &args.nodes),
-        Verb::Suspend => power::run(context, VerbName::Suspend, &[]),
-        Verb::Resume => power::run(context, VerbName::Resume, &[]),
-        Verb::Snapshot(verb) => snapshot::run(context, verb),
-        Verb::Backup { archive } => backup::save(context, archive.as_deref()),
-        Verb::Restore { archive: Some(archive), .. } => backup::restore(context, &archive),
-        Verb::Restore { archive: None, .. } => backup::undo(context),
-        Verb::Killall(args) => power::run(context, VerbName::Killall, &args.nodes),
-        Verb::Uninstall(args) => power::run(context, VerbName::Uninstall, &args.nodes),
-        Verb::Replace { nodes } => replace::replace(context, &nodes),
-        Verb::Destroy(args) => destroy::destroy(context, &args.nodes),
-        Verb::Artifacts(verb) => artifacts::run(context, verb),
-        Verb::Box(verb) => boxes::run(context, verb),
-        Verb::Doctor(args) => doctor::doctor(context, args.fix),
-        Verb::Completions { shell } => files::completions(context, shell),
-        Verb::Man { dir } => files::man(context, dir.as_deref()),
     }
 }

@@ -86,22 +86,42 @@ pub fn waits(next: &Step, before: Option<&Step>) -> String {
     }
 }
 
+/// What a verb has done.
+struct Words {
+    /// To a node that is through.
+    node: &'static str,
+    /// To the cluster, or to the one node that was named.
+    one: &'static str,
+    /// To several nodes that were named.
+    many: &'static str,
+}
+
+/// The words of the verb of that name. For most it is enough that they are done.
+fn words(verb: &str) -> Words {
+    use VerbName as V;
+    let all = |node, one, many| Words { node, one, many };
+    match VerbName::parse(verb) {
+        Some(V::Up | V::Start | V::Replace) => all("ready", "is up", "are up"),
+        Some(V::Upgrade) => all("ready", "is upgraded", "are upgraded"),
+        Some(V::Stop) => all("stopped", "is stopped", "are stopped"),
+        Some(V::Verify) => all("works", "works", "work"),
+        Some(V::Killall) => all("k3s stopped", "has no k3s running", "have no k3s running"),
+        Some(V::Uninstall) => all("k3s removed", "has no k3s any more", "have no k3s any more"),
+        Some(V::Destroy) => all("gone", "is gone", "are gone"),
+        Some(V::Backup) => all("done", "is backed up", "are backed up"),
+        Some(V::Restore | V::RestoreSnapshot) => all("restored", "is restored", "are restored"),
+        Some(V::UndoRestore) => all("done", "has its former data back", "have their former data back"),
+        Some(V::Suspend) => all("suspended", "is suspended", "are suspended"),
+        Some(V::Resume) => all("resumed", "is resumed", "are resumed"),
+        Some(V::SaveSnapshot) => all("saved", "is saved", "are saved"),
+        Some(V::DeleteSnapshot) => all("done", "has one snapshot less", "have one snapshot less"),
+        _ => all("done", "is done", "are done"),
+    }
+}
+
 /// A node that is through, by verb.
 pub fn node_done(verb: &str) -> &'static str {
-    let Some(verb) = VerbName::parse(verb) else { return "done" };
-    match verb {
-        VerbName::Up | VerbName::Start | VerbName::Replace | VerbName::Upgrade => "ready",
-        VerbName::Stop => "stopped",
-        VerbName::Verify => "works",
-        VerbName::Killall => "k3s stopped",
-        VerbName::Uninstall => "k3s removed",
-        VerbName::Destroy => "gone",
-        VerbName::Suspend => "suspended",
-        VerbName::Resume => "resumed",
-        VerbName::SaveSnapshot => "saved",
-        VerbName::Restore | VerbName::RestoreSnapshot => "restored",
-        VerbName::Backup | VerbName::UndoRestore | VerbName::DeleteSnapshot => "done",
-    }
+    words(verb).node
 }
 
 /// A node with nothing to do.
@@ -155,35 +175,14 @@ pub fn steps_of(counts: &Counts) -> String {
 
 /// What the verb did to the cluster or to the nodes that were named.
 fn achieved(head: &Head, board: &Board) -> String {
-    let verb = VerbName::parse(&head.verb);
-    let (whole, one, many) = match verb {
-        Some(VerbName::Up | VerbName::Start | VerbName::Replace) => ("is up", "is up", "are up"),
-        Some(VerbName::Verify) => ("works", "works", "work"),
-        Some(VerbName::Stop) => ("is stopped", "is stopped", "are stopped"),
-        Some(VerbName::Killall) => ("has no k3s running", "has no k3s running", "have no k3s running"),
-        Some(VerbName::Uninstall) => ("has no k3s any more", "has no k3s any more", "have no k3s any more"),
-        Some(VerbName::Destroy) => ("is gone", "is gone", "are gone"),
-        Some(VerbName::Suspend) => ("is suspended", "is suspended", "are suspended"),
-        Some(VerbName::Resume) => ("is resumed", "is resumed", "are resumed"),
-        Some(VerbName::SaveSnapshot) => ("is saved", "is saved", "are saved"),
-        Some(VerbName::Backup) => ("is backed up", "is backed up", "are backed up"),
-        Some(VerbName::UndoRestore) => {
-            ("has its former data back", "has its former data back", "have their former data back")
-        }
-        Some(VerbName::Restore | VerbName::RestoreSnapshot) => ("is restored", "is restored", "are restored"),
-        Some(VerbName::DeleteSnapshot) => {
-            ("has one snapshot less", "has one snapshot less", "have one snapshot less")
-        }
-        Some(VerbName::Upgrade) => ("is upgraded", "is upgraded", "are upgraded"),
-        None => ("is done", "is done", "are done"),
-    };
+    let Words { one, many, .. } = words(&head.verb);
     // What is gone is counted where that was the aim, and nowhere else.
-    let nodes = match verb {
+    let nodes = match VerbName::parse(&head.verb) {
         Some(VerbName::Destroy) => board.nodes().count(),
         _ => board.remaining(),
     };
     match head.targets.as_slice() {
-        [] => format!("cluster `{}` {whole}: {}", head.cluster, count(nodes, "node")),
+        [] => format!("cluster `{}` {one}: {}", head.cluster, count(nodes, "node")),
         [node] => format!("`{node}` of cluster `{}` {one}", head.cluster),
         some => format!("{} of cluster `{}` {many}", count(some.len(), "node"), head.cluster),
     }

@@ -1,0 +1,166 @@
+//! The verbs of the command line: what each is for, and who does it.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::args::{
+    ArtifactsVerb, BoxVerb, Doctor, Exec, Init, Kubeconfig, Kubectl, Logs, Looks, Nodes, Render,
+    SnapshotVerb, Ssh, Up, Upgrade, Verify,
+};
+use super::context::Context;
+use super::error::CliError;
+use super::{
+    artifacts, backup, boxes, destroy, doctor, exec, files, kubeconfig, kubectl, logs, plan, power, replace,
+    retry, snapshot, ssh, status, up, upgrade, verify,
+};
+use crate::event::VerbName;
+
+/// The verbs: their comments are the help texts.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write a commented spec to start from
+    Init(Init),
+    /// Check the spec
+    Validate,
+    /// Print the spec's JSON Schema, for editors
+    Schema,
+    /// Write the Vagrantfile and everything else made from the spec, to look at; secrets are left out
+    Render(Render),
+    /// Say what `up` would do and why; touches nothing; exit code 10 if there is something
+    Plan(Looks),
+    /// Make the cluster as the spec says: do what is missing
+    Up(Up),
+    /// Bring k3s to another version: its state is saved, servers one by one, then workers in batches
+    Upgrade(Upgrade),
+    /// Do what the last run left outstanding: same verb, same nodes
+    Retry,
+    /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
+    Status(Looks),
+    /// Prove that the cluster works, by using it: nodes, pods, network, Services, names, ingress; cleans up
+    Verify(Verify),
+    /// Open a shell on a node, or run a command there
+    Ssh(Ssh),
+    /// Run a command on nodes, all of them at once
+    Exec(Exec),
+    /// Show a node's k3s log, or the log of a step
+    Logs(Logs),
+    /// Print where the cluster's kubeconfig is, or merge it into yours
+    Kubeconfig(Kubeconfig),
+    /// Run kubectl against the cluster: this host's, or the server's own over SSH
+    Kubectl(Kubectl),
+    /// Shut the machines down, workers first
+    Stop(Nodes),
+    /// Start machines that exist, and k3s in them
+    Start(Nodes),
+    /// Keep all machines as they are at one moment, memory included, and go back to it
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Write the memory of all machines to disk at one moment and give it back to this host
+    Suspend,
+    /// Go on where `suspend` stopped, all machines at one moment
+    Resume,
+    /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
+    Backup {
+        /// Where to [default: NAME-TIME.backup in this folder]
+        // Not `file`: that is the spec's, of every verb.
+        #[arg(value_name = "FILE")]
+        archive: Option<PathBuf>,
+    },
+    /// Replace the cluster's data by a backup's, on the same machines or on new ones that `up` made
+    Restore {
+        /// What `backup` wrote
+        #[arg(value_name = "FILE", required_unless_present = "undo")]
+        archive: Option<PathBuf>,
+        /// End a restore that was cut off: the former data is put back
+        #[arg(long, conflicts_with = "archive")]
+        undo: bool,
+    },
+    /// Stop k3s and everything it runs at once, with k3s' own script; data stays
+    Killall(Nodes),
+    /// Remove k3s with its own script; the machines stay
+    Uninstall(Nodes),
+    /// Recreate nodes, one server at a time: leave the cluster, new machine, join again
+    Replace {
+        /// Which
+        #[arg(value_name = "NODE", required = true)]
+        nodes: Vec<String>,
+    },
+    /// Remove the machines and all that belongs to them; a node by name leaves its cluster first
+    Destroy(Nodes),
+    /// Fill and check a folder with all that nodes need, for a host without internet
+    #[command(subcommand)]
+    Artifacts(ArtifactsVerb),
+    /// Build, list, add and remove boxes
+    #[command(subcommand)]
+    Box(BoxVerb),
+    /// Say what this host lacks, and mend it with --fix
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them into a folder
+    Man {
+        /// Where to write one page for each verb
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+impl Verb {
+    /// True if it is about a cluster, of which there is evidence to be collected when it fails.
+    pub fn of_cluster(&self) -> bool {
+        !matches!(
+            self,
+            Self::Init(_)
+                | Self::Validate
+                | Self::Schema
+                | Self::Render(_)
+                | Self::Logs(_)
+                | Self::Box(_)
+                | Self::Doctor(_)
+                | Self::Completions { .. }
+                | Self::Man { .. }
+        )
+    }
+
+    /// Does it.
+    pub fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Init(args) => files::init(context, &args),
+            Self::Validate => files::validate(context),
+            Self::Schema => files::schema(context),
+            Self::Render(args) => files::render(context, &args),
+            Self::Plan(args) => plan::plan(context, &args),
+            Self::Up(args) => up::up(context, &args),
+            Self::Upgrade(args) => upgrade::upgrade(context, &args),
+            Self::Retry => retry::retry(context),
+            Self::Status(args) => status::status(context, &args),
+            Self::Verify(args) => verify::verify(context, &args),
+            Self::Ssh(args) => ssh::ssh(context, &args),
+            Self::Exec(args) => exec::exec(context, &args),
+            Self::Logs(args) => logs::logs(context, &args),
+            Self::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),
+            Self::Kubectl(args) => kubectl::kubectl(context, &args.args),
+            Self::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
+            Self::Start(args) => power::run(context, VerbName::Start, &args.nodes),
+            Self::Suspend => power::run(context, VerbName::Suspend, &[]),
+            Self::Resume => power::run(context, VerbName::Resume, &[]),
+            Self::Snapshot(verb) => snapshot::run(context, verb),
+            Self::Backup { archive } => backup::save(context, archive.as_deref()),
+            Self::Restore { archive: Some(archive), .. } => backup::restore(context, &archive),
+            Self::Restore { archive: None, .. } => backup::undo(context),
+            Self::Killall(args) => power::run(context, VerbName::Killall, &args.nodes),
+            Self::Uninstall(args) => power::run(context, VerbName::Uninstall, &args.nodes),
+            Self::Replace { nodes } => replace::replace(context, &nodes),
+            Self::Destroy(args) => destroy::destroy(context, &args.nodes),
+            Self::Artifacts(verb) => artifacts::run(context, verb),
+            Self::Box(verb) => boxes::run(context, verb),
+            Self::Doctor(args) => doctor::doctor(context, args.fix),
+            Self::Completions { shell } => files::completions(context, shell),
+            Self::Man { dir } => files::man(context, dir.as_deref()),
+        }
+    }
+}
