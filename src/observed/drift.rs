@@ -620,16 +620,9 @@ pub fn former_nodes(cluster: &Cluster, seen: &Observed, made: &BTreeMap<String, 
             Some(IpAddr::V4(ip)) => Some(ip),
             _ => None,
         });
-        Node {
-            name: name.clone(),
-            role: made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role),
-            ip: made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED),
-            cpus: 0,
-            memory: 0,
-            labels: Vec::new(),
-            taints: Vec::new(),
-            config: Default::default(),
-        }
+        let role = made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role);
+        let ip = made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Node::former(name.clone(), role, ip)
     })
     .collect()
 }

@@ -230,6 +230,22 @@ pub struct Node {
     pub config: Yaml,
 }
 
+impl Node {
+    /// One that the spec does not have, with what is known of it all the same.
+    pub fn former(name: String, role: Role, ip: Ipv4Addr) -> Self {
+        Self {
+            name,
+            role,
+            ip,
+            cpus: 0,
+            memory: 0,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            config: Yaml::new(),
+        }
+    }
+}
+
 /// What runs on the nodes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct K3s {

@@ -167,7 +167,7 @@ fn yaml_itself() {
         ("control characters", "name: \"a\\e[31mb\\u202e\"\nnodes: [x\u{7f}]\n".to_owned()),
         (
             "long line",
-            format!("name: demo # {}\nnodes: [{}{{name: x, y: 1}}]\n", "x".repeat(200), " ".repeat(300)),
+            format!("name: demo # {}\nnodes: [{}{{name: x, rol: 1}}]\n", "x".repeat(200), " ".repeat(300)),
         ),
     ];
     assert_snapshot!(cases.map(|(name, text)| format!("## {name}\n{}", said(&text))).join("\n"));
