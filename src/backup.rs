@@ -65,7 +65,7 @@ pub enum Datastore {
     Etcd,
 }
 
-/// A backup.
+/// What it takes to put a cluster's data onto other machines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backup {
     /// What it says of itself.

@@ -15,7 +15,7 @@ use crate::os::files::{self, At};
 /// The version of `cluster.json`.
 const VERSION: u32 = 1;
 
-/// The folder.
+/// The folder `.p1/NAME/`, which is 0700: what lies where in it.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     dir: PathBuf,
@@ -249,7 +249,7 @@ impl StateDir {
         self.dir.with_extension("token")
     }
 
-    /// The kubeconfig.
+    /// With the address by which this host reaches the API; 0600.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
     }
@@ -275,7 +275,7 @@ impl StateDir {
         owner::place(&self.dir)
     }
 
-    /// The journals.
+    /// A journal for each run, `RUN.jsonl`, the newest last by name.
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
     }

@@ -4,6 +4,9 @@
 //! `tests/run vm` makes what it needs and runs it; by hand, as root:
 //! `tests/standin/package && cargo test --test vm -- --ignored --nocapture`. Without what it needs it
 //! fails. Boxes and Vagrant's home are kept in `target/vm`, so that a second run is quicker.
+//!
+//! Vagrant makes the machines, the direct engine takes them over, and Vagrant takes them back for a provisioner of its own.
+//! With `P1_TEST_ENGINE=direct` all of it is the direct engine's, but for that provisioner.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -91,7 +94,8 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(180, &["stop"]).ok();
         assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
     });
-    life.phase("start is killed while Vagrant works, and retry goes on", |life| {
+    life.phase("start by the other engine is killed, and retry goes on", |life| {
+        life.engine("direct");
         life.killed_at("worker/vm", &["start"]);
         life.goes_on(&["retry"]);
         life.is_ready_at(VERSION);
@@ -112,20 +116,22 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert_eq!(life.virsh(&["list", "--name", "--state-running"]).len(), 2, "the machines stay");
         assert!(!life.state().join("kubeconfig").exists());
     });
-    life.phase("up, with Ansible, an application and autostart", |life| {
+    life.phase("up, with a provisioner, an application and autostart", |life| {
+        life.engine("vagrant");
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         fs::copy(examples.join("nginx/web.yaml"), life.dir.join("web.yaml")).unwrap();
         let playbook =
-            "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo by-ansible >/root/site\n";
+            "- hosts: all\n  gather_facts: false\n  tasks:\n    - raw: echo provisioned >/root/site\n";
         fs::write(life.dir.join("site.yml"), playbook).unwrap();
-        let more = format!("k3s: {{channel: stable}}\nautostart: true\n{PROVISIONERS}{APPLICATION}");
+        let provisioners = if all_direct() { SHELL } else { ANSIBLE };
+        let more = format!("k3s: {{channel: stable}}\nautostart: true\n{provisioners}{APPLICATION}");
         life.edit("k3s: {channel: stable}\n", &more);
         life.p1(60, &["plan"]).says(10, "start with this host");
         // What Vagrant asks for Ansible's version need not be of the Ansible that runs the playbook.
         life.shadows(&["ansible", "python3"]);
         life.p1(900, &["up"]).ok();
         life.is_ready_at(VERSION);
-        assert_eq!(life.on_nodes("cat /root/site 2>/dev/null; true"), both("", "by-ansible"));
+        assert_eq!(life.on_nodes("cat /root/site 2>/dev/null; true"), both("", "provisioned"));
         let pods = life.kubectl("server", "get pods -n shop");
         assert_eq!(pods.matches("1/1     Running").count(), 3, "{pods}");
         life.p1(60, &["up"]).ok();
@@ -166,6 +172,7 @@ fn a_cluster_lives_and_leaves_nothing() {
     life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
         life.virsh(&["pool-destroy", "default"]);
+        life.engine("direct");
         life.killed_at("worker/machine", &["--yes", "destroy"]);
         life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
@@ -181,6 +188,11 @@ fn both(server: &str, worker: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("server".into(), server.into()), ("worker".into(), worker.into())])
 }
 
+/// Whether Vagrant has no part in it.
+fn all_direct() -> bool {
+    std::env::var_os("P1_TEST_ENGINE").is_some_and(|engine| engine == "direct")
+}
+
 /// The steps that a run really ran.
 fn started(record: &Record) -> Vec<String> {
     let step = |e: &p1::internals::event::Event| match &e.kind {
@@ -190,7 +202,8 @@ fn started(record: &Record) -> Vec<String> {
     record.events.iter().filter_map(step).collect()
 }
 
-const PROVISIONERS: &str = "provision: [{name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}]\n";
+const SHELL: &str = "provision: [{name: site, type: shell, inline: \"echo provisioned >/root/site\", when: after-k3s, nodes: [worker]}]\n";
+const ANSIBLE: &str = "provision: [{name: site, type: ansible, playbook: site.yml, when: after-k3s, nodes: [worker], become: true}]\n";
 const APPLICATION: &str = "namespaces: [shop]\nmanifests: [{path: web.yaml, namespace: shop}]\n";
 
 /// The cluster's name.
@@ -226,8 +239,9 @@ impl Life {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         fs::create_dir_all(&home).unwrap();
+        let engine = if all_direct() { "direct" } else { "vagrant" };
         let spec = format!(
-            "name: {NAME}\nprovider: libvirt\ndisposable: true\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
+            "name: {NAME}\nprovider: libvirt\nengine: {engine}\ndisposable: true\nbox: debian-12\nnetwork: {{cidr: 192.168.56.0/24}}\n\
              retry: {{attempts: 2, backoff: 500ms}}\ntimeouts: {{boot: 15m, ssh: 5m}}\nk3s: {{channel: stable}}\nnodes:\n"
         );
         fs::write(dir.join("cluster.yaml"), spec).unwrap();
@@ -277,6 +291,14 @@ impl Life {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "`{from}` is not in\n{text}");
         fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// The machines are that engine's from now on.
+    fn engine(&self, engine: &str) {
+        if !all_direct() {
+            let other = if engine == "direct" { "vagrant" } else { "direct" };
+            self.edit(&format!("engine: {other}\n"), &format!("engine: {engine}\n"));
+        }
     }
 
     fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self)) {
@@ -549,7 +571,11 @@ impl Life {
 
         // Vagrant's key, which everybody has, opens nothing any more; the cluster's own does.
         let insecure = self.dir.join("insecure");
-        fs::copy(self.home.join(".local/share/p1/vagrant/insecure_private_key"), &insecure).unwrap();
+        // Vagrant copies it into its home; where Vagrant was never run it is in Debian's package alone.
+        let copies = "ls \"$HOME\"/.local/share/p1/vagrant/insecure_private_key \
+                      /usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant 2>/dev/null | head -n 1";
+        let copy = self.inside(10, &["sh", "-c", copies]).ok().stdout();
+        fs::copy(copy.trim(), &insecure).unwrap();
         fs::set_permissions(&insecure, fs::Permissions::from_mode(0o600)).unwrap();
         for ip in [SERVER, WORKER] {
             self.ssh(&state.join("id_ed25519"), ip).ok();

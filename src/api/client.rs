@@ -122,7 +122,7 @@ pub fn cacerts(
 pub(super) enum Want {
     /// All of it.
     Whole,
-    /// Its metadata.
+    /// What an answer has of an object: `metadata` alone.
     Name,
     /// The metadata of a list's objects.
     Names,

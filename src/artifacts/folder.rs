@@ -54,7 +54,7 @@ pub struct Listed {
     pub name: String,
     /// Where it is, relative to the folder.
     pub path: PathBuf,
-    /// Its checksum.
+    /// SHA-256, hexadecimal.
     pub sha256: String,
     /// Bytes.
     pub len: u64,

@@ -70,7 +70,7 @@ fn find(program: &str) -> Option<PathBuf> {
 pub struct Built {
     /// The file, `<out_dir>/<name>.box`.
     pub path: PathBuf,
-    /// Its checksum.
+    /// SHA-256 of the box file, hexadecimal.
     pub sha256: String,
     /// `package=version`, sorted; also beside the box as `<name>.packages.txt`, and in it.
     pub packages: Vec<String>,

@@ -92,7 +92,7 @@ impl Default for Disk {
     }
 }
 
-/// The kernel.
+/// Which kernel is booted, and with what on its command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {

@@ -101,7 +101,7 @@ pub enum Error {
         #[source]
         source: process::Error,
     },
-    /// A file.
+    /// Reading or writing on this host failed.
     #[error(transparent)]
     File(#[from] files::Error),
 }

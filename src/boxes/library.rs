@@ -68,7 +68,7 @@ impl Library {
         Self { dir: dir.into() }
     }
 
-    /// Its folder.
+    /// Where its boxes lie, a folder each.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -36,7 +36,7 @@ pub struct AptFacts {
     pub suites: Vec<String>,
 }
 
-/// A package.
+/// What apt knows of a package here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Package {
     /// The version that is installed.

@@ -37,7 +37,7 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// The verdict.
+/// Whether guests can run with hardware virtualisation, and why not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kvm", rename_all = "lowercase")]
 pub enum Kvm {

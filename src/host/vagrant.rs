@@ -31,7 +31,7 @@ pub struct VagrantFacts {
     pub plugin_elsewhere: bool,
 }
 
-/// A plugin.
+/// Whether Vagrant has vagrant-libvirt, in the home that p1 uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plugin {

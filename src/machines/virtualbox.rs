@@ -45,7 +45,7 @@ const EXTRA_DATA: &str = "p1/owner";
 /// A machine whose settings file cannot be read.
 const INACCESSIBLE: &str = "inaccessible";
 
-/// The provider.
+/// VirtualBox on this host, asked by `VBoxManage`.
 #[derive(Clone, Debug)]
 pub struct VirtualBox {
     program: PathBuf,

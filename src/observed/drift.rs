@@ -105,7 +105,7 @@ pub enum Interrupts {
     Machine,
 }
 
-/// A difference.
+/// What differs from the spec, and what it takes to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
     /// The node; none for the cluster as a whole.
@@ -580,9 +580,9 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         ),
     };
     // Renamed, as far as anybody can tell: the same place under another name.
-    let heir = view.cluster.nodes.iter().find(|n| n.ip == node.ip && n.role == node.role);
-    let then = match heir {
-        Some(heir) => format!("{then}; {} is made new at its address", heir.name),
+    let successor = view.cluster.nodes.iter().find(|n| n.ip == node.ip && n.role == node.role);
+    let then = match successor {
+        Some(successor) => format!("{then}; {} is made new at its address", successor.name),
         None => then.to_owned(),
     };
     let runs = machine.is_some_and(|m| matches!(m.state, MachineState::Running | MachineState::Paused));

@@ -197,7 +197,7 @@ pub struct Wanted {
     pub source: PathBuf,
     /// On the node.
     pub path: String,
-    /// Its checksum.
+    /// SHA-256, hexadecimal.
     pub sha256: String,
     /// Bytes.
     pub len: u64,

@@ -27,7 +27,7 @@ pub enum Check {
 }
 
 impl Check {
-    /// The reason.
+    /// Why, whatever it says: a fragment for the plan.
     pub fn reason(&self) -> &str {
         match self {
             Self::Done(r) | Self::Needed(r) | Self::Unknown(r) => r,

@@ -384,12 +384,12 @@ impl Cluster {
         self.nodes.iter().find(|n| n.name == name)
     }
 
-    /// The servers.
+    /// Those that run the control plane, in the spec's order.
     pub fn servers(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| n.role == Role::Server)
     }
 
-    /// The workers.
+    /// Those that run workloads alone, in the spec's order.
     pub fn workers(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| n.role == Role::Worker)
     }

@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(20);
+    const ATTEMPT: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut knock = Knock::default();
         for _ in 0..5 {
-            assert!(!knock.answers(address, SHORT));
+            assert!(!knock.answers(address, ATTEMPT));
         }
         let (mut first, _) = listener.accept().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -135,17 +135,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut knock = Knock::default();
-        assert!(!knock.answers(address, SHORT));
+        assert!(!knock.answers(address, ATTEMPT));
         drop(listener.accept().unwrap());
         assert!(!knock.answers(address, LONG), "closed");
-        assert!(!knock.answers(address, SHORT));
+        assert!(!knock.answers(address, ATTEMPT));
         listener.accept().unwrap().0.write_all(b"Exceeded MaxStartups\r\n").unwrap();
         assert!(!knock.answers(address, LONG));
-        assert!(!knock.answers(address, SHORT));
+        assert!(!knock.answers(address, ATTEMPT));
         listener.accept().unwrap().0.write_all(b"SSH-2.0-x\r\n").unwrap();
         // What was accepted and closed may still be read.
         assert!(knock.answers(address, LONG));
         drop(listener);
-        assert!(!knock.answers(address, SHORT));
+        assert!(!knock.answers(address, ATTEMPT));
     }
 }

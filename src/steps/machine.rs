@@ -48,8 +48,8 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         });
         return Ok(Some("there is none of this folder".into()));
     }
-    let heir = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
-    if heir.is_some() && machine.is_some_and(|m| m.state == MachineState::Running) {
+    let successor = world.cluster.nodes.iter().find(|n| n.ip == node.ip && n.name != node.name);
+    if successor.is_some() && machine.is_some_and(|m| m.state == MachineState::Running) {
         // In order, so that it gives its address back: its lease would keep the address from the other.
         power::shut_down(ctx)?;
     }

@@ -143,7 +143,7 @@ impl Step {
         StepSpec { of: self.of(), title, after, on_demand }
     }
 
-    /// Its condition.
+    /// Whether it is needed there.
     pub fn check(&self, view: &View<'_>, at: At<'_>) -> Check {
         match (self, at) {
             (Self::Cluster(def), At::Cluster(_)) => (def.check)(view),

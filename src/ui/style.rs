@@ -19,7 +19,7 @@ pub enum Tone {
     Hint,
     /// Less important than what is around it.
     Dim,
-    /// A heading.
+    /// For headings of tables and parts.
     Bold,
 }
 

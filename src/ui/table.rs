@@ -13,7 +13,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell.
+    /// A cell with this text, which is made fit for one line.
     pub fn new(tone: Tone, text: impl Into<String>) -> Self {
         Self { text: text.into(), tone }
     }

@@ -31,7 +31,8 @@ use super::run::{Done, Running, until};
 pub const NAME: &str = "sim";
 
 /// A spec of so many servers and workers: `server` (or `server-1`, ...), `worker` (or `worker-1`, ...),
-/// at 192.168.56.110 and on. `more` is added to it; a `k3s:` in it takes the place of the usual one.
+/// at 192.168.56.110 and on. `more` is added to it; a `k3s:` in it takes the place of the usual one. Vagrant makes the
+/// machines unless `more` says otherwise, or `P1_TEST_ENGINE` for all that it does not.
 pub fn spec(servers: usize, workers: usize, more: &str) -> String {
     let nodes = |role: &str, count: usize, memory: u32, from: usize| -> String {
         let name = |i: usize| if count == 1 { role.to_owned() } else { format!("{role}-{}", i + 1) };
@@ -53,6 +54,11 @@ pub fn spec(servers: usize, workers: usize, more: &str) -> String {
     );
     if !more.contains("k3s:") {
         text += &format!("k3s: {{{K3S}}}\n");
+    }
+    if let Ok(engine) = std::env::var("P1_TEST_ENGINE")
+        && !["engine:", "type: ansible"].iter().any(|key| more.contains(key))
+    {
+        text += &format!("engine: {engine}\n");
     }
     if !more.contains("retry:") {
         text += "retry: {attempts: 2, backoff: 200ms}\n";
