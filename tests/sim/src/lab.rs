@@ -511,6 +511,17 @@ impl Lab {
         let Some(process) = process else { return };
         ip(&format!("link set v{number} {}\n", if frozen { "down" } else { "up" }));
         let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        // Until `unshare` has done what it is called for, its children would be this host's: all there is would stop.
+        let own = fs::read_link("/proc/self/ns/pid").ok();
+        let apart = || fs::read_link(format!("/proc/{process}/ns/pid_for_children")).ok() != own;
+        let mut tries = 0;
+        while !apart() {
+            if tries == 200 {
+                return;
+            }
+            tries += 1;
+            thread::sleep(Duration::from_millis(5));
+        }
         // Twice: one may have started another while we looked.
         for _ in 0..2 {
             for pid in inside(process, "pid", "pid_for_children") {
