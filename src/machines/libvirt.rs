@@ -1060,6 +1060,7 @@ impl Hypervisor for Libvirt {
         cancel: &Cancel,
     ) -> Result<String, Error> {
         let wanted = cluster.node(node).ok_or_else(|| Error::cannot(node, super::Cap::Make))?;
+        let size = wanted.size.ok_or_else(|| Error::cannot(node, super::Cap::Make))?;
         let (domain, disk, base) =
             (machine_name(&cluster.name, node), disk(&cluster.name, node), volume(image));
         if cluster.network.nics == 2 {
@@ -1079,7 +1080,7 @@ impl Hypervisor for Libvirt {
         let xml = render::render(
             "domain.xml",
             &serde_json::json!({
-                "name": domain, "source": source, "memory": u64::from(wanted.memory) * 1024, "cpus": wanted.cpus,
+                "name": domain, "source": source, "memory": u64::from(size.memory) * 1024, "cpus": size.cpus,
                 "arch": std::env::consts::ARCH, "libvirt": libvirt, "disk": path.trim(),
                 "disk_cache": self::cache(cluster.disposable), "cards": cards, "credentials": credentials(key),
             }),

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::making::{Making, Place};
-use super::seam::wanted_size;
 use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
     Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Kind, Leftovers,
@@ -481,7 +480,8 @@ impl Resize for Local {
         base: Option<&Base>,
         stop: &Cancel,
     ) -> Result<(), Error> {
-        self.hypervisor.resize(cluster, &node.name, &self.known(&node.name), wanted_size(node), stop)?;
+        let size = node.size.ok_or_else(|| Error::cannot(&node.name, super::Cap::Resize))?;
+        self.hypervisor.resize(cluster, &node.name, &self.known(&node.name), size, stop)?;
         base.map_or(Ok(()), |base| self.write(cluster, base))
     }
 }

@@ -30,9 +30,11 @@ pub use libvirt::cache as disk_cache;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
     Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
-    Suspend, Way, wanted_size,
+    Suspend, Way,
 };
 pub use snapshot::{Note, Snapshot};
+
+pub use crate::spec::Size;
 
 mod batch;
 mod direct;
@@ -199,22 +201,6 @@ impl fmt::Display for MachineState {
             Self::Other(word) => word,
             Self::Absent => "absent",
         })
-    }
-}
-
-/// What a machine was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Size {
-    /// Virtual processors.
-    pub cpus: u32,
-    /// MiB.
-    pub memory: u32,
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.cpus == 1 { "" } else { "s" };
-        write!(f, "{} CPU{s} and {} MiB", self.cpus, self.memory)
     }
 }
 

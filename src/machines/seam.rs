@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BoxInfo, Error, FileDisk, Holdings, Hosting, Kind, Machine, Made, Note, Owner, Size, Snapshot};
+use super::{BoxInfo, Error, FileDisk, Holdings, Hosting, Kind, Machine, Made, Note, Owner, Snapshot};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, orphan};
 use crate::spec::{Cluster, Node};
@@ -467,9 +467,4 @@ pub trait Provision: Send + Sync {
         hear: &mut dyn FnMut(&str),
         stop: &Cancel,
     ) -> Result<(), (Error, Vec<String>)>;
-}
-
-/// The size that the spec gives a node.
-pub fn wanted_size(node: &Node) -> Size {
-    Size { cpus: node.cpus, memory: node.memory }
 }

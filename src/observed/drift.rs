@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Observed, View, ready};
 use crate::guest::{Activity, NodeFacts};
 use crate::k3s;
-use crate::machines::{MachineState, Made, Whose, wanted_size};
+use crate::machines::{MachineState, Made, Whose};
 use crate::plan::{Check, ClusterStep, K3sState, NodeStep, Plan, StepName};
 use crate::spec::{Cluster, Node, Release, Role};
 
@@ -386,17 +386,21 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         MachineState::Paused => all.push(up(Kind::VmPaused, "its machine is paused".into(), "it goes on")),
         state => all.push(up(Kind::VmStopped, format!("its machine is {state}"), "it is started")),
     }
-    if let Some(size) = machine.size.filter(|s| *s != wanted_size(node)) {
+    if let (Some(size), Some(wanted)) = (machine.size, node.size) {
         let then = match runs {
             true => "it is shut down, changed and started; nothing is lost",
             false => "it is changed; nothing is lost",
         };
         let up = |kind, what: String, then| Drift { interrupts: stopped, ..up(kind, what, then) };
-        if size.cpus != node.cpus {
-            all.push(up(Kind::Cpus, format!("its machine has {} CPUs, not {}", size.cpus, node.cpus), then));
+        if size.cpus != wanted.cpus {
+            all.push(up(
+                Kind::Cpus,
+                format!("its machine has {} CPUs, not {}", size.cpus, wanted.cpus),
+                then,
+            ));
         }
-        if size.memory != node.memory {
-            let what = format!("its machine has {} MiB, not {}", size.memory, node.memory);
+        if size.memory != wanted.memory {
+            let what = format!("its machine has {} MiB, not {}", size.memory, wanted.memory);
             all.push(up(Kind::Memory, what, then));
         }
     }

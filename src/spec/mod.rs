@@ -217,10 +217,9 @@ pub struct Node {
     pub role: Role,
     /// Its address in [`Network::cidr`].
     pub ip: Ipv4Addr,
-    /// Virtual processors.
-    pub cpus: u32,
-    /// MiB.
-    pub memory: u32,
+    /// What its machine is to have; none where p1 does not say, as of a node that has left the spec.
+    #[serde(flatten)]
+    pub size: Option<Size>,
     /// k3s' `node-label`: `key=value`.
     pub labels: Vec<String>,
     /// k3s' `node-taint`: `key=value:Effect`.
@@ -233,16 +232,23 @@ pub struct Node {
 impl Node {
     /// One that the spec does not have, with what is known of it all the same.
     pub fn former(name: String, role: Role, ip: Ipv4Addr) -> Self {
-        Self {
-            name,
-            role,
-            ip,
-            cpus: 0,
-            memory: 0,
-            labels: Vec::new(),
-            taints: Vec::new(),
-            config: Yaml::new(),
-        }
+        Self { name, role, ip, size: None, labels: Vec::new(), taints: Vec::new(), config: Yaml::new() }
+    }
+}
+
+/// What a machine is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Virtual processors.
+    pub cpus: u32,
+    /// MiB.
+    pub memory: u32,
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.cpus == 1 { "" } else { "s" };
+        write!(f, "{} CPU{s} and {} MiB", self.cpus, self.memory)
     }
 }
 

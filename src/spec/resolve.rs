@@ -94,8 +94,10 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             name: draft.name.clone()?,
             role: node_role,
             ip: draft.ip?,
-            cpus: draft.file.cpus.value().map_or(cpus, |c| c.0),
-            memory: draft.file.memory.value().map_or(memory, |m| m.0),
+            size: Some(super::Size {
+                cpus: draft.file.cpus.value().map_or(cpus, |c| c.0),
+                memory: draft.file.memory.value().map_or(memory, |m| m.0),
+            }),
             labels: last_of_each(labels, |label| label.split('=').next().unwrap_or_default()),
             taints: last_of_each(taints, |taint| taint),
             config,

@@ -12,7 +12,7 @@ use super::shared::{console, power, quorum};
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
-use crate::machines::{Base, Cap, MachineState, wanted_size};
+use crate::machines::{Base, Cap, MachineState};
 use crate::observed::View;
 use crate::observed::ready::wrong;
 use crate::plan::{After, Check, NodeStep, Per};
@@ -35,14 +35,15 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     if machine.state == MachineState::Absent || machine.foreign {
         return Check::Done("it is made with it".into());
     }
-    match machine.size.filter(|size| *size != wanted_size(node)) {
-        Some(size) => Check::Needed(format!("it has {size}, not {}", wanted_size(node))),
-        None => Check::Done("it has it".into()),
+    match (machine.size, node.size) {
+        (Some(size), Some(wanted)) if size != wanted => Check::Needed(format!("it has {size}, not {wanted}")),
+        _ => Check::Done("it has it".into()),
     }
 }
 
 fn inputs(_: &Cluster, node: &Node) -> serde_json::Value {
-    json!((&node.name, node.cpus, node.memory))
+    let size = node.size.map_or((0, 0), |size| (size.cpus, size.memory));
+    json!((&node.name, size.0, size.1))
 }
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {

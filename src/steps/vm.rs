@@ -53,7 +53,8 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 }
 
 fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
-    json!([cluster.image, cluster.network, (&node.name, node.ip, node.cpus, node.memory)])
+    let size = node.size.map_or((0, 0), |size| (size.cpus, size.memory));
+    json!([cluster.image, cluster.network, (&node.name, node.ip, size.0, size.1)])
 }
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {

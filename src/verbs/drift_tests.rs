@@ -10,11 +10,11 @@ use crate::event::VerbName;
 use crate::guest::{NodeFacts, Unit};
 use crate::k3s::{self, Arch, Tokens};
 use crate::machines::Made;
-use crate::machines::{Machine, MachineState, wanted_size};
+use crate::machines::{Machine, MachineState};
 use crate::observed::drift::*;
 use crate::observed::{Apps, Observed, Request, View, Wanted, files};
 use crate::plan::{NodeStep, Plan};
-use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role};
+use crate::spec::{BoxRef, Cluster, Node, ProviderChoice, Release, Role, Size};
 use crate::verbs::{Intent, Refused, Verb, decide};
 
 fn image(cluster: &Cluster) -> String {
@@ -120,7 +120,7 @@ fn reality(cluster: &Cluster) -> Observed {
                 .collect(),
             ..NodeStatus::default()
         };
-        let size = Some(wanted_size(node));
+        let size = node.size;
         let machine =
             Machine { id: Some(node.name.clone()), state: MachineState::Running, size, ..Machine::absent() };
         seen.machines.insert(node.name.clone(), machine);
@@ -170,8 +170,7 @@ impl Spec {
             .map(|i| Node {
                 name: name(i, true),
                 ip: Ipv4Addr::from([192, 168, 56, self.server.0 + i as u8]),
-                memory: self.server.1,
-                cpus: self.server.2,
+                size: Some(Size { memory: self.server.1, cpus: self.server.2 }),
                 ..server.clone()
             })
             .collect();
@@ -180,8 +179,7 @@ impl Spec {
             name: name(i, false),
             // No two have one address.
             ip: Ipv4Addr::from([192, 168, 56, 100 + 10 * i as u8 + w.1]),
-            memory: w.2,
-            cpus: w.3,
+            size: Some(Size { memory: w.2, cpus: w.3 }),
             labels: if w.4 { vec!["tier=web".into()] } else { vec![] },
             ..worker.clone()
         }));
@@ -317,14 +315,14 @@ proptest! {
             };
             prop_assert_eq!(told(&node.name, Kind::Role), was.role != node.role);
             prop_assert_eq!(told(&node.name, Kind::Address), was.ip != node.ip);
-            prop_assert_eq!(told(&node.name, Kind::Memory), was.memory != node.memory);
-            prop_assert_eq!(told(&node.name, Kind::Cpus), was.cpus != node.cpus);
+            prop_assert_eq!(told(&node.name, Kind::Memory), was.size.unwrap().memory != node.size.unwrap().memory);
+            prop_assert_eq!(told(&node.name, Kind::Cpus), was.size.unwrap().cpus != node.size.unwrap().cpus);
             prop_assert_eq!(told(&node.name, Kind::Box), old.image != new.image);
             if seen.leaving().any(|n| n.name == node.name) {
                 prop_assert!(due(&node.name, "vm") && due(&node.name, "machine"));
                 continue;
             }
-            prop_assert_eq!(due(&node.name, "resize"), (was.memory, was.cpus) != (node.memory, node.cpus));
+            prop_assert_eq!(due(&node.name, "resize"), was.size != node.size);
             prop_assert!(!due(&node.name, "vm"), "it has a machine");
             prop_assert_eq!(told(&node.name, Kind::K3sVersion), old.k3s.release != new.k3s.release);
             if was.labels != node.labels {

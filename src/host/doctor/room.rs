@@ -27,10 +27,10 @@ pub(super) fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     if let Some(cluster) = question.cluster {
         let stopped = || cluster.nodes.iter().filter(|n| !question.running.contains(&n.name));
         new = stopped().count() as u64;
-        let asked: u64 = stopped().map(|n| u64::from(n.memory) + OVERHEAD).sum();
+        let asked: u64 = stopped().filter_map(|n| n.size).map(|size| u64::from(size.memory) + OVERHEAD).sum();
         findings.push(memory(host, asked, new));
-        let largest = cluster.nodes.iter().map(|n| n.cpus).max().unwrap_or(0);
-        let sum: u32 = cluster.nodes.iter().map(|n| n.cpus).sum();
+        let cpus_of = || cluster.nodes.iter().filter_map(|n| n.size).map(|size| size.cpus);
+        let (largest, sum) = (cpus_of().max().unwrap_or(0), cpus_of().sum());
         findings.push(cpus(host, largest, sum));
     }
     findings.extend(images.map(|free| disk("disk", "disk for VMs", free, BASE + new * DISK)));

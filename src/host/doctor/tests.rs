@@ -285,7 +285,7 @@ fn room_is_counted_for_nodes_that_do_not_run_yet() {
         ))
     };
     host.memory.available = 1500;
-    cluster.nodes[1].cpus = 8;
+    cluster.nodes[1].size.as_mut().unwrap().cpus = 8;
     assert_snapshot!(look(&host, &cluster, &[]), @r"
     memory Warning: 2 VMs to be started need 2.2 GiB, 1.5 GiB are free; the host will swap or VMs will be killed
     cpus Warning: a node has 8 and the host has 4; it works, slowly
@@ -294,7 +294,7 @@ fn room_is_counted_for_nodes_that_do_not_run_yet() {
     cpus Warning: a node has 8 and the host has 4; it works, slowly
     network Warning: libvirt's network p1-iot is not there, and server cannot be reached
     ");
-    cluster.nodes[0].memory = 16_384;
+    cluster.nodes[0].size.as_mut().unwrap().memory = 16_384;
     host.libvirt.pool.as_mut().unwrap().free = Some(500);
     assert_snapshot!(look(&host, &cluster, &[]), @r"
     memory Problem: 2 VMs to be started need 17.2 GiB, 1.5 GiB are free, and the host has 8.0 GiB in all

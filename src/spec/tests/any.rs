@@ -262,5 +262,5 @@ fn what_a_new_spec_shows_in_comments_is_good() {
         .replace("Or one release:\n", "\n");
     let parsed = read(&text).unwrap_or_else(|e| panic!("{}", e.render(false)));
     assert!(parsed.warnings.is_empty());
-    assert_eq!(parsed.cluster.node("storage").unwrap().memory, 4096, "{text}");
+    assert_eq!(parsed.cluster.node("storage").unwrap().size.unwrap().memory, 4096, "{text}");
 }

@@ -146,7 +146,7 @@ k3s:
     assert_eq!(c.nodes[0].labels, ["zone=a", "tier=front"]);
     assert_eq!(c.nodes[1].labels, ["zone=b", "tier=back", "own=1"]);
     assert_eq!(c.nodes[1].taints, ["old:NoExecute", "gpu=yes:NoSchedule"]);
-    assert_eq!(c.nodes[1].memory, 2048);
+    assert_eq!(c.nodes[1].size.unwrap().memory, 2048);
 }
 
 #[test]
@@ -173,7 +173,10 @@ nodes:
   - {name: s-1, role: server}
 ",
     );
-    assert_eq!((c.nodes[2].name.as_str(), c.nodes[2].cpus, c.nodes[2].memory), ("w-2", 3, 700));
+    assert_eq!(
+        (c.nodes[2].name.as_str(), c.nodes[2].size),
+        ("w-2", Some(crate::spec::Size { cpus: 3, memory: 700 }))
+    );
 }
 
 #[test]
