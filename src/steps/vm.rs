@@ -151,8 +151,8 @@ fn go_on(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     Ok(Some("it was suspended and is resumed".into()))
 }
 
-/// Until Vagrant says that the machine is up or, where its address is known beforehand, until its
-/// SSH port answers: Vagrant polls for leases every 2 s and then logs in several times.
+/// Until its SSH port answers, where its address is known beforehand, else until Vagrant says that the machine is up: Vagrant
+/// polls for leases every 2 s and then logs in several times, and the direct engine says no more than that it boots.
 fn wait(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let mut booting: Option<Instant> = None;
@@ -167,8 +167,13 @@ fn wait(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
             ctx.control.says(text);
         }
         heard.warnings.into_iter().for_each(|text| ctx.control.warn(text));
-        if let Some(result) = heard.result {
-            return result;
+        match heard.result {
+            // Who has only switched it on has not waited for it.
+            Some(Ok(())) if heard.booting && heard.address.is_some() => {
+                ctx.control.cancel().sleep(Duration::from_millis(200), Level::Abort);
+            }
+            Some(result) => return result,
+            None => {}
         }
         if heard.booting {
             let since = *booting.get_or_insert_with(Instant::now);
