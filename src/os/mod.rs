@@ -1,6 +1,7 @@
 //! What every room needs from the operating system: processes with bounds, cancellation, atomic
 //! and private files, and locks that die with their owner.
 
+pub mod apart;
 pub mod cancel;
 pub mod files;
 pub mod hash;
