@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Kind, Machine, Machines, Made, Make,
-    PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Tools, Way, open,
+    Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Kind, Link, Machine, Machines, Made, Make,
+    PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way, open,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -186,6 +186,16 @@ impl Fleet {
     /// Who runs Vagrant's provisioners on the node.
     pub fn provision(&self, node: &str) -> Result<&dyn Provision, Error> {
         self.of(node).provision().ok_or_else(|| Error::cannot(node, Cap::Provision))
+    }
+
+    /// Who pulls the network cable of the node's machine.
+    pub fn link(&self, node: &str) -> Result<&dyn Link, Error> {
+        self.of(node).link().ok_or_else(|| Error::cannot(node, Cap::Link))
+    }
+
+    /// Who slows the disk of the node's machine down.
+    pub fn throttle(&self, node: &str) -> Result<&dyn Throttle, Error> {
+        self.of(node).throttle().ok_or_else(|| Error::cannot(node, Cap::Throttle))
     }
 
     /// Whose the cluster's network is and the machines of these names are, as far as they are made.

@@ -15,8 +15,9 @@ use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 
 use super::{
-    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Machine, MachineState,
-    Made, Note, Owner, Size, Snapshot, Tools, machine_name, machine_prefix, network_name, node_mac, snapshot,
+    BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Limit, Machine,
+    MachineState, Made, Note, Owner, Size, Snapshot, Tools, machine_name, machine_prefix, network_name,
+    node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -1100,6 +1101,65 @@ impl Hypervisor for Libvirt {
         let Some(xml) = without_seed(&xml) else { return Ok(()) };
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
         process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+    }
+
+    fn disturbs(&self) -> bool {
+        true
+    }
+
+    /// Of the card on the nodes' network; p1's other way in, where there are two, stays. Without `--config`, so that the
+    /// next start has it up.
+    fn set_link(&self, cluster: &Cluster, node: &str, up: bool, cancel: &Cancel) -> Result<(), Error> {
+        let (domain, network) = (machine_name(&cluster.name, node), network_name(&cluster.name));
+        let doing = if up { "plug the network cable in" } else { "pull the network cable" };
+        let cards = self.ask(doing, &["domiflist", &domain], cancel)?.stdout;
+        let mac = cards.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "network", source, _, mac] if source == network => Some(mac.to_owned()),
+            _ => None,
+        });
+        let mac = mac.ok_or_else(|| Error::Answer {
+            program: "virsh",
+            what: format!("card of {domain} on the network {network}"),
+            lines: process::tail(&cards, 5),
+        })?;
+        let state = if up { "up" } else { "down" };
+        self.ask(doing, &["domif-setlink", &domain, &mac, state], cancel).map(|_| ())
+    }
+
+    /// By QEMU's own throttling, which needs no control groups.
+    fn set_limit(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        limit: Option<Limit>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let domain = machine_name(&cluster.name, node);
+        let doing = if limit.is_some() { "slow the disk down" } else { "free the disk" };
+        let disks = self.ask(doing, &["domblklist", &domain], cancel)?.stdout;
+        let own = format!("/{}", disk(&cluster.name, node));
+        let target = disks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [target, source] if source.ends_with(&own) => Some(target.to_owned()),
+            _ => None,
+        });
+        let target = target.ok_or_else(|| Error::Answer {
+            program: "virsh",
+            what: format!("disk of {domain}"),
+            lines: process::tail(&disks, 5),
+        })?;
+        let (iops, bytes) = limit.map_or((0, 0), |limit| (u64::from(limit.iops), limit.bytes));
+        let (iops, bytes) = (iops.to_string(), bytes.to_string());
+        let args = [
+            "blkdeviotune",
+            &domain,
+            &target,
+            "--total-iops-sec",
+            &iops,
+            "--total-bytes-sec",
+            &bytes,
+            "--live",
+        ];
+        self.ask(doing, &args, cancel).map(|_| ())
     }
 
     fn rendered(&self, cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {

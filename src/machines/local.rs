@@ -9,8 +9,8 @@ use super::making::{Making, Place};
 use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
     Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Kind, Leftovers,
-    Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision, Resize, Results, Snapshot,
-    Snapshots, Suspend, Way,
+    Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision, Resize, Results,
+    Snapshot, Snapshots, Suspend, Throttle, Way,
 };
 use crate::explain::Explain;
 use crate::os::process::Cmd;
@@ -219,6 +219,14 @@ impl Machines for Local {
 
     fn provision(&self) -> Option<&dyn Provision> {
         self.maker.provisions().then_some(self as &dyn Provision)
+    }
+
+    fn link(&self) -> Option<&dyn Link> {
+        self.hypervisor.disturbs().then_some(self as &dyn Link)
+    }
+
+    fn throttle(&self) -> Option<&dyn Throttle> {
+        self.hypervisor.disturbs().then_some(self as &dyn Throttle)
     }
 }
 
@@ -522,6 +530,24 @@ impl Suspend for Local {
 
     fn wake(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
         self.hypervisor.wake(cluster, node, stop)
+    }
+}
+
+impl Link for Local {
+    fn link(&self, cluster: &Cluster, node: &str, up: bool, stop: &Cancel) -> Result<(), Error> {
+        self.hypervisor.set_link(cluster, node, up, stop)
+    }
+}
+
+impl Throttle for Local {
+    fn throttle(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        limit: Option<Limit>,
+        stop: &Cancel,
+    ) -> Result<(), Error> {
+        self.hypervisor.set_limit(cluster, node, limit, stop)
     }
 }
 

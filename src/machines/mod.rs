@@ -29,8 +29,8 @@ pub use fleet::{Cpu, Fleet, Here};
 pub use libvirt::cache as disk_cache;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
-    Base, Cap, Caps, Hear, Heard, Machines, Make, Orphan, PowerSwitch, Provision, Resize, Results, Snapshots,
-    Suspend, Way,
+    Base, Cap, Caps, Hear, Heard, Limit, Link, Machines, Make, Orphan, PowerSwitch, Provision, Resize,
+    Results, Snapshots, Suspend, Throttle, Way,
 };
 pub use snapshot::{Note, Snapshot};
 
@@ -721,6 +721,27 @@ trait Hypervisor: Send + Sync {
     /// Removes it from this host. Fine if there is none.
     fn remove_files(&self, _cluster: &Cluster, _cancel: &Cancel) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Whether [`Hypervisor::set_link`] and [`Hypervisor::set_limit`] do anything.
+    fn disturbs(&self) -> bool {
+        false
+    }
+
+    /// Cuts a running machine's card off from the nodes' network, or puts it back.
+    fn set_link(&self, _cluster: &Cluster, node: &str, _up: bool, _cancel: &Cancel) -> Result<(), Error> {
+        Err(Error::cannot(node, Cap::Link))
+    }
+
+    /// Holds a running machine's own disk to a limit, or to none.
+    fn set_limit(
+        &self,
+        _cluster: &Cluster,
+        node: &str,
+        _limit: Option<Limit>,
+        _cancel: &Cancel,
+    ) -> Result<(), Error> {
+        Err(Error::cannot(node, Cap::Throttle))
     }
 
     /// For people: what would be written for these machines beside Vagrant's own, name and text of each file.

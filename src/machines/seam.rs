@@ -31,12 +31,24 @@ pub enum Cap {
     Suspend,
     /// Vagrant's provisioners are run on it: [`Provision`].
     Provision,
+    /// Its link to the nodes' network is cut and put back: [`Link`].
+    Link,
+    /// Its disk is slowed down: [`Throttle`].
+    Throttle,
 }
 
 impl Cap {
     /// Every one of them.
-    pub const ALL: [Self; 6] =
-        [Self::Make, Self::Power, Self::Resize, Self::Snapshot, Self::Suspend, Self::Provision];
+    pub const ALL: [Self; 8] = [
+        Self::Make,
+        Self::Power,
+        Self::Resize,
+        Self::Snapshot,
+        Self::Suspend,
+        Self::Provision,
+        Self::Link,
+        Self::Throttle,
+    ];
 
     /// Why nothing of the kind is done to a machine that lacks it, as a sentence without its full stop.
     pub fn lacking(self) -> &'static str {
@@ -47,20 +59,22 @@ impl Cap {
             Self::Snapshot => "p1 cannot take snapshots of its machine",
             Self::Suspend => "p1 suspends machines of libvirt only",
             Self::Provision => "Vagrant does not manage its machine",
+            Self::Link => "p1 cannot pull the network cable of its machine",
+            Self::Throttle => "p1 cannot slow down the disk of its machine",
         }
     }
 }
 
 /// What may be asked of a machine, as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps(u8);
+pub struct Caps(u16);
 
 impl Caps {
     /// To be reached and nothing else.
     #[allow(dead_code, reason = "of machines that are only reached, which tests have")]
     pub const NONE: Self = Self(0);
     /// All that there is.
-    pub const ALL: Self = Self(0b11_1111);
+    pub const ALL: Self = Self((1 << Cap::ALL.len()) - 1);
 
     /// Whether it may be asked for that.
     pub fn has(self, cap: Cap) -> bool {
@@ -76,6 +90,8 @@ impl Caps {
             Cap::Snapshot => machines.snapshots().is_some(),
             Cap::Suspend => machines.suspend().is_some(),
             Cap::Provision => machines.provision().is_some(),
+            Cap::Link => machines.link().is_some(),
+            Cap::Throttle => machines.throttle().is_some(),
         };
         Self(Cap::ALL.iter().filter(|cap| has(cap)).map(|cap| 1 << *cap as u8).sum())
     }
@@ -152,6 +168,16 @@ pub trait Machines: Send + Sync {
 
     /// Runs Vagrant's provisioners.
     fn provision(&self) -> Option<&dyn Provision> {
+        None
+    }
+
+    /// Cuts their link and puts it back.
+    fn link(&self) -> Option<&dyn Link> {
+        None
+    }
+
+    /// Slows their disks down.
+    fn throttle(&self) -> Option<&dyn Throttle> {
         None
     }
 }
@@ -467,4 +493,30 @@ pub trait Provision: Send + Sync {
         hear: &mut dyn FnMut(&str),
         stop: &Cancel,
     ) -> Result<(), (Error, Vec<String>)>;
+}
+
+/// Machines whose network cable can be pulled.
+pub trait Link: Send + Sync {
+    /// Cuts a running machine's card off from the nodes' network, or puts it back; its next start does so as well. Fine if
+    /// it is so already.
+    fn link(&self, cluster: &Cluster, node: &str, up: bool, stop: &Cancel) -> Result<(), Error>;
+}
+
+/// How much a disk does at most in a second, reads and writes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub iops: u32,
+    pub bytes: u64,
+}
+
+/// Machines whose disks can be slowed down.
+pub trait Throttle: Send + Sync {
+    /// Holds a running machine's own disk to that, or to nothing any more; its next start frees it as well.
+    fn throttle(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        limit: Option<Limit>,
+        stop: &Cancel,
+    ) -> Result<(), Error>;
 }

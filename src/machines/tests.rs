@@ -74,13 +74,14 @@ fn of(kind: Kind, engine: Engine, dir: &Path) -> Fleet {
 fn what_machines_are_said_to_be_able_to_is_what_can_be_done_with_them() {
     let (dir, stop, cluster) = (tempfile::tempdir().unwrap(), Cancel::new(), fixture::cluster(2));
     let by = |kind, engine| of(kind, engine, dir.path());
-    let without = |cap: Cap| Cap::ALL.into_iter().filter(|c| *c != cap).collect::<Vec<_>>();
-    let (no_suspend, no_provision) = (without(Cap::Suspend), without(Cap::Provision));
-    let made = [(Kind::Libvirt, &Cap::ALL[..]), (Kind::Virtualbox, &no_suspend)];
-    let made = made.map(|(kind, caps)| (by(kind, Engine::Vagrant), caps));
-    let direct = (by(Kind::Libvirt, Engine::Direct), &no_provision[..]);
-    let reached = (Fleet::new(Box::new(SshOnly), vec![]), &[][..]);
-    for (fleet, wanted) in made.into_iter().chain([direct, reached]) {
+    let but = |without: &[Cap]| Cap::ALL.into_iter().filter(|c| !without.contains(c)).collect::<Vec<_>>();
+    let all = [
+        (by(Kind::Libvirt, Engine::Vagrant), but(&[])),
+        (by(Kind::Libvirt, Engine::Direct), but(&[Cap::Provision])),
+        (by(Kind::Virtualbox, Engine::Vagrant), but(&[Cap::Suspend, Cap::Link, Cap::Throttle])),
+        (Fleet::new(Box::new(SshOnly), vec![]), but(&Cap::ALL)),
+    ];
+    for (fleet, wanted) in all {
         let machines = fleet.look(&cluster, &stop).unwrap();
         for node in &cluster.nodes {
             let has = Caps::of(fleet.of(&node.name));

@@ -512,7 +512,7 @@ impl Init {
         let mut killed = false;
         while inner.units.get(name).is_some_and(|u| u.state.up()) {
             if begun.elapsed() > bound && !killed {
-                Self::says(name, &format!("{name}: UnitState 'stop-sigterm' timed out. Killing."));
+                Self::says(name, &format!("{name}: State 'stop-sigterm' timed out. Killing."));
                 signal(Signal::SIGKILL);
                 killed = true;
             }
@@ -607,6 +607,9 @@ impl Init {
                 }
                 "-s" | "--signal" => signal = rest.next().cloned().unwrap_or_default(),
                 "-n" | "-o" | "-t" | "--type" | "--state" => drop(rest.next()),
+                // There is no process of a unit here but the main one that it would be sent to.
+                "--kill-who=main" => {}
+                word if word.starts_with("--signal=") => signal = word["--signal=".len()..].to_owned(),
                 flag if SWITCHES.contains(&flag) => {}
                 word => match (word.strip_prefix("--property=").or_else(|| word.strip_prefix("-p")), word) {
                     (Some(list), _) => properties.extend(list.split(',').map(str::to_owned)),

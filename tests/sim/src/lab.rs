@@ -45,6 +45,10 @@ pub struct Domain {
     pub power: Power,
     /// A disk that it was given while it runs: its target, its volume, its serial number.
     pub extra: Option<(String, String, String)>,
+    /// Its cable is pulled.
+    pub unplugged: bool,
+    /// What its disk is held to, by option.
+    pub limits: BTreeMap<String, u64>,
     /// It is being switched on or off.
     pub busy: bool,
     /// It is off, and its memory is on disk: all that runs in it is stopped, and is let go on when it is started.
@@ -63,6 +67,8 @@ impl Domain {
             xml,
             power: Power::Off,
             extra: None,
+            unplugged: false,
+            limits: BTreeMap::new(),
             busy: false,
             saved: false,
             snapshots: BTreeMap::new(),
@@ -471,6 +477,7 @@ impl Lab {
             if let Some(domain) = known.domains.get_mut(&name) {
                 (domain.power, domain.process, domain.wire, domain.extra) = (Power::Off, None, None, None);
                 domain.saved = false;
+                (domain.unplugged, domain.limits) = (false, BTreeMap::new());
             }
             drop(known);
             lab.news.notify_all();
@@ -502,14 +509,14 @@ impl Lab {
 
     /// Stops all that runs in a machine, or lets it go on; its card is dead meanwhile.
     pub fn freeze(&self, name: &str, frozen: bool) {
-        let (process, number) = {
+        let (process, number, unplugged) = {
             let mut known = self.known();
             let Some(domain) = known.domains.get_mut(name) else { return };
             domain.power = if frozen { Power::Paused } else { Power::Running };
-            (domain.process, domain.number)
+            (domain.process, domain.number, domain.unplugged)
         };
         let Some(process) = process else { return };
-        ip(&format!("link set v{number} {}\n", if frozen { "down" } else { "up" }));
+        ip(&format!("link set v{number} {}\n", if frozen || unplugged { "down" } else { "up" }));
         let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
         // Until `unshare` has done what it is called for, its children would be this host's: all there is would stop.
         let own = fs::read_link("/proc/self/ns/pid").ok();

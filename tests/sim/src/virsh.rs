@@ -487,6 +487,8 @@ fn domain(
             }
             return Ok("Disk detached successfully\n".into());
         }
+        "domif-setlink" => return set_link(domain, power, rest),
+        "blkdeviotune" => return tune(domain, power, &name, rest),
         "metadata" => return metadata(domain, power, plain, rest),
         "autostart" if rest.contains(&"--disable") => drop(known.autostart.remove(&name)),
         "autostart" => drop(known.autostart.insert(name)),
@@ -618,6 +620,57 @@ fn domain(
         }
         other => return Err(format!("unknown command: '{other}' (this is a part of p1's tests)")),
     }
+    Ok(String::new())
+}
+
+/// `domif-setlink DOMAIN MAC|INTERFACE up|down`, of a machine that runs.
+fn set_link(domain: &mut Domain, power: Power, rest: &[&str]) -> Result<String, String> {
+    let [_, card, state @ ("up" | "down")] = rest[..] else {
+        return Err(format!("command 'domif-setlink' doesn't support {rest:?} here"));
+    };
+    let own = attribute(&domain.xml, "mac", "address").unwrap_or_default();
+    if !card.eq_ignore_ascii_case(&own) && card != format!("v{}", domain.number) {
+        return Err(format!("interface (interface: {card}) not found"));
+    }
+    if power == Power::Off {
+        return Err("a machine that is off is described with it (this is a part of p1's tests)".into());
+    }
+    domain.unplugged = state == "down";
+    if power == Power::Running {
+        ip(&format!("link set v{} {state}\n", domain.number));
+    }
+    Ok("Device updated successfully\n\n".into())
+}
+
+/// `blkdeviotune DOMAIN DEVICE [--OPTION N]... --live`; without any, it says what there is.
+fn tune(domain: &mut Domain, power: Power, name: &str, rest: &[&str]) -> Result<String, String> {
+    const OPTIONS: [&str; 2] = ["total-bytes-sec", "total-iops-sec"];
+    if rest.get(1) != Some(&"vda") {
+        return Err(format!(
+            "invalid argument: disk '{}' was not found in the domain config",
+            rest.get(1).unwrap_or(&"")
+        ));
+    }
+    if power == Power::Off {
+        return Err(format!("Requested operation is not valid: domain '{name}' is not running"));
+    }
+    let (mut words, mut new) = (rest[2..].iter(), Vec::new());
+    while let Some(word) = words.next() {
+        let option = word.strip_prefix("--").unwrap_or_default();
+        match words.as_slice().first().and_then(|n| n.parse::<u64>().ok()) {
+            _ if option == "live" => {}
+            Some(n) if OPTIONS.contains(&option) => {
+                new.push((option.replace('-', "_"), n));
+                words.next();
+            }
+            _ => return Err(format!("command 'blkdeviotune' doesn't support option {word}")),
+        }
+    }
+    if new.is_empty() {
+        let value = |option: &str| domain.limits.get(&option.replace('-', "_")).copied().unwrap_or_default();
+        return Ok(OPTIONS.map(|o| format!("{:15}: {}\n", o.replace('-', "_"), value(o))).concat());
+    }
+    domain.limits.extend(new);
     Ok(String::new())
 }
 
