@@ -13,6 +13,7 @@ mod cli;
 mod engine;
 mod event;
 mod explain;
+mod fault;
 mod guest;
 mod host;
 mod journal;
@@ -48,5 +49,5 @@ pub mod internals {
         };
     }
 
-    open!(access api apps artifacts backup boxes cli engine event explain guest host journal k3s machines observe observed os plan redact render spec ssh state steps ui verbs);
+    open!(access api apps artifacts backup boxes cli engine event explain fault guest host journal k3s machines observe observed os plan redact render spec ssh state steps ui verbs);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::systemd::Systemd;
-use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service};
+use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service, Strike, fault};
 use crate::os::process::quote;
 use crate::render;
 use crate::spec::Role;
@@ -187,6 +187,14 @@ impl Guest for Linux {
              perl -e 'open(my $r, \">\", \"/dev/urandom\") && ioctl($r, 0x5207, 0)' 2>/dev/null || :\n\
              ip neigh flush all 2>/dev/null || :\n"
         )
+    }
+
+    fn strike(&self, strike: &Strike<'_>, secs: u64) -> String {
+        fault::strike(strike, secs, self.service())
+    }
+
+    fn heal(&self, strike: &Strike<'_>) -> String {
+        fault::heal(strike, self.service())
     }
 
     fn power_off(&self) -> &'static str {

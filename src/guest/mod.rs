@@ -6,6 +6,7 @@
 //! (`ssh/detached.rs`), which does without either.
 
 mod facts;
+mod fault;
 mod linux;
 mod systemd;
 
@@ -13,6 +14,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 pub use facts::{Activity, NodeFacts, Unit, parse, script};
+pub use fault::{LACKS, Strike, UNHEALED};
 
 use crate::k3s::Said;
 use crate::render;
@@ -109,6 +111,13 @@ pub trait Guest: Sync {
     /// host's as randomness, and forget whom it knew in its network.
     fn renew(&self, random: &str) -> String;
 
+    /// Does what a fault on purpose does inside the machine, for so many seconds, after which the machine heals itself.
+    /// Exit statuses: [`LACKS`], [`UNHEALED`].
+    fn strike(&self, strike: &Strike<'_>, secs: u64) -> String;
+
+    /// Takes it back, be its time over or not. Fine if there is nothing to be taken back.
+    fn heal(&self, strike: &Strike<'_>) -> String;
+
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;
 
@@ -144,6 +153,15 @@ pub trait Service: Sync {
 
     /// Stops a unit and waits for its end.
     fn stop(&self, unit: &str) -> String;
+
+    /// Kills a unit's main process.
+    fn kill(&self, unit: &str) -> String;
+
+    /// Starts a unit that was killed too often to be started again by itself, and does not wait for it.
+    fn start_again(&self, unit: &str) -> String;
+
+    /// Has a script of the machine run by itself, as a unit of that name which is forgotten when it ends.
+    fn apart(&self, unit: &str, file: &str) -> String;
 
     /// Restarts a unit and waits for it: a command for people.
     fn restart(&self, unit: &str) -> String;

@@ -80,6 +80,18 @@ service_remove() {
         format!("systemctl stop {unit}")
     }
 
+    fn kill(&self, unit: &str) -> String {
+        format!("systemctl kill --kill-who=main --signal=KILL {unit}")
+    }
+
+    fn start_again(&self, unit: &str) -> String {
+        format!("systemctl reset-failed {unit} 2>/dev/null\nsystemctl start --no-block {unit} 2>/dev/null")
+    }
+
+    fn apart(&self, unit: &str, file: &str) -> String {
+        format!("systemd-run --quiet --collect --unit={unit} /bin/sh {file}")
+    }
+
     fn restart(&self, unit: &str) -> String {
         format!("systemctl restart {unit}")
     }
