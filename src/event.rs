@@ -72,6 +72,8 @@ verbs! {
         SaveSnapshot = "snapshot save",
         RestoreSnapshot = "snapshot restore",
         DeleteSnapshot = "snapshot delete",
+        Fault = "fault",
+        HealFault = "fault heal",
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::explain::{Explain, FailureKind};
+use crate::fault::Active;
 use crate::guest::NodeFacts;
 use crate::machines::{Kind, Made, owner};
 use crate::os::files::{self, At};
@@ -136,6 +137,14 @@ pub enum Error {
         /// How.
         reason: String,
     },
+    /// It says that faults are on nodes, and no longer which.
+    #[error("{} is damaged: {reason}; it tells of faults that p1 was to end", path.display())]
+    Faults {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
     /// A newer p1 wrote it.
     #[error("{} was written by a newer p1 (format {found}, this one knows {VERSION})", path.display())]
     Newer {
@@ -149,14 +158,14 @@ impl Explain for Error {
     fn kind(&self) -> FailureKind {
         match self {
             Self::File(e) => e.kind(),
-            Self::Damaged { .. } | Self::Forgotten { .. } => FailureKind::Damaged,
+            Self::Damaged { .. } | Self::Forgotten { .. } | Self::Faults { .. } => FailureKind::Damaged,
             Self::Newer { .. } => FailureKind::Cannot,
         }
     }
 
     fn next(&self) -> Vec<String> {
         match self {
-            Self::Damaged { path, .. } => {
+            Self::Damaged { path, .. } | Self::Faults { path, .. } => {
                 vec![format!("rm {}", crate::os::process::quote_os(path.as_os_str())), "p1 up".to_owned()]
             }
             _ => Vec::new(),
@@ -172,6 +181,11 @@ impl Explain for Error {
             )),
             Self::Forgotten { path, .. } => Some(format!(
                 "Remove {}, then restore again what was being restored: the backup's file, or the snapshot.",
+                path.display()
+            )),
+            Self::Faults { path, .. } => Some(format!(
+                "Remove {}. Faults inside machines end by themselves; `p1 up` resumes and starts the machines, and `p1 \
+                 stop`, then `p1 up`, ends all others.",
                 path.display()
             )),
             Self::Newer { .. } => Some("Use the p1 that made this cluster, or a newer one.".to_owned()),
@@ -309,6 +323,43 @@ impl StateDir {
     pub fn remember(&self, memory: &BTreeMap<String, NodeMemory>) -> Result<(), Error> {
         let text = serde_json::to_vec(memory).expect("memory is plain data");
         files::write_if_changed(&self.memory_file(), &text, 0o600)?;
+        Ok(())
+    }
+
+    fn faults_file(&self) -> PathBuf {
+        self.dir.join("faults.json")
+    }
+
+    /// For whoever changes what is written down of faults.
+    pub fn faults_lock(&self) -> PathBuf {
+        self.dir.join("faults.lock")
+    }
+
+    /// Held by what ends faults when their time is over.
+    pub fn healer(&self) -> PathBuf {
+        self.dir.join("healer")
+    }
+
+    /// What that says.
+    pub fn healer_log(&self) -> PathBuf {
+        self.dir.join("healer.log")
+    }
+
+    /// The faults that are on nodes.
+    pub fn faults(&self) -> Result<Vec<Active>, Error> {
+        let path = self.faults_file();
+        let Some(text) = files::read_if_there(&path)? else { return Ok(Vec::new()) };
+        serde_json::from_str(&text).map_err(|e| Error::Faults { path, reason: e.to_string() })
+    }
+
+    /// Keeps them; without any there is no file.
+    pub fn keep_faults(&self, all: &[Active]) -> Result<(), Error> {
+        if all.is_empty() {
+            files::remove_if_there(&self.faults_file())?;
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(all).expect("plain data");
+        files::write(&self.faults_file(), &text, 0o600)?;
         Ok(())
     }
 

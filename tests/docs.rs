@@ -396,6 +396,7 @@ fn every_file_that_waits_is_in_the_table_of_waits() {
     // Of what a user sets, a row names the test that sees it run out.
     let places = FAULTS.iter().map(|(place, file, _)| (*place, *file)).chain([
         ("evidence", "tests/simulated/evidence.rs"),
+        ("disturb", "tests/simulated/disturb.rs"),
         ("sim_apps", "tests/simulated/apps.rs"),
         ("engine", "src/engine/tests.rs"),
         ("orphan", "src/os/orphan.rs"),

@@ -1,6 +1,7 @@
 //! The ways in: to nodes, to the API, to what this host and this folder keep of a cluster; and what was seen of it.
 
 mod api;
+mod faults;
 mod files;
 pub mod kubectl;
 mod memory;
@@ -20,6 +21,7 @@ use crate::boxes::Library;
 use crate::machines::{Fleet, Owner};
 use crate::observed::Observed;
 use crate::os::Cancel;
+use crate::os::apart::Apart;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
 use crate::spec::Cluster;
@@ -53,6 +55,8 @@ pub struct World {
     pub jobs: usize,
     /// Learns the secrets that this cluster has.
     pub redactor: Redactor,
+    /// Ends faults when their time is over, whether this p1 lives or not.
+    pub healer: Apart,
     /// What was found on the ways so far.
     pub held: Held,
 }

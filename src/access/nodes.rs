@@ -12,7 +12,7 @@ use crate::machines::{Machine, Way, Whose};
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::spec::Node;
-use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Remote, Root};
+use crate::ssh::{self, Endpoint, KnownHosts, Login, Options, Output, Remote, Root};
 
 /// One answer over SSH to a short question. Under emulation on a loaded host it takes seconds.
 pub const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -136,6 +136,11 @@ impl World {
     /// Runs a short script of root's on a node; its output, if it exits with 0.
     pub fn script(&self, node: &Node, what: &str, script: &str) -> Result<String, StepError> {
         self.on(node, |r| r.script(what, script, true, SCRIPT_TIMEOUT, &mut |_| {})?.ok().map(|o| o.text()))
+    }
+
+    /// The same, whatever its exit status.
+    pub fn run_script(&self, node: &Node, what: &str, script: &str) -> Result<Output, StepError> {
+        self.on(node, |r| r.script(what, script, true, SCRIPT_TIMEOUT, &mut |_| {}))
     }
 
     /// Asks a node about itself.

@@ -143,6 +143,9 @@ pub struct Verify {
     /// Which nodes.
     #[command(flatten)]
     pub nodes: Nodes,
+    /// Prove it while nodes are under a fault, as `p1 fault` has it: `--under 'pause worker-1'`; it is healed afterwards
+    #[arg(long, value_name = "FAULT")]
+    pub under: Option<String>,
     /// The image of its pods, with busybox in it [default: the spec's, else one that k3s brings along]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
@@ -302,6 +305,125 @@ pub enum SnapshotVerb {
         /// Which, as `list` shows it
         name: String,
     },
+}
+
+/// The verbs of `fault`.
+#[derive(Debug, Subcommand)]
+pub enum FaultVerb {
+    /// Cut nodes off from the others: nothing passes between their addresses. This host still reaches them
+    Partition {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// Between which.
+        #[command(flatten)]
+        between: Peers,
+    },
+    /// Delay what nodes send to other nodes
+    Latency {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// Between which.
+        #[command(flatten)]
+        between: Peers,
+        /// By how much
+        #[arg(long, value_name = "TIME", value_parser = duration, default_value = "200ms")]
+        delay: Duration,
+        /// By how much that varies
+        #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s")]
+        jitter: Duration,
+    },
+    /// Lose a part of what nodes send to other nodes
+    Loss {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// Between which.
+        #[command(flatten)]
+        between: Peers,
+        /// How much
+        #[arg(long, value_name = "PERCENT", default_value_t = 10)]
+        percent: u8,
+    },
+    /// Pull the network cable of machines
+    LinkDown {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+    },
+    /// Pull the plug of machines; when the time is over they are started
+    PowerCut {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+    },
+    /// Halt machines as they are
+    Pause {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+    },
+    /// Fill the disk below /var/lib
+    DiskFull {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// So much is left free
+        #[arg(long, value_name = "MIB", default_value_t = 0)]
+        leave: u64,
+    },
+    /// Slow the machines' disks down
+    SlowDisk {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// Reads and writes a second, together
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        iops: u32,
+        /// So much a second, read and written
+        #[arg(long, value_name = "KIB", default_value_t = 1024)]
+        rate: u64,
+    },
+    /// Set the clock wrong
+    Clock {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+        /// How far ahead; `--by=-1h` for behind
+        #[arg(long, value_name = "TIME", value_parser = crate::fault::offset, default_value = "1h", allow_hyphen_values = true)]
+        by: i64,
+    },
+    /// Kill k3s, as often as it comes back; what it runs goes on
+    KillK3s {
+        /// Which nodes, and for how long.
+        #[command(flatten)]
+        on: FaultNodes,
+    },
+    /// End faults before their time
+    Heal(Nodes),
+    /// Heal what is due, until nothing is left (p1 starts this by itself)
+    #[command(hide = true)]
+    Watch,
+}
+
+/// Which nodes are disturbed, and for how long.
+#[derive(Args, Debug)]
+pub struct FaultNodes {
+    /// Which
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<String>,
+    /// For how long
+    #[arg(long = "for", value_name = "TIME", value_parser = bound, default_value = "60s")]
+    pub time: Duration,
+}
+
+/// The other side of a fault between nodes.
+#[derive(Args, Debug)]
+pub struct Peers {
+    /// Only towards this node; may be given several times [default: all others]
+    #[arg(long = "peer", value_name = "NODE")]
+    pub peers: Vec<String>,
 }
 
 /// Options of `doctor`.

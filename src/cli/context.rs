@@ -13,6 +13,7 @@ use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::machines::{self, Cpu, Fleet, Here, Kind};
 use crate::os::Cancel;
+use crate::os::apart::Apart;
 use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, Parsed};
@@ -187,10 +188,23 @@ impl Context {
             cancel: self.cancel.clone(),
             jobs: self.global.jobs,
             redactor: self.redactor.clone(),
+            healer: self.healer(&cluster),
             cluster,
         });
         world.redactor();
+        // After a start of this host, or where it was killed, nobody else would end them.
+        if world.state.faults().is_ok_and(|faults| !faults.is_empty()) {
+            let _ = world.healer.ensure();
+        }
         world
+    }
+
+    /// What ends the faults of a cluster: this p1, once more.
+    fn healer(&self, cluster: &Cluster) -> Apart {
+        let state = StateDir::of(&cluster.base, &cluster.name);
+        let file = std::path::absolute(&self.global.file).unwrap_or_else(|_| self.global.file.clone());
+        let args = ["-f".into(), file.into(), "-o".into(), "plain".into(), "fault".into(), "watch".into()];
+        Apart { args: args.into(), lock: state.healer(), log: state.healer_log() }
     }
 
     /// How to get at what is elsewhere: mirrors and proxies are named in the environment.

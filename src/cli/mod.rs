@@ -25,6 +25,7 @@ mod destroy;
 mod doctor;
 mod error;
 mod exec;
+mod fault;
 mod files;
 mod here;
 mod kubeconfig;

@@ -14,9 +14,9 @@ use crate::guest::Activity;
 use crate::journal;
 use crate::machines::{Cap, MachineState};
 use crate::observe::{Depth, observe_claimed};
-use crate::observed::View;
 use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
+use crate::observed::{View, faults};
 use crate::plan::Check;
 use crate::state::StateDir;
 use crate::ui::{Cell, Format, Layout, Tone, count, table};
@@ -40,6 +40,8 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
     let view = View::new(&world.cluster, &seen);
     let plan = Verb::of(VerbName::Up).plan(&view, &targets);
     let drift = change::look(&world, &plan, &targets);
+    let faults = &seen.here.faults;
+    let drift = faults::excuse(&view, drift);
     let refused = unfinished(&view);
     let chosen = |name: &String| targets.is_empty() || targets.contains(name);
     let holder = crate::os::lock::holder(&state.lock());
@@ -73,10 +75,14 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
                 "ssh": seen.silent.get(&node.name).map(|why| context.shown(why)), "drift": drift, "size": machine.size,
                 "former": former, "reported": reported(&node.name).map(|at| at.to_string()),
                 "remembered": seen.remembered.contains(&node.name),
+                "faults": faults.iter().filter(|a| a.node == node.name).collect::<Vec<_>>(),
             });
             print(format!("{line}\n"));
             continue;
         }
+        // It is told with the fault.
+        let hidden = faults::hidden(faults).contains(node.name.as_str());
+        let silent = seen.silent.get(&node.name).filter(|_| !hidden);
         let (running, unit) = (
             machine.state == MachineState::Running,
             unit.map(|u| u.active).filter(|a| *a != Activity::Unknown),
@@ -100,7 +106,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
                 None => Cell::new(Tone::Dim, "-"),
             },
             Cell::from(status.map_or("-".to_owned(), |s| s.version.clone())),
-            Cell::new(Tone::Warn, differs(&drift, seen.silent.get(&node.name))),
+            Cell::new(Tone::Warn, differs(&drift, silent)),
         ]);
     }
     if context.ui.format == Format::Json {
@@ -124,6 +130,11 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
             &rows,
             layout,
         ));
+        for active in faults {
+            let node = &active.node;
+            let told = active.told(jiff::Timestamp::now());
+            eprintln!("{node} is under {told}; `p1 fault heal {node}` ends it before");
+        }
         for line in freshness(&believed, &seen.remembered) {
             eprintln!("{line}");
         }
@@ -146,7 +157,12 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
     if let Some(why) = refused {
         return Err(CliError::told(code::FAILED, why.cause).hint(why.hint));
     }
-    if !change::is_due(&plan, &drift) {
+    let due = match faults.is_empty() {
+        true => change::is_due(&plan, &drift),
+        // What cannot be told meanwhile is so because of them.
+        false => drift.iter().any(Drift::counts),
+    };
+    if !due {
         return Ok(());
     }
     let differs =

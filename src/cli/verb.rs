@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, Init, Kubeconfig, Kubectl, Logs, Looks, Nodes, Render,
+    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Init, Kubeconfig, Kubectl, Logs, Looks, Nodes, Render,
     SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, files, kubeconfig, kubectl, logs, plan, power, replace,
-    retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kubeconfig, kubectl, logs, plan, power,
+    replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -60,6 +60,9 @@ pub enum Verb {
     Suspend,
     /// Go on where `suspend` stopped, all machines at one moment
     Resume,
+    /// Disturb nodes on purpose, for a while: it is healed by itself, also when p1 is killed
+    #[command(subcommand)]
+    Fault(FaultVerb),
     /// Write the cluster's data and secrets into a file; without sqlite3 on the server k3s stops for the copy
     Backup {
         /// Where to [default: NAME-TIME.backup in this folder]
@@ -149,6 +152,7 @@ impl Verb {
             Self::Suspend => power::run(context, VerbName::Suspend, &[]),
             Self::Resume => power::run(context, VerbName::Resume, &[]),
             Self::Snapshot(verb) => snapshot::run(context, verb),
+            Self::Fault(verb) => fault::run(context, verb),
             Self::Backup { archive } => backup::save(context, archive.as_deref()),
             Self::Restore { archive: Some(archive), .. } => backup::restore(context, &archive),
             Self::Restore { archive: None, .. } => backup::undo(context),

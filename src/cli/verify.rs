@@ -3,6 +3,7 @@
 use super::args::Verify;
 use super::context::Context;
 use super::error::{CliError, code};
+use super::fault;
 use super::run::{self, Job};
 use crate::event::VerbName;
 use crate::state::StateDir;
@@ -26,6 +27,9 @@ pub fn verify(context: &Context, args: &Verify) -> Result<(), CliError> {
         retry_of: None,
         deep: false,
     };
-    let report = run::run(context, cluster, job, &|_, _| Ok(()))?;
-    run::verdict(&report)
+    let proof = || run::verdict(&run::run(context, cluster, job, &|_, _| Ok(()))?);
+    match &args.under {
+        Some(text) => fault::under(context, text, proof),
+        None => proof(),
+    }
 }

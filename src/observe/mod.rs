@@ -17,8 +17,8 @@ use crate::explain::without_name;
 use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::MachineState;
-use crate::observed::Observed;
 use crate::observed::drift::{self, former_nodes};
+use crate::observed::{Observed, faults};
 use crate::os::many;
 use crate::spec::{Node, Role};
 
@@ -61,12 +61,14 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
         tokens?;
     }
     let unfinished = world.state.unfinished()?;
+    let on_nodes = world.state.faults()?;
     let kubeconfig = world.state.kubeconfig().is_file();
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
     let known: Vec<_> = known.collect();
     world.note(|seen| {
         seen.here.kubeconfig = kubeconfig;
         seen.here.unfinished = unfinished;
+        seen.here.faults = on_nodes;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));
@@ -107,6 +109,15 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
             seen.machines.get(&n.name).is_some_and(|m| m.state == MachineState::Running && !m.foreign)
         };
         let nodes = world.cluster.nodes.iter().filter(|n| depth >= Depth::Nodes && runs(n));
+        // Nor does one answer whose cable is pulled.
+        let hidden = faults::hidden(&seen.here.faults);
+        let (cut_off, nodes): (Vec<&Node>, Vec<&Node>) =
+            nodes.partition(|n| hidden.contains(n.name.as_str()));
+        world.note(|seen| {
+            let why = || "it is under a fault that hides its machine".to_owned();
+            seen.silent.extend(cut_off.iter().map(|n| (n.name.clone(), why())));
+        });
+        let nodes = nodes.into_iter();
         let unknown: Vec<&Node> =
             nodes.filter(|node| depth == Depth::Inside || !vouched_for(world, &seen, node)).collect();
         match &cut {

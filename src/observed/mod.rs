@@ -3,6 +3,7 @@
 
 pub mod applied;
 pub mod drift;
+pub mod faults;
 pub mod files;
 pub mod quorum;
 pub mod ready;
@@ -19,6 +20,7 @@ use crate::api::NodeStatus;
 use crate::apps::Inventory;
 use crate::backup::Backup;
 use crate::event::Failure;
+use crate::fault::Active;
 use crate::guest::{Activity, NodeFacts, Since, Unit};
 use crate::k3s::{self, Arch, Join, Tokens};
 use crate::machines::{Caps, Hosting, Kind, Machine, MachineState, Made, Note};
@@ -106,6 +108,8 @@ pub struct Here {
     pub given: String,
     /// What was begun with the cluster's data and has not come to its end.
     pub unfinished: Option<Unfinished>,
+    /// The faults that are on nodes.
+    pub faults: Vec<Active>,
 }
 
 /// What was asked for. It is written before a run begins, and not after.

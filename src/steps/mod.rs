@@ -7,6 +7,7 @@ pub mod autostart;
 pub mod backup;
 pub mod clean;
 pub mod config;
+pub mod fault;
 pub mod files;
 pub mod foundations;
 pub mod image;

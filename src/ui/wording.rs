@@ -115,6 +115,8 @@ fn words(verb: &str) -> Words {
         Some(V::Resume) => all("resumed", "is resumed", "are resumed"),
         Some(V::SaveSnapshot) => all("saved", "is saved", "are saved"),
         Some(V::DeleteSnapshot) => all("done", "has one snapshot less", "have one snapshot less"),
+        Some(V::Fault) => all("disturbed", "is disturbed", "are disturbed"),
+        Some(V::HealFault) => all("healed", "is under no fault any more", "are under no fault any more"),
         _ => all("done", "is done", "are done"),
     }
 }

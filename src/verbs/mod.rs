@@ -25,7 +25,7 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, clean, config, files, foundations, image, install, kubeconfig,
+    Step, artifacts, autostart, backup, clean, config, fault, files, foundations, image, install, kubeconfig,
     labels, launch, leave, link, machine, manifests, network, provision, push, ready, resize, restore,
     rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify, vm,
 };
@@ -88,6 +88,8 @@ pub struct Traits {
     pub stops_k3s_first: bool,
     /// What its retry goes on with.
     pub resumes: Resumes,
+    /// Faults of the nodes that it is for are over before: it takes their machines from under them.
+    pub ends_faults: bool,
     /// Whether it may do its work while a restore has not come to its end.
     pub within: Within,
     /// What is done just before its steps.
@@ -104,6 +106,7 @@ impl Traits {
         reaches_nodes: true,
         stops_k3s_first: false,
         resumes: Resumes::WhatIsLeft,
+        ends_faults: false,
         within: Within::Any,
         begin: None,
         end: None,
@@ -274,7 +277,7 @@ impl Verb {
                         name: VerbName::Stop,
                         steps: &[Use::of(&stop::STEP)],
                         depth: Depth::Machines,
-                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                        traits: Traits { reaches_nodes: false, ends_faults: true, ..Traits::PLAIN },
                     }
                 }
             }
@@ -309,7 +312,12 @@ impl Verb {
                             Use::of(&clean::STEP),
                         ],
                         depth: Depth::Machines,
-                        traits: Traits { takes: Takes::All, reaches_nodes: false, ..Traits::PLAIN },
+                        traits: Traits {
+                            takes: Takes::All,
+                            reaches_nodes: false,
+                            ends_faults: true,
+                            ..Traits::PLAIN
+                        },
                     }
                 }
             }
@@ -369,7 +377,12 @@ impl Verb {
                         name: VerbName::Suspend,
                         steps: &[Use::of(&suspend::SUSPEND)],
                         depth: Depth::Machines,
-                        traits: Traits { reaches_nodes: false, within: Within::Nothing, ..Traits::PLAIN },
+                        traits: Traits {
+                            reaches_nodes: false,
+                            ends_faults: true,
+                            within: Within::Nothing,
+                            ..Traits::PLAIN
+                        },
                     }
                 }
             }
@@ -401,6 +414,7 @@ impl Verb {
                         depth: Depth::Machines,
                         traits: Traits {
                             resumes: Resumes::Nothing,
+                            ends_faults: true,
                             within: Within::Nothing,
                             ..Traits::PLAIN
                         },
@@ -421,10 +435,31 @@ impl Verb {
                         depth: Depth::Machines,
                         traits: Traits {
                             resumes: Resumes::Nothing,
+                            ends_faults: true,
                             begin: Some(snapshot::begin),
                             end: Some(snapshot::end),
                             ..Traits::PLAIN
                         },
+                    }
+                }
+            }
+            VerbName::Fault => {
+                const {
+                    &Self {
+                        name: VerbName::Fault,
+                        steps: &[Use::of(&fault::STRIKE)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::HealFault => {
+                const {
+                    &Self {
+                        name: VerbName::HealFault,
+                        steps: &[Use::of(&fault::HEAL)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
                     }
                 }
             }
@@ -597,8 +632,17 @@ mod tests {
             let what = Unfinished { verb: verb.to_string(), id, subject: None, since, settled: false };
             V::ALL.into_iter().filter(|v| !Verb::of(*v).passes(&what)).collect::<Vec<_>>()
         };
-        let kept =
-            [V::Up, V::Replace, V::Upgrade, V::Start, V::Backup, V::Suspend, V::Resume, V::SaveSnapshot];
+        let kept = [
+            V::Up,
+            V::Replace,
+            V::Upgrade,
+            V::Start,
+            V::Backup,
+            V::Suspend,
+            V::Resume,
+            V::SaveSnapshot,
+            V::Fault,
+        ];
         assert_eq!(during(V::Restore), kept);
         let kept = [
             V::Up,
@@ -610,6 +654,7 @@ mod tests {
             V::Suspend,
             V::Resume,
             V::SaveSnapshot,
+            V::Fault,
         ];
         assert_eq!(during(V::RestoreSnapshot), kept);
     }

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Decision, Intent, Refused, Steps, Verb, decide};
+use super::{Decision, Intent, Refused, Steps, Takes, Verb, decide};
 use crate::access::{Claims, World};
 use crate::engine::{self, Report, Run, StepError};
 use crate::event::{Event, Kind, StepInfo, VerbName};
 use crate::explain::{Explain, FailureKind, seconds};
 use crate::journal::{Record, Writer};
 use crate::machines::{self, Batch, Make, Orphan, Whose};
-use crate::observe::{Depth, look_at_given, look_at_provisioners, observe};
+use crate::observe::{Depth, look_at_given, look_at_hosting, look_at_provisioners, observe};
 use crate::observed::View;
 use crate::observed::drift::node_as_made;
 use crate::observed::refusal::{not_finished, refusal};
@@ -20,7 +20,7 @@ use crate::plan::{At, Check, ClusterStep, NodeStep, Plan};
 use crate::redact::Redactor;
 use crate::spec::{self, Node};
 use crate::steps::shared::batch::finish;
-use crate::steps::{files, snapshot};
+use crate::steps::{fault, files, snapshot};
 
 /// A run to be.
 pub struct Job {
@@ -85,7 +85,12 @@ pub trait Audience {
 pub fn open(world: &World, job: &Job, over: Option<Duration>, tell: Tell<'_>) -> Result<(), Error> {
     claim(world, job, over, tell)?;
     survive(world, job.verb, tell)?;
-    unfinished(world, job.verb)
+    unfinished(world, job.verb)?;
+    // That one says itself what it could not end.
+    if job.verb.name != VerbName::HealFault {
+        fault::overdue(world, tell)?;
+    }
+    Ok(())
 }
 
 /// Looks at the cluster and decides what the run does.
@@ -110,6 +115,14 @@ pub fn look(world: &Arc<World>, job: &Job) -> Result<Decision, Error> {
         }
         None => {
             let seen = observe(world, if job.deep { Depth::Inside } else { verb.depth })?;
+            let seen = match verb.name {
+                // Whether a plug may be pulled depends on it.
+                VerbName::Fault => {
+                    look_at_hosting(world);
+                    world.seen()
+                }
+                _ => seen,
+            };
             let decision = decide(&world.cluster, &seen, &intent);
             if let Some(refused) = decision.refused {
                 return Err(refused.into());
@@ -171,6 +184,10 @@ fn begin(
              next `p1 up` takes it; remove it when the datastore is emptied",
             kept.display()
         ));
+    }
+    if verb.traits.ends_faults {
+        let nodes = world.seen().request.targets.clone();
+        fault::end_for(world, &nodes, verb.traits.takes == Takes::All, tell)?;
     }
     if let Some(begin) = verb.traits.begin {
         begin(world)?;

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 use p1::internals::event::Outcome;
 use p1::internals::journal;
 
-use super::run::{Running, began};
+use super::disturb;
+use super::run::{Running, began, until};
 use super::sim::{Sim, spec};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -289,4 +290,36 @@ fn uninstall_may_be_struck_after_any_event() {
 #[test]
 fn destroy_may_be_struck_after_any_event() {
     taken_down("destroy", 5);
+}
+
+#[test]
+fn fault_and_its_end_may_be_struck_after_any_event() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    let (mut begun, mut ended) = (Figures::default(), Figures::default());
+    let healed = || disturb::faults(&sim).is_empty() && sim.node("worker").state() == "running";
+    for &how in signals() {
+        // Its end comes by itself, whatever became of its p1.
+        for k in (1..).step_by(every()) {
+            let struck = point(&mut begun, &sim, &["fault", "pause", "--for", "1s", "worker"], how, k);
+            until("it heals", healed);
+            if !struck {
+                break;
+            }
+        }
+        // And by the next p1, where what would bring it was killed too.
+        for k in (1..).step_by(every()) {
+            sim.p1(&["fault", "pause", "--for", "1h", "worker"]).exits(0);
+            disturb::kill_healer(&sim);
+            let struck = point(&mut ended, &sim, &["fault", "heal"], how, k);
+            assert!(healed(), "fault heal {how:?} {k}");
+            if !struck {
+                break;
+            }
+        }
+        sim.p1(&["up"]).exits(0);
+        sim.p1(&["status"]).exits(0);
+    }
+    begun.judge("fault", 3 / every());
+    ended.judge("fault heal", 3 / every());
 }

@@ -13,6 +13,7 @@ mod sshd;
 mod apps;
 mod change;
 mod crash;
+mod disturb;
 mod evidence;
 mod faults;
 mod kept;

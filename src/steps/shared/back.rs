@@ -16,8 +16,17 @@ use crate::steps::NodeCtx;
 /// Sets the node's clock. `moment`: what it runs from is a moment that others may run from too, so that nothing of what
 /// was random then is any more, and whom it knew in its network may be somebody else.
 pub fn set_clock(ctx: &NodeCtx<'_>, moment: bool) -> Result<Option<String>, StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    world.on(node, |remote| remote.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
+    clock_of(ctx.world, ctx.node, ctx.world.cluster.timeouts.ssh, moment)
+}
+
+/// The same outside a step, of a machine that answers within `patience`.
+pub fn clock_of(
+    world: &World,
+    node: &Node,
+    patience: Duration,
+    moment: bool,
+) -> Result<Option<String>, StepError> {
+    world.on(node, |remote| remote.wait_for(patience, &mut |_| {}).map(|_| ()))?;
     let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
     let guest = world.guest(node);
     let more = if moment { guest.renew(&hex(&random()?)) } else { String::new() };
