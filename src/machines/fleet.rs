@@ -74,23 +74,24 @@ impl Fleet {
         std::iter::once(&*self.usual).chain(self.others.iter().map(|(_, machines)| &**machines))
     }
 
+    /// Which of [`Fleet::all`] has the machine of the node of that name.
+    fn place(&self, node: &str) -> usize {
+        self.others.iter().position(|(nodes, _)| nodes.contains(node)).map_or(0, |other| other + 1)
+    }
+
     /// Who has the machine of the node of that name.
     pub fn of(&self, node: &str) -> &dyn Machines {
         let other = self.others.iter().find(|(nodes, _)| nodes.contains(node));
         other.map_or(&*self.usual, |(_, machines)| &**machines)
     }
 
-    fn is_of(&self, node: &str, machines: &dyn Machines) -> bool {
-        std::ptr::addr_eq(self.of(node), machines)
-    }
-
-    /// The cluster with those nodes alone whose machines these are.
-    fn part<'c>(&self, cluster: &'c Cluster, machines: &dyn Machines) -> Cow<'c, Cluster> {
+    /// The cluster with those nodes alone whose machines are at that place.
+    pub(super) fn part<'c>(&self, cluster: &'c Cluster, place: usize) -> Cow<'c, Cluster> {
         if self.others.is_empty() {
             return Cow::Borrowed(cluster);
         }
         let mut part = cluster.clone();
-        part.nodes.retain(|n| self.is_of(&n.name, machines));
+        part.nodes.retain(|n| self.place(&n.name) == place);
         Cow::Owned(part)
     }
 
@@ -99,8 +100,8 @@ impl Fleet {
         &'a self,
         nodes: &BTreeSet<String>,
     ) -> impl Iterator<Item = (&'a dyn Machines, BTreeSet<String>)> {
-        let parts = self.all().map(|machines| {
-            (machines, nodes.iter().filter(|n| self.is_of(n, machines)).cloned().collect::<BTreeSet<_>>())
+        let parts = self.all().enumerate().map(|(place, machines)| {
+            (machines, nodes.iter().filter(|n| self.place(n) == place).cloned().collect::<BTreeSet<_>>())
         });
         parts.filter(|(_, nodes)| !nodes.is_empty()).collect::<Vec<_>>().into_iter()
     }
@@ -113,12 +114,12 @@ impl Fleet {
     /// How all machines are.
     pub fn look(&self, cluster: &Cluster, stop: &Cancel) -> Result<BTreeMap<String, Machine>, Error> {
         let mut found = BTreeMap::new();
-        for machines in self.all() {
-            let part = self.part(cluster, machines);
+        for (place, machines) in self.all().enumerate() {
+            let part = self.part(cluster, place);
             let nodes: Vec<&Node> = part.nodes.iter().collect();
             let mut theirs = machines.look(&part, &nodes, stop)?;
             // What is called like another's node is not that node's.
-            theirs.retain(|node, _| cluster.node(node).is_none() || self.is_of(node, machines));
+            theirs.retain(|node, _| cluster.node(node).is_none() || self.place(node) == place);
             found.extend(theirs);
         }
         Ok(found)
@@ -216,8 +217,8 @@ impl Fleet {
 
     /// Each who makes machines, with those of these nodes that it has.
     fn each_maker(&self, nodes: &BTreeSet<String>) -> impl Iterator<Item = (&dyn Make, BTreeSet<String>)> {
-        let all = self.all().filter_map(|machines| {
-            let nodes = nodes.iter().filter(|n| self.is_of(n, machines)).cloned().collect();
+        let all = self.all().enumerate().filter_map(|(place, machines)| {
+            let nodes = nodes.iter().filter(|n| self.place(n) == place).cloned().collect();
             Some((machines.make()?, nodes))
         });
         all.collect::<Vec<_>>().into_iter()
@@ -292,9 +293,9 @@ impl Fleet {
         image: &BoxInfo,
         stop: &Cancel,
     ) -> Result<Option<String>, Error> {
-        for machines in self.all() {
+        for (place, machines) in self.all().enumerate() {
             if let Some(make) = machines.make()
-                && let Some(lack) = make.prepared(&self.part(cluster, machines), image, stop)?
+                && let Some(lack) = make.prepared(&self.part(cluster, place), image, stop)?
             {
                 return Ok(Some(lack));
             }
@@ -305,9 +306,9 @@ impl Fleet {
     /// Does `work` with each who makes machines and its part of the cluster. Answers what was answered, a line each.
     pub fn for_makers(&self, cluster: &Cluster, work: ForMakers<'_>) -> Result<Vec<String>, Error> {
         let mut did = Vec::new();
-        for machines in self.all() {
+        for (place, machines) in self.all().enumerate() {
             if let Some(make) = machines.make() {
-                did.extend(work(make, &self.part(cluster, machines))?);
+                did.extend(work(make, &self.part(cluster, place))?);
             }
         }
         Ok(did)
@@ -322,17 +323,19 @@ impl Fleet {
         hear: Hear<'_>,
         stop: &Cancel,
     ) -> Result<Results, Error> {
-        let names = nodes.iter().map(|n| n.name.clone()).collect();
         let mut results = Results::new();
-        for (machines, names) in self.split(&names) {
-            let theirs: Vec<&Node> = nodes.iter().copied().filter(|n| names.contains(&n.name)).collect();
-            let part = self.part(cluster, machines);
+        for (place, machines) in self.all().enumerate() {
+            let theirs: Vec<&Node> = nodes.iter().copied().filter(|n| self.place(&n.name) == place).collect();
+            if theirs.is_empty() {
+                continue;
+            }
+            let part = self.part(cluster, place);
             let made = machines.make().map(|make| make.create(&part, &theirs, base, hear, stop));
             match made {
                 Some(made) => results.extend(made?),
                 None => {
-                    let cannot = |name: String| (name.clone(), Err(Error::cannot(&name, Cap::Make)));
-                    results.extend(names.into_iter().map(cannot));
+                    let cannot = |n: &&Node| (n.name.clone(), Err(Error::cannot(&n.name, Cap::Make)));
+                    results.extend(theirs.iter().map(cannot));
                 }
             }
         }

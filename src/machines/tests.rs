@@ -101,6 +101,15 @@ fn a_node_is_asked_of_whoever_has_its_machine() {
     let mut fleet = of(Kind::Libvirt, Engine::Vagrant, dir.path());
     fleet = Fleet::new(fleet.into_usual(), vec![(theirs.clone(), Box::new(SshOnly))]);
 
+    // Of two kinds without anything that tells their values apart each has its own.
+    let (one, two) = (cluster.nodes[1].name.clone(), cluster.nodes[2].name.clone());
+    let others: Vec<(BTreeSet<String>, Box<dyn Machines>)> =
+        vec![([one].into(), Box::new(SshOnly)), ([two].into(), Box::new(SshOnly))];
+    let both = Fleet::new(Box::new(SshOnly), others);
+    let asked = both.look(&cluster, &stop).unwrap().len();
+    let parts: Vec<usize> = (0..3).map(|place| both.part(&cluster, place).nodes.len()).collect();
+    assert_eq!((asked, parts), (3, vec![1, 1, 1]));
+
     let machines = fleet.look(&cluster, &stop).unwrap();
     assert_eq!(
         machines.keys().collect::<Vec<_>>(),
