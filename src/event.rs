@@ -67,6 +67,8 @@ verbs! {
         Backup = "backup",
         Restore = "restore",
         UndoRestore = "restore --undo",
+        Keep = "up --keep",
+        Reset = "reset",
         Suspend = "suspend",
         Resume = "resume",
         SaveSnapshot = "snapshot save",

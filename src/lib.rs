@@ -18,6 +18,7 @@ mod guest;
 mod host;
 mod journal;
 mod k3s;
+mod kept;
 mod machines;
 mod observe;
 mod observed;

@@ -396,6 +396,20 @@ impl StateDir {
         Ok(())
     }
 
+    /// What a machine that is made from a kept one needs of this folder.
+    pub fn keepsakes(&self) -> [PathBuf; 7] {
+        let here = |name: &str| self.dir.join(name);
+        [
+            self.key(),
+            here("id_ed25519.pub"),
+            self.known_hosts(),
+            self.token(),
+            self.kubeconfig(),
+            self.memory_file(),
+            self.facts_file(),
+        ]
+    }
+
     fn suspended_file(&self) -> PathBuf {
         self.dir.join("suspended.json")
     }

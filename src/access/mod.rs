@@ -3,6 +3,7 @@
 mod api;
 mod faults;
 mod files;
+mod kept;
 pub mod kubectl;
 mod memory;
 mod nodes;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
+use crate::kept::Moments;
 use crate::machines::{Fleet, Owner};
 use crate::observed::Observed;
 use crate::os::Cancel;
@@ -45,6 +47,8 @@ pub struct World {
     pub net: artifacts::Net,
     /// This host's boxes.
     pub library: Library,
+    /// This user's kept clusters.
+    pub kept: Moments,
     /// A lock for what all clusters of this host share.
     pub host_lock: PathBuf,
     pub run: String,
@@ -97,6 +101,18 @@ impl World {
     /// What this host's clock says: actions ask for it here, and conditions cannot.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    /// The state folder has other files: what was read of them before no longer counts.
+    pub fn reload(&self) -> Result<(), crate::engine::StepError> {
+        *lock(&self.held.memory) = self.state.memory();
+        self.redactor();
+        self.read_tokens()?;
+        self.forget_api();
+        self.forget_nodes();
+        let kubeconfig = self.state.kubeconfig().is_file();
+        self.note(|seen| (seen.here.kubeconfig, seen.api) = (kubeconfig, None));
+        Ok(())
     }
 
     /// The log of something that is no single step.

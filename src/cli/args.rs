@@ -135,6 +135,12 @@ pub struct Up {
     /// Recreate this node's machine, with the loss of what is on it; may be given several times
     #[arg(long, value_name = "NODE")]
     pub replace: Vec<String>,
+    /// Keep the cluster, memory and disks, when it is up, as `keep: true` in the spec does
+    #[arg(long)]
+    pub keep: bool,
+    /// Make the cluster the long way, also where it is kept
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// Options of `verify`.
@@ -282,6 +288,18 @@ pub enum ArtifactsVerb {
     Verify {
         /// Which folder [default: as for `fetch`]
         dir: Option<PathBuf>,
+    },
+}
+
+/// The verbs of `kept`.
+#[derive(Debug, Subcommand)]
+pub enum KeptVerb {
+    /// List the kept clusters
+    List,
+    /// Remove a kept cluster
+    Remove {
+        /// Which, as `list` shows it
+        key: String,
     },
 }
 

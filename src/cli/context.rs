@@ -11,6 +11,7 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
+use crate::kept::Moments;
 use crate::machines::{self, Cpu, Fleet, Here, Kind};
 use crate::os::Cancel;
 use crate::os::apart::Apart;
@@ -130,16 +131,22 @@ impl Context {
         Ok(kind)
     }
 
-    /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
-    pub fn machines(&self, cluster: &Cluster, kind: Kind) -> Fleet {
+    /// The programs that machines are made with.
+    pub fn tools(&self) -> machines::Tools {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
-        let tools = machines::Tools {
+        machines::Tools {
             virsh: find("virsh"),
             qemu_img: find("qemu-img"),
             ip: find("ip"),
             vboxmanage: find("VBoxManage"),
             ..machines::Tools::default()
-        };
+        }
+    }
+
+    /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
+    pub fn machines(&self, cluster: &Cluster, kind: Kind) -> Fleet {
+        let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
+        let tools = self.tools();
         let cpu = (kind == Kind::Libvirt).then(|| {
             let how = Virtualization::of_env(&self.env);
             Cpu {
@@ -179,6 +186,7 @@ impl Context {
             cache: Cache { dir: dirs.cache.join("artifacts") },
             net: self.net(),
             library: Library::new(dirs.data.join("boxes")),
+            kept: Moments::new(dirs.kept()),
             host_lock: dirs.host_lock(),
             token: match &cluster.k3s.token {
                 Some(spec::TokenSource::Env(name)) => std::env::var(name).ok(),

@@ -3,6 +3,7 @@
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
+use super::kept;
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
@@ -75,6 +76,11 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
         retry_of: None,
         deep: false,
     };
+    let name = cluster.name.clone();
     let report = run::run(context, cluster, job, &|world, _| ask(world))?;
-    run::verdict(&report)
+    run::verdict(&report)?;
+    if whole {
+        kept::after_destroy(context, &name);
+    }
+    Ok(())
 }

@@ -28,6 +28,7 @@ mod exec;
 mod fault;
 mod files;
 mod here;
+mod kept;
 mod kubeconfig;
 mod kubectl;
 mod logs;

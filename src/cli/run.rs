@@ -42,12 +42,37 @@ pub fn run_to(
     before: &dyn Fn(&World) -> Result<(), CliError>,
     ready: Ready<'_>,
 ) -> Result<Report, CliError> {
+    whole(context, cluster, job, before, ready, &|_| ())
+}
+
+/// The same, with a last look at what was seen when all steps have passed.
+pub fn run_then(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    after: &dyn Fn(&World),
+    ready: Ready<'_>,
+) -> Result<Report, CliError> {
+    whole(context, cluster, job, &|_| Ok(()), ready, after)
+}
+
+fn whole(
+    context: &Context,
+    cluster: Cluster,
+    job: Job,
+    before: &dyn Fn(&World) -> Result<(), CliError>,
+    ready: Ready<'_>,
+    after: &dyn Fn(&World),
+) -> Result<Report, CliError> {
     let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, kind, job.verb.name.as_str())?;
     let world = context.world(cluster, kind);
     let result = locked(context, &world, &job, before, ready);
+    if result.as_ref().is_ok_and(|r| r.success) {
+        after(&world);
+    }
     if job.verb.takes_all(&job.targets) && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
         state.remove()?;

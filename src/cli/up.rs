@@ -1,11 +1,14 @@
 //! `p1 up`.
 
+use std::cell::RefCell;
+
 use super::args::Up;
 use super::change;
 use super::context::Context;
 use super::doctor;
 use super::error::{CliError, code};
 use super::here;
+use super::kept;
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
@@ -32,6 +35,17 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
     if args.setup {
         doctor::set_up(context, &cluster)?;
     }
+    let alone = targets.is_empty() && replace.is_empty();
+    let keeps = alone && (args.keep || cluster.keep);
+    if alone
+        && !args.fresh
+        && let Some(moment) = kept::to_restore(context, &cluster)?
+    {
+        let at = moment.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        eprintln!("note: this cluster is kept as of {at} and is restored; `--fresh` makes it the long way");
+        return kept::restore(context, cluster, &moment);
+    }
+    let (again, key) = (cluster.clone(), RefCell::new(None));
     let job = Job {
         verb: Verb::of(VerbName::Up),
         replace: replace.clone(),
@@ -40,7 +54,8 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
         retry_of: None,
         deep: args.looks.deep,
     };
-    let report = run::run_to(context, cluster, job, &|_| Ok(()), &|world, plan| {
+    let after = |world: &World| *key.borrow_mut() = world.kept_key();
+    let report = run::run_then(context, cluster, job, &after, &|world, plan| {
         if let Some(note) = change::neighbours(world) {
             eprintln!("note: {note}");
         }
@@ -50,7 +65,11 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
         preflight(context, world, plan)?;
         Ok(ask_for_namespaces(context, world))
     })?;
-    run::verdict(&report)
+    run::verdict(&report)?;
+    if keeps {
+        return kept::keep(context, again, key.into_inner());
+    }
+    Ok(())
 }
 
 /// A namespace that left the spec goes by itself only if nothing in it is anybody else's. Without a

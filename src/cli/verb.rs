@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Init, Kubeconfig, Kubectl, Logs, Looks, Nodes, Render,
-    SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Init, KeptVerb, Kubeconfig, Kubectl, Logs, Looks, Nodes,
+    Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kubeconfig, kubectl, logs, plan, power,
-    replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kept, kubeconfig, kubectl, logs, plan,
+    power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -56,6 +56,11 @@ pub enum Verb {
     /// Keep all machines as they are at one moment, memory included, and go back to it
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Put the cluster back to the moment at which it was kept; what happened since is lost
+    Reset,
+    /// List and remove the kept clusters of this user
+    #[command(subcommand)]
+    Kept(KeptVerb),
     /// Write the memory of all machines to disk at one moment and give it back to this host
     Suspend,
     /// Go on where `suspend` stopped, all machines at one moment
@@ -123,6 +128,7 @@ impl Verb {
                 | Self::Render(_)
                 | Self::Logs(_)
                 | Self::Box(_)
+                | Self::Kept(_)
                 | Self::Doctor(_)
                 | Self::Completions { .. }
                 | Self::Man { .. }
@@ -149,6 +155,8 @@ impl Verb {
             Self::Kubectl(args) => kubectl::kubectl(context, &args.args),
             Self::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
             Self::Start(args) => power::run(context, VerbName::Start, &args.nodes),
+            Self::Reset => kept::reset(context),
+            Self::Kept(verb) => kept::run(context, verb),
             Self::Suspend => power::run(context, VerbName::Suspend, &[]),
             Self::Resume => power::run(context, VerbName::Resume, &[]),
             Self::Snapshot(verb) => snapshot::run(context, verb),

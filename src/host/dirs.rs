@@ -86,6 +86,11 @@ impl Dirs {
         self.data.join("kubeconfig.lock")
     }
 
+    /// This user's kept clusters.
+    pub fn kept(&self) -> PathBuf {
+        self.data.join("kept")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")

@@ -87,7 +87,7 @@ fn create(
 }
 
 /// Writes a machine's id where Vagrant has it (`lib/vagrant/machine.rb`, `id=`).
-fn note(vagrant: &Vagrant, node: &str, id: &str) -> Result<(), Error> {
+pub fn note(vagrant: &Vagrant, node: &str, id: &str) -> Result<(), Error> {
     let dir = vagrant.dir.join(".vagrant/machines").join(node).join(vagrant.provider);
     files::dir(&dir)?;
     files::write(&dir.join("id"), id.as_bytes(), 0o600)?;

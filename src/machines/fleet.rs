@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{
-    Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Kind, Link, Machine, Machines, Made, Make,
-    PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way, open,
+    Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Keep, Kind, Link, Machine, Machines, Made,
+    Make, PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way, open,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -182,6 +182,11 @@ impl Fleet {
     /// Who puts the memory of the node's machine on disk.
     pub fn suspend(&self, node: &str) -> Result<&dyn Suspend, Error> {
         self.of(node).suspend().ok_or_else(|| Error::cannot(node, Cap::Suspend))
+    }
+
+    /// Who keeps the node's machine and makes it again.
+    pub fn keep(&self, node: &str) -> Result<&dyn Keep, Error> {
+        self.of(node).keep().ok_or_else(|| Error::cannot(node, Cap::Keep))
     }
 
     /// Who runs Vagrant's provisioners on the node.

@@ -28,13 +28,13 @@ use crate::render;
 use crate::spec::Cluster;
 
 /// A question to libvirtd takes 30 ms; two minutes is for a host that swaps.
-const VIRSH_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const VIRSH_TIMEOUT: Duration = Duration::from_secs(120);
 /// Sending a base image of some GiB to the pool.
 const UPLOAD: Duration = Duration::from_secs(1800);
 /// For a program of a killed p1 to end, after each signal.
 const ORPHAN: Duration = Duration::from_secs(10);
 /// Writing a machine's memory into its disk, or reading it back.
-const MEMORY: Duration = Duration::from_secs(600);
+pub(super) const MEMORY: Duration = Duration::from_secs(600);
 /// The only pool that vagrant-libvirt makes by itself (`handle_storage_pool.rb`).
 pub const POOL: &str = "default";
 /// The namespace of what p1 writes into libvirt's `<metadata>`.
@@ -329,7 +329,7 @@ impl Libvirt {
         Ok(pairs(&done.stdout))
     }
 
-    fn volumes(&self, cancel: &Cancel) -> Result<BTreeSet<String>, Error> {
+    pub(super) fn volumes(&self, cancel: &Cancel) -> Result<BTreeSet<String>, Error> {
         // After a start of the host it may be there and not started.
         if let Some(info) = self.look("look at the storage pool", &["pool-info", POOL], cancel)?
             && !pool_runs(&info)
@@ -341,7 +341,7 @@ impl Libvirt {
     }
 
     /// True if a volume of the pool has this one behind it.
-    fn backing(&self, base: &str, cancel: &Cancel) -> Result<bool, Error> {
+    pub(super) fn backing(&self, base: &str, cancel: &Cancel) -> Result<bool, Error> {
         for volume in self.volumes(cancel)? {
             let args = ["vol-dumpxml", "--pool", POOL, &volume];
             let xml = self.look("look at a volume", &args, cancel)?.unwrap_or_default();
@@ -389,7 +389,7 @@ fn volume(image: &BoxInfo) -> String {
 }
 
 /// vagrant-libvirt's name for a root disk (`create_domain_volume.rb`).
-fn disk(cluster: &str, node: &str) -> String {
+pub(super) fn disk(cluster: &str, node: &str) -> String {
     format!("{}.img", machine_name(cluster, node))
 }
 
@@ -534,7 +534,7 @@ fn owner_in(xml: &str) -> Option<Owner> {
 }
 
 /// A network's XML with another owner in it.
-fn owned(xml: &str, owner: &Owner) -> String {
+pub(super) fn owned(xml: &str, owner: &Owner) -> String {
     let element = format!("<p1:owner xmlns:p1='{METADATA}'>{owner}</p1:owner>");
     if let Some((before, rest)) = xml.split_once("<p1:owner")
         && let Some((_, after)) = rest.split_once("</p1:owner>")
@@ -899,6 +899,10 @@ impl Hypervisor for Libvirt {
         done.ok().map(|_| ()).map_err(failed(doing))
     }
 
+    fn keep(&self) -> Option<&dyn super::Keep> {
+        Some(self)
+    }
+
     fn suspends(&self) -> bool {
         true
     }
@@ -1248,7 +1252,12 @@ impl Libvirt {
     }
 
     /// The answers to several questions, asked of one virsh.
-    fn several(&self, doing: &str, commands: &[Vec<&str>], cancel: &Cancel) -> Result<Vec<String>, Error> {
+    pub(super) fn several(
+        &self,
+        doing: &str,
+        commands: &[Vec<&str>],
+        cancel: &Cancel,
+    ) -> Result<Vec<String>, Error> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
@@ -1296,7 +1305,7 @@ impl Libvirt {
         Ok(saved(&told.stdout).contains(domain))
     }
 
-    fn at_length(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
+    pub(super) fn at_length(&self, doing: &str, args: &[&str], cancel: &Cancel) -> Result<(), Error> {
         let done = process::run(&self.virsh(args), MEMORY, cancel).and_then(Finished::ok);
         done.map(|_| ()).map_err(failed(doing))
     }
@@ -1346,6 +1355,8 @@ pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, r
             "network": {
                 "name": network_name(&cluster.name),
                 "gateway": cluster.network.gateway(),
+                // A machine that goes on from a moment knows it from then, and waits half a minute for one that is gone.
+                "mac": node_mac(&cluster.name, "", cluster.network.gateway()),
                 "netmask": cluster.network.cidr.netmask(),
             },
             "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),

@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use super::making::{Making, Place};
 use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
-    Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Kind, Leftovers,
-    Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision, Resize, Results,
-    Snapshot, Snapshots, Suspend, Throttle, Way,
+    Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Keep, Kind,
+    Leftovers, Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision,
+    Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Way,
 };
 use crate::explain::Explain;
 use crate::os::process::Cmd;
@@ -217,6 +217,10 @@ impl Machines for Local {
         self.hypervisor.suspends().then_some(self as &dyn Suspend)
     }
 
+    fn keep(&self) -> Option<&dyn Keep> {
+        self.hypervisor.keep()
+    }
+
     fn provision(&self) -> Option<&dyn Provision> {
         self.maker.provisions().then_some(self as &dyn Provision)
     }
@@ -421,6 +425,11 @@ impl Make for Local {
 
     fn remove_files(&self, cluster: &Cluster, stop: &Cancel) -> Result<(), Error> {
         self.hypervisor.remove_files(cluster, stop)
+    }
+
+    fn note(&self, node: &str, id: &str) -> Result<(), Error> {
+        files::remove_if_there(&self.place().making(node))?;
+        super::direct::note(&self.vagrant, node, id)
     }
 
     fn forget(&self, node: &str) -> Result<(), Error> {

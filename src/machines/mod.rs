@@ -26,6 +26,9 @@ use crate::{render, ssh};
 
 pub use batch::Batch;
 pub use fleet::{Cpu, Fleet, Here};
+#[cfg(test)]
+pub use keep::Part;
+pub use keep::{Keep, Kept, PREFIX as KEPT_PREFIX, keeper};
 pub use libvirt::cache as disk_cache;
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
@@ -40,6 +43,7 @@ mod batch;
 mod direct;
 mod filedisk;
 mod fleet;
+mod keep;
 pub mod libvirt;
 mod local;
 mod making;
@@ -640,6 +644,11 @@ trait Hypervisor: Send + Sync {
         name: &str,
         cancel: &Cancel,
     ) -> Result<(), Error>;
+
+    /// Keeps machines and makes them again.
+    fn keep(&self) -> Option<&dyn Keep> {
+        None
+    }
 
     /// Whether it can put a machine's memory on disk: [`Hypervisor::suspend`], [`Hypervisor::wake`].
     fn suspends(&self) -> bool {

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BoxInfo, Error, FileDisk, Holdings, Hosting, Kind, Machine, Made, Note, Owner, Snapshot};
+use super::{BoxInfo, Error, FileDisk, Holdings, Hosting, Keep, Kind, Machine, Made, Note, Owner, Snapshot};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, orphan};
 use crate::spec::{Cluster, Node};
@@ -29,6 +29,8 @@ pub enum Cap {
     Snapshot,
     /// Its memory is put on disk and given back to this host: [`Suspend`].
     Suspend,
+    /// Its disk and memory are kept beside it, to be made from again: [`Keep`].
+    Keep,
     /// Vagrant's provisioners are run on it: [`Provision`].
     Provision,
     /// Its link to the nodes' network is cut and put back: [`Link`].
@@ -39,12 +41,13 @@ pub enum Cap {
 
 impl Cap {
     /// Every one of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Make,
         Self::Power,
         Self::Resize,
         Self::Snapshot,
         Self::Suspend,
+        Self::Keep,
         Self::Provision,
         Self::Link,
         Self::Throttle,
@@ -58,6 +61,7 @@ impl Cap {
             Self::Resize => "p1 cannot change the size of its machine",
             Self::Snapshot => "p1 cannot take snapshots of its machine",
             Self::Suspend => "p1 suspends machines of libvirt only",
+            Self::Keep => "p1 keeps machines of libvirt only",
             Self::Provision => "Vagrant does not manage its machine",
             Self::Link => "p1 cannot pull the network cable of its machine",
             Self::Throttle => "p1 cannot slow down the disk of its machine",
@@ -89,6 +93,7 @@ impl Caps {
             Cap::Resize => machines.resize().is_some(),
             Cap::Snapshot => machines.snapshots().is_some(),
             Cap::Suspend => machines.suspend().is_some(),
+            Cap::Keep => machines.keep().is_some(),
             Cap::Provision => machines.provision().is_some(),
             Cap::Link => machines.link().is_some(),
             Cap::Throttle => machines.throttle().is_some(),
@@ -163,6 +168,11 @@ pub trait Machines: Send + Sync {
 
     /// Puts their memory on disk and back.
     fn suspend(&self) -> Option<&dyn Suspend> {
+        None
+    }
+
+    /// Keeps them and makes them again.
+    fn keep(&self) -> Option<&dyn Keep> {
         None
     }
 
@@ -363,6 +373,9 @@ pub trait Make: Send + Sync {
 
     /// Removes it from this host. Fine if there is none.
     fn remove_files(&self, cluster: &Cluster, stop: &Cancel) -> Result<(), Error>;
+
+    /// Notes the id of a machine that was made in another way than by [`Make::create`].
+    fn note(&self, node: &str, id: &str) -> Result<(), Error>;
 
     /// Forgets the machine of a node, which is gone.
     fn forget(&self, node: &str) -> Result<(), Error>;

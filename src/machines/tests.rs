@@ -78,7 +78,7 @@ fn what_machines_are_said_to_be_able_to_is_what_can_be_done_with_them() {
     let all = [
         (by(Kind::Libvirt, Engine::Vagrant), but(&[])),
         (by(Kind::Libvirt, Engine::Direct), but(&[Cap::Provision])),
-        (by(Kind::Virtualbox, Engine::Vagrant), but(&[Cap::Suspend, Cap::Link, Cap::Throttle])),
+        (by(Kind::Virtualbox, Engine::Vagrant), but(&[Cap::Suspend, Cap::Keep, Cap::Link, Cap::Throttle])),
         (Fleet::new(Box::new(SshOnly), vec![]), but(&Cap::ALL)),
     ];
     for (fleet, wanted) in all {

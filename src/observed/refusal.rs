@@ -83,6 +83,9 @@ pub fn not_finished(what: &Unfinished) -> Refusal {
         Some(VerbName::Restore) => format!(
             "The cluster's former data is set aside. `p1 restore --undo` puts it back, `p1 restore {subject}` continues."
         ),
+        Some(VerbName::Reset) => {
+            "Until then machines may be of different moments: `p1 up` puts all of them back.".to_owned()
+        }
         _ => format!(
             "Until then machines may be of different moments: `p1 snapshot restore {subject}` puts all of them back."
         ),

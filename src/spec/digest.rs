@@ -37,6 +37,20 @@ pub fn digest(cluster: &Cluster) -> String {
     hex(&hash.finalize())
 }
 
+/// The same of what a cluster is made of alone: not by what it is made, nor how long is waited for what.
+pub fn made_of(cluster: &Cluster) -> String {
+    digest(&Cluster {
+        provider: Default::default(),
+        engine: Default::default(),
+        keep: false,
+        verify: Default::default(),
+        timeouts: Default::default(),
+        retry: Default::default(),
+        rollout: Default::default(),
+        ..cluster.clone()
+    })
+}
+
 /// Feeds JSON with sorted keys and no spaces.
 fn canonical(json: &Json, hash: &mut Sha256) {
     match json {

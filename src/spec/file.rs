@@ -30,6 +30,9 @@ object! {
         optional disposable: Flag = false,
         /// Start network, machines and k3s with this host, without p1. On libvirt only.
         optional autostart: Flag = false,
+        /// Keep the pristine cluster when `up` has succeeded: the next `up` of the same from nothing restores it, memory
+        /// included, and `p1 reset` goes back to it. On libvirt only.
+        optional keep: Flag = false,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.

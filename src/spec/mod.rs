@@ -34,7 +34,7 @@ mod tests;
 mod validate;
 mod value;
 
-pub use digest::digest;
+pub use digest::{digest, made_of};
 pub use here::{Part, Remark};
 pub use init::{Init, init, name_for};
 pub use load::{Error, Parsed, load, load_here, parse};
@@ -77,6 +77,9 @@ pub struct Cluster {
     /// Network and machines start with the host.
     #[serde(skip_serializing_if = "is_false")]
     pub autostart: bool,
+    /// The pristine cluster is kept, to be restored.
+    #[serde(skip_serializing_if = "is_false")]
+    pub keep: bool,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.

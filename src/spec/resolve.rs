@@ -112,6 +112,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         network: network?,
         disposable: file.disposable.value().is_some_and(|f| f.0),
         autostart: file.autostart.value().is_some_and(|f| f.0),
+        keep: file.keep.value().is_some_and(|f| f.0),
         nodes,
         k3s: k3s(&file.k3s),
         provision,

@@ -111,6 +111,8 @@ fn words(verb: &str) -> Words {
         Some(V::Backup) => all("done", "is backed up", "are backed up"),
         Some(V::Restore | V::RestoreSnapshot) => all("restored", "is restored", "are restored"),
         Some(V::UndoRestore) => all("done", "has its former data back", "have their former data back"),
+        Some(V::Keep) => all("kept", "is kept", "are kept"),
+        Some(V::Reset) => all("restored", "is as it was kept", "are as they were kept"),
         Some(V::Suspend) => all("suspended", "is suspended", "are suspended"),
         Some(V::Resume) => all("resumed", "is resumed", "are resumed"),
         Some(V::SaveSnapshot) => all("saved", "is saved", "are saved"),

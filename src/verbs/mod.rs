@@ -25,9 +25,10 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, clean, config, fault, files, foundations, image, install, kubeconfig,
-    labels, launch, leave, link, machine, manifests, network, provision, push, ready, resize, restore,
-    rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify, vm,
+    Step, artifacts, autostart, backup, clean, config, fault, files, foundations, image, install, keep,
+    kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push, ready, reset,
+    resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify,
+    vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -371,6 +372,26 @@ impl Verb {
                     }
                 }
             }
+            VerbName::Keep => {
+                const {
+                    &Self {
+                        name: VerbName::Keep,
+                        steps: &[Use::of(&keep::KEEP), Use::of(&keep::CLOCK)],
+                        depth: Depth::Machines,
+                        traits: Traits { within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::Reset => {
+                const {
+                    &Self {
+                        name: VerbName::Reset,
+                        steps: &[Use::of(&reset::RESET), Use::of(&reset::CLOCK), Use::of(&reset::READY)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
             VerbName::Suspend => {
                 const {
                     &Self {
@@ -510,7 +531,10 @@ impl Verb {
     pub fn passes(&self, unfinished: &Unfinished) -> bool {
         match self.traits.within {
             Within::Any => true,
-            Within::Restore => VerbName::parse(&unfinished.verb) != Some(VerbName::RestoreSnapshot),
+            Within::Restore => {
+                let verb = VerbName::parse(&unfinished.verb);
+                !matches!(verb, Some(VerbName::RestoreSnapshot | VerbName::Reset))
+            }
             Within::Nothing => false,
         }
     }
@@ -638,6 +662,7 @@ mod tests {
             V::Upgrade,
             V::Start,
             V::Backup,
+            V::Keep,
             V::Suspend,
             V::Resume,
             V::SaveSnapshot,
@@ -651,6 +676,7 @@ mod tests {
             V::Start,
             V::Backup,
             V::Restore,
+            V::Keep,
             V::Suspend,
             V::Resume,
             V::SaveSnapshot,

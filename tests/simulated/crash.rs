@@ -69,6 +69,19 @@ impl Figures {
 
 /// Runs a verb with a strike after its event `k`, and a retry. False if it was over before.
 fn point(figures: &mut Figures, sim: &Sim, args: &[&str], how: How, k: usize) -> bool {
+    point_of(figures, sim, args, how, k, 1, k)
+}
+
+/// The same of the last of so many runs that a verb has: the strike comes after its event `k` of all, `own` of that run.
+fn point_of(
+    figures: &mut Figures,
+    sim: &Sim,
+    args: &[&str],
+    how: How,
+    k: usize,
+    runs_of: usize,
+    own: usize,
+) -> bool {
     let mark = sim.at("struck");
     let _ = fs::remove_file(&mark);
     let before = sim.runs().len();
@@ -104,7 +117,7 @@ fn point(figures: &mut Figures, sim: &Sim, args: &[&str], how: How, k: usize) ->
         return true;
     }
     let runs = sim.runs();
-    assert_eq!(runs.len(), before + 1, "{what}");
+    assert_eq!(runs.len(), before + runs_of, "{what}");
     let struck = match journal::read(runs.last().unwrap()) {
         Ok(Some(record)) => record,
         other => {
@@ -117,7 +130,7 @@ fn point(figures: &mut Figures, sim: &Sim, args: &[&str], how: How, k: usize) ->
     if how != How::Kill && status.code() != Some(expected) {
         fail(&format!("it {status}, and its run's success is {:?}", struck.success));
     }
-    if how == How::Kill && struck.events.len() != k {
+    if how == How::Kill && struck.events.len() != own {
         fail(&format!("{} events are in the journal", struck.events.len()));
     }
     let retry = sim.p1(&["--yes", "retry"]);
@@ -127,7 +140,7 @@ fn point(figures: &mut Figures, sim: &Sim, args: &[&str], how: How, k: usize) ->
         fail(&format!("retry: {}\n{}{}", retry.0.status, done.stderr(), retry.stderr()));
     }
     let runs = sim.runs();
-    if runs.len() == before + 2 {
+    if runs.len() == before + runs_of + 1 {
         let again = journal::read(runs.last().unwrap()).unwrap().expect("a plan");
         let done = |step: &String| matches!(struck.outcomes.get(step), Some(Outcome::Done { .. }));
         let repeated = began(&again).into_iter().filter(done).map(|s| format!("{what}: {s}"));
@@ -249,6 +262,67 @@ fn suspend_and_resume_may_be_struck_after_any_event() {
         }
     }
     figures.judge("suspend and resume", 10 / every());
+}
+
+#[test]
+fn keeping_may_be_struck_after_any_event() {
+    let sim = Sim::new(&cluster(1));
+    sim.p1(&["up"]).exits(0);
+    // The first run of two has nothing to do, and its events are passed over.
+    sim.p1(&["up"]).exits(0);
+    let converged = sim.last().events.len();
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            let struck = point_of(&mut figures, &sim, &["up", "--keep"], how, k + converged, 2, k);
+            assert_eq!([sim.node("server").state(), sim.node("worker").state()], ["running", "running"]);
+            let list = sim.p1(&["-o", "json", "kept", "list"]).exits(0).stdout();
+            let key = list
+                .split("\"kept\":\"")
+                .nth(1)
+                .and_then(|l| l.split('"').next())
+                .expect("it is kept")
+                .to_owned();
+            assert_eq!(sim.sh("virsh vol-list default").matches(" p1-kept-").count(), 4, "{how:?} {k}");
+            sim.p1(&["kept", "remove", &key]).exits(0);
+            assert_eq!(sim.sh("virsh vol-list default").matches(" p1-kept-").count(), 0, "{how:?} {k}");
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("up --keep", 6 / every());
+}
+
+#[test]
+fn a_kept_cluster_may_be_struck_after_any_event_of_its_return() {
+    let sim = Sim::new(&cluster(1));
+    sim.p1(&["up", "--keep"]).exits(0);
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            sim.p1(&["--yes", "destroy"]).exits(0);
+            let struck = point(&mut figures, &sim, &["up"], how, k);
+            // What ran is booted here: k3s starts again.
+            until("all nodes are Ready", || sim.p1(&["status"]).0.status.success());
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("up of a kept cluster", 8 / every());
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            let struck = point(&mut figures, &sim, &["--yes", "reset"], how, k);
+            // What ran is booted here: k3s starts again.
+            until("all nodes are Ready", || sim.p1(&["status"]).0.status.success());
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("reset", 8 / every());
 }
 
 /// A verb that takes down what `up` brings back, struck at each event.

@@ -19,6 +19,124 @@ fn states(sim: &Sim) -> [String; 2] {
     ["server", "worker"].map(|node| sim.node(node).state())
 }
 
+/// The digest under which a cluster is kept.
+fn kept(sim: &Sim) -> Vec<String> {
+    let out = sim.p1(&["-o", "json", "kept", "list"]).exits(0).stdout();
+    let lines = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    lines.filter_map(|l| l["kept"].as_str().map(str::to_owned)).collect()
+}
+
+/// Volumes of kept machines.
+fn volumes(sim: &Sim) -> usize {
+    sim.sh("virsh vol-list default").matches(" p1-kept-").count()
+}
+
+fn write(sim: &Sim, word: &str) {
+    for node in ["server", "worker"] {
+        sim.node(node).sh(&format!("echo {word} >/root/mark"));
+    }
+}
+
+fn written(sim: &Sim) -> [String; 2] {
+    ["server", "worker"].map(|node| sim.node(node).sh("cat /root/mark 2>/dev/null || :").trim().to_owned())
+}
+
+#[test]
+fn a_kept_cluster_comes_again_from_nothing() {
+    let sim = Sim::new(&spec(1, 1, "engine: direct\n"));
+    sim.p1(&["kept", "list"]).exits(0).says(&["no cluster is kept"]);
+    sim.p1(&["up"]).exits(0);
+    write(&sim, "then");
+    sim.p1(&["snapshot", "save", "before"]).exits(0);
+
+    // A disk that is full leaves what was there.
+    sim.node("worker").vm_fault("fail-copy=No space left on device");
+    sim.p1(&["up", "--keep"]).exits(1).says(&["No space left on device", "p1 retry"]);
+    assert_eq!(
+        (states(&sim), kept(&sim).len(), volumes(&sim)),
+        (["running", "running"].map(String::from), 0, 0)
+    );
+    sim.node("worker").vm_fault("");
+    sim.p1(&["retry"]).exits(0).says(&["is kept"]);
+    let key = kept(&sim).remove(0);
+    assert_eq!(volumes(&sim), 4);
+    // Its secrets are for this user alone, and nothing of it is kept twice.
+    let modes = sim.sh("find home/.local/share/p1/kept -type f -exec stat -c %a {} + | sort -u");
+    assert_eq!(modes.trim(), "600");
+    sim.p1(&["up", "--keep"]).exits(0);
+    assert_eq!((kept(&sim), volumes(&sim)), (vec![key.clone()], 4));
+    // The machine is as it was, its snapshots too.
+    assert!(sim.p1(&["snapshot", "list"]).exits(0).stdout().contains("before"));
+    write(&sim, "now");
+
+    let id = |node: &str| {
+        std::fs::read_to_string(sim.state().join(format!(".vagrant/machines/{node}/libvirt/id")))
+    };
+    let ids = ["server", "worker"].map(|node| id(node).unwrap());
+    sim.p1(&["--yes", "destroy"]).exits(0).says(&["it is kept as of", &format!("p1 kept remove {key}")]);
+    assert!(!sim.state().exists());
+    sim.p1(&["up"]).exits(0).says(&["is restored", "is as it was kept"]);
+    assert_eq!(
+        (written(&sim), ["server", "worker"].map(|node| id(node).unwrap())),
+        (["then", "then"].map(String::from), ids)
+    );
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    // Back to it in place; snapshots that would be lost are named.
+    write(&sim, "now");
+    sim.p1(&["snapshot", "save", "later"]).exits(0);
+    sim.p1(&["--yes", "reset"]).exits(1).says(&["would be lost: later", "p1 snapshot delete later"]);
+    sim.p1(&["--yes", "snapshot", "delete", "later"]).exits(0);
+    sim.p1(&["reset"]).exits(2).says(&["there is no terminal to confirm on"]);
+    assert_eq!(written(&sim), ["now", "now"]);
+    // One that fails keeps other verbs away from machines of different moments, and `up` goes on with it.
+    sim.node("worker").vm_fault("fail-restore=no memory");
+    sim.p1(&["--yes", "reset"]).exits(1).says(&["no memory"]);
+    sim.p1(&["start"]).exits(1).says(&["`p1 reset", "was not finished", "`p1 up` puts all of them back"]);
+    sim.node("worker").vm_fault("");
+    sim.p1(&["up"]).exits(0).says(&["is as it was kept"]);
+    assert_eq!(written(&sim), ["then", "then"]);
+    // Vagrant takes it over.
+    sim.spec(&spec(1, 1, "engine: vagrant\n"));
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    sim.p1(&["stop"]).exits(0);
+    sim.p1(&["start"]).exits(0);
+
+    // What machines run from goes with the last of them.
+    sim.p1(&["kept", "remove", "0"]).exits(2);
+    sim.p1(&["kept", "remove", &key]).exits(0);
+    assert_eq!((kept(&sim).len(), volumes(&sim)), (0, 2));
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    let left =
+        sim.sh("virsh list --all --name; virsh vol-list default; ls disks; ls home/.local/share/p1/kept -A");
+    assert!(!left.contains("p1-") && !left.contains("gone"), "{left}");
+
+    // Another digest is made the long way, and kept; a moment that is not whole is not used.
+    sim.spec(&spec(1, 1, "engine: direct\nkeep: true\n"));
+    sim.p1(&["up"]).exits(0).says(&["is kept"]);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.spec(&spec(1, 1, "engine: direct\nkeep: true\n").replace("memory: 512", "memory: 640"));
+    sim.p1(&["up"]).exits(0).says(&["is up", "is kept"]);
+    assert_eq!(kept(&sim).len(), 2);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    let volume = sim
+        .sh("virsh vol-list default")
+        .split_whitespace()
+        .find(|w| w.ends_with("worker.mem"))
+        .unwrap()
+        .to_owned();
+    sim.virsh(&["vol-delete", "--pool", "default", &volume]);
+    sim.spec(&spec(1, 1, "engine: direct\n"));
+    let first = sim.p1(&["up"]);
+    sim.spec(&spec(1, 1, "engine: direct\n").replace("memory: 512", "memory: 640"));
+    let fails = if first.0.status.success() {
+        sim.p1(&["--yes", "destroy"]).exits(0);
+        sim.p1(&["up"])
+    } else {
+        first
+    };
+    fails.exits(1).says(&["is not whole", "p1 kept remove"]);
+}
+
 #[test]
 fn a_cluster_is_suspended_and_goes_on_where_it_was() {
     let sim = Sim::new(&spec(1, 1, ""));

@@ -115,6 +115,7 @@ retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 rollout: {workers: 2, drain: true}
 disposable: true
 autostart: true
+keep: true
 engine: vagrant
 "#;
 

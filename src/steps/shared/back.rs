@@ -13,6 +13,11 @@ use crate::os::hash::hex;
 use crate::spec::Node;
 use crate::steps::NodeCtx;
 
+/// What the run is about beside nodes: which kept moment.
+pub fn subject(world: &World) -> Result<String, StepError> {
+    world.seen().request.subject.clone().ok_or_else(|| StepError::new("no kept moment was named", ""))
+}
+
 /// Sets the node's clock. `moment`: what it runs from is a moment that others may run from too, so that nothing of what
 /// was random then is any more, and whom it knew in its network may be somebody else.
 pub fn set_clock(ctx: &NodeCtx<'_>, moment: bool) -> Result<Option<String>, StepError> {

@@ -103,6 +103,8 @@ pub struct Known {
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub domains: BTreeMap<String, Domain>,
+    /// By volume with a machine's memory: which, and how it was described.
+    pub saved: BTreeMap<String, (String, String)>,
     /// Networks (`net/NAME`) and domains that start with the host.
     pub autostart: std::collections::BTreeSet<String>,
     /// The daemon does not answer.
@@ -328,6 +330,15 @@ impl Lab {
         self.dir.join("disks").join(domain)
     }
 
+    /// A disk's copy, of that name.
+    pub fn copy_disk(&self, domain: &str, to: &str) -> std::io::Result<()> {
+        let (from, to) = (self.disk(domain), self.disk(to));
+        fs::create_dir_all(&to)?;
+        mount(Some("none"), &to, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=6g"))?;
+        let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(&to).status()?;
+        if copied.success() { Ok(()) } else { Err(std::io::Error::other("the disk cannot be copied")) }
+    }
+
     /// A fresh disk, unless it is there.
     fn make_disk(&self, domain: &str) -> std::io::Result<()> {
         let disk = self.disk(domain);
@@ -336,6 +347,16 @@ impl Lab {
         }
         fs::create_dir_all(&disk)?;
         mount(Some("none"), &disk, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=6g"))?;
+        let behind = self.known().volumes.get(&format!("{domain}.img")).and_then(|v| v.backing.clone());
+        let behind = behind.map(|b| self.disk(b.trim_end_matches(".img"))).filter(|dir| dir.exists());
+        if let Some(behind) = behind {
+            let copied = Command::new("cp").arg("-a").arg(behind.join(".")).arg(&disk).status()?;
+            return if copied.success() {
+                Ok(())
+            } else {
+                Err(std::io::Error::other("the disk cannot be filled"))
+            };
+        }
         let base = self.base_dir();
         let copied =
             Command::new("cp").arg("-a").args([base.join("root"), base.join("local")]).arg(&disk).status()?;
@@ -587,6 +608,10 @@ impl Lab {
 /// Every process in the same namespace as another, or as its children.
 fn inside(of: Pid, kind: &str, link: &str) -> Vec<Pid> {
     let Ok(wanted) = fs::read_link(format!("/proc/{of}/ns/{link}")) else { return Vec::new() };
+    if kind == "pid" && fs::read_link("/proc/self/ns/pid").map_or(true, |own| own == wanted) {
+        // Never this host's own.
+        return Vec::new();
+    }
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/{kind}")).is_ok_and(|l| l == wanted))

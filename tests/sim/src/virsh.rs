@@ -135,6 +135,29 @@ fn command(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Result<String, String>
         }
         "list" => Ok(list(lab, flag("--all"), flag("--uuid"))),
         "define" => define(lab, &read(name, stdin)?),
+        "save-image-dumpxml" => {
+            let file = name.rsplit('/').next().unwrap_or_default();
+            lab.known()
+                .saved
+                .get(file)
+                .map(|(_, xml)| xml.clone())
+                .ok_or_else(|| format!("no such file {name}"))
+        }
+        // What ran is booted again.
+        "restore" => {
+            let file = name.rsplit('/').next().unwrap_or_default();
+            let saved = lab.known().saved.get(file).map(|(domain, _)| domain.clone());
+            let domain = saved.ok_or_else(|| format!("Failed to open file '{name}'"))?;
+            if let Some(text) = fault(&lab.dir, domain.rsplit('-').next().unwrap_or_default(), "fail-restore")
+            {
+                return Err(text);
+            }
+            lab.start(&domain)?;
+            if flag("--paused") {
+                lab.freeze(&domain, true);
+            }
+            Ok("Domain restored\n".into())
+        }
         verb => domain(lab, verb, name, &plain, rest, stdin),
     }
 }
@@ -297,13 +320,14 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
         }
         _ => {}
     }
+    let capacity = "Capacity:       10737418240 bytes\n";
     let missing = format!(
         "failed to get vol '{name}'\nStorage volume not found: no storage vol with matching path '{name}'"
     );
     let volume = known.volumes.get_mut(&name).ok_or(missing)?;
     match verb {
         "vol-info" => Ok(format!(
-            "Name:           {name}\nType:           file\nPhysical:       {} bytes\n",
+            "Name:           {name}\nType:           file\n{capacity}Physical:       {} bytes\n",
             volume.physical
         )),
         "vol-upload" => {
@@ -323,6 +347,7 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
         }
         "vol-delete" => {
             known.volumes.remove(&name);
+            known.saved.remove(&name);
             drop(known);
             lab.drop_disk(name.trim_end_matches(".img"));
             Ok(String::new())
@@ -544,6 +569,33 @@ fn domain(
             ));
         }
         "snapshot-delete" => drop(domain.snapshots.remove(plain.get(1).copied().unwrap_or_default())),
+        // The disk as it is goes into a volume of its own, and so does the memory, of which nothing is played.
+        "blockcopy" if power == Power::Off => return Err(off.into()),
+        "blockcopy" => {
+            let to = rest.iter().position(|w| *w == "--dest").and_then(|i| rest.get(i + 1)).copied();
+            let to = to.and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
+            if let Some(text) = fault(&lab.dir, name.rsplit('-').next().unwrap_or_default(), "fail-copy") {
+                return Err(text);
+            }
+            let backing = known.volumes.get(&format!("{name}.img")).and_then(|v| v.backing.clone());
+            known.volumes.insert(to.clone(), Volume { physical: 4096, backing, parts: Vec::new() });
+            drop(known);
+            lab.copy_disk(&name, to.trim_end_matches(".img")).map_err(|e| e.to_string())?;
+            return Ok("Successfully copied\n".into());
+        }
+        "blockjob" => return Err("No current block job for vda".into()),
+        "snapshot-create-as" if rest.contains(&"--memspec") => {
+            if power != Power::Paused {
+                return Err("the machine is not paused".into());
+            }
+            let to = rest.iter().position(|w| *w == "--memspec").and_then(|i| rest.get(i + 1)).copied();
+            let to = to.and_then(|spec| spec.strip_prefix("file=")?.split(',').next()?.rsplit('/').next());
+            let volume = Volume { physical: 8192, backing: None, parts: Vec::new() };
+            let xml = domain.xml.clone();
+            let to = to.unwrap_or_default().to_owned();
+            known.volumes.insert(to.clone(), volume);
+            known.saved.insert(to, (name, xml));
+        }
         "snapshot-create-as" if power == Power::Off => {
             return Err(format!("Failed to take a snapshot\n{off}"));
         }

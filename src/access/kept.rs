@@ -1,0 +1,33 @@
+//! The kept moment of a cluster: which one it would be by all that makes it.
+
+use super::World;
+use crate::machines::Cap;
+use crate::observed::View;
+use crate::os::hash;
+use crate::spec;
+
+impl World {
+    /// The digest of all that makes the cluster: spec, box, k3s' files, provisioners' inputs, manifests. None where some of
+    /// it is not known, and where machines cannot be kept.
+    pub fn kept_key(&self) -> Option<String> {
+        let seen = self.seen();
+        let view = View::new(&self.cluster, &seen);
+        if !self.cluster.nodes.iter().all(|n| view.can(n).has(Cap::Keep)) || self.cluster.has_own_datastore()
+        {
+            return None;
+        }
+        let mut parts = vec!["1".to_owned(), std::env::consts::ARCH.to_owned(), spec::made_of(&self.cluster)];
+        parts.push(seen.here.image.clone()?);
+        if seen.here.wanted.is_empty() {
+            return None;
+        }
+        for file in seen.here.wanted.values().flatten() {
+            parts.push(format!("{} {} {:o}", file.path, file.sha256, file.mode));
+        }
+        for provisioner in &self.cluster.provision {
+            parts.push(view.provisioner(&provisioner.name)?);
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        Some(hash::hex(&hash::parts(&parts)[..8]))
+    }
+}

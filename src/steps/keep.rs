@@ -1,0 +1,134 @@
+//! The cluster as it is now goes into this user's library: disks and memory of all machines at one moment.
+
+use std::collections::BTreeSet;
+
+use super::shared::back;
+use super::{ClusterDef, Ctx, NodeDef, Step, asked, asked_of, named, named_of};
+use crate::access::World;
+use crate::engine::StepError;
+use crate::kept::{MOST_BYTES, Moment};
+use crate::machines::{Cap, Kept, MachineState};
+use crate::observe;
+use crate::os::{Cancel, files, many};
+use crate::plan::{After, ClusterStep, NodeStep, Per};
+
+/// All of it or nothing: the machines go on in any case.
+pub const KEEP: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Keep,
+    title: "keep the machines as they are",
+    after: &[],
+    on_demand: false,
+    needs: Some(Cap::Keep),
+    retry: false,
+    check: asked,
+    inputs: named,
+    apply: keep,
+});
+
+/// Their clocks stood still meanwhile.
+pub const CLOCK: Step = Step::Node(NodeDef {
+    name: NodeStep::Clock,
+    title: "set the clock",
+    per: Per::Node,
+    after: &[After::Cluster(ClusterStep::Keep)],
+    needs: Some(Cap::Keep),
+    retry: true,
+    check: asked_of,
+    inputs: named_of,
+    apply: |ctx| back::set_clock(ctx, false),
+});
+
+fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
+    let (world, cancel) = (ctx.world, ctx.control.cancel());
+    let key = back::subject(world)?;
+    let _lock = world.kept.lock(cancel)?;
+    if world.kept.find(&key)?.is_some() {
+        return Ok(Some("it is kept already".into()));
+    }
+    let keeper = world.machines.keep(&world.cluster.first_server().name)?;
+    world.kept.sweep(keeper, cancel)?;
+    let nodes: BTreeSet<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();
+    // What a killed run left paused heard of nothing since.
+    world.wake(&nodes, cancel)?;
+    let machines = world.look_at_machines()?;
+    let runs =
+        |node: &&String| machines.get(*node).is_none_or(|m| m.state != MachineState::Running || m.foreign);
+    if let Some(node) = nodes.iter().find(runs) {
+        return Err(StepError::new(format!("the machine of `{node}` does not run"), "`p1 up` starts it."));
+    }
+    for node in &nodes {
+        // No kept memory may hold it.
+        world.machines.make(node)?.detach_files(&world.cluster, node, cancel)?;
+    }
+    observe::look_at_api(world);
+    let api = world.seen().api.clone().unwrap_or_default();
+    let ready: Vec<String> = api.into_iter().filter(|(_, s)| s.ready).map(|(node, _)| node).collect();
+    if let Some(node) = nodes.iter().find(|node| !ready.contains(node)) {
+        return Err(StepError::new(
+            format!("`{node}` is not Ready"),
+            "What is kept is a whole cluster: `p1 up`.",
+        ));
+    }
+    let folder = world.kept.begin(&world.run)?;
+    ctx.control.says("writing down disks and memory");
+    let kept = moment(world, &nodes, cancel);
+    let kept = match kept {
+        Ok(kept) => kept,
+        Err(error) => {
+            // A full disk leaves what was there.
+            let _ = world.kept.sweep(keeper, &Cancel::new());
+            return Err(error);
+        }
+    };
+    for file in world.state.keepsakes() {
+        if let Some(text) = files::read_if_there(&file)? {
+            let name = file.file_name().unwrap_or_default();
+            files::write(&folder.join(name), text.as_bytes(), 0o600)?;
+        }
+    }
+    let moment = Moment {
+        v: 1,
+        key: key.clone(),
+        cluster: world.cluster.name.clone(),
+        folder: world.cluster.base.clone(),
+        at: world.now(),
+        ready,
+        machines: kept,
+    };
+    let size = moment.bytes();
+    if size > MOST_BYTES {
+        world.kept.sweep(keeper, &Cancel::new())?;
+        let what =
+            format!("it would take {}, more than all that is kept may have ({})", mib(size), mib(MOST_BYTES));
+        return Err(StepError::new(what, "Take `keep` out of the spec."));
+    }
+    world.kept.commit(&world.run, &moment)?;
+    let mut did = format!("{key}, {}", mib(size));
+    for old in world.kept.outlived(world.now(), Some(&key))? {
+        world.kept.set_aside(&old.key)?;
+        did += &format!("; {} of `{}` gave way", old.key, old.cluster);
+    }
+    world.kept.sweep(keeper, cancel)?;
+    Ok(Some(did))
+}
+
+/// Every machine as it is at one moment; they go on whatever comes of it.
+fn moment(world: &World, nodes: &BTreeSet<String>, cancel: &Cancel) -> Result<Vec<Kept>, StepError> {
+    let named = |node: &String| Ok::<_, StepError>((node.clone(), world.kept.volume(&world.run, node)?));
+    let names: Vec<(String, String)> = nodes.iter().map(named).collect::<Result<_, _>>()?;
+    world.note(|seen| seen.run.paused.clone_from(nodes));
+    world.machines.pause(&world.cluster, nodes, cancel)?;
+    let kept = many::each(world.jobs, &names, |(node, name)| {
+        Ok::<_, StepError>(world.machines.keep(node)?.keep(&world.cluster, node, name, cancel)?)
+    });
+    world.machines.resume(&world.cluster, nodes, &Cancel::new())?;
+    world.note(|seen| seen.run.paused.clear());
+    let mut kept: Vec<Kept> = kept.into_iter().collect::<Result<_, _>>()?;
+    let keeper = world.machines.keep(&world.cluster.first_server().name)?;
+    keeper.measure(&mut kept, cancel)?;
+    Ok(kept)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
