@@ -1,9 +1,11 @@
 //! Faults on purpose: brought, shown, healed by themselves or before their time.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use p1::internals::fault::Fault;
 use serde_json::Value;
 
 use super::run::{Done, gone, until};
@@ -168,5 +170,34 @@ fn a_proof_under_a_fault_heals_it_whatever_comes_of_it() {
     assert_eq!((faults(&sim).len(), sim.node("worker-2").state().as_str()), (0, "running"));
     proof("pause", &[]).exits(2).says(&["names no node"]);
     proof("flood worker-1", &[]).exits(2).says(&["`flood` is no fault"]);
+    as_before(&sim);
+}
+
+/// The examples, as a user runs them: each ends what it began.
+#[test]
+fn every_scenario_of_the_examples_disturbs_a_node_and_leaves_it_as_it_was() {
+    let sim = Sim::new(&spec(1, 2, "disposable: true\n"));
+    sim.p1(&["up"]).exits(0);
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/faults");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_p1"), sim.at("bin/p1")).unwrap();
+    // What this host's kernel may lack, and what a machine here has none of its own of.
+    let played = "printf '#!/bin/sh\\necho \"$0 $*\" >>/root/played\\ncase \"$*\" in *\"show dev\"*) ;; *show*) echo netem ;; esac\\n' >/usr/local/bin/tc
+        printf '#!/bin/sh\\ncase \"$1\" in -s) echo \"$0 $*\" >>/root/played ;; *) exec /usr/bin/date \"$@\" ;; esac\\n' >/usr/local/bin/date
+        chmod 755 /usr/local/bin/tc /usr/local/bin/date";
+    sim.node("worker-1").sh(played);
+    sim.sh("mount -o remount,size=300m disks/p1-sim-worker-1");
+    let mut seen = 0;
+    for fault in Fault::all() {
+        let said = sim.sh(&format!("{}/{}.sh 2>&1", examples.display(), fault.name()));
+        assert!(said.contains(&format!("is under `{}", fault.name())), "{said}");
+        assert!(said.contains("is under no fault any more") && faults(&sim).is_empty(), "{said}");
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
+    let played = sim.node("worker-1").sh("cat /root/played");
+    for wanted in ["netem delay 300ms", "netem loss 20%", "match ip dst 192.168.56.110/32", "date -s @"] {
+        assert!(played.contains(wanted), "{wanted}: {played}");
+    }
+    sim.sh("mount -o remount,size=6g disks/p1-sim-worker-1");
     as_before(&sim);
 }
