@@ -84,6 +84,20 @@ fn a_cluster_lives_and_leaves_nothing() {
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
     });
 
+    life.phase("a worker is cut off, and it heals by itself", |life| {
+        let rules = "iptables -t raw -S | grep -c DROP; true";
+        life.p1(60, &["fault", "partition", "worker", "--for", "25s"]).ok();
+        assert_eq!(life.on_nodes(rules), both("0", "2"));
+        life.p1(60, &["status"]).says(0, "worker is under `partition`");
+        let begun = Instant::now();
+        while life.state().join("faults.json").exists() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not heal");
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(life.on_nodes(rules), both("0", "0"));
+        life.is_ready_at(VERSION);
+    });
+
     life.phase("the disks are no longer disposable", |life| {
         assert_eq!(life.caches(), both("unsafe", "unsafe"));
         life.edit("disposable: true\n", "");
