@@ -131,6 +131,10 @@ fn watch(context: &Context) -> Result<(), CliError> {
     let mut failing: BTreeMap<(String, String), (Instant, Instant, Duration)> = BTreeMap::new();
     let key = |active: &Active| (active.node.clone(), active.run.clone());
     loop {
+        // Destroyed: its lock would bring the folder back.
+        if !state.exists() {
+            return Ok(());
+        }
         let now = jiff::Timestamp::now();
         let all = state.faults()?;
         if all.is_empty() {
@@ -167,7 +171,7 @@ fn watch(context: &Context) -> Result<(), CliError> {
                 failing.insert(key(&active), (since, Instant::now() + pause, PATIENCE.min(pause * 2)));
             }
         }
-        if !state.exists() || context.cancel.sleep(EVERY, Level::Stop) {
+        if context.cancel.sleep(EVERY, Level::Stop) {
             return Ok(());
         }
     }

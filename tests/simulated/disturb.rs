@@ -21,11 +21,16 @@ pub fn until_healed(sim: &Sim) {
     until("all faults are healed", || faults(sim).is_empty());
 }
 
-/// Ends the process that would end the faults.
-pub fn kill_healer(sim: &Sim) {
+/// The process that would end the faults.
+fn healer(sim: &Sim) -> Pid {
     let owner: Value =
         serde_json::from_str(&fs::read_to_string(sim.state().join("healer")).unwrap()).unwrap();
-    let pid = Pid::from_raw(i32::try_from(owner["pid"].as_i64().unwrap()).unwrap());
+    Pid::from_raw(i32::try_from(owner["pid"].as_i64().unwrap()).unwrap())
+}
+
+/// Ends it.
+pub fn kill_healer(sim: &Sim) {
+    let pid = healer(sim);
     kill(pid, Signal::SIGKILL).unwrap();
     until("it is gone", || gone(pid));
 }
@@ -156,6 +161,13 @@ fn what_is_done_to_a_machine_from_outside_is_taken_back_from_there() {
     sim.p1(&["fault", "disk-full", "server"]).exits(2).says(&["the only server", "disposable: true"]);
     sim.p1(&["fault", "clock", "server"]).exits(2).says(&["--by=-1h"]);
     assert!(faults(&sim).is_empty());
+
+    // With the cluster goes what would heal it.
+    sim.p1(&["fault", "pause", "worker", "--for", "1h"]).exits(0);
+    let healer = healer(&sim);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    until("it has ended", || gone(healer));
+    assert!(!sim.state().exists());
 }
 
 #[test]
