@@ -19,9 +19,6 @@ use crate::os::sync::lock;
 use crate::spec::{BoxRef, Cluster, Node, Release, Source};
 use crate::state::{Pinned, StateDir};
 
-/// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
-const IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
-
 /// The files that were found.
 #[derive(Default)]
 pub(super) struct Held {
@@ -322,7 +319,7 @@ pub fn wanted(files: &artifacts::Files) -> Vec<Wanted> {
         one(&files.installer, INSTALLER.to_owned(), 0o700),
     ];
     for image in &files.images {
-        all.push(one(image, format!("{IMAGES}/{}", image.name), 0o600));
+        all.push(one(image, format!("{}/{}", k3s::IMAGES_DIR, image.name), 0o600));
     }
     all
 }

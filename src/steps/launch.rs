@@ -1,6 +1,6 @@
 //! In a fresh cluster: what a node can do before its turn to start comes.
 //!
-//! A worker's k3s is started as soon as it is installed. Its agent waits for the server by itself and for ever
+//! A worker imports its images, and its k3s is started as soon as that is done. Its agent waits for the server by itself and for ever
 //! (`pkg/agent/run.go`, `pkg/agent/config`), so that the time that its start takes passes while the server starts.
 //! Whether it came up is judged by `start`, when the server's API is there. A server that joins ends when there is
 //! nobody to join, so it only unpacks the binary.
@@ -29,6 +29,8 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
+/// Archives of some hundred MB; what does not go by then is left to k3s.
+const IMPORT: Duration = Duration::from_secs(180);
 /// Some 200 MB come out of the binary; under emulation that is a matter of a minute at worst.
 const UNPACK: Duration = Duration::from_secs(120);
 
@@ -61,6 +63,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     if node.role == Role::Worker {
+        import(ctx)?;
         let since = begin(ctx)?;
         world.note(|seen| {
             seen.run.launched.insert(node.name.clone(), since);
@@ -74,4 +77,26 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let mut log = |line: &str| ctx.control.log(line);
     world.on(node, |r| r.script("unpacking k3s", &script, true, bound, &mut log))?;
     Ok(Some("unpacked".to_owned()))
+}
+
+/// The images are there when k3s asks for them: it imports archives only when it has heard from its server, and until then
+/// the worker has nothing to do. k3s does it itself where this fails.
+fn import(ctx: &NodeCtx<'_>) -> Result<(), StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    ctx.control.says("importing images");
+    let mut log = |line: &str| ctx.control.log(line);
+    let bound = Bound::new(IMPORT, IMPORT);
+    let done = world.on(node, |r| r.script("importing images", &k3s::import_script(), true, bound, &mut log));
+    match done {
+        Err(error) if error.cancelled() => Err(error),
+        Err(error) => {
+            ctx.control.log(&format!("{}; k3s imports them itself", error.failure.cause));
+            Ok(())
+        }
+        Ok(done) if done.status != 0 => {
+            ctx.control.log(&format!("the import ended with {}; k3s imports them itself", done.status));
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
 }
