@@ -388,7 +388,7 @@ impl Verb {
                         name: VerbName::Reset,
                         steps: &[Use::of(&reset::RESET), Use::of(&reset::CLOCK), Use::of(&reset::READY)],
                         depth: Depth::Machines,
-                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                        traits: Traits { reaches_nodes: false, ends_faults: true, ..Traits::PLAIN },
                     }
                 }
             }
