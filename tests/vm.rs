@@ -186,7 +186,6 @@ fn a_cluster_lives_and_leaves_nothing() {
     life.phase("destroy is killed, and retry goes on, though the storage pool was stopped", |life| {
         assert!(life.virsh(&["vol-list", "default"]).iter().any(|l| l.contains("p1-life-worker")));
         life.virsh(&["pool-destroy", "default"]);
-        life.engine("direct");
         life.killed_at("worker/machine", &["--yes", "destroy"]);
         life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
