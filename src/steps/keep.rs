@@ -45,6 +45,15 @@ fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     if world.kept.find(&key)?.is_some() {
         return Ok(Some("it is kept already".into()));
     }
+    // It would be in every cluster that is made again from it, and nothing there would end it.
+    if let Some(fault) = world.state.faults()?.first() {
+        ctx.control.warn(format!(
+            "The cluster is not kept: `{}` is under {}. `p1 fault heal` ends it.",
+            fault.node,
+            fault.told(world.now())
+        ));
+        return Ok(Some("not kept".into()));
+    }
     let keeper = world.machines.keep(&world.cluster.first_server().name)?;
     world.kept.sweep(keeper, cancel)?;
     let nodes: BTreeSet<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();

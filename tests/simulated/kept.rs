@@ -49,6 +49,12 @@ fn a_kept_cluster_comes_again_from_nothing() {
     write(&sim, "then");
     sim.p1(&["snapshot", "save", "before"]).exits(0);
 
+    // What is broken on purpose is not kept.
+    sim.p1(&["fault", "slow-disk", "worker", "--for", "10m"]).exits(0);
+    sim.p1(&["up", "--keep"]).says(&["not kept", "`worker` is under `slow-disk"]);
+    assert_eq!((kept(&sim).len(), volumes(&sim)), (0, 0));
+    sim.p1(&["fault", "heal"]).exits(0);
+
     // A disk that is full leaves what was there.
     sim.node("worker").vm_fault("fail-copy=No space left on device");
     sim.p1(&["up", "--keep"]).exits(1).says(&["No space left on device", "p1 retry"]);
