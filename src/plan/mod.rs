@@ -570,7 +570,7 @@ fn leave_out(steps: &mut Vec<Step>, out: &BTreeSet<String>) {
 /// it is still to be done there: a unit runs with its binary until another one is pushed.
 fn look_again(steps: &[(&StepSpec, At<'_>)], mut checks: Vec<Check>) -> Vec<Check> {
     let mut open: BTreeSet<(NodeStep, &str)> = BTreeSet::new();
-    // Shapes are listed in an order in which they could run.
+    // They are listed in an order in which they could run.
     let mut way: BTreeSet<NodeStep> = BTreeSet::new();
     for (spec, _) in steps.iter().rev() {
         way.extend(spec.after.iter().filter_map(|after| match after {
@@ -758,7 +758,7 @@ mod tests {
         assert_eq!((step.info.reason.as_str(), step.info.digest.as_str()), ("provision-a", "provision-a"));
     }
 
-    /// Shapes as `up` has them, as far as order goes.
+    /// Steps as `up` has them, as far as order goes.
     fn up() -> Vec<StepSpec> {
         let spec =
             |step, after| StepSpec { of: Of::Node(step, Per::Node), title: "t", after, on_demand: false };
