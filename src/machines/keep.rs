@@ -54,9 +54,9 @@ pub trait Keep: Send + Sync {
     /// What of it is missing or not whole, as a fragment.
     fn lacks(&self, kept: &[Kept], stop: &Cancel) -> Result<Option<String>, Error>;
 
-    /// Makes the node's machine again, whatever there is of it, which goes. `source` is the Vagrantfile that would make it. It does
-    /// not run before [`super::PowerSwitch::resume`].
-    fn restore(
+    /// Makes the node's machine again without its memory, whatever there is of it, which goes. `source` is the Vagrantfile that
+    /// would make it. It needs no network.
+    fn lay(
         &self,
         cluster: &Cluster,
         kept: &Kept,
@@ -64,6 +64,9 @@ pub trait Keep: Send + Sync {
         owner: &Owner,
         stop: &Cancel,
     ) -> Result<(), Error>;
+
+    /// Puts back the memory of a machine that was made so. It does not run before [`super::PowerSwitch::resume`].
+    fn restore(&self, kept: &Kept, source: &Path, stop: &Cancel) -> Result<(), Error>;
 
     /// Removes volumes, but those that are behind a machine's disk: these are answered.
     fn discard(&self, volumes: &[String], stop: &Cancel) -> Result<Vec<String>, Error>;
@@ -200,7 +203,7 @@ impl Keep for Libvirt {
         }))
     }
 
-    fn restore(
+    fn lay(
         &self,
         cluster: &Cluster,
         kept: &Kept,
@@ -224,7 +227,11 @@ impl Keep for Libvirt {
         let doing = "define the machine";
         process::run(&define, libvirt::VIRSH_TIMEOUT, stop)
             .and_then(Finished::ok)
-            .map_err(libvirt::failed(doing))?;
+            .map(|_| ())
+            .map_err(libvirt::failed(doing))
+    }
+
+    fn restore(&self, kept: &Kept, source: &Path, stop: &Cancel) -> Result<(), Error> {
         let args = ["restore", &kept.path, "--xml", "/dev/stdin", "--paused"];
         let restore = self.virsh(args).stdin(sourced(&kept.ran, source));
         let doing = "restore the machine";

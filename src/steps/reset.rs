@@ -1,5 +1,7 @@
 //! The cluster as it was kept: from nothing, or in the place of what runs.
 
+use std::thread;
+
 use serde_json::json;
 
 use super::shared::back;
@@ -7,7 +9,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named_of};
 use crate::engine::StepError;
 use crate::event::VerbName;
 use crate::kept::Moment;
-use crate::machines::Cap;
+use crate::machines::{Cap, Kept};
 use crate::os::lock::Lock;
 use crate::os::{files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -26,12 +28,13 @@ pub const RESET: Step = Step::Cluster(ClusterDef {
     apply: reset,
 });
 
-/// Their clocks are those of then, and so is what was random.
+/// Their clocks are those of then, and so is what was random. A login takes as long as it takes the node to be Ready, and each
+/// would slow down the other.
 pub const CLOCK: Step = Step::Node(NodeDef {
     name: NodeStep::Clock,
     title: "set the clock",
     per: Per::Node,
-    after: &[After::Cluster(ClusterStep::Reset)],
+    after: &[After::Node(NodeStep::Ready)],
     needs: Some(Cap::Keep),
     retry: true,
     check: asked_of,
@@ -83,12 +86,6 @@ fn reset(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         )
         .next([first, "p1 up".to_owned()]));
     }
-    {
-        let _lock = Lock::take(&world.host_lock, "network", LOCK_TIMEOUT, cancel)?;
-        world.machines.for_makers(&world.cluster, &mut |make, cluster| {
-            make.connect(cluster, &owner, &Default::default(), &mut |m| ctx.control.says(m), cancel)
-        })?;
-    }
     world.state.begin(&Unfinished {
         verb: VerbName::Reset.to_string(),
         id: world.run.clone(),
@@ -105,14 +102,32 @@ fn reset(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         }
     }
     world.kept.use_now(&moment.key, world.now())?;
-    ctx.control.says("restoring disks and memory");
     let source = world.state.place().join("Vagrantfile");
     let nodes = moment.machines.iter().map(|m| m.node.clone()).collect();
+    let connect = || {
+        let _lock = Lock::take(&world.host_lock, "network", LOCK_TIMEOUT, cancel)?;
+        world.machines.for_makers(&world.cluster, &mut |make, cluster| {
+            make.connect(cluster, &owner, &Default::default(), &mut |m| ctx.control.says(m), cancel)
+        })?;
+        Ok::<_, StepError>(())
+    };
+    let lay = |kept: &Kept| {
+        world.machines.make(&kept.node)?.note(&kept.node, &kept.id)?;
+        world.machines.keep(&kept.node)?.lay(&world.cluster, kept, &source, &owner, cancel)?;
+        Ok::<_, StepError>(())
+    };
+    // A network takes as long as all the disks.
+    let (network, laid) = thread::scope(|scope| {
+        let network = scope.spawn(connect);
+        let laid = many::each(world.jobs, &moment.machines, lay);
+        (network.join(), laid)
+    });
+    network.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    laid.into_iter().collect::<Result<(), _>>()?;
+    ctx.control.says("restoring disks and memory");
     world.note(|seen| seen.run.paused.clone_from(&nodes));
     let results = many::each(world.jobs, &moment.machines, |kept| {
-        let make = world.machines.make(&kept.node)?;
-        make.note(&kept.node, &kept.id)?;
-        world.machines.keep(&kept.node)?.restore(&world.cluster, kept, &source, &owner, cancel)?;
+        world.machines.keep(&kept.node)?.restore(kept, &source, cancel)?;
         Ok::<_, StepError>(())
     });
     if let Some(error) = results.into_iter().find_map(Result::err) {
