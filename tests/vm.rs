@@ -73,15 +73,40 @@ fn a_cluster_lives_and_leaves_nothing() {
         let begun = Instant::now();
         life.p1(120, &["--yes", "snapshot", "restore", "then"]).ok();
         println!("   all nodes Ready again after {:.1} s", begun.elapsed().as_secs_f64());
-        assert_eq!(life.on_nodes("cat /run/mark /root/mark"), both("then\nthen", "then\nthen"));
-        let host = jiff::Timestamp::now().as_second();
-        for (node, text) in life.on_nodes("date +%s") {
-            let off = text.parse::<i64>().unwrap() - host;
-            assert!(off.abs() < 10, "the clock of {node} is {off} s off");
-        }
-        life.is_ready_at(VERSION);
+        life.is_as_kept();
         life.p1(60, &["--yes", "snapshot", "delete", "then"]).ok();
         assert!(life.p1(30, &["snapshot", "list"]).ok().stdout().is_empty());
+    });
+
+    life.phase("suspend, resume", |life| {
+        life.on_nodes("echo then >/run/mark; echo then >/root/mark; sync");
+        life.p1(120, &["suspend"]).ok();
+        assert_eq!(life.virsh(&["list", "--name", "--state-shutoff"]).len(), 2);
+        life.p1(120, &["resume"]).ok();
+        assert_eq!(life.on_nodes("cat /run/mark /root/mark"), both("then\nthen", "then\nthen"));
+        life.is_ready_at(VERSION);
+    });
+    life.phase("keep, destroy, and up restores it", |life| {
+        life.p1(120, &["up", "--keep"]).says(0, "is kept");
+        life.on_nodes("echo now >/run/mark; echo now >/root/mark; sync");
+        life.p1(120, &["--yes", "destroy"]).says(0, "p1 kept remove");
+        assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
+        let volumes = life.virsh(&["vol-list", "default"]);
+        assert!(
+            !volumes.iter().any(|l| l.contains(".img") && !l.contains("p1-kept-") && !l.contains("_box_")),
+            "{volumes:?}"
+        );
+        let begun = Instant::now();
+        life.p1(120, &["up"]).says(0, "is as it was kept");
+        println!("   restored from nothing in {:.1} s", begun.elapsed().as_secs_f64());
+        life.is_as_kept();
+    });
+    life.phase("reset", |life| {
+        life.on_nodes("echo now >/run/mark; echo now >/root/mark; sync");
+        life.p1(120, &["--yes", "reset"]).ok();
+        life.is_as_kept();
+        life.p1(60, &["up"]).ok();
+        assert_eq!(started(&life.last()), [""; 0]);
     });
 
     life.phase("a worker is cut off, and it heals by itself", |life| {
@@ -190,9 +215,14 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(300, &["--yes", "retry"]).ok();
         assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
         assert_eq!(life.virsh(&["net-list", "--all", "--name"]), [""; 0]);
-        let volumes = life.virsh(&["vol-list", "default"]);
-        assert!(!volumes.iter().any(|l| l.contains(".img")), "{volumes:?}");
+        let volumes = || life.virsh(&["vol-list", "default"]).into_iter().filter(|l| l.contains(".img"));
+        let other = |line: &String| !line.contains(" p1-kept-") && !line.contains("_box_");
+        assert_eq!(volumes().filter(other).collect::<Vec<_>>(), [""; 0]);
         assert!(!life.dir.join(".p1").exists());
+        let list = life.p1(30, &["-o", "json", "kept", "list"]).ok().stdout();
+        let kept: Value = serde_json::from_str(list.lines().next().unwrap()).unwrap();
+        life.p1(60, &["kept", "remove", kept["kept"].as_str().unwrap()]).ok();
+        assert_eq!(volumes().collect::<Vec<_>>(), [""; 0]);
     });
     life.print_times();
 }
@@ -496,6 +526,17 @@ impl Life {
             assert!(Instant::now() < bound, "it did not come back:\n{why}");
             thread::sleep(Duration::from_millis(500));
         }
+    }
+
+    /// Disks and memory are those of before, and the clocks are not.
+    fn is_as_kept(&mut self) {
+        assert_eq!(self.on_nodes("cat /run/mark /root/mark"), both("then\nthen", "then\nthen"));
+        let host = jiff::Timestamp::now().as_second();
+        for (node, text) in self.on_nodes("date +%s") {
+            let off = text.parse::<i64>().unwrap() - host;
+            assert!(off.abs() < 10, "the clock of {node} is {off} s off");
+        }
+        self.is_ready_at(VERSION);
     }
 
     /// All nodes are Ready, at the spec's addresses and this version, by kubectl's word.

@@ -386,7 +386,7 @@ impl Verb {
                 const {
                     &Self {
                         name: VerbName::Reset,
-                        steps: &[Use::of(&reset::RESET), Use::of(&reset::CLOCK), Use::of(&reset::READY)],
+                        steps: &[Use::of(&reset::RESET), Use::of(&reset::READY), Use::of(&reset::CLOCK)],
                         depth: Depth::Machines,
                         traits: Traits { reaches_nodes: false, ends_faults: true, ..Traits::PLAIN },
                     }
