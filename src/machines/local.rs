@@ -447,7 +447,9 @@ impl PowerSwitch for Local {
     }
 
     fn on(&self, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
-        self.maker.booted(self, cluster, node, stop)?;
+        if !self.is_making(node) {
+            self.maker.booted(self, cluster, node, stop)?;
+        }
         self.hypervisor.boot(cluster, node, &self.known(node), stop)
     }
 

@@ -78,9 +78,14 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     }
     let up = wait(ctx);
     let (id, machines) = (world.machines.id(&node.name), world.machines.make(&node.name)?);
-    if id.is_some() && machines.is_making(&node.name) {
+    if let Some(id) = id.as_ref().filter(|_| machines.is_making(&node.name)) {
+        let (cluster, owner, cancel) = (&world.cluster, world.owner()?, ctx.control.cancel());
         world.remember_made(node)?;
-        machines.created(&world.cluster, &node.name, &world.owner()?, ctx.control.cancel())?;
+        match up {
+            Ok(()) => machines.created(cluster, &node.name, &owner, cancel)?,
+            // It may not have booted yet: what it was given for that is still to be read.
+            Err(_) => machines.own_machine(cluster, &node.name, id, &owner, cancel)?,
+        }
     }
     up?;
     world.note(|seen| {

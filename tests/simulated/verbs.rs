@@ -21,6 +21,12 @@ fn machines_are_made_without_vagrant_and_either_takes_over_the_others() {
         )
         .unwrap();
     };
+    // What a machine is given for its first boot stays until it has booted.
+    sim.node("worker").vm_fault("fail-start=no memory");
+    sim.p1(&["up"]).exits(1).says(&["no memory"]);
+    sim.p1(&["start", "worker"]).exits(1).says(&["no memory"]);
+    sim.node("worker").vm_fault("");
+    sim.p1(&["start", "worker"]);
     sim.p1(&["up"]).exits(0);
     sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
     let asked =

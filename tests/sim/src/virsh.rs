@@ -623,6 +623,9 @@ fn domain(
         }
         "start" => {
             drop(known);
+            if let Some(text) = fault(&lab.dir, name.rsplit('-').next().unwrap_or_default(), "fail-start") {
+                return Err(format!("Failed to start domain '{name}'\n{text}"));
+            }
             return lab
                 .start(&name)
                 .map(|()| format!("Domain '{name}' started\n"))
