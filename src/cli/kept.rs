@@ -20,6 +20,9 @@ use crate::steps::snapshot;
 use crate::ui::{Cell, Format, Layout, bytes, table};
 use crate::verbs::Verb;
 
+/// What an `up` is about after which the cluster is to be kept, so that a retry of it keeps it too.
+pub const TO_KEEP: &str = "keep";
+
 /// Runs one of them.
 pub fn run(context: &Context, verb: KeptVerb) -> Result<(), CliError> {
     let kept = Moments::new(context.dirs().kept());
@@ -29,7 +32,8 @@ pub fn run(context: &Context, verb: KeptVerb) -> Result<(), CliError> {
     }
 }
 
-fn when(moment: &Moment) -> String {
+/// When it was kept, as text.
+pub fn when(moment: &Moment) -> String {
     moment.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 

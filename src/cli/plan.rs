@@ -6,7 +6,7 @@ use super::args::Looks;
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{here, print};
+use super::{here, kept, print};
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::observe::{Depth, observe_claimed};
@@ -22,8 +22,15 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), CliError> {
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = context.kind(&cluster, &state)?;
+    let restored = if targets.is_empty() { kept::to_restore(context, &cluster)? } else { None };
+    if let Some(moment) = &restored {
+        let when = kept::when(moment);
+        eprintln!(
+            "note: this cluster is kept as of {when}: `up` restores it, `up --fresh` makes it the long way"
+        );
+    }
     let world = context.world(cluster, kind);
-    let verb = Verb::of(VerbName::Up);
+    let verb = Verb::of(if restored.is_some() { VerbName::Reset } else { VerbName::Up });
     let claims = Claims::look(&world)?;
     if claims.contested().is_some() {
         return Err(verbs::Error::Contested(verbs::contested(&world, &claims, verb.name, &targets)).into());

@@ -1,10 +1,14 @@
 //! `p1 retry`: what the last run left outstanding, same verb, same nodes.
 
+use std::cell::RefCell;
+
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
+use super::kept;
 use super::run::{self, Job};
 use super::up::preflight;
+use crate::access::World;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
 use crate::state::StateDir;
@@ -38,7 +42,12 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
             "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",
             record.verb, record.run
         );
-        return finish(&state, &record);
+        finish(&state, &record)?;
+        if record.subject.as_deref() == Some(kept::TO_KEEP) {
+            let world = context.world(cluster.clone(), context.kind(&cluster, &state)?);
+            return kept::keep(context, cluster, kept::key(&world)?);
+        }
+        return Ok(());
     }
     let verb = VerbName::parse(&record.verb).map(Verb::of).ok_or_else(|| {
         let what = format!("the last run was `{}`, which this p1 does not know", record.verb);
@@ -46,13 +55,22 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
     })?;
     let targets = change::targets(context, &cluster, &record.targets)?;
     let subject = record.subject.clone();
+    let keeps = subject.as_deref() == Some(kept::TO_KEEP);
+    let (again, key) = (cluster.clone(), RefCell::new(None));
     let job =
         Job { verb, replace: Vec::new(), targets, subject, retry_of: Some(record.clone()), deep: false };
-    let report = run::run(context, cluster, job, &|world, plan| preflight(context, world, plan))?;
+    let after = |world: &World| *key.borrow_mut() = keeps.then(|| world.kept_key()).flatten();
+    let report = run::run_then(context, cluster, job, &after, &|world, plan| {
+        preflight(context, world, plan).map(|()| Vec::new())
+    })?;
     if report.success {
         finish(&state, &record)?;
     }
-    run::verdict(&report)
+    run::verdict(&report)?;
+    if keeps {
+        return kept::keep(context, again, key.into_inner());
+    }
+    Ok(())
 }
 
 /// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.

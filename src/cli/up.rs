@@ -41,7 +41,7 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
         && !args.fresh
         && let Some(moment) = kept::to_restore(context, &cluster)?
     {
-        let at = moment.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        let at = kept::when(&moment);
         eprintln!("note: this cluster is kept as of {at} and is restored; `--fresh` makes it the long way");
         return kept::restore(context, cluster, &moment);
     }
@@ -50,7 +50,7 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
         verb: Verb::of(VerbName::Up),
         replace: replace.clone(),
         targets,
-        subject: None,
+        subject: keeps.then(|| kept::TO_KEEP.to_owned()),
         retry_of: None,
         deep: args.looks.deep,
     };

@@ -55,6 +55,15 @@ fn a_kept_cluster_comes_again_from_nothing() {
     assert_eq!((kept(&sim).len(), volumes(&sim)), (0, 0));
     sim.p1(&["fault", "heal"]).exits(0);
 
+    // One that fails before it comes to that keeps the cluster when it has been gone on with.
+    sim.p1(&["stop", "worker"]).exits(0);
+    sim.node("worker").vm_fault("fail-start=no memory");
+    sim.p1(&["up", "--keep"]).exits(1).says(&["no memory"]);
+    sim.node("worker").vm_fault("");
+    sim.p1(&["retry"]).exits(0).says(&["is kept"]);
+    let key = kept(&sim).remove(0);
+    sim.p1(&["kept", "remove", &key]).exits(0);
+
     // A disk that is full leaves what was there.
     sim.node("worker").vm_fault("fail-copy=No space left on device");
     sim.p1(&["up", "--keep"]).exits(1).says(&["No space left on device", "p1 retry"]);
@@ -80,6 +89,13 @@ fn a_kept_cluster_comes_again_from_nothing() {
     };
     let ids = ["server", "worker"].map(|node| id(node).unwrap());
     sim.p1(&["--yes", "destroy"]).exits(0).says(&["it is kept as of", &format!("p1 kept remove {key}")]);
+    assert!(!sim.state().exists());
+    sim.p1(&["plan"]).exits(10).says(&[
+        "is kept as of",
+        "`up` restores it",
+        "+ cluster/reset",
+        "+ worker/ready",
+    ]);
     assert!(!sim.state().exists());
     sim.p1(&["up"]).exits(0).says(&["is restored", "is as it was kept"]);
     assert_eq!(
