@@ -145,7 +145,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         let units = "systemctl is-active k3s k3s-agent; true";
         let before = life.on_nodes(units);
         assert_eq!(before, both("active\ninactive", "inactive\nactive"));
-        life.p1(120, &["killall"]).ok();
+        life.p1(300, &["killall"]).ok();
         assert_eq!(life.on_nodes(units), both("inactive\ninactive", "inactive\ninactive"));
         let left = "for f in /usr/local/bin/k3s* /etc/systemd/system/k3s* /etc/rancher /var/lib/rancher \
                     /run/k3s; do [ ! -e \"$f\" ] || echo \"$f\"; done; command -v k3s; true";
