@@ -31,6 +31,9 @@ pub struct Cli {
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
+    /// Work as if p1 was started in this folder; several are entered one after the other
+    #[arg(short = 'C', global = true, value_name = "DIR", action = clap::ArgAction::Append)]
+    pub folder: Vec<PathBuf>,
     /// The spec
     #[arg(short, long, global = true, value_name = "FILE", default_value = "cluster.yaml", env = "P1_FILE")]
     pub file: PathBuf,

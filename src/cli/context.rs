@@ -11,6 +11,7 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
+use crate::index::{Index, Note};
 use crate::kept::Moments;
 use crate::machines::{self, Cpu, Fleet, Here, Kind};
 use crate::os::Cancel;
@@ -59,13 +60,17 @@ impl Context {
         Self { global, env: Env::of_process(), ui, cancel, redactor: Redactor::default() }
     }
 
-    /// How p1 is called for this spec: `p1`, with ` -f FILE` if it is not the usual one.
+    /// How p1 is called for this spec: `p1`, with ` -C DIR` if it was told so, and ` -f FILE` if it is not the usual one.
     pub fn called(&self) -> String {
-        let file = &self.global.file;
-        if file.as_os_str() == "cluster.yaml" {
-            return "p1".to_owned();
+        let quote = |path: &std::path::Path| crate::os::process::quote_os(path.as_os_str());
+        let mut p1 = "p1".to_owned();
+        for folder in &self.global.folder {
+            p1 += &format!(" -C {}", quote(folder));
         }
-        format!("p1 -f {}", crate::os::process::quote_os(file.as_os_str()))
+        if self.global.file.as_os_str() != "cluster.yaml" {
+            p1 += &format!(" -f {}", quote(&self.global.file));
+        }
+        p1
     }
 
     /// True if any cluster was begun beside the spec.
@@ -143,6 +148,22 @@ impl Context {
         }
     }
 
+    /// What makes a cluster's machines.
+    pub fn engine(&self, cluster: &Cluster, kind: Kind) -> machines::Engine {
+        host::engine(Some(cluster), kind, self.env.find("vagrant").is_some())
+    }
+
+    /// This user's clusters on this host.
+    pub fn index(&self) -> Index {
+        Index::new(self.dirs().clusters())
+    }
+
+    /// Where a cluster is.
+    pub fn note(&self, cluster: &Cluster, kind: Kind) -> Note {
+        let state = StateDir::of(&cluster.base, &cluster.name);
+        Note::new(&cluster.name, &self.global.file, state.dir(), kind, None)
+    }
+
     /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
     pub fn machines(&self, cluster: &Cluster, kind: Kind) -> Fleet {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
@@ -155,7 +176,7 @@ impl Context {
                 model: how.cpu_model.map(str::to_owned),
             }
         });
-        let engine = host::engine(Some(cluster), kind, self.env.find("vagrant").is_some());
+        let engine = self.engine(cluster, kind);
         let here = Here {
             tools,
             engine,

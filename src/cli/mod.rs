@@ -31,6 +31,7 @@ mod here;
 mod kept;
 mod kubeconfig;
 mod kubectl;
+mod list;
 mod logs;
 mod out;
 mod plan;
@@ -49,6 +50,7 @@ mod verb;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::os::Cancel;
@@ -67,8 +69,9 @@ pub fn main() -> ExitCode {
     };
     let of_cluster = verb.of_cluster();
     let waiting = usage::waiting(&args);
+    let there = enter(&global.folder);
     let context = Context::new(global, Cancel::new());
-    let result = verb.run(&context).map_err(|fail| match fail.code {
+    let result = there.and_then(|()| verb.run(&context)).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.
         error::code::LOCKED if fail.next.is_empty() => fail.next([waiting]),
         _ => fail.map_texts(&|text| context.shown(&text)),
@@ -85,6 +88,17 @@ pub fn main() -> ExitCode {
         out::object(&error::end(&name, &context.called(), &result));
     }
     finish(result, &context.called(), context.paint())
+}
+
+/// Goes to where p1 is to work, one folder after the other.
+fn enter(folders: &[PathBuf]) -> Result<(), CliError> {
+    for folder in folders {
+        std::env::set_current_dir(folder).map_err(|error| {
+            let what = format!("cannot go to the folder {}: {error}", folder.display());
+            CliError::new(error::code::USAGE, what, "`-C` names the folder in which p1 is to work.")
+        })?;
+    }
+    Ok(())
 }
 
 /// The exit code. Output that could not be written is no success, whatever the verb did.

@@ -42,7 +42,7 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
             "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",
             record.verb, record.run
         );
-        finish(&state, &record)?;
+        finish(context, &state, &record)?;
         if record.subject.as_deref() == Some(kept::TO_KEEP) {
             let world = context.world(cluster.clone(), context.kind(&cluster, &state)?);
             return kept::keep(context, cluster, kept::key(&world)?);
@@ -64,7 +64,7 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
         preflight(context, world, plan).map(|()| Vec::new())
     })?;
     if report.success {
-        finish(&state, &record)?;
+        finish(context, &state, &record)?;
     }
     run::verdict(&report)?;
     if keeps {
@@ -74,10 +74,10 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
 }
 
 /// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.
-fn finish(state: &StateDir, record: &Record) -> Result<(), CliError> {
+fn finish(context: &Context, state: &StateDir, record: &Record) -> Result<(), CliError> {
     let verb = VerbName::parse(&record.verb).map(Verb::of);
     if verb.is_some_and(|verb| verb.takes_all(&record.targets)) {
-        state.remove()?;
+        run::gone(context, state)?;
     }
     Ok(())
 }

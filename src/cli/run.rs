@@ -68,6 +68,8 @@ fn whole(
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, kind, job.verb.name.as_str())?;
+    // Before anything is made, so that what a killed p1 leaves is listed too.
+    context.index().keep(&context.note(&cluster, kind))?;
     let world = context.world(cluster, kind);
     let result = locked(context, &world, &job, before, ready);
     if result.as_ref().is_ok_and(|r| r.success) {
@@ -75,14 +77,21 @@ fn whole(
     }
     if job.verb.takes_all(&job.targets) && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
-        state.remove()?;
+        gone(context, &state)?;
     }
     if !existed && journal::runs(&state.runs()).is_empty() {
         // Nothing was begun: leave no folder behind that would look like a cluster.
-        let _ = state.remove();
+        let _ = gone(context, &state);
     }
     drop(lock);
     result
+}
+
+/// Nothing is there of a cluster any more: its folder goes, and the note of it.
+pub fn gone(context: &Context, state: &StateDir) -> Result<(), CliError> {
+    state.remove()?;
+    context.index().drop(state.dir())?;
+    Ok(())
 }
 
 fn locked(

@@ -1,6 +1,7 @@
 //! The command line read, and what is said of one that cannot be.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
@@ -76,8 +77,8 @@ fn wants_json(args: &[OsString]) -> bool {
 }
 
 /// Options with a value, of every verb and of those that run something.
-const VALUED: [&str; 9] =
-    ["-f", "--file", "-o", "--output", "-j", "--jobs", "--wait", "--timeout", "--replace"];
+const VALUED: [&str; 10] =
+    ["-C", "-f", "--file", "-o", "--output", "-j", "--jobs", "--wait", "--timeout", "--replace"];
 
 /// The same command line, waiting for whoever works on the cluster.
 pub fn waiting(args: &[OsString]) -> String {
@@ -112,7 +113,9 @@ fn meant(args: &[String]) -> Option<String> {
         "exec" => {
             let file = args.windows(2).find(|w| w[0] == "-f" || w[0] == "--file").map(|w| w[1].clone());
             let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
-            let cluster = spec::load(file.unwrap_or("cluster.yaml".into()).as_ref()).ok()?.cluster;
+            let folders = args.windows(2).filter(|w| w[0] == "-C").map(|w| w[1].as_str());
+            let file = folders.collect::<PathBuf>().join(file.unwrap_or("cluster.yaml".into()));
+            let cluster = spec::load(&file).ok()?.cluster;
             words(behind).find(|i| cluster.node(&behind[*i]).is_none())?
         }
         _ => return None,

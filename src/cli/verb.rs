@@ -11,8 +11,8 @@ use super::args::{
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kept, kubeconfig, kubectl, logs, plan,
-    power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kept, kubeconfig, kubectl, list, logs,
+    plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -39,6 +39,8 @@ pub enum Verb {
     Status(Looks),
     /// Prove that the cluster works, by using it: nodes, pods, network, Services, names, ingress; cleans up
     Verify(Verify),
+    /// List this user's clusters on this host, with their folders and machines
+    List,
     /// Open a shell on a node, or run a command there
     Ssh(Ssh),
     /// Run a command on nodes, all of them at once
@@ -129,6 +131,7 @@ impl Verb {
                 | Self::Logs(_)
                 | Self::Box(_)
                 | Self::Kept(_)
+                | Self::List
                 | Self::Doctor(_)
                 | Self::Completions { .. }
                 | Self::Man { .. }
@@ -148,6 +151,7 @@ impl Verb {
             Self::Retry => retry::retry(context),
             Self::Status(args) => status::status(context, &args),
             Self::Verify(args) => verify::verify(context, &args),
+            Self::List => list::list(context),
             Self::Ssh(args) => ssh::ssh(context, &args),
             Self::Exec(args) => exec::exec(context, &args),
             Self::Logs(args) => logs::logs(context, &args),

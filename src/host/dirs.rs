@@ -91,6 +91,11 @@ impl Dirs {
         self.data.join("kept")
     }
 
+    /// Notes of this user's clusters.
+    pub fn clusters(&self) -> PathBuf {
+        self.data.join("clusters")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")

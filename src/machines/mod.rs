@@ -119,6 +119,14 @@ impl Engine {
         }
     }
 
+    /// The name that the spec uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vagrant => "vagrant",
+            Self::Direct => "direct",
+        }
+    }
+
     fn maker(self) -> &'static dyn local::Maker {
         match self {
             Self::Vagrant => &vagrant::ByVagrant,

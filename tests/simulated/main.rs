@@ -16,6 +16,7 @@ mod crash;
 mod disturb;
 mod evidence;
 mod faults;
+mod forks;
 mod kept;
 mod servers;
 mod trust;
