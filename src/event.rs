@@ -76,6 +76,7 @@ verbs! {
         DeleteSnapshot = "snapshot delete",
         Fault = "fault",
         HealFault = "fault heal",
+        Bake = "box bake",
     }
 }
 

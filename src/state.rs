@@ -32,8 +32,11 @@ pub struct ClusterRecord {
     pub provider: Option<Kind>,
     /// What the channel became: a cluster does not change its version because a channel moved on.
     pub k3s: Option<Pinned>,
-    /// The box that the machines were made from.
+    /// The box that machines are made from.
     pub image: Option<ImageFact>,
+    /// Boxes that machines of this cluster were made from before that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<ImageFact>,
 }
 
 /// What is remembered of a node, to be believed only of the same machine.
@@ -80,6 +83,9 @@ pub struct ImageFact {
     pub label: String,
     /// The file's checksum.
     pub sha256: String,
+    /// The name of the baked box that stands in for the spec's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baked: Option<String>,
 }
 
 /// What was begun with the cluster's data and has not come to its end: until then no other verb may take

@@ -95,6 +95,7 @@ done
 for stamp in /var/lib/p1/stamps/*; do
   [ -f "$stamp" ] && say stamp "${stamp##*/} $(first "$stamp")"
 done
+[ -d /var/lib/p1/baked ] && say baked yes
 if [ -f /var/lib/p1/files ]; then
   while read -r sum size time path; do
     say staged "$sum $size $time $path"

@@ -514,7 +514,8 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         assert_eq!(parsed.warnings, [], "{name}");
     }
     // Those with applications are read where they are: their manifests are looked into.
-    for (name, objects) in [("nginx", 2), ("ingress", 10), ("namespaces", 2), ("failover", 3), ("faults", 0)]
+    for (name, objects) in
+        [("nginx", 2), ("ingress", 10), ("namespaces", 2), ("failover", 3), ("faults", 0), ("baked", 0)]
     {
         let parsed = p1::internals::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
             .unwrap_or_else(|e| panic!("{name}: {e}"));

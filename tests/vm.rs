@@ -224,6 +224,23 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.p1(60, &["kept", "remove", kept["kept"].as_str().unwrap()]).ok();
         assert_eq!(volumes().collect::<Vec<_>>(), [""; 0]);
     });
+    life.phase("a box is baked, and nothing in it is of its machine", |life| {
+        life.p1(900, &["box", "bake"]).ok();
+        assert_eq!(life.virsh(&["list", "--all", "--name"]), [""; 0]);
+        life.baked_is_nobody();
+    });
+    life.phase("up from the baked box, and destroy", |life| {
+        life.p1(900, &["up"]).ok();
+        life.is_ready_at(VERSION);
+        let begun = started(&life.last());
+        let copied = |step: &&String| step.ends_with("/stage") || step.ends_with("/install");
+        assert_eq!(begun.iter().filter(copied).count(), 0, "{begun:?}");
+        let ids = life.on_nodes("cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub");
+        assert!(ids["server"] != ids["worker"] && ids["server"].len() > 60, "{ids:?}");
+        life.p1(60, &["up"]).ok();
+        assert_eq!(started(&life.last()), [""; 0]);
+        life.p1(300, &["--yes", "destroy"]).ok();
+    });
     life.print_times();
 }
 
@@ -392,6 +409,51 @@ impl Life {
         // Nothing of the work is left, wherever it was done.
         let find = Command::new("find").arg(&self.home).args(["-name", ".p1-box-*"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&find.stdout), "");
+    }
+
+    /// What a machine is known by is in no file of the baked box, and its init begins no k3s. The box goes with it.
+    fn baked_is_nobody(&self) {
+        let library = p1::internals::boxes::library::Library::new(self.home.join(".local/share/p1/boxes"));
+        let all = library.list().unwrap();
+        let baked = |m: &&p1::internals::boxes::Manifest| m.name.starts_with("debian-12-v");
+        let name = all.iter().find(baked).expect("a baked box").name.clone();
+        let work = self.dir.join("baked");
+        fs::create_dir_all(&work).unwrap();
+        let sh = |line: &str| {
+            let out = bounded(120).args(["sh", "-ec", line]).current_dir(&work).output().unwrap();
+            Done(out).ok().stdout()
+        };
+        sh(&format!("tar -xf '{}' ./box.img", library.path(&name).display()));
+        sh("qemu-img convert -O raw box.img disk.raw");
+        let ask =
+            |what: &str| sh(&format!("/sbin/debugfs -R '{what}' 'disk.raw?offset=1048576' 2>/dev/null"));
+        let names = |dir: &str| -> Vec<String> {
+            let lines = ask(&format!("ls -p {dir}"));
+            let all = lines.lines().filter_map(|l| l.split('/').nth(5).map(str::to_owned));
+            all.filter(|name| ![".", "..", ""].contains(&name.as_str())).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!((ask("cat /etc/machine-id").as_str(), ask("cat /etc/hostname").trim()), ("", "debian-12"));
+        assert!(!names("/etc/ssh").iter().any(|n| n.starts_with("ssh_host_")), "{:?}", names("/etc/ssh"));
+        let keys = ask("cat /home/vagrant/.ssh/authorized_keys");
+        assert!(keys.lines().count() == 1 && keys.contains("vagrant insecure public key"), "{keys}");
+        assert_eq!(names("/home/vagrant/.ssh"), ["authorized_keys"]);
+        assert_eq!(names("/root"), [".bashrc", ".profile"]);
+        for gone in ["/etc/rancher", "/var/lib/rancher/k3s/server", "/var/lib/kubelet", "/var/log/journal"] {
+            assert_eq!(names(gone), none, "{gone}");
+        }
+        for gone in ["/var/lib/dhcp", "/var/lib/systemd/network", "/tmp", "/var/tmp"] {
+            assert_eq!(names(gone), none, "{gone}");
+        }
+        let kept = names("/var/lib/systemd");
+        assert!(!kept.iter().any(|n| n.contains("seed") || n.contains("secret")), "{kept:?}");
+        let mut noted = names("/var/lib/p1");
+        noted.sort();
+        assert_eq!(noted, ["baked", "files", "install.sh"]);
+        assert!(!names("/etc/systemd/system/multi-user.target.wants").iter().any(|n| n.contains("k3s")));
+        assert_eq!(names("/usr/local/bin"), ["k3s"]);
+        assert!(ask("stats").contains("Filesystem state:         clean"));
+        fs::remove_dir_all(&work).unwrap();
     }
 
     /// p1 in the lab.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
@@ -13,7 +14,7 @@ use crate::k3s;
 use crate::machines::{Base, BoxInfo};
 use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
-use crate::observed::{View, Wanted};
+use crate::observed::{Baked, View, Wanted};
 use crate::os::files::{self, At};
 use crate::os::sync::lock;
 use crate::spec::{BoxRef, Cluster, Node, Release, Source};
@@ -70,11 +71,7 @@ impl World {
         if let Some(files) = held.get(&arch) {
             return Ok(Arc::clone(files));
         }
-        let files = Arc::new(self.fetch(arch, progress, warn)?);
-        self.note(|seen| {
-            seen.here.wanted.insert(arch, wanted(&files));
-            seen.here.version.clone_from(&files.version);
-        });
+        let files = Arc::new(self.fetched(arch, progress, warn)?);
         // Only now it may be known which version it is.
         let seen = self.seen();
         if let Some(refusal) = refusal::refusal(&View::new(&self.cluster, &seen)) {
@@ -82,6 +79,21 @@ impl World {
         }
         self.keep_version(&files)?;
         held.insert(arch, Arc::clone(&files));
+        Ok(files)
+    }
+
+    /// The same without holding the cluster to their version.
+    pub fn fetched(
+        &self,
+        arch: k3s::Arch,
+        progress: &mut dyn FnMut(artifacts::Progress<'_>),
+        warn: &mut dyn FnMut(String),
+    ) -> Result<artifacts::Files, StepError> {
+        let files = self.fetch(arch, progress, warn)?;
+        self.note(|seen| {
+            seen.here.wanted.insert(arch, wanted(&files));
+            seen.here.version.clone_from(&files.version);
+        });
         Ok(files)
     }
 
@@ -192,10 +204,12 @@ impl World {
 }
 
 impl World {
-    /// The box that the machines were made from, even if Vagrant no longer has it.
-    pub fn known_box(&self) -> Result<Option<BoxInfo>, StepError> {
-        let (fact, make) = (self.state.facts()?.image, self.machines.makers().next());
-        Ok(fact.and_then(|f| Some(make?.image(&f.label, &f.sha256))))
+    /// The boxes that the machines were made from, even if Vagrant no longer has them.
+    pub fn known_boxes(&self) -> Result<Vec<BoxInfo>, StepError> {
+        let Some(make) = self.machines.makers().next() else { return Ok(Vec::new()) };
+        let facts = self.state.facts()?;
+        let all = facts.image.into_iter().chain(facts.former);
+        Ok(all.map(|f| make.image(&f.label, &f.sha256)).collect())
     }
 }
 
@@ -251,13 +265,15 @@ pub fn image_wanted(world: &World) -> Result<String, StepError> {
             Some(manifest) => format!("{name} {}", manifest.sha256),
             None => format!("{name} {}", boxes::digest(&definition(world, name)?)),
         },
-        BoxRef::Path(path) => {
-            let meta = fs::metadata(path).at("read", path)?;
-            let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-            format!("{} {} {}", path.display(), meta.len(), time.map_or(0, |t| t.as_nanos()))
-        }
+        BoxRef::Path(path) => file_stands_for(path, &fs::metadata(path).at("read", path)?),
         BoxRef::Url { url, sha256 } => format!("{url} {sha256}"),
     })
+}
+
+/// The same of a file: what tells it from another of its name.
+pub fn file_stands_for(path: &Path, meta: &fs::Metadata) -> String {
+    let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    format!("{} {} {}", path.display(), meta.len(), time.map_or(0, |t| t.as_nanos()))
 }
 
 /// A box that the user put into the library under a name; it comes before a definition.
@@ -282,8 +298,27 @@ pub fn of_definition(
     Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))
 }
 
+/// What a box is called before the file is there.
+pub fn box_label(image: &BoxRef) -> String {
+    match image {
+        BoxRef::Definition(name) => name.clone(),
+        BoxRef::Path(path) => stem(path),
+        BoxRef::Url { url, .. } => stem(Path::new(url)),
+    }
+}
+
+/// A name for people, of characters that Vagrant takes.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let kept: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect();
+    if kept.is_empty() { "box".to_owned() } else { kept }
+}
+
 /// What a run without a connection would miss of the box.
 fn box_missing(world: &World) -> Option<String> {
+    if matches!(world.seen().here.baked, Baked::Fits(_)) {
+        return None;
+    }
     match &world.cluster.image {
         BoxRef::Path(_) => None,
         BoxRef::Url { url, sha256 } => {

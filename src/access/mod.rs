@@ -1,6 +1,7 @@
 //! The ways in: to nodes, to the API, to what this host and this folder keep of a cluster; and what was seen of it.
 
 mod api;
+mod bake;
 mod faults;
 mod files;
 mod kept;
@@ -30,7 +31,10 @@ use crate::spec::Cluster;
 use crate::state::{NodeMemory, StateDir};
 
 pub use api::{Via, listens, url_from_here};
-pub use files::{definition, given, image_wanted, missing, of_definition, release, wanted};
+pub use bake::Baker;
+pub use files::{
+    box_label, definition, file_stands_for, given, image_wanted, missing, of_definition, release, wanted,
+};
 pub use nodes::SCRIPT_TIMEOUT;
 pub use owner::Claims;
 pub use secrets::random;
@@ -61,6 +65,8 @@ pub struct World {
     pub redactor: Redactor,
     /// Ends faults when their time is over, whether this p1 lives or not.
     pub healer: Apart,
+    /// Bakes boxes, each in a cluster of its own.
+    pub baker: Baker,
     /// What was found on the ways so far.
     pub held: Held,
 }

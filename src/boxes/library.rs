@@ -1,5 +1,6 @@
 //! The box files on this host: `<dir>/<name>/box.box` and `<dir>/<name>/manifest.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,25 @@ pub enum Origin {
     Path(PathBuf),
     /// Downloaded.
     Url(String),
+    /// Made of a machine that had k3s' files.
+    Baked(Baked),
+}
+
+/// What a box was baked of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baked {
+    /// The digest of all of it: another one is another box.
+    pub key: String,
+    /// What the spec's box is called, and what it stood for.
+    #[serde(rename = "box")]
+    pub from: String,
+    pub image: String,
+    pub arch: String,
+    /// The version of k3s, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k3s: Option<String>,
+    /// The SHA-256 of k3s' files, by their places on a node.
+    pub files: BTreeMap<String, String>,
 }
 
 /// A folder of boxes.
@@ -133,11 +153,36 @@ impl Library {
         let size = copy.as_file().metadata().at("read", file)?.len();
         let manifest =
             Manifest { v: 1, name: name.to_owned(), sha256: found, size, origin, provider, packages };
-        let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
         copy.as_file().sync_all().at("write", &dir)?;
+        self.put(manifest, || copy.persist(dir.join(FILE)).map(drop).map_err(|e| e.error))
+    }
+
+    /// The same of a file of p1's own on the library's file system, which is moved there.
+    pub fn take(
+        &self,
+        name: &str,
+        file: &Path,
+        origin: Origin,
+        provider: Option<String>,
+    ) -> Result<Manifest, Error> {
+        check(name)?;
+        let dir = self.dir.join(name);
+        files::dir(&dir)?;
+        let (found, whole) = (sha256(file)?, files::open(file)?);
+        whole.sync_all().at("write", file)?;
+        let size = whole.metadata().at("read", file)?.len();
+        let packages = Vec::new();
+        let manifest =
+            Manifest { v: 1, name: name.to_owned(), sha256: found, size, origin, provider, packages };
+        self.put(manifest, || fs::rename(file, dir.join(FILE)))
+    }
+
+    fn put(&self, manifest: Manifest, place: impl FnOnce() -> io::Result<()>) -> Result<Manifest, Error> {
+        let dir = self.dir.join(&manifest.name);
+        let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
         // The old manifest goes first: between the two there is no box, never a wrong one.
         files::remove_if_there(&dir.join(MANIFEST))?;
-        copy.persist(dir.join(FILE)).map_err(|e| e.error).at("write", &dir)?;
+        place().at("write", &dir)?;
         files::write(&dir.join(MANIFEST), format!("{json}\n").as_bytes(), 0o644)?;
         Ok(manifest)
     }

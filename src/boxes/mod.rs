@@ -3,12 +3,14 @@
 //! A definition is a YAML file; `boxes/debian-12.yaml` explains every key. [`build()`] turns one into
 //! a `.box` file for Vagrant's libvirt provider out of Debian packages. [`library`] keeps box files.
 
+mod bake;
 mod build;
 mod definition;
 mod error;
 mod image;
 pub mod library;
 
+pub use bake::pack;
 pub use build::{Tool, build, requirements};
 pub use definition::{Definition, digest, embedded, load};
-pub use library::{Library, Manifest, Origin, inspect, sha256};
+pub use library::{Baked, Library, Manifest, Origin, inspect, sha256};

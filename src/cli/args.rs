@@ -256,6 +256,15 @@ pub enum BoxVerb {
         #[arg(long)]
         force: bool,
     },
+    /// Bake the spec's box with k3s' files, so that machines start without copying, unpacking and importing them
+    Bake {
+        /// Bake it even if one that fits is there
+        #[arg(long)]
+        force: bool,
+        /// Only take away what a bake left that was killed
+        #[arg(long, conflicts_with = "force")]
+        clean: bool,
+    },
     /// List the boxes of this host and the definitions
     List,
     /// Add a box file, or download one

@@ -7,18 +7,25 @@ use serde_json::json;
 use super::args::BoxVerb;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{out, print};
+use super::{bake, out, print};
+use crate::access::file_stands_for;
 use crate::artifacts;
-use crate::boxes::{self, Library, Origin};
+use crate::boxes::{self, Library, Manifest, Origin};
+use crate::machines::Kind;
+use crate::observe::look_at_files;
+use crate::observed::Baked;
 use crate::spec::{Retry, Source, Timeouts};
+use crate::state::StateDir;
 use crate::steps;
 use crate::ui::{Cell, Format, Layout, bytes, table};
 
 /// Runs one of them.
 pub fn run(context: &Context, verb: BoxVerb) -> Result<(), CliError> {
-    let library = Library::new(context.dirs().data.join("boxes"));
+    let library = context.library();
     match verb {
         BoxVerb::Build { name, force } => build(context, &library, &name, force),
+        BoxVerb::Bake { clean: true, .. } => bake::clean(context),
+        BoxVerb::Bake { force, .. } => bake::run(context, &library, force),
         BoxVerb::List => list(context, &library),
         BoxVerb::Add { source, sha256, name } => add(context, &library, &source, sha256, name),
         BoxVerb::Remove { name } => {
@@ -63,11 +70,18 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
 
 fn list(context: &Context, library: &Library) -> Result<(), CliError> {
     let there = library.list()?;
+    let fits = fits_this(context);
     let known = boxes::embedded().iter().map(|(name, _)| *name);
     let unbuilt: Vec<&str> = known.filter(|n| !there.iter().any(|m| m.name == *n)).collect();
     if context.ui.format == Format::Json {
         for manifest in &there {
-            out::object(&json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))}));
+            let mut object =
+                json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))});
+            if let Origin::Baked(baked) = &manifest.origin {
+                object["fits"] = json!(fits.as_deref() == Some(&manifest.name));
+                object["stale"] = json!(stale(context, &there, baked));
+            }
+            out::object(&object);
         }
         for name in unbuilt {
             out::object(&json!({"v": 1, "definition": name}));
@@ -80,6 +94,15 @@ fn list(context: &Context, library: &Library) -> Result<(), CliError> {
             Origin::Built { version, .. } => format!("built from its definition {version}"),
             Origin::Path(path) => path.display().to_string(),
             Origin::Url(url) => url.clone(),
+            Origin::Baked(baked) => {
+                let version = baked.k3s.as_deref().unwrap_or("of files of the spec's");
+                let fits = match stale(context, &there, baked) {
+                    Some(why) => format!("; fits nothing any more: {why}"),
+                    None if fits.as_deref() == Some(&manifest.name) => "; fits this spec".to_owned(),
+                    None => String::new(),
+                };
+                format!("baked from {} with k3s {version}, {}{fits}", baked.from, baked.arch)
+            }
         };
         rows.push([manifest.name.clone(), bytes(manifest.size), manifest.sha256[..12].to_owned(), origin]);
     }
@@ -89,7 +112,42 @@ fn list(context: &Context, library: &Library) -> Result<(), CliError> {
     let rows: Vec<Vec<Cell>> = rows.into_iter().map(|r| r.into_iter().map(Cell::from).collect()).collect();
     let layout = Layout { paint: context.paint(), right: false, indent: 0 };
     print(table(&["box", "size", "sha256", "from"], &rows, layout));
+    bake::tell_of_left(context);
     Ok(())
+}
+
+/// The name of the baked box that the spec of this folder would be made from, if there is such a spec.
+fn fits_this(context: &Context) -> Option<String> {
+    let cluster = crate::spec::load(&context.global.file).ok()?.cluster;
+    let state = StateDir::of(&cluster.base, &cluster.name);
+    let kind = state.facts().ok()?.provider.or_else(|| Kind::wished(cluster.provider)).unwrap_or_default();
+    let world = context.world(cluster, kind);
+    look_at_files(&world);
+    match world.look_for_baked(true).ok()? {
+        Baked::Fits(name) => Some(name),
+        Baked::No | Baked::Due | Baked::Unknown => None,
+    }
+}
+
+/// Why a box can fit nothing any more, as a fragment: the box that it was baked from has changed.
+fn stale(context: &Context, there: &[Manifest], baked: &boxes::Baked) -> Option<String> {
+    let changed = || format!("{} has changed since", baked.from);
+    if baked.image.starts_with('/') {
+        let (path, then) = baked.image.rsplit_once(' ').and_then(|(rest, _)| rest.rsplit_once(' '))?;
+        let Ok(meta) = std::fs::metadata(path) else { return Some(format!("{path} is gone")) };
+        return match file_stands_for(Path::new(path), &meta) == baked.image {
+            true => None,
+            false => Some(format!("{path} has changed since (it had {then} bytes)")),
+        };
+    }
+    let (name, sum) = baked.image.split_once(' ')?;
+    let given = |m: &&Manifest| m.name == name && !matches!(m.origin, Origin::Built { .. });
+    if let Some(given) = there.iter().find(given) {
+        return (given.sha256 != sum).then(changed);
+    }
+    // One beside another spec is not known here; neither is a file of the network.
+    let definition = boxes::load(name, Some(&definitions(context))).ok()?;
+    (boxes::digest(&definition) != sum).then(changed)
 }
 
 fn add(

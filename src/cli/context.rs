@@ -24,6 +24,7 @@ use crate::ui::{Format, Options, Paint};
 use crate::{journal, k3s};
 
 /// Everything a verb needs to begin.
+#[derive(Clone)]
 pub struct Context {
     /// Options of every verb.
     pub global: Global,
@@ -99,6 +100,11 @@ impl Context {
         self.env.dirs()
     }
 
+    /// This host's boxes.
+    pub fn library(&self) -> Library {
+        Library::new(self.dirs().data.join("boxes"))
+    }
+
     /// The spec, with its warnings said.
     pub fn spec(&self) -> Result<Cluster, CliError> {
         self.warned(self.parse()?)
@@ -132,6 +138,10 @@ impl Context {
         if cluster.autostart && !kind.starts_with_host() {
             let message = "`autostart` is for libvirt only, and this host has VirtualBox";
             return Err(CliError::new(code::USAGE, message, spec::AUTOSTART));
+        }
+        if cluster.bake == spec::BakeChoice::Auto && kind != Kind::Libvirt {
+            let message = "`bake: auto` is for libvirt only, and this host has VirtualBox";
+            return Err(CliError::new(code::USAGE, message, spec::BAKE));
         }
         Ok(kind)
     }
@@ -206,7 +216,7 @@ impl Context {
             machines: self.machines(&cluster, kind),
             cache: Cache { dir: dirs.cache.join("artifacts") },
             net: self.net(),
-            library: Library::new(dirs.data.join("boxes")),
+            library: self.library(),
             kept: Moments::new(dirs.kept()),
             host_lock: dirs.host_lock(),
             token: match &cluster.k3s.token {
@@ -218,6 +228,7 @@ impl Context {
             jobs: self.global.jobs,
             redactor: self.redactor.clone(),
             healer: self.healer(&cluster),
+            baker: super::bake::baker(self),
             cluster,
         });
         world.redactor();

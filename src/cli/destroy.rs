@@ -3,8 +3,8 @@
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::kept;
 use super::run::{self, Job};
+use super::{bake, kept};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::observed::View;
@@ -81,6 +81,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
     run::verdict(&report)?;
     if whole {
         kept::after_destroy(context, &name);
+        bake::tell_of_left(context);
     }
     Ok(())
 }

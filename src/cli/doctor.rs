@@ -134,6 +134,9 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
 }
 
 fn must_build(world: &World) -> bool {
+    if matches!(world.seen().here.baked, crate::observed::Baked::Fits(_)) {
+        return false;
+    }
     let BoxRef::Definition(name) = &world.cluster.image else { return false };
     let there = world.library.get(name).ok().flatten();
     if there.as_ref().is_some_and(|m| !matches!(m.origin, boxes::Origin::Built { .. })) {

@@ -146,7 +146,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
     let cluster = &k3s::masked(&world.cluster);
     // Before the box is there its checksum is not known, which becomes a part of its name.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
-        name: format!("p1/{}", crate::steps::image::box_label(&cluster.image)),
+        name: format!("p1/{}", crate::access::box_label(&cluster.image)),
         version: "1.0.0".to_owned(),
         image: Default::default(),
     });

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::error::{CliError, code};
 use super::out;
 use crate::artifacts::{self, Bounds, Cache, Error as Artifacts, Net};
-use crate::boxes::{self, Library, Origin};
+use crate::boxes::{self, Origin};
 use crate::event::VERSION;
 use crate::explain::{Explain, chain};
 use crate::machines::Kind;
@@ -66,7 +66,7 @@ fn of_box(context: &Context, cluster: &Cluster, kind: Option<Kind>) -> Option<Re
         }
         BoxRef::Url { .. } => return None,
     };
-    let library = Library::new(context.dirs().data.join("boxes"));
+    let library = context.library();
     if let Ok(Some(manifest)) = library.get(name)
         && !matches!(manifest.origin, Origin::Built { .. })
     {

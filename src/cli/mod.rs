@@ -17,6 +17,7 @@ macro_rules! eprintln {
 mod args;
 mod artifacts;
 mod backup;
+mod bake;
 mod boxes;
 mod bundle;
 mod change;

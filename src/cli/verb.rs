@@ -101,7 +101,7 @@ pub enum Verb {
     /// Fill and check a folder with all that nodes need, for a host without internet
     #[command(subcommand)]
     Artifacts(ArtifactsVerb),
-    /// Build, list, add and remove boxes
+    /// Build, bake, list, add and remove boxes
     #[command(subcommand)]
     Box(BoxVerb),
     /// Say what this host lacks, and mend it with --fix

@@ -69,6 +69,9 @@ pub struct NodeFacts {
     pub units: BTreeMap<String, Unit>,
     /// k3s' binary and scripts, full paths.
     pub scripts: Vec<String>,
+    /// It starts from a baked box, and what k3s' installer made for its role is not in its place yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub baked: bool,
     /// The node has a node password from an earlier join.
     pub node_password: bool,
     /// Where a server keeps the cluster's state: `sqlite` or `etcd` on its own disk, or `external`.
@@ -255,6 +258,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
                 }
             }
             "script" => facts.scripts.push(value.into()),
+            "baked" => facts.baked = true,
             "node_password" => facts.node_password = true,
             "datastore" => facts.datastore = Some(value.into()),
             "former" => facts.former = Some(value.into()),

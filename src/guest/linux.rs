@@ -79,6 +79,49 @@ real=$(sha256sum <"$part") && real=${real%% *} || exit 90
 chmod "$mode" "$part" && chown 0:0 "$part" && mv -f "$part" "$dest" || exit 90
 "#;
 
+/// Keys of the host that are older than this boot came with the box, as its other machines have them, and a system that
+/// makes none itself would not be reached without. The log is told to keep to memory before its files go, and the end is
+/// one without services, which would write down again what is gone (random-seed, utmp, the log).
+const WIPE: &str = r#"export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+now=$(date +%s) up=0
+read -r up _ </proc/uptime
+boot=$((now - ${up%%.*} - 5))
+rm -rf /etc/rancher /var/lib/rancher/k3s/server /var/lib/kubelet /run/k3s /var/log/pods /var/log/containers
+find /var/lib/rancher/k3s/agent -maxdepth 1 \( -name '*.crt' -o -name '*.key' -o -name '*.kubeconfig' -o -name etc \) \
+  -exec rm -rf {} + 2>/dev/null
+[ ! -d /var/lib/p1 ] ||
+  find /var/lib/p1 -mindepth 1 -maxdepth 1 ! -name files ! -name install.sh ! -name baked -exec rm -rf {} +
+if command -v cloud-init >/dev/null 2>&1; then cloud-init clean --logs >/dev/null 2>&1; fi
+for key in /etc/ssh/ssh_host_*; do
+  [ ! -f "$key" ] || [ "$(stat -c %Y "$key")" -lt "$boot" ] || rm -f "$key"
+done
+: >/etc/machine-id
+[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/urandom/random-seed \
+  /boot/loader/random-seed /boot/efi/loader/random-seed /etc/udev/rules.d/70-persistent-net.rules \
+  /var/lib/dhcp/*lease* /var/lib/dhclient/*lease* /var/lib/dhcpcd/*lease* /var/lib/NetworkManager/*lease* \
+  /var/lib/NetworkManager/secret_key /var/lib/NetworkManager/seen-bssids /var/lib/NetworkManager/timestamps
+rm -rf /var/lib/systemd/network /var/lib/systemd/coredump /var/crash
+for home in /root /home/*; do
+  keys=$home/.ssh/authorized_keys
+  if [ -e "$keys$ending" ]; then
+    mv -f "$keys$ending" "$keys" || exit 1
+  elif grep -qsF -e "$public" "$keys"; then
+    rm -f "$keys"
+    rmdir "$home/.ssh" 2>/dev/null
+  fi
+  rm -rf "$home"/.*_history "$home/.lesshst" "$home/.viminfo" "$home/.wget-hsts" "$home/.kube" "$home"/.ssh/known_hosts*
+done
+find /tmp /var/tmp -xdev -mindepth 1 -delete 2>/dev/null
+journalctl --relinquish-var >/dev/null 2>&1
+rm -rf /var/log/journal/* /run/log/journal/*
+find /var/log -xdev -type f -exec truncate -s 0 {} + 2>/dev/null
+left=$(grep -rsIlF -e "$public" /etc /home /root /var/lib/p1 | head -n 3)
+[ -z "$left" ] || { echo "the key of the machine that the box is made of is still in $left"; exit 1; }
+sync
+"#;
+
 #[derive(Serialize)]
 struct Values<'a> {
     name: &'a str,
@@ -195,6 +238,18 @@ impl Guest for Linux {
 
     fn heal(&self, strike: &Strike<'_>) -> String {
         fault::heal(strike, self.service())
+    }
+
+    fn wipe(&self, public: &str, ending: &str) -> String {
+        // Its comment may be anybody's.
+        let key = public.split_whitespace().nth(1).unwrap_or(public);
+        format!("public={} ending={}\n{WIPE}", quote(key), quote(ending))
+    }
+
+    fn end_wiped(&self) -> String {
+        // A logger may have written down that it was asked to.
+        let logs = "find /var/log -xdev -type f -exec truncate -s 0 {} + 2>/dev/null";
+        format!("{logs}\nsync\n{}\n", self.service().end_at_once())
     }
 
     fn power_off(&self) -> &'static str {

@@ -118,6 +118,14 @@ pub trait Guest: Sync {
     /// Takes it back, be its time over or not. Fine if there is nothing to be taken back.
     fn heal(&self, strike: &Strike<'_>) -> String;
 
+    /// Of a machine of which a box is made: takes away what makes it one of its own, and puts the keys back that let in
+    /// whom the box lets in, which lie beside its `authorized_keys` with that ending; `public` is the key that p1 came in
+    /// by.
+    fn wipe(&self, public: &str, ending: &str) -> String;
+
+    /// After that: ends the machine at once, so that nothing of it is written down any more.
+    fn end_wiped(&self) -> String;
+
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;
 
@@ -153,6 +161,9 @@ pub trait Service: Sync {
 
     /// Stops a unit and waits for its end.
     fn stop(&self, unit: &str) -> String;
+
+    /// Switches the machine off without stopping services first; file systems are unmounted.
+    fn end_at_once(&self) -> &'static str;
 
     /// Kills a unit's main process.
     fn kill(&self, unit: &str) -> String;

@@ -80,6 +80,10 @@ service_remove() {
         format!("systemctl stop {unit}")
     }
 
+    fn end_at_once(&self) -> &'static str {
+        "systemctl poweroff --force"
+    }
+
     fn kill(&self, unit: &str) -> String {
         format!("systemctl kill --kill-who=main --signal=KILL {unit}")
     }

@@ -96,6 +96,11 @@ impl Dirs {
         self.data.join("clusters")
     }
 
+    /// Where this user's boxes are baked, in a cluster of p1's own.
+    pub fn baking(&self) -> PathBuf {
+        self.data.join("baking")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")

@@ -3,6 +3,7 @@
 //!
 //! Checked against k3s v1.21 (source) and the documentation of current versions.
 
+pub mod baked;
 pub mod config;
 pub mod diagnose;
 pub mod fixed;
@@ -16,6 +17,7 @@ pub mod token;
 pub mod version;
 mod yaml;
 
+pub use baked::{aside_script, place_script};
 pub use config::{CONFIG_PATH, Join, REGISTRIES_PATH, api_url, config_yaml, registries_yaml, server_url};
 pub use diagnose::{Diagnosis, Fact, Said, diagnose, last_words, one_start, telling};
 pub use images::{IMAGES_DIR, forget_import_script, import_script};

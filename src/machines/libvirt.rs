@@ -39,6 +39,8 @@ pub(super) const MEMORY: Duration = Duration::from_secs(600);
 pub const POOL: &str = "default";
 /// The namespace of what p1 writes into libvirt's `<metadata>`.
 const METADATA: &str = "urn:p1:owner";
+/// The ending of what a box had as `authorized_keys` while a box is baked of its machine.
+pub const KEYS_OF_BOX: &str = ".p1-box";
 /// Where that one keeps its volumes.
 const POOL_PATH: &str = "/var/lib/libvirt/images";
 
@@ -294,12 +296,16 @@ impl Libvirt {
     }
 
     fn capacity(&self, image: &BoxInfo, cancel: &Cancel) -> Result<String, Error> {
-        let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "--output=json"]).arg(&image.image);
+        Ok(format!("{}b", self.virtual_size(&image.image, cancel)?))
+    }
+
+    fn virtual_size(&self, image: &Path, cancel: &Cancel) -> Result<u64, Error> {
+        let cmd = Cmd::new(&self.tools.qemu_img).args(["info", "--output=json"]).arg(image);
         let doing = "read the box' disk image";
         let done = process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
         let info: Option<serde_json::Value> = serde_json::from_str(&done.stdout).ok();
         let size = info.and_then(|i| i["virtual-size"].as_u64());
-        size.map(|s| format!("{s}b")).ok_or_else(|| Error::Answer {
+        size.ok_or_else(|| Error::Answer {
             program: "qemu-img",
             what: "virtual size".into(),
             lines: process::tail(&done.stdout, 8),
@@ -1087,7 +1093,7 @@ impl Hypervisor for Libvirt {
             &serde_json::json!({
                 "name": domain, "source": source, "memory": u64::from(size.memory) * 1024, "cpus": size.cpus,
                 "arch": std::env::consts::ARCH, "libvirt": libvirt, "disk": path.trim(),
-                "disk_cache": self::cache(cluster.disposable), "cards": cards, "credentials": credentials(key),
+                "disk_cache": self::cache(cluster.disposable), "cards": cards, "credentials": credentials(key, cluster.bakes()),
             }),
         )?;
         let doing = "define the machine";
@@ -1105,6 +1111,36 @@ impl Hypervisor for Libvirt {
         let Some(xml) = without_seed(&xml) else { return Ok(()) };
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
         process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map(|_| ()).map_err(failed(doing))
+    }
+
+    /// libvirt reads the pool, which this user may not be able to; what is behind the disk there is the box's image here.
+    fn flatten(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        image: &BoxInfo,
+        to: &Path,
+        report: &mut dyn FnMut(&str),
+        cancel: &Cancel,
+    ) -> Result<u64, Error> {
+        let (disk, over) = (disk(&cluster.name, node), to.with_extension("over"));
+        report("taking the machine's disk");
+        let doing = "copy the machine's disk";
+        let cmd = self.virsh(["vol-download", "--pool", POOL, &disk]).arg(&over);
+        process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        report("compressing the disk");
+        let qemu_img = || Cmd::new(&self.tools.qemu_img);
+        let rebase = qemu_img().args(["rebase", "-u", "-F", "qcow2", "-b"]).arg(&image.image).arg(&over);
+        // As a box's own image is compressed (`boxes/build.rs`).
+        let convert = qemu_img()
+            .args(["convert", "-f", "qcow2", "-O", "qcow2", "-c", "-W", "-o", "compression_type=zstd"])
+            .arg(&over)
+            .arg(to);
+        for cmd in [rebase, convert] {
+            process::run(&cmd, UPLOAD, cancel).and_then(Finished::ok).map_err(failed(doing))?;
+        }
+        fs::remove_file(&over).at("remove", &over)?;
+        self.virtual_size(to, cancel)
     }
 
     fn disturbs(&self) -> bool {
@@ -1234,7 +1270,7 @@ impl Hypervisor for Libvirt {
             self.ask("remove the network", &["net-undefine", &name], cancel)?;
             did.push(format!("removed the network {name}"));
         }
-        if let Some(image) = what.image {
+        for image in what.images {
             let volume = volume(image);
             if volumes.contains(&volume) && !self.backing(&volume, cancel)? {
                 self.ask("remove the base image", &["vol-delete", "--pool", POOL, &volume], cancel)?;
@@ -1368,15 +1404,23 @@ pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, r
 /// Lines for systemd-tmpfiles (tmpfiles.d(5), systemd.system-credentials(7): `tmpfiles.extra`, since 252) in base64: they put
 /// the cluster's key in the place of the one that boxes come with, before sshd starts. A system without it is entered by
 /// the box's own key. Empty without a key.
-fn credentials(key: &str) -> String {
+///
+/// Where a box is baked of the machine, those that it came with are put beside them before ([`KEYS_OF_BOX`]).
+fn credentials(key: &str, bakes: bool) -> String {
     if key.is_empty() {
         return String::new();
     }
     let key = STANDARD.encode(key);
     let user = super::vagrant::USER;
+    let (root, home) =
+        ("/root/.ssh/authorized_keys".to_owned(), format!("/home/{user}/.ssh/authorized_keys"));
+    let mut lines = String::new();
+    for (path, owner) in [(&root, "root"), (&home, user)].into_iter().filter(|_| bakes) {
+        lines.push_str(&format!("C {path}{KEYS_OF_BOX} 0600 {owner} {owner} - {path}\n"));
+    }
     STANDARD.encode(format!(
-        "d /root/.ssh 0700 root root -\nf+~ /root/.ssh/authorized_keys 0600 root root - {key}\n\
-             f+~ /home/{user}/.ssh/authorized_keys 0600 {user} {user} - {key}\n"
+        "{lines}d /root/.ssh 0700 root root -\nf+~ {root} 0600 root root - {key}\n\
+             f+~ {home} 0600 {user} {user} - {key}\n"
     ))
 }
 

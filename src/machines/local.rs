@@ -375,7 +375,7 @@ impl Make for Local {
             spared: &BTreeSet::new(),
             owner: None,
             whole: false,
-            image: None,
+            images: &[],
         };
         let did = self.hypervisor.clean(cluster, &what, say, stop)?;
         self.forget(node)?;
@@ -387,7 +387,7 @@ impl Make for Local {
         cluster: &Cluster,
         spared: &BTreeSet<String>,
         owner: &Owner,
-        image: Option<&BoxInfo>,
+        images: &[BoxInfo],
         say: &mut dyn FnMut(&str),
         stop: &Cancel,
     ) -> Result<Vec<String>, Error> {
@@ -395,7 +395,7 @@ impl Make for Local {
         // Nodes that left the spec are known to Vagrant only.
         let mut nodes: Vec<String> = cluster.nodes.iter().map(|n| n.name.clone()).collect();
         nodes.extend(ids.keys().filter(|n| cluster.node(n).is_none()).cloned());
-        let what = Leftovers { nodes: &nodes, ids: &ids, spared, owner: Some(owner), whole: true, image };
+        let what = Leftovers { nodes: &nodes, ids: &ids, spared, owner: Some(owner), whole: true, images };
         self.hypervisor.clean(cluster, &what, say, stop)
     }
 
@@ -425,6 +425,18 @@ impl Make for Local {
 
     fn remove_files(&self, cluster: &Cluster, stop: &Cancel) -> Result<(), Error> {
         self.hypervisor.remove_files(cluster, stop)
+    }
+
+    fn flatten(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        image: &BoxInfo,
+        to: &Path,
+        say: &mut dyn FnMut(&str),
+        stop: &Cancel,
+    ) -> Result<u64, Error> {
+        self.hypervisor.flatten(cluster, node, image, to, say, stop)
     }
 
     fn note(&self, node: &str, id: &str) -> Result<(), Error> {

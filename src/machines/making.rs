@@ -129,7 +129,7 @@ impl Making<'_> {
             spared: &Default::default(),
             owner: None,
             whole: false,
-            image: None,
+            images: &[],
         };
         self.hypervisor.clean(self.cluster, &what, &mut |_| {}, self.stop).map(drop)
     }

@@ -29,7 +29,7 @@ pub use fleet::{Cpu, Fleet, Here};
 #[cfg(test)]
 pub use keep::Part;
 pub use keep::{Keep, Kept, PREFIX as KEPT_PREFIX, keeper};
-pub use libvirt::cache as disk_cache;
+pub use libvirt::{KEYS_OF_BOX, cache as disk_cache};
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
     Base, Cap, Caps, Hear, Heard, Limit, Link, Machines, Make, Orphan, PowerSwitch, Provision, Resize,
@@ -292,8 +292,8 @@ pub struct Leftovers<'a> {
     pub owner: Option<&'a Owner>,
     /// True to take away also what the whole cluster shares: its network.
     pub whole: bool,
-    /// The base image, if that may go too; it stays while another machine uses it.
-    pub image: Option<&'a BoxInfo>,
+    /// The base images that may go too; one stays while another machine uses it.
+    pub images: &'a [BoxInfo],
 }
 
 /// Why a provider could not do its work.
@@ -585,6 +585,19 @@ trait Hypervisor: Send + Sync {
     /// Takes what a machine was given for its first boot out of its description. Fine if there is none.
     fn unseed(&self, _cluster: &Cluster, _node: &str, _cancel: &Cancel) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// [`Make::flatten`].
+    fn flatten(
+        &self,
+        _cluster: &Cluster,
+        node: &str,
+        _image: &BoxInfo,
+        _to: &Path,
+        _say: &mut dyn FnMut(&str),
+        _cancel: &Cancel,
+    ) -> Result<u64, Error> {
+        Err(Error::cannot(node, Cap::Make))
     }
 
     /// Whether a disk is left of a node's machine that is not there: Vagrant would stop at it.

@@ -336,14 +336,14 @@ pub trait Make: Send + Sync {
         stop: &Cancel,
     ) -> Result<Vec<String>, Error>;
 
-    /// Takes away what is left when all machines are destroyed: what was half-made, the network, the base image.
+    /// Takes away what is left when all machines are destroyed: what was half-made, the network, the base images.
     /// Machines and disks of the nodes in `spared` are somebody else's. Answers what was removed, a line each.
     fn clear(
         &self,
         cluster: &Cluster,
         spared: &BTreeSet<String>,
         owner: &Owner,
-        image: Option<&BoxInfo>,
+        images: &[BoxInfo],
         say: &mut dyn FnMut(&str),
         stop: &Cancel,
     ) -> Result<Vec<String>, Error>;
@@ -373,6 +373,18 @@ pub trait Make: Send + Sync {
 
     /// Removes it from this host. Fine if there is none.
     fn remove_files(&self, cluster: &Cluster, stop: &Cancel) -> Result<(), Error>;
+
+    /// Writes the disk of a machine that is off into a file of this host that needs no other; `image` is the box that it was
+    /// made from. Answers the bytes that a machine sees of it.
+    fn flatten(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        image: &BoxInfo,
+        to: &Path,
+        say: &mut dyn FnMut(&str),
+        stop: &Cancel,
+    ) -> Result<u64, Error>;
 
     /// Notes the id of a machine that was made in another way than by [`Make::create`].
     fn note(&self, node: &str, id: &str) -> Result<(), Error>;

@@ -111,7 +111,7 @@ fn an_owner_is_noted_in_a_machines_extra_data_and_what_is_spared_stays() {
     assert_eq!((held().len(), &held()["server"].owner), (2, &None));
     let (known, spared) = (BTreeMap::new(), BTreeSet::from(["x-server".to_owned()]));
     let what =
-        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, images: &[] };
     fake.provider().clean(&cluster, &what, &mut |_| {}, &fake.cancel).unwrap();
     assert_eq!(fake.left(), ["id-2", "id-2.extra"]);
 }
@@ -140,7 +140,7 @@ fn clean_takes_exactly_ours_whatever_their_condition() {
     let known = ids(&[("server", "gone"), ("worker-1", "id-2")]);
     let spared = BTreeSet::new();
     let what =
-        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, images: &[] };
     let mut said = Vec::new();
     let removed =
         fake.provider().clean(&cluster, &what, &mut |s| said.push(s.to_owned()), &fake.cancel).unwrap();
@@ -157,7 +157,7 @@ fn a_machine_that_stays_locked_is_waited_for_as_long_as_is_said() {
     let (nodes, known) = (["server".to_owned()], ids(&[("server", "id-1")]));
     let spared = BTreeSet::new();
     let what =
-        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, image: None };
+        Leftovers { nodes: &nodes, ids: &known, spared: &spared, owner: None, whole: true, images: &[] };
     let start = std::time::Instant::now();
     let error = fake.provider().clean(&cluster, &what, &mut |_| {}, &fake.cancel).unwrap_err();
     let took = start.elapsed();

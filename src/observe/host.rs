@@ -13,7 +13,7 @@ use crate::access::{World, wanted};
 use crate::artifacts;
 use crate::engine::StepError;
 use crate::machines::{Cap, Machine, MachineState};
-use crate::observed::MadeFrom;
+use crate::observed::{Baked, MadeFrom};
 use crate::os::files::{self, At};
 use crate::os::hash;
 use crate::spec::{Node, Provisioner, Release, Source, hide};
@@ -198,9 +198,15 @@ pub fn look_at_cards(world: &World) {
     }
 }
 
-/// The box and what the provider has of it; only where machines have to be made or started.
-pub fn look_at_box(world: &World) {
-    let Ok(Some(info)) = world.box_info() else {
+/// The box and what the provider has of it; only where machines have to be started, or made.
+pub fn look_at_box(world: &World, makes: bool) {
+    // What cannot be told now is told by the step that gets the box.
+    let baked = world.look_for_baked(makes).unwrap_or_default();
+    let name = if let Baked::Fits(name) = &baked { Some(name.clone()) } else { None };
+    let known = world.state.facts().ok().and_then(|f| f.image).and_then(|image| image.baked);
+    world.note(|seen| seen.here.baked = baked);
+    let info = world.box_info().ok().flatten().filter(|_| known == name);
+    let Some(info) = info else {
         world.note(|seen| seen.here.box_ready = false);
         return;
     };

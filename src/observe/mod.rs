@@ -23,7 +23,9 @@ use crate::os::many;
 use crate::spec::{Node, Role};
 
 pub use apps::apps_now;
-pub use host::{look_at_given, look_at_hosting, look_at_provisioners, made_from, running};
+pub use host::{
+    look_at_box, look_at_files, look_at_given, look_at_hosting, look_at_provisioners, made_from, running,
+};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +144,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
     let seen = world.seen();
     let idle = |n: &Node| seen.machines.get(&n.name).is_none_or(|m| m.state != MachineState::Running);
     if depth >= Depth::Nodes && world.cluster.nodes.iter().any(idle) {
-        host::look_at_box(world);
+        host::look_at_box(world, world.makes_machines());
     }
     Ok(world.seen())
 }

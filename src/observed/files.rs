@@ -82,7 +82,7 @@ pub fn installation(facts: &NodeFacts, node: &Node) -> String {
 
 /// Done where the files on the node are those that are wanted.
 pub fn staged(view: &View<'_>, node: &Node) -> Check {
-    let facts = match view.facts(node) {
+    let facts = match view.facts_or_baked(node) {
         Ok(facts) => facts,
         Err(check) => return check,
     };

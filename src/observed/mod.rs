@@ -86,6 +86,8 @@ pub struct Here {
     pub unfit: Option<Failure>,
     /// The box is known and in Vagrant's home.
     pub box_ready: bool,
+    /// Whether machines that are made start from a baked box.
+    pub baked: Baked,
     /// Whether the provider has all that the machines share, or what it lacks; none if it was not asked.
     pub prepared: Option<Result<(), String>>,
     /// The cluster's secrets, if they are made.
@@ -110,6 +112,20 @@ pub struct Here {
     pub unfinished: Option<Unfinished>,
     /// The faults that are on nodes.
     pub faults: Vec<Active>,
+}
+
+/// Whether machines that are made start from a box that has k3s' files already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Baked {
+    /// They do not.
+    #[default]
+    No,
+    /// It is told when it is known which k3s is wanted.
+    Unknown,
+    /// None fits, and one is baked.
+    Due,
+    /// From the one of this name.
+    Fits(String),
 }
 
 /// What was asked for. It is written before a run begins, and not after.
@@ -254,6 +270,15 @@ impl<'a> View<'a> {
         Err(match self.machine(node).state {
             MachineState::Absent => Check::Needed("the machine is new".into()),
             _ => Check::Unknown("checked when the machine answers".into()),
+        })
+    }
+
+    /// The same for a step that a box may have been through already.
+    pub fn facts_or_baked(&self, node: &Node) -> Result<&NodeFacts, Check> {
+        self.facts(node).map_err(|check| match (check, &self.seen.here.baked) {
+            (check, Baked::No) | (check @ (Check::Done(_) | Check::Unknown(_)), _) => check,
+            (Check::Needed(_), Baked::Fits(name)) => Check::Unknown(format!("the box {name} has it")),
+            (Check::Needed(_), _) => Check::Unknown("a baked box has it".into()),
         })
     }
 

@@ -53,6 +53,7 @@ steps! {
         Link = "link",
         Manifests = "manifests",
         Network = "network",
+        Pack = "pack",
         Pause = "pause",
         Pods = "pods",
         Reset = "reset",
@@ -70,6 +71,7 @@ steps! {
 steps! {
     /// A step that is taken for a node.
     NodeStep {
+        Aside = "aside",
         Autostart = "autostart",
         Clock = "clock",
         Config = "config",
@@ -78,6 +80,7 @@ steps! {
         Halt = "halt",
         Heal = "heal",
         Healthy = "healthy",
+        Import = "import",
         Install = "install",
         Killall = "killall",
         Labels = "labels",
@@ -102,6 +105,7 @@ steps! {
         Take = "take",
         Uninstall = "uninstall",
         Vm = "vm",
+        Wipe = "wipe",
     }
 }
 

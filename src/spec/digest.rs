@@ -43,6 +43,7 @@ pub fn made_of(cluster: &Cluster) -> String {
         provider: Default::default(),
         engine: Default::default(),
         keep: false,
+        bake: Default::default(),
         verify: Default::default(),
         timeouts: Default::default(),
         retry: Default::default(),

@@ -9,7 +9,10 @@ use super::value::{
     Address, AnyPath, Argument, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels,
     ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
-use super::{BoxRef, Endpoint, EngineChoice, ProviderChoice, ProvisionType, Role, Slot, Source, TokenSource};
+use super::{
+    BakeChoice, BoxRef, Endpoint, EngineChoice, ProviderChoice, ProvisionType, Role, Slot, Source,
+    TokenSource,
+};
 
 object! {
     /// A k3s cluster of virtual machines, as p1 makes it.
@@ -33,6 +36,9 @@ object! {
         /// Keep the pristine cluster when `up` has succeeded: the next `up` of the same from nothing restores it, memory
         /// included, and `p1 reset` goes back to it. On libvirt only.
         optional keep: Flag = false,
+        /// Boxes that have k3s' files already, so that machines start without copying and installing them: auto bakes one
+        /// where none fits, existing takes one that is there, never (or off) takes none. On libvirt only.
+        optional bake: BakeChoice = "existing",
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.

@@ -43,7 +43,7 @@ pub use plain::plain;
 pub use problem::Severity;
 pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
-pub use validate::AUTOSTART;
+pub use validate::{AUTOSTART, BAKE};
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -80,6 +80,9 @@ pub struct Cluster {
     /// The pristine cluster is kept, to be restored.
     #[serde(skip_serializing_if = "is_false")]
     pub keep: bool,
+    /// Whether machines start from boxes that have k3s' files already.
+    #[serde(skip_serializing_if = "BakeChoice::is_usual")]
+    pub bake: BakeChoice,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
@@ -145,6 +148,44 @@ impl EngineChoice {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     fn is_auto(&self) -> bool {
         *self == Self::Auto
+    }
+}
+
+shape::choices! {
+    /// Whether machines start from baked boxes, which have k3s' files already.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    BakeChoice {
+        /// One is baked where none fits.
+        Auto = "auto",
+        /// From one that is there.
+        #[default]
+        Existing = "existing",
+        /// From none.
+        Never = "never",
+        /// The same in another word.
+        Off = "off",
+    }
+}
+
+impl BakeChoice {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_usual(&self) -> bool {
+        *self == Self::Existing
+    }
+}
+
+/// What the name of a cluster begins with that p1 makes for itself to bake a box in; a dot is in no cluster's name of a spec.
+const BAKING: &str = "bake.";
+
+impl Cluster {
+    /// Its name of a cluster to bake boxes in.
+    pub fn baking(id: &str) -> String {
+        format!("{BAKING}{id}")
+    }
+
+    /// Whether a box is baked in it.
+    pub fn bakes(&self) -> bool {
+        self.name.starts_with(BAKING)
     }
 }
 

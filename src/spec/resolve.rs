@@ -14,8 +14,8 @@ use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts, Verify, Yaml,
-    provision, validate,
+    Artifacts, BakeChoice, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts,
+    Verify, Yaml, provision, validate,
 };
 
 /// More machines than this are a slip of the finger.
@@ -113,6 +113,10 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         disposable: file.disposable.value().is_some_and(|f| f.0),
         autostart: file.autostart.value().is_some_and(|f| f.0),
         keep: file.keep.value().is_some_and(|f| f.0),
+        bake: match file.bake.value().copied().unwrap_or_default() {
+            BakeChoice::Off => BakeChoice::Never,
+            choice => choice,
+        },
         nodes,
         k3s: k3s(&file.k3s),
         provision,

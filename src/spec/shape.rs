@@ -279,6 +279,7 @@ macro_rules! choices {
             pub const WORDS: &'static [(&'static str, Self)] = &[$( ($word, Self::$value) ),*];
 
             /// As it is written.
+            #[allow(dead_code, reason = "of choices that messages name")]
             pub fn word(self) -> &'static str {
                 match self { $( Self::$value => $word, )* }
             }

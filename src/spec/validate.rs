@@ -360,6 +360,10 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     if let Some(asked) = file.autostart.get().filter(|asked| virtualbox && asked.value.0) {
         report.error(asked.at, "`autostart` is for libvirt only", AUTOSTART);
     }
+    if let Some(asked) = file.bake.get().filter(|asked| virtualbox && asked.value == super::BakeChoice::Auto)
+    {
+        report.error(asked.at, "`bake: auto` is for libvirt only", BAKE);
+    }
     use super::EngineChoice as Engine;
     let own = file.engine.get().filter(|e| !matches!(e.value, Engine::Auto | Engine::Vagrant));
     let word = own.map_or("", |engine| engine.value.word());
@@ -396,6 +400,10 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
 /// Why other providers have no `autostart`.
 pub const AUTOSTART: &str = "VirtualBox' machines are their user's, and nothing starts them before that user logs in. \
                              Remove `autostart`, or take `provider: libvirt`.";
+
+/// Why other providers have no baked boxes.
+pub const BAKE: &str = "A box is baked by a machine that p1 itself makes with libvirt, and VirtualBox takes other disks. \
+                        Remove `bake`, or take `provider: libvirt`.";
 
 /// Namespaces and objects that are there twice.
 pub(super) fn apps(file: &File, report: &mut Report<'_>) {

@@ -32,7 +32,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         return Ok(None);
     }
     let _lock = Lock::take(&world.host_lock, "clean", Duration::from_secs(600), cancel)?;
-    let image = world.known_box()?;
+    let images = world.known_boxes()?;
     let claims = Claims::look(world)?;
     if claims.contested().is_some() || claims.moved().is_some() {
         // Somebody took the cluster since this run began.
@@ -42,7 +42,7 @@ fn clean(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let spared: BTreeSet<String> = claims.spared.into_keys().collect();
     let owner = world.owner()?;
     let did = world.machines.for_makers(&world.cluster, &mut |make, part| {
-        make.clear(part, &spared, &owner, image.as_ref(), &mut |m| ctx.control.says(m), cancel)
+        make.clear(part, &spared, &owner, &images, &mut |m| ctx.control.says(m), cancel)
     })?;
     for line in &did {
         ctx.control.log(line);

@@ -8,11 +8,11 @@ use serde_json::json;
 use super::{ClusterDef, Ctx, Step};
 use crate::access::{self, World};
 use crate::engine::StepError;
-use crate::machines::Cap;
-use crate::observed::files::OnDisk;
-use crate::observed::{View, Wanted};
+use crate::machines::{Cap, MachineState};
+use crate::observed::files::{OnDisk, staged};
+use crate::observed::{Baked, View, Wanted};
 use crate::plan::{After, Check, ClusterStep};
-use crate::spec::Cluster;
+use crate::spec::{Cluster, Node};
 
 pub const STEP: Step = Step::Cluster(ClusterDef {
     name: ClusterStep::Files,
@@ -26,8 +26,19 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
     apply,
 });
 
-fn check(_: &View<'_>) -> Check {
-    Check::Needed("for the nodes to copy k3s from".into())
+/// Machines that start from a baked box have them.
+fn check(view: &View<'_>) -> Check {
+    let has = |node: &Node| match view.facts(node) {
+        Ok(_) => matches!(staged(view, node), Check::Done(_)),
+        Err(_) => view.machine(node).state == MachineState::Absent,
+    };
+    let mut nodes = view.cluster.nodes.iter().filter(|n| view.seen.request.targets.contains(&n.name));
+    match &view.seen.here.baked {
+        Baked::No => Check::Needed("for the nodes to copy k3s from".into()),
+        _ if !nodes.all(has) => Check::Needed("for the nodes to copy k3s from".into()),
+        Baked::Fits(name) => Check::Done(format!("the box {name} has k3s")),
+        Baked::Due | Baked::Unknown => Check::Unknown("checked when the box is there".into()),
+    }
 }
 
 fn inputs(_: &Cluster) -> serde_json::Value {

@@ -1,18 +1,17 @@
 //! The box is in Vagrant's home: taken from this host's library, a file or a download, or built.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::access::{World, definition, given, image_wanted, of_definition};
+use crate::access::{World, box_label, definition, given, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, StepError};
-use crate::machines::Cap;
-use crate::observed::View;
+use crate::machines::{Cap, Make};
+use crate::observed::{Baked, View};
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
 use crate::plan::{Check, ClusterStep};
@@ -35,9 +34,14 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1800);
 
 fn check(view: &View<'_>) -> Check {
-    match view.seen.here.box_ready {
-        true => Check::Done("it is unpacked".into()),
-        false => Check::Needed("it is not unpacked yet".into()),
+    match (view.seen.here.box_ready, &view.seen.here.baked) {
+        (true, Baked::No | Baked::Fits(_)) => Check::Done("it is unpacked".into()),
+        (_, Baked::Due) => Check::Needed("no baked box fits, and one is baked (`bake: auto`)".into()),
+        (_, Baked::Unknown) => {
+            Check::Unknown("whether a baked box fits shows when k3s' files are here".into())
+        }
+        (false, Baked::Fits(name)) => Check::Needed(format!("the baked box {name} is not unpacked yet")),
+        (false, Baked::No) => Check::Needed("it is not unpacked yet".into()),
     }
 }
 
@@ -50,8 +54,20 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let cancel = control.cancel();
     let wanted = image_wanted(world)?;
     let Some(make) = world.machines.makers().next() else { return Ok(None) };
+    // Before the lock, which who bakes takes as well.
+    let (baked, just) = baked(world, control)?;
     let _lock = Lock::take(&world.host_lock, "box", LOCK_TIMEOUT, cancel)?;
+    let baked = match baked {
+        Some(manifest) => whole(world, make, manifest, control)?,
+        None => None,
+    };
+    world.note(|seen| {
+        seen.here.baked = baked.as_ref().map_or(Baked::No, |manifest| Baked::Fits(manifest.name.clone()));
+    });
     let (label, sha256, file) = match &world.cluster.image {
+        _ if let Some(manifest) = &baked => {
+            (manifest.name.clone(), manifest.sha256.clone(), world.library.path(&manifest.name))
+        }
         BoxRef::Definition(name) => {
             let mut manifest = built(world, name, &mut |m| control.says(m))?;
             let file = world.library.path(name);
@@ -66,7 +82,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         }
         BoxRef::Path(path) => {
             control.says("reading the box file");
-            (stem(path), boxes::sha256(path)?, path.clone())
+            (box_label(&world.cluster.image), boxes::sha256(path)?, path.clone())
         }
         BoxRef::Url { url, sha256 } => {
             let mut progress = |p: Progress<'_>| control.moved("fetching the box", p.done, p.total);
@@ -74,7 +90,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
             let bounds = world.bounds();
             let file =
                 artifacts::fetch_one(&source, &world.cache, &world.net, &bounds, &mut progress, cancel)?;
-            (stem(Path::new(url)), sha256.clone(), file.path)
+            (box_label(&world.cluster.image), sha256.clone(), file.path)
         }
     };
     let info = make.image(&label, &sha256);
@@ -83,11 +99,55 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         make.take_image(&info, &file, cancel)?;
     }
     let mut facts = world.state.facts()?;
-    facts.image = Some(ImageFact { wanted, label, sha256 });
+    let fact = ImageFact { wanted, label, sha256, baked: baked.map(|manifest| manifest.name) };
+    // What machines of before lie over goes with the last of them.
+    let before = facts
+        .image
+        .take()
+        .filter(|f| f.sha256 != fact.sha256 && !world.machines.ids(&world.cluster).is_empty());
+    facts.former.retain(|f| f.sha256 != fact.sha256);
+    facts.former.extend(before);
+    facts.image = Some(fact);
     facts.provider = Some(world.machines.kind());
     world.state.keep(&facts)?;
     world.note(|seen| seen.here.box_ready = true);
-    Ok(Some(info.name))
+    Ok(Some(if just { format!("no baked box fitted, so one was baked: {}", info.name) } else { info.name }))
+}
+
+/// The baked box that machines start from, and whether it was just baked: where the spec asks for that and none fits.
+fn baked(world: &World, control: &Control) -> Result<(Option<boxes::Manifest>, bool), StepError> {
+    let makes = world.makes_machines();
+    if world.look_for_baked(makes)? == Baked::Unknown {
+        // The step that gets them may be at it, and is waited for.
+        let arch = artifacts::arch(std::env::consts::ARCH)?;
+        control.says("waiting for k3s' files");
+        world.files(arch, &mut |_| {}, &mut |_| {})?;
+    }
+    Ok(match world.look_for_baked(makes)? {
+        Baked::Fits(name) => (world.library.get(&name)?, false),
+        Baked::Due => (Some(world.bake(&mut |text| control.says(format!("baking a box: {text}")))?), true),
+        Baked::No | Baked::Unknown => (None, false),
+    })
+}
+
+/// The same, unless its file is damaged: then it goes, and machines start from the spec's own box.
+fn whole(
+    world: &World,
+    make: &dyn Make,
+    manifest: boxes::Manifest,
+    control: &Control,
+) -> Result<Option<boxes::Manifest>, StepError> {
+    let file = world.library.path(&manifest.name);
+    if make.has_image(&make.image(&manifest.name, &manifest.sha256)) {
+        return Ok(Some(manifest));
+    }
+    control.says("checking the baked box");
+    if boxes::sha256(&file)? == manifest.sha256 {
+        return Ok(Some(manifest));
+    }
+    world.library.remove(&manifest.name)?;
+    control.warn(format!("The baked box {} was damaged and is removed; it is not used.", manifest.name));
+    Ok(None)
 }
 
 /// A box of the library whose file is damaged: one that p1 built is built again.
@@ -105,6 +165,16 @@ fn again(
     let from = match &manifest.origin {
         Origin::Url(url) => format!("--sha256 {} {}", manifest.sha256, quote(url)),
         Origin::Path(path) => quote_os(path.as_os_str()),
+        Origin::Baked(_) => {
+            return Err(StepError::new(
+                format!(
+                    "the box file {} is damaged: its checksum has changed since it was baked",
+                    file.display()
+                ),
+                format!("`p1 box remove {name}` removes it, and `p1 box bake` bakes another one."),
+            )
+            .next([format!("p1 box remove {name}")]));
+        }
         Origin::Built { .. } => unreachable!("handled above"),
     };
     let add = format!("p1 box add --name {name} {from}");
@@ -156,20 +226,4 @@ pub fn build(
     let manifest = library.add(&definition.name, &built.path, sum, origin, provider, built.packages)?;
     let _ = fs::remove_dir_all(&work);
     Ok(manifest)
-}
-
-/// What a box is called before the file is there.
-pub fn box_label(image: &BoxRef) -> String {
-    match image {
-        BoxRef::Definition(name) => name.clone(),
-        BoxRef::Path(path) => stem(path),
-        BoxRef::Url { url, .. } => stem(Path::new(url)),
-    }
-}
-
-/// A name for people, of characters that Vagrant takes.
-fn stem(path: &Path) -> String {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let kept: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect();
-    if kept.is_empty() { "box".to_owned() } else { kept }
 }

@@ -31,7 +31,7 @@ pub const STEP: Step = Step::Node(NodeDef {
 });
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
-    let facts = match view.facts(node) {
+    let facts = match view.facts_or_baked(node) {
         Ok(facts) => facts,
         Err(check) => return check,
     };

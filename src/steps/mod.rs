@@ -5,6 +5,7 @@
 pub mod artifacts;
 pub mod autostart;
 pub mod backup;
+pub mod bake;
 pub mod clean;
 pub mod config;
 pub mod fault;

@@ -75,7 +75,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         kubectl::kubectl(world, Via::On(node), "forgetting the former machine's password", &script)?;
     }
     let mut note = stamp("start", &digest);
-    if launched.is_some() {
+    if launched.is_some() || !facts.node_password {
         note.push_str(&k3s::forget_import_script());
     }
     if !facts.node_password {

@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
+use super::shared::stamp::STAMPS;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
 use crate::guest::{self, Guest, NodeFacts, Prepare};
+use crate::k3s;
 use crate::machines::node_mac;
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
@@ -32,7 +34,9 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let wrong = if facts.hostname != node.name {
+    let wrong = if facts.baked {
+        Some("what the baked box has for its role is not in its place".to_owned())
+    } else if facts.hostname != node.name {
         Some(format!("its hostname is {}", facts.hostname))
     } else if facts.interface_of(node.ip).is_none() {
         Some(format!("it does not have the address {}", node.ip))
@@ -51,7 +55,10 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let now = u64::try_from(world.now().as_second()).unwrap_or(0);
-    let script = script(world.guest(node), &world.cluster, node, now)?;
+    let mut script = script(world.guest(node), &world.cluster, node, now)?;
+    if world.facts(node)?.baked {
+        script.push_str(&k3s::place_script(node.role, STAMPS));
+    }
     let mut did = Vec::new();
     let what = "preparing the system";
     let done = world
@@ -135,7 +142,8 @@ mod tests {
         // Others took their time to answer meanwhile.
         assert!(matches!(reason(|f| f.epoch -= 60), Check::Done(_)));
         type Change = fn(&mut NodeFacts);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 7] = [
+            (|f| f.baked = true, "its place"),
             (|f| f.hostname = "debian".into(), "hostname"),
             (|f| f.addresses.clear(), "address"),
             (|f| f.ahead = 3600, "clock"),

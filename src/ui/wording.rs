@@ -119,6 +119,7 @@ fn words(verb: &str) -> Words {
         Some(V::DeleteSnapshot) => all("done", "has one snapshot less", "have one snapshot less"),
         Some(V::Fault) => all("disturbed", "is disturbed", "are disturbed"),
         Some(V::HealFault) => all("healed", "is under no fault any more", "are under no fault any more"),
+        Some(V::Bake) => all("baked", "has given a box", "have given a box"),
         _ => all("done", "is done", "are done"),
     }
 }

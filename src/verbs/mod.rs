@@ -25,7 +25,7 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, clean, config, fault, files, foundations, image, install, keep,
+    Step, artifacts, autostart, backup, bake, clean, config, fault, files, foundations, image, install, keep,
     kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push, ready, reset,
     resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify,
     vm,
@@ -481,6 +481,35 @@ impl Verb {
                         steps: &[Use::of(&fault::HEAL)],
                         depth: Depth::Machines,
                         traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::Bake => {
+                const {
+                    &Self {
+                        name: VerbName::Bake,
+                        steps: &[
+                            Use::of(&image::STEP),
+                            Use::of(&artifacts::STEP),
+                            Use::of(&network::STEP),
+                            Use::of(&files::STEP),
+                            Use::of(&vm::STEP),
+                            Use::of(&ssh::STEP),
+                            Use::after(
+                                &stage::STEP,
+                                &[
+                                    After::Node(NodeStep::Ssh),
+                                    After::Cluster(ClusterStep::Artifacts),
+                                    After::Cluster(ClusterStep::Files),
+                                ],
+                            ),
+                            Use::of(&bake::ASIDE),
+                            Use::of(&bake::IMPORT),
+                            Use::of(&bake::WIPE),
+                            Use::of(&bake::PACK),
+                        ],
+                        depth: Depth::Nodes,
+                        traits: Traits { resumes: Resumes::Nothing, reaches_nodes: false, ..Traits::PLAIN },
                     }
                 }
             }

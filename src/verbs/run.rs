@@ -11,7 +11,7 @@ use crate::event::{Event, Kind, StepInfo, VerbName};
 use crate::explain::{Explain, FailureKind, seconds};
 use crate::journal::{Record, Writer};
 use crate::machines::{self, Batch, Make, Orphan, Whose};
-use crate::observe::{Depth, look_at_given, look_at_hosting, look_at_provisioners, observe};
+use crate::observe::{Depth, look_at_box, look_at_given, look_at_hosting, look_at_provisioners, observe};
 use crate::observed::View;
 use crate::observed::drift::node_as_made;
 use crate::observed::refusal::{not_finished, refusal};
@@ -123,6 +123,14 @@ pub fn look(world: &Arc<World>, job: &Job) -> Result<Decision, Error> {
                 }
                 _ => seen,
             };
+            let seen = match job.replace.is_empty() {
+                true => seen,
+                false => {
+                    // It was not looked at for machines that run.
+                    look_at_box(world, true);
+                    world.seen()
+                }
+            };
             let decision = decide(&world.cluster, &seen, &intent);
             if let Some(refused) = decision.refused {
                 return Err(refused.into());
@@ -138,13 +146,13 @@ pub fn look(world: &Arc<World>, job: &Job) -> Result<Decision, Error> {
 }
 
 /// Runs the plan. `start` opens what hears of it; `agreed` are the namespaces that go with all that is in them.
-pub fn run<E: From<Error>>(
+pub fn run<'a, E: From<Error>>(
     world: &Arc<World>,
     job: &Job,
     plan: &Plan,
     agreed: Vec<String>,
     tell: Tell<'_>,
-    start: impl FnOnce(&Redactor) -> Result<Box<dyn Audience>, E>,
+    start: impl FnOnce(&Redactor) -> Result<Box<dyn Audience + 'a>, E>,
 ) -> Result<Report, E> {
     let batch = Arc::new(Batch::default());
     begin(world, job, plan, agreed, &batch, tell)?;

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use p1::internals::event::Outcome;
 use p1::internals::journal;
 
+use super::bake;
 use super::disturb;
 use super::run::{Running, began, until};
 use super::sim::{Sim, spec};
@@ -364,6 +365,75 @@ fn uninstall_may_be_struck_after_any_event() {
 #[test]
 fn destroy_may_be_struck_after_any_event() {
     taken_down("destroy", 5);
+}
+
+/// A bake has no run to be gone on with: the next one begins again, and takes away what was left.
+#[test]
+fn baking_may_be_struck_after_any_event() {
+    let sim = Sim::new(&spec(1, 1, "engine: direct\n"));
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            let mark = sim.at("struck");
+            let _ = fs::remove_file(&mark);
+            let mut command = sim.command(env!("CARGO_BIN_EXE_p1"));
+            command.args(["box", "bake"]).env("LD_PRELOAD", striker());
+            command.env("P1_CRASH", format!("{} {k} {}", how.word(), mark.display()));
+            Running::start(command, sim.dir.path()).end();
+            let struck = mark.exists();
+            figures.tried += usize::from(struck);
+            // Whole or not there.
+            for (name, _) in bake::baked(&sim) {
+                sim.p1(&["box", "remove", &name]).exits(0);
+                figures.repeated.extend((how != How::Kill && k < 20).then(|| format!("{how:?} {k}: a box")));
+            }
+            sim.p1(&["box", "bake"]).exits(0);
+            bake::nothing_is_left(&sim);
+            let all = bake::baked(&sim);
+            match &all[..] {
+                [(_, true)] => figures.converged += usize::from(struck),
+                _ => figures.failed.push(format!("{how:?} {k}: {all:?}")),
+            }
+            sim.p1(&["box", "remove", &all[0].0]).exits(0);
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("box bake", 20 / every());
+}
+
+#[test]
+fn up_that_bakes_may_be_struck_after_any_event() {
+    let mut figures = Figures::default();
+    for &how in signals() {
+        let sim = Sim::new(&spec(1, 1, "engine: direct\nbake: auto\n"));
+        for k in (1..).step_by(3 * every()) {
+            let mark = sim.at("struck");
+            let _ = fs::remove_file(&mark);
+            let mut command = sim.command(env!("CARGO_BIN_EXE_p1"));
+            command.args(["up"]).env("LD_PRELOAD", striker());
+            command.env("P1_CRASH", format!("{} {k} {}", how.word(), mark.display()));
+            Running::start(command, sim.dir.path()).end();
+            let struck = mark.exists();
+            figures.tried += usize::from(struck);
+            let done = sim.p1(&["up"]);
+            if done.0.status.success() && sim.p1(&["status"]).0.status.success() {
+                figures.converged += usize::from(struck);
+            } else {
+                panic!("{how:?} {k}: {}", done.stderr());
+            }
+            bake::nothing_is_left(&sim);
+            sim.p1(&["--yes", "destroy"]).exits(0);
+            let all = bake::baked(&sim);
+            assert!(matches!(&all[..], [(_, true)]), "{how:?} {k}: {all:?}");
+            sim.p1(&["box", "remove", &all[0].0]).exits(0);
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("up that bakes", 15 / every());
 }
 
 #[test]

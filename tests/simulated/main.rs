@@ -11,6 +11,7 @@ mod sim;
 mod sshd;
 
 mod apps;
+mod bake;
 mod change;
 mod crash;
 mod disturb;

@@ -116,6 +116,7 @@ rollout: {workers: 2, drain: true}
 disposable: true
 autostart: true
 keep: true
+bake: auto
 engine: vagrant
 "#;
 

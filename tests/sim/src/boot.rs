@@ -20,6 +20,11 @@ pub fn main(config: &str) -> ! {
         std::process::exit(1);
     }
     network(&config);
+    // As systemd does where it is empty.
+    if fs::metadata("/etc/machine-id").is_ok_and(|m| m.len() == 0) {
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default().replace('-', "");
+        fs::write("/etc/machine-id", id).expect("the machine's id");
+    }
     let _ = nix::unistd::sethostname(fs::read_to_string("/etc/hostname").unwrap_or_default().trim());
     for kind in ["ed25519", "ecdsa"] {
         let key = format!("/etc/ssh/ssh_host_{kind}_key");

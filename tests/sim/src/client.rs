@@ -51,7 +51,21 @@ pub fn pid(dir: &str, node: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-pub fn qemu_img() -> ExitCode {
+/// `convert OPTIONS FROM TO` copies, as an image here is an archive of what is on the disk; `rebase` has nothing to do.
+pub fn qemu_img(args: &[String]) -> ExitCode {
+    match args {
+        [verb, .., from, to] if verb == "convert" => {
+            return match std::fs::copy(from, to) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("qemu-img: error while writing: {error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+        [verb, ..] if verb == "rebase" => return ExitCode::SUCCESS,
+        _ => {}
+    }
     println!("{}", json!({"virtual-size": 10_737_418_240_u64, "format": "qcow2"}));
     ExitCode::SUCCESS
 }

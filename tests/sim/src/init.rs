@@ -31,7 +31,9 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const STOP: Duration = Duration::from_secs(10);
 
 /// Options of `systemctl` that change nothing here.
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 11] = [
+    // Of `poweroff`: a machine here has nothing to write down at its end.
+    "--force",
     "--no-pager",
     "--no-legend",
     "--plain",

@@ -339,6 +339,38 @@ impl Lab {
         if copied.success() { Ok(()) } else { Err(std::io::Error::other("the disk cannot be copied")) }
     }
 
+    /// A disk as a file of this host, which is an archive of what is on it.
+    pub fn give_disk(&self, domain: &str, to: &Path) -> std::io::Result<()> {
+        let tar = Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--exclude=./usr.work/*", "-C"])
+            .arg(self.disk(domain))
+            .arg("-cf")
+            .arg(to)
+            .arg(".")
+            .status()?;
+        if tar.success() { Ok(()) } else { Err(std::io::Error::other("the disk cannot be written")) }
+    }
+
+    /// An image that is one; any other stands for the disk that every machine starts as.
+    pub fn take_disk(&self, to: &str, from: &Path) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        File::open(from)?.take(512).read_to_end(&mut head)?;
+        if head.get(257..262) != Some(b"ustar") {
+            return Ok(());
+        }
+        self.drop_disk(to);
+        let to = self.disk(to);
+        fs::create_dir_all(&to)?;
+        mount(Some("none"), &to, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=6g"))?;
+        let tar = Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-C"])
+            .arg(&to)
+            .arg("-xpf")
+            .arg(from)
+            .status()?;
+        if tar.success() { Ok(()) } else { Err(std::io::Error::other("the image cannot be read")) }
+    }
+
     /// A fresh disk, unless it is there.
     fn make_disk(&self, domain: &str) -> std::io::Result<()> {
         let disk = self.disk(domain);
@@ -432,15 +464,21 @@ impl Lab {
         started.map(drop).map_err(|e| e.to_string())
     }
 
-    /// As systemd-tmpfiles does with `tmpfiles.extra`, as far as p1 uses it: `f+~ PATH MODE USER GROUP - BASE64`.
+    /// As systemd-tmpfiles does with `tmpfiles.extra`, as far as p1 uses it: `f+~ PATH MODE USER GROUP - BASE64`, and
+    /// `C PATH MODE USER GROUP - FROM`.
     fn take_credentials(&self, name: &str, lines: &str) -> std::io::Result<()> {
-        for line in lines.lines().filter(|l| l.starts_with("f+~ ")) {
+        for line in lines.lines().filter(|l| l.starts_with("f+~ ") || l.starts_with("C ")) {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let [_, path, _, user, _, _, text] = words[..] else { continue };
-            let (to, owner) =
-                (self.disk(name).join("root").join(&path[1..]), if user == "root" { 0 } else { 1000 });
+            let [kind, path, _, user, _, _, text] = words[..] else { continue };
+            let at = |path: &str| self.disk(name).join("root").join(&path[1..]);
+            let (to, owner) = (at(path), if user == "root" { 0 } else { 1000 });
             fs::create_dir_all(to.parent().expect("in a folder"))?;
-            fs::write(&to, virsh::base64(text))?;
+            match kind {
+                // What is not there is not copied, nor what is there overwritten.
+                "C" if !at(text).exists() || to.exists() => continue,
+                "C" => drop(fs::copy(at(text), &to)?),
+                _ => fs::write(&to, virsh::base64(text))?,
+            }
             std::os::unix::fs::chown(&to, Some(owner), Some(owner))?;
             fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
         }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match called.rsplit('/').next().unwrap_or_default() {
         "virsh" => client::virsh(&called, &args),
         "vagrant" => vagrant::main(&called, &args),
-        "qemu-img" => client::qemu_img(),
+        "qemu-img" => client::qemu_img(&args),
         "systemctl" => tools::systemctl(&args),
         "systemd-run" => tools::systemd_run(&args),
         "journalctl" => journal::main(&args),

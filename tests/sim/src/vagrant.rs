@@ -146,10 +146,14 @@ impl Vagrant {
         let (name, version) = (&catalogue["name"], &catalogue["versions"][0]["version"]);
         let folder = name.as_str().unwrap_or_default().replace('/', "-VAGRANTSLASH-");
         let dir = self.home.join("boxes").join(folder).join(version.as_str().unwrap_or("0")).join("libvirt");
-        let made = fs::create_dir_all(&dir)
-            .and_then(|()| fs::write(dir.join("box.img"), "image\n"))
-            .and_then(|()| fs::write(dir.join("metadata.json"), "{\"provider\": \"libvirt\"}\n"));
-        made.map_err(|e| e.to_string())
+        fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+        let url = catalogue["versions"][0]["providers"][0]["url"].as_str().unwrap_or_default();
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-xf").arg(url.trim_start_matches("file://")).arg("-C").arg(&dir);
+        match tar.status() {
+            Ok(status) if status.success() => Ok(()),
+            _ => Err(format!("The box {url} could not be unpacked.")),
+        }
     }
 
     /// Does something with machines, all at once, under Vagrant's lock of each.

@@ -335,7 +335,23 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
             volume.physical = fs::metadata(file).map_err(|e| format!("cannot read {file}: {e}"))?.len();
             if let Some(offset) = value("--offset").and_then(|o| o.parse().ok()) {
                 volume.parts.push((offset, file.into()));
+                return Ok(String::new());
             }
+            drop(known);
+            lab.take_disk(name.trim_end_matches(".img"), Path::new(file)).map_err(|e| e.to_string())?;
+            Ok(String::new())
+        }
+        "vol-download" => {
+            let file = words.get(1).copied().unwrap_or_default();
+            drop(known);
+            if let Some(text) = fault(
+                &lab.dir,
+                name.trim_end_matches(".img").rsplit('-').next().unwrap_or_default(),
+                "fail-download",
+            ) {
+                return Err(text);
+            }
+            lab.give_disk(name.trim_end_matches(".img"), Path::new(file)).map_err(|e| e.to_string())?;
             Ok(String::new())
         }
         "vol-path" => Ok(format!("/var/lib/libvirt/images/{name}\n\n")),
