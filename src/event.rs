@@ -69,6 +69,8 @@ verbs! {
         UndoRestore = "restore --undo",
         Keep = "up --keep",
         Reset = "reset",
+        Fork = "fork",
+        MakeFork = "fork --make",
         Suspend = "suspend",
         Resume = "resume",
         SaveSnapshot = "snapshot save",

@@ -39,6 +39,12 @@ pub struct Moment {
     /// The nodes that were Ready.
     pub ready: Vec<String>,
     pub machines: Vec<Kept>,
+    /// Every node is reached by what follows from its MAC address, and goes on where nobody gives it addresses.
+    #[serde(default)]
+    pub reachable: bool,
+    /// It is for forks alone, and goes when they are made.
+    #[serde(default)]
+    pub fork: bool,
 }
 
 impl Moment {
@@ -155,8 +161,17 @@ impl Moments {
         }
     }
 
-    /// All of them, the one that was used last first.
+    /// All of them, the one that was used last first; those for forks left out.
     pub fn all(&self) -> Result<Vec<Moment>, Error> {
+        Ok(self.every()?.into_iter().filter(|m| !m.fork).collect())
+    }
+
+    /// Those that are for forks alone.
+    pub fn of_forks(&self) -> Result<Vec<Moment>, Error> {
+        Ok(self.every()?.into_iter().filter(|m| m.fork).collect())
+    }
+
+    fn every(&self) -> Result<Vec<Moment>, Error> {
         let folders = self.folders(|name| !name.starts_with('.'));
         let mut all = Vec::new();
         for folder in folders {
@@ -218,7 +233,7 @@ impl Moments {
     pub fn sweep(&self, keeper: &dyn Keep, cancel: &Cancel) -> Result<(), Error> {
         let (gone, parts) =
             (self.folders(|n| n.starts_with(".gone-")), self.folders(|n| n.starts_with(".part-")));
-        let known: Vec<String> = self.all()?.iter().flat_map(Moment::volumes).collect();
+        let known: Vec<String> = self.every()?.iter().flat_map(Moment::volumes).collect();
         let mut left = Vec::new();
         if !gone.is_empty() || !parts.is_empty() {
             let lost = keeper.named(&self.prefix()?, cancel)?.into_iter().filter(|v| !known.contains(v));
@@ -233,7 +248,8 @@ impl Moments {
             let bases: std::collections::BTreeSet<String> =
                 moment.into_iter().flat_map(|m| m.machines).filter_map(|m| m.base).collect();
             // The box's image too, if nobody's disk lies over it any more.
-            keeper.discard(&bases.into_iter().collect::<Vec<_>>(), cancel)?;
+            let bases = bases.into_iter().filter(|base| !known.contains(base));
+            keeper.discard(&bases.collect::<Vec<_>>(), cancel)?;
             fs::remove_dir_all(&folder).at("remove", &folder)?;
         }
         for part in parts {
@@ -285,6 +301,8 @@ mod tests {
             at: at.parse().unwrap(),
             ready: vec![],
             machines: vec![machine],
+            reachable: true,
+            fork: false,
         }
     }
 

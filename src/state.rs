@@ -346,7 +346,17 @@ impl StateDir {
         self.dir.join("healer")
     }
 
+    /// Held by what listens on this host for a fork's API.
+    pub fn forwarder(&self) -> PathBuf {
+        self.dir.join("forwarder")
+    }
+
     /// What that says.
+    pub fn forwarder_log(&self) -> PathBuf {
+        self.dir.join("forwarder.log")
+    }
+
+    /// What the healer says.
     pub fn healer_log(&self) -> PathBuf {
         self.dir.join("healer.log")
     }

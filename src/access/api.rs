@@ -59,12 +59,10 @@ impl World {
         let text = files::read_if_there(&path)?
             .ok_or_else(|| StepError::new("the cluster has no kubeconfig yet", "`p1 up` makes it."))?;
         let (server, through) = self.way_to_api(end);
-        let url = match through {
-            Some(_) => k3s::server_url(server),
-            None => url_from_here(&self.machines, server),
-        };
-        let ours = k3s::rewrite(&text, &url, &self.cluster.name)?;
-        let address = through.as_ref().map(Tunnel::address);
+        // Its certificate is for the address by which nodes call it, wherever this host finds it.
+        let ours = k3s::rewrite(&text, &k3s::server_url(server), &self.cluster.name)?;
+        let door = || self.machines.door(server, k3s::config::api_port(server));
+        let address = through.as_ref().map(Tunnel::address).or_else(door);
         let client = Arc::new(api::Client::new(&ours, address, ANSWER)?);
         *lock(&self.held.api.tunnel) = through;
         *held = Some(Arc::clone(&client));
@@ -273,9 +271,9 @@ pub fn listens(machines: &Fleet, server: &Node, bound: Duration) -> bool {
     knock(machines, server, bound) == Knocked::Open
 }
 
-/// Where this host finds a server's API; what nodes call it where only SSH leads there.
+/// Where programs of this host find a server's API; what nodes call it where only SSH leads there.
 pub fn url_from_here(machines: &Fleet, server: &Node) -> String {
-    let door = machines.door(server, k3s::config::api_port(server));
+    let door = machines.front().or_else(|| machines.door(server, k3s::config::api_port(server)));
     door.map_or_else(|| k3s::server_url(server), |door| format!("https://{door}"))
 }
 

@@ -67,6 +67,8 @@ pub struct World {
     pub healer: Apart,
     /// Bakes boxes, each in a cluster of its own.
     pub baker: Baker,
+    /// What listens on this host for a fork's API, whether this p1 lives or not; nothing for what is no fork.
+    pub front: Apart,
     /// What was found on the ways so far.
     pub held: Held,
 }

@@ -303,6 +303,30 @@ pub enum ArtifactsVerb {
     },
 }
 
+/// Options of `fork`.
+#[derive(Args, Debug)]
+pub struct Fork {
+    /// What to call it, or what the names of several begin with [default: the cluster's name and `-f1`, ...]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How many
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub count: u8,
+    /// From the moment at which the cluster was kept, also where it runs
+    #[arg(long)]
+    pub kept: bool,
+    /// Make this fork's machines (p1 starts this by itself)
+    #[arg(long, hide = true)]
+    pub make: bool,
+    /// Listen on this host for this fork's API (p1 starts this by itself)
+    #[arg(long, hide = true)]
+    pub forward: bool,
+    /// Run this command for each, with KUBECONFIG, P1_FILE and P1_FORK (its folder) set, and remove the forks afterwards; the exit
+    /// code is the highest
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
 /// The verbs of `kept`.
 #[derive(Debug, Subcommand)]
 pub enum KeptVerb {

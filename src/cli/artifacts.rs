@@ -40,7 +40,7 @@ fn fetch(context: &Context, cluster: &Cluster, dir: Option<&Path>, archs: &[Stri
     let archs = if archs.is_empty() { &here } else { archs };
     let archs = archs.iter().map(|a| artifacts::arch(a)).collect::<Result<Vec<Arch>, _>>();
     let archs = archs.map_err(|e| CliError::of(code::USAGE, &e))?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let release = crate::access::release(cluster, &state)?;
     let cache = Cache { dir: context.dirs().cache.join("artifacts") };
     let bounds = Bounds::new(&cluster.timeouts, &cluster.retry);

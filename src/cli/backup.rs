@@ -83,7 +83,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), CliError> {
 /// Ends a restore that was cut off.
 pub fn undo(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let verb = Verb::of(VerbName::UndoRestore);
     let job =
@@ -114,7 +114,7 @@ fn on_its_servers(cluster: &Cluster) -> Result<(), CliError> {
     };
     let token = match &cluster.k3s.token {
         Some(_) => "the token that `k3s.token` names".to_owned(),
-        None => StateDir::of(&cluster.base, &cluster.name).token().display().to_string(),
+        None => StateDir::of(cluster.home(), &cluster.name).token().display().to_string(),
     };
     Err(CliError::new(
         code::USAGE,
@@ -153,7 +153,7 @@ fn change(
     path: PathBuf,
     ready: &dyn Fn(&World) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    context.must_be_made(&cluster, &StateDir::of(&cluster.base, &cluster.name))?;
+    context.must_be_made(&cluster, &StateDir::of(cluster.home(), &cluster.name))?;
     let verb = Verb::of(verb);
     let subject = Some(path.to_string_lossy().into_owned());
     let job = Job { verb, replace: Vec::new(), targets: Vec::new(), subject, retry_of: None, deep: false };

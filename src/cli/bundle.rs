@@ -64,7 +64,7 @@ pub fn bundle(context: &Context, file: Option<&Path>) -> Result<(), CliError> {
     let beside = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let staging = tempfile::Builder::new().prefix(".p1-bundle-").tempdir_in(beside).at("write", &file)?;
 
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state);
     let why = kind.as_ref().err().map(|fail| fail.message.clone());
     let world = context.world(cluster, kind.unwrap_or_default());

@@ -101,7 +101,7 @@ pub fn targets(
     cluster: &crate::spec::Cluster,
     names: &[String],
 ) -> Result<Vec<String>, CliError> {
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let memory = state.memory();
     let former = |name: &String| memory.contains_key(name) || machines::is_noted(state.dir(), name);
     let unknown: Vec<String> =

@@ -170,8 +170,14 @@ impl Context {
 
     /// Where a cluster is.
     pub fn note(&self, cluster: &Cluster, kind: Kind) -> Note {
-        let state = StateDir::of(&cluster.base, &cluster.name);
-        Note::new(&cluster.name, &self.global.file, state.dir(), kind, None)
+        let state = StateDir::of(cluster.home(), &cluster.name);
+        Note::new(
+            &cluster.name,
+            &self.global.file,
+            state.dir(),
+            kind,
+            cluster.fork.as_ref().map(|f| f.of.clone()),
+        )
     }
 
     /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
@@ -187,13 +193,15 @@ impl Context {
             }
         });
         let engine = self.engine(cluster, kind);
+        let dir = StateDir::of(cluster.home(), &cluster.name).dir().to_owned();
         let here = Here {
+            reach: machines::Reach::of(cluster, &dir),
             tools,
             engine,
             cpu,
             vagrant: find("vagrant"),
             homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),
-            dir: StateDir::of(&cluster.base, &cluster.name).dir().to_owned(),
+            dir,
             no_proxy: self.no_proxy(cluster),
             jobs: self.global.jobs,
         };
@@ -209,7 +217,7 @@ impl Context {
     /// The world of a cluster. Cheap: nothing is looked at yet.
     pub fn world(&self, cluster: Cluster, kind: Kind) -> Arc<World> {
         let dirs = self.dirs();
-        let state = StateDir::of(&cluster.base, &cluster.name);
+        let state = StateDir::of(cluster.home(), &cluster.name);
         let world = Arc::new(World {
             held: Held::of(&state),
             state,
@@ -229,6 +237,7 @@ impl Context {
             redactor: self.redactor.clone(),
             healer: self.healer(&cluster),
             baker: super::bake::baker(self),
+            front: self.front(&cluster),
             cluster,
         });
         world.redactor();
@@ -241,10 +250,19 @@ impl Context {
 
     /// What ends the faults of a cluster: this p1, once more.
     fn healer(&self, cluster: &Cluster) -> Apart {
-        let state = StateDir::of(&cluster.base, &cluster.name);
+        let state = StateDir::of(cluster.home(), &cluster.name);
         let file = std::path::absolute(&self.global.file).unwrap_or_else(|_| self.global.file.clone());
         let args = ["-f".into(), file.into(), "-o".into(), "plain".into(), "fault".into(), "watch".into()];
         Apart { args: args.into(), lock: state.healer(), log: state.healer_log() }
+    }
+
+    /// What listens on this host for a fork's API: this p1, once more.
+    pub fn front(&self, cluster: &Cluster) -> Apart {
+        let Some(fork) = &cluster.fork else { return Apart::default() };
+        let state = StateDir::of(cluster.home(), &cluster.name);
+        let file = fork.home.join("cluster.yaml");
+        let args = ["-f".into(), file.into(), "-o".into(), "plain".into(), "fork".into(), "--forward".into()];
+        Apart { args: args.into(), lock: state.forwarder(), log: state.forwarder_log() }
     }
 
     /// How to get at what is elsewhere: mirrors and proxies are named in the environment.

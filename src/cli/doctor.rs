@@ -161,7 +161,7 @@ fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'sta
 /// What this host has, and what p1 makes of it for a cluster.
 pub fn ask(context: &Context, cluster: Option<&Cluster>, thorough: bool) -> (Host, Vec<Finding>) {
     let host = context.host(cluster, thorough);
-    let state = cluster.map(|c| StateDir::of(&c.base, &c.name));
+    let state = cluster.map(|c| StateDir::of(c.home(), &c.name));
     let made = state.as_ref().and_then(|s| s.facts().ok()?.provider);
     let (wish, choice) = cluster.map(|c| (c.provider, c.engine)).unwrap_or_default();
     let kind = made.unwrap_or_else(|| host::prefer(wish, choice, &host));

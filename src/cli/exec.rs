@@ -22,7 +22,7 @@ use crate::ui::{Format, Tone};
 pub fn exec(context: &Context, args: &Exec) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);

@@ -105,7 +105,7 @@ fn change(
     targets: Vec<String>,
     subject: Option<String>,
 ) -> Result<(), CliError> {
-    context.must_be_made(&cluster, &StateDir::of(&cluster.base, &cluster.name))?;
+    context.must_be_made(&cluster, &StateDir::of(cluster.home(), &cluster.name))?;
     let verb = Verb::of(verb);
     let job = Job { verb, replace: Vec::new(), targets, subject, retry_of: None, deep: false };
     let report = run::run(context, cluster, job, &|_, _| Ok(()))?;
@@ -121,7 +121,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 fn watch(context: &Context) -> Result<(), CliError> {
     apart::leave();
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let Ok(own) = Lock::take(&state.healer(), "fault heal", Duration::ZERO, &context.cancel) else {
         return Ok(());

@@ -98,7 +98,7 @@ pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(),
 pub fn render(context: &Context, args: &Render) -> Result<(), CliError> {
     let mut cluster = context.spec()?;
     crate::spec::without_secrets(&mut cluster);
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state).or_else(|fail| match cluster.provider {
         // A host without any provider can still look at what would be used with one.
         ProviderChoice::Auto => Ok(Kind::default()),

@@ -41,7 +41,7 @@ pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), CliError> {
 
 fn remarks(context: &Context, cluster: &Cluster) -> Vec<Remark> {
     // Whether there is a provider at all is not a matter of the spec.
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(cluster, &state).ok();
     let mut all: Vec<Remark> = of_box(context, cluster, kind).into_iter().collect();
     all.extend(of_artifacts(context, cluster));

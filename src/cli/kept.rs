@@ -98,7 +98,7 @@ fn remove(context: &Context, kept: &Moments, key: &str) -> Result<(), CliError> 
 /// The kept moment from which this cluster can be made, where nothing of it is there, or where that was begun.
 pub fn to_restore(context: &Context, cluster: &Cluster) -> Result<Option<Moment>, CliError> {
     let kept = Moments::new(context.dirs().kept());
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let begun = state.unfinished()?.filter(|u| VerbName::parse(&u.verb) == Some(VerbName::Reset));
     if let Some(key) = begun.and_then(|u| u.subject) {
         return Ok(kept.find(&key)?);
@@ -134,7 +134,7 @@ pub fn key(world: &Arc<World>) -> Result<Option<String>, CliError> {
 /// Puts a cluster that is there back to the moment at which it was kept.
 pub fn reset(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kept = Moments::new(context.dirs().kept());
     let begun = state.unfinished()?.filter(|u| VerbName::parse(&u.verb) == Some(VerbName::Reset));
     let key = match begun.and_then(|u| u.subject) {

@@ -19,13 +19,14 @@ use crate::ui::Format;
 /// Prints its path, or merges it.
 pub fn kubeconfig(context: &Context, args: &Kubeconfig) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let path = state.kubeconfig();
     if !args.unmerge && !path.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
         return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
     if !args.unmerge {
+        context.front(&cluster).ensure()?;
         choose(&cluster, &state, &context.machines_of(&cluster, &state))?;
     }
     if !args.merge && !args.unmerge {

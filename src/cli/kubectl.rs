@@ -15,12 +15,13 @@ use crate::state::StateDir;
 /// Runs kubectl; its exit code is p1's.
 pub fn kubectl(context: &Context, args: &[String]) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kubeconfig = state.kubeconfig();
     if !kubeconfig.is_file() {
         let what = format!("the cluster `{}` has no kubeconfig yet", cluster.name);
         return Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]));
     }
+    context.front(&cluster).ensure()?;
     let machines = context.machines_of(&cluster, &state);
     super::kubeconfig::choose(&cluster, &state, &machines)?;
     let reaches = cluster.k3s.endpoint.is_some()

@@ -36,7 +36,7 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
         return bundle::bundle(context, file.as_deref());
     }
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     if let Some(name) = &args.node {
         context.targets(&cluster, std::slice::from_ref(name))?;
         let unit = cluster.node(name).expect("looked up").role.unit();
@@ -85,7 +85,7 @@ fn lines_of(
     unit: &str,
     args: &Logs,
 ) -> Result<(), CliError> {
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);

@@ -28,6 +28,8 @@ mod error;
 mod exec;
 mod fault;
 mod files;
+mod fork;
+mod forward;
 mod here;
 mod kept;
 mod kubeconfig;

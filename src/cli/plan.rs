@@ -20,7 +20,7 @@ use crate::verbs::{self, Decision, Intent, Verb, decide};
 pub fn plan(context: &Context, args: &Looks) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let restored = if targets.is_empty() { kept::to_restore(context, &cluster)? } else { None };
     if let Some(moment) = &restored {

@@ -5,12 +5,14 @@ use std::cell::RefCell;
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
+use super::fork;
 use super::kept;
 use super::run::{self, Job};
 use super::up::preflight;
 use crate::access::World;
 use crate::event::VerbName;
 use crate::journal::{self, Record};
+use crate::spec::Cluster;
 use crate::state::StateDir;
 use crate::ui::Tone;
 use crate::verbs::Verb;
@@ -18,7 +20,7 @@ use crate::verbs::Verb;
 /// Goes on where the last run ended.
 pub fn retry(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let Some(record) = journal::latest(&state.runs())? else {
         return Err(CliError::new(code::USAGE, "nothing has been run yet", "`p1 up` makes the cluster.")
             .next(["p1 up"]));
@@ -42,7 +44,7 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
             "nothing is outstanding: the last run (`p1 {}`, {}) did all it had to",
             record.verb, record.run
         );
-        finish(context, &state, &record)?;
+        finish(context, &cluster, &record)?;
         if record.subject.as_deref() == Some(kept::TO_KEEP) {
             let world = context.world(cluster.clone(), context.kind(&cluster, &state)?);
             return kept::keep(context, cluster, kept::key(&world)?);
@@ -64,7 +66,7 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
         preflight(context, world, plan).map(|()| Vec::new())
     })?;
     if report.success {
-        finish(context, &state, &record)?;
+        finish(context, &again, &record)?;
     }
     run::verdict(&report)?;
     if keeps {
@@ -74,10 +76,13 @@ pub fn retry(context: &Context) -> Result<(), CliError> {
 }
 
 /// What follows when every step of a run has passed: of a destroyed cluster nothing is kept.
-fn finish(context: &Context, state: &StateDir, record: &Record) -> Result<(), CliError> {
+fn finish(context: &Context, cluster: &Cluster, record: &Record) -> Result<(), CliError> {
     let verb = VerbName::parse(&record.verb).map(Verb::of);
+    if let (Some(VerbName::Fork), Some(subject)) = (verb.map(|verb| verb.name), &record.subject) {
+        return fork::go_on(context, subject);
+    }
     if verb.is_some_and(|verb| verb.takes_all(&record.targets)) {
-        run::gone(context, state)?;
+        run::gone(context, cluster)?;
     }
     Ok(())
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
+use super::forward;
 use crate::access::World;
 use crate::engine::Report;
 use crate::event::{Event, Outcome};
 use crate::journal;
+use crate::os::files::At;
 use crate::plan::Plan;
 use crate::redact::Redactor;
 use crate::spec::Cluster;
@@ -64,33 +66,44 @@ fn whole(
     ready: Ready<'_>,
     after: &dyn Fn(&World),
 ) -> Result<Report, CliError> {
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state)?;
     let existed = state.exists();
     let lock = context.lock(&state, kind, job.verb.name.as_str())?;
     // Before anything is made, so that what a killed p1 leaves is listed too.
     context.index().keep(&context.note(&cluster, kind))?;
-    let world = context.world(cluster, kind);
+    let world = context.world(cluster.clone(), kind);
     let result = locked(context, &world, &job, before, ready);
     if result.as_ref().is_ok_and(|r| r.success) {
         after(&world);
+        if job.verb.boots() {
+            // It ended with this host, where that was restarted.
+            world.front.ensure()?;
+        }
     }
     if job.verb.takes_all(&job.targets) && result.as_ref().is_ok_and(|r| r.success) {
         // Before the lock is freed: the next owner would lose its folder.
-        gone(context, &state)?;
+        gone(context, &cluster)?;
     }
     if !existed && journal::runs(&state.runs()).is_empty() {
         // Nothing was begun: leave no folder behind that would look like a cluster.
-        let _ = gone(context, &state);
+        let _ = gone(context, &cluster);
     }
     drop(lock);
     result
 }
 
 /// Nothing is there of a cluster any more: its folder goes, and the note of it.
-pub fn gone(context: &Context, state: &StateDir) -> Result<(), CliError> {
+pub fn gone(context: &Context, cluster: &Cluster) -> Result<(), CliError> {
+    let state = StateDir::of(cluster.home(), &cluster.name);
+    if cluster.fork.is_some() {
+        forward::end(&state);
+    }
     state.remove()?;
     context.index().drop(state.dir())?;
+    if let Some(fork) = cluster.fork.as_ref().filter(|f| f.home.starts_with(context.dirs().forks())) {
+        std::fs::remove_dir_all(&fork.home).at("remove", &fork.home)?;
+    }
     Ok(())
 }
 

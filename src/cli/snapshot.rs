@@ -62,7 +62,7 @@ type Ready<'a> = &'a dyn Fn(&World, &str) -> Result<(), CliError>;
 
 fn change(context: &Context, verb: VerbName, name: String, ready: Ready<'_>) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    context.must_be_made(&cluster, &StateDir::of(&cluster.base, &cluster.name))?;
+    context.must_be_made(&cluster, &StateDir::of(cluster.home(), &cluster.name))?;
     let verb = Verb::of(verb);
     let job = Job {
         verb,
@@ -95,7 +95,7 @@ fn when(set: &Set) -> String {
 
 fn list(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);

@@ -25,7 +25,7 @@ pub fn ssh(context: &Context, args: &Ssh) -> Result<(), CliError> {
 
 /// How a node is reached.
 pub fn host(context: &Context, cluster: crate::spec::Cluster, name: &str) -> Result<ssh::Host, CliError> {
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     context.must_be_made(&cluster, &state)?;
     let kind = context.kind(&cluster, &state)?;
     let world = context.world(cluster, kind);

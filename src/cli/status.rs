@@ -26,7 +26,7 @@ use crate::verbs::Verb;
 pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     // Whoever cannot look does not know of any difference.
     let blind = |fail: CliError| CliError {
         code: if fail.code == code::FAILED { code::HOST } else { fail.code },

@@ -7,6 +7,7 @@ use super::change;
 use super::context::Context;
 use super::doctor;
 use super::error::{CliError, code};
+use super::fork;
 use super::here;
 use super::kept;
 use super::run::{self, Job};
@@ -34,6 +35,9 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
     }
     if args.setup {
         doctor::set_up(context, &cluster)?;
+    }
+    if let Some(made) = fork::unfinished(context, &cluster) {
+        return made;
     }
     let alone = targets.is_empty() && replace.is_empty();
     let keeps = alone && (args.keep || cluster.keep);

@@ -16,7 +16,7 @@ use crate::verbs::Verb;
 /// Brings every node to a version: the one given, or the one that the spec's channel is by now.
 pub fn upgrade(context: &Context, args: &Upgrade) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     let release = wanted(&cluster, args.to.as_deref())?;
     context.must_be_made(&cluster, &state)?;
     let job = Job {

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Init, KeptVerb, Kubeconfig, Kubectl, Logs, Looks, Nodes,
-    Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, Init, KeptVerb, Kubeconfig, Kubectl, Logs, Looks,
+    Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, kept, kubeconfig, kubectl, list, logs,
-    plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, kept, kubeconfig, kubectl, list,
+    logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -63,6 +63,8 @@ pub enum Verb {
     /// List and remove the kept clusters of this user
     #[command(subcommand)]
     Kept(KeptVerb),
+    /// Make copies of a running or a kept cluster that run beside it, each with the same names and addresses inside
+    Fork(Fork),
     /// Write the memory of all machines to disk at one moment and give it back to this host
     Suspend,
     /// Go on where `suspend` stopped, all machines at one moment
@@ -160,6 +162,7 @@ impl Verb {
             Self::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
             Self::Start(args) => power::run(context, VerbName::Start, &args.nodes),
             Self::Reset => kept::reset(context),
+            Self::Fork(args) => fork::run(context, &args),
             Self::Kept(verb) => kept::run(context, verb),
             Self::Suspend => power::run(context, VerbName::Suspend, &[]),
             Self::Resume => power::run(context, VerbName::Resume, &[]),

@@ -13,7 +13,7 @@ use crate::verbs::Verb;
 pub fn verify(context: &Context, args: &Verify) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
-    let state = StateDir::of(&cluster.base, &cluster.name);
+    let state = StateDir::of(cluster.home(), &cluster.name);
     if let Some(image) = args.image.as_ref().filter(|i| i.is_empty() || i.contains(char::is_whitespace)) {
         let what = format!("`{image}` is not the name of an image");
         return Err(CliError::new(code::USAGE, what, "Write it as in a pod: `--image busybox:1.36.1`."));

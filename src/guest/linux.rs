@@ -1,6 +1,7 @@
 //! A Linux distribution with systemd: Debian, Ubuntu, Fedora, SUSE and their like, which differ in what manages the
 //! network; `templates/system.sh.tera` looks for that itself.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -122,6 +123,47 @@ left=$(grep -rsIlF -e "$public" /etc /home /root /var/lib/p1 | head -n 3)
 sync
 "#;
 
+/// A lease that nobody renews ends within the hour, and with it the address.
+const LACKS_FOR_FORK: &str = r#"export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ip -6 -o addr show scope link | grep -qF " $address/" || echo "it does not have the address $address"
+if ip -4 -o addr show scope global | grep -q ' dynamic '; then
+  systemctl is-active --quiet systemd-networkd 2>/dev/null ||
+    echo "its address is given by DHCP, and not managed by systemd-networkd"
+fi
+"#;
+
+/// Before the file that asked for the lease, by its name.
+const STAND_ALONE: &str = r#"export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+cards=$(ip -4 -o addr show scope global | while read -r _ card rest; do
+  case " $rest " in *' dynamic '*) echo "$card" ;; esac
+done)
+[ -n "$cards" ] || exit 0
+for card in $cards; do
+  file=/etc/systemd/network/00-p1-fork-$card.network
+  {
+    printf '[Match]\nName=%s\n\n[Network]\nLinkLocalAddressing=ipv6\nIPv6LinkLocalAddressGenerationMode=eui64\n' "$card"
+    printf 'IPv6DuplicateAddressDetection=0\nIPv6AcceptRA=no\n'
+    ip -4 -o addr show dev "$card" scope global | while read -r _ _ _ address _; do printf 'Address=%s\n' "$address"; done
+    ip -4 route show default dev "$card" | while read -r _ via gateway _; do
+      [ "$via" != via ] || printf 'Gateway=%s\n' "$gateway"
+    done
+  } >"$file.part"
+  mv -f "$file.part" "$file"
+done
+networkctl reload
+# It takes the lease's addresses away and puts the file's in their place.
+for card in $cards; do
+  wanted=$(sed -n 's/^Address=//p' "/etc/systemd/network/00-p1-fork-$card.network" | head -n 1)
+  tries=0
+  until ip -4 -o addr show dev "$card" | grep -F " $wanted " | grep -qv dynamic; do
+    tries=$((tries + 1))
+    [ "$tries" -le 100 ] || { echo "$card does not keep $wanted" >&2; exit 1; }
+    sleep 0.1
+  done
+  echo "$card keeps $wanted"
+done
+"#;
+
 #[derive(Serialize)]
 struct Values<'a> {
     name: &'a str,
@@ -230,6 +272,14 @@ impl Guest for Linux {
              perl -e 'open(my $r, \">\", \"/dev/urandom\") && ioctl($r, 0x5207, 0)' 2>/dev/null || :\n\
              ip neigh flush all 2>/dev/null || :\n"
         )
+    }
+
+    fn lacks_for_fork(&self, address: Ipv6Addr) -> String {
+        format!("address={address}\n{LACKS_FOR_FORK}")
+    }
+
+    fn stand_alone(&self) -> &'static str {
+        STAND_ALONE
     }
 
     fn strike(&self, strike: &Strike<'_>, secs: u64) -> String {

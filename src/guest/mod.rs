@@ -10,7 +10,7 @@ mod fault;
 mod linux;
 mod systemd;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 pub use facts::{Activity, NodeFacts, Unit, parse, script};
@@ -110,6 +110,13 @@ pub trait Guest: Sync {
     /// Of a machine that goes on from a moment from which others may go on too: has the kernel take in these hex digits of this
     /// host's as randomness, and forget whom it knew in its network.
     fn renew(&self, random: &str) -> String;
+
+    /// Whether a fork of the machine is reached by that address and keeps its addresses where nobody gives it any: prints
+    /// what it lacks for that, a line each, and nothing where it lacks nothing.
+    fn lacks_for_fork(&self, address: Ipv6Addr) -> String;
+
+    /// Of a fork's machine, whose network has nobody who gives out addresses: those that it has are its own from here on.
+    fn stand_alone(&self) -> &'static str;
 
     /// Does what a fault on purpose does inside the machine, for so many seconds, after which the machine heals itself.
     /// Exit statuses: [`LACKS`], [`UNHEALED`].

@@ -101,6 +101,11 @@ impl Dirs {
         self.data.join("baking")
     }
 
+    /// The folders of this user's forks.
+    pub fn forks(&self) -> PathBuf {
+        self.data.join("forks")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")

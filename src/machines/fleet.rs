@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use super::{
     Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Keep, Kind, Link, Machine, Machines, Made,
-    Make, PowerSwitch, Provision, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way, open,
+    Make, PowerSwitch, Provision, Reach, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way,
+    open,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -26,6 +27,8 @@ pub struct Here {
     pub homes: (PathBuf, Option<PathBuf>),
     /// The cluster's state folder.
     pub dir: PathBuf,
+    /// How its machines are reached, if it is a fork.
+    pub reach: Option<Reach>,
     /// What must not be asked of a proxy.
     pub no_proxy: String,
     /// At most so many nodes at a time.
@@ -152,6 +155,11 @@ impl Fleet {
     /// How this host reaches a port of a node; none where only SSH leads there.
     pub fn door(&self, node: &Node, port: u16) -> Option<SocketAddr> {
         self.of(&node.name).door(node, port)
+    }
+
+    /// Where programs of this host find the API, if not at a server's address.
+    pub fn front(&self) -> Option<SocketAddr> {
+        self.usual.front()
     }
 
     /// Those that make machines.

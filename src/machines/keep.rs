@@ -68,6 +68,20 @@ pub trait Keep: Send + Sync {
     /// Puts back the memory of a machine that was made so. It does not run before [`super::PowerSwitch::resume`].
     fn restore(&self, kept: &Kept, source: &Path, stop: &Cancel) -> Result<(), Error>;
 
+    /// Makes the disk and the memory of a fork's machine from what is kept of the original's, whatever there is of it, which goes.
+    /// `place` is the Vagrantfile that would make it, and a folder for a file of a moment. Answers its id.
+    fn prepare_fork(
+        &self,
+        cluster: &Cluster,
+        kept: &Kept,
+        place: (&Path, &Path),
+        owner: &Owner,
+        stop: &Cancel,
+    ) -> Result<String, Error>;
+
+    /// Makes the machine of that. It does not run before [`super::PowerSwitch::resume`].
+    fn restore_fork(&self, cluster: &Cluster, kept: &Kept, stop: &Cancel) -> Result<(), Error>;
+
     /// Removes volumes, but those that are behind a machine's disk: these are answered.
     fn discard(&self, volumes: &[String], stop: &Cancel) -> Result<Vec<String>, Error>;
 
@@ -239,16 +253,43 @@ impl Keep for Libvirt {
         done.map(|_| ()).map_err(libvirt::failed(doing))
     }
 
+    fn prepare_fork(
+        &self,
+        cluster: &Cluster,
+        kept: &Kept,
+        place: (&Path, &Path),
+        owner: &Owner,
+        stop: &Cancel,
+    ) -> Result<String, Error> {
+        Libvirt::prepare_fork(self, cluster, kept, place, owner, stop)
+    }
+
+    fn restore_fork(&self, cluster: &Cluster, kept: &Kept, stop: &Cancel) -> Result<(), Error> {
+        Libvirt::restore_fork(self, cluster, kept, stop)
+    }
+
     fn discard(&self, volumes: &[String], stop: &Cancel) -> Result<Vec<String>, Error> {
-        let mut used = Vec::new();
-        for volume in volumes {
-            if self.backing(volume, stop)? {
-                used.push(volume.clone());
-            } else {
-                self.look("remove what was kept", &["vol-delete", "--pool", POOL, volume], stop)?;
+        let doing = "remove what was kept";
+        let all: Vec<String> = self.volumes(stop)?.into_iter().collect();
+        let asked: Vec<Vec<&str>> =
+            all.iter().map(|v| vec!["vol-dumpxml", "--pool", POOL, v.as_str()]).collect();
+        let told = self.several(doing, &asked, stop)?;
+        let mut behind: BTreeMap<&String, Option<String>> =
+            all.iter().zip(told.iter().map(|xml| behind(xml))).collect();
+        let mut left: Vec<String> = volumes.iter().filter(|v| behind.contains_key(v)).cloned().collect();
+        // What was behind one that went may go then.
+        loop {
+            let used = |v: &String| behind.values().flatten().any(|base| base == v);
+            let (stay, go): (Vec<String>, Vec<String>) = left.into_iter().partition(used);
+            left = stay;
+            if go.is_empty() {
+                return Ok(left);
+            }
+            for volume in &go {
+                self.look(doing, &["vol-delete", "--pool", POOL, volume], stop)?;
+                behind.remove(volume);
             }
         }
-        Ok(used)
     }
 
     fn named(&self, prefix: &str, stop: &Cancel) -> Result<Vec<String>, Error> {
@@ -264,7 +305,7 @@ fn behind(xml: &str) -> Option<String> {
 }
 
 /// A machine's description that names that Vagrantfile as what it was made from.
-fn sourced(xml: &str, source: &Path) -> String {
+pub(super) fn sourced(xml: &str, source: &Path) -> String {
     let Some((before, rest)) = xml.split_once("<description>") else { return xml.to_owned() };
     let Some((_, after)) = rest.split_once("</description>") else { return xml.to_owned() };
     let path = source.to_string_lossy().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");

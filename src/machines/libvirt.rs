@@ -16,7 +16,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Limit, Machine,
-    MachineState, Made, Note, Owner, Size, Snapshot, Tools, machine_name, machine_prefix, network_name,
+    MachineState, Made, Note, Owner, Size, Snapshot, Tools, fork, machine_name, machine_prefix, network_name,
     node_mac, snapshot,
 };
 use crate::explain::Explain;
@@ -136,7 +136,9 @@ impl Libvirt {
             });
         }
         let missing = |layout: &Layout| match cluster.network.nics {
-            1 => hosts(cluster).into_iter().filter(|h| !layout.hosts.contains(h)).collect(),
+            1 if cluster.fork.is_none() => {
+                hosts(cluster).into_iter().filter(|h| !layout.hosts.contains(h)).collect()
+            }
             _ => Vec::new(),
         };
         let live = found.live.as_ref();
@@ -456,7 +458,7 @@ struct Host {
 
 fn hosts(cluster: &Cluster) -> Vec<Host> {
     let host = |n: &crate::spec::Node| Host {
-        mac: node_mac(&cluster.name, &n.name, n.ip),
+        mac: node_mac(cluster.macs(), &n.name, n.ip),
         name: n.name.clone(),
         ip: n.ip.to_string(),
     };
@@ -520,6 +522,10 @@ impl Layout {
 
     /// What cannot be mended while it runs, as a fragment.
     fn differs(&self, cluster: &Cluster) -> Option<String> {
+        if cluster.fork.is_some() {
+            // They would meet those of the original.
+            return self.cidr.map(|cidr| format!("the IPv4 addresses {cidr}, and a fork's has none"));
+        }
         let (network, gateway) = (&cluster.network, cluster.network.gateway());
         if self.cidr != Some(network.cidr) {
             let is = self.cidr.map_or("no IPv4 addresses".to_owned(), |c| c.to_string());
@@ -1082,7 +1088,7 @@ impl Hypervisor for Libvirt {
         let create = [&["vol-create-as", POOL, &disk, &capacity][..], &backing].concat();
         self.ask("make the machine's disk", &create, cancel)?;
         let path = self.ask("make the machine's disk", &["vol-path", "--pool", POOL, &disk], cancel)?.stdout;
-        let mac = node_mac(&cluster.name, node, wanted.ip);
+        let mac = node_mac(cluster.macs(), node, wanted.ip);
         let own = serde_json::json!({"network": network_name(&cluster.name), "mac": mac});
         let cards = match cluster.network.nics {
             1 => vec![own],
@@ -1248,10 +1254,12 @@ impl Hypervisor for Libvirt {
                 self.ask("remove the machine", &args, cancel)?;
                 did.push(format!("removed the machine {name}"));
             }
-            let disk = disk(&cluster.name, node);
-            if volumes.contains(&disk) {
-                self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
-                did.push(format!("removed the disk {disk}"));
+            // And a fork's memory that was not restored.
+            for disk in [disk(&cluster.name, node), fork::memory(&cluster.name, node)] {
+                if volumes.contains(&disk) {
+                    self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
+                    did.push(format!("removed the disk {disk}"));
+                }
             }
         }
         if what.whole && Self::remove_files(self, &cluster.name, cancel)? {
@@ -1383,16 +1391,19 @@ impl Libvirt {
 
 /// The definition of the cluster's network.
 pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, render::Error> {
-    let node = |n: &crate::spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(&cluster.name, &n.name, n.ip)});
+    let node = |n: &crate::spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(cluster.macs(), &n.name, n.ip)});
     let xml = render::render(
         "network.xml",
         &serde_json::json!({
             "nics": cluster.network.nics,
+            "fork": cluster.fork.as_ref().map(|_| serde_json::json!({
+                "bridge": fork::bridge(&cluster.name), "address": fork::host_address(&cluster.name),
+            })),
             "network": {
                 "name": network_name(&cluster.name),
                 "gateway": cluster.network.gateway(),
                 // A machine that goes on from a moment knows it from then, and waits half a minute for one that is gone.
-                "mac": node_mac(&cluster.name, "", cluster.network.gateway()),
+                "mac": node_mac(cluster.macs(), "", cluster.network.gateway()),
                 "netmask": cluster.network.cidr.netmask(),
             },
             "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),

@@ -10,7 +10,7 @@ use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
     Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Keep, Kind,
     Leftovers, Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision,
-    Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Way,
+    Reach, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Way,
 };
 use crate::explain::Explain;
 use crate::os::process::Cmd;
@@ -70,6 +70,8 @@ pub struct Local {
     pub libvirt: Option<Libvirt>,
     /// The user's own VAGRANT_HOME, for the plugins in it.
     pub users_home: Option<PathBuf>,
+    /// How they are reached, if they are a fork's.
+    pub reach: Option<Reach>,
     /// What makes them.
     pub maker: &'static dyn Maker,
     /// At most so many nodes at a time.
@@ -98,7 +100,8 @@ impl Local {
         };
         let maker = here.engine.maker();
         let destroying = Mutex::default();
-        Self { vagrant, hypervisor, libvirt, users_home, maker, jobs: here.jobs, destroying }
+        let (reach, jobs) = (here.reach, here.jobs);
+        Self { vagrant, hypervisor, libvirt, users_home, reach, maker, jobs, destroying }
     }
 
     pub(super) fn place(&self) -> Place {
@@ -177,13 +180,18 @@ impl Machines for Local {
     }
 
     fn way(&self, cluster: &Cluster, node: &Node, made: Option<&Made>, stop: &Cancel) -> Result<Way, Error> {
-        let address = match made.and_then(|made| self.hypervisor.address(made)) {
-            Some(address) => address,
-            None => self.hypervisor.endpoint(cluster, &node.name, &self.known(&node.name), stop)?,
+        let (host, port) = match (&self.reach, made.and_then(|made| self.hypervisor.address(made))) {
+            (Some(reach), _) => (reach.host(node), 22),
+            (None, Some(address)) => (address.ip().to_string(), address.port()),
+            (None, None) => {
+                let known = self.known(&node.name);
+                let address = self.hypervisor.endpoint(cluster, &node.name, &known, stop)?;
+                (address.ip().to_string(), address.port())
+            }
         };
         Ok(Way {
-            host: address.ip().to_string(),
-            port: address.port(),
+            host,
+            port,
             user: vagrant::USER.to_owned(),
             keys: self.vagrant.insecure_keys(),
             insecure: vec![INSECURE],
@@ -194,7 +202,14 @@ impl Machines for Local {
 
     /// Every port of a node's address: this host is in the machines' network.
     fn door(&self, node: &Node, port: u16) -> Option<SocketAddr> {
-        Some((node.ip, port).into())
+        match &self.reach {
+            Some(reach) => reach.door(node, port),
+            None => Some((node.ip, port).into()),
+        }
+    }
+
+    fn front(&self) -> Option<SocketAddr> {
+        self.reach.as_ref().and_then(Reach::front)
     }
 
     fn make(&self) -> Option<&dyn Make> {

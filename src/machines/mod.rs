@@ -26,6 +26,7 @@ use crate::{render, ssh};
 
 pub use batch::Batch;
 pub use fleet::{Cpu, Fleet, Here};
+pub use fork::{Reach, address_of, port_file};
 #[cfg(test)]
 pub use keep::Part;
 pub use keep::{Keep, Kept, PREFIX as KEPT_PREFIX, keeper};
@@ -43,6 +44,7 @@ mod batch;
 mod direct;
 mod filedisk;
 mod fleet;
+mod fork;
 mod keep;
 pub mod libvirt;
 mod local;

@@ -146,6 +146,11 @@ pub trait Machines: Send + Sync {
     /// How this host reaches a port of a node; none where only SSH leads there.
     fn door(&self, node: &Node, port: u16) -> Option<SocketAddr>;
 
+    /// Where programs of this host find the API, if not at a server's address.
+    fn front(&self) -> Option<SocketAddr> {
+        None
+    }
+
     /// Makes and destroys them.
     fn make(&self) -> Option<&dyn Make> {
         None

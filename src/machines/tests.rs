@@ -58,6 +58,7 @@ fn of(kind: Kind, engine: Engine, dir: &Path) -> Fleet {
     Fleet::open(
         kind,
         Here {
+            reach: None,
             tools,
             cpu: None,
             engine,

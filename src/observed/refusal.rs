@@ -86,6 +86,9 @@ pub fn not_finished(what: &Unfinished) -> Refusal {
         Some(VerbName::Reset) => {
             "Until then machines may be of different moments: `p1 up` puts all of them back.".to_owned()
         }
+        Some(VerbName::MakeFork) => {
+            "Until then the fork is not whole: `p1 up` goes on, `p1 destroy` removes it.".to_owned()
+        }
         _ => format!(
             "Until then machines may be of different moments: `p1 snapshot restore {subject}` puts all of them back."
         ),

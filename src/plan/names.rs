@@ -46,6 +46,7 @@ steps! {
         Data = "data",
         Files = "files",
         Forget = "forget",
+        Fork = "fork",
         Foundations = "foundations",
         Ingress = "ingress",
         Keep = "keep",

@@ -46,6 +46,7 @@ pub(crate) fn named(name: &str, cidr: &str, nodes: &[&str]) -> Cluster {
         provider: ProviderChoice::Auto,
         network: Network { cidr, nics: defaults::NICS },
         base: "/nowhere".into(),
+        fork: None,
         ..of(nodes)
     }
 }

@@ -11,7 +11,7 @@ use super::node::{self, Value};
 use super::problem::{Invalid, Problem, Severity};
 use super::report::{Report, Span, locate};
 use super::shape::Shape;
-use super::{Cluster, resolve};
+use super::{Cluster, EngineChoice, Fork, ProviderChoice, resolve};
 use crate::explain::{Explain, FailureKind};
 use crate::os::files::{self, At as _};
 
@@ -102,16 +102,22 @@ pub fn load_here(path: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<
             return Err(single(&text, path, start, "this is not UTF-8", help).into());
         }
     };
-    Ok(read(&text, path, look)?)
+    let fork = Fork::of(&resolve::base(path))?;
+    Ok(read(&text, path, fork, look)?)
 }
 
 /// Reads the text of a spec. `file` is for messages, and its folder is where relative paths start;
 /// files that the spec names are looked for, nothing else is touched.
 pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
-    read(text, file, &|_| Vec::new())
+    read(text, file, None, &|_| Vec::new())
 }
 
-fn read(text: &str, file: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<Parsed, Invalid> {
+fn read(
+    text: &str,
+    file: &Path,
+    fork: Option<Fork>,
+    look: &dyn Fn(&Cluster) -> Vec<Remark>,
+) -> Result<Parsed, Invalid> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MOST_BYTES {
         let help = "A spec is a few kilobytes; this is probably another file.";
@@ -123,7 +129,7 @@ fn read(text: &str, file: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Resu
         problems: vec![locate(text, Severity::Error, at, message, help)],
     })?;
 
-    let base = resolve::base(file);
+    let base = fork.as_ref().map_or_else(|| resolve::base(file), |fork| fork.base.clone());
     let mut report = Report::new(text, &base);
     let cluster = match root.value {
         Value::Null => {
@@ -133,7 +139,7 @@ fn read(text: &str, file: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Resu
             None
         }
         _ => File::read(&root, &mut report).and_then(|spec| {
-            let cluster = resolve::cluster(&spec, &mut report);
+            let cluster = resolve::cluster(&spec, &mut report).map(|cluster| as_fork(cluster, fork));
             // Of a spec that is wrong anyway the host is not asked.
             for remark in cluster.iter().filter(|_| report.errors() == 0).flat_map(look).collect::<Vec<_>>() {
                 here::note(remark, &spec, &mut report);
@@ -146,6 +152,20 @@ fn read(text: &str, file: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Resu
     match cluster {
         Some(cluster) if errors == 0 => Ok(Parsed { cluster, warnings: problems }),
         _ => Err(Invalid { file: file.to_owned(), problems }),
+    }
+}
+
+/// What the spec means for a fork: its machines are p1's own, which nothing outside leads to.
+fn as_fork(cluster: Cluster, fork: Option<Fork>) -> Cluster {
+    let Some(fork) = fork else { return cluster };
+    Cluster {
+        name: fork.name.clone(),
+        provider: ProviderChoice::Libvirt,
+        engine: EngineChoice::Direct,
+        keep: false,
+        autostart: false,
+        fork: Some(fork),
+        ..cluster
     }
 }
 

@@ -14,6 +14,7 @@ mod digest;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod fork;
 mod here;
 mod init;
 mod k3s_keys;
@@ -35,6 +36,7 @@ mod validate;
 mod value;
 
 pub use digest::{digest, made_of};
+pub use fork::{Fork, renamed};
 pub use here::{Part, Remark};
 pub use init::{Init, init, name_for};
 pub use load::{Error, Parsed, load, load_here, parse};
@@ -47,7 +49,7 @@ pub use validate::{AUTOSTART, BAKE};
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -109,6 +111,21 @@ pub struct Cluster {
     /// The folder of the spec file; relative paths of the spec were resolved against it.
     #[serde(skip)]
     pub base: PathBuf,
+    /// What it is a fork of, if it is one.
+    #[serde(skip)]
+    pub fork: Option<Fork>,
+}
+
+impl Cluster {
+    /// The folder in which its state is: that of the spec file.
+    pub fn home(&self) -> &Path {
+        self.fork.as_ref().map_or(&self.base, |fork| &fork.home)
+    }
+
+    /// The name from which its machines' MAC addresses follow.
+    pub fn macs(&self) -> &str {
+        self.fork.as_ref().map_or(&self.name, |fork| &fork.macs)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -127,6 +127,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         retry: retry(file.retry.value()),
         rollout: rollout(file.rollout.value()),
         base: report.base.to_owned(),
+        fork: None,
     })
 }
 

@@ -27,7 +27,7 @@ impl Host {
     /// gives up after six.
     fn options(&self) -> Vec<(&'static str, String)> {
         let mut all = vec![
-            ("HostName", self.endpoint.host.clone()),
+            ("HostName", self.endpoint.host.replace('%', "%%")),
             ("Port", self.endpoint.port.to_string()),
             ("User", self.endpoint.user.clone()),
             ("IdentityFile", path(&self.key)),

@@ -6,11 +6,13 @@ use super::shared::back;
 use super::{ClusterDef, Ctx, NodeDef, Step, asked, asked_of, named, named_of};
 use crate::access::World;
 use crate::engine::StepError;
+use crate::explain::FailureKind;
 use crate::kept::{MOST_BYTES, Moment};
-use crate::machines::{Cap, Kept, MachineState};
+use crate::machines::{Cap, Kept, MachineState, address_of};
 use crate::observe;
 use crate::os::{Cancel, files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
+use crate::spec::Node;
 
 /// All of it or nothing: the machines go on in any case.
 pub const KEEP: Step = Step::Cluster(ClusterDef {
@@ -24,6 +26,24 @@ pub const KEEP: Step = Step::Cluster(ClusterDef {
     inputs: named,
     apply: keep,
 });
+
+/// The same for forks that are made next: what is written down goes when they are there.
+pub const MOMENT: Step = Step::Cluster(ClusterDef {
+    name: ClusterStep::Keep,
+    title: "write down this moment for forks",
+    after: &[],
+    on_demand: false,
+    needs: Some(Cap::Keep),
+    retry: false,
+    check: asked,
+    inputs: named,
+    apply: for_forks,
+});
+
+/// What to do about nodes that a fork is not reached by.
+pub const REACH: &str = "A fork is reached by the IPv6 link-local address that follows from its MAC address, and nobody gives it \
+                         others. p1's own box has it from here on: `p1 box build`, then `p1 destroy` and `p1 up`. Other boxes need \
+                         addresses by EUI-64, and systemd-networkd where addresses come by DHCP.";
 
 /// Their clocks stood still meanwhile.
 pub const CLOCK: Step = Step::Node(NodeDef {
@@ -55,6 +75,28 @@ fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         return Ok(Some("not kept".into()));
     }
     let keeper = world.machines.keep(&world.cluster.first_server().name)?;
+    let moment = write_down(ctx, &key, false)?;
+    let size = moment.bytes();
+    if size > MOST_BYTES {
+        world.kept.sweep(keeper, &Cancel::new())?;
+        let what =
+            format!("it would take {}, more than all that is kept may have ({})", mib(size), mib(MOST_BYTES));
+        return Err(StepError::new(what, "Take `keep` out of the spec."));
+    }
+    world.kept.commit(&world.run, &moment)?;
+    let mut did = format!("{key}, {}", mib(size));
+    for old in world.kept.outlived(world.now(), Some(&key))? {
+        world.kept.set_aside(&old.key)?;
+        did += &format!("; {} of `{}` gave way", old.key, old.cluster);
+    }
+    world.kept.sweep(keeper, cancel)?;
+    Ok(Some(did))
+}
+
+/// Disks, memory and files of the cluster as it is now; it is not found under its key yet.
+fn write_down(ctx: &Ctx<'_>, key: &str, fork: bool) -> Result<Moment, StepError> {
+    let (world, cancel) = (ctx.world, ctx.control.cancel());
+    let keeper = world.machines.keep(&world.cluster.first_server().name)?;
     world.kept.sweep(keeper, cancel)?;
     let nodes: BTreeSet<String> = world.cluster.nodes.iter().map(|n| n.name.clone()).collect();
     // What a killed run left paused heard of nothing since.
@@ -75,8 +117,13 @@ fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     if let Some(node) = nodes.iter().find(|node| !ready.contains(node)) {
         return Err(StepError::new(
             format!("`{node}` is not Ready"),
-            "What is kept is a whole cluster: `p1 up`.",
+            "It is written down as a whole: `p1 up`.",
         ));
+    }
+    let lacks = lack_for_fork(world, &nodes);
+    if fork && let Some((node, why)) = lacks.first() {
+        let what = format!("the cluster cannot be forked: `{node}`: {why}");
+        return Err(StepError::new(what, REACH).kind(FailureKind::Cannot));
     }
     let folder = world.kept.begin(&world.run)?;
     ctx.control.says("writing down disks and memory");
@@ -95,30 +142,46 @@ fn keep(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
             files::write(&folder.join(name), text.as_bytes(), 0o600)?;
         }
     }
-    let moment = Moment {
+    Ok(Moment {
         v: 1,
-        key: key.clone(),
+        key: key.to_owned(),
         cluster: world.cluster.name.clone(),
         folder: world.cluster.base.clone(),
         at: world.now(),
         ready,
         machines: kept,
-    };
-    let size = moment.bytes();
-    if size > MOST_BYTES {
-        world.kept.sweep(keeper, &Cancel::new())?;
+        reachable: lacks.is_empty(),
+        fork,
+    })
+}
+
+fn for_forks(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
+    let (world, cancel) = (ctx.world, ctx.control.cancel());
+    let subject = back::subject(world)?;
+    let key = subject.split(' ').next().unwrap_or_default();
+    let _lock = world.kept.lock(cancel)?;
+    if let Some(fault) = world.state.faults()?.first() {
         let what =
-            format!("it would take {}, more than all that is kept may have ({})", mib(size), mib(MOST_BYTES));
-        return Err(StepError::new(what, "Take `keep` out of the spec."));
+            format!("`{}` is under {}, and would be in the forks", fault.node, fault.told(world.now()));
+        return Err(StepError::new(what, "`p1 fault heal` ends it.").next(["p1 fault heal".to_owned()]));
     }
+    let moment = write_down(ctx, key, true)?;
+    let size = moment.bytes();
     world.kept.commit(&world.run, &moment)?;
-    let mut did = format!("{key}, {}", mib(size));
-    for old in world.kept.outlived(world.now(), Some(&key))? {
-        world.kept.set_aside(&old.key)?;
-        did += &format!("; {} of `{}` gave way", old.key, old.cluster);
-    }
-    world.kept.sweep(keeper, cancel)?;
-    Ok(Some(did))
+    Ok(Some(mib(size)))
+}
+
+/// The nodes by which forks would not be reached, or which would lose their addresses there, and why.
+fn lack_for_fork(world: &World, nodes: &BTreeSet<String>) -> Vec<(String, String)> {
+    let nodes: Vec<&Node> = nodes.iter().filter_map(|name| world.cluster.node(name)).collect();
+    let lacks = many::each(world.jobs, &nodes, |node| {
+        let script = world.guest(node).lacks_for_fork(address_of(&world.cluster, node));
+        match world.script(node, "asking what a fork needs", &script) {
+            Ok(text) => text.lines().next().map(str::to_owned),
+            Err(error) => Some(error.failure.cause),
+        }
+    });
+    nodes.iter().zip(lacks).filter_map(|(node, why)| Some((node.name.clone(), why?))).collect()
 }
 
 /// Every machine as it is at one moment; they go on whatever comes of it.

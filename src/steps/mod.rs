@@ -10,6 +10,7 @@ pub mod clean;
 pub mod config;
 pub mod fault;
 pub mod files;
+pub mod fork;
 pub mod foundations;
 pub mod image;
 pub mod install;

@@ -97,7 +97,7 @@ pub fn script(guest: &dyn Guest, cluster: &Cluster, node: &Node, now: u64) -> Re
         name: &node.name,
         ip: node.ip,
         prefix: cluster.network.cidr.prefix_len(),
-        mac: &node_mac(&cluster.name, &node.name, node.ip),
+        mac: &node_mac(cluster.macs(), &node.name, node.ip),
         now,
     })
 }

@@ -773,7 +773,11 @@ fn first_line(text: &str) -> String {
 fn ask(world: &World, door: SocketAddr, cancel: &Cancel) -> Result<Answer, String> {
     let bound = Duration::from_secs(5);
     let server = world.cluster.first_server();
-    let direct = TcpStream::connect_timeout(&door, Duration::from_secs(2));
+    // At a fork's addresses this host reaches its original.
+    let direct = match world.cluster.fork {
+        Some(_) => Err(std::io::ErrorKind::HostUnreachable.into()),
+        None => TcpStream::connect_timeout(&door, Duration::from_secs(2)),
+    };
     let tunnel;
     let mut stream = match direct {
         Ok(stream) => stream,

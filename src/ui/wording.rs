@@ -113,6 +113,8 @@ fn words(verb: &str) -> Words {
         Some(V::UndoRestore) => all("done", "has its former data back", "have their former data back"),
         Some(V::Keep) => all("kept", "is kept", "are kept"),
         Some(V::Reset) => all("restored", "is as it was kept", "are as they were kept"),
+        Some(V::Fork) => all("written down", "is written down", "are written down"),
+        Some(V::MakeFork) => all("forked", "is up", "are up"),
         Some(V::Suspend) => all("suspended", "is suspended", "are suspended"),
         Some(V::Resume) => all("resumed", "is resumed", "are resumed"),
         Some(V::SaveSnapshot) => all("saved", "is saved", "are saved"),

@@ -25,10 +25,10 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, bake, clean, config, fault, files, foundations, image, install, keep,
-    kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push, ready, reset,
-    resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall, verify,
-    vm,
+    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, image, install,
+    keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push, ready,
+    reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall,
+    verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -392,6 +392,26 @@ impl Verb {
                     }
                 }
             }
+            VerbName::Fork => {
+                const {
+                    &Self {
+                        name: VerbName::Fork,
+                        steps: &[Use::of(&keep::MOMENT), Use::of(&keep::CLOCK)],
+                        depth: Depth::Machines,
+                        traits: Traits { within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::MakeFork => {
+                const {
+                    &Self {
+                        name: VerbName::MakeFork,
+                        steps: &[Use::of(&fork::FORK), Use::of(&fork::READY), Use::of(&fork::CLOCK)],
+                        depth: Depth::Machines,
+                        traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
+                    }
+                }
+            }
             VerbName::Suspend => {
                 const {
                     &Self {
@@ -562,7 +582,7 @@ impl Verb {
             Within::Any => true,
             Within::Restore => {
                 let verb = VerbName::parse(&unfinished.verb);
-                !matches!(verb, Some(VerbName::RestoreSnapshot | VerbName::Reset))
+                !matches!(verb, Some(VerbName::RestoreSnapshot | VerbName::Reset | VerbName::MakeFork))
             }
             Within::Nothing => false,
         }

@@ -33,7 +33,7 @@ pub fn values(
     let node = |n: &Node| {
         json!({
             "name": n.name, "ip": n.ip, "cpus": n.size.map(|s| s.cpus), "memory": n.size.map(|s| s.memory),
-            "mac": node_mac(&cluster.name, &n.name, n.ip), "domain": machine_name(&cluster.name, &n.name),
+            "mac": node_mac(cluster.macs(), &n.name, n.ip), "domain": machine_name(&cluster.name, &n.name),
             "provision": cluster.provision.iter().filter(|p| p.nodes.contains(&n.name)).map(provisioner)
                 .collect::<Vec<_>>(),
         })

@@ -24,6 +24,12 @@ pub fn set_clock(ctx: &NodeCtx<'_>, moment: bool) -> Result<Option<String>, Step
     clock_of(ctx.world, ctx.node, ctx.world.cluster.timeouts.ssh, moment)
 }
 
+/// The same of a fork's node, from a moment; and the addresses that it has are its own from here on.
+pub fn stand_alone(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    clock_and(world, node, world.cluster.timeouts.ssh, true, world.guest(node).stand_alone())
+}
+
 /// The same outside a step, of a machine that answers within `patience`.
 pub fn clock_of(
     world: &World,
@@ -31,12 +37,22 @@ pub fn clock_of(
     patience: Duration,
     moment: bool,
 ) -> Result<Option<String>, StepError> {
+    clock_and(world, node, patience, moment, "")
+}
+
+fn clock_and(
+    world: &World,
+    node: &Node,
+    patience: Duration,
+    moment: bool,
+    then: &str,
+) -> Result<Option<String>, StepError> {
     world.on(node, |remote| remote.wait_for(patience, &mut |_| {}).map(|_| ()))?;
     let now = Duration::try_from(world.now().as_duration()).unwrap_or_default();
     let guest = world.guest(node);
     let more = if moment { guest.renew(&hex(&random()?)) } else { String::new() };
-    let did = world.script(node, "setting the clock", &(guest.set_clock(now) + &more))?;
-    Ok(Some(did.trim().to_owned()).filter(|text| !text.is_empty()))
+    let did = world.script(node, "setting the clock", &(guest.set_clock(now) + &more + then))?;
+    Ok(Some(did.lines().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty()))
 }
 
 /// The node is Ready, by a fresh word: its kubelet answers the API, or what it reports has changed since. What the API says of
