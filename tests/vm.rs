@@ -123,6 +123,41 @@ fn a_cluster_lives_and_leaves_nothing() {
         life.is_ready_at(VERSION);
     });
 
+    life.phase("fork twice", |life| {
+        life.on_nodes("echo then >/root/mark");
+        let begun = Instant::now();
+        life.p1(600, &["fork", "-n", "2"]).ok();
+        println!("   two forks of two nodes Ready after {:.1} s", begun.elapsed().as_secs_f64());
+        let folder =
+            |n: u8| life.home.join(format!(".local/share/p1/forks/{NAME}-f{n}")).display().to_string();
+        let (one, two) = (folder(1), folder(2));
+        let there = |folder: &str, args: &[&str]| {
+            life.inside(300, &[&[env!("CARGO_BIN_EXE_p1"), "-C", folder], args].concat()).ok()
+        };
+        let read = |folder: &str| {
+            there(folder, &["exec", "--root", "--", "cat /root/mark"]).stdout().matches("| then").count()
+        };
+        there(&one, &["exec", "--root", "--", "echo one >/root/mark; sync"]);
+        assert_eq!((read(&one), read(&two)), (0, 2));
+        assert_eq!(life.on_nodes("cat /root/mark"), both("then", "then"));
+        for folder in [&one, &two] {
+            // By what it says of its API, from this host.
+            let path = there(folder, &["kubeconfig"]).stdout();
+            let text = fs::read_to_string(path.trim()).unwrap();
+            let url = text.lines().find_map(|l| l.trim().strip_prefix("server: ")).unwrap();
+            assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+            let answer =
+                life.inside(30, &["curl", "-sk", "--max-time", "20", &format!("{url}/cacerts")]).ok();
+            assert!(answer.stdout().contains("BEGIN CERTIFICATE"));
+            there(folder, &["status"]);
+            there(folder, &["--yes", "destroy"]);
+        }
+        assert_eq!(life.virsh(&["list", "--all", "--name"]).len(), 2);
+        let volumes = life.virsh(&["vol-list", "default"]).join("\n");
+        assert!(!volumes.contains("p1-kept-") && !volumes.contains("-f1-"), "{volumes}");
+        life.is_ready_at(VERSION);
+    });
+
     life.phase("the disks are no longer disposable", |life| {
         assert_eq!(life.caches(), both("unsafe", "unsafe"));
         life.edit("disposable: true\n", "");

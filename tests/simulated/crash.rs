@@ -326,6 +326,49 @@ fn a_kept_cluster_may_be_struck_after_any_event_of_its_return() {
     figures.judge("reset", 8 / every());
 }
 
+/// Two runs: the moment is written down in the original's folder, and the machines are made in the fork's. A retry of the first
+/// makes what was not made, one of the second ends what was begun.
+#[test]
+fn fork_may_be_struck_after_any_event() {
+    let sim = Sim::new(&spec(1, 1, "engine: direct\n"));
+    sim.p1(&["up"]).exits(0);
+    let (clean, home) = (sim.sh("virsh vol-list default"), sim.at("home/.local/share/p1/forks/f"));
+    let folder = home.display().to_string();
+    let there = |args: &[&str]| sim.p1(&[&["-C", folder.as_str()], args].concat());
+    let mut figures = Figures::default();
+    for (turn, k) in (1..).step_by(every()).enumerate() {
+        let how = if turn.is_multiple_of(3) { How::Int } else { How::Kill };
+        let mark = sim.at("struck");
+        let _ = fs::remove_file(&mark);
+        let mut command = sim.command(env!("CARGO_BIN_EXE_p1"));
+        command.args(["fork", "--name", "f"]).env("LD_PRELOAD", striker());
+        command.env("P1_CRASH", format!("{} {k} {}", how.word(), mark.display()));
+        let done = Running::start(command, sim.dir.path()).end();
+        let struck = mark.exists();
+        if struck {
+            eprintln!("fork {how:?} after event {k}");
+            figures.tried += 1;
+            sim.p1(&["--yes", "retry"]).exits(0);
+            there(&["--yes", "retry"]).exits(0);
+            figures.converged += 1;
+        } else {
+            done.exits(0);
+        }
+        there(&["up"]).exits(0).says(&["nothing to do"]);
+        there(&["exec", "--", "true"]).exits(0);
+        sim.p1(&["status"]).exits(0);
+        // Nothing of the moment is left but what the fork's disks lie over.
+        let kept = sim.sh("virsh vol-list default");
+        assert!(!kept.contains(".mem") && kept.matches(" p1-kept-").count() == 2, "{how:?} {k}: {kept}");
+        there(&["--yes", "destroy"]).exits(0);
+        assert_eq!((sim.sh("virsh vol-list default"), home.exists()), (clean.clone(), false), "{how:?} {k}");
+        if !struck {
+            break;
+        }
+    }
+    figures.judge("fork", 12 / every());
+}
+
 /// A verb that takes down what `up` brings back, struck at each event.
 fn taken_down(verb: &str, at_least: usize) {
     let sim = Sim::new(&spec(1, 1, ""));

@@ -53,3 +53,142 @@ fn clusters_are_listed_and_worked_on_from_anywhere() {
     sim.p1(&["list"]).exits(0).says(&["the folder of the cluster `sim` is gone"]);
     sim.p1(&["list"]).exits(0).says(&["has no cluster on this host"]);
 }
+
+/// What a node of a cluster answers, by p1.
+fn on(sim: &Sim, folder: &str, node: &str, line: &str) -> String {
+    let out = sim.p1(&["-C", folder, "exec", "--root", node, "--", line]).exits(0).stdout();
+    let lines = out.lines().map(|l| l.split_once("| ").map_or(l, |(_, text)| text));
+    lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+}
+
+/// Volumes, machines and networks of libvirt's that are p1's, and the files of forks and moments.
+fn left(sim: &Sim) -> String {
+    let all = sim.sh(
+        "virsh vol-list default; virsh list --all --name; virsh net-list --all --name; ls disks; ip -br link; \
+         ls -A home/.local/share/p1/forks home/.local/share/p1/kept home/.local/share/p1/clusters",
+    );
+    let ours = all
+        .lines()
+        .filter(|l| ["p1-", "p1f", "gone-", "part-", ".json", "sim"].iter().any(|w| l.contains(w)));
+    ours.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn forks_run_beside_their_original_and_do_not_see_each_other() {
+    let sim = Sim::new(&spec(1, 1, "engine: direct\n"));
+    sim.p1(&["fork"]).exits(1).says(&["neither runs nor is kept", "p1 up --keep"]);
+    sim.p1(&["up"]).exits(0);
+    for node in ["server", "worker"] {
+        sim.node(node).sh("echo then >/root/mark");
+    }
+    sim.p1(&["fork", "--name", "Bad_Name"]).exits(2).says(&["cannot be a fork's name"]);
+    let one = sim.p1(&["fork"]).exits(0).says(&["cluster `sim-f1` is up", "p1 -C "]);
+    let folder = |name: &str| sim.at("home/.local/share/p1/forks").join(name).display().to_string();
+    let (a, b) = (folder("sim-f1"), folder("two"));
+    assert!(one.stderr().contains(&a), "{}", one.stderr());
+    sim.p1(&["fork", "--name", "two"]).exits(0);
+    sim.p1(&["fork", "--name", "two"]).exits(2).says(&["a cluster `two` is there already"]);
+    let all: Vec<(String, String)> = listed(&sim)
+        .iter()
+        .map(|l| (l["cluster"].as_str().unwrap().to_owned(), l["fork_of"].as_str().unwrap_or("-").to_owned()))
+        .collect();
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(all, [pair("sim", "-"), pair("sim-f1", "sim"), pair("two", "sim")]);
+
+    // Each has what was there then, and nothing of what the others write since.
+    for (folder, word) in [(".", "original"), (&a, "one"), (&b, "two")] {
+        for node in ["server", "worker"] {
+            assert_eq!(on(&sim, folder, node, "cat /root/mark"), "then", "{folder}");
+            on(&sim, folder, node, &format!("echo {word} >/root/mark"));
+        }
+    }
+    for (folder, word) in [(".", "original"), (&a, "one"), (&b, "two")] {
+        for node in ["server", "worker"] {
+            assert_eq!(
+                on(&sim, folder, node, "cat /root/mark; hostname"),
+                format!("{word}\n{node}"),
+                "{folder}"
+            );
+        }
+        let addresses = on(&sim, folder, "server", "ip -4 -br addr show dev eth0");
+        assert!(addresses.contains("192.168.56.110/"), "{folder}: {addresses}");
+        sim.p1(&["-C", folder, "status"]).exits(0);
+        sim.p1(&["-C", folder, "up"]).exits(0).says(&["nothing to do"]);
+    }
+    // Its API is reached at a port of this host's own, with what the original's certificate says.
+    let kubeconfig = |folder: &str| {
+        let path = sim.p1(&["-C", folder, "kubeconfig"]).exits(0).stdout();
+        std::fs::read_to_string(path.trim()).unwrap()
+    };
+    let server = |folder: &str| {
+        let text = kubeconfig(folder);
+        text.lines().find_map(|l| l.trim().strip_prefix("server: ").map(str::to_owned)).unwrap()
+    };
+    assert!(server(".").contains("192.168.56.110:6443") && server(&a).starts_with("https://127.0.0.1:"));
+    assert_ne!(server(&a), server(&b));
+    let asks = |folder: &str| sim.sh(&format!("curl -sk --max-time 10 {}/cacerts", server(folder)));
+    assert!(asks(&a).contains("BEGIN CERTIFICATE") && asks(&a) == asks(&b));
+
+    // Every verb works there.
+    for verb in ["stop", "start", "verify"] {
+        sim.p1(&["-C", &a, verb]).exits(0);
+    }
+    assert_eq!(on(&sim, &a, "worker", "cat /root/mark; hostname"), "one\nworker");
+    assert!(asks(&a).contains("BEGIN CERTIFICATE"));
+    sim.p1(&["-C", &a, "snapshot", "save", "x"]).exits(0);
+    sim.p1(&["-C", &a, "suspend"]).exits(0);
+    sim.p1(&["-C", &a, "resume"]).exits(0);
+    let modes = sim.sh("find home/.local/share/p1/forks -type f -not -path '*/logs/*' -exec stat -c '%a %n' {} + | grep -v ^600 || :");
+    assert!(
+        !modes.contains("token") && !modes.contains("kubeconfig") && !modes.contains("id_ed25519\n"),
+        "{modes}"
+    );
+    // A fork of a fork.
+    sim.p1(&["-C", &a, "fork", "--name", "deep"]).exits(0);
+    let deep = folder("deep");
+    assert_eq!(on(&sim, &deep, "server", "cat /root/mark"), "one");
+
+    // They go in any order, the original among them, and nothing is left.
+    sim.p1(&["-C", &a, "--yes", "destroy"]).exits(0);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.p1(&["-C", &deep, "status"]).exits(0);
+    assert_eq!(on(&sim, &b, "server", "cat /root/mark"), "two");
+    sim.p1(&["-C", &deep, "--yes", "destroy"]).exits(0);
+    sim.p1(&["-C", &b, "--yes", "destroy"]).exits(0);
+    assert_eq!(left(&sim), "");
+    // Its forwarder ends with a fork; other labs have theirs.
+    let own = sim.at("home").display().to_string();
+    assert!(!sim.sh("ps -eo args").lines().any(|l| l.contains(&own) && l.contains("--forward")));
+}
+
+#[test]
+fn a_command_runs_for_each_of_several_forks_which_go_with_it() {
+    let sim = Sim::new(&spec(1, 0, "engine: direct\n"));
+    sim.p1(&["up", "--keep"]).exits(0);
+    // Also without a word of which fork it is.
+    let line = format!(
+        "echo $P1_FORK; grep -c 127.0.0.1 $KUBECONFIG; {} exec --root server -- hostname; case $P1_FORK in *f2) exit 7;; esac",
+        env!("CARGO_BIN_EXE_p1")
+    );
+    let done = sim.p1(&["fork", "-n", "3", "--", "sh", "-c", &line]).exits(7);
+    let out = done.stdout();
+    for name in ["sim-f1", "sim-f2", "sim-f3"] {
+        let own: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(" | ")).collect();
+        assert!(own[0].ends_with(name) && own[1] == "1" && own[2].contains("server"), "{out}");
+    }
+    done.says(&["sim-f2: exit code 7"]);
+    // From what is kept, where nothing of it is there.
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    sim.p1(&["fork", "--", "true"]).exits(0);
+    assert_eq!(listed(&sim).len(), 0);
+    assert_eq!(sim.sh("virsh vol-list default | grep -c ' p1-kept-'").trim(), "2", "{}", left(&sim));
+
+    // One that was made before its nodes were looked at for it is refused before anything is made.
+    let moment = sim.sh("ls -d home/.local/share/p1/kept/*/moment.json").trim().to_owned();
+    let text = std::fs::read_to_string(sim.at(&moment))
+        .unwrap()
+        .replace("\"reachable\": true", "\"reachable\": false");
+    std::fs::write(sim.at(&moment), text).unwrap();
+    sim.p1(&["fork"]).exits(1).says(&["lack what a fork is reached by", "p1 box build"]);
+    assert_eq!(listed(&sim).len(), 0);
+}

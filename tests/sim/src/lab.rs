@@ -40,8 +40,26 @@ pub enum Power {
     Paused,
 }
 
+/// What a machine has of its network where that gives it nothing: what was in its memory when that was written down.
+#[derive(Clone)]
+pub struct Seat {
+    pub node: String,
+    pub ip: String,
+    pub gateway: String,
+    pub prefix: u32,
+}
+
+/// A machine's memory in a volume: whose it is, how that was described, and what it had of its network.
+#[derive(Clone)]
+pub struct Saved {
+    pub domain: String,
+    pub xml: String,
+    pub seat: Option<Seat>,
+}
+
 pub struct Domain {
     pub xml: String,
+    pub seat: Option<Seat>,
     pub power: Power,
     /// A disk that it was given while it runs: its target, its volume, its serial number.
     pub extra: Option<(String, String, String)>,
@@ -65,6 +83,7 @@ impl Domain {
     pub fn new(xml: String, number: usize) -> Self {
         Self {
             xml,
+            seat: None,
             power: Power::Off,
             extra: None,
             unplugged: false,
@@ -103,8 +122,8 @@ pub struct Known {
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub domains: BTreeMap<String, Domain>,
-    /// By volume with a machine's memory: which, and how it was described.
-    pub saved: BTreeMap<String, (String, String)>,
+    /// By volume with a machine's memory.
+    pub saved: BTreeMap<String, Saved>,
     /// Networks (`net/NAME`) and domains that start with the host.
     pub autostart: std::collections::BTreeSet<String>,
     /// The daemon does not answer.
@@ -432,16 +451,14 @@ impl Lab {
             else {
                 return Err(format!("Requested operation is not valid: network '{network}' is not active"));
             };
-            let host = virsh::reservation(live, &mac);
-            let node = host.as_ref().map_or_else(|| name.to_owned(), |h| h.0.clone());
-            let mut config = json!({
-                "name": node, "memory": virsh::memory(&xml),
-                "gateway": virsh::attribute(live, "ip", "address"), "prefix": virsh::prefix(live).to_string(),
-            });
-            if let Some((_, ip)) = host
+            let seat = virsh::seat(live, &mac).or_else(|| domain.seat.clone());
+            let node = seat.as_ref().map_or_else(|| name.to_owned(), |s| s.node.clone());
+            let mut config = json!({"name": node, "memory": virsh::memory(&xml)});
+            if let Some(seat) = seat
                 && self.fault(&node, "no-address").is_none()
             {
-                config["ip"] = json!(ip);
+                config["ip"] = json!(seat.ip);
+                (config["gateway"], config["prefix"]) = (json!(seat.gateway), json!(seat.prefix.to_string()));
             }
             let bridge = net.bridge.clone();
             if let Some(lines) = virsh::credentials(&xml) {
@@ -616,8 +633,10 @@ impl Lab {
     /// The init of a running machine, by the name of its node.
     fn init_of(&self, node: &str) -> Option<Pid> {
         let known = self.known();
-        let domain =
-            known.domains.iter().find(|(name, _)| *name == node || name.ends_with(&format!("-{node}")))?;
+        // A fork's machine has a longer name than its original's.
+        let named =
+            known.domains.iter().filter(|(name, _)| *name == node || name.ends_with(&format!("-{node}")));
+        let domain = named.min_by_key(|(name, _)| name.len())?;
         let process = domain.1.process?;
         drop(known);
         let children = || fs::read_to_string(format!("/proc/{process}/task/{process}/children")).ok();

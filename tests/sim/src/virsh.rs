@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, MutexGuard};
 
-use crate::lab::{Domain, Known, Lab, Network, Power, Volume, fault, ip};
+use crate::lab::{Domain, Known, Lab, Network, Power, Saved, Seat, Volume, fault, ip};
 
 /// Exit code, standard output, standard error.
 type Said = (u8, String, String);
@@ -95,6 +95,30 @@ pub fn reservation(xml: &str, mac: &str) -> Option<(String, String)> {
     Some((attribute(host, "host", "name")?, attribute(host, "host", "ip")?))
 }
 
+/// What a network gives to a card.
+pub fn seat(xml: &str, mac: &str) -> Option<Seat> {
+    let (node, ip) = reservation(xml, mac)?;
+    Some(Seat { node, ip, gateway: attribute(xml, "ip", "address").unwrap_or_default(), prefix: prefix(xml) })
+}
+
+/// The head of a memory image, which libvirt writes before QEMU's part: a description, and room for another one.
+fn image(xml: &str) -> Vec<u8> {
+    let (mut out, cookie) = (b"LibvirtQemudSave".to_vec(), "<qemuStatus/>");
+    let data = [xml, "\0", cookie, "\0", &"\0".repeat(64 << 10)].concat();
+    for number in [2, data.len(), 0, 0, xml.len() + 1] {
+        out.extend(u32::try_from(number).expect("it is small").to_le_bytes());
+    }
+    out.resize(92, 0);
+    out.extend(data.bytes());
+    out
+}
+
+/// The description in one.
+fn description(image: &[u8]) -> Option<String> {
+    let data = image.get(92..)?;
+    String::from_utf8(data[..data.iter().position(|b| *b == 0)?].to_vec()).ok()
+}
+
 pub fn prefix(xml: &str) -> u32 {
     if let Some(prefix) = attribute(xml, "ip", "prefix").and_then(|p| p.parse().ok()) {
         return prefix;
@@ -140,14 +164,24 @@ fn command(lab: &Arc<Lab>, args: &[&str], stdin: &str) -> Result<String, String>
             lab.known()
                 .saved
                 .get(file)
-                .map(|(_, xml)| xml.clone())
+                .map(|saved| saved.xml.clone())
                 .ok_or_else(|| format!("no such file {name}"))
         }
         // What ran is booted again.
         "restore" => {
             let file = name.rsplit('/').next().unwrap_or_default();
-            let saved = lab.known().saved.get(file).map(|(domain, _)| domain.clone());
-            let domain = saved.ok_or_else(|| format!("Failed to open file '{name}'"))?;
+            let saved = lab.known().saved.get(file).cloned();
+            let Saved { domain, xml, seat } = saved.ok_or_else(|| format!("Failed to open file '{name}'"))?;
+            {
+                let mut known = lab.known();
+                let of = known.domains.get_mut(&domain).ok_or("it is not defined (a part of p1's tests)")?;
+                if text(&of.xml, "uuid") != text(&xml, "uuid") {
+                    return Err(format!(
+                        "operation failed: domain '{domain}' is already defined with another uuid"
+                    ));
+                }
+                of.seat = seat;
+            }
             if let Some(text) = fault(&lab.dir, domain.rsplit('-').next().unwrap_or_default(), "fail-restore")
             {
                 return Err(text);
@@ -184,7 +218,7 @@ fn network(
         let xml = read(name, stdin)?;
         let name = text(&xml, "name").ok_or("XML error: network has no name")?;
         known.count += 1;
-        let bridge = format!("br{}", known.count);
+        let bridge = attribute(&xml, "bridge", "name").unwrap_or(format!("br{}", known.count));
         // Of that name and without its uuid, or with another one, it is another network (virNetworkObjAssignDef).
         let uuid = text(&xml, "uuid");
         if let Some(has) = known.networks.get(&name).and_then(|n| text(&n.xml, "uuid"))
@@ -238,8 +272,9 @@ fn network(
         "net-start" => {
             let gateway = attribute(&net.xml, "ip", "address").unwrap_or_default();
             ip(&format!(
-                "link add {bridge} type bridge\naddr add {gateway}/{} brd + dev {bridge}\nlink set {bridge} up\n",
+                "link add {bridge} type bridge\naddr add {gateway}/{} {} dev {bridge}\nlink set {bridge} up\n",
                 prefix(&net.xml),
+                if gateway.contains(':') { "nodad" } else { "brd +" },
                 bridge = net.bridge
             ));
             net.live = Some(net.xml.clone());
@@ -293,8 +328,16 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
         rest.iter().position(|w| *w == flag).and_then(|i| rest.get(i + 1)).map(|v| (*v).to_owned())
     };
     // `default` is the one pool, wherever it is said.
-    let values = ["--pool", "--format", "--backing-vol", "--backing-vol-format", "--offset", "--allocation"]
-        .map(value);
+    let flags = [
+        "--pool",
+        "--format",
+        "--backing-vol",
+        "--backing-vol-format",
+        "--offset",
+        "--length",
+        "--allocation",
+    ];
+    let values = flags.map(value);
     let words: Vec<&str> = plain
         .iter()
         .copied()
@@ -319,6 +362,31 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
             return Ok(String::new());
         }
         _ => {}
+    }
+    if let ("vol-clone", Some(to)) = (verb, words.get(1)) {
+        let from = known.volumes.get(&name).cloned().ok_or(format!("failed to get vol '{name}'"))?;
+        known.volumes.insert((*to).to_owned(), from);
+        if let Some(saved) = known.saved.get(&name).cloned() {
+            known.saved.insert((*to).to_owned(), saved);
+        }
+        return Ok(String::new());
+    }
+    if let (Some(saved), Some(file)) = (known.saved.get_mut(&name), words.get(1)) {
+        if verb == "vol-download" {
+            fs::write(file, image(&saved.xml)).map_err(|e| format!("cannot write {file}: {e}"))?;
+            return Ok(String::new());
+        }
+        if verb == "vol-upload" {
+            let bytes = fs::read(file).map_err(|e| format!("cannot read {file}: {e}"))?;
+            if bytes.len() != image(&saved.xml).len() {
+                return Err(
+                    "what follows the description would be overwritten (this is a part of p1's tests)".into(),
+                );
+            }
+            let xml = description(&bytes).ok_or("no description")?;
+            (saved.domain, saved.xml) = (text(&xml, "name").unwrap_or_default(), xml);
+            return Ok(String::new());
+        }
     }
     let capacity = "Capacity:       10737418240 bytes\n";
     let missing = format!(
@@ -607,10 +675,13 @@ fn domain(
             let to = rest.iter().position(|w| *w == "--memspec").and_then(|i| rest.get(i + 1)).copied();
             let to = to.and_then(|spec| spec.strip_prefix("file=")?.split(',').next()?.rsplit('/').next());
             let volume = Volume { physical: 8192, backing: None, parts: Vec::new() };
-            let xml = domain.xml.clone();
+            let (xml, had) = (domain.xml.clone(), domain.seat.clone());
             let to = to.unwrap_or_default().to_owned();
             known.volumes.insert(to.clone(), volume);
-            known.saved.insert(to, (name, xml));
+            let (network, mac) = (network_of(&xml), attribute(&xml, "mac", "address"));
+            let live = network.and_then(|n| known.networks.get(&n)?.live.clone()).unwrap_or_default();
+            let seat = seat(&live, &mac.unwrap_or_default()).or(had);
+            known.saved.insert(to, Saved { domain: name, xml, seat });
         }
         "snapshot-create-as" if power == Power::Off => {
             return Err(format!("Failed to take a snapshot\n{off}"));

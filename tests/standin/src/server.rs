@@ -53,7 +53,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         log::warn("stand-in fault api-dead: not listening");
     } else {
         // Logged like this when another process has the port.
-        let listener = TcpListener::bind((address.as_str(), port)).unwrap_or_else(|e| {
+        let listener = listen(&address, port).unwrap_or_else(|e| {
             let why = if e.kind() == std::io::ErrorKind::AddrInUse {
                 "bind: address already in use".into()
             } else {
@@ -121,6 +121,14 @@ pub fn until_terminated() -> Terminated {
 }
 
 /// What the real program can do and this one would have to pretend.
+/// As k3s: where nothing is said, at all addresses, those of IPv6 too.
+fn listen(address: &str, port: u16) -> std::io::Result<TcpListener> {
+    match address {
+        "0.0.0.0" => TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind((address, port))),
+        address => TcpListener::bind((address, port)),
+    }
+}
+
 fn refuse_what_is_missing(config: &Config) {
     if config.get("datastore-endpoint").is_some() {
         log::fatal("the k3s stand-in does not support --datastore-endpoint");
