@@ -81,7 +81,10 @@ mod tests {
     fn a_fork_has_the_original_s_spec_under_its_own_name_and_no_other_folder() {
         let dir = tempfile::tempdir().unwrap();
         let (base, home) = (dir.path().join("base"), dir.path().join("home"));
-        std::fs::create_dir_all(&home).unwrap();
+        for dir in [&base, &home] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        std::fs::write(base.join("x.box"), "").unwrap();
         let text = "# a\nname: iot # old\nbox: {path: x.box}\nengine: vagrant\nkeep: true\nautostart: true\n\
                     nodes:\n  - {name: server, role: server}";
         let text = renamed(text, "iot-1");

@@ -1,8 +1,9 @@
 //! All clusters of this user, wherever their folders lie.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::run::Done;
+use super::run::{Done, Running, until};
 use super::sim::{Sim, spec};
 
 /// What `p1 list` says, an object for each cluster.
@@ -191,4 +192,30 @@ fn a_command_runs_for_each_of_several_forks_which_go_with_it() {
     std::fs::write(sim.at(&moment), text).unwrap();
     sim.p1(&["fork"]).exits(1).says(&["lack what a fork is reached by", "p1 box build"]);
     assert_eq!(listed(&sim).len(), 0);
+}
+
+#[test]
+fn forks_for_a_command_go_with_it_also_where_p1_is_interrupted_or_killed() {
+    let sim = Sim::new(&spec(1, 0, "engine: direct\n"));
+    sim.p1(&["up"]).exits(0);
+    let began = sim.at("began");
+    let line = format!("echo up >>{}; exec sleep 60", began.display());
+    let struck = |signal: Signal| {
+        let _ = std::fs::remove_file(&began);
+        let mut command = sim.command(env!("CARGO_BIN_EXE_p1"));
+        command.args(["fork", "-n", "2", "--", "sh", "-c", &line]);
+        let p1 = Running::start(command, sim.dir.path());
+        let both = || std::fs::read_to_string(&began).is_ok_and(|text| text.lines().count() == 2);
+        until("both commands run", both);
+        assert_eq!(listed(&sim).len(), 3);
+        p1.signal(signal);
+        p1.end()
+    };
+    struck(Signal::SIGINT).exits(130);
+    assert_eq!(listed(&sim).len(), 1);
+    struck(Signal::SIGKILL);
+    // They are seen, and go before others are made.
+    assert_eq!(listed(&sim).len(), 3);
+    sim.p1(&["fork", "--name", "x"]).exits(0).says(&["removing the fork `sim-f1`, which a killed p1 left"]);
+    assert_eq!(listed(&sim).len(), 2);
 }
