@@ -150,6 +150,17 @@ impl Remote {
         self.again(|session| session.read_file(path, max, bound))
     }
 
+    /// [`Session::stream`].
+    pub fn stream(
+        &mut self,
+        what: &str,
+        script: &str,
+        bound: Bound,
+        on_bytes: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        self.once(|session| session.stream(what, script, bound, on_bytes))
+    }
+
     /// [`Session::sha256`], once more if the connection is lost.
     pub fn sha256(&mut self, path: &str, bound: impl Into<Bound>) -> Result<Option<String>, Error> {
         let bound = bound.into();

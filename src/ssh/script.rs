@@ -84,6 +84,31 @@ impl Session {
         Ok(bytes)
     }
 
+    /// What root's `script` writes, as it comes: bytes, not lines, and at most so many as the bound says. What it means to say of
+    /// errors it must keep to itself.
+    ///
+    /// # Errors
+    /// As [`Session::script`].
+    pub fn stream(
+        &mut self,
+        what: &str,
+        script: &str,
+        bound: Bound,
+        on_bytes: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        let begun = Instant::now();
+        let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
+        let output = self.run(Task {
+            what,
+            command: &self.as_root(true, &shell),
+            input: &mut whole(script).as_bytes(),
+            bound,
+            on_output: on_bytes,
+            on_sent: &mut |_| {},
+        })?;
+        self.check_sudo(true, in_time(output, begun.elapsed(), bound)?)
+    }
+
     /// The SHA-256 in hex of a file on the node; none if there is no such file.
     pub fn sha256(&mut self, path: &str, bound: impl Into<Bound>) -> Result<Option<String>, Error> {
         let (what, quoted) = (format!("reading {path}"), quote(path));
