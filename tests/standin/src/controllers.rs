@@ -496,11 +496,16 @@ fn advance(state: &mut StoreState, key: &str, old: &Value, nodes: &[Value]) {
     let Some(node) = nodes.iter().find(|n| n["metadata"]["name"] == name) else {
         return;
     };
+    // Nothing was pulled: a digest of its own for each name.
+    let image_id = |image: &Value| {
+        let name = image.as_str().unwrap_or_default();
+        format!("{name}@sha256:{}", crate::util::sha256(name.as_bytes()))
+    };
     let phase = old["status"]["phase"].as_str().unwrap_or("Pending");
     let up = is_ready(node);
     let states = |ready: bool, state: &Value| -> Value {
         containers.iter().map(|c| json!({
-            "name": c["name"], "image": c["image"], "imageID": "", "ready": ready, "started": ready, "restartCount": 0, "state": state,
+            "name": c["name"], "image": c["image"], "imageID": image_id(&c["image"]), "ready": ready, "started": ready, "restartCount": 0, "state": state,
         })).collect()
     };
     let struck = |fault: &str| {

@@ -15,7 +15,7 @@ use crate::client::{Balancer, Client};
 use crate::config::{Config, Role};
 use crate::etcd::Place;
 use crate::http::{self, Request, Response};
-use crate::{faults, ingress, log, paths, util};
+use crate::{faults, images, ingress, log, paths, util};
 
 pub const SHIM_NAME: &str = "containerd-shim-standin";
 
@@ -65,6 +65,7 @@ pub fn run(config: &Config, joined: &Joined) {
         Err(e) => log::fatal(format!("kubelet: {e}")),
     };
     prepare_directories(config);
+    images::start();
     if config.role == Role::Agent && joined.cluster["StandInIngress"] == true {
         ingress::forward(&joined.urls);
     }

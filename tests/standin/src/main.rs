@@ -17,6 +17,7 @@ mod controllers;
 mod etcd;
 mod faults;
 mod http;
+mod images;
 mod ingress;
 mod kubeconfig;
 mod kubectl;

@@ -46,7 +46,13 @@ pub fn containers(tool: &str, arguments: &[String]) -> ExitCode {
             println!("POD ID  CREATED  STATE  NAME  NAMESPACE  ATTEMPT  RUNTIME")
         }
         ("ctr", ["images" | "image" | "i", "ls" | "list", ..]) => {
-            println!("REF TYPE DIGEST SIZE PLATFORMS LABELS")
+            print!("{}", crate::images::list())
+        }
+        ("ctr", ["images" | "image" | "i", "import", archive]) => {
+            if let Err(why) = crate::images::import(archive.as_ref(), false) {
+                eprintln!("ctr: {why}");
+                return ExitCode::FAILURE;
+            }
         }
         ("ctr", ["containers" | "c", "ls" | "list", ..]) => {
             println!("CONTAINER    IMAGE    RUNTIME")
