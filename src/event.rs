@@ -79,6 +79,7 @@ verbs! {
         Fault = "fault",
         HealFault = "fault heal",
         Bake = "box bake",
+        LoadImage = "image load",
     }
 }
 

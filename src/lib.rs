@@ -16,6 +16,7 @@ mod explain;
 mod fault;
 mod guest;
 mod host;
+mod images;
 mod index;
 mod journal;
 mod k3s;

@@ -4,6 +4,7 @@ mod api;
 mod bake;
 mod faults;
 mod files;
+mod images;
 mod kept;
 pub mod kubectl;
 mod memory;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 
 use crate::artifacts::{self, Cache};
 use crate::boxes::Library;
+use crate::images::Images;
 use crate::kept::Moments;
 use crate::machines::{Fleet, Owner};
 use crate::observed::Observed;
@@ -35,6 +37,7 @@ pub use bake::Baker;
 pub use files::{
     box_label, definition, file_stands_for, given, image_wanted, missing, of_definition, release, wanted,
 };
+pub use images::{Pods, as_file};
 pub use nodes::SCRIPT_TIMEOUT;
 pub use owner::Claims;
 pub use secrets::random;
@@ -53,6 +56,8 @@ pub struct World {
     pub library: Library,
     /// This user's kept clusters.
     pub kept: Moments,
+    /// The images that this user's clusters pulled.
+    pub images: Images,
     /// A lock for what all clusters of this host share.
     pub host_lock: PathBuf,
     pub run: String,
@@ -79,6 +84,7 @@ pub struct Held {
     seen: Mutex<Arc<Observed>>,
     nodes: nodes::Held,
     files: files::Held,
+    images: images::Held,
     api: api::Held,
     memory: Mutex<BTreeMap<String, NodeMemory>>,
     owner: Mutex<Option<Owner>>,

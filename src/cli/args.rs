@@ -339,6 +339,25 @@ pub enum KeptVerb {
     },
 }
 
+/// The verbs of `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// List the images that this host keeps for new nodes
+    List,
+    /// Remove what is beyond the bounds: images that were not used for 90 days, and what is more than 10 GiB
+    Prune {
+        /// Remove all of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Give images of docker, of podman or of an archive to the nodes that lack them, and to those that come later
+    Load {
+        /// What `docker save` or `podman save` wrote, or an image that docker or podman has
+        #[arg(value_name = "IMAGE|FILE", required = true)]
+        images: Vec<String>,
+    },
+}
+
 /// The verbs of `snapshot`.
 #[derive(Debug, Subcommand)]
 pub enum SnapshotVerb {

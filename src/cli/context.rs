@@ -11,6 +11,7 @@ use crate::artifacts::{Cache, Net};
 use crate::boxes::Library;
 use crate::explain::printable;
 use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
+use crate::images::Images;
 use crate::index::{Index, Note};
 use crate::kept::Moments;
 use crate::machines::{self, Cpu, Fleet, Here, Kind};
@@ -226,6 +227,7 @@ impl Context {
             net: self.net(),
             library: self.library(),
             kept: Moments::new(dirs.kept()),
+            images: Images::new(dirs.images()),
             host_lock: dirs.host_lock(),
             token: match &cluster.k3s.token {
                 Some(spec::TokenSource::Env(name)) => std::env::var(name).ok(),

@@ -31,6 +31,7 @@ mod files;
 mod fork;
 mod forward;
 mod here;
+mod image;
 mod kept;
 mod kubeconfig;
 mod kubectl;

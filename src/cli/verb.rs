@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, Init, KeptVerb, Kubeconfig, Kubectl, Logs, Looks,
-    Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, ImageVerb, Init, KeptVerb, Kubeconfig, Kubectl,
+    Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, kept, kubeconfig, kubectl, list,
-    logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, image, kept, kubeconfig, kubectl,
+    list, logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -65,6 +65,9 @@ pub enum Verb {
     Kept(KeptVerb),
     /// Make copies of a running or a kept cluster that run beside it, each with the same names and addresses inside
     Fork(Fork),
+    /// Keep what nodes pull from registries, and bring images along
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// Write the memory of all machines to disk at one moment and give it back to this host
     Suspend,
     /// Go on where `suspend` stopped, all machines at one moment
@@ -134,6 +137,7 @@ impl Verb {
                 | Self::Box(_)
                 | Self::Kept(_)
                 | Self::List
+                | Self::Image(ImageVerb::List | ImageVerb::Prune { .. })
                 | Self::Doctor(_)
                 | Self::Completions { .. }
                 | Self::Man { .. }
@@ -164,6 +168,7 @@ impl Verb {
             Self::Reset => kept::reset(context),
             Self::Fork(args) => fork::run(context, &args),
             Self::Kept(verb) => kept::run(context, verb),
+            Self::Image(verb) => image::run(context, verb),
             Self::Suspend => power::run(context, VerbName::Suspend, &[]),
             Self::Resume => power::run(context, VerbName::Resume, &[]),
             Self::Snapshot(verb) => snapshot::run(context, verb),

@@ -106,6 +106,11 @@ impl Dirs {
         self.data.join("forks")
     }
 
+    /// The images that this user's clusters pulled.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
     /// The lock for what all clusters of this host share: boxes, networks, base images.
     pub fn host_lock(&self) -> PathBuf {
         self.data.join("host.lock")

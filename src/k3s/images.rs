@@ -1,7 +1,13 @@
-//! Archives of images on a node, imported before k3s does it itself.
+//! Images on a node: archives that are imported before k3s does it itself, and what its containerd has.
 
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
 pub const IMAGES_DIR: &str = "/var/lib/rancher/k3s/agent/images";
+
+/// The archive of the images that this host keeps, among the others until the node is Ready.
+pub const KEPT_ARCHIVE: &str = "p1-kept.tar";
+
+/// Where containerd has the blobs of all images, as files by their SHA-256 (`plugins/content/local`).
+const BLOBS: &str = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content/blobs/sha256";
 
 /// What k3s does with the archives of [`IMAGES_DIR`] when its agent has a server (`pkg/agent/containerd`, `preloadFile`),
 /// by the containerd and the ctr that it brings: into its own content store, without unpacking, each image by its digest as
@@ -42,7 +48,10 @@ comma= all=
 : >"$work/cache"
 for file in "$images"/*.tar "$images"/*.tar.gz "$images"/*.tgz "$images"/*.tar.zst "$images"/*.tzst; do
   [ -f "$file" ] || continue
-  ctr images import --all-platforms --no-unpack "$file" >"$work/said" 2>&1 || { tail -n 3 "$work/said"; exit 1; }
+  # What a node pulled is whole for its own platform only.
+  platforms=--all-platforms
+  [ "${file##*/}" != "$kept" ] || platforms=
+  ctr images import $platforms --no-unpack "$file" >"$work/said" 2>&1 || { tail -n 3 "$work/said"; exit 1; }
   names=
   ctr images ls >"$work/list" || exit 1
   while read -r name _ digest _; do
@@ -67,7 +76,60 @@ echo "imported $# images"
 
 /// A script that imports the archives. What it prints at last is what it did; where it fails nothing of it is left.
 pub fn import_script() -> String {
-    format!("binary={}/k3s images={IMAGES_DIR}\n{IMPORT}", super::BIN_DIR)
+    format!("binary={}/k3s images={IMAGES_DIR} kept={KEPT_ARCHIVE}\n{IMPORT}", super::BIN_DIR)
+}
+
+/// A script that takes the archive of kept images away, when k3s has imported it.
+pub fn remove_kept_script() -> String {
+    format!("rm -f {IMAGES_DIR}/{KEPT_ARCHIVE}\n")
+}
+
+/// An image that a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    pub digest: String,
+    /// k3s imported it from an archive (`pkg/agent/containerd`, `labelImages`).
+    pub from_archive: bool,
+}
+
+/// A script that lists the images of a node whose k3s runs; for [`listed`].
+pub fn list_script() -> String {
+    format!(
+        "[ -S /run/k3s/containerd/containerd.sock ] || {{ echo none; exit 0; }}\n{}/k3s ctr images ls\n",
+        super::BIN_DIR
+    )
+}
+
+/// What [`list_script`] printed; none where no containerd of k3s' runs. Names and digests are the node's word.
+pub fn listed(text: &str) -> Option<Vec<Listed>> {
+    if text.trim() == "none" {
+        return None;
+    }
+    let of = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (name, _, digest) = (words.next()?, words.next()?, words.next()?);
+        let label = |l: &str| l == "io.cattle.k3s.pinned=pinned";
+        let from_archive = words.next_back().is_some_and(|labels| labels.split(',').any(label));
+        Some(Listed { name: name.to_owned(), digest: digest.to_owned(), from_archive })
+    };
+    Some(text.lines().filter_map(of).filter(|i| i.digest.starts_with("sha256:")).collect())
+}
+
+/// A script that sends blobs, by the digits of their SHA-256: for each a line with them and its length, and its bytes; or `-` where
+/// it is not there.
+pub fn send_script<'a>(blobs: impl Iterator<Item = &'a str>) -> String {
+    let blobs: Vec<&str> = blobs.collect();
+    format!(
+        "exec 2>/dev/null\nfor blob in {}; do\n  file={BLOBS}/$blob\n  if len=$(stat -c %s \"$file\"); then\n    \
+         echo \"$blob $len\"\n    cat \"$file\" || exit 1\n  else\n    echo \"$blob -\"\n  fi\ndone\n",
+        blobs.join(" ")
+    )
+}
+
+/// A script that gives an archive to the containerd of a k3s that runs, and removes it.
+pub fn import_running_script(archive: &str) -> String {
+    format!("trap 'rm -f {archive}' EXIT\n{}/k3s ctr images import --no-unpack {archive}\n", super::BIN_DIR)
 }
 
 /// A script that takes the note of it away when k3s has read it: from then on its start imports what is there, as ever.

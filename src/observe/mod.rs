@@ -65,12 +65,14 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
     let unfinished = world.state.unfinished()?;
     let on_nodes = world.state.faults()?;
     let kubeconfig = world.state.kubeconfig().is_file();
+    let images = host::look_at_images(world);
     let known = world.cluster.nodes.iter().filter_map(|n| Some((n.name.clone(), world.memory(&n.name)?)));
     let known: Vec<_> = known.collect();
     world.note(|seen| {
         seen.here.kubeconfig = kubeconfig;
         seen.here.unfinished = unfinished;
         seen.here.faults = on_nodes;
+        (seen.here.images, seen.here.images_of) = images;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));

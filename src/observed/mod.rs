@@ -5,6 +5,7 @@ pub mod applied;
 pub mod drift;
 pub mod faults;
 pub mod files;
+pub mod images;
 pub mod quorum;
 pub mod ready;
 pub mod refusal;
@@ -112,6 +113,10 @@ pub struct Here {
     pub unfinished: Option<Unfinished>,
     /// The faults that are on nodes.
     pub faults: Vec<Active>,
+    /// How many images this host keeps for the cluster's new nodes.
+    pub images: usize,
+    /// What the cluster was made from when its images were looked for last.
+    pub images_of: Option<String>,
 }
 
 /// Whether machines that are made start from a box that has k3s' files already.

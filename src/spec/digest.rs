@@ -44,6 +44,7 @@ pub fn made_of(cluster: &Cluster) -> String {
         engine: Default::default(),
         keep: false,
         bake: Default::default(),
+        keep_images: true,
         verify: Default::default(),
         timeouts: Default::default(),
         retry: Default::default(),

@@ -39,6 +39,9 @@ object! {
         /// Boxes that have k3s' files already, so that machines start without copying and installing them: auto bakes one
         /// where none fits, existing takes one that is there, never (or off) takes none. On libvirt only.
         optional bake: BakeChoice = "existing",
+        /// Keep the images that nodes pull on this host, and give them to new nodes of this cluster before k3s starts there:
+        /// they pull nothing a second time.
+        optional keep_images: Flag = true,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.

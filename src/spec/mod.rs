@@ -85,6 +85,9 @@ pub struct Cluster {
     /// Whether machines start from boxes that have k3s' files already.
     #[serde(skip_serializing_if = "BakeChoice::is_usual")]
     pub bake: BakeChoice,
+    /// The images that nodes pull are kept on this host.
+    #[serde(skip_serializing_if = "is_true")]
+    pub keep_images: bool,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
@@ -131,6 +134,11 @@ impl Cluster {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 shape::choices! {

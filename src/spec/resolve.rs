@@ -117,6 +117,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             BakeChoice::Off => BakeChoice::Never,
             choice => choice,
         },
+        keep_images: file.keep_images.value().is_none_or(|f| f.0),
         nodes,
         k3s: k3s(&file.k3s),
         provision,

@@ -10,7 +10,7 @@ use crate::access::{self, World};
 use crate::engine::StepError;
 use crate::machines::{Cap, MachineState};
 use crate::observed::files::{OnDisk, staged};
-use crate::observed::{Baked, View, Wanted};
+use crate::observed::{Baked, View, Wanted, images};
 use crate::plan::{After, Check, ClusterStep};
 use crate::spec::{Cluster, Node};
 
@@ -58,6 +58,16 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
                 .filter(|f| !wanted.iter().any(|w: &Wanted| w.sha256 == f.sha256))
                 .collect::<Vec<_>>(),
         );
+    }
+    let new =
+        world.cluster.nodes.iter().any(|n| images::given(&View::new(&world.cluster, &seen), n).may_run());
+    for arch in View::new(&world.cluster, &seen).archs().into_iter().filter(|_| new) {
+        match world.kept_images(arch) {
+            Ok(Some(packed)) => wanted.push(access::as_file(&packed, String::new())),
+            Ok(None) => {}
+            // Who gives them says so.
+            Err(error) => ctx.control.log(&error.failure.cause),
+        }
     }
     let paths: Vec<PathBuf> = wanted.iter().map(|w| w.source.clone()).collect();
     let Some(make) = world.machines.makers().next() else { return Ok(None) };

@@ -21,7 +21,12 @@ pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Launch,
     title: "start k3s without waiting",
     per: Per::Node,
-    after: &[After::Node(NodeStep::Install), After::Node(NodeStep::Config), After::Node(NodeStep::System)],
+    after: &[
+        After::Node(NodeStep::Install),
+        After::Node(NodeStep::Config),
+        After::Node(NodeStep::System),
+        After::Node(NodeStep::Images),
+    ],
     needs: None,
     retry: true,
     check,

@@ -12,7 +12,7 @@ use crate::explain::seconds;
 use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
 use crate::os::process::tail;
-use crate::plan::{After, Check, NodeStep, Per};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, Role};
 
 /// Out of the cluster: drained, forgotten by the API, no longer a member of etcd. One server after the
@@ -22,6 +22,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     title: "leave the cluster",
     per: Per::Leaving,
     after: &[
+        After::Cluster(ClusterStep::Images),
         After::LeadServer(NodeStep::Ready),
         After::LeavingBefore(NodeStep::Machine),
         After::ReplacementsBefore(NodeStep::Ready),

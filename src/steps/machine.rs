@@ -10,7 +10,7 @@ use crate::machines::{Cap, MachineState, Whose};
 use crate::observed::View;
 use crate::observed::quorum::cluster_stays;
 use crate::os::files;
-use crate::plan::{After, Check, NodeStep, Per};
+use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, Role};
 use crate::ssh::KnownHosts;
 
@@ -19,7 +19,11 @@ pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Machine,
     title: "destroy the machine",
     per: Per::Leaving,
-    after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
+    after: &[
+        After::Cluster(ClusterStep::Images),
+        After::Node(NodeStep::Leave),
+        After::Node(NodeStep::Uninstall),
+    ],
     needs: Some(Cap::Make),
     retry: true,
     check: |view, node, _| match view.seen.machines.get(&node.name).map(|m| &m.state) {

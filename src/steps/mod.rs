@@ -13,6 +13,7 @@ pub mod files;
 pub mod fork;
 pub mod foundations;
 pub mod image;
+pub mod images;
 pub mod install;
 pub mod keep;
 pub mod kubeconfig;

@@ -125,6 +125,10 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
 fn done(ctx: &NodeCtx<'_>, status: Option<&NodeStatus>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let Some(status) = status else { return Ok(None) };
+    if world.seen().here.images > 0 {
+        // Its kubelet runs, which begins when all archives are imported.
+        world.script(node, "removing the archive of images", &k3s::images::remove_kept_script())?;
+    }
     world.note(|seen| {
         seen.api.get_or_insert_default().insert(node.name.clone(), status.clone());
     });

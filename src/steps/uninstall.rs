@@ -47,7 +47,7 @@ pub const LEAVING: Step = Step::Node(NodeDef {
     name: NodeStep::Uninstall,
     title: "uninstall k3s",
     per: Per::Leaving,
-    after: &[After::Node(NodeStep::Leave)],
+    after: &[After::Cluster(ClusterStep::Images), After::Node(NodeStep::Leave)],
     needs: None,
     retry: false,
     check: uninstalls,

@@ -120,6 +120,7 @@ fn words(verb: &str) -> Words {
         Some(V::SaveSnapshot) => all("saved", "is saved", "are saved"),
         Some(V::DeleteSnapshot) => all("done", "has one snapshot less", "have one snapshot less"),
         Some(V::Fault) => all("disturbed", "is disturbed", "are disturbed"),
+        Some(V::LoadImage) => all("has them", "has the images", "have the images"),
         Some(V::HealFault) => all("healed", "is under no fault any more", "are under no fault any more"),
         Some(V::Bake) => all("baked", "has given a box", "have given a box"),
         _ => all("done", "is done", "are done"),

@@ -25,10 +25,10 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::Node;
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, image, install,
-    keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push, ready,
-    reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system, uninstall,
-    verify, vm,
+    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, image, images,
+    install, keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push,
+    ready, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system,
+    uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -152,6 +152,7 @@ pub enum Within {
 
 /// The cluster as the spec says.
 const UP: &[Use] = &[
+    Use::of(&images::LEAVING),
     Use::of(&leave::STEP),
     Use::of(&uninstall::LEAVING),
     Use::of(&machine::STEP),
@@ -168,6 +169,7 @@ const UP: &[Use] = &[
     Use::of(&system::STEP),
     Use::of(&push::STEP),
     Use::of(&stage::STEP),
+    Use::of(&images::GIVE),
     Use::of(&provision::BEFORE),
     Use::of(&config::STEP),
     Use::of(&install::STEP),
@@ -180,6 +182,7 @@ const UP: &[Use] = &[
     Use::of(&provision::AFTER),
     Use::of(&manifests::STEP),
     Use::of(&rollouts::STEP),
+    Use::of(&images::COLLECT),
 ];
 
 /// What `up` and those that do a part of it have in common.
@@ -307,7 +310,8 @@ impl Verb {
                     &Self {
                         name: VerbName::Destroy,
                         steps: &[
-                            Use::after(&leave::STEP, &[]),
+                            Use::of(&images::LEAVING),
+                            Use::after(&leave::STEP, &[After::Cluster(ClusterStep::Images)]),
                             Use::of(&uninstall::LEAVING),
                             Use::of(&machine::STEP),
                             Use::of(&clean::STEP),
@@ -491,6 +495,16 @@ impl Verb {
                         steps: &[Use::of(&fault::STRIKE)],
                         depth: Depth::Machines,
                         traits: Traits { reaches_nodes: false, within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
+            VerbName::LoadImage => {
+                const {
+                    &Self {
+                        name: VerbName::LoadImage,
+                        steps: &[Use::of(&images::LOAD)],
+                        depth: Depth::Machines,
+                        traits: Traits::PLAIN,
                     }
                 }
             }

@@ -248,6 +248,7 @@ fn engine(
             error.failure.cause
         ));
     }
+    world.forget_packed();
     for (node, error) in finish(batch, &mut || heard.note("waiting for Vagrant to end")) {
         if report.as_ref().is_ok_and(|r| r.outcomes.get(&NodeStep::Vm.id(&node)).is_some_and(|o| o.passed()))
         {

@@ -480,6 +480,29 @@ fn up_that_bakes_may_be_struck_after_any_event() {
 }
 
 #[test]
+fn image_load_may_be_struck_after_any_event() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    sim.p1(&["up"]).exits(0);
+    super::images::saved(&sim.at("a.tar"), "a:1", b"layer of a");
+    let mut figures = Figures::default();
+    for &how in signals() {
+        for k in (1..).step_by(every()) {
+            let struck = point(&mut figures, &sim, &["image", "load", "a.tar"], how, k);
+            for node in ["server", "worker"] {
+                let list = "k3s ctr images ls; rm /var/lib/rancher/k3s/agent/containerd/standin-images; \
+                            ls /var/lib/p1/next 2>/dev/null";
+                let text = sim.node(node).sh(&format!("{list}; true"));
+                assert!(text.contains("library/a:1") && !text.contains("p1-load"), "{how:?} {k}: {text}");
+            }
+            if !struck {
+                break;
+            }
+        }
+    }
+    figures.judge("image load", 4 / every());
+}
+
+#[test]
 fn fault_and_its_end_may_be_struck_after_any_event() {
     let sim = Sim::new(&spec(1, 1, ""));
     sim.p1(&["up"]).exits(0);

@@ -18,6 +18,7 @@ mod disturb;
 mod evidence;
 mod faults;
 mod forks;
+mod images;
 mod kept;
 mod servers;
 mod trust;

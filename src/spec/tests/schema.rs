@@ -117,6 +117,7 @@ disposable: true
 autostart: true
 keep: true
 bake: auto
+keep_images: false
 engine: vagrant
 "#;
 
