@@ -1,5 +1,9 @@
 //! Images on a node: archives that are imported before k3s does it itself, and what its containerd has.
 
+use std::collections::BTreeSet;
+
+use crate::os::process::quote;
+
 /// Where an image archive is imported from at start (docs.k3s.io/installation/airgap).
 pub const IMAGES_DIR: &str = "/var/lib/rancher/k3s/agent/images";
 
@@ -89,14 +93,28 @@ pub fn remove_kept_script() -> String {
 pub struct Listed {
     pub name: String,
     pub digest: String,
-    /// k3s imported it from an archive (`pkg/agent/containerd`, `labelImages`).
+    /// k3s imported it from an archive of others (`pkg/agent/containerd`, `labelImages`).
     pub from_archive: bool,
+}
+
+/// Where a node notes what p1's archive gave it, which k3s marks as what came from others.
+const GIVEN: &str = "/var/lib/p1/given-images";
+
+/// A script that notes the names of the images that the node is given.
+pub fn note_given_script<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(quote).collect();
+    format!(
+        "mkdir -p {}\nprintf '%s\\n' {} >{GIVEN}\n",
+        &GIVEN[..GIVEN.rfind('/').unwrap_or(0)],
+        names.join(" ")
+    )
 }
 
 /// A script that lists the images of a node whose k3s runs; for [`listed`].
 pub fn list_script() -> String {
     format!(
-        "[ -S /run/k3s/containerd/containerd.sock ] || {{ echo none; exit 0; }}\n{}/k3s ctr images ls\n",
+        "[ -S /run/k3s/containerd/containerd.sock ] || {{ echo none; exit 0; }}\n{}/k3s ctr images ls\n\
+         [ ! -e {GIVEN} ] || sed 's/^/given /' {GIVEN}\n",
         super::BIN_DIR
     )
 }
@@ -106,11 +124,13 @@ pub fn listed(text: &str) -> Option<Vec<Listed>> {
     if text.trim() == "none" {
         return None;
     }
+    let given: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("given ")).collect();
     let of = |line: &str| {
         let mut words = line.split_whitespace();
         let (name, _, digest) = (words.next()?, words.next()?, words.next()?);
         let label = |l: &str| l == "io.cattle.k3s.pinned=pinned";
-        let from_archive = words.next_back().is_some_and(|labels| labels.split(',').any(label));
+        let pinned = words.next_back().is_some_and(|labels| labels.split(',').any(label));
+        let from_archive = pinned && !given.contains(name);
         Some(Listed { name: name.to_owned(), digest: digest.to_owned(), from_archive })
     };
     Some(text.lines().filter_map(of).filter(|i| i.digest.starts_with("sha256:")).collect())
@@ -204,6 +224,22 @@ mod tests {
         assert!(!dir.path().join("run/import").exists());
         // A second time there are images already.
         assert_eq!(import(dir.path(), CTR), (0, "there are images already\n".to_owned()));
+    }
+
+    #[test]
+    fn images_of_archives_are_told_from_those_that_were_pulled_or_given() {
+        assert_eq!(listed("none\n"), None);
+        let text = "REF TYPE DIGEST SIZE PLATFORMS LABELS\n\
+                    a:1 oci sha256:aa 1.0 MiB linux/amd64 io.cattle.k3s.pinned=pinned,io.cri-containerd.pinned=pinned\n\
+                    b:1 oci sha256:bb 1.0 MiB linux/amd64 io.cri-containerd.pinned=pinned\n\
+                    c:1 oci sha256:cc 1.0 MiB linux/amd64,linux/arm64 io.cattle.k3s.pinned=pinned\n\
+                    d:1 oci sha256:dd 1.0 MiB - -\ngiven c:1\nk3s: a warning\n";
+        let all = listed(text).unwrap().into_iter().map(|i| (i.name, i.from_archive));
+        let name = |name: &str, archive| (name.to_owned(), archive);
+        assert_eq!(
+            all.collect::<Vec<_>>(),
+            [name("a:1", true), name("b:1", false), name("c:1", false), name("d:1", false)]
+        );
     }
 
     #[test]

@@ -104,6 +104,8 @@ fn give(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         if world.on(node, |r| r.sha256(&file.path, IMPORT))?.as_ref() != Some(&file.sha256) {
             transfer.file(&file, &file.path)?;
         }
+        let names = packed.images.iter().map(|i| i.name.as_str());
+        world.script(node, "noting its images", &k3s::images::note_given_script(names))?;
         let count = packed.images.len();
         Ok::<_, StepError>(Some(format!(
             "{count} {}, {}",
