@@ -110,8 +110,6 @@ pub struct OfCluster {
     pub passed: BTreeSet<Digest>,
     /// Those that Kubernetes asks a registry for at every start of a pod.
     pub always: BTreeSet<String>,
-    /// What the cluster was made from when its nodes were asked last.
-    pub made_from: String,
 }
 
 /// What there is.

@@ -74,13 +74,12 @@ pub fn look_at_given(world: &World) {
     world.note(|seen| seen.here.given = given);
 }
 
-/// How many images are kept for the cluster's new nodes, and what it was made from when they were looked for. A damaged index is as
-/// good as none: the next one that is written has what nodes have.
-pub fn look_at_images(world: &World) -> (usize, Option<String>) {
+/// How many images are kept for the cluster's new nodes. A damaged index is as good as none: the next one that is written has what
+/// nodes have.
+pub fn look_at_images(world: &World) -> usize {
     let index = world.images.index().unwrap_or_default();
-    let of = index.clusters.get(&world.cluster.name);
-    let count = world.archs().iter().map(|arch| index.given(&world.cluster.name, arch.name()).len()).max();
-    (count.unwrap_or_default(), of.map(|of| of.made_from.clone()))
+    let count = |arch: &crate::k3s::Arch| index.given(&world.cluster.name, arch.name()).len();
+    world.archs().iter().map(count).max().unwrap_or_default()
 }
 
 /// Looks at what the provisioners are made from.

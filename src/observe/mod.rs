@@ -72,7 +72,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
         seen.here.kubeconfig = kubeconfig;
         seen.here.unfinished = unfinished;
         seen.here.faults = on_nodes;
-        (seen.here.images, seen.here.images_of) = images;
+        seen.here.images = images;
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));

@@ -1,30 +1,23 @@
 //! Which images are kept and given, as far as it can be told without asking.
 
 use super::View;
-use crate::apps;
+use super::applied::applied;
 use crate::machines::MachineState;
-use crate::os::hash;
 use crate::plan::{Check, K3sState};
 use crate::spec::Node;
 
 const OFF: &str = "the spec says `keep_images: false`";
 
-/// What the images come from: another value, and nodes may have pulled others.
-pub fn made_from(view: &View<'_>) -> String {
-    let nodes = view.cluster.nodes.iter().map(|n| n.name.clone());
-    let parts = [apps::digest(view.cluster), view.seen.here.version.clone().unwrap_or_default()];
-    hash::hex(&hash::parts(parts.into_iter().chain(nodes))[..8])
-}
-
-/// Done where nodes were asked since they pulled.
+/// Due with what makes nodes pull: a node that is made, manifests that are applied. What is pulled beside that is looked for before
+/// machines go.
 pub fn collected(view: &View<'_>) -> Check {
     if !view.cluster.keep_images {
         return Check::Done(OFF.into());
     }
-    let same = view.seen.here.images_of.as_ref() == Some(&made_from(view));
-    match same && view.cluster.nodes.iter().all(|n| view.k3s_state(n) != K3sState::New) {
-        true => Check::Done("they were looked for when this was applied".into()),
-        false => Check::Needed("nodes may have pulled some".into()),
+    let made = view.cluster.nodes.iter().any(|n| view.k3s_state(n) == K3sState::New);
+    match made || applied(view).may_run() {
+        true => Check::Needed("nodes pull what they are to run".into()),
+        false => Check::Done("nothing is made or applied".into()),
     }
 }
 
@@ -79,7 +72,7 @@ mod tests {
     use crate::spec::fixture::cluster;
 
     #[test]
-    fn new_nodes_are_given_what_is_kept_and_nodes_are_asked_when_something_is_other_than_it_was() {
+    fn new_nodes_are_given_what_is_kept_and_nodes_are_asked_when_they_pull() {
         let mut cluster = cluster(1);
         let mut seen = Observed::default();
         let due = |cluster: &_, seen: &Observed| {
@@ -101,11 +94,11 @@ mod tests {
             seen.machines.insert(node.name.clone(), runs);
         }
         seen.here.kubeconfig = true;
-        assert_eq!(due(&cluster, &seen), [true, true, false]);
-        seen.here.images_of = Some(made_from(&View::new(&cluster, &seen)));
+        seen.apps = Some(crate::observed::Apps::default());
+        seen.apps.as_mut().unwrap().inventory.digest = crate::apps::digest(&cluster);
         assert_eq!(due(&cluster, &seen), [false, true, false]);
-        seen.here.version = Some("v1.36.3+k3s1".into());
-        assert_eq!(due(&cluster, &seen), [true, true, false]);
+        seen.apps.as_mut().unwrap().inventory.digest = "other".into();
+        assert_eq!(due(&cluster, &seen)[1..], [true, false]);
         cluster.keep_images = false;
         assert_eq!(due(&cluster, &seen), [false; 3]);
     }

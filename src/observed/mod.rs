@@ -115,8 +115,6 @@ pub struct Here {
     pub faults: Vec<Active>,
     /// How many images this host keeps for the cluster's new nodes.
     pub images: usize,
-    /// What the cluster was made from when its images were looked for last.
-    pub images_of: Option<String>,
 }
 
 /// Whether machines that are made start from a box that has k3s' files already.

@@ -136,15 +136,14 @@ fn arch(world: &World, node: &Node) -> Result<Arch, StepError> {
 
 fn collect(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
-    let (pods, seen) = (world.pods(), world.seen());
+    let pods = world.pods();
     // All that runs is known: to list a node's images costs it a second or more, and there would be nothing new.
     let known = pods.as_ref().map_or(Ok(false), |pods| known(world, pods));
     unless_in_vain(
         ctx,
         known.and_then(|known| {
             let all: Vec<&Node> = world.cluster.nodes.iter().filter(|_| !known).collect();
-            let whole = images::made_from(&View::new(&world.cluster, &seen));
-            Collecting { ctx, nodes: &all, pods, whole: Some(whole) }.run()
+            Collecting { ctx, nodes: &all, pods, whole: true }.run()
         }),
     )
 }
@@ -168,7 +167,7 @@ fn collect_of_leaving(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         ctx,
         known(world, &pods).and_then(|known| match known {
             true => Ok(Some("none that is not here".into())),
-            false => Collecting { ctx, nodes: &nodes, pods: Some(pods), whole: None }.run(),
+            false => Collecting { ctx, nodes: &nodes, pods: Some(pods), whole: false }.run(),
         }),
     )
 }
@@ -193,8 +192,8 @@ struct Collecting<'c, 'a> {
     ctx: &'c Ctx<'a>,
     nodes: &'c [&'c Node],
     pods: Option<Arc<Pods>>,
-    /// All nodes of the cluster are asked, which is made from this.
-    whole: Option<String>,
+    /// All nodes of the cluster are asked, or none since nothing is new.
+    whole: bool,
 }
 
 impl Collecting<'_, '_> {
@@ -235,13 +234,12 @@ impl Collecting<'_, '_> {
         }
         came.sort();
         came.dedup();
-        if came.is_empty() && passed.is_empty() && self.whole.is_none() {
+        if came.is_empty() && passed.is_empty() && !self.whole {
             return Ok(None);
         }
         let always = self.pods.as_ref().map(|pods| pods.always.clone());
         let names: BTreeSet<String> = came.iter().map(|(name, ..)| name.clone()).collect();
-        let whole = self.whole.clone().filter(|_| all_asked && self.pods.is_some());
-        let nodes = self.nodes;
+        let whole = self.whole && all_asked && self.pods.is_some() && !self.nodes.is_empty();
         let lacking = world.images.keep(
             &came,
             false,
@@ -250,12 +248,9 @@ impl Collecting<'_, '_> {
                 let loaded: BTreeSet<String> =
                     index.images.iter().filter(|i| i.loaded).map(|i| i.name.clone()).collect();
                 let of = index.clusters.entry(cluster.clone()).or_default();
-                if let Some(made_from) = whole {
-                    if !nodes.is_empty() {
-                        of.names.retain(|name| loaded.contains(name));
-                        of.passed = BTreeSet::new();
-                    }
-                    of.made_from = made_from;
+                if whole {
+                    of.names.retain(|name| loaded.contains(name));
+                    of.passed = BTreeSet::new();
                 }
                 of.names.extend(names);
                 of.passed.extend(passed);

@@ -222,8 +222,7 @@ proptest! {
     #[test]
     fn nothing_changed_nothing_to_do(spec in specs()) {
         let cluster = spec.cluster();
-        let mut seen = look_with(&cluster, reality(&cluster));
-        seen.here.images_of = Some(crate::observed::images::made_from(&View::new(&cluster, &seen)));
+        let seen = look_with(&cluster, reality(&cluster));
         let view = View::new(&cluster, &seen);
         let (drift, leaving) = found(&view);
         prop_assert_eq!(&drift, &[]);

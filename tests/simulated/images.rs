@@ -113,10 +113,10 @@ fn what_nodes_pulled_is_given_to_the_next_ones() {
     assert_eq!(sim.sh("ls home/.local/share/p1/images"), "blobs\nindex.json\nlock\n");
     // What it was given is what it has: of use also to a library that was emptied.
     sim.p1(&["image", "prune", "--all"]).exits(0);
-    sim.p1(&["up"]).exits(0);
-    assert_eq!(list(&sim).len(), 2);
+    sim.p1(&["status"]).exits(0);
     // A node that comes later.
     sim.p1(&["--yes", "replace", "worker"]).exits(0);
+    assert_eq!(list(&sim).len(), 2);
     assert_eq!(has(&sim, "worker").lines().count(), 2);
 
     // Switched off, and gone.
