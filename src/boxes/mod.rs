@@ -9,6 +9,7 @@ mod definition;
 mod error;
 mod image;
 pub mod library;
+pub mod unpacked;
 
 pub use bake::pack;
 pub use build::{Tool, build, requirements};

@@ -267,10 +267,17 @@ pub enum BoxVerb {
     },
     /// List the boxes of this host and the definitions
     List,
-    /// Add a box file, or download one
+    /// Add a box file, a folder that Vagrant has unpacked one into, or download one
     Add {
-        /// A file or an URL
-        source: String,
+        /// A file, a folder or an URL
+        #[arg(required_unless_present = "from_vagrant")]
+        source: Option<String>,
+        /// A box that Vagrant has in its home (`~/.vagrant.d`), e.g. `bento/debian-12`; its newest version
+        #[arg(long, value_name = "BOX", conflicts_with_all = ["source", "sha256"])]
+        from_vagrant: Option<String>,
+        /// Of which provider, where it has a box for several
+        #[arg(long, requires = "from_vagrant")]
+        provider: Option<String>,
         /// The checksum; needed for an URL
         #[arg(long)]
         sha256: Option<String>,

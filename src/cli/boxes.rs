@@ -10,10 +10,13 @@ use super::error::{CliError, code};
 use super::{bake, out, print};
 use crate::access::file_stands_for;
 use crate::artifacts;
+use crate::boxes::unpacked::{self, Unpacked};
 use crate::boxes::{self, Library, Manifest, Origin};
 use crate::machines::Kind;
 use crate::observe::look_at_files;
 use crate::observed::Baked;
+use crate::os::files::{self, At};
+use crate::os::process::quote;
 use crate::spec::{Retry, Source, Timeouts};
 use crate::state::StateDir;
 use crate::steps;
@@ -27,7 +30,15 @@ pub fn run(context: &Context, verb: BoxVerb) -> Result<(), CliError> {
         BoxVerb::Bake { clean: true, .. } => bake::clean(context),
         BoxVerb::Bake { force, .. } => bake::run(context, &library, force),
         BoxVerb::List => list(context, &library),
-        BoxVerb::Add { source, sha256, name } => add(context, &library, &source, sha256, name),
+        BoxVerb::Add { source: Some(source), sha256, name, .. } => {
+            add(context, &library, &source, sha256, name)
+        }
+        BoxVerb::Add { from_vagrant, provider, name, .. } => {
+            let wanted = from_vagrant.unwrap_or_default();
+            let dir = of_vagrant(context, &wanted, provider.as_deref())?;
+            let name = name.unwrap_or_else(|| wanted.replace('/', "-").to_lowercase());
+            add(context, &library, &dir.to_string_lossy(), None, Some(name))
+        }
         BoxVerb::Remove { name } => {
             let gone = library.remove(&name).map_err(|e| CliError::of(code::USAGE, &e))?;
             match context.ui.format {
@@ -150,6 +161,37 @@ fn stale(context: &Context, there: &[Manifest], baked: &boxes::Baked) -> Option<
     (boxes::digest(&definition) != sum).then(changed)
 }
 
+/// Where Vagrant has unpacked the newest version of that box.
+fn of_vagrant(context: &Context, name: &str, provider: Option<&str>) -> Result<PathBuf, CliError> {
+    let home = context.users_vagrant_home();
+    let all = unpacked::in_home(&home, name)?;
+    let Some(version) = all.first().map(|b| &b.version) else {
+        let known = unpacked::names(&home)?;
+        let hint = match known.is_empty() {
+            true => "It has no boxes.".to_owned(),
+            false => format!("It has: {}.", known.join(", ")),
+        };
+        let what = format!("Vagrant has no box `{name}` in {}", home.display());
+        return Err(CliError::new(code::USAGE, what, hint));
+    };
+    let fits = |b: &&Unpacked| b.version == *version && provider.is_none_or(|p| b.provider == p);
+    match &all.iter().filter(fits).collect::<Vec<_>>()[..] {
+        [one] => Ok(one.dir.clone()),
+        [] => {
+            let has: Vec<&str> = all.iter().map(|b| b.provider.as_str()).collect();
+            let what =
+                format!("Vagrant's box `{name}` {version} is not for {}", provider.unwrap_or_default());
+            Err(CliError::new(code::USAGE, what, format!("It is for: {}.", has.join(", "))))
+        }
+        several => {
+            let one = &several[0].provider;
+            let next = format!("p1 box add --from-vagrant {} --provider {one}", quote(name));
+            let what = format!("Vagrant's box `{name}` {version} is there for several providers");
+            Err(CliError::new(code::USAGE, what, format!("Say for which one: `{next}`.")).next([next]))
+        }
+    }
+}
+
 fn add(
     context: &Context,
     library: &Library,
@@ -176,6 +218,19 @@ fn add(
         let path = std::path::absolute(source).unwrap_or_else(|_| source.into());
         (path.clone(), Origin::Path(path))
     };
+    let mut packed = None;
+    let file = if file.is_dir() {
+        let _signals = super::signals::watch_plain(context.cancel.clone())?;
+        files::dir(library.dir())?;
+        let made = tempfile::Builder::new().prefix(".packed-").tempdir_in(library.dir());
+        let dir = packed.insert(made.at("create a folder in", library.dir())?);
+        let into = dir.path().join("packed.box");
+        eprintln!("packing {}", file.display());
+        unpacked::pack(&file, &into, &context.cancel).map_err(|e| CliError::of(code::USAGE, &e))?;
+        into
+    } else {
+        file
+    };
     let provider = boxes::inspect(&file, &context.cancel).map_err(|e| CliError::of(code::USAGE, &e))?;
     let manifest = library
         .add(&name, &file, sha256.as_deref(), origin, provider, Vec::new())
@@ -184,7 +239,7 @@ fn add(
         Format::Json => {
             out::object(&json!({"v": 1, "box": manifest, "path": out::lossy(&library.path(&manifest.name))}))
         }
-        _ => eprintln!("added {} ({})", manifest.name, bytes(manifest.size)),
+        _ => eprintln!("added {0} ({1}); in the spec: `box: {0}`", manifest.name, bytes(manifest.size)),
     }
     Ok(())
 }

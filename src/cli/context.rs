@@ -147,6 +147,12 @@ impl Context {
         Ok(kind)
     }
 
+    /// Where the user's own Vagrant has its boxes.
+    pub fn users_vagrant_home(&self) -> std::path::PathBuf {
+        let set = std::env::var_os("VAGRANT_HOME").filter(|home| !home.is_empty());
+        set.map_or_else(|| self.env.home.join(".vagrant.d"), Into::into)
+    }
+
     /// The programs that machines are made with.
     pub fn tools(&self) -> machines::Tools {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());

@@ -280,9 +280,12 @@ impl Shape for BoxRef {
             format!("Write a box file as `{{path: {}}}`.", node.shown(report))
         } else if name.contains('/') {
             // reference: hashicorp/vagrant #13836.
-            "Vagrant's public box registry ends on 31 December 2026, so p1 does not use it; name a definition \
-             in boxes/ (`debian-12`), or write `{path: ..}` or `{url: .., sha256: ..}`."
-                .to_owned()
+            let own = name.replace('/', "-").to_lowercase();
+            format!(
+                "Vagrant's public box registry ends on 31 December 2026, so p1 does not use it. If Vagrant has it on this \
+                 host, `p1 box add --from-vagrant {name}` takes it over, for `box: {own}`; else name a definition in \
+                 boxes/ (`debian-12`), or write `{{path: ..}}` or `{{url: .., sha256: ..}}`."
+            )
         } else {
             "Use lower-case letters, digits, `-`, `_` and `.`; boxes/NAME.yaml defines it.".to_owned()
         };
