@@ -24,7 +24,8 @@ use crate::spec::{Node, Role};
 
 pub use apps::apps_now;
 pub use host::{
-    look_at_box, look_at_files, look_at_given, look_at_hosting, look_at_provisioners, made_from, running,
+    look_at_box, look_at_files, look_at_given, look_at_hosting, look_at_images, look_at_provisioners,
+    made_from, running,
 };
 
 /// How much is looked at.

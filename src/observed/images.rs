@@ -51,6 +51,9 @@ pub fn given(view: &View<'_>, node: &Node) -> Check {
         return Check::Done(OFF.into());
     }
     let count = match view.seen.here.images {
+        0 if collected_of_leaving(view).may_run() => {
+            return Check::Unknown("checked when those of machines that go are kept".into());
+        }
         0 => return Check::Done("none are kept for this cluster".into()),
         1 => "one is kept for this cluster".to_owned(),
         count => format!("{count} are kept for this cluster"),
@@ -99,6 +102,10 @@ mod tests {
         assert_eq!(due(&cluster, &seen), [false, true, false]);
         seen.apps.as_mut().unwrap().inventory.digest = "other".into();
         assert_eq!(due(&cluster, &seen)[1..], [true, false]);
+        // What goes may have what the next one is given.
+        seen.here.images = 0;
+        seen.request.leaving = vec![cluster.nodes[1].clone()];
+        assert!(due(&cluster, &seen)[2]);
         cluster.keep_images = false;
         assert_eq!(due(&cluster, &seen), [false; 3]);
     }

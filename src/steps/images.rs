@@ -19,6 +19,7 @@ use crate::images::{Arriving, Digest, Image, by_digest, full, repository};
 use crate::k3s::images::Listed;
 use crate::k3s::{self, Arch, IMAGES_DIR, KEPT_ARCHIVE};
 use crate::machines::MachineState;
+use crate::observe;
 use crate::observed::{View, images};
 use crate::os::many;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
@@ -258,6 +259,8 @@ impl Collecting<'_, '_> {
             },
             &world.cancel,
         )?;
+        let count = observe::look_at_images(world);
+        world.note(|seen| seen.here.images = count);
         if !lacking.is_empty() {
             self.ctx.control.log(&format!("no node has all of {}", lacking.join(", ")));
         }
