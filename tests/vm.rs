@@ -460,7 +460,7 @@ impl Life {
             let out = bounded(120).args(["sh", "-ec", line]).current_dir(&work).output().unwrap();
             Done(out).ok().stdout()
         };
-        sh(&format!("tar -xf '{}' ./box.img", library.path(&name).display()));
+        sh(&format!("tar -xf '{}' box.img", library.path(&name).display()));
         sh("qemu-img convert -O raw box.img disk.raw");
         let ask =
             |what: &str| sh(&format!("/sbin/debugfs -R '{what}' 'disk.raw?offset=1048576' 2>/dev/null"));

@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use super::error::Error;
+use super::unpacked;
 use crate::os::Cancel;
 use crate::os::files::{self, At};
-use crate::os::process::{self, Cmd, Finished};
 
-/// Writing some hundred MB into an archive.
-const PACKING: Duration = Duration::from_secs(1800);
 const DISK: &str = "box.img";
 const ABOUT: &str = "metadata.json";
 
@@ -40,24 +37,17 @@ pub fn pack(from: &Path, disk: &Path, bytes: u64, key: &str, to: &Path, stop: &C
     files::write(&about, format!("{json}\n").as_bytes(), 0o644)?;
     let image = parts.join(DISK);
     fs::rename(disk, &image).at("move into place", &image)?;
-    // Not compressed: the disk is.
-    let tar = Cmd::new("tar")
-        .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--force-local", "-C"])
-        .arg(&parts)
-        .arg("-cf")
-        .arg(to)
-        .arg(".")
-        .env("LC_ALL", "C");
-    process::run(&tar, PACKING, stop)
-        .and_then(Finished::ok)
-        .map_err(|source| Error::Step { doing: "packing the box", source })?;
+    unpacked::pack(&parts, to, stop)?;
     fs::remove_dir_all(&parts).at("remove", &parts)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::os::process::{self, Cmd};
 
     #[test]
     fn a_box_is_packed_around_another_disk_with_all_else_that_it_had() {
@@ -74,7 +64,7 @@ mod tests {
         pack(&from, &work.join("disk"), bytes, "k", &file, &Cancel::new()).unwrap();
         assert_eq!(super::super::inspect(&file, &Cancel::new()).unwrap().as_deref(), Some("libvirt"));
         let unpack = Cmd::new("tar").arg("-xf").arg(&file).arg("-C").arg(&work);
-        process::run(&unpack, PACKING, &Cancel::new()).unwrap().ok().unwrap();
+        process::run(&unpack, Duration::from_secs(60), &Cancel::new()).unwrap().ok().unwrap();
         let read = |name: &str| fs::read_to_string(work.join(name)).unwrap();
         assert_eq!((read(DISK), read("Vagrantfile")), ("new".to_owned(), "one".to_owned()));
         let about: serde_json::Value = serde_json::from_str(&read(ABOUT)).unwrap();

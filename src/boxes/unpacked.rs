@@ -58,7 +58,13 @@ pub fn pack(dir: &Path, file: &Path, cancel: &Cancel) -> Result<(), Error> {
     files.retain(|name| name != "box_update_check");
     // First, where it is found at once.
     files.sort_by_key(|name| (name != "metadata.json", name.clone()));
-    let cmd = Cmd::new("tar").env("LC_ALL", "C").args(["--force-local", "--sparse", "-cf"]).arg(file);
+    let owner = ["--owner=0", "--group=0", "--numeric-owner"];
+    let cmd = Cmd::new("tar")
+        .env("LC_ALL", "C")
+        .args(["--force-local", "--sparse"])
+        .args(owner)
+        .arg("-cf")
+        .arg(file);
     let cmd = files.iter().fold(cmd.arg("-C").arg(dir).arg("--"), Cmd::arg);
     let done = process::run(&cmd, PACKING, cancel).and_then(Finished::ok);
     done.map(drop).map_err(|source| Error::Step { doing: "packing the box", source })

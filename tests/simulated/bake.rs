@@ -37,7 +37,7 @@ fn unpacked(sim: &Sim, name: &str) -> PathBuf {
     fs::create_dir_all(&to).unwrap();
     let file = library(sim).join(name).join("box.box");
     let (file, to) = (file.display(), to.display());
-    sim.sh(&format!("cd {to} && tar -xf {file} ./box.img && tar -xpf box.img && rm box.img"));
+    sim.sh(&format!("cd {to} && tar -xf {file} box.img && tar -xpf box.img && rm box.img"));
     sim.at("unpacked/root")
 }
 
