@@ -132,10 +132,14 @@ impl Index {
         names.into_iter().flatten().filter_map(|name| self.image(name, arch)).collect()
     }
 
+    /// Whether the image of that digest is here.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.images.iter().any(|i| i.digest == *digest)
+    }
+
     /// Whether the image of that digest needs no look: it is here, or it came from an archive.
     pub fn knows(&self, cluster: &str, digest: &Digest) -> bool {
-        self.images.iter().any(|i| i.digest == *digest)
-            || self.clusters.get(cluster).is_some_and(|of| of.passed.contains(digest))
+        self.has(digest) || self.clusters.get(cluster).is_some_and(|of| of.passed.contains(digest))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked_of, named_of};
 use crate::access::{Pods, World, as_file};
 use crate::engine::StepError;
 use crate::explain::FailureKind;
-use crate::images::{Arriving, Digest, Image, by_digest, full, repository};
+use crate::images::{Arriving, Digest, Image, Index, by_digest, full, repository};
 use crate::k3s::images::Listed;
 use crate::k3s::{self, Arch, IMAGES_DIR, KEPT_ARCHIVE};
 use crate::machines::MachineState;
@@ -209,7 +209,7 @@ impl Collecting<'_, '_> {
         for (node, list) in lists {
             let all = list.and_then(|list| {
                 let list = list.unwrap_or_default();
-                let (wanted, archived) = sorted(&list, self.pods.as_deref(), &|d| index.knows(cluster, d));
+                let (wanted, archived) = sorted(&list, self.pods.as_deref(), &index);
                 let arch = arch(world, node)?;
                 let new = self.fetch(node, arch, &wanted)?;
                 let wanted = wanted.into_iter().map(|(name, digest)| (name, digest, arch.name().to_owned()));
@@ -342,18 +342,14 @@ impl Collecting<'_, '_> {
 
 /// What of a node's images is kept, and the digests of those that it has from archives. What another image of the same repository
 /// has taken the place of in all pods is not.
-fn sorted(
-    list: &[Listed],
-    pods: Option<&Pods>,
-    knows: &dyn Fn(&Digest) -> bool,
-) -> (Vec<(String, Digest)>, BTreeSet<Digest>) {
+fn sorted(list: &[Listed], pods: Option<&Pods>, index: &Index) -> (Vec<(String, Digest)>, BTreeSet<Digest>) {
     let (mut wanted, mut passed) = (Vec::new(), BTreeSet::new());
     for image in list {
         let (Some(digest), Some(name)) = (Digest::parse(&image.digest), full(&image.name)) else { continue };
         if name != image.name || by_digest(&name).is_some_and(|named| named != digest) {
             continue;
         }
-        match image.from_archive && !knows(&digest) {
+        match image.from_archive && !index.has(&digest) {
             true => drop(passed.insert(digest)),
             false => wanted.push((name, digest)),
         }
@@ -429,8 +425,20 @@ mod tests {
             one("../etc:1", 'a', false),
             Listed { name: "docker.io/a/b:1".into(), digest: "sha256:../../x".into(), from_archive: false },
         ];
+        let here = Image {
+            name: "docker.io/given/before:1".into(),
+            digest: digest('f'),
+            arch: "amd64".into(),
+            bytes: 1,
+            at: Default::default(),
+            used: Default::default(),
+            loaded: false,
+        };
+        let mut index = Index { images: vec![here], ..Index::default() };
+        // As after the look before this one.
+        index.clusters.entry("iot".into()).or_default().passed.insert(digest('e'));
         let names = |pods: Option<&Pods>| {
-            let (wanted, passed) = sorted(&list, pods, &|d| *d == digest('f'));
+            let (wanted, passed) = sorted(&list, pods, &index);
             assert_eq!(passed, [digest('e')].into());
             wanted.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
