@@ -6,12 +6,12 @@ use super::defaults::{BOX, CHANNEL, CIDR, NICS, RETRY, ROLLOUT, TIMEOUTS, writte
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Argument, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image, Labels,
-    ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
+    Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image,
+    Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
 };
 use super::{
-    BakeChoice, BoxRef, Endpoint, EngineChoice, ProviderChoice, ProvisionType, Role, Slot, Source,
-    TokenSource,
+    BakeChoice, BoxRef, Endpoint, EngineChoice, LibvirtUri, ProviderChoice, ProvisionType, Role, Slot,
+    Source, TokenSource,
 };
 
 object! {
@@ -23,6 +23,8 @@ object! {
         optional provider: ProviderChoice = "auto",
         /// What drives libvirt: vagrant, or direct, which needs no Vagrant; auto takes Vagrant where it is installed.
         optional engine: EngineChoice = "auto",
+        /// Which libvirt makes them, and what with.
+        optional libvirt: LibvirtFile,
         /// What the machines start from: the name of a definition in boxes/, or a box file as
         /// {path: ..} or {url: .., sha256: ..}.
         optional r#box: BoxRef = BOX,
@@ -72,6 +74,17 @@ object! {
         optional workers: Count<1, 250> = ROLLOUT.workers,
         /// Move the pods off a node before its k3s is restarted, and let them back when it is Ready.
         optional drain: Flag = ROLLOUT.drain,
+    }
+}
+
+object! {
+    /// Which libvirt makes the machines, and what with.
+    LibvirtFile {
+        /// The system's, or this user's own, which needs no group and no rights of root but those to one bridge.
+        optional uri: LibvirtUri = "qemu:///system",
+        /// With qemu:///session: the bridge that the machines are on, which root has made and allowed to
+        /// qemu-bridge-helper.
+        optional bridge: Bridge,
     }
 }
 

@@ -45,7 +45,7 @@ pub use plain::plain;
 pub use problem::Severity;
 pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
-pub use validate::{AUTOSTART, BAKE};
+pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -68,6 +68,9 @@ pub struct Cluster {
     /// What makes them with libvirt.
     #[serde(skip_serializing_if = "EngineChoice::is_auto")]
     pub engine: EngineChoice,
+    /// Which libvirt.
+    #[serde(skip_serializing_if = "Libvirt::is_default")]
+    pub libvirt: Libvirt,
     /// What the machines start from.
     #[serde(rename = "box")]
     pub image: BoxRef,
@@ -166,6 +169,45 @@ shape::choices! {
         Vagrant = "vagrant",
         /// p1 itself.
         Direct = "direct",
+    }
+}
+
+shape::choices! {
+    /// Whose libvirt makes the machines.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    LibvirtUri {
+        /// The host's: root's daemon, for the group libvirt.
+        #[default]
+        System = "qemu:///system",
+        /// This user's own.
+        Session = "qemu:///session",
+    }
+}
+
+/// Which libvirt makes the machines, and what with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Libvirt {
+    pub uri: LibvirtUri,
+    /// The bridge that the machines are on, where p1 can make no network: with the user's own libvirt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+}
+
+impl Libvirt {
+    /// Whether it is the user's own.
+    pub fn is_session(&self) -> bool {
+        self.uri == LibvirtUri::Session
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Libvirt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.uri.word())?;
+        self.bridge.as_ref().map_or(Ok(()), |bridge| write!(f, " on the bridge {bridge}"))
     }
 }
 

@@ -7,15 +7,15 @@ use std::path::Path;
 use serde_yaml::Value as YamlValue;
 
 use super::defaults;
-use super::file::{File, K3sFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
+use super::file::{File, K3sFile, LibvirtFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
 use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BakeChoice, BoxRef, Cluster, K3s, Network, Node, Release, Retry, Role, Rollout, Timeouts,
-    Verify, Yaml, provision, validate,
+    Artifacts, BakeChoice, BoxRef, Cluster, EngineChoice, K3s, Libvirt, Network, Node, ProviderChoice,
+    Release, Retry, Role, Rollout, Timeouts, Verify, Yaml, provision, validate,
 };
 
 /// More machines than this are a slip of the finger.
@@ -104,10 +104,20 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         });
     }
     nodes.sort_by_key(|node| node.role);
+    let libvirt = libvirt(file.libvirt.value());
+    // Nobody else makes machines there.
+    let (provider, engine) = match libvirt.is_session() {
+        true => (ProviderChoice::Libvirt, EngineChoice::Direct),
+        false => (
+            file.provider.value().copied().unwrap_or_default(),
+            file.engine.value().copied().unwrap_or_default(),
+        ),
+    };
     Some(Cluster {
         name: file.name.value()?.0.clone(),
-        provider: file.provider.value().copied().unwrap_or_default(),
-        engine: file.engine.value().copied().unwrap_or_default(),
+        provider,
+        engine,
+        libvirt,
         image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition(defaults::BOX.to_owned())),
         network: network?,
         disposable: file.disposable.value().is_some_and(|f| f.0),
@@ -135,6 +145,12 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
 /// The good items of a list.
 fn listed<T>(field: &Field<Vec<Option<At<T>>>>) -> impl Iterator<Item = &T> {
     field.value().into_iter().flatten().flatten().map(|at| &at.value)
+}
+
+fn libvirt(file: Option<&LibvirtFile>) -> Libvirt {
+    let Some(file) = file else { return Libvirt::default() };
+    let bridge = file.bridge.value().map(|bridge| bridge.0.clone());
+    Libvirt { uri: file.uri.value().copied().unwrap_or_default(), bridge }
 }
 
 /// `None` if a part of it is bad.

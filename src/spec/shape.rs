@@ -280,7 +280,7 @@ macro_rules! choices {
 
             /// As it is written.
             #[allow(dead_code, reason = "of choices that messages name")]
-            pub fn word(self) -> &'static str {
+            pub const fn word(self) -> &'static str {
                 match self { $( Self::$value => $word, )* }
             }
 

@@ -366,12 +366,17 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     }
     use super::EngineChoice as Engine;
     let own = file.engine.get().filter(|e| !matches!(e.value, Engine::Auto | Engine::Vagrant));
-    let word = own.map_or("", |engine| engine.value.word());
     if let Some(asked) = own.filter(|_| virtualbox) {
         let help = "VirtualBox' machines are made by Vagrant. Remove `engine`, or take `provider: libvirt`.";
-        report.error(asked.at, format!("`engine: {word}` is for libvirt only"), help);
+        report.error(asked.at, format!("`engine: {}` is for libvirt only", asked.value.word()), help);
     }
-    for one in file.provision.value().into_iter().flatten().flatten().filter(|_| own.is_some()) {
+    let session = libvirt(file, virtualbox, report);
+    let (without, instead) = match (session, own) {
+        (true, _) => (format!("uri: {SESSION}"), "uri: qemu:///system"),
+        (false, Some(engine)) => (format!("engine: {}", engine.value.word()), "engine: vagrant"),
+        (false, None) => (String::new(), ""),
+    };
+    for one in file.provision.value().into_iter().flatten().flatten().filter(|_| !without.is_empty()) {
         let one = &one.value;
         let Some(kind) = one.r#type.get() else { continue };
         let (at, what) = match (kind.value, one.options.get()) {
@@ -379,9 +384,10 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
             (ProvisionType::Shell | ProvisionType::File, Some(options)) => (options.at, "options".to_owned()),
             _ => (kind.at, format!("type: {}", kind.value.name())),
         };
-        let help =
-            "Use type `shell` or `file` without `options`, which p1 runs itself, or take `engine: vagrant`.";
-        report.error(at, format!("`{what}` needs Vagrant, and `engine: {word}` is without it"), help);
+        let help = format!(
+            "Use type `shell` or `file` without `options`, which p1 runs itself, or take `{instead}`."
+        );
+        report.error(at, format!("`{what}` needs Vagrant, and `{without}` is without it"), help);
     }
     let Some(retry) = file.retry.value() else { return };
     let resolved = resolve::retry(Some(retry));
@@ -397,9 +403,60 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     }
 }
 
+/// The user's own libvirt.
+const SESSION: &str = super::LibvirtUri::Session.word();
+
+/// What goes together with which libvirt; whether it is the user's own.
+fn libvirt(file: &File, virtualbox: bool, report: &mut Report<'_>) -> bool {
+    let Some(asked) = file.libvirt.value() else { return false };
+    let bridge = asked.bridge.get();
+    let Some(uri) = asked.uri.get().filter(|uri| uri.value == super::LibvirtUri::Session) else {
+        if let Some(bridge) = bridge.filter(|_| !asked.uri.is_bad()) {
+            let help = format!(
+                "With `qemu:///system` p1 makes a network of its own. Remove `bridge`, or add `uri: {SESSION}`."
+            );
+            report.error(bridge.at, format!("`bridge` is for `{SESSION}` only"), help);
+        }
+        return false;
+    };
+    if bridge.is_none() && !asked.bridge.is_bad() {
+        let help = "A user's libvirt makes no networks. Add `bridge: br0`, or whatever the bridge is called that root has \
+                    made and allowed to qemu-bridge-helper; `p1 doctor` says what it lacks.";
+        report.error(uri.at, format!("`{SESSION}` needs a `bridge`"), help);
+    }
+    if virtualbox {
+        let help = "Remove `libvirt`, or take `provider: libvirt`.";
+        report.error(uri.at, format!("`{SESSION}` is libvirt's, not VirtualBox'"), help);
+    }
+    let mut excludes = |at, what: &str, help: String| {
+        report.error(at, format!("`{what}` and `uri: {SESSION}` exclude each other"), help);
+    };
+    if let Some(engine) = file.engine.get().filter(|e| e.value == super::EngineChoice::Vagrant) {
+        let help = "p1 itself makes the machines there. Remove `engine`, or take `uri: qemu:///system`.";
+        excludes(engine.at, "engine: vagrant", help.to_owned());
+    }
+    if let Some(asked) = file.autostart.get().filter(|asked| asked.value.0) {
+        let help = "A user's libvirt runs while it is used, and nothing starts its machines with the host. Remove \
+                    `autostart`, or take `uri: qemu:///system`.";
+        excludes(asked.at, "autostart", help.to_owned());
+    }
+    if let Some(asked) = file.bake.get().filter(|asked| asked.value == super::BakeChoice::Auto) {
+        excludes(asked.at, "bake: auto", BAKE_ELSEWHERE.to_owned());
+    }
+    let nics = file.network.value().and_then(|network| network.nics.get());
+    if let Some(nics) = nics.filter(|nics| nics.value.0 == 2) {
+        excludes(nics.at, "nics: 2", "The machines have one card, on the bridge. Remove `nics`.".to_owned());
+    }
+    true
+}
+
 /// Why other providers have no `autostart`.
 pub const AUTOSTART: &str = "VirtualBox' machines are their user's, and nothing starts them before that user logs in. \
                              Remove `autostart`, or take `provider: libvirt`.";
+
+/// Why no box is baked with a user's own libvirt.
+pub const BAKE_ELSEWHERE: &str = "A box is baked on a network that p1 makes: take `uri: qemu:///system` for it. One that fits is \
+                                  used with either.";
 
 /// Why other providers have no baked boxes.
 pub const BAKE: &str = "A box is baked by a machine that p1 itself makes with libvirt, and VirtualBox takes other disks. \

@@ -76,6 +76,33 @@ fn without_vagrant_there_is_no_virtualbox_and_no_provisioner_of_its() {
 }
 
 #[test]
+fn a_users_own_libvirt_has_a_bridge_and_no_more_than_it_can() {
+    let spec = |libvirt: &str, more: &str| {
+        let text = format!("name: a\nlibvirt: {libvirt}\n{more}nodes: [{{name: server, role: server}}]\n");
+        match super::read(&text) {
+            Ok(read) => {
+                let c = read.cluster;
+                format!("{:?} {:?} {}\n", c.provider, c.engine, c.libvirt)
+            }
+            Err(_) => said(&text),
+        }
+    };
+    let own = "{uri: qemu:///session, bridge: br0}";
+    let all = [
+        spec(own, ""),
+        spec(own, "engine: direct\nautostart: false\nprovision: [{name: a, type: shell, inline: x}]\n"),
+        spec("{uri: qemu:///system}", ""),
+        spec("{uri: qemu:///session}", ""),
+        spec("{bridge: br0}", ""),
+        spec("{uri: qemu:///session, bridge: br/0}", ""),
+        spec("{uri: qemu+ssh://host/system}", ""),
+        spec(own, "provider: virtualbox\nengine: vagrant\nautostart: true\nbake: auto\nnetwork: {nics: 2}\n"),
+        spec(own, "provision: [{name: a, type: salt}]\n"),
+    ];
+    assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn autostart_is_for_libvirt() {
     let spec = |provider: &str, autostart: bool| {
         format!(

@@ -40,6 +40,30 @@ impl Shape for Address {
     }
 }
 
+/// A network interface's name, of characters that need no care where it is written.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct Bridge(pub String);
+
+impl Shape for Bridge {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9_][-A-Za-z0-9_.]{0,14}$" })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+        let good = text.bytes().next().is_some_and(plain)
+            && text.len() <= 15
+            && text.bytes().all(|c| plain(c) || c == b'-' || c == b'.');
+        if good {
+            return Some(Self(text.to_owned()));
+        }
+        let message = format!("`{}` is not the name of a bridge", node.shown(report));
+        report.error(node.at, message, "Write it as `ip link` does, at most 15 characters: `br0`.");
+        None
+    }
+}
+
 impl Shape for Endpoint {
     fn schema() -> Json {
         json!({ "type": "string", "pattern": "^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$" })
