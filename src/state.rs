@@ -12,6 +12,7 @@ use crate::fault::Active;
 use crate::guest::NodeFacts;
 use crate::machines::{Kind, Made, owner};
 use crate::os::files::{self, At};
+use crate::spec::Libvirt;
 
 /// The version of `cluster.json`.
 const VERSION: u32 = 1;
@@ -30,6 +31,9 @@ pub struct ClusterRecord {
     pub v: u32,
     /// What `provider: auto` became.
     pub provider: Option<Kind>,
+    /// Which libvirt has the machines; none where an older p1 began the cluster: the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<Libvirt>,
     /// What the channel became: a cluster does not change its version because a channel moved on.
     pub k3s: Option<Pinned>,
     /// The box that machines are made from.
@@ -37,6 +41,13 @@ pub struct ClusterRecord {
     /// Boxes that machines of this cluster were made from before that one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<ImageFact>,
+}
+
+impl ClusterRecord {
+    /// Which libvirt the cluster was begun with, if it was begun; of others than libvirt's as if they were the host's.
+    pub fn libvirt(&self) -> Option<Libvirt> {
+        self.provider.map(|_| self.libvirt.clone().unwrap_or_default())
+    }
 }
 
 /// What is remembered of a node, to be believed only of the same machine.

@@ -69,6 +69,10 @@ pub fn run(context: &Context, library: &Library, force: bool) -> Result<(), CliE
     if !kind.takes_built_boxes() {
         return Err(CliError::new(code::USAGE, "boxes are baked for libvirt only", spec::BAKE));
     }
+    if cluster.libvirt.is_session() {
+        let what = format!("no box is baked with {}", cluster.libvirt.uri.word());
+        return Err(CliError::new(code::USAGE, what, spec::BAKE_ELSEWHERE));
+    }
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let world = context.world(cluster, kind);
     let start = Instant::now();
@@ -210,6 +214,7 @@ fn cluster(context: &Context, outer: Option<&World>) -> Cluster {
         name: Cluster::baking(&id),
         provider: ProviderChoice::Libvirt,
         engine: EngineChoice::Direct,
+        libvirt: Default::default(),
         network,
         // Nothing is lost by it: a bake that a power cut ends begins again.
         disposable: true,

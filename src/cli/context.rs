@@ -14,12 +14,12 @@ use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::images::Images;
 use crate::index::{Index, Note};
 use crate::kept::Moments;
-use crate::machines::{self, Cpu, Fleet, Here, Kind};
+use crate::machines::{self, Bridge, Cpu, Fleet, Here, Kind};
 use crate::os::Cancel;
 use crate::os::apart::Apart;
 use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
-use crate::spec::{self, Cluster, Parsed};
+use crate::spec::{self, Cluster, LibvirtUri, Parsed};
 use crate::state::StateDir;
 use crate::ui::{Format, Options, Paint};
 use crate::{journal, k3s};
@@ -121,7 +121,8 @@ impl Context {
         let here = std::env::current_dir().unwrap_or_default();
         let state = cluster.map_or(here.as_path(), |c| c.base.as_path());
         let tools: Vec<&str> = crate::boxes::requirements().iter().map(|t| t.program).collect();
-        Host::look(&self.env, &Look { thorough, programs: &tools, state }, &self.cancel)
+        let libvirt = cluster.map(|c| self.libvirt(c)).unwrap_or_default();
+        Host::look(&self.env, &Look { thorough, programs: &tools, state, libvirt: &libvirt }, &self.cancel)
     }
 
     /// Which provider a cluster has, or gets.
@@ -153,20 +154,39 @@ impl Context {
         set.map_or_else(|| self.env.home.join(".vagrant.d"), Into::into)
     }
 
-    /// The programs that machines are made with.
-    pub fn tools(&self) -> machines::Tools {
+    /// Which libvirt a cluster has, or gets.
+    pub fn libvirt(&self, cluster: &Cluster) -> spec::Libvirt {
+        let known =
+            StateDir::of(cluster.home(), &cluster.name).facts().ok().and_then(|facts| facts.libvirt());
+        known.unwrap_or_else(|| cluster.libvirt.clone())
+    }
+
+    /// The kept clusters of a libvirt.
+    pub fn kept(&self, of: LibvirtUri) -> Moments {
+        Moments::new(self.dirs().kept(of))
+    }
+
+    /// The programs that machines are made with, and which libvirt.
+    pub fn tools(&self, libvirt: &spec::Libvirt) -> machines::Tools {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
         machines::Tools {
             virsh: find("virsh"),
             qemu_img: find("qemu-img"),
             ip: find("ip"),
             vboxmanage: find("VBoxManage"),
+            libvirt_uri: libvirt.uri.word().to_owned(),
+            bridge: libvirt.bridge.clone().map(|name| Bridge { name, dns: host::resolvers(&self.env) }),
+            images: host::images(&self.env, libvirt),
             ..machines::Tools::default()
         }
     }
 
     /// What makes a cluster's machines.
     pub fn engine(&self, cluster: &Cluster, kind: Kind) -> machines::Engine {
+        // Also where the spec says something else by now.
+        if self.libvirt(cluster).is_session() {
+            return machines::Engine::Direct;
+        }
         host::engine(Some(cluster), kind, self.env.find("vagrant").is_some())
     }
 
@@ -190,9 +210,10 @@ impl Context {
     /// Who has the machines of a cluster. Cheap: nothing is looked at yet.
     pub fn machines(&self, cluster: &Cluster, kind: Kind) -> Fleet {
         let find = |name: &str| self.env.find(name).unwrap_or_else(|| name.into());
-        let tools = self.tools();
+        let libvirt = self.libvirt(cluster);
+        let tools = self.tools(&libvirt);
         let cpu = (kind == Kind::Libvirt).then(|| {
-            let how = Virtualization::of_env(&self.env);
+            let how = Virtualization::of_env(&self.env, &libvirt);
             Cpu {
                 driver: how.driver.to_owned(),
                 mode: how.cpu_mode.to_owned(),
@@ -232,7 +253,7 @@ impl Context {
             cache: Cache { dir: dirs.cache.join("artifacts") },
             net: self.net(),
             library: self.library(),
-            kept: Moments::new(dirs.kept()),
+            kept: self.kept(self.libvirt(&cluster).uri),
             images: Images::new(dirs.images()),
             host_lock: dirs.host_lock(),
             token: match &cluster.k3s.token {

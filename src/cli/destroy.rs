@@ -76,11 +76,11 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
         retry_of: None,
         deep: false,
     };
-    let name = cluster.name.clone();
+    let (name, libvirt) = (cluster.name.clone(), context.libvirt(&cluster));
     let report = run::run(context, cluster, job, &|world, _| ask(world))?;
     run::verdict(&report)?;
     if whole {
-        kept::after_destroy(context, &name);
+        kept::after_destroy(context, &name, libvirt.uri);
         bake::tell_of_left(context);
     }
     Ok(())

@@ -121,13 +121,14 @@ pub fn must_be_ready(context: &Context, world: &World, new: &[String]) -> Result
         return Err(advised(&host, &findings, CliError::new(code::HOST, "this host is not ready", "")));
     }
     if context.ui.format != Format::Json {
-        for finding in findings.iter().filter(|f| f.status == Status::Warning) {
-            eprintln!(
-                "{} {}: {}",
-                context.paint().tone(Tone::Warn, "warning:"),
-                finding.title,
-                finding.detail
-            );
+        for finding in &findings {
+            let word = match finding.status {
+                Status::Warning => context.paint().tone(Tone::Warn, "warning:"),
+                // What is made beside the cluster is said before.
+                Status::Note if finding.id == "pool" => "note:".to_owned(),
+                _ => continue,
+            };
+            eprintln!("{word} {}: {}", finding.title, finding.detail);
         }
     }
     Ok(())

@@ -111,7 +111,7 @@ pub fn render(context: &Context, args: &Render) -> Result<(), CliError> {
     let world = context.world(cluster, kind);
     let files = rendered(&world)?;
     if args.dir.is_some() && !args.force {
-        must_be_rendered(&dir, files.iter().map(|(name, _)| name.as_str()))?;
+        must_be_rendered(&dir, &files)?;
     }
     for (name, text) in files {
         let path = dir.join(name);
@@ -122,13 +122,13 @@ pub fn render(context: &Context, args: &Render) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Files of these names are overwritten where their Vagrantfile says that it was rendered; others are somebody's.
-fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Result<(), CliError> {
-    let vagrantfile = std::fs::read(dir.join("Vagrantfile")).unwrap_or_default();
-    if vagrantfile.starts_with(RENDERED.as_bytes()) {
+/// Files of these names are overwritten where the first one says that it was rendered; others are somebody's.
+fn must_be_rendered(dir: &Path, files: &[(String, String)]) -> Result<(), CliError> {
+    let first = files.first().map(|(name, _)| std::fs::read_to_string(dir.join(name)).unwrap_or_default());
+    if first.is_some_and(|text| text.lines().take(3).any(|line| line.contains(RENDERED))) {
         return Ok(());
     }
-    match names.map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
+    match files.iter().map(|(name, _)| dir.join(name)).find(|path| path.symlink_metadata().is_ok()) {
         None => Ok(()),
         Some(path) => Err(CliError::new(
             code::USAGE,
@@ -138,8 +138,8 @@ fn must_be_rendered<'n>(dir: &Path, names: impl Iterator<Item = &'n str>) -> Res
     }
 }
 
-/// How a Vagrantfile begins that was rendered (templates/Vagrantfile.tera).
-const RENDERED: &str = "# Written by `p1 render`";
+/// What a Vagrantfile (templates/Vagrantfile.tera) and a machine's description say at the beginning that were rendered.
+const RENDERED: &str = "Written by `p1 render`";
 
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {

@@ -24,7 +24,7 @@ use crate::os::files::{self, At};
 use crate::os::lock::{self, Lock};
 use crate::os::process::{self, Cmd, Stream};
 use crate::os::{Cancel, hash, many};
-use crate::spec::{self, Cluster, Fork};
+use crate::spec::{self, Cluster, Fork, LibvirtUri};
 use crate::state::StateDir;
 use crate::ui::{Format, Tone};
 use crate::verbs::Verb;
@@ -108,7 +108,7 @@ struct Forks {
 
 impl Forks {
     fn of(context: &Context) -> Result<Self, CliError> {
-        let (dir, kept) = (context.dirs().forks(), Moments::new(context.dirs().kept()));
+        let (dir, kept) = (context.dirs().forks(), context.kept(LibvirtUri::System));
         files::private_dir(&dir)?;
         Ok(Self { dir, kept })
     }
@@ -167,7 +167,9 @@ impl Forks {
             }
         }
         if any {
-            let _ = self.kept.sweep(&*crate::machines::keeper(&context.tools()), &Cancel::new());
+            let _ = self
+                .kept
+                .sweep(&*crate::machines::keeper(&context.tools(&Default::default())), &Cancel::new());
         }
     }
 
@@ -233,6 +235,12 @@ fn names(context: &Context, forks: &Forks, cluster: &Cluster, args: &Args) -> Re
 fn moment(context: &Context, cluster: &Cluster, of_kept: bool) -> Result<(String, bool), CliError> {
     let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(cluster, &state)?;
+    let libvirt = context.libvirt(cluster);
+    if libvirt.is_session() {
+        let what = format!("this cluster cannot be forked: it is of {libvirt}");
+        let hint = "A fork has a network of its own, and a user's own libvirt makes none: take `uri: qemu:///system`.";
+        return Err(CliError::new(code::USAGE, what, hint));
+    }
     let world = context.world(cluster.clone(), kind);
     let machines = world.look_at_machines()?;
     if cluster.nodes.iter().any(|n| world.machines.keep(&n.name).is_err()) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::args::KeptVerb;
@@ -12,9 +13,9 @@ use super::{out, print};
 use crate::access::World;
 use crate::event::VerbName;
 use crate::kept::{Moment, Moments};
-use crate::machines::MachineState;
+use crate::machines::{self, Keep, MachineState};
 use crate::observe::{Depth, observe};
-use crate::spec::{Cluster, Release};
+use crate::spec::{Cluster, Libvirt, LibvirtUri, Release};
 use crate::state::StateDir;
 use crate::steps::snapshot;
 use crate::ui::{Cell, Format, Layout, bytes, table};
@@ -25,11 +26,19 @@ pub const TO_KEEP: &str = "keep";
 
 /// Runs one of them.
 pub fn run(context: &Context, verb: KeptVerb) -> Result<(), CliError> {
-    let kept = Moments::new(context.dirs().kept());
     match verb {
-        KeptVerb::List => list(context, &kept),
-        KeptVerb::Remove { key } => remove(context, &kept, &key),
+        KeptVerb::List => list(context),
+        KeptVerb::Remove { key } => remove(context, &key),
     }
+}
+
+/// Of every libvirt that there is.
+fn libraries(context: &Context) -> impl Iterator<Item = (LibvirtUri, Moments)> {
+    LibvirtUri::WORDS.iter().map(|(_, uri)| (*uri, context.kept(*uri)))
+}
+
+fn keeper(context: &Context, of: LibvirtUri) -> Box<dyn Keep> {
+    machines::keeper(&context.tools(&Libvirt { uri: of, bridge: None }))
 }
 
 /// When it was kept, as text.
@@ -37,13 +46,17 @@ pub fn when(moment: &Moment) -> String {
     moment.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-fn list(context: &Context, kept: &Moments) -> Result<(), CliError> {
-    let all = kept.all()?;
+fn list(context: &Context) -> Result<(), CliError> {
+    let mut all = Vec::new();
+    for (_, kept) in libraries(context) {
+        all.extend(kept.all()?.into_iter().map(|moment| (kept.used(&moment), moment)));
+    }
+    all.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
     if context.ui.format == Format::Json {
-        for moment in &all {
+        for (used, moment) in &all {
             out::object(&json!({
                 "v": 1, "kept": moment.key, "cluster": moment.cluster, "folder": moment.folder, "at": moment.at,
-                "used": kept.used(moment), "bytes": moment.bytes(),
+                "used": used, "bytes": moment.bytes(),
                 "nodes": moment.machines.iter().map(|m| &m.node).collect::<Vec<_>>(),
             }));
         }
@@ -53,13 +66,13 @@ fn list(context: &Context, kept: &Moments) -> Result<(), CliError> {
         eprintln!("no cluster is kept; `p1 up --keep` keeps one");
         return Ok(());
     }
-    let row = |moment: &Moment| {
+    let row = |(used, moment): &(Timestamp, Moment)| {
         let nodes: Vec<&str> = moment.machines.iter().map(|m| m.node.as_str()).collect();
         vec![
             Cell::from(moment.key.clone()),
             Cell::from(moment.cluster.clone()),
             Cell::from(when(moment)),
-            Cell::from(kept.used(moment).strftime("%Y-%m-%d").to_string()),
+            Cell::from(used.strftime("%Y-%m-%d").to_string()),
             Cell::from(bytes(moment.bytes())),
             Cell::from(nodes.join(", ")),
             Cell::from(moment.folder.display().to_string()),
@@ -71,7 +84,7 @@ fn list(context: &Context, kept: &Moments) -> Result<(), CliError> {
     Ok(())
 }
 
-fn remove(context: &Context, kept: &Moments, key: &str) -> Result<(), CliError> {
+fn remove(context: &Context, key: &str) -> Result<(), CliError> {
     let missing = || {
         let hint = "`p1 kept list` shows what is kept.";
         CliError::new(code::USAGE, format!("nothing is kept as {key}"), hint)
@@ -80,10 +93,12 @@ fn remove(context: &Context, kept: &Moments, key: &str) -> Result<(), CliError> 
         return Err(missing());
     }
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
+    let has = |(_, kept): &(LibvirtUri, Moments)| kept.files(key).is_dir();
+    let (of, kept) = libraries(context).find(has).ok_or_else(missing)?;
     let _lock = kept.lock(&context.cancel)?;
     let moment = kept.find(key)?.ok_or_else(missing)?;
     kept.set_aside(key)?;
-    kept.sweep(&*crate::machines::keeper(&context.tools()), &context.cancel)?;
+    kept.sweep(&*keeper(context, of), &context.cancel)?;
     match context.ui.format {
         Format::Json => out::object(&json!({"v": 1, "removed": moment.key, "bytes": moment.bytes()})),
         _ => eprintln!(
@@ -97,7 +112,7 @@ fn remove(context: &Context, kept: &Moments, key: &str) -> Result<(), CliError> 
 
 /// The kept moment from which this cluster can be made, where nothing of it is there, or where that was begun.
 pub fn to_restore(context: &Context, cluster: &Cluster) -> Result<Option<Moment>, CliError> {
-    let kept = Moments::new(context.dirs().kept());
+    let kept = context.kept(context.libvirt(cluster).uri);
     let state = StateDir::of(cluster.home(), &cluster.name);
     let begun = state.unfinished()?.filter(|u| VerbName::parse(&u.verb) == Some(VerbName::Reset));
     if let Some(key) = begun.and_then(|u| u.subject) {
@@ -135,7 +150,7 @@ pub fn key(world: &Arc<World>) -> Result<Option<String>, CliError> {
 pub fn reset(context: &Context) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let state = StateDir::of(cluster.home(), &cluster.name);
-    let kept = Moments::new(context.dirs().kept());
+    let kept = context.kept(context.libvirt(&cluster).uri);
     let begun = state.unfinished()?.filter(|u| VerbName::parse(&u.verb) == Some(VerbName::Reset));
     let key = match begun.and_then(|u| u.subject) {
         Some(key) => Some(key),
@@ -199,7 +214,7 @@ fn restore_if(
 
 /// Keeps the cluster, which is up, under that digest, unless it is kept.
 pub fn keep(context: &Context, cluster: Cluster, key: Option<String>) -> Result<(), CliError> {
-    let kept = Moments::new(context.dirs().kept());
+    let kept = context.kept(context.libvirt(&cluster).uri);
     let Some(key) = key else {
         let hint = "It takes machines of libvirt, and a cluster whose data is on them.";
         return Err(CliError::new(code::USAGE, "the cluster is up, and it cannot be kept", hint));
@@ -220,13 +235,13 @@ pub fn keep(context: &Context, cluster: Cluster, key: Option<String>) -> Result<
 }
 
 /// After the end of a cluster: what of it is still kept is named, and what was to go with its machines goes.
-pub fn after_destroy(context: &Context, cluster: &str) {
-    let kept = Moments::new(context.dirs().kept());
-    if !context.dirs().kept().is_dir() {
+pub fn after_destroy(context: &Context, cluster: &str, of: LibvirtUri) {
+    let kept = context.kept(of);
+    if !context.dirs().kept(of).is_dir() {
         return;
     }
     if let Ok(_lock) = kept.lock(&context.cancel) {
-        let _ = kept.sweep(&*crate::machines::keeper(&context.tools()), &context.cancel);
+        let _ = kept.sweep(&*keeper(context, of), &context.cancel);
     }
     for moment in kept.all().unwrap_or_default().iter().filter(|m| m.cluster == cluster) {
         let (key, size) = (&moment.key, bytes(moment.bytes()));

@@ -8,7 +8,7 @@ use super::libvirt::Link;
 use super::vagrant::Plugin;
 use crate::explain::{Explain, FailureKind};
 use crate::machines::{Engine, Kind};
-use crate::spec::{Cluster, EngineChoice, ProviderChoice};
+use crate::spec::{Cluster, EngineChoice, Libvirt, ProviderChoice};
 
 /// Why no provider can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,9 +129,9 @@ impl Virtualization {
     }
 
     /// [`Virtualization::of`] without looking at anything else of the host.
-    pub fn of_env(env: &super::Env) -> Self {
+    pub fn of_env(env: &super::Env, libvirt: &Libvirt) -> Self {
         let arch = std::env::consts::ARCH.to_owned();
-        let kvm = super::kvm::KvmFacts::look(env, &arch);
+        let kvm = super::kvm::KvmFacts::look(env, &arch, libvirt.is_session());
         Self::of(&Host { kvm, arch, ..Host::default() })
     }
 }

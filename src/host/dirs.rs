@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::spec::LibvirtUri;
+
 /// What p1 takes from its environment; tests make their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Env {
@@ -58,10 +60,17 @@ impl Env {
 
     /// Where p1 keeps things.
     pub fn dirs(&self) -> Dirs {
-        let base = |given: &Option<PathBuf>, usual: &str| {
-            given.clone().unwrap_or_else(|| self.home.join(usual)).join("p1")
-        };
-        Dirs { data: base(&self.data_home, ".local/share"), cache: base(&self.cache_home, ".cache") }
+        let cache = self.cache_home.clone().unwrap_or_else(|| self.home.join(".cache"));
+        Dirs { data: self.data().join("p1"), cache: cache.join("p1") }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.data_home.clone().unwrap_or_else(|| self.home.join(".local/share"))
+    }
+
+    /// Where the disks of machines of this user's own libvirt lie, unless it has a pool elsewhere.
+    pub fn session_images(&self) -> PathBuf {
+        self.data().join("libvirt/images")
     }
 }
 
@@ -86,9 +95,12 @@ impl Dirs {
         self.data.join("kubeconfig.lock")
     }
 
-    /// This user's kept clusters.
-    pub fn kept(&self) -> PathBuf {
-        self.data.join("kept")
+    /// This user's kept clusters of one libvirt: another one's machines are made again from none of them.
+    pub fn kept(&self, of: LibvirtUri) -> PathBuf {
+        self.data.join(match of {
+            LibvirtUri::System => "kept",
+            LibvirtUri::Session => "kept-session",
+        })
     }
 
     /// Notes of this user's clusters.

@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::dirs::Env;
 use super::net::{Address, Route};
 use super::system::{Distro, Memory, User};
-use super::{apt, kvm, libvirt, net, system, vagrant};
+use super::{apt, bridge, kvm, libvirt, net, system, vagrant};
 use crate::machines::Tools;
 use crate::machines::virtualbox::{NETWORKS_CONF, allowed_ranges};
 use crate::os::Cancel;
 use crate::os::process::{self, Cmd};
+use crate::spec::Libvirt;
 
 /// Programs that are looked for on every host.
 const PROGRAMS: [&str; 13] = [
@@ -45,6 +46,8 @@ pub struct Look<'a> {
     pub programs: &'a [&'a str],
     /// Where the cluster's state will lie.
     pub state: &'a Path,
+    /// Which libvirt.
+    pub libvirt: &'a Libvirt,
 }
 
 /// What this machine has. Plain data: every judgement about it is a function of it.
@@ -70,6 +73,8 @@ pub struct Host {
     pub vagrant: vagrant::VagrantFacts,
     /// libvirt.
     pub libvirt: libvirt::LibvirtFacts,
+    /// The bridge that machines of the user's own libvirt are to be on.
+    pub bridge: Option<bridge::BridgeFacts>,
     /// VirtualBox.
     pub virtualbox: Option<VirtualBox>,
     /// Routes, without the default one.
@@ -112,19 +117,22 @@ impl Host {
             memory: Memory::look(env),
             systemd: env.under("/run/systemd/system").is_dir(),
             user: User::look(env),
-            kvm: kvm::KvmFacts::look(env, &arch),
+            kvm: kvm::KvmFacts::look(env, &arch, how.libvirt.is_session()),
             vagrant: vagrant::look(env, how.thorough, cancel),
             routes,
             addresses,
             free_state: system::free_at(how.state),
-            free_images: system::free_at(&env.under(libvirt::POOL_PATH)),
+            free_images: system::free_at(&env.under(libvirt::images(env, how.libvirt))),
             vagrant_home: env.dirs().vagrant_home(),
             arch,
             programs,
             ..Self::default()
         };
-        let tools = host.tools();
+        let tools = Tools { libvirt_uri: how.libvirt.uri.word().to_owned(), ..host.tools() };
         host.libvirt = libvirt::look(env, &tools, cancel);
+        host.libvirt.uri = how.libvirt.uri;
+        host.libvirt.images = libvirt::images(env, how.libvirt);
+        host.bridge = how.libvirt.bridge.as_ref().map(|name| bridge::look(env, name, cancel));
         host.virtualbox = host.program("VBoxManage").map(|p| look_at_virtualbox(env, p, cancel));
         if how.thorough && host.program("apt-get").is_some() {
             host.apt = apt::look(env, cancel);

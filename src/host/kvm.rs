@@ -86,7 +86,8 @@ impl KvmFacts {
         self.device.is_some() && matches!(self.qemu_user, Some((_, false)))
     }
 
-    pub(super) fn look(env: &Env, arch: &str) -> Self {
+    /// `own`: QEMU is to run as who asks.
+    pub(super) fn look(env: &Env, arch: &str, own: bool) -> Self {
         let file = |path: &str| fs::read_to_string(env.under(path)).unwrap_or_default();
         let x86 = matches!(arch, "x86_64" | "x86");
         let device = fs::metadata(env.under("/dev/kvm")).ok().map(|m| Device {
@@ -101,7 +102,14 @@ impl KvmFacts {
             let opens = device.as_ref().is_some_and(|d| may_open(d, a, &a.groups(&file("/etc/group"))));
             (a.name.clone(), opens)
         });
-        Self { flags: !x86 || has_flags(&file("/proc/cpuinfo")), device, qemu_user }
+        let flags = !x86 || has_flags(&file("/proc/cpuinfo"));
+        if own && device.is_some() {
+            let opens = fs::OpenOptions::new().read(true).write(true).open(env.under("/dev/kvm")).is_ok();
+            let name =
+                accounts.into_iter().find(|a| a.uid == env.uid).map_or(env.uid.to_string(), |a| a.name);
+            return Self { flags, device, qemu_user: Some((name, opens)) };
+        }
+        Self { flags, device, qemu_user }
     }
 }
 
@@ -136,7 +144,7 @@ mod tests {
         };
         let mut env = Env::of_process();
         env.root = dir.path().to_owned();
-        let verdict = || KvmFacts::look(&env, "x86_64").verdict();
+        let verdict = || KvmFacts::look(&env, "x86_64", false).verdict();
         put("proc/cpuinfo", "flags\t\t: fpu vme svm_lock\n");
         assert!(matches!(verdict(), Kvm::Missing { .. }));
         put("dev/kvm", "");

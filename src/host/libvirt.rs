@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -13,6 +13,7 @@ use crate::explain::Explain;
 use crate::machines::Tools;
 use crate::os::Cancel;
 use crate::os::process::{self, Cmd};
+use crate::spec::{self, LibvirtUri};
 
 /// The daemon may have to start first (socket activation).
 const BOUND: Duration = Duration::from_secs(20);
@@ -26,6 +27,10 @@ const MARK: &str = "=p1=";
 /// What was found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LibvirtFacts {
+    /// Which it is.
+    pub uri: LibvirtUri,
+    /// Where its pool is made if it has none.
+    pub images: PathBuf,
     /// What became of the connection.
     pub link: Link,
     /// The daemon's version, e.g. `9.0.0`.
@@ -73,6 +78,11 @@ pub struct Pool {
     pub active: bool,
     /// MiB that are free; known of started pools.
     pub free: Option<u64>,
+}
+
+/// Where the pool is made if there is none.
+pub fn images(env: &Env, of: &spec::Libvirt) -> PathBuf {
+    if of.is_session() { env.session_images() } else { POOL_PATH.into() }
 }
 
 pub(super) fn look(env: &Env, tools: &Tools, cancel: &Cancel) -> LibvirtFacts {

@@ -8,6 +8,7 @@
 //! Beside `cli/` this is the only room that reads the environment, in [`Env::of_process`].
 
 pub mod apt;
+pub mod bridge;
 pub mod choose;
 pub mod dirs;
 pub mod doctor;
@@ -19,7 +20,9 @@ pub mod net;
 pub mod system;
 pub mod vagrant;
 
+pub use bridge::resolvers;
 pub use choose::{Virtualization, choose, engine, prefer};
 pub use dirs::{Dirs, Env};
 pub use doctor::{Finding, Question, Status, Tool, checks, worst};
 pub use facts::{Host, Look};
+pub use libvirt::images;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::os::files::At;
 use crate::os::orphan;
 use crate::os::process::{self, Cmd, Finished};
 use crate::render;
-use crate::spec::Cluster;
+use crate::spec::{self, Cluster};
 
 /// A question to libvirtd takes 30 ms; two minutes is for a host that swaps.
 pub(super) const VIRSH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -42,7 +42,7 @@ const METADATA: &str = "urn:p1:owner";
 /// The ending of what a box had as `authorized_keys` while a box is baked of its machine.
 pub const KEYS_OF_BOX: &str = ".p1-box";
 /// Where that one keeps its volumes.
-const POOL_PATH: &str = "/var/lib/libvirt/images";
+pub const POOL_PATH: &str = "/var/lib/libvirt/images";
 
 /// libvirt on this host.
 pub struct Libvirt {
@@ -151,6 +151,9 @@ impl Libvirt {
 
     /// What the network lacks, as a fragment.
     fn network_lacks(&self, cluster: &Cluster, cancel: &Cancel) -> Result<Option<String>, Error> {
+        if let Some(bridge) = &self.tools.bridge {
+            return self.must_be_up(&bridge.name, cancel).map(|()| None);
+        }
         let name = network_name(&cluster.name);
         let found = self.network(&name, cancel)?;
         Ok(match self.network_wants(cluster, found.as_ref())? {
@@ -162,6 +165,36 @@ impl Libvirt {
         })
     }
 
+    /// Nothing of a bridge of root's is p1's to make or to mend.
+    fn must_be_up(&self, bridge: &str, cancel: &Cancel) -> Result<(), Error> {
+        let links = self.links("look at the bridge", cancel)?;
+        let what = match links.lines().find(|l| link_name(l) == Some(bridge)) {
+            None => "is not there",
+            Some(link) if !link.split(['<', '>']).nth(1).is_some_and(|f| f.split(',').any(|f| f == "UP")) => {
+                "is not up"
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Error::Conflict {
+            what: format!("the bridge {bridge} {what}"),
+            remedy: "Root makes it: `p1 doctor` says with which commands.".into(),
+            next: vec!["p1 doctor".into()],
+        })
+    }
+
+    fn links(&self, doing: &str, cancel: &Cancel) -> Result<String, Error> {
+        let cmd = Cmd::new(&self.tools.ip).args(["-o", "link", "show"]);
+        Ok(process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?.stdout)
+    }
+
+    /// What machines' cards are on, as libvirt says it: its kind and its name.
+    fn ground(&self, cluster: &Cluster) -> (&'static str, String) {
+        match &self.tools.bridge {
+            Some(bridge) => ("bridge", bridge.name.clone()),
+            None => ("network", network_name(&cluster.name)),
+        }
+    }
+
     /// Makes or mends the network. The caller holds a lock of the host.
     fn make_network(
         &self,
@@ -171,6 +204,9 @@ impl Libvirt {
         did: &mut Vec<String>,
         cancel: &Cancel,
     ) -> Result<(), Error> {
+        if let Some(bridge) = &self.tools.bridge {
+            return self.must_be_up(&bridge.name, cancel);
+        }
         let name = network_name(&cluster.name);
         let found = self.network(&name, cancel)?;
         if let Some(other) = found.as_ref().and_then(|n| n.owner.as_ref()).filter(|o| !o.is(owner)) {
@@ -216,23 +252,24 @@ impl Libvirt {
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
     ) -> Result<(String, Vec<(String, String)>), Error> {
-        let name = network_name(&cluster.name);
+        let (kind, name) = self.ground(cluster);
         let doing = "look at the machines' cards";
-        let bridge = self.network(&name, cancel)?.map(|n| n.bridge).unwrap_or_default();
+        let bridge = match &self.tools.bridge {
+            Some(bridge) => bridge.name.clone(),
+            None => self.network(&name, cancel)?.map(|n| n.bridge).unwrap_or_default(),
+        };
         let domains: Vec<String> = ids.keys().map(|node| machine_name(&cluster.name, node)).collect();
         let asked: Vec<_> = domains.iter().map(|d| vec!["domiflist", d]).collect();
         let lists = self.several(doing, &asked, cancel)?;
-        let cmd = Cmd::new(&self.tools.ip).args(["-o", "link", "show"]);
-        let links =
-            process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?.stdout;
+        let links = self.links(doing, cancel)?;
         let mut loose = Vec::new();
         for (node, list) in ids.keys().zip(&lists) {
             for line in list.lines() {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                let [card, "network", source, ..] = words[..] else { continue };
+                let [card, of, source, ..] = words[..] else { continue };
                 // Of a machine that is off it says `-`.
                 let Some(link) = links.lines().find(|l| link_name(l) == Some(card)) else { continue };
-                if source == name && !link.contains(&format!(" master {bridge} ")) {
+                if (of, source) == (kind, &*name) && !link.contains(&format!(" master {bridge} ")) {
                     loose.push((node.clone(), card.to_owned()));
                 }
             }
@@ -316,14 +353,20 @@ impl Libvirt {
 
     /// The pool, where vagrant-libvirt would make it too (`handle_storage_pool.rb`), but not before
     /// p1 needs it.
-    fn pool(&self, did: &mut Vec<String>, cancel: &Cancel) -> Result<(), Error> {
+    fn pool(
+        &self,
+        report: &mut dyn FnMut(&str),
+        did: &mut Vec<String>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let doing = "make the storage pool";
         let info = self.look("look at the storage pool", &["pool-info", POOL], cancel)?;
         if info.is_none() {
-            let define = ["pool-define-as", POOL, "dir", "--target", POOL_PATH];
-            self.ask(doing, &define, cancel)?;
+            let path = self.tools.images.to_string_lossy();
+            report(&format!("making the storage pool {POOL} in {path}"));
+            self.ask(doing, &["pool-define-as", POOL, "dir", "--target", &path], cancel)?;
             self.ask(doing, &["pool-build", POOL], cancel)?;
-            did.push(format!("made the storage pool {POOL} ({POOL_PATH})"));
+            did.push(format!("made the storage pool {POOL} ({path})"));
         }
         if !info.as_deref().is_some_and(pool_runs) {
             self.ask("start the storage pool", &["pool-start", POOL], cancel)?;
@@ -457,7 +500,7 @@ struct Host {
 }
 
 fn hosts(cluster: &Cluster) -> Vec<Host> {
-    let host = |n: &crate::spec::Node| Host {
+    let host = |n: &spec::Node| Host {
         mac: node_mac(cluster.macs(), &n.name, n.ip),
         name: n.name.clone(),
         ip: n.ip.to_string(),
@@ -644,7 +687,7 @@ impl Hypervisor for Libvirt {
     ) -> Result<Vec<String>, Error> {
         let mut did = Vec::new();
         self.make_network(cluster, owner, report, &mut did, cancel)?;
-        self.pool(&mut did, cancel)?;
+        self.pool(report, &mut did, cancel)?;
         if !self.image_ready(image, cancel)? {
             self.upload(image, report, cancel)?;
             did.push(format!("sent the base image of {}", image.name));
@@ -691,8 +734,9 @@ impl Hypervisor for Libvirt {
         let (nodes, lines): (Vec<String>, Vec<String>) = left.into_iter().unzip();
         Err(Error::Conflict {
             what: format!(
-                "the network `{}` was stopped and started, and {} {} not connected to it any more",
-                network_name(&cluster.name),
+                "the {} `{}` was stopped and started, and {} {} not connected to it any more",
+                self.ground(cluster).0,
+                self.ground(cluster).1,
                 nodes.join(", "),
                 if nodes.len() == 1 { "is" } else { "are" }
             ),
@@ -748,6 +792,9 @@ impl Hypervisor for Libvirt {
     }
 
     fn own_network(&self, cluster: &Cluster, owner: &Owner, cancel: &Cancel) -> Result<(), Error> {
+        if self.tools.bridge.is_some() {
+            return Ok(());
+        }
         let (name, doing) = (network_name(&cluster.name), "note whose the network is");
         // `virsh net-metadata` came with libvirt 9.7. What runs is not touched by a new definition.
         match self.look(doing, &["net-dumpxml", "--inactive", &name], cancel)? {
@@ -973,7 +1020,7 @@ impl Hypervisor for Libvirt {
         cancel: &Cancel,
     ) -> Result<BTreeMap<String, Hosting>, Error> {
         let mut questions: Vec<Vec<String>> = Vec::new();
-        for network in networks(cluster) {
+        for network in self.networks(cluster) {
             questions.push(vec!["net-info".into(), network]);
         }
         let shared = questions.len();
@@ -1024,7 +1071,7 @@ impl Hypervisor for Libvirt {
     fn keep_up(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<(), Error> {
         let doing = "have the machine start with this host";
         let off: &[&str] = if cluster.autostart { &[] } else { &["--disable"] };
-        for network in networks(cluster) {
+        for network in self.networks(cluster) {
             // Vagrant's own network is not for this cluster alone.
             if cluster.autostart || network != MANAGEMENT {
                 self.ask(doing, &[&["net-autostart", &network], off].concat(), cancel)?;
@@ -1077,7 +1124,6 @@ impl Hypervisor for Libvirt {
         cancel: &Cancel,
     ) -> Result<String, Error> {
         let wanted = cluster.node(node).ok_or_else(|| Error::cannot(node, super::Cap::Make))?;
-        let size = wanted.size.ok_or_else(|| Error::cannot(node, super::Cap::Make))?;
         let (domain, disk, base) =
             (machine_name(&cluster.name, node), disk(&cluster.name, node), volume(image));
         if cluster.network.nics == 2 {
@@ -1088,20 +1134,7 @@ impl Hypervisor for Libvirt {
         let create = [&["vol-create-as", POOL, &disk, &capacity][..], &backing].concat();
         self.ask("make the machine's disk", &create, cancel)?;
         let path = self.ask("make the machine's disk", &["vol-path", "--pool", POOL, &disk], cancel)?.stdout;
-        let mac = node_mac(cluster.macs(), node, wanted.ip);
-        let own = serde_json::json!({"network": network_name(&cluster.name), "mac": mac});
-        let cards = match cluster.network.nics {
-            1 => vec![own],
-            _ => vec![serde_json::json!({"network": MANAGEMENT, "mac": ""}), own],
-        };
-        let xml = render::render(
-            "domain.xml",
-            &serde_json::json!({
-                "name": domain, "source": source, "memory": u64::from(size.memory) * 1024, "cpus": size.cpus,
-                "arch": std::env::consts::ARCH, "libvirt": libvirt, "disk": path.trim(),
-                "disk_cache": self::cache(cluster.disposable), "cards": cards, "credentials": credentials(key, cluster.bakes()),
-            }),
-        )?;
+        let xml = self.description(cluster, wanted, libvirt, (source, key, path.trim()))?;
         let doing = "define the machine";
         let cmd = self.virsh(["define", "/dev/stdin"]).stdin(xml);
         process::run(&cmd, VIRSH_TIMEOUT, cancel).and_then(Finished::ok).map_err(failed(doing))?;
@@ -1156,16 +1189,16 @@ impl Hypervisor for Libvirt {
     /// Of the card on the nodes' network; p1's other way in, where there are two, stays. Without `--config`, so that the
     /// next start has it up.
     fn set_link(&self, cluster: &Cluster, node: &str, up: bool, cancel: &Cancel) -> Result<(), Error> {
-        let (domain, network) = (machine_name(&cluster.name, node), network_name(&cluster.name));
+        let (domain, (kind, ground)) = (machine_name(&cluster.name, node), self.ground(cluster));
         let doing = if up { "plug the network cable in" } else { "pull the network cable" };
         let cards = self.ask(doing, &["domiflist", &domain], cancel)?.stdout;
         let mac = cards.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [_, "network", source, _, mac] if source == network => Some(mac.to_owned()),
+            [_, of, source, _, mac] if (of, source) == (kind, &*ground) => Some(mac.to_owned()),
             _ => None,
         });
         let mac = mac.ok_or_else(|| Error::Answer {
             program: "virsh",
-            what: format!("card of {domain} on the network {network}"),
+            what: format!("card of {domain} on the {kind} {ground}"),
             lines: process::tail(&cards, 5),
         })?;
         let state = if up { "up" } else { "down" };
@@ -1208,8 +1241,25 @@ impl Hypervisor for Libvirt {
         self.ask(doing, &args, cancel).map(|_| ())
     }
 
-    fn rendered(&self, cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
-        Ok(vec![("network.xml".to_owned(), network_xml(cluster, None)?)])
+    fn rendered(
+        &self,
+        cluster: &Cluster,
+        libvirt: Option<&super::vagrant::Libvirt>,
+    ) -> Result<Vec<(String, String)>, Error> {
+        if self.takes_vagrant() {
+            return Ok(vec![("network.xml".to_owned(), network_xml(cluster, None)?)]);
+        }
+        let one = |node: &spec::Node| {
+            let disk = self.tools.images.join(disk(&cluster.name, &node.name));
+            let about = (Path::new("p1"), "", &*disk.to_string_lossy());
+            let text = self.description(cluster, node, libvirt, about)?;
+            Ok((format!("{}/domain.xml", node.name), format!("<!-- Written by `p1 render` -->\n{text}")))
+        };
+        cluster.nodes.iter().map(one).collect()
+    }
+
+    fn takes_vagrant(&self) -> bool {
+        self.tools.bridge.is_none()
     }
 
     fn evidence(&self, cluster: &str, nodes: &[String]) -> Vec<(String, Cmd)> {
@@ -1267,6 +1317,7 @@ impl Hypervisor for Libvirt {
         }
         let name = network_name(&cluster.name);
         if what.whole
+            && self.tools.bridge.is_none()
             && let Some(network) = self.network(&name, cancel)?
         {
             if let Some(other) = network.owner.as_ref().filter(|o| !what.owner.is_some_and(|us| o.is(us))) {
@@ -1290,6 +1341,44 @@ impl Hypervisor for Libvirt {
 }
 
 impl Libvirt {
+    /// The networks that a machine needs to start.
+    fn networks(&self, cluster: &Cluster) -> Vec<String> {
+        match (&self.tools.bridge, cluster.network.nics) {
+            (Some(_), _) => Vec::new(),
+            (None, 1) => vec![network_name(&cluster.name)],
+            (None, _) => vec![network_name(&cluster.name), MANAGEMENT.to_owned()],
+        }
+    }
+
+    /// What describes a node's machine. `key` opens it at its first boot.
+    fn description(
+        &self,
+        cluster: &Cluster,
+        node: &spec::Node,
+        libvirt: Option<&super::vagrant::Libvirt>,
+        (source, key, disk): (&Path, &str, &str),
+    ) -> Result<String, Error> {
+        let size = node.size.ok_or_else(|| Error::cannot(&node.name, super::Cap::Make))?;
+        let mac = node_mac(cluster.macs(), &node.name, node.ip);
+        let (kind, name) = self.ground(cluster);
+        let own = serde_json::json!({"kind": kind, "source": name, "mac": mac});
+        let cards = match cluster.network.nics {
+            1 => vec![own],
+            _ => vec![serde_json::json!({"kind": "network", "source": MANAGEMENT, "mac": ""}), own],
+        };
+        let address = self.tools.bridge.as_ref().map(|bridge| address(cluster, node, &mac, &bridge.dns));
+        Ok(render::render(
+            "domain.xml",
+            &serde_json::json!({
+                "name": machine_name(&cluster.name, &node.name), "source": source,
+                "memory": u64::from(size.memory) * 1024, "cpus": size.cpus,
+                "arch": std::env::consts::ARCH, "libvirt": libvirt, "disk": disk,
+                "disk_cache": self::cache(cluster.disposable), "cards": cards,
+                "credentials": credentials(key, cluster.bakes(), address.as_deref()),
+            }),
+        )?)
+    }
+
     /// virsh as somebody would call it.
     fn plain(&self, args: &[&str]) -> Cmd {
         Cmd::new(&self.tools.virsh).arg("-c").arg(&self.tools.libvirt_uri).args(args)
@@ -1391,7 +1480,7 @@ impl Libvirt {
 
 /// The definition of the cluster's network.
 pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, render::Error> {
-    let node = |n: &crate::spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(cluster.macs(), &n.name, n.ip)});
+    let node = |n: &spec::Node| serde_json::json!({"name": n.name, "ip": n.ip, "mac": node_mac(cluster.macs(), &n.name, n.ip)});
     let xml = render::render(
         "network.xml",
         &serde_json::json!({
@@ -1414,25 +1503,48 @@ pub fn network_xml(cluster: &Cluster, owner: Option<&Owner>) -> Result<String, r
 
 /// Lines for systemd-tmpfiles (tmpfiles.d(5), systemd.system-credentials(7): `tmpfiles.extra`, since 252) in base64: they put
 /// the cluster's key in the place of the one that boxes come with, before sshd starts. A system without it is entered by
-/// the box's own key. Empty without a key.
+/// the box's own key. Where nobody gives addresses, they put the machine's own beside it ([`address`]): it stays on its disk
+/// for later boots, and a systemd-networkd that has started without it is started again, which costs other boots nothing.
+/// (What is written to files that are there is written when all others are made.) Empty without either.
 ///
-/// Where a box is baked of the machine, those that it came with are put beside them before ([`KEYS_OF_BOX`]).
-fn credentials(key: &str, bakes: bool) -> String {
-    if key.is_empty() {
-        return String::new();
-    }
-    let key = STANDARD.encode(key);
-    let user = super::vagrant::USER;
-    let (root, home) =
-        ("/root/.ssh/authorized_keys".to_owned(), format!("/home/{user}/.ssh/authorized_keys"));
+/// Where a box is baked of the machine, the keys that it came with are put beside them before ([`KEYS_OF_BOX`]).
+fn credentials(key: &str, bakes: bool, address: Option<&str>) -> String {
     let mut lines = String::new();
-    for (path, owner) in [(&root, "root"), (&home, user)].into_iter().filter(|_| bakes) {
-        lines.push_str(&format!("C {path}{KEYS_OF_BOX} 0600 {owner} {owner} - {path}\n"));
-    }
-    STANDARD.encode(format!(
-        "{lines}d /root/.ssh 0700 root root -\nf+~ {root} 0600 root root - {key}\n\
+    if !key.is_empty() {
+        let key = STANDARD.encode(key);
+        let user = super::vagrant::USER;
+        let (root, home) =
+            ("/root/.ssh/authorized_keys".to_owned(), format!("/home/{user}/.ssh/authorized_keys"));
+        for (path, owner) in [(&root, "root"), (&home, user)].into_iter().filter(|_| bakes) {
+            lines.push_str(&format!("C {path}{KEYS_OF_BOX} 0600 {owner} {owner} - {path}\n"));
+        }
+        lines.push_str(&format!(
+            "d /root/.ssh 0700 root root -\nf+~ {root} 0600 root root - {key}\n\
              f+~ {home} 0600 {user} {user} - {key}\n"
-    ))
+        ));
+    }
+    if let Some(address) = address {
+        lines += &format!(
+            "f+~ /etc/systemd/network/05-p1.network 0644 root root - {}\n\
+             w /sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.kill - - - - 1\n",
+            STANDARD.encode(address)
+        );
+    }
+    if lines.is_empty() { lines } else { STANDARD.encode(lines) }
+}
+
+/// A node's address as systemd-networkd reads it (systemd.network(5)), where no DHCP server gives it.
+fn address(cluster: &Cluster, node: &spec::Node, mac: &str, dns: &[Ipv4Addr]) -> String {
+    let (network, ip) = (&cluster.network, node.ip);
+    let mut text = format!(
+        "[Match]\nMACAddress={mac}\n\n[Network]\nAddress={ip}/{}\nGateway={}\n",
+        network.cidr.prefix_len(),
+        network.gateway()
+    );
+    for server in dns {
+        text += &format!("DNS={server}\n");
+    }
+    text + "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
 }
 
 /// A description without what [`credentials`] brought; none if there is nothing of it.
@@ -1462,12 +1574,6 @@ const MANAGEMENT_XML: &str = "<network>\n  <name>vagrant-libvirt</name>\n  <forw
                               <bridge stp='on' delay='0'/>\n  <ip address='192.168.121.1' netmask='255.255.255.0'>\n    \
                               <dhcp>\n      <range start='192.168.121.2' end='192.168.121.254'/>\n    </dhcp>\n  </ip>\n\
                               </network>\n";
-
-/// The networks that a machine needs to start.
-fn networks(cluster: &Cluster) -> Vec<String> {
-    let own = network_name(&cluster.name);
-    if cluster.network.nics == 1 { vec![own] } else { vec![own, MANAGEMENT.to_owned()] }
-}
 
 /// By `virsh pool-info`.
 fn pool_runs(info: &str) -> bool {
@@ -1593,6 +1699,55 @@ mod tests {
             "the address 192.168.56.254, the machines expect 192.168.56.1"
         );
         assert!(changed("<forward", "<was").contains("no way out"));
+    }
+
+    #[test]
+    fn a_machine_on_a_bridge_brings_its_address_and_no_network() {
+        let cluster = crate::spec::fixture::named("iot", "192.168.56.0/24", &["server"]);
+        let dns = vec![Ipv4Addr::new(192, 0, 2, 53)];
+        let session = Libvirt::new(Tools {
+            libvirt_uri: "qemu:///session".into(),
+            bridge: Some(super::super::Bridge { name: "br0".into(), dns }),
+            ..Tools::default()
+        });
+        let system = Libvirt::new(Tools::default());
+        let about = (Path::new("/x/Vagrantfile"), "ssh-ed25519 KEY", "/x/disk.img");
+        let describe = |of: &Libvirt| of.description(&cluster, &cluster.nodes[0], None, about).unwrap();
+        let seed = |xml: &str| {
+            let value = xml.split("tmpfiles.extra=").nth(1).unwrap().split('<').next().unwrap();
+            String::from_utf8(STANDARD.decode(value).unwrap()).unwrap()
+        };
+        let (on_bridge, on_network) = (describe(&session), describe(&system));
+        assert!(
+            on_network.contains("<interface type='network'>")
+                && on_network.contains("<source network='p1-iot'/>")
+        );
+        assert!(!seed(&on_network).contains("/etc/systemd/network/"));
+        assert!(
+            on_bridge.contains("<interface type='bridge'>") && on_bridge.contains("<source bridge='br0'/>")
+        );
+        let lines = seed(&on_bridge);
+        let file = lines.lines().find(|l| l.starts_with("f+~ /etc/systemd/network/05-p1.network ")).unwrap();
+        let file = STANDARD.decode(file.split_whitespace().next_back().unwrap()).unwrap();
+        let mac = node_mac("iot", "server", cluster.nodes[0].ip);
+        assert_eq!(
+            String::from_utf8(file).unwrap(),
+            format!(
+                "[Match]\nMACAddress={mac}\n\n[Network]\nAddress=192.168.56.110/24\nGateway=192.168.56.1\n\
+                 DNS=192.0.2.53\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+            )
+        );
+        // Both go with the first boot.
+        assert!(!without_seed(&on_bridge).unwrap().contains("tmpfiles.extra"));
+
+        let names = |of: &Libvirt| -> Vec<String> {
+            of.rendered(&cluster, None).unwrap().into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(
+            (names(&session), names(&system)),
+            (vec!["server/domain.xml".into()], vec!["network.xml".into()])
+        );
+        assert!(session.networks(&cluster).is_empty());
     }
 
     #[test]

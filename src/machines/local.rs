@@ -121,6 +121,9 @@ impl Local {
 
     /// Writes the Vagrantfile, private as provisioners may have passwords.
     fn write(&self, cluster: &Cluster, Base::Box(image): &Base) -> Result<(), Error> {
+        if !self.hypervisor.takes_vagrant() {
+            return Ok(());
+        }
         let text = vagrant::vagrantfile(cluster, self.hypervisor.name(), self.libvirt.as_ref(), image)?;
         files::write_if_changed(&self.vagrant.dir.join("Vagrantfile"), text.as_bytes(), 0o600)?;
         Ok(())
@@ -267,9 +270,12 @@ impl Make for Local {
     }
 
     fn rendered(&self, cluster: &Cluster, image: &BoxInfo) -> Result<Vec<(String, String)>, Error> {
-        let text = vagrant::readable(cluster, self.hypervisor.name(), self.libvirt.as_ref(), image)?;
-        let mut all = vec![("Vagrantfile".to_owned(), text)];
-        all.extend(self.hypervisor.rendered(cluster)?);
+        let mut all = Vec::new();
+        if self.hypervisor.takes_vagrant() {
+            let text = vagrant::readable(cluster, self.hypervisor.name(), self.libvirt.as_ref(), image)?;
+            all.push(("Vagrantfile".to_owned(), text));
+        }
+        all.extend(self.hypervisor.rendered(cluster, self.libvirt.as_ref())?);
         Ok(all)
     }
 

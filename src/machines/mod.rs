@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, files, process};
-use crate::spec::{Cluster, EngineChoice, ProviderChoice, Role};
+use crate::spec::{Cluster, EngineChoice, LibvirtUri, ProviderChoice, Role};
 use crate::{render, ssh};
 
 pub use batch::Batch;
@@ -147,6 +147,10 @@ pub struct Tools {
     /// The libvirt daemon, e.g. `qemu:///system`. The same for p1 and for Vagrant: Vagrant forgets
     /// machines that it does not find at another URI (vagrant, `Machine#initialize`).
     pub libvirt_uri: String,
+    /// With the user's own libvirt: what its machines are on in place of a network that p1 makes.
+    pub bridge: Option<Bridge>,
+    /// Where libvirt's storage pool is made if it has none.
+    pub images: PathBuf,
     /// `ip`, of iproute2.
     pub ip: PathBuf,
     /// `VBoxManage`.
@@ -155,13 +159,23 @@ pub struct Tools {
     pub vbox_networks: PathBuf,
 }
 
+/// A bridge that root has made for machines of this user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    pub name: String,
+    /// Nobody there tells machines whom to ask for names.
+    pub dns: Vec<Ipv4Addr>,
+}
+
 impl Default for Tools {
     /// Whatever is on PATH, the system's libvirt.
     fn default() -> Self {
         Self {
             virsh: "virsh".into(),
             qemu_img: "qemu-img".into(),
-            libvirt_uri: "qemu:///system".to_owned(),
+            libvirt_uri: LibvirtUri::default().word().to_owned(),
+            bridge: None,
+            images: libvirt::POOL_PATH.into(),
             ip: "ip".into(),
             vboxmanage: "VBoxManage".into(),
             vbox_networks: virtualbox::NETWORKS_CONF.into(),
@@ -777,8 +791,17 @@ trait Hypervisor: Send + Sync {
     }
 
     /// For people: what would be written for these machines beside Vagrant's own, name and text of each file.
-    fn rendered(&self, _cluster: &Cluster) -> Result<Vec<(String, String)>, Error> {
+    fn rendered(
+        &self,
+        _cluster: &Cluster,
+        _libvirt: Option<&vagrant::Libvirt>,
+    ) -> Result<Vec<(String, String)>, Error> {
         Ok(Vec::new())
+    }
+
+    /// Whether Vagrant can make machines as these are.
+    fn takes_vagrant(&self) -> bool {
+        true
     }
 
     /// For a bundle: commands that show how the machines of these nodes are, each with the part that it belongs to.

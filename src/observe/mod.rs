@@ -155,14 +155,15 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
 /// What this folder remembers of machines, and which of them the spec no longer has.
 fn look_at_memory(world: &World) {
     let image = image_wanted(world).ok();
-    let kind = world.state.facts().ok().and_then(|f| f.provider);
+    let facts = world.state.facts().unwrap_or_default();
     let seen = world.seen();
     let made: BTreeMap<_, _> =
         seen.machines.keys().filter_map(|n| Some((n.clone(), world.memory(n)?.made?))).collect();
     let former = former_nodes(&world.cluster, &seen, &made);
     world.note(|seen| {
         seen.here.image = image;
-        seen.here.provider = kind;
+        seen.here.provider = facts.provider;
+        seen.here.libvirt = facts.libvirt();
         seen.made = made;
         seen.former = former;
     });

@@ -307,6 +307,13 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
     {
         all.push(anew(Kind::Provider, format!("its machines are of {has}, not of {wanted}")));
     }
+    // Also where no machine is there: what else was made is.
+    if let Some(has) = seen.here.libvirt.as_ref().filter(|has| **has != cluster.libvirt) {
+        all.push(anew(
+            Kind::Provider,
+            format!("it was made with {has}, and the spec says {}", cluster.libvirt),
+        ));
+    }
     let present = |n: &&String| seen.machines.get(*n).is_some_and(|m| m.state != MachineState::Absent);
     let mut made = seen.made.iter().filter(|(n, _)| present(n)).map(|(_, m)| m);
     if let Some(made) = made.find(|m| m.cidr != cluster.network.cidr || m.nics != cluster.network.nics) {

@@ -26,7 +26,7 @@ use crate::guest::{Activity, NodeFacts, Since, Unit};
 use crate::k3s::{self, Arch, Join, Tokens};
 use crate::machines::{Caps, Hosting, Kind, Machine, MachineState, Made, Note};
 use crate::plan::{Check, K3sState};
-use crate::spec::{Cluster, Node, Role};
+use crate::spec::{Cluster, Libvirt, Node, Role};
 use crate::state::Unfinished;
 
 pub use drift::Drift;
@@ -107,6 +107,8 @@ pub struct Here {
     pub image: Option<String>,
     /// What makes the cluster's machines.
     pub provider: Option<Kind>,
+    /// Which libvirt has them.
+    pub libvirt: Option<Libvirt>,
     /// The files of this host that the spec gives as artifacts: what tells each from another of its name.
     pub given: String,
     /// What was begun with the cluster's data and has not come to its end.

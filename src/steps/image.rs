@@ -109,6 +109,8 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     facts.former.extend(before);
     facts.image = Some(fact);
     facts.provider = Some(world.machines.kind());
+    let libvirt = &world.cluster.libvirt;
+    facts.libvirt = libvirt.is_session().then(|| libvirt.clone());
     world.state.keep(&facts)?;
     world.note(|seen| seen.here.box_ready = true);
     Ok(Some(if just { format!("no baked box fitted, so one was baked: {}", info.name) } else { info.name }))

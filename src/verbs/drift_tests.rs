@@ -396,6 +396,14 @@ fn what_somebody_did_is_found() {
     let apps = found(|s| s.apps.as_mut().unwrap().inventory.digest = "of others".into());
     assert_eq!(apps, [(String::new(), Kind::Manifests, Mend::Up)]);
     assert_eq!(found(|s| s.here.provider = Some(crate::machines::Kind::Virtualbox)).len(), 1);
+    // Whatever is there: where the spec says to look is not where the cluster is.
+    let elsewhere = found(|s| {
+        let (uri, bridge) = (crate::spec::LibvirtUri::Session, Some("br0".into()));
+        s.here.libvirt = Some(crate::spec::Libvirt { uri, bridge });
+        s.machines.clear();
+    });
+    assert!(elsewhere.contains(&(String::new(), Kind::Provider, Mend::Anew)), "{elsewhere:?}");
+    assert!(found(|s| s.here.libvirt = Some(crate::spec::Libvirt::default())).is_empty());
 }
 
 /// The only server takes all with it, and says so; a renamed node is told as such.

@@ -3,24 +3,32 @@
 use semver::Version;
 
 use super::tools::has_vagrant_package;
-use super::{Finding, Status};
+use super::{Finding, Question, Status};
 use crate::host::facts::Host;
 use crate::host::fix::{Stage, Step};
 use crate::host::kvm::Kvm;
 use crate::host::libvirt::{Link, POOL, POOL_PATH};
 use crate::host::vagrant::Plugin;
 use crate::machines::Engine;
+use crate::spec::LibvirtUri;
 
 /// What p1 was measured with.
 const PLUGIN: Version = Version::new(0, 11, 2);
-const URI: &str = "qemu:///system";
+const URI: &str = LibvirtUri::System.word();
 
-pub(super) fn checks(host: &Host, engine: Engine) -> Vec<Finding> {
+pub(super) fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if engine == Engine::Vagrant {
+    if question.engine == Engine::Vagrant {
         findings.push(plugin(host));
     }
     findings.extend([qemu(host), kvm(host)]);
+    if host.libvirt.uri == LibvirtUri::Session {
+        // Daemons start by themselves when they are asked.
+        findings.push(own_daemon(host));
+        findings.extend((host.libvirt.link == Link::Up).then(|| pool(host)));
+        findings.extend(super::bridge::checks(host, question.cluster));
+        return findings;
+    }
     findings.extend(slow_probe(host));
     findings.push(daemon(host));
     if host.libvirt.link == Link::Up {
@@ -102,6 +110,14 @@ fn kvm(host: &Host) -> Finding {
     };
     match host.kvm.verdict() {
         Kvm::Usable => finding(Status::Ok, "/dev/kvm works".to_owned()),
+        Kvm::Closed { why } if host.libvirt.uri == LibvirtUri::Session => emulated(&why).remedy(
+            "Join the group kvm, and log in again.",
+            [Step::root(
+                Stage::Account,
+                "let you use KVM",
+                format!("usermod -aG kvm {}", crate::os::process::quote(&host.user.name)),
+            )],
+        ),
         Kvm::Closed { why } => emulated(&why).remedy("Let the group kvm open /dev/kvm.", open_device(host)),
         Kvm::Decoy { why } => emulated(&why).remedy(
             "Run p1 on a machine with hardware virtualisation, or in a VM with nested virtualisation.",
@@ -196,6 +212,24 @@ fn daemon(host: &Host) -> Finding {
     }
 }
 
+/// The user's own, which virsh starts.
+fn own_daemon(host: &Host) -> Finding {
+    let finding = |status, detail: String| Finding::new("libvirt", "libvirt", status, detail);
+    let packages = ["libvirt-daemon", "libvirt-clients"].map(Step::install);
+    let install = "Install the packages libvirt-daemon and libvirt-clients.";
+    match &host.libvirt.link {
+        Link::Up => {
+            let version = host.libvirt.version.as_deref().unwrap_or("of an unknown version");
+            finding(Status::Ok, format!("{version} answers at {}", host.libvirt.uri.word()))
+        }
+        Link::Absent => finding(Status::Problem, "not installed".to_owned()).remedy(install, packages),
+        Link::Down(why) | Link::Denied(why) => {
+            let detail = format!("the daemon that virsh starts for this user does not answer: {why}");
+            finding(Status::Problem, detail).remedy(install, packages)
+        }
+    }
+}
+
 /// Puts an ordinary user into the groups that may use libvirt and KVM.
 fn admit(host: &Host) -> Vec<Step> {
     let has = |group: &str| host.user.granted.iter().any(|g| g == group);
@@ -283,6 +317,15 @@ fn make_pool() -> Vec<Step> {
 
 fn pool(host: &Host) -> Finding {
     let finding = |status, detail: String| Finding::new("pool", "storage pool", status, detail);
+    if host.libvirt.uri == LibvirtUri::Session && host.libvirt.pool.as_ref().is_none_or(|pool| !pool.active) {
+        let how = if host.libvirt.pool.is_some() {
+            "is not started; it is"
+        } else {
+            "is not there yet; it is made"
+        };
+        let detail = format!("{POOL} {how} with the first VM, in {}", host.libvirt.images.display());
+        return finding(Status::Note, detail);
+    }
     match &host.libvirt.pool {
         Some(pool) if pool.active => finding(Status::Ok, format!("{POOL} is started")),
         Some(_) => finding(Status::Problem, format!("{POOL} is not started"))

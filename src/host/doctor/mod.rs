@@ -7,6 +7,7 @@ use super::fix::Step;
 use crate::machines::{Engine, Kind};
 use crate::spec::Cluster;
 
+mod bridge;
 mod libvirt;
 mod network;
 mod room;
@@ -92,7 +93,7 @@ type OfKind = fn(&Host, &Question<'_>) -> Vec<Finding>;
 
 /// By kind; machines that are elsewhere need nothing of the host.
 const BY_KIND: [(Kind, OfKind); 2] = [
-    (Kind::Libvirt, |host, question| libvirt::checks(host, question.engine)),
+    (Kind::Libvirt, |host, question| libvirt::checks(host, question)),
     (Kind::Virtualbox, |host, question| virtualbox::checks(host, question.cluster)),
 ];
 

@@ -21,6 +21,7 @@ pub(super) fn checks(host: &Host, cluster: &Cluster, kind: Kind) -> Vec<Finding>
         findings.push(Finding::new(ID, TITLE, status, detail).remedy(remedy, []));
     };
     let ours = network_name(&cluster.name);
+    let uri = host.libvirt.uri.word();
     let another = "Choose another `network.cidr` in the spec.";
 
     for network in &host.libvirt.networks {
@@ -31,7 +32,7 @@ pub(super) fn checks(host: &Host, cluster: &Cluster, kind: Kind) -> Vec<Finding>
                 format!("libvirt's network {ours} has {other}, the spec says {cidr}"),
                 format!(
                     "Run `p1 destroy` before you change a cluster's network. If nothing uses it any more: \
-                     virsh -c qemu:///system net-destroy {ours}; virsh -c qemu:///system net-undefine {ours}"
+                     virsh -c {uri} net-destroy {ours}; virsh -c {uri} net-undefine {ours}"
                 ),
             );
         } else if network.name != ours && overlap(other, cidr) {
@@ -43,8 +44,11 @@ pub(super) fn checks(host: &Host, cluster: &Cluster, kind: Kind) -> Vec<Finding>
             );
         }
     }
-    // Bridges were told of above; what VirtualBox has made for such a network, Vagrant takes over.
-    let told = |device: &str| host.libvirt.networks.iter().any(|n| n.bridge.as_deref() == Some(device));
+    // Bridges were told of above, or are told of by themselves; what VirtualBox has made for such a network, Vagrant takes over.
+    let told = |device: &str| {
+        host.bridge.as_ref().is_some_and(|b| b.name == device)
+            || host.libvirt.networks.iter().any(|n| n.bridge.as_deref() == Some(device))
+    };
     let reused =
         |device: &str, net: Ipv4Net| kind == Kind::Virtualbox && device.starts_with("vboxnet") && net == cidr;
     let mut devices = Vec::new();
@@ -97,7 +101,7 @@ pub(super) fn checks(host: &Host, cluster: &Cluster, kind: Kind) -> Vec<Finding>
 
 /// Machines that run, and their network does not: they cannot be reached.
 pub(super) fn link(host: &Host, cluster: &Cluster, kind: Kind, running: &[String]) -> Option<Finding> {
-    if kind != Kind::Libvirt || running.is_empty() || host.libvirt.link != Link::Up {
+    if kind != Kind::Libvirt || host.bridge.is_some() || running.is_empty() || host.libvirt.link != Link::Up {
         return None;
     }
     let ours = network_name(&cluster.name);

@@ -49,6 +49,86 @@ fn a_ready_host_has_no_findings_and_an_empty_plan() {
 }
 
 #[test]
+fn a_users_own_libvirt_wants_a_bridge_of_roots_and_no_network() {
+    use crate::host::bridge::{Allowed, BridgeFacts};
+    use crate::spec::LibvirtUri;
+
+    let mut host = ready();
+    host.user = crate::host::system::User { name: "ada".into(), uid: 1000, ..Default::default() };
+    (host.libvirt.uri, host.libvirt.virtlogd, host.libvirt.networks) = (LibvirtUri::Session, false, vec![]);
+    for name in ["dnsmasq", "iptables", "vagrant"] {
+        host.programs.remove(name);
+    }
+    let good = BridgeFacts {
+        name: "br0".into(),
+        there: Some(true),
+        up: true,
+        helper: Some("/usr/lib/qemu/qemu-bridge-helper".into()),
+        helper_may: true,
+        allowed: Allowed::Yes,
+    };
+    host.bridge = Some(good.clone());
+    host.addresses.push(Address { address: net("192.168.56.1/24"), device: "br0".into() });
+    host.routes.push(Route { net: net("192.168.56.0/24"), device: "br0".into() });
+    let asked = |host: &Host| {
+        let (cluster, engine) = (iot(), Engine::Direct);
+        let question =
+            Question { kind: Kind::Libvirt, engine, cluster: Some(&cluster), running: &[], needs: &[] };
+        let findings = checks(host, &question);
+        let bad = findings.iter().filter(|f| f.status > Status::Ok);
+        let one = |f: &Finding| {
+            assert!(f.id == "pool" || f.remedy.as_ref().is_none_or(|r| r.steps.is_empty()), "root's");
+            let remedy = f.remedy.as_ref().map(|r| format!("\n  {}", r.text)).unwrap_or_default();
+            format!("{} {:?}: {}{remedy}\n", f.id, f.status, f.detail)
+        };
+        bad.map(one).collect::<String>()
+    };
+    assert_eq!(asked(&host), "");
+
+    let mut bad = host.clone();
+    bad.bridge = Some(BridgeFacts { name: "br0".into(), there: Some(false), ..BridgeFacts::default() });
+    bad.addresses.pop();
+    bad.routes.pop();
+    bad.libvirt.pool = None;
+    bad.libvirt.images = "/home/ada/.local/share/libvirt/images".into();
+    assert_snapshot!(asked(&bad), @r"
+    pool Note: default is not there yet; it is made with the first VM, in /home/ada/.local/share/libvirt/images
+    bridge Problem: there is no bridge br0
+      As root: ip link add br0 address 52:54:00:4d:f3:73 type bridge && ip address add 192.168.56.1/24 dev br0 && ip link set br0 up
+    bridge-helper Problem: not installed
+      Install the package qemu-system-common.
+    bridge-allowed Problem: /etc/qemu/bridge.conf does not allow br0
+      As root, for all users of this host: mkdir -p /etc/qemu && echo 'allow br0' >>/etc/qemu/bridge.conf && chmod 0644 /etc/qemu/bridge.conf
+    ");
+    bad.bridge = Some(BridgeFacts { helper_may: false, allowed: Allowed::Unknown, ..good.clone() });
+    bad.libvirt.pool = host.libvirt.pool.clone();
+    assert_snapshot!(asked(&bad), @r"
+    bridge Problem: br0 has no address of 192.168.56.0/24
+      As root: ip address add 192.168.56.1/24 dev br0 && ip link set br0 up
+    bridge-helper Problem: /usr/lib/qemu/qemu-bridge-helper is not setuid, and no user gets a card on a bridge from it
+      As root: dpkg-statoverride --update --add root root 4755 /usr/lib/qemu/qemu-bridge-helper
+    bridge-allowed Warning: ada may not read /etc/qemu/bridge.conf
+      See as root that it, or what it includes, has `allow br0`, and that this user may read that file: the helper reads it as this user.
+    ");
+    let mut other = host.clone();
+    other.addresses.last_mut().unwrap().address = net("192.168.56.110/24");
+    other.bridge = Some(BridgeFacts { up: false, ..good.clone() });
+    assert_snapshot!(asked(&other), @r"
+    bridge Problem: br0 is not up
+      As root: ip link set br0 up
+    ");
+    other.bridge = Some(good);
+    assert_snapshot!(asked(&other), @r"
+    bridge Problem: this host has 192.168.56.110 at br0, which is the address of `server`
+      Give the node another `ip` in the spec.
+    ");
+    other.addresses.last_mut().unwrap().address = net("192.168.56.7/24");
+    assert_snapshot!(asked(&other), @r"
+    bridge Note: br0 is up, this host is 192.168.56.7 there; the nodes' gateway is 192.168.56.1, the first of 192.168.56.0/24
+    ");
+}
+
+#[test]
 fn a_bare_debian_with_systemd() {
     assert_snapshot!(said(&ask(&bare(), Kind::Libvirt, Some(&iot()))), @r"
     vagrant Problem: not installed

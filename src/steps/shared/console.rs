@@ -157,8 +157,15 @@ pub fn told(world: &World, node: &Node, mut error: StepError) -> StepError {
         true => "Its serial console has said nothing.".to_owned(),
         false => format!("The last lines of its serial console are above, more are in {}.", path.display()),
     };
+    let address = match world.cluster.libvirt.is_session() {
+        true => {
+            "p1's own boxes are given their address at the first boot, as is any other with systemd 252 and \
+             systemd-networkd; for the rest the bridge needs a DHCP server that gives it. "
+        }
+        false => "",
+    };
     error.failure.hint = Some(format!(
-        "{kept} {}If it is only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in \
+        "{kept} {}{address}If it is only slow (no hardware virtualisation?), give it more time with `timeouts: {{boot: ...}}` in \
          the spec.",
         look.unwrap_or_default()
     ));
