@@ -514,9 +514,16 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         assert_eq!(parsed.warnings, [], "{name}");
     }
     // Those with applications are read where they are: their manifests are looked into.
-    for (name, objects) in
-        [("nginx", 2), ("ingress", 10), ("namespaces", 2), ("failover", 3), ("faults", 0), ("baked", 0)]
-    {
+    let all = [
+        ("nginx", 2),
+        ("ingress", 10),
+        ("namespaces", 2),
+        ("failover", 3),
+        ("faults", 0),
+        ("baked", 0),
+        ("session", 0),
+    ];
+    for (name, objects) in all {
         let parsed = p1::internals::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");

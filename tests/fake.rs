@@ -824,9 +824,43 @@ fn what_needs_the_whole_cluster_anew_is_refused() {
     fake.edit("192.168.0.0/16", "192.168.56.0/24");
     fake.edit("provider: libvirt", "provider: virtualbox");
     fake.run(&["--yes", "up"]).exits(2).says(&["its machines are of libvirt, not of virtualbox"]);
-    fake.edit("provider: virtualbox", "provider: libvirt");
+    fake.edit("provider: virtualbox", "libvirt: {uri: qemu:///session, bridge: p1-none0}");
+    let elsewhere =
+        "it was made with qemu:///system, and the spec says qemu:///session on the bridge p1-none0";
+    fake.run(&["--yes", "up"]).exits(2).says(&[elsewhere, "p1 destroy"]);
+    // What is there is seen where it is.
+    fake.run(&["status"]).exits(1).says(&[elsewhere]);
+    fake.edit("libvirt: {uri: qemu:///session, bridge: p1-none0}", "provider: libvirt");
     fake.edit("name: fake", "name: other");
     fake.run(&["plan"]).exits(10).says(&["`other` is a new cluster", "fake"]);
+}
+
+#[test]
+fn a_cluster_is_destroyed_where_it_was_made_and_then_made_where_the_spec_says() {
+    let mut fake = Fake::made();
+    fake.edit("provider: libvirt", "libvirt: {uri: qemu:///session, bridge: p1-br0}");
+    assert!(fake.at("bin/net-p1-fake.xml").exists());
+    fake.run(&["--yes", "destroy"]).exits(0);
+    assert!(!fake.at("bin/net-p1-fake.xml").exists() && fake.domains().is_empty());
+    // Of root's bridge nothing is made: it is said what it lacks, before anything is begun.
+    let make = " type bridge && ip address add 192.168.56.1/24 dev p1-br0 && ip link set p1-br0 up";
+    let cases = [
+        ("true", "there is no bridge p1-br0", make),
+        ("ip link add p1-br0 type veth peer name p1-br1", "and no bridge", "Name a bridge"),
+        ("ip link add p1-br0 type bridge", "p1-br0 has no address of 192.168.56.0/24", "ip address add"),
+        (
+            "ip link add p1-br0 type bridge && ip address add 192.168.56.1/24 dev p1-br0",
+            "p1-br0 is not up",
+            "As root: ip link set p1-br0 up",
+        ),
+    ];
+    for (before, what, remedy) in cases {
+        fake.before = before.into();
+        let done = fake.run(&["up"]).exits(3).says(&["this host is not ready"]);
+        let text = done.stdout();
+        assert!(text.contains(what) && text.contains(remedy), "{text}");
+    }
+    assert!(!fake.at(".p1").exists(), "nothing was begun");
 }
 
 #[test]

@@ -785,3 +785,50 @@ fn the_demo_says_first_and_last_who_plays_k3s() {
     demo(&["down"]).exits(0);
     assert!(!made("demo-k3s"));
 }
+
+/// A user's own libvirt on a bridge of root's: p1 makes no network, a machine brings its address along and has it at later boots too, and
+/// what the bridge lacks is said before anything is begun.
+#[test]
+fn machines_on_a_bridge_of_roots_bring_their_address_and_p1_changes_nothing_of_it() {
+    let sim = Sim::new(&spec(1, 1, "libvirt: {uri: qemu:///session, bridge: br7}\n"));
+    sim.sh("for dir in /usr/lib/qemu /usr/libexec; do
+             [ -d $dir ] || continue
+             mount -t tmpfs none $dir; install -m 4755 /bin/true $dir/qemu-bridge-helper; break
+         done
+         mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work
+         mount -t overlay none -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work /etc
+         mkdir -p /etc/qemu; echo 'allow br7' >/etc/qemu/bridge.conf
+         ip link add br7 type bridge; ip address add 192.168.56.1/24 dev br7; ip link set br7 up");
+    sim.p1(&["doctor"]).exits(0);
+    sim.sh("echo 'deny br7' >>/etc/qemu/bridge.conf");
+    let done = sim.p1(&["up"]).exits(3);
+    assert!(done.stdout().contains("does not allow br7"), "{}", done.stdout());
+    assert!(!sim.state().exists());
+    sim.sh("echo 'allow br7' >/etc/qemu/bridge.conf");
+
+    sim.p1(&["up"]).exits(0);
+    sim.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    assert_eq!(sim.sh("virsh net-list --all --name"), "");
+    let xml = sim.sh("virsh dumpxml p1-sim-worker --inactive");
+    assert!(xml.contains("<source bridge='br7'/>") && !xml.contains("tmpfiles.extra"), "{xml}");
+    sim.p1(&["stop"]).exits(0);
+    sim.p1(&["start"]).exits(0);
+    sim.p1(&["fault", "link-down", "worker", "--for", "1m"]).exits(0);
+    sim.p1(&["fault", "heal"]).exits(0);
+    sim.p1(&["up", "--keep"]).exits(0);
+    sim.p1(&["fork"]).exits(2).says(&["it is of qemu:///session on the bridge br7", "makes none"]);
+    sim.p1(&["box", "bake"]).exits(2).says(&["no box is baked with qemu:///session"]);
+
+    // Whatever the spec says by now, it is where it was made.
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    fs::write(sim.at("cluster.yaml"), text.replace("qemu:///session, bridge: br7", "qemu:///system"))
+        .unwrap();
+    let elsewhere = "made with qemu:///session on the bridge br7, and the spec says qemu:///system";
+    sim.p1(&["--yes", "up"]).exits(2).says(&[elsewhere, "p1 destroy"]);
+    sim.p1(&["--yes", "destroy"]).exits(0).says(&["it is kept"]);
+    assert_eq!(sim.sh("virsh list --all --name").trim(), "");
+    fs::write(sim.at("cluster.yaml"), text).unwrap();
+    sim.p1(&["up"]).exits(0).says(&["is kept as of"]);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    assert!(sim.sh("ip -br link show br7").contains("br7"), "root's bridge stays");
+}

@@ -436,6 +436,7 @@ impl Lab {
 
     /// Switches a machine on.
     pub fn start(self: &Arc<Self>, name: &str) -> Result<(), String> {
+        let own = self.own_seat(name).map_err(|e| e.to_string())?;
         let (config, number, bridge, node, mac) = {
             let mut known = self.known();
             let Some(domain) = known.domains.get(name) else {
@@ -446,12 +447,18 @@ impl Lab {
             }
             let xml = domain.xml.clone();
             let mac = virsh::attribute(&xml, "mac", "address").unwrap_or_default();
-            let network = virsh::network_of(&xml).unwrap_or_default();
-            let Some((net, live)) = known.networks.get(&network).and_then(|n| Some((n, n.live.as_ref()?)))
-            else {
-                return Err(format!("Requested operation is not valid: network '{network}' is not active"));
+            let (kind, ground) = virsh::ground_of(&xml).unwrap_or_default();
+            let net = known.networks.get(&ground).and_then(|n| Some((n, n.live.as_ref()?)));
+            let (seat, bridge) = match (&*kind, net) {
+                ("bridge", _) => (own, ground),
+                (_, Some((net, live))) => (virsh::seat(live, &mac), net.bridge.clone()),
+                _ => {
+                    return Err(format!(
+                        "Requested operation is not valid: network '{ground}' is not active"
+                    ));
+                }
             };
-            let seat = virsh::seat(live, &mac).or_else(|| domain.seat.clone());
+            let seat = seat.or_else(|| domain.seat.clone());
             let node = seat.as_ref().map_or_else(|| name.to_owned(), |s| s.node.clone());
             let mut config = json!({"name": node, "memory": virsh::memory(&xml)});
             if let Some(seat) = seat
@@ -460,7 +467,6 @@ impl Lab {
                 config["ip"] = json!(seat.ip);
                 (config["gateway"], config["prefix"]) = (json!(seat.gateway), json!(seat.prefix.to_string()));
             }
-            let bridge = net.bridge.clone();
             if let Some(lines) = virsh::credentials(&xml) {
                 known.credentials.insert(name.to_owned(), lines);
             }
@@ -479,6 +485,26 @@ impl Lab {
             }
         }
         started.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// What a machine has of its network on its disk, or is given for it now.
+    fn own_seat(&self, name: &str) -> std::io::Result<Option<Seat>> {
+        let xml = self.known().domains.get(name).map(|d| d.xml.clone()).unwrap_or_default();
+        if virsh::ground_of(&xml).is_none_or(|(kind, _)| kind != "bridge") {
+            return Ok(None);
+        }
+        self.make_disk(name)?;
+        if let Some(lines) = virsh::credentials(&xml) {
+            self.take_credentials(name, &lines)?;
+        }
+        let file = self.disk(name).join("root/etc/systemd/network/05-p1.network");
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        let address = value("Address").and_then(|a| a.split_once('/'));
+        let node = name.rsplit('-').next().unwrap_or(name).to_owned();
+        Ok(address.zip(value("Gateway")).and_then(|((ip, prefix), gateway)| {
+            Some(Seat { node, ip: ip.into(), gateway: gateway.into(), prefix: prefix.parse().ok()? })
+        }))
     }
 
     /// As systemd-tmpfiles does with `tmpfiles.extra`, as far as p1 uses it: `f+~ PATH MODE USER GROUP - BASE64`, and

@@ -58,9 +58,11 @@ fn text(xml: &str, element: &str) -> Option<String> {
     Some(rest.split_once(&format!("</{element}>"))?.0.to_owned())
 }
 
-/// The network that a domain's first card is on.
-pub fn network_of(xml: &str) -> Option<String> {
-    attribute(xml.split_once("<interface")?.1, "source", "network")
+/// What a domain's first card is on, its kind and its name: a network, or a bridge that is the host's.
+pub fn ground_of(xml: &str) -> Option<(String, String)> {
+    let card = xml.split_once("<interface")?.1;
+    let kind = attribute(xml, "interface", "type")?;
+    attribute(card, "source", &kind).map(|name| (kind, name))
 }
 
 /// What base64 stands for; empty where it is none.
@@ -567,10 +569,10 @@ fn domain(
         // The network of each card, and its name on this host while the machine runs.
         "domiflist" => {
             let card = if power == Power::Off { "-".to_owned() } else { format!("v{}", domain.number) };
-            let (mac, network) = (attribute(&domain.xml, "mac", "address"), network_of(&domain.xml));
+            let (mac, (kind, name)) =
+                (attribute(&domain.xml, "mac", "address"), ground_of(&domain.xml).unwrap_or_default());
             return Ok(format!(
-                " Interface   Type      Source      Model    MAC\n-------------------------\n {card}   network   {}   virtio   {}\n\n",
-                network.unwrap_or_default(),
+                " Interface   Type      Source      Model    MAC\n-------------------------\n {card}   {kind}   {name}   virtio   {}\n\n",
                 mac.unwrap_or_default()
             ));
         }
@@ -619,8 +621,8 @@ fn domain(
             }
         }
         "domifaddr" => {
-            let (mac, network) = (attribute(&domain.xml, "mac", "address"), network_of(&domain.xml));
-            let (mac, network) = (mac.unwrap_or_default(), network.unwrap_or_default());
+            let (mac, network) = (attribute(&domain.xml, "mac", "address"), ground_of(&domain.xml));
+            let (mac, (_, network)) = (mac.unwrap_or_default(), network.unwrap_or_default());
             let address = known
                 .networks
                 .get(&network)
@@ -678,7 +680,7 @@ fn domain(
             let (xml, had) = (domain.xml.clone(), domain.seat.clone());
             let to = to.unwrap_or_default().to_owned();
             known.volumes.insert(to.clone(), volume);
-            let (network, mac) = (network_of(&xml), attribute(&xml, "mac", "address"));
+            let (network, mac) = (ground_of(&xml).map(|(_, name)| name), attribute(&xml, "mac", "address"));
             let live = network.and_then(|n| known.networks.get(&n)?.live.clone()).unwrap_or_default();
             let seat = seat(&live, &mac.unwrap_or_default()).or(had);
             known.saved.insert(to, Saved { domain: name, xml, seat });
