@@ -138,6 +138,35 @@ fn rendered_files() {
     });
 }
 
+/// Who only works on a cluster has read them before.
+#[test]
+fn warnings_are_said_where_the_spec_is_checked_and_where_it_is_made_true() {
+    let dir = tempfile::tempdir().unwrap();
+    let unwise = spec("libvirt", 1).replace("memory: 2048", "memory: 512");
+    fs::write(dir.path().join("cluster.yaml"), unwise).unwrap();
+    for (args, told) in [
+        (&["validate"][..], true),
+        (&["plan"], true),
+        (&["up"], true),
+        (&["up", "--dry-run"], true),
+        (&["render"], false),
+        (&["status"], false),
+        (&["stop"], false),
+        (&["exec", "--", "true"], false),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_p1"));
+        // Without any program nothing is made, and nothing on this host is looked at.
+        command
+            .args(args)
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env("PATH", "")
+            .env_remove("P1_FILE");
+        let err = String::from_utf8(command.stdin(Stdio::null()).output().unwrap().stderr).unwrap();
+        assert_eq!(err.contains("warning: "), told, "{args:?}: {err}");
+    }
+}
+
 #[test]
 fn rendering_overwrites_what_was_rendered_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,7 +392,7 @@ fn odd_arguments_are_told_and_an_empty_variable_is_none() {
 /// Every verb, as the help lists them.
 fn verbs() -> Vec<String> {
     let (_, help, _) = p1(Path::new("."), &["--help"]);
-    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let list = help.split("Make a cluster:\n").nth(1).unwrap().split("Options:").next().unwrap();
     let name =
         |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned).filter(|n| !n.is_empty());
     let verbs: Vec<String> = list.lines().filter_map(name).filter(|name| name != "help").collect();

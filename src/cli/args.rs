@@ -15,9 +15,7 @@ use crate::spec::ProviderChoice;
     version,
     max_term_width = 100,
     subcommand_required = true,
-    arg_required_else_help = true,
-    after_help = "Exit codes: 0 done, 1 steps failed (`p1 retry` continues), 2 bad usage or spec, 3 host not ready \
-                  (see `p1 doctor`), 4 locked by another p1 or had by another folder, 10 `plan` has changes, 130 interrupted"
+    arg_required_else_help = true
 )]
 pub struct Cli {
     /// What applies to every verb.
@@ -30,6 +28,7 @@ pub struct Cli {
 
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Work as if p1 was started in this folder; several are entered one after the other
     #[arg(short = 'C', global = true, value_name = "DIR", action = clap::ArgAction::Append)]
@@ -132,6 +131,9 @@ pub struct Up {
     /// Which nodes, and how closely to look.
     #[command(flatten)]
     pub looks: Looks,
+    /// Only say what would be done, as `p1 plan` does
+    #[arg(long, conflicts_with_all = ["setup", "keep"])]
+    pub dry_run: bool,
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,

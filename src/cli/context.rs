@@ -106,8 +106,13 @@ impl Context {
         Library::new(self.dirs().data.join("boxes"))
     }
 
-    /// The spec, with its warnings said.
+    /// The spec. Its warnings are for who checks it or makes the cluster of it: [`Context::spec_with_warnings`].
     pub fn spec(&self) -> Result<Cluster, CliError> {
+        self.usable(self.parse()?.cluster)
+    }
+
+    /// The spec, with its warnings said.
+    pub fn spec_with_warnings(&self) -> Result<Cluster, CliError> {
         self.warned(self.parse()?)
     }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::args::{self, Cli, Init, Render};
+use super::args::{self, Init, Render};
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{here, out, print};
+use super::{help, here, out, print};
 use crate::access::World;
 use crate::guest::NodeFacts;
 use crate::k3s;
@@ -15,7 +15,6 @@ use crate::os::files;
 use crate::spec::{self, ProviderChoice};
 use crate::state::StateDir;
 use crate::ui::{Format, count};
-use clap::CommandFactory;
 use serde_json::json;
 
 /// `p1 init`.
@@ -83,7 +82,7 @@ pub fn schema(context: &Context) -> Result<(), CliError> {
 pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(), CliError> {
     // Into memory first: it panics where it cannot write.
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "p1", &mut text);
+    clap_complete::generate(shell, &mut help::command(), "p1", &mut text);
     match context.ui.format {
         Format::Json => {
             let text = String::from_utf8_lossy(&text);
@@ -188,7 +187,7 @@ pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), CliError> {
         text
     };
     let Some(dir) = dir else {
-        let page = page(Cli::command());
+        let page = page(help::command());
         match context.ui.format {
             Format::Json => out::object(&json!({"v": 1, "man": String::from_utf8_lossy(&page)})),
             _ => print(page),
@@ -196,7 +195,7 @@ pub fn man(context: &Context, dir: Option<&Path>) -> Result<(), CliError> {
         return Ok(());
     };
     files::dir(dir)?;
-    let mut root = Cli::command();
+    let mut root = help::command();
     root.build();
     let mut pages = vec![("p1".to_owned(), root.clone())];
     for verb in root.get_subcommands() {

@@ -156,6 +156,11 @@ impl Context {
                 _ => eprintln!("{}", warning.render(&self.global.file, self.ui.color)),
             }
         }
+        self.usable(cluster)
+    }
+
+    /// A cluster whose folder can be named in the files that are made for it.
+    pub(super) fn usable(&self, cluster: Cluster) -> Result<Cluster, CliError> {
         if cluster.base.to_str().is_none() {
             let what = format!("the name of the folder {} is not UTF-8", cluster.base.display());
             let hint = "Vagrant's files and p1's journal cannot name it: use another folder.";

@@ -30,6 +30,7 @@ mod fault;
 mod files;
 mod fork;
 mod forward;
+mod help;
 mod here;
 mod image;
 mod kept;

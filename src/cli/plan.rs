@@ -16,13 +16,16 @@ use crate::state::StateDir;
 use crate::ui::{Format, Tone, count};
 use crate::verbs::{self, Decision, Intent, Verb, decide};
 
-/// Shows the plan; exit code 10 if something would be done.
-pub fn plan(context: &Context, args: &Looks) -> Result<(), CliError> {
-    let cluster = context.spec()?;
+/// Shows the plan of an `up` that is to replace these nodes, and to restore nothing that is kept if it is `fresh`; exit
+/// code 10 if something would be done.
+pub fn plan(context: &Context, args: &Looks, replace: &[String], fresh: bool) -> Result<(), CliError> {
+    let cluster = context.spec_with_warnings()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
+    let replace = context.targets(&cluster, replace)?;
     let state = StateDir::of(cluster.home(), &cluster.name);
     let kind = context.kind(&cluster, &state)?;
-    let restored = if targets.is_empty() { kept::to_restore(context, &cluster)? } else { None };
+    let whole = targets.is_empty() && replace.is_empty() && !fresh;
+    let restored = if whole { kept::to_restore(context, &cluster)? } else { None };
     if let Some(moment) = &restored {
         let when = kept::when(moment);
         eprintln!(
@@ -36,7 +39,7 @@ pub fn plan(context: &Context, args: &Looks) -> Result<(), CliError> {
         return Err(verbs::Error::Contested(verbs::contested(&world, &claims, verb.name, &targets)).into());
     }
     let seen = observe_claimed(&world, if args.deep { Depth::Inside } else { verb.depth }, &claims)?;
-    let intent = Intent { verb, targets: &targets, replace: &[] };
+    let intent = Intent { verb, targets: &targets, replace: &replace };
     let Decision { plan, drift, refused, .. } = decide(&world.cluster, &seen, &intent);
     let drift = change::told(&world, drift);
     let plan = plan.map_texts(&|text| context.shown(&text));

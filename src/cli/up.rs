@@ -10,6 +10,7 @@ use super::error::{CliError, code};
 use super::fork;
 use super::here;
 use super::kept;
+use super::plan;
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
@@ -18,7 +19,10 @@ use crate::verbs::Verb;
 
 /// Makes the cluster as the spec says.
 pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
-    let cluster = context.spec()?;
+    if args.dry_run {
+        return plan::plan(context, &args.looks, &args.replace, args.fresh);
+    }
+    let cluster = context.spec_with_warnings()?;
     let targets = context.targets(&cluster, &args.looks.nodes.nodes)?;
     if args.setup && context.global.offline {
         let hint = "Run `p1 doctor --fix` while there is a connection.";

@@ -4,20 +4,20 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::FromArgMatches;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{CommandFactory, FromArgMatches};
 
 use super::args::Cli;
 use super::error::{self, CliError, code};
-use super::out;
+use super::{help, out};
 use crate::os::process::{quote, quote_os};
 use crate::spec;
 use crate::ui::Paint;
 
 /// Reads the arguments; beside them the name of the verb, as in `snapshot save`. What is no command line, or asks for help, ends p1.
 pub fn parse(args: &[OsString]) -> Result<(Cli, String), ExitCode> {
-    let mut command = Cli::command();
+    let mut command = help::command();
     if std::env::var_os("P1_FILE").is_some_and(|v| v.is_empty()) {
         // As everywhere: a variable that is empty is one that is not set.
         command = command.mut_arg("file", |arg| arg.env(Resettable::<clap::builder::OsStr>::Reset));
@@ -27,15 +27,25 @@ pub fn parse(args: &[OsString]) -> Result<(Cli, String), ExitCode> {
         let name = name.map(|(name, _)| name).collect::<Vec<_>>().join(" ");
         Cli::from_arg_matches(&matches).map(|cli| (cli, name)).map_err(|e| e.format(&mut command))
     });
-    read.map_err(|error| end(&error, args))
+    read.map_err(|error| end(error, args))
 }
 
-fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
+fn end(mut error: clap::Error, args: &[OsString]) -> ExitCode {
     use std::io::IsTerminal;
     let colors = |terminal: bool| terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let shown = |color: bool| match color {
-        true => error.render().ansi().to_string(),
-        false => error.render().to_string(),
+    let words: Vec<String> = args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let other = other_word(&error, &words);
+    if other.is_some() {
+        // What is alike by its letters is not what was meant.
+        error.remove(ContextKind::SuggestedSubcommand);
+    }
+    let shown = |color: bool| {
+        let text = match color {
+            true => error.render().ansi().to_string(),
+            false => error.render().to_string(),
+        };
+        // Where a suggestion was taken out.
+        text.replace("\n\n\n", "\n\n")
     };
     let paint = Paint { color: colors(std::io::stderr().is_terminal()), unicode: false };
     if !error.use_stderr() {
@@ -43,8 +53,8 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
         return super::finish(Ok(()), "p1", paint);
     }
     eprint!("{}", shown(paint.color));
-    let meant = meant(&args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>());
-    let hint = meant.map(|line| format!("The command to run goes after `--`: {line}"));
+    let hint = meant(&words).map(|line| format!("The command to run goes after `--`: {line}"));
+    let hint = hint.or_else(|| other.map(str::to_owned));
     if let Some(hint) = &hint {
         eprintln!("\n{} {hint}", paint.tone(crate::ui::Tone::Hint, "hint:"));
     }
@@ -64,6 +74,19 @@ fn end(error: &clap::Error, args: &[OsString]) -> ExitCode {
         out::object(&error::end("", "p1", &result));
     }
     super::finish(result, "p1", paint)
+}
+
+/// What is said of a verb that only another tool has.
+fn other_word(error: &clap::Error, args: &[String]) -> Option<&'static str> {
+    let wrong = error.get(ContextKind::InvalidSubcommand)?.to_string();
+    let mut path: Vec<&str> = Vec::new();
+    for at in words(args) {
+        path.push(&args[at]);
+        if args[at] == wrong {
+            break;
+        }
+    }
+    help::instead(&path.join(" "))
 }
 
 /// Whether JSON is asked for, on a command line that cannot be read.
@@ -133,6 +156,7 @@ fn meant(args: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
     use std::path::Path;
 
     #[test]
@@ -181,7 +205,8 @@ mod tests {
                     assert!(!words.iter().any(to_fill), "{name}: `p1 {line}` has a word to be filled in");
                     let read =
                         Cli::command().try_get_matches_from(["p1".to_owned()].into_iter().chain(words));
-                    let read = read.err().filter(|e| e.kind() != ErrorKind::DisplayHelp);
+                    let shown = [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion];
+                    let read = read.err().filter(|e| !shown.contains(&e.kind()));
                     assert!(read.is_none(), "{name}: `p1 {line}` is no command: {}", read.unwrap());
                     told += 1;
                 }

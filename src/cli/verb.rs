@@ -151,7 +151,7 @@ impl Verb {
             Self::Validate => files::validate(context),
             Self::Schema => files::schema(context),
             Self::Render(args) => files::render(context, &args),
-            Self::Plan(args) => plan::plan(context, &args),
+            Self::Plan(args) => plan::plan(context, &args, &[], false),
             Self::Up(args) => up::up(context, &args),
             Self::Upgrade(args) => upgrade::upgrade(context, &args),
             Self::Retry => retry::retry(context),
