@@ -203,7 +203,10 @@ pub struct Exec {
 pub struct Logs {
     /// A node: the log of its k3s. Without one: what the last run's failed steps wrote
     pub node: Option<String>,
-    /// The log of a step of the last run, e.g. `worker-1/install`
+    /// Of this run instead of the last one, as `p1 history` lists it; as much of its name as no other has is enough
+    #[arg(long, conflicts_with_all = ["node", "follow"])]
+    pub run: Option<String>,
+    /// The log of a step of the run, e.g. `worker-1/install`
     #[arg(long, conflicts_with_all = ["node", "follow"])]
     pub step: Option<String>,
     /// The last lines
@@ -214,8 +217,16 @@ pub struct Logs {
     pub follow: bool,
     /// Write one archive with everything that shows how the cluster, its nodes and this host are, without secrets
     /// [default: p1-NAME-TIME.tar.gz]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["node", "step", "follow"])]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["node", "run", "step", "follow"])]
     pub bundle: Option<Option<PathBuf>>,
+}
+
+/// Options of `history`.
+#[derive(Args, Debug)]
+pub struct History {
+    /// The last runs
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
+    pub lines: u32,
 }
 
 /// Options of `kubeconfig`.

@@ -8,7 +8,7 @@ use crate::ui::text;
 /// The verbs in the order in which they are needed.
 const GROUPS: [(&str, &[&str]); 9] = [
     ("Make a cluster", &["init", "validate", "plan", "up", "retry", "doctor"]),
-    ("See how it is", &["status", "verify", "list", "logs"]),
+    ("See how it is", &["status", "verify", "list", "logs", "history"]),
     ("Work on it", &["ssh", "exec", "kubectl", "kubeconfig", "image"]),
     ("Change it", &["upgrade", "replace", "fault"]),
     ("Keep moments of it", &["snapshot", "reset", "kept", "fork", "backup", "restore"]),
@@ -54,6 +54,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
         &[
             ("p1 logs", "what the last run's failed steps wrote"),
             ("p1 logs server --follow", "k3s' log on a node"),
+            ("p1 logs --run 20261129T0859", "what those of an earlier run wrote"),
             ("p1 logs --bundle", "all that shows a cause, in one file without secrets"),
         ],
     ),

@@ -1,4 +1,4 @@
-//! `p1 logs`: a node's k3s, or what the steps of the last run wrote.
+//! `p1 logs`: a node's k3s, or what the steps of a run wrote.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::args::Logs;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{bundle, out, print};
+use super::{bundle, history, out, print};
 use crate::event::Outcome;
 use crate::explain::{Explain, chain};
 use crate::journal;
@@ -42,7 +42,11 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
         let unit = cluster.node(name).expect("looked up").role.unit();
         return lines_of(context, cluster, name, unit, args);
     }
-    let last = match journal::latest(&state.runs()) {
+    let last = match &args.run {
+        Some(run) => Ok(Some(history::find(&state, run)?)),
+        None => journal::latest(&state.runs()),
+    };
+    let last = match last {
         Err(error) if args.step.is_none() => {
             eprintln!("{}", chain(&error));
             return all(context, &state, args.lines);
@@ -53,22 +57,23 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
         return Err(CliError::new(code::FAILED, "nothing has been run yet", "`p1 up` makes the cluster.")
             .next(["p1 up"]));
     };
+    let which = match &args.run {
+        Some(_) => format!("the run {} (`p1 {}`)", record.run, record.verb),
+        None => format!("the last run (`p1 {}`, {})", record.verb, record.run),
+    };
     let failed =
         |s: &String| matches!(record.outcomes.get(s), Some(Outcome::Failed(_) | Outcome::Interrupted));
     let steps: Vec<String> = match &args.step {
         Some(step) if record.steps.iter().any(|s| s.id == *step) => vec![step.clone()],
         Some(step) => {
             let known: Vec<&str> = record.steps.iter().map(|s| s.id.as_str()).collect();
-            let what = format!("the last run (`p1 {}`) had no step `{step}`", record.verb);
+            let what = format!("{which} had no step `{step}`");
             return Err(CliError::new(code::USAGE, what, format!("It had: {}.", known.join(", "))));
         }
         None => record.steps.iter().map(|s| s.id.clone()).filter(failed).collect(),
     };
     if steps.is_empty() {
-        eprintln!(
-            "no step of the last run (`p1 {}`, {}) failed; name a node or a `--step`",
-            record.verb, record.run
-        );
+        eprintln!("no step of {which} failed; name a node or a `--step`");
     }
     for step in &steps {
         show(context, step, &state.log(&record.run, step), args.lines);

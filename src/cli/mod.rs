@@ -32,6 +32,7 @@ mod fork;
 mod forward;
 mod help;
 mod here;
+mod history;
 mod image;
 mod kept;
 mod kubeconfig;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, ImageVerb, Init, KeptVerb, Kubeconfig, Kubectl,
-    Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, History, ImageVerb, Init, KeptVerb, Kubeconfig,
+    Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, image, kept, kubeconfig, kubectl,
-    list, logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, history, image, kept, kubeconfig,
+    kubectl, list, logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -47,6 +47,8 @@ pub enum Verb {
     Exec(Exec),
     /// Show a node's k3s log, or the log of a step
     Logs(Logs),
+    /// List what was done to the cluster: when, by which verb, how long it took, and what failed
+    History(History),
     /// Print where the cluster's kubeconfig is, or merge it into yours
     Kubeconfig(Kubeconfig),
     /// Run kubectl against the cluster: this host's, or the server's own over SSH
@@ -134,6 +136,7 @@ impl Verb {
                 | Self::Schema
                 | Self::Render(_)
                 | Self::Logs(_)
+                | Self::History(_)
                 | Self::Box(_)
                 | Self::Kept(_)
                 | Self::List
@@ -161,6 +164,7 @@ impl Verb {
             Self::Ssh(args) => ssh::ssh(context, &args),
             Self::Exec(args) => exec::exec(context, &args),
             Self::Logs(args) => logs::logs(context, &args),
+            Self::History(args) => history::history(context, &args),
             Self::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),
             Self::Kubectl(args) => kubectl::kubectl(context, &args.args),
             Self::Stop(args) => power::run(context, VerbName::Stop, &args.nodes),
