@@ -101,6 +101,15 @@ impl Explain for Error {
     }
 }
 
+/// Bytes that nobody can guess.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let (source, mut bytes) = (Path::new("/dev/urandom"), [0; N]);
+    fs::File::open(source)
+        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
+        .at("read", source)?;
+    Ok(bytes)
+}
+
 /// The folder of all of them, in the user's data folder.
 #[derive(Clone, Debug)]
 pub struct Moments {
@@ -127,14 +136,21 @@ impl Moments {
         if let Some(id) = known.filter(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit())) {
             return Ok(format!("{KEPT_PREFIX}{id}-"));
         }
-        let mut bytes = [0; 4];
-        let source = Path::new("/dev/urandom");
-        fs::File::open(source)
-            .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
-            .at("read", source)?;
-        let id = hash::hex(&bytes);
+        let id = hash::hex(&random::<4>()?);
         files::write(&path, format!("{id}\n").as_bytes(), 0o600)?;
         Ok(format!("{KEPT_PREFIX}{id}-"))
+    }
+
+    /// What nobody else knows, made when it is first asked for.
+    pub fn salt(&self) -> Result<String, Error> {
+        files::private_dir(&self.dir)?;
+        let path = self.dir.join("salt");
+        if let Some(salt) = files::read_if_there(&path)?.filter(|salt| salt.len() == 64) {
+            return Ok(salt);
+        }
+        let salt = hash::hex(&random::<32>()?);
+        files::write(&path, salt.as_bytes(), 0o600)?;
+        Ok(salt)
     }
 
     /// What a node's volumes are called that a run writes.

@@ -67,14 +67,20 @@ impl Redactor {
         known.dedup();
     }
 
-    /// `text` without secrets.
-    pub fn text(&self, text: &str) -> String {
+    /// `text` without the secrets that are known; what only looks like one stays.
+    pub fn known_in(&self, text: &str) -> String {
         let mut text = Cow::Borrowed(text);
         for secret in self.known().iter() {
             if text.contains(secret.as_str()) {
                 text = Cow::Owned(text.replace(secret.as_str(), MASK));
             }
         }
+        text.into_owned()
+    }
+
+    /// `text` without secrets.
+    pub fn text(&self, text: &str) -> String {
+        let text = self.known_in(text);
         let text = private_keys(&text);
         let mut out = String::with_capacity(text.len());
         // Lines of a block (`password: |`) that belong to a key of this indent.

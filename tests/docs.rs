@@ -325,6 +325,11 @@ fn words(schema: &Json, path: &str, out: &mut Vec<(String, Vec<String>)>) {
     if let Some(items) = schema.get("items") {
         return words(items, &format!("{path}[]"), out);
     }
+    // Beside a variable in its place.
+    let schema = schema["anyOf"]
+        .as_array()
+        .and_then(|of| of.iter().find(|one| one["enum"].is_array()))
+        .unwrap_or(schema);
     if let Some(all) = schema["enum"].as_array() {
         out.push((path.to_owned(), all.iter().filter_map(|w| w.as_str().map(str::to_owned)).collect()));
     }
@@ -509,8 +514,8 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
     assert!(demo.lines().next().unwrap().contains("stand-in"), "its first line says who plays k3s");
     for name in ["demo/cluster.yaml", "demo/stand-in.yaml", "p1/cluster.yaml"] {
         let path = format!("examples/{name}");
-        let parsed =
-            p1::internals::spec::load(&put(&path, &read(&path))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let parsed = p1::internals::spec::load(&put(&path, &read(&path)), &|_| None)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
     }
     // Those with applications are read where they are: their manifests are looked into.
@@ -524,8 +529,9 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         ("session", 0),
     ];
     for (name, objects) in all {
-        let parsed = p1::internals::spec::load(&root().join("examples").join(name).join("cluster.yaml"))
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let parsed =
+            p1::internals::spec::load(&root().join("examples").join(name).join("cluster.yaml"), &|_| None)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(parsed.warnings, [], "{name}");
         let plain = parsed.cluster.manifests.iter().filter(|m| !m.kustomize);
         let found: usize = plain.flat_map(|m| m.documents().unwrap()).map(|d| d.objects.len()).sum();
@@ -535,7 +541,8 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
             "{name}"
         );
     }
-    let parsed = p1::internals::spec::load(&root().join("examples/provision/cluster.yaml")).unwrap();
+    let parsed =
+        p1::internals::spec::load(&root().join("examples/provision/cluster.yaml"), &|_| None).unwrap();
     assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
 }
 

@@ -27,6 +27,12 @@ impl World {
         for provisioner in &self.cluster.provision {
             parts.push(view.provisioner(&provisioner.name)?);
         }
+        // Salted: others may see the key, and the digest has none of them.
+        let secrets = spec::secrets(&self.cluster);
+        if !secrets.is_empty() {
+            let salt = self.kept.salt().ok()?;
+            parts.push(hash::hex(&hash::parts(secrets.iter().map(String::as_str).chain([salt.as_str()]))));
+        }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         Some(hash::hex(&hash::parts(&parts)[..8]))
     }

@@ -13,7 +13,7 @@ use crate::machines::MachineState;
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
-use crate::spec::{Node, TokenSource};
+use crate::spec::{self, Node, TokenSource};
 
 /// What is asked of a server: what k3s is configured with, or what it noted itself.
 const ASK: &str = "\
@@ -59,7 +59,7 @@ impl World {
     /// [`World::learn_access`]).
     pub fn redactor(&self) -> Redactor {
         let read = |path: PathBuf| files::read_if_there(&path).ok().flatten().unwrap_or_default();
-        self.redactor.learn(k3s::secrets(&self.cluster));
+        self.redactor.learn(spec::secrets(&self.cluster));
         for path in [self.state.token(), self.state.former_token(), self.state.kept_token()] {
             self.learn_tokens(&read(path));
         }

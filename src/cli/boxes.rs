@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::args::BoxVerb;
-use super::context::Context;
+use super::context::{Context, variable};
 use super::error::{CliError, code};
 use super::{bake, out, print};
 use crate::access::file_stands_for;
@@ -129,7 +129,7 @@ fn list(context: &Context, library: &Library) -> Result<(), CliError> {
 
 /// The name of the baked box that the spec of this folder would be made from, if there is such a spec.
 fn fits_this(context: &Context) -> Option<String> {
-    let cluster = crate::spec::load(&context.global.file).ok()?.cluster;
+    let cluster = crate::spec::load(&context.global.file, &variable).ok()?.cluster;
     let state = StateDir::of(&cluster.base, &cluster.name);
     let kind = state.facts().ok()?.provider.or_else(|| Kind::wished(cluster.provider)).unwrap_or_default();
     let world = context.world(cluster, kind);

@@ -1,6 +1,7 @@
 //! What a verb works with: the command line, the environment, the spec, and the world made of them.
 //! Only here (and in `host`) is the environment read.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
@@ -35,6 +36,11 @@ pub struct Context {
     pub cancel: Cancel,
     /// Knows the secrets of the cluster that the verb is about, as soon as there is a world of it.
     pub redactor: Redactor,
+}
+
+/// A variable of the environment, for those that a spec names.
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 impl Context {
@@ -118,7 +124,7 @@ impl Context {
 
     /// The spec with its warnings.
     pub fn parse(&self) -> Result<Parsed, CliError> {
-        spec::load(&self.global.file).map_err(|error| self.told(error))
+        spec::load(&self.global.file, &variable).map_err(|error| self.told(error))
     }
 
     /// Looks at this host.

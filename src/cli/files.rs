@@ -142,7 +142,8 @@ const RENDERED: &str = "Written by `p1 render`";
 
 /// Everything that is made from the spec alone: names and texts, with a mask in place of each secret.
 pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
-    let cluster = &k3s::masked(&world.cluster);
+    let redactor = world.redactor();
+    let cluster = &spec::masked(&world.cluster);
     // Before the box is there its checksum is not known, which becomes a part of its name.
     let info = world.box_info().ok().flatten().unwrap_or_else(|| machines::BoxInfo {
         name: format!("p1/{}", crate::access::box_label(&cluster.image)),
@@ -176,7 +177,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
             format!("#!/bin/sh\n# How k3s' own installer is called.\n{call}\n"),
         ));
     }
-    Ok(all)
+    Ok(all.into_iter().map(|(name, text)| (name, redactor.known_in(&text))).collect())
 }
 
 /// `p1 man`.

@@ -1,6 +1,6 @@
 //! What can be known of a spec from this host alone: whether its box can be had, whether its files fit.
 
-use super::context::Context;
+use super::context::{Context, variable};
 use super::error::{CliError, code};
 use super::out;
 use crate::artifacts::{self, Bounds, Cache, Error as Artifacts, Net};
@@ -15,7 +15,7 @@ use crate::ui::Format;
 
 /// Reads the spec, and looks at this host for what it names.
 pub fn load(context: &Context) -> Result<Parsed, spec::Error> {
-    spec::load_here(&context.global.file, &|cluster| remarks(context, cluster))
+    spec::load_here(&context.global.file, &variable, &|cluster| remarks(context, cluster))
 }
 
 /// The same, with the errors told.
@@ -33,7 +33,7 @@ pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), CliError> {
         all.retain(|remark| needs(remark.part) && !(file && remark.part == Part::Box));
         all
     };
-    match spec::load_here(&context.global.file, &look) {
+    match spec::load_here(&context.global.file, &variable, &look) {
         Ok(_) => Ok(()),
         Err(error) => Err(context.told(error)),
     }
@@ -145,6 +145,7 @@ impl Context {
     /// A spec that can be used, with its warnings said.
     pub(super) fn warned(&self, parsed: Parsed) -> Result<Cluster, CliError> {
         let Parsed { cluster, warnings } = parsed;
+        self.redactor.learn(&cluster.secrets);
         for warning in &warnings {
             match self.ui.format {
                 Format::Json => {

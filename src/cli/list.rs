@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::context::Context;
+use super::context::{Context, variable};
 use super::error::CliError;
 use super::{out, print};
 use crate::explain::chain;
@@ -88,7 +88,7 @@ fn folder(note: &Note) -> String {
 }
 
 fn look(context: &Context, note: Note, bound: &Cancel) -> Found {
-    let cluster = match spec::load(&note.file) {
+    let cluster = match spec::load(&note.file, &variable) {
         Ok(parsed) => parsed.cluster,
         Err(error) => return Found { machines: Err(chain(&error)), note, engine: None },
     };

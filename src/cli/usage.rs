@@ -9,6 +9,7 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ErrorKind};
 
 use super::args::Cli;
+use super::context::variable;
 use super::error::{self, CliError, code};
 use super::{help, out};
 use crate::os::process::{quote, quote_os};
@@ -138,7 +139,7 @@ fn meant(args: &[String]) -> Option<String> {
             let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
             let folders = args.windows(2).filter(|w| w[0] == "-C").map(|w| w[1].as_str());
             let file = folders.collect::<PathBuf>().join(file.unwrap_or("cluster.yaml".into()));
-            let cluster = spec::load(&file).ok()?.cluster;
+            let cluster = spec::load(&file, &variable).ok()?.cluster;
             words(behind).find(|i| cluster.node(&behind[*i]).is_none())?
         }
         _ => return None,

@@ -100,12 +100,12 @@ pub fn made_from(world: &World, one: &Provisioner) -> Result<MadeFrom, StepError
         let settings = one.portable(&world.cluster.base).to_string();
         hash::hex(&hash::parts([settings.as_bytes(), &files, secret.as_bytes()])[..8])
     };
+    let mut bare = one.clone();
+    hide(&mut bare, &world.cluster.secrets);
     let secret = match &world.seen().here.tokens {
-        Some(tokens) if !one.env().is_empty() => tokens.server.reveal().to_owned(),
+        Some(tokens) if bare != *one => tokens.server.reveal().to_owned(),
         _ => String::new(),
     };
-    let mut bare = one.clone();
-    hide(&mut bare);
     Ok(MadeFrom { told: digest(&bare, ""), noted: digest(one, &secret) })
 }
 

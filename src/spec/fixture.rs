@@ -47,6 +47,7 @@ pub(crate) fn named(name: &str, cidr: &str, nodes: &[&str]) -> Cluster {
         network: Network { cidr, nics: defaults::NICS },
         base: "/nowhere".into(),
         fork: None,
+        secrets: Vec::new(),
         ..of(nodes)
     }
 }

@@ -103,12 +103,12 @@ mod tests {
         };
         fork.keep().unwrap();
         assert_eq!(Fork::of(&home).unwrap(), Some(fork.clone()));
-        let cluster = crate::spec::load(&home.join("cluster.yaml")).unwrap().cluster;
+        let cluster = crate::spec::load(&home.join("cluster.yaml"), &|_| None).unwrap().cluster;
         assert_eq!((cluster.name.as_str(), cluster.macs()), ("iot-1", "iot"));
         assert_eq!((cluster.base.as_path(), cluster.home()), (base.as_path(), home.as_path()));
         assert_eq!(cluster.image, crate::spec::BoxRef::Path(base.join("x.box")));
         assert!(cluster.engine == crate::spec::EngineChoice::Direct && !cluster.keep && !cluster.autostart);
         std::fs::write(home.join(NAME), "{").unwrap();
-        assert!(crate::spec::load(&home.join("cluster.yaml")).is_err());
+        assert!(crate::spec::load(&home.join("cluster.yaml"), &|_| None).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! From a file to a cluster.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File as FsFile;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use super::node::{self, Value};
 use super::problem::{Invalid, Problem, Severity};
 use super::report::{Report, Span, locate};
 use super::shape::Shape;
+use super::variables::{self, Environment, Variables};
 use super::{Cluster, EngineChoice, Fork, ProviderChoice, resolve};
 use crate::explain::{Explain, FailureKind};
 use crate::os::files::{self, At as _};
@@ -74,23 +76,18 @@ impl Explain for Error {
     }
 }
 
-/// Reads a spec. At most [`MOST_BYTES`] are read, and nothing that could block.
-pub fn load(path: &Path) -> Result<Parsed, Error> {
-    load_here(path, &|_| Vec::new())
+/// Reads a spec, with the variables of `env`. At most [`MOST_BYTES`] are read, and nothing that could block.
+pub fn load(path: &Path, env: Environment<'_>) -> Result<Parsed, Error> {
+    load_here(path, env, &|_| Vec::new())
 }
 
 /// The same; `look` says what this host knows to be wrong with a spec that is good by itself.
-pub fn load_here(path: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<Parsed, Error> {
-    let meta = match std::fs::metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing(path.to_owned())),
-        meta => meta.at("read", path)?,
-    };
-    if !meta.is_file() {
-        return Err(Error::NotAFile(path.to_owned()));
-    }
-    let mut bytes = Vec::new();
-    let file = FsFile::open(path).at("read", path)?;
-    file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).at("read", path)?;
+pub fn load_here(
+    path: &Path,
+    env: Environment<'_>,
+    look: &dyn Fn(&Cluster) -> Vec<Remark>,
+) -> Result<Parsed, Error> {
+    let bytes = bytes_of(path)?;
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         // The last character may have been cut in two.
@@ -103,19 +100,50 @@ pub fn load_here(path: &Path, look: &dyn Fn(&Cluster) -> Vec<Remark>) -> Result<
         }
     };
     let fork = Fork::of(&resolve::base(path))?;
-    Ok(read(&text, path, fork, look)?)
+    Ok(read(&text, path, fork, Some(env), look)?)
+}
+
+/// What a file holds, or its beginning where that is too much.
+fn bytes_of(path: &Path) -> Result<Vec<u8>, Error> {
+    let meta = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing(path.to_owned())),
+        meta => meta.at("read", path)?,
+    };
+    if !meta.is_file() {
+        return Err(Error::NotAFile(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let file = FsFile::open(path).at("read", path)?;
+    file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).at("read", path)?;
+    Ok(bytes)
+}
+
+/// The variables of the file beside the spec; none where there is no such file.
+fn of_file(path: &Path) -> Result<HashMap<String, String>, String> {
+    let bytes = match bytes_of(path) {
+        Ok(bytes) => bytes,
+        Err(Error::Missing(_)) => return Ok(HashMap::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if bytes.len() > MOST_BYTES {
+        return Err(format!("{} is larger than 1 MiB", path.display()));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
+    let wrong = |line| format!("line {line} of {} is not `NAME=VALUE`", path.display());
+    variables::of_file(&text).map_err(wrong)
 }
 
 /// Reads the text of a spec. `file` is for messages, and its folder is where relative paths start;
-/// files that the spec names are looked for, nothing else is touched.
+/// files that the spec names are looked for, nothing else is touched: no variable is set.
 pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
-    read(text, file, None, &|_| Vec::new())
+    read(text, file, None, None, &|_| Vec::new())
 }
 
 fn read(
     text: &str,
     file: &Path,
     fork: Option<Fork>,
+    env: Option<Environment<'_>>,
     look: &dyn Fn(&Cluster) -> Vec<Remark>,
 ) -> Result<Parsed, Invalid> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -124,13 +152,15 @@ fn read(
         return Err(single(text, file, 0, "the file is larger than 1 MiB", help));
     }
     let text = &one_line_break(text);
-    let root = node::read(text).map_err(|(at, message, help)| Invalid {
+    let mut root = node::read(text).map_err(|(at, message, help)| Invalid {
         file: file.to_owned(),
         problems: vec![locate(text, Severity::Error, at, message, help)],
     })?;
 
     let base = fork.as_ref().map_or_else(|| resolve::base(file), |fork| fork.base.clone());
     let mut report = Report::new(text, &base);
+    let of_file = || if env.is_some() { of_file(&base.join(variables::FILE)) } else { Ok(HashMap::new()) };
+    variables::fill(&mut root, &mut Variables::new(env.unwrap_or(&|_| None), &of_file), &mut report);
     let cluster = match root.value {
         Value::Null => {
             let help = "`p1 init` writes a spec to start from. The smallest one is:\nname: demo\nnodes:\n  \

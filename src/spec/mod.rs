@@ -28,12 +28,14 @@ mod report;
 mod resolve;
 mod retry;
 mod schema;
+mod secret;
 mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
 mod validate;
 mod value;
+mod variables;
 
 pub use digest::{digest, made_of};
 pub use fork::{Fork, renamed};
@@ -45,7 +47,9 @@ pub use plain::plain;
 pub use problem::Severity;
 pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
+pub use secret::{masked, secrets};
 pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
+pub use variables::Environment;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -120,6 +124,9 @@ pub struct Cluster {
     /// What it is a fork of, if it is one.
     #[serde(skip)]
     pub fork: Option<Fork>,
+    /// What variables brought in that nobody is to see.
+    #[serde(skip)]
+    pub secrets: Vec<String>,
 }
 
 impl Cluster {

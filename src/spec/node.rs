@@ -3,6 +3,7 @@
 //! Serde's derived readers stop at their first error; a tree can be read to its end whatever is
 //! wrong with it. serde-saphyr does the YAML, with its limits against alias bombs and deep nesting.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -18,6 +19,19 @@ use super::report::{Report, Span, short};
 pub(super) struct Node {
     pub at: Span,
     pub value: Value,
+    pub filled: Filled,
+}
+
+/// Whether variables of the environment made a value what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// It is as it was written.
+    #[default]
+    No,
+    /// Written without quotes: where anything may stand, a number is one.
+    Plain,
+    /// Text, unless a number or a truth value is wanted.
+    Text,
 }
 
 /// What YAML 1.2 knows.
@@ -42,6 +56,18 @@ impl Node {
             Value::Text(text) => short(text),
             _ => report.excerpt(self.at),
         }
+    }
+
+    /// The value where a number or a truth value is wanted: variables make text of everything.
+    pub fn scalar(&self) -> Cow<'_, Value> {
+        let Value::Text(text) = &self.value else { return Cow::Borrowed(&self.value) };
+        let read = match text.as_str() {
+            _ if self.filled == Filled::No => None,
+            "true" => Some(Value::Bool(true)),
+            "false" => Some(Value::Bool(false)),
+            text => text.parse::<i64>().ok().filter(|number| number.to_string() == text).map(Value::Int),
+        };
+        read.map_or(Cow::Borrowed(&self.value), Cow::Owned)
     }
 
     /// What it is, for `expected ..., found ...`.
@@ -113,6 +139,10 @@ fn syntax(text: &str, error: &Error) -> Syntax {
             message,
             "An alias (`*name`) needs an anchor (`&name`) before it; quote text that starts with `*`.",
         ),
+        // Braces are YAML's own within `{..}` and `[..]`.
+        _ if text.get(at.start.saturating_sub(1)..).is_some_and(|rest| rest.starts_with("${")) => {
+            (message, "Within `{..}` and `[..]` a variable needs quotes: `\"${NAME}\"`.")
+        }
         _ if message.contains("tab") => (message, "YAML is indented with spaces; replace the tab."),
         _ if message.contains("mapping values") => (
             message,
@@ -148,7 +178,7 @@ impl<'de> Deserialize<'de> for Node {
         let span = spanned.referenced.span();
         let start = span.byte_offset().unwrap_or(0) as usize;
         let end = start + span.byte_len().unwrap_or(0) as usize;
-        Ok(Self { at: Span { start, end }, value: spanned.value })
+        Ok(Self { at: Span { start, end }, value: spanned.value, filled: Filled::No })
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::file::{File, ProvisionFile};
 use super::report::{Report, Span, listed, nearest};
 use super::resolve::Draft;
+use super::secret;
 use super::shape::{At, Field};
 use super::value::{AnyPath, FilePath, Text, is_variable};
 use super::{Role, Yaml};
@@ -471,11 +472,13 @@ fn found(key: &str, value: Json, base: &Path, inputs: &mut Vec<PathBuf>) -> Json
 
 /// Of a cluster that is to be shown: with nothing secret in its provisioners.
 pub fn without_secrets(cluster: &mut super::Cluster) {
-    cluster.provision.iter_mut().for_each(hide);
+    let secrets = &cluster.secrets;
+    cluster.provision.iter_mut().for_each(|one| hide(one, secrets));
 }
 
-/// The values of its environment are secrets.
-pub fn hide(one: &mut Provisioner) {
+/// The values of its environment are secrets, and so is what variables brought in as such.
+pub fn hide(one: &mut Provisioner, secrets: &[String]) {
+    one.settings.values_mut().for_each(|value| secret::hide(value, secrets));
     if let Some(Json::Object(env)) = one.settings.get_mut("env") {
         env.values_mut().for_each(|value| *value = json!("(not shown)"));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::problem::{Problem, Severity};
-use crate::redact;
+use crate::redact::{self, Redactor};
 
 /// So many problems are kept; a file with more has one cause, not hundreds.
 const MAX_PROBLEMS: usize = 100;
@@ -28,13 +28,28 @@ pub(super) struct Report<'a> {
     errors: usize,
     /// The first problem that was not kept, and how many there were.
     dropped: Option<(Span, usize)>,
+    /// What variables brought in that nobody is to see.
+    secrets: Vec<String>,
+    /// Values that are not known, and their keys: nothing more is said of them.
+    unknown: Vec<Span>,
+    redactor: Redactor,
 }
 
 impl<'a> Report<'a> {
     /// Nothing is wrong yet with the text of a file in the folder `base`.
     pub fn new(text: &'a str, base: &'a Path) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Self { text, lines, base, problems: Vec::new(), errors: 0, dropped: None }
+        Self {
+            text,
+            lines,
+            base,
+            problems: Vec::new(),
+            errors: 0,
+            dropped: None,
+            secrets: Vec::new(),
+            unknown: Vec::new(),
+            redactor: Redactor::default(),
+        }
     }
 
     /// An error. `message` is a lower-case fragment, `help` full sentences.
@@ -46,6 +61,49 @@ impl<'a> Report<'a> {
     /// Something unwise.
     pub fn warning(&mut self, at: Span, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Warning, at, message.into(), help.into());
+    }
+
+    /// An error of a part of a value, where that is found in the file. Of the value, whose entry is `of`, nothing else is
+    /// said.
+    pub fn unknown(&mut self, of: Span, at: Span, part: &str, message: String, help: String) {
+        let whole = self.text.get(at.start..at.end).unwrap_or_default();
+        let found = whole.find(part).filter(|_| !part.contains('\n'));
+        let at = found.map_or(at, |start| {
+            let start = at.start + start;
+            // With the brace that closes it.
+            let end = start + part.len() + usize::from(self.text[start + part.len()..].starts_with('}'));
+            Span { start, end }
+        });
+        self.error(at, message, help);
+        self.unknown.push(of);
+    }
+
+    /// From here on no message has this text.
+    pub fn hide(&mut self, secret: &str) {
+        if !secret.is_empty() && !self.secrets.iter().any(|known| known == secret) {
+            self.secrets.push(secret.to_owned());
+            self.redactor.learn([secret]);
+        }
+    }
+
+    /// What was hidden is not shown, nor the beginning of it where a long value was cut.
+    fn without_secrets(&self, text: &str) -> String {
+        let mut text = self.redactor.known_in(text);
+        for secret in self.secrets.iter().filter(|_| text.contains('…')).map(|s| short(s)).collect::<Vec<_>>()
+        {
+            for (end, _) in secret.char_indices().skip(2).collect::<Vec<_>>().into_iter().rev() {
+                let cut = format!("{}…", &secret[..end]);
+                if text.contains(&cut) {
+                    text = text.replace(&cut, &format!("{}…", redact::MASK));
+                }
+            }
+        }
+        text
+    }
+
+    /// All that was hidden.
+    pub fn hidden(&self) -> &[String] {
+        &self.secrets
     }
 
     /// How many errors were reported so far.
@@ -75,11 +133,15 @@ impl<'a> Report<'a> {
     }
 
     fn add(&mut self, severity: Severity, at: Span, message: String, help: String) {
+        if self.unknown.iter().any(|of| (of.start..of.end).contains(&at.start)) {
+            return;
+        }
         // An error must not be lost behind warnings.
         if self.problems.len() >= MAX_PROBLEMS && !(severity == Severity::Error && self.errors == 1) {
             self.dropped.get_or_insert((at, 0)).1 += 1;
             return;
         }
+        let (message, help) = (self.without_secrets(&message), self.without_secrets(&help));
         let problem = locate(self.text, severity, at, message, help);
         if !self.problems.contains(&problem) {
             self.problems.push(problem);

@@ -139,6 +139,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         rollout: rollout(file.rollout.value()),
         base: report.base.to_owned(),
         fork: None,
+        secrets: report.hidden().to_vec(),
     })
 }
 

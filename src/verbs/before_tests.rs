@@ -24,7 +24,7 @@ fn cluster(dir: &Path) -> (Cluster, StateDir) {
         std::fs::write(dir.join(name), "").unwrap();
     }
     std::fs::copy(fixture("cluster.yaml"), dir.join("cluster.yaml")).unwrap();
-    let cluster = crate::spec::load(&dir.join("cluster.yaml")).unwrap().cluster;
+    let cluster = crate::spec::load(&dir.join("cluster.yaml"), &|_| None).unwrap().cluster;
     let state = StateDir::of(dir, &cluster.name);
     state.create().unwrap();
     for name in ["cluster.json", "nodes.json", "token"] {

@@ -535,17 +535,22 @@ fn secrets_of(state: &Path) -> Vec<String> {
     tokens.into_iter().chain(key).filter(|s| s.len() > 20).collect()
 }
 
-const PASSWORDS: [&str; 3] = ["registry-pa55word", "s3-secret-k3y", "provision-pa55"];
+const PASSWORDS: [&str; 4] = ["registry-pa55word", "s3-secret-k3y", "provision-pa55", "path-w0rd"];
 
 #[test]
 fn a_whole_cluster_keeps_its_secrets() {
     use std::os::unix::fs::PermissionsExt;
     let k3s = format!(
-        "k3s: {{{K3S}, server_config: {{etcd-s3-secret-key: s3-secret-k3y}}, registries: {{configs: {{mirror.test: \
-         {{auth: {{username: u, password: registry-pa55word}}}}}}}}}}\n\
-         provision: [{{name: db, type: shell, inline: 'echo $DB_PASSWORD; cat /etc/rancher/k3s/config.yaml || true', env: {{DB_PASSWORD: provision-pa55}}}}]\n"
+        "k3s: {{{K3S}, server_config: {{etcd-s3-secret-key: s3-secret-k3y}}, registries: {{mirrors: {{docker.io: {{endpoint: \
+         ['https://mirror.test/${{secret:PATH_WORD}}']}}}}, configs: {{mirror.test: {{auth: {{username: u, password: \
+         '${{REGISTRY}}'}}}}}}}}}}\n\
+         provision: [{{name: db, type: shell, inline: 'echo $DB_PASSWORD ${{DB_PASSWORD}}; cat /etc/rancher/k3s/*.yaml || true', \
+         env: {{DB_PASSWORD: '${{DB}}'}}}}]\n"
     );
     let sim = Sim::new(&spec(1, 1, &k3s));
+    sim.p1(&["plan"]).exits(2).says(&["the variable `REGISTRY` is not set", "cluster.yaml:"]);
+    let variables = "REGISTRY=registry-pa55word\nDB=provision-pa55\nexport PATH_WORD='path-w0rd'\n";
+    fs::write(sim.at(".env"), variables).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let mut said: BTreeMap<String, String> = BTreeMap::new();
     let mut hear = |name: &str, done: Done| {
@@ -645,6 +650,16 @@ fn a_whole_cluster_keeps_its_secrets() {
         assert!(text.contains("ExecStart"), "{node}: {text}");
         all.insert(format!("on {node}"), text);
     }
+    // The variables of the spec arrived, and a change of one is seen.
+    let registries = sim.node("worker").sh("cat /etc/rancher/k3s/registries.yaml");
+    assert!(
+        registries.contains("registry-pa55word") && registries.contains("mirror.test/path-w0rd"),
+        "{registries}"
+    );
+    fs::write(sim.at(".env"), variables.replace("registry-pa55word", "registry-0ther")).unwrap();
+    let changed = sim.p1(&["plan", "--deep"]).exits(10);
+    assert!(changed.stdout().contains("registries.yaml"), "{}", changed.stdout());
+    assert!(!(changed.stdout() + &changed.stderr()).contains("registry-0ther"));
     for (name, text) in &all {
         for secret in secrets.iter().map(String::as_str).chain(PASSWORDS) {
             assert!(!text.contains(secret), "{name} has {secret}:\n{text}");

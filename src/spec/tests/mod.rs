@@ -8,6 +8,7 @@ mod any;
 mod messages;
 mod resolved;
 mod schema;
+mod variables;
 
 /// Reads a spec as if it lay in a folder that does not exist.
 fn read(text: &str) -> Result<Parsed, super::problem::Invalid> {

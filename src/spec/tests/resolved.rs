@@ -204,7 +204,7 @@ k3s:
         dir
     };
     let (one, two) = (place(), place());
-    let [a, b] = [&one, &two].map(|d| load(&d.path().join("cluster.yaml")).unwrap().cluster);
+    let [a, b] = [&one, &two].map(|d| load(&d.path().join("cluster.yaml"), &|_| None).unwrap().cluster);
     assert_eq!(a.image, BoxRef::Path(one.path().join("my.box")));
     assert_eq!(a.k3s.release, Release::Version("v1.35.0-rc1+k3s1".into()));
     let Some(Source::Url { sha256, .. }) = &a.k3s.artifacts.installer else { panic!() };
@@ -230,15 +230,15 @@ fn the_digest_sees_meaning_and_nothing_else() {
 fn what_is_no_spec_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster.yaml");
-    let missing = load(&path).unwrap_err();
+    let missing = load(&path, &|_| None).unwrap_err();
     assert!(matches!(missing, Error::Missing(_)));
     assert!(missing.hint().unwrap().contains("p1 init"));
-    assert!(matches!(load(dir.path()), Err(Error::NotAFile(_))));
-    assert!(matches!(load(Path::new("/dev/zero")), Err(Error::NotAFile(_))));
+    assert!(matches!(load(dir.path(), &|_| None), Err(Error::NotAFile(_))));
+    assert!(matches!(load(Path::new("/dev/zero"), &|_| None), Err(Error::NotAFile(_))));
 
     let problem = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        let Err(Error::Invalid(mut invalid)) = load(&path) else { panic!() };
+        let Err(Error::Invalid(mut invalid)) = load(&path, &|_| None) else { panic!() };
         assert_eq!(invalid.problems.len(), 1);
         invalid.problems.remove(0)
     };
@@ -246,7 +246,7 @@ fn what_is_no_spec_at_all() {
     assert_eq!((latin.line, latin.column, latin.message.as_str()), (2, 5, "this is not UTF-8"));
     let large = problem(&b"# ...\n".repeat(MOST_BYTES));
     assert_eq!((large.line, large.message.as_str()), (1, "the file is larger than 1 MiB"));
-    assert!(matches!(load(&path.join("x")), Err(Error::Read(_))));
+    assert!(matches!(load(&path.join("x"), &|_| None), Err(Error::Read(_))));
     // An editor's byte order mark does not shift places.
     assert_eq!(problem("\u{feff}name: demo\nnodes: 3\n".as_bytes()).column, 8);
 }

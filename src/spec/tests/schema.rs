@@ -11,7 +11,9 @@ use super::{cluster, read};
 pub(super) fn valid(schema: &Json, value: &Json) -> bool {
     let Json::Object(rules) = schema else { panic!("{schema}") };
     rules.iter().all(|(rule, arg)| match rule.as_str() {
-        "$schema" | "title" | "description" | "default" => true,
+        "$schema" | "$defs" | "title" | "description" | "default" => true,
+        // The one definition that there is.
+        "$ref" => value.as_str().is_some_and(|s| s.contains("${")),
         "type" => match arg {
             Json::Array(types) => types.iter().any(|t| is(value, t)),
             one => is(value, one),

@@ -7,7 +7,7 @@ use serde_yaml::Value as YamlValue;
 
 use crate::spec::Yaml;
 use crate::spec::k3s_keys;
-use crate::spec::node::{Node, Value};
+use crate::spec::node::{Filled, Node, Value};
 use crate::spec::report::{Report, Span, nearest, short};
 use crate::spec::shape::{At, Shape, entries, text, wrong_kind};
 
@@ -152,7 +152,11 @@ fn any(node: &Node, report: &mut Report<'_>) -> Option<YamlValue> {
             items.into_iter().collect::<Option<Vec<_>>>().map(YamlValue::Sequence)
         }
         Value::Map(_) => Map::read(node, report).map(|m| YamlValue::Mapping(m.0)),
-        _ => scalar(node, report),
+        _ => match (node.filled, &*node.scalar()) {
+            (Filled::Plain, Value::Int(number)) => Some((*number).into()),
+            (Filled::Plain, Value::Bool(value)) => Some((*value).into()),
+            _ => scalar(node, report),
+        },
     }
 }
 

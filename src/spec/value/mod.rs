@@ -109,7 +109,7 @@ impl Shape for Flag {
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        let Value::Bool(value) = node.value else {
+        let Value::Bool(value) = *node.scalar() else {
             wrong_kind(node, "`true` or `false`", "Write it without quotes.", report);
             return None;
         };
@@ -134,7 +134,7 @@ impl<const MIN: u32, const MAX: u32> Shape for Count<MIN, MAX> {
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         let help = format!("Write a whole number from {MIN} to {MAX}, without quotes.");
-        let number = match node.value {
+        let number = match *node.scalar() {
             Value::Int(number) => u32::try_from(number).ok(),
             Value::Large(_) => None,
             _ => {
@@ -223,7 +223,7 @@ impl Shape for Memory {
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         const HELP: &str = "Write MiB (`2048`) or a whole number with a unit: `512MiB`, `2GiB`.";
-        let mib = match &node.value {
+        let mib = match &*node.scalar() {
             Value::Int(number) => u32::try_from(*number).ok(),
             Value::Large(_) => None,
             Value::Text(text) => {

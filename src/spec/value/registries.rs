@@ -98,7 +98,7 @@ fn check(node: &Node, kind: &Kind, within: &str, report: &mut Report<'_>) {
             wrong_kind(node, "text", "Write one word, in quotes if it has special characters.", report);
         }
         Kind::Text => {}
-        Kind::Flag if matches!(node.value, Value::Bool(_)) => {}
+        Kind::Flag if matches!(*node.scalar(), Value::Bool(_)) => {}
         Kind::Flag => wrong_kind(node, "a truth value", "Write `true` or `false`.", report),
         Kind::Addresses => addresses(node, report),
     }

@@ -1,14 +1,15 @@
 //! The secrets that a spec has: passwords of registries, settings of k3s and variables of provisioners that
-//! are one, passwords within addresses.
+//! are one, passwords within addresses, what variables of the environment brought in as such.
 
+use serde_json::Value as Json;
 use serde_yaml::Value;
 
+use super::{BoxRef, Cluster, Source};
 use crate::redact::{self, MASK, Redactor, is_secret, is_secret_variable};
-use crate::spec::{BoxRef, Cluster, Source};
 
 /// All of them, to be taken out of whatever is shown.
 pub fn secrets(cluster: &Cluster) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut all = cluster.secrets.clone();
     let mut look = |_: &mut Value, text: &str, whole: bool| {
         if whole {
             all.push(text.to_owned());
@@ -41,6 +42,20 @@ pub fn masked(cluster: &Cluster) -> Cluster {
         *value = if whole { MASK.into() } else { plain.text(text).into() };
     });
     copy
+}
+
+/// Takes out of all texts what variables brought in.
+pub(super) fn hide(json: &mut Json, secrets: &[String]) {
+    match json {
+        Json::String(text) => {
+            for secret in secrets.iter().filter(|secret| text.contains(secret.as_str())).collect::<Vec<_>>() {
+                *text = text.replace(secret.as_str(), MASK);
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(|item| hide(item, secrets)),
+        Json::Object(map) => map.values_mut().for_each(|item| hide(item, secrets)),
+        _ => {}
+    }
 }
 
 /// Is told each text, and whether it is a secret by its name.
@@ -124,20 +139,14 @@ k3s:
             );
         }
         assert!(found.contains(&"1234567".to_owned()));
-        let tokens = crate::k3s::Tokens::placeholder();
-        let masked = masked(&cluster);
-        let mut text = crate::k3s::registries_yaml(&masked).unwrap();
-        text += &serde_json::to_string(&masked.provision).unwrap();
-        for node in &masked.nodes {
-            text += &crate::k3s::config_yaml(&masked, node, "eth0", &tokens, &crate::k3s::Join::Alone);
-        }
+        let text = serde_json::to_string(&masked(&cluster)).unwrap();
         assert!(!text.contains("SECRET") && !text.contains("1234567"), "{text}");
         for kept in [
             "DB_USER\":\"me",
             "latin",
             "there",
             "its-name",
-            "username: user",
+            "username\":\"user",
             "x=y",
             "v=2",
             "mirror.test",
