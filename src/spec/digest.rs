@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::secret::{hide, masked};
+use super::secret::conceal;
 use super::{BoxRef, Cluster, Source};
 use crate::os::hash::hex;
 
@@ -11,7 +11,7 @@ use crate::os::hash::hex;
 /// defaults written out and the place of the checkout do not change it, nor do secrets: it is read by others, who could
 /// try which one gives it.
 pub fn digest(cluster: &Cluster) -> String {
-    let mut moved = masked(cluster);
+    let mut moved = cluster.clone();
     let base = cluster.base.clone();
     let relative = |path: &mut std::path::PathBuf| {
         if let Ok(inside) = path.strip_prefix(&base) {
@@ -35,7 +35,7 @@ pub fn digest(cluster: &Cluster) -> String {
         *to = serde_json::json!([one.name, one.when, one.nodes, one.portable(&base)]);
     }
     let mut hash = Sha256::new();
-    hide(&mut json, &cluster.secrets);
+    conceal(&mut json, &cluster.secrets);
     canonical(&json, &mut hash);
     hex(&hash.finalize())
 }

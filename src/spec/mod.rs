@@ -47,7 +47,7 @@ pub use plain::plain;
 pub use problem::Severity;
 pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
-pub use secret::{masked, secrets};
+pub use secret::{conceal, masked, secrets};
 pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
 pub use variables::Environment;
 

@@ -47,14 +47,50 @@ pub fn masked(cluster: &Cluster) -> Cluster {
 /// Takes out of all texts what variables brought in.
 pub(super) fn hide(json: &mut Json, secrets: &[String]) {
     match json {
-        Json::String(text) => {
-            for secret in secrets.iter().filter(|secret| text.contains(secret.as_str())).collect::<Vec<_>>() {
-                *text = text.replace(secret.as_str(), MASK);
-            }
-        }
+        Json::String(text) => hide_in(text, secrets),
         Json::Array(items) => items.iter_mut().for_each(|item| hide(item, secrets)),
         Json::Object(map) => map.values_mut().for_each(|item| hide(item, secrets)),
         _ => {}
+    }
+}
+
+/// Takes the secrets out of a part of the spec as data: those that variables brought in, and what is one by its key or its
+/// shape. What it took, in order.
+pub fn conceal(json: &mut Json, secrets: &[String]) -> Vec<String> {
+    fn within(value: &mut Json, secret: bool, env: bool, known: &[String], taken: &mut Vec<String>) {
+        match value {
+            Json::Object(map) => {
+                for (key, value) in map {
+                    let secret = if env { is_secret_variable(key) } else { is_secret(key) };
+                    within(value, secret, key == "env", known, taken);
+                }
+            }
+            Json::Array(items) => items.iter_mut().for_each(|item| within(item, secret, false, known, taken)),
+            Json::Number(_) | Json::String(_) if secret => {
+                taken.push(value.to_string());
+                *value = MASK.into();
+            }
+            Json::String(text) => {
+                let whole = text.clone();
+                hide_in(text, known);
+                *text = Redactor::default().text(text);
+                if *text != whole {
+                    taken.push(whole);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut taken = Vec::new();
+    within(json, false, false, secrets, &mut taken);
+    taken
+}
+
+fn hide_in(text: &mut String, secrets: &[String]) {
+    for secret in secrets {
+        if text.contains(secret.as_str()) {
+            *text = text.replace(secret.as_str(), MASK);
+        }
     }
 }
 

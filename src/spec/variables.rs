@@ -43,7 +43,7 @@ impl<'e> Variables<'e> {
         if let Some(value) = (self.env)(name) {
             let text = value.into_string().map(Some);
             let why = || format!("the variable `{name}` of the environment is not UTF-8");
-            return text.map_err(|_| (why(), "Give it another value."));
+            return text.map_err(|_| (why(), "Set it to text in UTF-8."));
         }
         match self.file.get_or_init(self.read) {
             Ok(all) => Ok(all.get(name).cloned()),

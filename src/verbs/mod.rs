@@ -22,7 +22,7 @@ use crate::observe::Depth;
 use crate::observed::View;
 use crate::os::hash;
 use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput, StepName, StepSpec};
-use crate::spec::Node;
+use crate::spec::{self, Node};
 use crate::state::Unfinished;
 use crate::steps::{
     Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, image, images,
@@ -640,7 +640,13 @@ impl Verb {
             if let Some(item) = at.item() {
                 return view.provisioner(item).unwrap_or_default();
             }
-            let inputs = self.step(at.name()).inputs(view.cluster, at).to_string();
+            let mut inputs = self.step(at.name()).inputs(view.cluster, at);
+            // The journal has the digest, and who reads that could try which secret gives it: not without the cluster's own.
+            let secrets = spec::conceal(&mut inputs, &view.cluster.secrets);
+            let inputs = match (&view.seen.here.tokens, secrets.is_empty()) {
+                (Some(tokens), false) => format!("{inputs} {} {}", secrets.join(" "), tokens.server.reveal()),
+                _ => inputs.to_string(),
+            };
             // Beside what the spec says: which file stands behind a path of it.
             let given = match at {
                 At::Cluster(ClusterStep::Artifacts)
