@@ -16,9 +16,10 @@ use nix::unistd::Pid;
 use p1::internals::explain::Explain;
 use p1::internals::os::Cancel;
 use p1::internals::os::cancel::Level;
-use p1::internals::os::process;
+use p1::internals::os::{process, tree};
 use p1::internals::ssh::{
-    Bound, Error, Host, Job, KnownHosts, Login, Remote, Root, Source, Upload, config, interactive, wait_for,
+    Bound, Error, Host, Job, KnownHosts, Login, Place, Remote, Root, Source, Upload, config, interactive,
+    wait_for,
 };
 use sshd::{LONG, Sshd};
 
@@ -535,6 +536,33 @@ fn a_detached_job_is_a_unit_where_systemd_runs() {
     assert_eq!((output.status, output.text().as_str()), (4, "out\n"));
     let tried = remote.script("a look", "ls -d /run/tried /run/p1/*", true, LONG, &mut |_| {}).unwrap();
     assert!(tried.text().ends_with("/run/tried\n"), "{}", tried.text());
+}
+
+/// What looks like an ordinary end to tar is none: the last entry is missing.
+#[test]
+fn a_copy_is_whole_or_not_there() {
+    let sshd = Sshd::start();
+    let mut remote = sshd.remote();
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("a"), "one").unwrap();
+    fs::write(from.path().join("b"), "two").unwrap();
+    let mut archive = Vec::new();
+    tree::write(from.path(), &mut archive, &mut |_| {}).unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let path = to.path().join("copy");
+    let place = Place { path: path.to_str().unwrap(), root: true };
+    let mut give = |bytes: &[u8]| remote.give(place, "name", &mut &bytes[..], LONG.into(), &mut |_| {});
+    // Without its last entry and the two blocks that end an archive; and within `b`.
+    for cut in [archive.len() - 1536, archive.len() - 2048 - 100] {
+        let error = give(&archive[..cut]).unwrap_err();
+        assert!(matches!(error, Error::Copy { .. }), "{error}");
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0, "cut at {cut}");
+    }
+    assert_eq!(give(&archive).unwrap(), path.to_str().unwrap());
+    assert_eq!(fs::read_to_string(path.join("b")).unwrap(), "two");
+    // Into what is there.
+    assert_eq!(give(&archive).unwrap(), path.join("name").to_str().unwrap());
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
 }
 
 #[test]

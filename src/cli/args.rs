@@ -1,5 +1,6 @@
 //! The options of the command line as people type them; the doc comments here are the help texts.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -196,6 +197,34 @@ pub struct Exec {
     /// What to run: one word is a line for the node's shell, several are a command with its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// Options of `cp`.
+#[derive(Args, Debug)]
+pub struct Cp {
+    /// What: a file or a folder, here or on a node as `NODE:PATH`; a path on a node starts at the user's home
+    #[arg(value_name = "FROM")]
+    pub from: OsString,
+    /// Where to, the same way: into a folder that is there, else under that name
+    #[arg(value_name = "TO")]
+    pub to: OsString,
+    /// Read and write on nodes as root
+    #[arg(long)]
+    pub root: bool,
+}
+
+/// Options of `forward`.
+#[derive(Args, Debug)]
+pub struct Forward {
+    /// A node, a Service or a pod; `node/`, `service/` and `pod/` say which, where names are alike
+    #[arg(value_name = "SERVICE|POD|NODE")]
+    pub target: String,
+    /// Its port, by number or name, with this host's before it: `8080:80`; `:80` takes a free one
+    #[arg(value_name = "[LOCAL:]PORT")]
+    pub port: String,
+    /// The namespace of the Service or the pod
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
 }
 
 /// Options of `logs`.

@@ -35,7 +35,7 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Makes them, and what p1 starts for them by itself.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.forward {
-        return super::forward::run(context);
+        return super::front::run(context);
     }
     let cluster = context.spec()?;
     if args.make {

@@ -9,7 +9,7 @@ use crate::ui::text;
 const GROUPS: [(&str, &[&str]); 9] = [
     ("Make a cluster", &["init", "validate", "plan", "up", "retry", "doctor"]),
     ("See how it is", &["status", "verify", "list", "logs", "history"]),
-    ("Work on it", &["ssh", "exec", "kubectl", "kubeconfig", "image"]),
+    ("Work on it", &["ssh", "exec", "cp", "forward", "kubectl", "kubeconfig", "image"]),
     ("Change it", &["upgrade", "replace", "fault"]),
     ("Keep moments of it", &["snapshot", "reset", "kept", "fork", "backup", "restore"]),
     ("Switch it off and on", &["stop", "start", "suspend", "resume"]),
@@ -19,7 +19,7 @@ const GROUPS: [(&str, &[&str]); 9] = [
 ];
 
 /// Command lines to begin with, of p1 itself and of verbs.
-const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 13] = [
     (
         "",
         &[
@@ -49,6 +49,22 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 11] = [
         ],
     ),
     ("ssh", &[("p1 ssh worker-1", "a shell"), ("p1 ssh worker-1 -- uptime", "one command")]),
+    (
+        "cp",
+        &[
+            ("p1 cp page.html worker-1:/tmp/", "to a node, into a folder that is there"),
+            ("p1 cp worker-1:/etc/hosts .", "from a node"),
+            ("p1 cp --root certs server:/etc/ssl/mine", "a whole folder, as root"),
+        ],
+    ),
+    (
+        "forward",
+        &[
+            ("p1 forward web 8080:80", "http://127.0.0.1:8080 is the Service web"),
+            ("p1 forward -n kube-system service/traefik :80", "a free port of this host"),
+            ("p1 forward worker-1 9100", "what listens on a node itself"),
+        ],
+    ),
     (
         "logs",
         &[
@@ -155,6 +171,12 @@ pub fn instead(path: &str) -> Option<&'static str> {
         "ls" | "clusters" | "global-status" => "`p1 list` lists this user's clusters.",
         "shell" | "login" | "connect" | "attach" => "`p1 ssh` opens a shell on a node.",
         "run" | "sh" | "cmd" => "`p1 exec -- uptime` runs a command on nodes.",
+        "scp" | "copy" | "rsync" | "push" | "pull" | "upload" | "download" => {
+            "`p1 cp page.html worker-1:/tmp/` copies to a node, and `p1 cp worker-1:/etc/hosts .` from it."
+        }
+        "port-forward" | "tunnel" | "port" | "proxy" | "expose" => {
+            "`p1 forward web 8080:80` leads this host's port 8080 to the Service web."
+        }
         "config" | "credentials" | "context" => "`p1 kubeconfig` prints where it is.",
         "log" | "journal" | "events" => "`p1 logs server` shows a node's k3s, and `p1 logs` what failed.",
         "save" => "`p1 snapshot save before` keeps all machines as they are.",

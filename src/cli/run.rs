@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::forward;
+use super::front;
 use crate::access::World;
 use crate::engine::Report;
 use crate::event::{Event, Outcome};
@@ -97,7 +97,7 @@ fn whole(
 pub fn gone(context: &Context, cluster: &Cluster) -> Result<(), CliError> {
     let state = StateDir::of(cluster.home(), &cluster.name);
     if cluster.fork.is_some() {
-        forward::end(&state);
+        front::end(&state);
     }
     state.remove()?;
     context.index().drop(state.dir())?;

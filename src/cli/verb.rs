@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Doctor, Exec, FaultVerb, Fork, History, ImageVerb, Init, KeptVerb, Kubeconfig,
-    Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Cp, Doctor, Exec, FaultVerb, Fork, Forward, History, ImageVerb, Init, KeptVerb,
+    Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
 use super::context::Context;
 use super::error::CliError;
 use super::{
-    artifacts, backup, boxes, destroy, doctor, exec, fault, files, fork, history, image, kept, kubeconfig,
-    kubectl, list, logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
+    artifacts, backup, boxes, cp, destroy, doctor, exec, fault, files, fork, forward, history, image, kept,
+    kubeconfig, kubectl, list, logs, plan, power, replace, retry, snapshot, ssh, status, up, upgrade, verify,
 };
 use crate::event::VerbName;
 
@@ -45,6 +45,10 @@ pub enum Verb {
     Ssh(Ssh),
     /// Run a command on nodes, all of them at once
     Exec(Exec),
+    /// Copy a file or a folder from this host to nodes, or from a node to this host
+    Cp(Cp),
+    /// Lead a port of this host to a Service, a pod or a node, until Ctrl-C
+    Forward(Forward),
     /// Show a node's k3s log, or the log of a step
     Logs(Logs),
     /// List what was done to the cluster: when, by which verb, how long it took, and what failed
@@ -135,6 +139,8 @@ impl Verb {
                 | Self::Validate
                 | Self::Schema
                 | Self::Render(_)
+                | Self::Cp(_)
+                | Self::Forward(_)
                 | Self::Logs(_)
                 | Self::History(_)
                 | Self::Box(_)
@@ -163,6 +169,8 @@ impl Verb {
             Self::List => list::list(context),
             Self::Ssh(args) => ssh::ssh(context, &args),
             Self::Exec(args) => exec::exec(context, &args),
+            Self::Cp(args) => cp::cp(context, &args),
+            Self::Forward(args) => forward::forward(context, &args),
             Self::Logs(args) => logs::logs(context, &args),
             Self::History(args) => history::history(context, &args),
             Self::Kubeconfig(args) => kubeconfig::kubeconfig(context, &args),

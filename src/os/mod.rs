@@ -12,5 +12,6 @@ pub mod orphan;
 pub mod process;
 pub mod pty;
 pub mod sync;
+pub mod tree;
 
 pub use cancel::Cancel;

@@ -141,7 +141,7 @@ pub fn connect(login: &Login, cancel: &Cancel) -> Result<Session, Error> {
     let through = match &login.jump {
         Some(jump) => {
             let (host, port) = (login.endpoint.host.as_str(), login.endpoint.port);
-            Some(Tunnel::open(connect(jump, cancel)?, host, port)?)
+            Some(Tunnel::open(connect(jump, cancel)?, None, host, port)?)
         }
         None => None,
     };

@@ -219,6 +219,13 @@ pub enum Error {
     /// A detached job ended without leaving a result: the node was restarted, or the job was killed.
     #[error("{node}: {job} ended without a result")]
     JobLost { node: String, job: String, tail: Vec<String> },
+    /// A file or a folder cannot be copied from there or to there.
+    #[error("{node}: {reason}")]
+    Copy {
+        node: String,
+        /// In the node's words.
+        reason: String,
+    },
     /// A name or a path that cannot be sent safely.
     #[error("{what} {value:?} cannot be used on a node")]
     Invalid {
@@ -407,6 +414,7 @@ impl Explain for Error {
             | Self::NoFile { .. }
             | Self::TooLarge { .. }
             | Self::TooMuch { .. }
+            | Self::Copy { .. }
             | Self::Invalid { .. } => FailureKind::Cannot,
             Self::Source { source, .. } => source.into(),
             Self::Process(e) => e.kind(),

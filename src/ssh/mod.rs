@@ -21,6 +21,7 @@
 
 mod client;
 mod connect;
+mod copy;
 mod detached;
 mod error;
 mod hostkey;
@@ -35,6 +36,7 @@ mod upload;
 
 pub use client::{Host, config, interactive};
 pub use connect::{Endpoint, Login, Options, Root, connect, wait_for};
+pub use copy::{Given, Place};
 pub use detached::Job;
 pub use error::Error;
 pub use hostkey::{HostKey, KnownHosts};

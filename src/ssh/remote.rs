@@ -1,9 +1,13 @@
 //! A node as the rest of p1 sees it: connected when needed, reconnected when a connection was lost.
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Bound, Endpoint, Error, Login, Output, Root, Session, Tunnel, Upload, connect, wait_for};
+use super::{
+    Bound, Endpoint, Error, Given, Login, Output, Place, Root, Session, Tunnel, Upload, connect, wait_for,
+};
 use crate::os::Cancel;
 
 /// For a session there is to show that the node is still behind it.
@@ -167,9 +171,37 @@ impl Remote {
         self.again(|session| session.sha256(path, bound))
     }
 
-    /// A port of this host that leads to `host:port` as the node sees it, over a session of its own.
+    /// [`Session::give`].
+    pub fn give(
+        &mut self,
+        to: Place<'_>,
+        name: &str,
+        archive: &mut dyn Read,
+        bound: Bound,
+        on_sent: &mut dyn FnMut(u64),
+    ) -> Result<String, Error> {
+        self.once(|session| session.give(to, name, archive, bound, on_sent))
+    }
+
+    /// [`Session::take`].
+    pub fn take(
+        &mut self,
+        from: Place<'_>,
+        bound: Bound,
+        on_begin: &mut dyn FnMut(Given),
+        on_bytes: &mut dyn FnMut(&[u8]),
+    ) -> Result<Vec<String>, Error> {
+        self.once(|session| session.take(from, bound, on_begin, on_bytes))
+    }
+
+    /// A free port of this host that leads to `host:port` as the node sees it, over a session of its own.
     pub fn tunnel(&self, host: &str, port: u16) -> Result<Tunnel, Error> {
-        Tunnel::open(connect(&self.login, &self.cancel)?, host, port)
+        Tunnel::open(connect(&self.login, &self.cancel)?, None, host, port)
+    }
+
+    /// The same from a port that somebody listens at already, and goes on to when this one has ended.
+    pub fn tunnel_from(&self, listener: &TcpListener, host: &str, port: u16) -> Result<Tunnel, Error> {
+        Tunnel::open(connect(&self.login, &self.cancel)?, Some(listener), host, port)
     }
 
     /// [`Remote::replace_keys`], and makes `key` a way in for root too, where sshd lets root in by a

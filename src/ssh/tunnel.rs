@@ -14,7 +14,7 @@ use ssh2::{BlockDirections, Channel};
 use super::{Error, Session};
 
 /// Connections at once; one more waits in the listener's queue.
-const MAX_CONNECTIONS: usize = 8;
+const MAX_CONNECTIONS: usize = 64;
 /// Carried at once in each direction of each connection.
 const CHUNK: usize = 64 << 10;
 /// For the node to answer to a new connection.
@@ -30,15 +30,21 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// To `host:port`, over `session`.
-    pub(super) fn open(session: Session, host: &str, port: u16) -> Result<Self, Error> {
+    /// To `host:port`, over `session`; from a free port unless there is a listener.
+    pub(super) fn open(
+        session: Session,
+        listener: Option<&TcpListener>,
+        host: &str,
+        port: u16,
+    ) -> Result<Self, Error> {
         let lost = |e: io::Error| Error::Lost {
             node: session.endpoint.node.clone(),
             what: "opening a tunnel".to_owned(),
             reason: e.to_string(),
             started: false,
         };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(lost)?;
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let listener = listener.map_or_else(bind, TcpListener::try_clone).map_err(lost)?;
         listener.set_nonblocking(true).map_err(lost)?;
         let address = listener.local_addr().map_err(lost)?;
         let socket = session.tcp().try_clone().map_err(lost)?;
@@ -47,6 +53,11 @@ impl Tunnel {
             Carrier { session, listener, host: host.to_owned(), port, stop: stop.clone(), lines: Vec::new() };
         let thread = std::thread::spawn(move || carrier.carry());
         Ok(Self { address, stop, socket, thread: Some(thread) })
+    }
+
+    /// True if its session has ended, and nothing is carried any more.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Where to connect to.
@@ -95,8 +106,9 @@ impl Carrier {
             // A channel that is dropped says good-bye, for which the library may wait a little.
             self.session.ssh().set_blocking(true);
             self.lines.retain(|line| !line.over);
-            if !progress && !lost {
-                self.wait();
+            // All that came before it was carried.
+            if !progress && !lost && self.hung_up() {
+                self.session.cut();
             }
         }
         self.session.cut();
@@ -121,9 +133,14 @@ impl Carrier {
         true
     }
 
-    fn wait(&self) {
-        let (mut library, out) = (PollFlags::empty(), PollFlags::POLLOUT);
-        if !matches!(self.session.ssh().block_directions(), BlockDirections::Outbound) {
+    /// Waits until there is something to carry. True if the node has ended the session, of which nobody else hears where there
+    /// is no connection.
+    fn hung_up(&self) -> bool {
+        let (mut library, out) = (PollFlags::from_bits_retain(nix::libc::POLLRDHUP), PollFlags::POLLOUT);
+        // Without a connection nobody reads what comes, and it would be told again and again.
+        if !self.lines.is_empty()
+            && !matches!(self.session.ssh().block_directions(), BlockDirections::Outbound)
+        {
             library |= PollFlags::POLLIN;
         }
         if matches!(self.session.ssh().block_directions(), BlockDirections::Outbound | BlockDirections::Both)
@@ -144,6 +161,8 @@ impl Carrier {
             }
         }
         let _ = poll(&mut fds, PollTimeout::from(500_u16));
+        // POLLRDHUP, which nix does not know by name, is no answer of its own.
+        fds[0].revents().is_none_or(|is| is.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 }
 

@@ -14,6 +14,7 @@ mod apps;
 mod bake;
 mod change;
 mod crash;
+mod daily;
 mod disturb;
 mod evidence;
 mod faults;

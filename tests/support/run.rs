@@ -46,6 +46,10 @@ impl Running {
         fs::read_to_string(self.stderr.path()).unwrap()
     }
 
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.stdout.path()).unwrap()
+    }
+
     /// Until it wrote anything to standard output.
     pub fn until_printed(&self) {
         until("it prints", || fs::metadata(self.stdout.path()).is_ok_and(|m| m.len() > 0));

@@ -1,0 +1,175 @@
+//! What one does with a cluster every day: files to and from nodes, ports, what was done.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::run::until;
+use super::sim::{Sim, spec};
+
+#[test]
+fn files_ports_and_what_was_done() {
+    let sim = Sim::new(&spec(1, 2, ""));
+    sim.node("worker-2").fault("install-fail", "enable");
+    sim.p1(&["up"]).exits(1);
+    sim.node("worker-2").heal();
+    sim.p1(&["retry"]).exits(0);
+    what_was_done(&sim);
+    files_go_and_come(&sim);
+    ports_lead_there(&sim);
+}
+
+fn objects(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+fn what_was_done(sim: &Sim) {
+    let all = objects(&sim.p1(&["-o", "json", "history"]).exits(0).stdout());
+    let told: Vec<_> = all.iter().map(|o| (o["verb"].as_str(), o["outcome"].as_str())).collect();
+    assert_eq!(
+        told,
+        [(Some("up"), Some("failed")), (Some("up"), Some("done")), (Some("history"), None)],
+        "{all:?}"
+    );
+    assert_eq!(all[0]["failed"][0]["step"], "worker-2/install");
+    assert_eq!(all[1]["retry_of"], all[0]["run"]);
+    // The last run did all it had to: of the one before the log is still there.
+    let run = all[0]["run"].as_str().unwrap();
+    let log = sim.p1(&["logs", "--run", run]).exits(0).stdout();
+    assert!(log.contains("stand-in fault install-fail=enable"), "{log}");
+    sim.p1(&["logs"]).exits(0).says(&["no step of the last run"]);
+    sim.p1(&["history"]).exits(0).says(&[&format!("logs --run {run}")]);
+}
+
+fn files_go_and_come(sim: &Sim) {
+    let here = |name: &str| sim.at(name);
+    let read = |name: &str| fs::read(here(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    fs::create_dir_all(here("site/css")).unwrap();
+    let large: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    fs::write(here("site/page.html"), &large).unwrap();
+    fs::write(here("site/css/it's a style"), "x").unwrap();
+    let on = |script: &str| sim.node("worker-1").sh(script);
+    // Under that name, into a folder that is there, and a folder into one that is there, file by file.
+    sim.p1(&["cp", "site/page.html", "worker-1:other.html"]).exits(0).says(&["copied 1 file, 2.9 MiB"]);
+    sim.p1(&["cp", "site", "worker-1:/tmp/"]).exits(0).says(&["2 files", "/tmp/site"]);
+    on(
+        "cmp ~vagrant/other.html /tmp/site/page.html; echo mine >/tmp/site/css/mine; echo old >/tmp/site/page.html",
+    );
+    sim.p1(&["cp", "./site", "worker-1:/tmp"]).exits(0);
+    assert_eq!(
+        on("cd /tmp/site; cat css/mine css/it*; stat -c %U page.html; wc -c <page.html"),
+        "mine\nxvagrant\n3000000\n"
+    );
+    sim.p1(&["cp", "worker-1:/tmp/site", "back"]).exits(0);
+    assert_eq!(read("back/page.html"), large);
+    assert_eq!([read("back/css/mine"), read("back/css/it's a style")], [b"mine\n".to_vec(), b"x".to_vec()]);
+    let told = objects(&sim.p1(&["-o", "json", "cp", "worker-1:other.html", "."]).exits(0).stdout());
+    assert!(
+        told[0]["files"] == 1 && told[0]["bytes"] == 3_000_000 && read("other.html") == large,
+        "{told:?}"
+    );
+    // Whose it is, is asked for.
+    sim.p1(&["cp", "worker-1:/etc/shadow", "."]).exits(1).says(&["permission denied", "--root"]);
+    sim.p1(&["cp", "--root", "worker-1:/etc/shadow", "."]).exits(0);
+    sim.p1(&["cp", "site", "worker-1:/etc/site"]).exits(1).says(&["/etc cannot be written to", "--root"]);
+    sim.p1(&["cp", "--root", "site", "worker-1:/etc/site"]).exits(0);
+    assert_eq!(on("stat -c %U:%G /etc/site/page.html").trim(), "root:root");
+    for (args, why) in [
+        (["site", "worker-1:/none/site"], "there is no folder /none"),
+        (["worker-1:none", "."], "there is no none"),
+        (["site", "worker-1:other.html"], "is a file, and what is copied is a folder"),
+    ] {
+        sim.p1(&["cp", args[0], args[1]]).exits(1).says(&[why]);
+    }
+    sim.p1(&["cp", "site", "worker-9:/tmp/"]).exits(2).says(&["no node `worker-9`"]);
+    sim.p1(&["cp", "none", "worker-1:/tmp/"]).exits(2).says(&["none"]);
+    // Whichever end is lost, nothing looks whole, and nothing is left of it.
+    let files = || on("ls -A /tmp ~vagrant") + &names(sim.dir.path());
+    let before = files();
+    sim.sh("truncate -s 3G sparse");
+    let growing = |place: &str| {
+        let running = sim.start(&["cp", "sparse", place]);
+        until("it grows", || !on("find /tmp -path '*/.big.p1-*/new' -size +0").is_empty());
+        running
+    };
+    let running = growing("worker-1:/tmp/big");
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.end().exits(130);
+    until("the node has taken it away", || on("find /tmp -name '.big*'").is_empty());
+    let running = growing("worker-1:/tmp/big");
+    on("pkill -9 -x tar");
+    running.end().exits(1);
+    until("the node has taken it away", || on("find /tmp -name '*big*'").is_empty());
+    fs::remove_file(here("sparse")).unwrap();
+    on("truncate -s 3G ~vagrant/sparse");
+    let running = sim.start(&["cp", "worker-1:sparse", "got"]);
+    until("it comes", || !on("pgrep -x tar || true").is_empty());
+    assert!(names(sim.dir.path()).contains(".got.p1-"));
+    on("pkill -9 -x tar");
+    running.end().exits(1);
+    on("rm ~vagrant/sparse");
+    assert_eq!(files(), before);
+}
+
+fn names(dir: &Path) -> String {
+    let mut all: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    all.join("\n")
+}
+
+fn ports_lead_there(sim: &Sim) {
+    // What listens, at an address of the node's own or at one that stands for a Service's or a pod's.
+    let serve = |node: &str, address: &str| {
+        let at =
+            format!("ip addr add {address}/32 dev lo 2>/dev/null || true; systemd-run --quiet --collect");
+        let answer =
+            format!("socat TCP-LISTEN:8000,bind={address},reuseaddr,fork SYSTEM:\"cat; echo {address}\"");
+        sim.node(node).sh(&format!("{at} --unit=serve-{} {answer}", address.replace('.', "-")));
+    };
+    let web = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  \
+               template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: x}]}}\n---\n\
+               apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{name: http, \
+               port: 8000}]}";
+    let kubectl = |line: &str| sim.node("server").sh(&format!("k3s kubectl {line}"));
+    kubectl(&format!("apply -f - <<'X'\n{web}\nX\n"));
+    let get =
+        |what: &str| -> Value { serde_json::from_str(&kubectl(&format!("get {what} -o json"))).unwrap() };
+    let service = get("service web")["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let pod = || get("pods").pointer("/items/0").cloned().unwrap_or_default();
+    until("the pod has an address", || pod()["status"]["podIP"].is_string());
+    let pod = pod();
+    let of = |part: &str, key: &str| pod[part][key].as_str().unwrap().to_owned();
+    let (pod, pod_ip, on) = (of("metadata", "name"), of("status", "podIP"), of("spec", "nodeName"));
+    serve("worker-1", "127.0.0.1");
+    for node in ["server", "worker-1", "worker-2"] {
+        serve(node, &service);
+    }
+    serve(&on, &pod_ip);
+    for (target, port, answer) in [
+        ("worker-1", ":8000", &"127.0.0.1".to_owned()),
+        ("web", "18000:http", &service),
+        ("pod/PODS", ":8000", &pod_ip),
+    ] {
+        let target = target.replace("PODS", &pod);
+        let running = sim.start(&["-o", "json", "forward", &target, port]);
+        until("it says where", || running.stdout().ends_with('\n'));
+        let address = objects(&running.stdout())[0]["address"].as_str().unwrap().to_owned();
+        let ask = || sim.sh(&format!("printf hello | timeout 5 socat -t3 - TCP:{address} || true"));
+        assert_eq!(ask(), format!("hello{answer}\n"), "{target}");
+        if target == "worker-1" {
+            // Its connection is lost, and it has another one.
+            sim.node("worker-1").sh("pkill -f 'sshd.*: (root|vagrant)' || true");
+            until("it leads there again", || ask() == format!("hello{answer}\n"));
+            sim.p1(&["forward", "worker-1", &format!("{}:8000", address.split(':').nth(1).unwrap())])
+                .exits(2)
+                .says(&["is in use", ":8000"]);
+        }
+        running.signal(nix::sys::signal::Signal::SIGINT);
+        running.end().exits(0);
+    }
+    sim.p1(&["forward", "web", "81"]).exits(2).says(&["has no port 81", "8000 (http)"]);
+    sim.p1(&["forward", "shop", "80"]).exits(2).says(&["no node, Service or pod `shop`", "web"]);
+    sim.p1(&["forward", "deployment/web", "80"]).exits(2).says(&["service/web"]);
+}
