@@ -96,6 +96,17 @@ for stamp in /var/lib/p1/stamps/*; do
   [ -f "$stamp" ] && say stamp "${stamp##*/} $(first "$stamp")"
 done
 [ -d /var/lib/p1/baked ] && say baked yes
+# p1's part of /etc/hosts.
+if [ -r /etc/hosts ]; then
+  part=
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      '# p1: begin'*) part=yes ;;
+      '# p1: end') part= ;;
+      *) [ -z "$part" ] || say hosts "$line" ;;
+    esac
+  done < /etc/hosts
+fi
 if [ -f /var/lib/p1/files ]; then
   while read -r sum size time path; do
     say staged "$sum $size $time $path"

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::printable;
+use crate::os::hash::sha256;
 
 /// The script, to be run by root's `sh` on a node: which init system it has shows only then, so each has its part in it.
 pub fn script() -> &'static str {
@@ -92,6 +93,9 @@ pub struct NodeFacts {
     pub staged: BTreeMap<String, String>,
     /// Checksums of k3s' configuration files, by path.
     pub written: BTreeMap<String, String>,
+    /// The checksum of p1's part of /etc/hosts, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<String>,
 }
 
 /// Before there were others, it was noted whether it is systemd.
@@ -222,6 +226,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
     let mut facts = NodeFacts::default();
     let mut noted: BTreeMap<String, (String, String)> = BTreeMap::new();
     let mut whole = false;
+    let mut hosts: Vec<String> = Vec::new();
     for line in text.lines().filter(|l| l.len() <= LINE).take(LINES) {
         let line = printable(line);
         let Some((key, value)) = line.split_once('=') else { continue };
@@ -232,6 +237,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "hostname" => facts.hostname = value.into(),
             "machine_id" => facts.machine_id = value.into(),
             "epoch" => facts.epoch = value.parse().unwrap_or(0),
+            "hosts" => hosts.push(value.into()),
             "arch" => facts.arch = value.into(),
             "kernel" => facts.kernel = value.into(),
             "os" => facts.os = value.into(),
@@ -305,6 +311,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             _ => {}
         }
     }
+    facts.hosts = (!hosts.is_empty()).then(|| sha256(hosts.join("\n")));
     if whole { Ok(facts) } else { Err(Incomplete { tail: crate::os::process::tail(text, 6) }) }
 }
 

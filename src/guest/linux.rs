@@ -18,6 +18,26 @@ pub struct Linux;
 /// What p1 changed on a machine: `templates/system.sh.tera` writes a line here before each change.
 const CHANGED: &str = "/var/lib/p1/changed";
 
+/// p1's part of /etc/hosts, between two lines of its own (`templates/facts.sh` looks for them).
+const BEGIN: &str = "# p1: begin (the nodes, and `hosts` of the spec; p1 keeps this part as they are)";
+const END: &str = "# p1: end";
+
+/// Prints the file without that part; where its end was taken away, nothing that stands behind counts as p1's.
+const OTHERS: &str = r#"others() {
+  if grep -qx '# p1: end' "$file"; then
+    sed -e '/^# p1: begin/,/^# p1: end$/d' "$file"
+  else
+    sed -e '/^# p1: begin/d' "$file"
+  fi
+}
+file=$(readlink -f /etc/hosts) new=$file.p1
+"#;
+
+/// Puts it into place, whole or not at all where the file can be replaced; its rights and its label stay.
+const PUT: &str = r#"cmp -s "$new" "$file" || mv -f "$new" "$file" 2>/dev/null || cat "$new" >"$file"
+rm -f "$new"
+"#;
+
 /// Takes the changes back. Of a kind that was noted twice the first note is of what was there before p1. An address
 /// stays: a machine that p1 made is reached by it.
 const UNDO: &str = r#"if [ -f "$changed" ]; then
@@ -39,6 +59,11 @@ const UNDO: &str = r#"if [ -f "$changed" ]; then
   fi
   rm -f "$changed"
 fi
+if grep -q '^# p1: begin' /etc/hosts; then
+@others@
+  cp -a "$file" "$new"
+  others >"$new"
+@put@fi
 "#;
 
 /// The disk shows within a second of being attached; by its link where there is udev. Read in whole MiB: GNU dd and
@@ -167,6 +192,9 @@ done
 #[derive(Serialize)]
 struct Values<'a> {
     name: &'a str,
+    /// What stands behind its own address in /etc/hosts, and how that is found there.
+    own: String,
+    pattern: String,
     ip: std::net::Ipv4Addr,
     prefix: u8,
     mac: &'a str,
@@ -241,11 +269,29 @@ impl Guest for Linux {
 
     fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error> {
         let Prepare { name, ip, prefix, mac, now } = *want;
-        render::render("system.sh", &Values { name, ip, prefix, mac, now, changed: CHANGED })
+        let own = match name.split_once('.') {
+            Some((first, _)) => format!("{name} {first}"),
+            None => name.to_owned(),
+        };
+        let pattern = name.replace('.', "\\.");
+        render::render("system.sh", &Values { name, own, pattern, ip, prefix, mac, now, changed: CHANGED })
+    }
+
+    fn hosts(&self, lines: &[String]) -> String {
+        let lines: Vec<String> = lines.iter().map(|line| quote(line)).collect();
+        format!(
+            "set -eu\numask 022\n[ -e /etc/hosts ] || : >/etc/hosts\n{OTHERS}cp -a \"$file\" \"$new\"\nothers >\"$new\"\n\
+             [ ! -s \"$new\" ] || [ -z \"$(tail -c 1 \"$new\")\" ] || echo >>\"$new\"\n\
+             printf '%s\\n' {} {} {} >>\"$new\"\n{PUT}",
+            quote(BEGIN),
+            lines.join(" "),
+            quote(END)
+        )
     }
 
     fn undo(&self) -> String {
-        format!("changed={CHANGED}\n{UNDO}")
+        let undo = UNDO.replace("@others@", OTHERS).replace("@put@", PUT);
+        format!("changed={CHANGED}\n{undo}")
     }
 
     fn copy(&self, piece: &Piece<'_>) -> String {
@@ -353,6 +399,21 @@ mod tests {
             // A second time there is nothing to do, and another name does not hide what was there at first.
             assert_eq!(prepare("worker-1"), "");
             prepare("worker-2");
+            prepare("dB.lab.test");
+            let own = read("etc/hosts").unwrap();
+            assert!(own.contains("127.0.1.1 dB.lab.test dB\n") && !own.contains("worker"), "{own}");
+            let lines = ["10.0.0.2 it's", "10.0.0.3 b"].map(str::to_owned);
+            let name = |lines: &[String]| {
+                run(&Linux.hosts(lines), root);
+                read("etc/hosts").unwrap()
+            };
+            let named = format!("{own}{BEGIN}\n10.0.0.2 it's\n10.0.0.3 b\n{END}\n");
+            assert_eq!(name(&lines[1..]), named.replace("10.0.0.2 it's\n", ""));
+            assert_eq!(name(&lines), named);
+            // A part without its end ends where the file says nothing of p1: what stands behind it is somebody's.
+            std::fs::write(root.join("etc/hosts"), format!("{own}{BEGIN}\n10.0.0.9 theirs")).unwrap();
+            assert_eq!(name(&lines), format!("{own}10.0.0.9 theirs\n{}", &named[own.len()..]));
+            std::fs::write(root.join("etc/hosts"), named).unwrap();
             std::fs::write(root.join("etc/hosts"), read("etc/hosts").unwrap() + "10.0.0.1 later\n").unwrap();
             run(&Linux.undo(), root);
             assert_eq!(read("etc/hosts"), Some(format!("{hosts}10.0.0.1 later\n")));

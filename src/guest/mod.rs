@@ -42,7 +42,7 @@ pub struct Obstacle {
 /// What a machine is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepare<'a> {
-    /// Its hostname.
+    /// Its hostname, fully qualified or not.
     pub name: &'a str,
     /// What the nodes call it by, and the length of its network's prefix.
     pub ip: Ipv4Addr,
@@ -97,7 +97,11 @@ pub trait Guest: Sync {
     /// machine before, for [`Guest::undo`]. Exit status 20: no network card is left for the address.
     fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error>;
 
-    /// Takes back what [`Guest::prepare`] noted, but for the address.
+    /// Has the machine know names of hosts by these lines (`ADDRESS NAME NAME`), in a part of its own of the file that has
+    /// them; other lines are left alone.
+    fn hosts(&self, lines: &[String]) -> String;
+
+    /// Takes back what [`Guest::prepare`] noted, but for the address, and [`Guest::hosts`] whole.
     fn undo(&self) -> String;
 
     /// Copies a file from a disk to its place, whole or not at all. Exit statuses: 90 it could not, 91 there is no room

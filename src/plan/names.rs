@@ -83,6 +83,7 @@ steps! {
         Halt = "halt",
         Heal = "heal",
         Healthy = "healthy",
+        Hosts = "hosts",
         Images = "images",
         Import = "import",
         Install = "install",

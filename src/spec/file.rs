@@ -6,8 +6,9 @@ use super::defaults::{BOX, CHANNEL, CIDR, NICS, RETRY, ROLLOUT, TIMEOUTS, writte
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, Image,
-    Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time, Version,
+    Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, HostName,
+    Hosts, Image, Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time,
+    Version,
 };
 use super::{
     BakeChoice, BoxRef, Endpoint, EngineChoice, LibvirtUri, ProviderChoice, ProvisionType, Role, Slot,
@@ -44,6 +45,8 @@ object! {
         /// Keep the images that nodes pull on this host, and give them to new nodes of this cluster before k3s starts there:
         /// they pull nothing a second time.
         optional keep_images: Flag = true,
+        /// Names beside the nodes' own that every node knows by its /etc/hosts: {registry.test: 10.11.0.4}.
+        optional hosts: Hosts,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// What runs on them.
@@ -102,8 +105,11 @@ object! {
 object! {
     /// A machine, or several alike with count.
     NodeFile {
-        /// A DNS label, also the hostname; with count, machines are called NAME-1, NAME-2, ...
+        /// A DNS label; with count, machines are called NAME-1, NAME-2, ...
         required name: Name,
+        /// What the machine calls itself: a host name, its case kept, or a fully qualified one. Default: its name. With count:
+        /// HOSTNAME-1, HOSTNAME-2, ...
+        optional hostname: HostName,
         /// server runs the control plane; worker (k3s says agent) runs workloads only.
         optional role: Role = "worker",
         /// How many machines like this.

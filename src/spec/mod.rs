@@ -51,8 +51,9 @@ pub use secret::{conceal, masked, secrets};
 pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
 pub use variables::Environment;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +96,9 @@ pub struct Cluster {
     /// The images that nodes pull are kept on this host.
     #[serde(skip_serializing_if = "is_true")]
     pub keep_images: bool,
+    /// Names that every node knows beside those of the nodes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, IpAddr>,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
     /// What they run.
@@ -329,8 +333,11 @@ impl fmt::Display for Role {
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
-    /// A DNS label, also its hostname and its Node object's name.
+    /// A DNS label, also its Node object's name.
     pub name: String,
+    /// What the machine calls itself, where that is not its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// What it is for.
     pub role: Role,
     /// Its address in [`Network::cidr`].
@@ -350,7 +357,36 @@ pub struct Node {
 impl Node {
     /// One that the spec does not have, with what is known of it all the same.
     pub fn former(name: String, role: Role, ip: Ipv4Addr) -> Self {
-        Self { name, role, ip, size: None, labels: Vec::new(), taints: Vec::new(), config: Yaml::new() }
+        Self {
+            name,
+            hostname: None,
+            role,
+            ip,
+            size: None,
+            labels: Vec::new(),
+            taints: Vec::new(),
+            config: Yaml::new(),
+        }
+    }
+}
+
+impl Node {
+    /// What its machine calls itself.
+    pub fn hostname(&self) -> &str {
+        self.hostname.as_deref().unwrap_or(&self.name)
+    }
+
+    /// All that it is called: as its machine calls itself, the first label of that, and its name; each once whatever its
+    /// case.
+    pub fn names(&self) -> Vec<&str> {
+        let hostname = self.hostname();
+        let mut all: Vec<&str> = Vec::new();
+        for name in [hostname, hostname.split('.').next().unwrap_or_default(), &self.name] {
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                all.push(name);
+            }
+        }
+        all
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Draft<'f> {
     /// `None` if the entry's name is bad.
     pub name: Option<String>,
     pub name_at: Span,
+    /// Where it is given.
+    pub hostname: Option<String>,
     /// `None` if the entry's role is bad.
     pub role: Option<Role>,
     pub role_at: Span,
@@ -41,7 +43,8 @@ pub(super) struct Draft<'f> {
 pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     let network = network(&file.network);
     let (mut drafts, whole) = drafts(file, report);
-    validate::nodes(&drafts, file.nodes.get().map_or(Span::default(), |n| n.at), whole, report);
+    validate::nodes(file, &drafts, whole, report);
+    validate::hosts(file, &drafts, report);
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
     let provision = provision::all(file, &drafts, report);
@@ -92,6 +95,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         taints.extend(draft.file.taints.value().map(|t| t.0.clone()).unwrap_or_default());
         nodes.push(Node {
             name: draft.name.clone()?,
+            hostname: draft.hostname.clone().filter(|hostname| Some(hostname) != draft.name.as_ref()),
             role: node_role,
             ip: draft.ip?,
             size: Some(super::Size {
@@ -128,6 +132,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             choice => choice,
         },
         keep_images: file.keep_images.value().is_none_or(|f| f.0),
+        hosts: file.hosts.value().into_iter().flat_map(|h| &h.0).map(|host| host.value.clone()).collect(),
         nodes,
         k3s: k3s(&file.k3s),
         provision,
@@ -194,11 +199,9 @@ fn drafts<'f>(file: &'f File, report: &mut Report<'_>) -> (Vec<Draft<'f>>, bool)
             let given = node.ip.get();
             out.push(Draft {
                 file: node,
-                name: node.name.value().map(|n| match count {
-                    Some(_) => format!("{}-{}", n.0, index + 1),
-                    None => n.0.clone(),
-                }),
+                name: node.name.value().map(|n| numbered(&n.0, count.map(|_| index + 1))),
                 name_at,
+                hostname: node.hostname.value().map(|h| numbered(&h.0, count.map(|_| index + 1))),
                 role,
                 role_at: node.role.get().map_or(name_at, |r| r.at),
                 ip: given.and_then(|ip| u32::from(ip.value.0).checked_add(index)).map(Ipv4Addr::from),
@@ -208,6 +211,15 @@ fn drafts<'f>(file: &'f File, report: &mut Report<'_>) -> (Vec<Draft<'f>>, bool)
         }
     }
     (out, whole)
+}
+
+/// A name with its number in a group, which belongs to the first label of one that is fully qualified.
+fn numbered(name: &str, number: Option<u32>) -> String {
+    match (number, name.split_once('.')) {
+        (None, _) => name.to_owned(),
+        (Some(number), None) => format!("{name}-{number}"),
+        (Some(number), Some((first, domain))) => format!("{first}-{number}.{domain}"),
+    }
 }
 
 /// Gives the machines without an address the next free one, in the order of the file.

@@ -30,11 +30,17 @@ const RESERVED: &[(&str, &str)] = &[
     ("broadcasthost", LOOPBACK),
     ("kubernetes", "The cluster's own API is called that inside of it."),
 ];
+/// Linux' longest (`HOST_NAME_MAX`).
+const HOSTNAME: usize = 64;
 const LOOPBACK: &str = "Every machine's /etc/hosts has it as its own, and no other would find the node.";
 
 /// Names and roles, and whether the machines are large enough. `whole` is false if an entry could
 /// not be read, so that nothing can be said about what is missing; `list` is where the nodes are.
-pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut Report<'_>) {
+pub(super) fn nodes(file: &File, drafts: &[Draft<'_>], whole: bool, report: &mut Report<'_>) {
+    let list = file.nodes.get().map_or(Span::default(), |n| n.at);
+    // Others look no machine up by its name.
+    let direct = file.engine.value() == Some(&super::EngineChoice::Direct)
+        || file.libvirt.value().and_then(|l| l.uri.value()) == Some(&super::LibvirtUri::Session);
     let mut names: HashMap<&str, Span> = HashMap::new();
     for draft in drafts {
         let Some(name) = &draft.name else { continue };
@@ -42,12 +48,12 @@ pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut 
             let message = format!("`{name}` is longer than {LABEL} characters");
             report.error(draft.name_at, message, "A host name has at most 63; take a shorter one.");
         }
-        if name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !direct && name.bytes().all(|b| b.is_ascii_hexdigit()) {
             // Reference: vagrant, lib/vagrant/machine_index.rb; names are looked up as id prefixes too.
             let message = format!("`{name}` consists of hex digits only");
             let help = format!(
                 "Vagrant would take it for the beginning of a machine's id and may act on a VM of another \
-                 project. Add another letter or a `-`: `node-{name}`."
+                 project. Add another letter or a `-`: `node-{name}`; or have p1 itself make the machines: `engine: direct`."
             );
             report.error(draft.name_at, message, help);
         }
@@ -78,6 +84,49 @@ pub(super) fn nodes(drafts: &[Draft<'_>], list: Span, whole: bool, report: &mut 
     }
     for draft in drafts.iter().filter(|d| d.index == 0) {
         size(draft, report);
+    }
+}
+
+/// What machines call themselves and what else the nodes know by name: each is one host's.
+pub(super) fn hosts(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
+    let lower = |name: &str| name.to_ascii_lowercase();
+    // That is a matter of steps, which are named after nodes.
+    let reserved = RESERVED.iter().filter(|(name, _)| *name != "cluster");
+    let mut owners: HashMap<String, (Option<usize>, Span)> = HashMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        if let Some(name) = &draft.name {
+            owners.entry(lower(name)).or_insert((Some(index), draft.name_at));
+        }
+    }
+    let named = drafts.iter().enumerate().filter_map(|(index, draft)| {
+        let at = draft.file.hostname.get()?.at;
+        Some((Some(index), draft.hostname.as_deref()?, at))
+    });
+    let others = file.hosts.value().into_iter().flat_map(|h| &h.0).map(|h| (None, h.value.0.as_str(), h.at));
+    for (owner, name, at) in named.chain(others) {
+        let first = name.split('.').next().unwrap_or_default();
+        let words = if owner.is_some() { vec![name, first] } else { vec![name] };
+        if name.len() > HOSTNAME && owner.is_some() {
+            let message = format!("`{name}` is longer than {HOSTNAME} characters");
+            report.error(at, message, "Linux takes no longer host name; take a shorter one.");
+        }
+        if let Some((_, why)) =
+            reserved.clone().find(|(reserved, _)| words.iter().any(|w| lower(w) == *reserved))
+        {
+            report.error(at, format!("a host cannot be called `{name}`"), format!("{why} Take another one."));
+            continue;
+        }
+        for word in words {
+            match owners.get(&lower(word)) {
+                Some((other, first)) if *other != owner || owner.is_none() => {
+                    let help = format!("Line {} has it too; a name is one host's.", report.line(*first));
+                    report.error(at, format!("the name `{word}` is taken"), help);
+                    break;
+                }
+                Some(_) => {}
+                None => _ = owners.insert(lower(word), (owner, at)),
+            }
+        }
     }
 }
 

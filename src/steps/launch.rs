@@ -25,6 +25,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Node(NodeStep::Install),
         After::Node(NodeStep::Config),
         After::Node(NodeStep::System),
+        After::NodeUnchanged(NodeStep::Hosts),
         After::Node(NodeStep::Images),
     ],
     needs: None,

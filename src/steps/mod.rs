@@ -12,6 +12,7 @@ pub mod fault;
 pub mod files;
 pub mod fork;
 pub mod foundations;
+pub mod hosts;
 pub mod image;
 pub mod images;
 pub mod install;

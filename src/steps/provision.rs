@@ -30,7 +30,7 @@ pub const BEFORE: Step = Step::Node(NodeDef {
     name: NodeStep::Provision,
     title: "run the provisioner",
     per: Per::Provisioner(Slot::BeforeK3s),
-    after: &[After::Node(NodeStep::System)],
+    after: &[After::Node(NodeStep::System), After::NodeUnchanged(NodeStep::Hosts)],
     needs: None,
     retry: true,
     check,

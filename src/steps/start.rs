@@ -30,6 +30,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Node(NodeStep::Install),
         After::Node(NodeStep::Config),
         After::Node(NodeStep::System),
+        After::NodeUnchanged(NodeStep::Hosts),
         After::NodeUnchanged(NodeStep::Images),
         After::Cluster(ClusterStep::Data),
         After::LeadServer(NodeStep::Start),

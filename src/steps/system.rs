@@ -36,7 +36,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     };
     let wrong = if facts.baked {
         Some("what the baked box has for its role is not in its place".to_owned())
-    } else if facts.hostname != node.name {
+    } else if facts.hostname != node.hostname() {
         Some(format!("its hostname is {}", facts.hostname))
     } else if facts.interface_of(node.ip).is_none() {
         Some(format!("it does not have the address {}", node.ip))
@@ -49,7 +49,10 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
 }
 
 fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
-    json!([cluster.network, (&node.name, node.ip)])
+    match &node.hostname {
+        None => json!([cluster.network, (&node.name, node.ip)]),
+        Some(hostname) => json!([cluster.network, (&node.name, node.ip), hostname]),
+    }
 }
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
@@ -94,7 +97,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
 /// What is run on the node; `now` is the time, in seconds since 1970; 0 leaves the clock alone.
 pub fn script(guest: &dyn Guest, cluster: &Cluster, node: &Node, now: u64) -> Result<String, render::Error> {
     guest.prepare(&Prepare {
-        name: &node.name,
+        name: node.hostname(),
         ip: node.ip,
         prefix: cluster.network.cidr.prefix_len(),
         mac: &node_mac(cluster.macs(), &node.name, node.ip),

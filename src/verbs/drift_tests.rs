@@ -61,7 +61,8 @@ fn reality(cluster: &Cluster) -> Observed {
         let unit = Unit { loaded: true, active: "active".into(), ..Unit::default() };
         let mut facts = NodeFacts {
             boot: "boot".into(),
-            hostname: node.name.clone(),
+            hostname: node.hostname().into(),
+            hosts: Some(crate::steps::hosts::digest(cluster)),
             epoch: i64::try_from(now).unwrap(),
             addresses: vec![("eth0".into(), node.ip)],
             default_routes: vec!["eth0".into()],
@@ -366,6 +367,7 @@ fn what_somebody_did_is_found() {
         (|s| machine(s).size.as_mut().unwrap().memory = 7, Kind::Memory, Mend::Up),
         (|s| facts(s).addresses.clear(), Kind::Nic, Mend::Up),
         (|s| facts(s).hostname = "debian".into(), Kind::System, Mend::Up),
+        (|s| facts(s).hosts = None, Kind::Hosts, Mend::Up),
         (|s| drop(facts(s).staged.remove(files::INSTALLER)), Kind::K3sFiles, Mend::Up),
         (|s| facts(s).written.clear(), Kind::K3sConfig, Mend::Up),
         (|s| facts(s).scripts.clear(), Kind::K3sInstall, Mend::Up),

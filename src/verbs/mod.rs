@@ -25,9 +25,9 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::{self, Node};
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, image, images,
-    install, keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision, push,
-    ready, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system,
+    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, hosts, image,
+    images, install, keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision,
+    push, ready, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system,
     uninstall, verify, vm,
 };
 
@@ -167,6 +167,7 @@ const UP: &[Use] = &[
     Use::of(&autostart::STEP),
     Use::of(&ssh::STEP),
     Use::of(&system::STEP),
+    Use::of(&hosts::STEP),
     Use::of(&push::STEP),
     Use::of(&stage::STEP),
     Use::of(&images::GIVE),

@@ -136,6 +136,69 @@ fn a_node_joins_and_a_node_leaves() {
 }
 
 /// The API calls a node Ready for 40 s after the last word of it.
+/// p1's part of a node's /etc/hosts.
+fn part(sim: &Sim, node: &str) -> String {
+    sim.node(node).sh("sed -n '/^# p1: begin/,/^# p1: end/p' /etc/hosts | grep -v '^#' || true")
+}
+
+#[test]
+fn nodes_know_each_other_by_name_and_call_themselves_as_the_spec_says() {
+    for engine in ["vagrant", "direct"] {
+        let more = format!("hosts: {{registry.test: 10.11.0.4}}\nengine: {engine}\n");
+        let sim =
+            Sim::new(&spec(1, 1, &more).replace("{name: worker,", "{name: worker, hostname: wilS.lab.test,"));
+        sim.p1(&["up"]).exits(0);
+        let known =
+            "192.168.56.110 server\n192.168.56.111 wilS.lab.test wilS worker\n10.11.0.4 registry.test\n";
+        for node in ["server", "worker"] {
+            assert_eq!(part(&sim, node), known, "{engine}: {node}");
+        }
+        assert_eq!(
+            sim.node("worker").sh("cat /proc/sys/kernel/hostname /etc/hostname"),
+            "wilS.lab.test\nwilS.lab.test\n"
+        );
+        assert!(sim.node("worker").sh("cat /etc/hosts").contains("127.0.1.1 wilS.lab.test wilS\n"));
+        assert_eq!(
+            nodes(&sim, "server").iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["server", "worker"]
+        );
+        settled(&sim);
+
+        // What somebody does in there is seen, and mended without a restart; what is theirs stays.
+        sim.node("worker").sh("sed -i /registry/d /etc/hosts; echo '10.0.0.9 theirs' >>/etc/hosts");
+        assert_eq!(drift(&sim, "worker"), ["hosts"]);
+        sim.p1(&["up", "--deep"]).exits(0);
+        assert_eq!(began(&sim.last()), ["worker/hosts"]);
+        let theirs = |node: &str| sim.node(node).sh("grep -c theirs /etc/hosts || true");
+        assert_eq!((part(&sim, "worker").as_str(), theirs("worker").trim()), (known, "1"));
+
+        // Another address, and another name of a machine, which all nodes hear of.
+        edit(&sim, "10.11.0.4", "10.11.0.5");
+        edit(&sim, "wilS.lab.test", "wilS2");
+        sim.p1(&["up"]).exits(0);
+        let mut steps = began(&sim.last());
+        // What serves other steps is looked at with a new hostname; no k3s is touched.
+        steps.retain(|step| !step.ends_with("/system") && !step.starts_with("cluster/"));
+        steps.sort();
+        assert_eq!(steps, ["server/hosts", "worker/hosts"], "{engine}");
+        let known = "192.168.56.110 server\n192.168.56.111 wilS2 worker\n10.11.0.5 registry.test\n";
+        assert_eq!((part(&sim, "server").as_str(), part(&sim, "worker").as_str()), (known, known));
+        let file = sim.node("worker").sh("cat /etc/hosts");
+        assert!(file.contains("127.0.1.1 wilS2\n") && !file.contains("lab.test"), "{file}");
+        settled(&sim);
+
+        sim.p1(&["--yes", "uninstall"]).exits(0);
+        for node in ["server", "worker"] {
+            let file = sim.node(node).sh("cat /etc/hosts");
+            assert!(
+                !file.contains("p1") && !file.contains("registry") && !file.contains("wilS"),
+                "{node}: {file}"
+            );
+        }
+        assert_eq!(theirs("worker").trim(), "1");
+    }
+}
+
 #[test]
 fn a_node_that_fell_silent_is_looked_at_before_the_api_gives_it_up() {
     let sim = Sim::new(&spec(1, 1, ""));

@@ -377,3 +377,30 @@ fn places_of_files() {
     let cases = cases.map(|(name, b)| (name.to_owned(), format!("{NODES}box: {b}\n"))).to_vec();
     assert_snapshot!(all(cases));
 }
+
+#[test]
+fn names_of_hosts_are_one_host_s_each() {
+    let text = |engine: &str, more: &str| format!("name: demo\nengine: {engine}\nnodes:\n{more}\n");
+    let good = text(
+        "direct",
+        "  - {name: a1, role: server, hostname: wilS}\n  - {name: fe, hostname: W.lab.test, count: 2}\nhosts: {registry.test: 10.11.0.4, v6.test: \"fd00::1\"}",
+    );
+    let cluster = super::cluster(&good);
+    let names: Vec<Vec<&str>> = cluster.nodes.iter().map(|node| node.names()).collect();
+    assert_eq!(
+        names,
+        [vec!["wilS", "a1"], vec!["W-1.lab.test", "W-1", "fe-1"], vec!["W-2.lab.test", "W-2", "fe-2"]]
+    );
+    assert_eq!(cluster.hosts.len(), 2);
+    let hex = brief(&text("auto", "  - {name: a1, role: server}"));
+    assert!(hex.contains("`a1` consists of hex digits only") && hex.contains("`engine: direct`"), "{hex}");
+    assert_snapshot!(brief(&text(
+        "vagrant",
+        "  - {name: server, role: server, hostname: Worker}
+  - {name: worker, hostname: db.one}
+  - {name: db, hostname: localhost.test}
+  - {name: other, hostname: under_score}
+  - {name: group, count: 2, hostname: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx}
+hosts: {SERVER: 10.0.0.1, x.test: 10.0.0.1, X.test: 10.0.0.2, y: 0.0.0.0, z: nine, 1.2.3.4: 10.0.0.1}"
+    )));
+}

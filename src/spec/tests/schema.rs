@@ -83,6 +83,7 @@ nodes:
     ip: 192.168.42.110
     cpus: 4
     memory: 4GiB
+    hostname: wilS.lab.test
     labels: {a: b, example.org/tier: ""}
     taints: ["a=b:NoSchedule"]
     config: {debug: true}
@@ -116,6 +117,7 @@ manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 rollout: {workers: 2, drain: true}
 disposable: true
+hosts: {registry.test: 10.11.0.4}
 autostart: true
 keep: true
 bake: auto
@@ -242,6 +244,8 @@ fn both_refuse_the_same_values() {
         ("/nodes", json!([{}, "x", [[]], [{}], [{"name": "a", "rolle": "server"}]])),
         ("/nodes/0/role", json!(["master", "Server", true])),
         ("/nodes/0/ip", json!(["1.2.3", "x", 1, "1.2.3.4/8", "::1"])),
+        ("/nodes/0/hostname", json!(["", "a_b", "-a", "a.", "x".repeat(64), 1, "a..b"])),
+        ("/hosts", json!([[], "x", {"a_b": "1.2.3.4"}, {"a": 1}, {"a": "b"}, {"a": ["1.2.3.4"]}])),
         ("/nodes/0/cpus", json!([0, 257, -1, 1.5, "2", true])),
         ("/nodes/0/memory", json!([0, 127, "2TB", "x", "GiB", 1.5, true, 5_000_000])),
         ("/nodes/0/labels", json!(["a=b", ["a"], {"a": 1}, {"a": {}}])),

@@ -11,7 +11,7 @@ mod registries;
 pub(super) use apps::{Image, ManifestEntry, NamespaceEntry};
 pub(super) use free::{Config, Entry, Labels, Map, Taints, check_label, check_taint};
 pub(super) use k3s::{Channel, Version};
-pub(super) use net::{Address, Bridge, Cidr, is_private};
+pub(super) use net::{Address, Bridge, Cidr, HostName, Hosts, is_private};
 pub(super) use place::{AnyPath, FilePath, FolderPath};
 pub(super) use registries::Registries;
 

@@ -1,6 +1,6 @@
 //! Addresses and networks.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use serde_json::{Value as Json, json};
@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 use super::is_label;
 use crate::spec::Endpoint;
 use crate::spec::node::Node;
-use crate::spec::report::Report;
-use crate::spec::shape::{Shape, text};
+use crate::spec::report::{Report, short};
+use crate::spec::shape::{At, Shape, entries, text};
 
 /// An IPv4 address.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,79 @@ impl Shape for Bridge {
         let message = format!("`{}` is not the name of a bridge", node.shown(report));
         report.error(node.at, message, "Write it as `ip link` does, at most 15 characters: `br0`.");
         None
+    }
+}
+
+/// Linux takes no longer one (`HOST_NAME_MAX`).
+const LONGEST: usize = 64;
+/// RFC 1123: labels of letters, digits and hyphens, in either case.
+const HOST: &str =
+    "^[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*$";
+
+/// Whether a name is one of a host; one that ends in a label of digits would be read as an address.
+fn is_host(name: &str) -> bool {
+    name.split('.').all(|label| is_label(&label.to_ascii_lowercase()))
+        && name.rsplit('.').next().is_some_and(|last| !last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// What a machine calls itself, fully qualified or not, its case kept.
+#[derive(Clone, Debug)]
+pub(in crate::spec) struct HostName(pub String);
+
+impl Shape for HostName {
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": HOST, "maxLength": LONGEST })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let text = text(node, report)?;
+        if is_host(text) && text.len() <= LONGEST {
+            return Some(Self(text.to_owned()));
+        }
+        let message = format!("`{}` is not a host name", node.shown(report));
+        let help = format!(
+            "Use at most {LONGEST} letters, digits and `-`, with a letter or digit at both ends, and `.` between the \
+             parts of a fully qualified one: `wilS`, `db.lab.test`."
+        );
+        report.error(node.at, message, help);
+        None
+    }
+}
+
+/// Names of hosts that are no nodes, with their addresses.
+#[derive(Clone, Debug, Default)]
+pub(in crate::spec) struct Hosts(pub Vec<At<(String, IpAddr)>>);
+
+impl Shape for Hosts {
+    fn schema() -> Json {
+        json!({
+            "type": "object",
+            "propertyNames": { "pattern": HOST, "maxLength": 253 },
+            "additionalProperties": { "type": "string", "pattern": "^[0-9A-Fa-f]*[.:][0-9A-Fa-f:.]*$" },
+        })
+    }
+
+    fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
+        let mut out = Vec::new();
+        for (name, at, value) in entries(node, report)? {
+            if !is_host(name) || name.len() > 253 {
+                let message = format!("`{}` is not a host name", short(name));
+                report.error(at, message, "Write a name and its address: `registry.test: 10.11.0.4`.");
+                continue;
+            }
+            let Some(text) = text(value, report) else { continue };
+            match text.parse::<IpAddr>() {
+                Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => {
+                    out.push(At { at, value: (name.to_owned(), ip) });
+                }
+                _ => {
+                    let message = format!("`{}` is not the address of a host", value.shown(report));
+                    report.error(value.at, message, "Write an IPv4 or IPv6 address: `10.11.0.4`.");
+                }
+            }
+        }
+        // What is good is still looked at with the names of nodes.
+        Some(Self(out))
     }
 }
 
