@@ -132,7 +132,8 @@ impl Fault {
         }
     }
 
-    fn peers_mut(&mut self) -> Option<&mut Vec<String>> {
+    /// The same, to be changed.
+    pub fn peers_mut(&mut self) -> Option<&mut Vec<String>> {
         match self {
             Self::Partition { peers } | Self::Latency { peers, .. } | Self::Loss { peers, .. } => Some(peers),
             _ => None,

@@ -34,9 +34,15 @@ pub struct Global {
     /// Work as if p1 was started in this folder; several are entered one after the other
     #[arg(short = 'C', global = true, value_name = "DIR", action = clap::ArgAction::Append)]
     pub folder: Vec<PathBuf>,
-    /// The spec
+    /// The spec; without this it is looked for in the folders above as well
     #[arg(short, long, global = true, value_name = "FILE", default_value = "cluster.yaml", env = "P1_FILE")]
     pub file: PathBuf,
+    /// It was named, here or in the environment.
+    #[arg(skip)]
+    pub named: bool,
+    /// It was found in a folder above.
+    #[arg(skip)]
+    pub found: bool,
     /// How to print: `human` is live on a terminal and plain elsewhere
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
     pub output: Output,
@@ -77,7 +83,7 @@ pub enum Output {
 /// Which nodes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Nodes {
-    /// Only these nodes; all without any
+    /// Only these nodes, also by the name of a group with `count` or as `role:worker`; all without any
     #[arg(value_name = "NODE")]
     pub nodes: Vec<String>,
 }

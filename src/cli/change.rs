@@ -95,7 +95,7 @@ fn agree(
     Err(CliError { evidence: lines.to_vec(), ..fail })
 }
 
-/// Names on the command line: of the spec's nodes, or of what is left of former ones.
+/// Words of the command line: for the spec's nodes, or names of what is left of former ones.
 pub fn targets(
     context: &Context,
     cluster: &crate::spec::Cluster,
@@ -104,10 +104,15 @@ pub fn targets(
     let state = StateDir::of(cluster.home(), &cluster.name);
     let memory = state.memory();
     let former = |name: &String| memory.contains_key(name) || machines::is_noted(state.dir(), name);
-    let unknown: Vec<String> =
-        names.iter().filter(|n| cluster.node(n).is_none() && !former(n)).cloned().collect();
-    context.targets(cluster, &unknown)?;
-    Ok(names.to_vec())
+    let mut all: Vec<String> = Vec::new();
+    for name in names {
+        let meant = match cluster.node(name).is_none() && former(name) {
+            true => vec![name.clone()],
+            false => context.targets(cluster, std::slice::from_ref(name))?,
+        };
+        all.extend(meant.into_iter().filter(|name| !all.contains(name)).collect::<Vec<_>>());
+    }
+    Ok(all)
 }
 
 /// Nodes that a `replace` was to recreate and has not come to: nothing else does it.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use super::above;
 use super::args::{Global, Output};
 use super::error::{CliError, code};
 use crate::access::{Held, World};
@@ -22,7 +23,7 @@ use crate::os::lock::{self, Lock};
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, LibvirtUri, Parsed};
 use crate::state::StateDir;
-use crate::ui::{Format, Options, Paint};
+use crate::ui::{Format, Options, Paint, count};
 use crate::{journal, k3s};
 
 /// Everything a verb needs to begin.
@@ -75,7 +76,7 @@ impl Context {
         for folder in &self.global.folder {
             p1 += &format!(" -C {}", quote(folder));
         }
-        if self.global.file.as_os_str() != "cluster.yaml" {
+        if self.global.file.as_os_str() != above::SPEC && !self.global.found {
             p1 += &format!(" -f {}", quote(&self.global.file));
         }
         p1
@@ -122,8 +123,12 @@ impl Context {
         self.warned(self.parse()?)
     }
 
-    /// The spec with its warnings.
+    /// The spec with its warnings. Which one it is, is said once where nobody named it and it is not in this folder.
     pub fn parse(&self) -> Result<Parsed, CliError> {
+        static SAID: std::sync::Once = std::sync::Once::new();
+        if self.global.found {
+            SAID.call_once(|| eprintln!("note: the spec is {}", self.global.file.display()));
+        }
         spec::load(&self.global.file, &variable).map_err(|error| self.told(error))
     }
 
@@ -385,21 +390,28 @@ impl Context {
         Err(CliError::new(code::FAILED, what, "`p1 up` makes it.").next(["p1 up"]))
     }
 
-    /// Names on the command line have to be nodes of the spec.
-    pub fn targets(&self, cluster: &Cluster, names: &[String]) -> Result<Vec<String>, CliError> {
-        for name in names {
-            if cluster.node(name).is_none() {
-                let known: Vec<&str> = cluster.nodes.iter().map(|n| n.name.as_str()).collect();
-                return Err(CliError::new(
-                    code::USAGE,
-                    format!("the spec has no node `{name}`"),
-                    format!("Its nodes are: {}.", known.join(", ")),
-                ));
+    /// The nodes of the spec that words of the command line mean ([`Cluster::select`]), each once; none for no words.
+    pub fn targets(&self, cluster: &Cluster, words: &[String]) -> Result<Vec<String>, CliError> {
+        let mut all: Vec<String> = Vec::new();
+        for word in words {
+            let meant = cluster.select(word).ok_or_else(|| no_node(cluster, word))?;
+            for node in meant {
+                if !all.contains(&node.name) {
+                    all.push(node.name.clone());
+                }
             }
         }
-        // A node that is named twice is one node.
-        let first = |(i, name): &(usize, &String)| !names[..*i].contains(name);
-        Ok(names.iter().enumerate().filter(first).map(|(_, name)| name.clone()).collect())
+        Ok(all)
+    }
+
+    /// The one node that a word means.
+    pub fn target(&self, cluster: &Cluster, word: &str) -> Result<String, CliError> {
+        let mut all = self.targets(cluster, &[word.to_owned()])?;
+        if all.len() > 1 {
+            let what = format!("`{word}` is {}, and this is for one", count(all.len(), "node"));
+            return Err(CliError::new(code::USAGE, what, format!("Name one of them: {}.", all.join(", "))));
+        }
+        Ok(all.remove(0))
     }
 
     /// Asks, unless `--yes`. Without a terminal and without `--yes` the answer is no, with the word
@@ -421,4 +433,9 @@ impl Context {
             _ => Err(CliError::new(code::USAGE, "nothing was done", "")),
         }
     }
+}
+
+/// A word that means no node.
+fn no_node(cluster: &Cluster, word: &str) -> CliError {
+    CliError::new(code::USAGE, format!("the spec has no node `{word}`"), cluster.selectable(word))
 }

@@ -151,12 +151,7 @@ fn told_left_out(path: &Path) {
 
 fn take(context: &Context, args: &Cp, nodes: &str, from: &str, to: &Path) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let targets = context.targets(&cluster, &[nodes.to_owned()])?;
-    let [node] = &targets[..] else {
-        let what =
-            format!("`{nodes}` is {}, and one file cannot be that of all", count(targets.len(), "node"));
-        return Err(CliError::new(code::USAGE, what, format!("Name one of them: {}.", targets.join(", "))));
-    };
+    let node = context.target(&cluster, nodes)?;
     let called = name(from);
     if called.is_none() && to.is_dir() {
         let what = format!("what `{nodes}:{from}` is to be called here is not said");
@@ -171,7 +166,7 @@ fn take(context: &Context, args: &Cp, nodes: &str, from: &str, to: &Path) -> Res
         return Err(CliError::new(code::USAGE, format!("there is no folder {parent}"), ""));
     };
     let world = world(context, cluster)?;
-    let node = world.cluster.node(node).expect("looked up before");
+    let node = world.cluster.node(&node).expect("looked up before");
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let prefix = format!(".{}.p1-", last.to_string_lossy());
     let part = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).at("write in", parent)?;

@@ -52,8 +52,10 @@ fn peers(between: Peers) -> Vec<String> {
 /// Brings the fault.
 fn strike(context: &Context, cluster: Cluster, wish: Wish) -> Result<(), CliError> {
     let nodes = context.targets(&cluster, &wish.nodes)?;
-    context.targets(&cluster, wish.fault.peers().unwrap_or_default())?;
-    let wish = Wish { nodes, ..wish };
+    let mut wish = Wish { nodes, ..wish };
+    if let Some(peers) = wish.fault.peers_mut() {
+        *peers = context.targets(&cluster, peers)?;
+    }
     if let Some(why) = wish.nonsense() {
         let hint = "`p1 fault --help` lists the faults, and each has its own `--help`.";
         return Err(CliError::new(code::USAGE, why, hint));

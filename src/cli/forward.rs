@@ -202,8 +202,7 @@ fn way(world: &World, target: &Target, namespace: &str, far: &str) -> Result<Way
 
 fn node(world: &World, name: &str, far: &str) -> Result<Way, CliError> {
     if world.cluster.node(name).is_none() {
-        let known: Vec<&str> = world.cluster.nodes.iter().map(|n| n.name.as_str()).collect();
-        let hint = format!("Its nodes are: {}.", known.join(", "));
+        let hint = world.cluster.selectable(name);
         return Err(CliError::new(code::USAGE, format!("the spec has no node `{name}`"), hint));
     }
     let what = format!("the node {name}");

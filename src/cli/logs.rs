@@ -37,10 +37,10 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
     }
     let cluster = context.spec()?;
     let state = StateDir::of(cluster.home(), &cluster.name);
-    if let Some(name) = &args.node {
-        context.targets(&cluster, std::slice::from_ref(name))?;
-        let unit = cluster.node(name).expect("looked up").role.unit();
-        return lines_of(context, cluster, name, unit, args);
+    if let Some(word) = &args.node {
+        let name = context.target(&cluster, word)?;
+        let unit = cluster.node(&name).expect("looked up").role.unit();
+        return lines_of(context, cluster, &name, unit, args);
     }
     let last = match &args.run {
         Some(run) => Ok(Some(history::find(&state, run)?)),

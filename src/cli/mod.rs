@@ -14,6 +14,7 @@ macro_rules! eprintln {
     ($($arg:tt)*) => { eprint!("{}\n", format_args!($($arg)*)) };
 }
 
+mod above;
 mod args;
 mod artifacts;
 mod backup;
@@ -78,6 +79,13 @@ pub fn main() -> ExitCode {
     let of_cluster = verb.of_cluster();
     let waiting = usage::waiting(&args);
     let there = enter(&global.folder);
+    let mut global = global;
+    if !global.named
+        && !matches!(verb, verb::Verb::Init(_))
+        && let Some(file) = std::env::current_dir().ok().and_then(|here| above::find(&here))
+    {
+        (global.file, global.found) = (file, true);
+    }
     let context = Context::new(global, Cancel::new());
     let result = there.and_then(|()| verb.run(&context)).map_err(|fail| match fail.code {
         // Nobody waits for a cluster that another folder has.

@@ -13,8 +13,10 @@ use crate::state::StateDir;
 /// Opens a shell on a node, or runs a command there; its exit code is p1's.
 pub fn ssh(context: &Context, args: &Ssh) -> Result<(), CliError> {
     let cluster = context.spec()?;
-    let name = args.node.clone().unwrap_or_else(|| cluster.first_server().name.clone());
-    context.targets(&cluster, std::slice::from_ref(&name))?;
+    let name = match &args.node {
+        Some(word) => context.target(&cluster, word)?,
+        None => cluster.first_server().name.clone(),
+    };
     let host = host(context, cluster, &name)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     // As one word: ssh joins several by spaces, and what a person quoted would fall apart.

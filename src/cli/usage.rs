@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ErrorKind};
+use clap::parser::ValueSource;
 
 use super::args::Cli;
 use super::context::variable;
 use super::error::{self, CliError, code};
-use super::{help, out};
+use super::{above, help, out};
 use crate::os::process::{quote, quote_os};
 use crate::spec;
 use crate::ui::Paint;
@@ -24,9 +25,13 @@ pub fn parse(args: &[OsString]) -> Result<(Cli, String), ExitCode> {
         command = command.mut_arg("file", |arg| arg.env(Resettable::<clap::builder::OsStr>::Reset));
     }
     let read = command.try_get_matches_from_mut(args).and_then(|matches| {
-        let name = std::iter::successors(matches.subcommand(), |(_, inner)| inner.subcommand());
-        let name = name.map(|(name, _)| name).collect::<Vec<_>>().join(" ");
-        Cli::from_arg_matches(&matches).map(|cli| (cli, name)).map_err(|e| e.format(&mut command))
+        let verbs = std::iter::successors(matches.subcommand(), |(_, inner)| inner.subcommand());
+        let verbs: Vec<_> = verbs.collect();
+        let name = verbs.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+        let source = verbs.last().map_or(&matches, |(_, inner)| inner).value_source("file");
+        let mut cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?;
+        cli.global.named = source != Some(ValueSource::DefaultValue);
+        Ok((cli, name))
     });
     read.map_err(|error| end(error, args))
 }
@@ -138,9 +143,11 @@ fn meant(args: &[String]) -> Option<String> {
             let file = args.windows(2).find(|w| w[0] == "-f" || w[0] == "--file").map(|w| w[1].clone());
             let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
             let folders = args.windows(2).filter(|w| w[0] == "-C").map(|w| w[1].as_str());
-            let file = folders.collect::<PathBuf>().join(file.unwrap_or("cluster.yaml".into()));
+            let folder = std::path::absolute(folders.collect::<PathBuf>().join(".")).ok()?;
+            let above = || above::find(&folder).unwrap_or_else(|| folder.join(above::SPEC));
+            let file = file.map_or_else(above, |file| folder.join(file));
             let cluster = spec::load(&file, &variable).ok()?.cluster;
-            words(behind).find(|i| cluster.node(&behind[*i]).is_none())?
+            words(behind).find(|i| cluster.select(&behind[*i]).is_none())?
         }
         _ => return None,
     };

@@ -29,6 +29,7 @@ mod resolve;
 mod retry;
 mod schema;
 mod secret;
+mod select;
 mod settings;
 mod shape;
 #[cfg(test)]
@@ -101,6 +102,9 @@ pub struct Cluster {
     pub hosts: BTreeMap<String, IpAddr>,
     /// The servers first, then the workers, in the order of the file.
     pub nodes: Vec<Node>,
+    /// What the nodes are called together that one entry makes by its `count`.
+    #[serde(skip)]
+    pub groups: std::collections::BTreeMap<String, Vec<String>>,
     /// What they run.
     pub k3s: K3s,
     /// Vagrant's provisioners, in the order in which they run on a node.

@@ -108,6 +108,12 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         });
     }
     nodes.sort_by_key(|node| node.role);
+    let mut groups = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for draft in drafts.iter().filter(|d| d.file.count.value().is_some()) {
+        if let (Some(group), Some(name)) = (draft.file.name.value(), &draft.name) {
+            groups.entry(group.0.clone()).or_default().push(name.clone());
+        }
+    }
     let libvirt = libvirt(file.libvirt.value());
     // Nobody else makes machines there.
     let (provider, engine) = match libvirt.is_session() {
@@ -134,6 +140,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         keep_images: file.keep_images.value().is_none_or(|f| f.0),
         hosts: file.hosts.value().into_iter().flat_map(|h| &h.0).map(|host| host.value.clone()).collect(),
         nodes,
+        groups,
         k3s: k3s(&file.k3s),
         provision,
         namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),

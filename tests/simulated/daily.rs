@@ -84,6 +84,12 @@ fn files_go_and_come(sim: &Sim) {
     }
     sim.p1(&["cp", "site", "worker-9:/tmp/"]).exits(2).says(&["no node `worker-9`"]);
     sim.p1(&["cp", "none", "worker-1:/tmp/"]).exits(2).says(&["none"]);
+    // To a role at once, from a folder below the spec's.
+    let done = sim.p1(&["-C", "site/css", "cp", "it's a style", "role:worker:/tmp/style"]).exits(0);
+    done.says(&["note: the spec is ", "worker-1: copied", "worker-2: copied"]);
+    assert_eq!(sim.node("worker-2").sh("cat /tmp/style"), "x");
+    sim.p1(&["cp", "role:worker:/tmp/style", "."]).exits(2).says(&["is 2 nodes", "worker-1, worker-2"]);
+    assert!(!here("site/css/.p1").exists());
     // Whichever end is lost, nothing looks whole, and nothing is left of it.
     let files = || on("ls -A /tmp ~vagrant") + &names(sim.dir.path());
     let before = files();
