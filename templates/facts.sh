@@ -88,7 +88,9 @@ for file in /etc/rancher/k3s/config.yaml.d/*.[yY][mM][lL] /etc/rancher/k3s/confi
 done
 for unit in k3s k3s-agent; do
   for file in "/etc/default/$unit" "/etc/sysconfig/$unit"; do
-    [ -f "$file" ] && [ -s "$file" ] && names "$file" =
+    [ -f "$file" ] && [ -s "$file" ] || continue
+    # p1's own is one of the files that it writes.
+    case $(first "$file") in '# Written by p1'*) own="${own:-} $file" ;; *) names "$file" = ;; esac
   done
 done
 # @services@: what each init system that p1 knows adds.
@@ -119,7 +121,7 @@ fi
 written='/etc/rancher/k3s/config.yaml /etc/rancher/k3s/registries.yaml
   /var/lib/rancher/k3s/server/tls/server-ca.crt /var/lib/rancher/k3s/agent/server-ca.crt'
 present=
-for file in $written; do [ -f "$file" ] && present="$present $file"; done
+for file in $written ${own:-}; do [ -f "$file" ] && present="$present $file"; done
 # shellcheck disable=SC2086
 [ -n "$present" ] && sha256sum $present | while read -r sum path; do say sha256 "$sum $path"; done
 say end ok

@@ -210,6 +210,7 @@ fn cluster(context: &Context, outer: Option<&World>) -> Cluster {
     let node = Node { size: Some(SIZE), ..Node::former(NODE.into(), Role::Server, address(&network)) };
     (cluster.k3s.endpoint, cluster.k3s.token) = (None, None);
     cluster.k3s.registries.clear();
+    cluster.k3s.env.clear();
     Cluster {
         name: Cluster::baking(&id),
         provider: ProviderChoice::Libvirt,

@@ -163,7 +163,8 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
         let facts = NodeFacts { addresses: vec![(card, node.ip)], ..NodeFacts::default() };
         for (path, text) in crate::observed::files::files(&view, node, &facts, &tokens) {
             if let Some(text) = text {
-                let name = path.rsplit('/').next().unwrap_or_default();
+                let name =
+                    path.rsplit('/').next().filter(|name| name.ends_with(".yaml")).unwrap_or("k3s.env");
                 all.push((format!("{}/{name}", node.name), text));
             }
         }

@@ -59,6 +59,11 @@ const UNDO: &str = r#"if [ -f "$changed" ]; then
   fi
   rm -f "$changed"
 fi
+for file in /etc/default/k3s /etc/default/k3s-agent; do
+  line=
+  [ ! -f "$file" ] || IFS= read -r line <"$file" || :
+  case $line in '# Written by p1'*) rm -f "$file" ;; esac
+done
 if grep -q '^# p1: begin' /etc/hosts; then
 @others@
   cp -a "$file" "$new"

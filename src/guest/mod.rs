@@ -158,6 +158,9 @@ pub trait Service: Sync {
     /// values, which may be secrets.
     fn settings(&self, unit: &str) -> String;
 
+    /// The file from which a unit of k3s' installer takes variables, and which the installer leaves alone.
+    fn environment(&self, unit: &str) -> String;
+
     /// Functions for longer scripts, each with a unit: `service_state` prints its state and succeeds if it is `active`;
     /// `service_start` begins to start it; `service_stop` waits for its end; `service_pid` prints its main process, 0 for
     /// none; `service_remove` stops it for good and removes it.

@@ -44,6 +44,10 @@ fi
         )
     }
 
+    fn environment(&self, unit: &str) -> String {
+        format!("/etc/default/{unit}")
+    }
+
     fn functions(&self) -> &'static str {
         r#"service_state() { systemctl is-active "$1"; }
 service_start() { systemctl start --no-block "$1"; }

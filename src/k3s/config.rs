@@ -130,6 +130,22 @@ pub fn registries_yaml(cluster: &Cluster) -> Option<String> {
     Some(format!("# Written by p1; changes are overwritten by the next `p1 up`.\n{text}"))
 }
 
+/// The variables of k3s' environment as init systems and shells read them from a file; `None` when the spec has none.
+pub fn environment_file(cluster: &Cluster) -> Option<String> {
+    if cluster.k3s.env.is_empty() {
+        return None;
+    }
+    let quoted = |value: &str| -> String {
+        let special = |c| matches!(c, '"' | '\\' | '`' | '$');
+        value.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+    };
+    let lines = cluster.k3s.env.iter().map(|(name, value)| format!("{name}=\"{}\"\n", quoted(value)));
+    Some(format!(
+        "# Written by p1; changes are overwritten by the next `p1 up`.\n{}",
+        lines.collect::<String>()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

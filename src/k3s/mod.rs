@@ -17,7 +17,9 @@ pub mod version;
 mod yaml;
 
 pub use baked::{aside_script, place_script};
-pub use config::{CONFIG_PATH, Join, REGISTRIES_PATH, api_url, config_yaml, registries_yaml, server_url};
+pub use config::{
+    CONFIG_PATH, Join, REGISTRIES_PATH, api_url, config_yaml, environment_file, registries_yaml, server_url,
+};
 pub use diagnose::{Diagnosis, Fact, Said, diagnose, last_words, one_start, telling};
 pub use images::{IMAGES_DIR, KEPT_ARCHIVE, forget_import_script, import_script};
 pub use install::{BIN_DIR, complaint, install, killall_script, uninstall_script};

@@ -5,7 +5,7 @@ use crate::plan::Check;
 use sha2::{Digest, Sha256};
 
 use super::View;
-use crate::guest::NodeFacts;
+use crate::guest::{self, NodeFacts};
 use crate::k3s::{self, Tokens};
 use crate::machines::FileDisk;
 use crate::os::hash::{self, hex};
@@ -36,12 +36,19 @@ pub fn files(
     node: &Node,
     facts: &NodeFacts,
     tokens: &Tokens,
-) -> [(&'static str, Option<String>); 2] {
+) -> [(String, Option<String>); 3] {
     let iface = facts.interface_of(node.ip).unwrap_or_default();
+    let config = k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node));
     [
-        (k3s::CONFIG_PATH, Some(k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node)))),
-        (k3s::REGISTRIES_PATH, k3s::registries_yaml(view.cluster)),
+        (k3s::CONFIG_PATH.to_owned(), Some(config)),
+        (k3s::REGISTRIES_PATH.to_owned(), k3s::registries_yaml(view.cluster)),
+        (environment(facts, node), k3s::environment_file(view.cluster)),
     ]
+}
+
+/// Where a node's k3s has its environment from.
+pub fn environment(facts: &NodeFacts, node: &Node) -> String {
+    guest::of(Some(facts)).service().environment(node.role.unit())
 }
 
 /// A configuration without labels and taints: k3s reads them when a node registers and never again, so
@@ -62,6 +69,10 @@ fn without_marks(text: &str) -> String {
 pub fn running(view: &View<'_>, node: &Node, facts: &NodeFacts, tokens: &Tokens) -> String {
     let mut hash = Sha256::new();
     for (path, text) in files(view, node, facts, tokens) {
+        // Without variables as before there were any: no k3s is restarted for a newer p1.
+        if text.is_none() && path == environment(facts, node) {
+            continue;
+        }
         hash.update(path);
         hash.update(without_marks(&text.unwrap_or_default()));
     }

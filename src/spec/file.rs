@@ -3,6 +3,7 @@
 //! A new key is one line here, and what it means in [`super::resolve`].
 
 use super::defaults::{BOX, CHANNEL, CIDR, NICS, RETRY, ROLLOUT, TIMEOUTS, written};
+use super::environment::{Direct, Environment, ProxyUrl};
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
@@ -49,6 +50,8 @@ object! {
         optional hosts: Hosts,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
+        /// The proxy by which k3s and containerd reach what is outside; the cluster's own networks are left out of it.
+        optional proxy: ProxyFile,
         /// What runs on them.
         optional k3s: K3sFile,
         /// Vagrant's provisioners, in the order in which they run on a node.
@@ -130,6 +133,18 @@ object! {
 }
 
 object! {
+    /// The proxy by which k3s and containerd reach what is outside: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of k3s.env.
+    ProxyFile {
+        /// For http; without https for that too.
+        optional http: ProxyUrl,
+        /// For https; without http for that too.
+        optional https: ProxyUrl,
+        /// Hosts, domains and networks that are reached without it, beside those of the cluster.
+        optional no_proxy: Vec<Option<At<Direct>>>,
+    }
+}
+
+object! {
     /// Which k3s, and how it is set up.
     K3sFile {
         /// A release channel: stable, latest, testing or a minor version such as v1.34.
@@ -149,6 +164,8 @@ object! {
         /// The cluster's token, where p1 is not to make one: {file: ..}, private, or {env: ..}. For data that
         /// outlives the cluster, as in a datastore of your own.
         optional token: TokenSource,
+        /// Variables of the environment of k3s and its containerd, on every node.
+        optional env: Environment,
         /// /etc/rancher/k3s/registries.yaml as it is.
         optional registries: Registries,
         /// Files to take instead of downloading k3s' release.

@@ -11,6 +11,7 @@
 
 pub mod defaults;
 mod digest;
+mod environment;
 mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -421,6 +422,9 @@ pub struct K3s {
     /// Where the cluster's token is, if p1 is not to make one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenSource>,
+    /// Variables of the environment of k3s and its containerd.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
     /// `/etc/rancher/k3s/registries.yaml`, as it is.
     pub registries: Yaml,
     /// Where the files come from, if not from k3s' releases.

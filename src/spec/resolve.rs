@@ -1,12 +1,14 @@
 //! From the spec as written to the [`Cluster`] that everybody else uses: defaults, shorthand, and
 //! k3s' settings of each node.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde_yaml::Value as YamlValue;
 
 use super::defaults;
+use super::environment;
 use super::file::{File, K3sFile, LibvirtFile, NetworkFile, NodeFile, RetryFile, RolloutFile, TimeoutsFile};
 use super::k3s_keys::{self, Taker};
 use super::report::{Report, Span};
@@ -49,6 +51,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::limits(file, report);
     let provision = provision::all(file, &drafts, report);
     validate::apps(file, report);
+    environment::check(file, report);
     if let Some(network) = &network {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
@@ -114,6 +117,8 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             groups.entry(group.0.clone()).or_default().push(name.clone());
         }
     }
+    let network = network?;
+    let env = environment::of(file, &network, &nodes);
     let libvirt = libvirt(file.libvirt.value());
     // Nobody else makes machines there.
     let (provider, engine) = match libvirt.is_session() {
@@ -129,7 +134,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         engine,
         libvirt,
         image: file.r#box.value().cloned().unwrap_or_else(|| BoxRef::Definition(defaults::BOX.to_owned())),
-        network: network?,
+        network,
         disposable: file.disposable.value().is_some_and(|f| f.0),
         autostart: file.autostart.value().is_some_and(|f| f.0),
         keep: file.keep.value().is_some_and(|f| f.0),
@@ -141,7 +146,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         hosts: file.hosts.value().into_iter().flat_map(|h| &h.0).map(|host| host.value.clone()).collect(),
         nodes,
         groups,
-        k3s: k3s(&file.k3s),
+        k3s: K3s { env, ..k3s(&file.k3s) },
         provision,
         namespaces: listed(&file.namespaces).map(|n| n.0.clone()).collect(),
         manifests: listed(&file.manifests).map(|m| m.manifest.clone()).collect(),
@@ -325,6 +330,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
             release: Release::Channel(defaults::CHANNEL.to_owned()),
             endpoint: None,
             token: None,
+            env: BTreeMap::new(),
             registries: Yaml::new(),
             artifacts: Artifacts::default(),
         };
@@ -343,6 +349,7 @@ fn k3s(field: &Field<K3sFile>) -> K3s {
         release,
         endpoint: file.endpoint.value().cloned(),
         token: file.token.value().cloned(),
+        env: BTreeMap::new(),
         registries: file.registries.value().map(|m| m.0.clone()).unwrap_or_default(),
         artifacts,
     }

@@ -102,6 +102,13 @@ fn walk_all(cluster: &mut Cluster, look: Look<'_>) {
         node.config.iter_mut().for_each(|(key, value)| walk(Some(key), value, false, look));
     }
     cluster.k3s.registries.iter_mut().for_each(|(key, value)| walk(Some(key), value, false, look));
+    for (name, text) in &mut cluster.k3s.env {
+        let mut value = Value::from(text.as_str());
+        walk(None, &mut value, is_secret_variable(name), look);
+        if let Value::String(now) = value {
+            *text = now;
+        }
+    }
     for one in &mut cluster.provision {
         let Ok(mut settings) = serde_yaml::to_value(&one.settings) else { continue };
         for (name, value) in settings.get_mut("env").and_then(Value::as_mapping_mut).into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! k3s' configuration is on the node: config.yaml with the token (0600), registries.yaml.
+//! k3s' configuration is on the node: config.yaml with the token (0600), registries.yaml, the variables of its environment.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use super::shared::inputs;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
+use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::files;
 use crate::observed::refusal;
@@ -49,7 +50,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     };
     let files = files(view, node, facts, tokens);
     let differs =
-        files.iter().find(|(path, text)| facts.written.get(*path) != text.as_deref().map(sha256).as_ref());
+        files.iter().find(|(path, text)| facts.written.get(path) != text.as_deref().map(sha256).as_ref());
     let moves = facts.datastore.as_deref() == Some("sqlite") && view.join(node) == k3s::Join::Init;
     let why = |path: &str| match facts.written.contains_key(path) {
         true if moves => "k3s moves its data from SQLite to etcd at its next start".to_owned(),
@@ -82,20 +83,29 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     };
     for (path, text) in files(&view, node, &facts, &tokens) {
         let Some(text) = text else {
-            if !facts.written.contains_key(path) {
+            if !facts.written.contains_key(&path) {
                 continue;
             }
-            world.script(node, &format!("removing {path}"), &format!("rm -f {}", quote(path)))?;
+            world.script(node, &format!("removing {path}"), &format!("rm -f {}", quote(&path)))?;
             continue;
         };
-        if facts.written.get(path) == Some(&sha256(&text)) {
+        if facts.written.get(&path) == Some(&sha256(&text)) {
             continue;
         }
-        let upload = Upload { source: Source::Bytes(text.as_bytes()), dest: path, mode: 0o600, sha256: None };
+        if let Some(names) = facts.elsewhere.get(&path) {
+            return Err(StepError::new(
+                format!("{path} is there, with {}, and p1 did not write it", names.join(", ")),
+                "What `k3s.env` and `proxy` say goes there. Move its variables into `k3s.env` and remove it: \
+                 `p1 exec --root {node} -- rm /etc/default/k3s /etc/default/k3s-agent`.",
+            )
+            .kind(FailureKind::Conflict));
+        }
+        let upload =
+            Upload { source: Source::Bytes(text.as_bytes()), dest: &path, mode: 0o600, sha256: None };
         world.on(node, |r| r.upload(&upload, SCRIPT_TIMEOUT, &mut |_| {}))?;
         world.note(|seen| {
             if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
-                facts.written.insert(path.to_owned(), sha256(&text));
+                facts.written.insert(path.clone(), sha256(&text));
                 facts.joins.clone_from(&join);
             }
         });

@@ -89,7 +89,7 @@ fn reality(cluster: &Cluster) -> Observed {
             files::files(&View::new(cluster, &Observed::default()), node, &facts.clone(), &tokens)
         {
             if let Some(text) = text {
-                facts.written.insert(path.into(), crate::os::hash::sha256(&text));
+                facts.written.insert(path, crate::os::hash::sha256(&text));
             }
         }
         let marks: Vec<String> = node.labels.iter().map(|l| format!("label/{l}")).collect();

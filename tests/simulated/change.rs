@@ -9,7 +9,7 @@ use p1::internals::journal::Record;
 use serde_json::Value;
 
 use super::run::{began, until};
-use super::sim::{Sim, spec};
+use super::sim::{K3S, Sim, spec};
 
 /// The spec with something of it replaced.
 fn edit(sim: &Sim, from: &str, to: &str) {
@@ -196,6 +196,95 @@ fn nodes_know_each_other_by_name_and_call_themselves_as_the_spec_says() {
             );
         }
         assert_eq!(theirs("worker").trim(), "1");
+    }
+}
+
+/// The variables of a node's k3s that runs.
+fn environ(sim: &Sim, node: &str, unit: &str) -> Vec<String> {
+    let pid = sim.node(node).sh(&format!("systemctl show -p MainPID {unit} | cut -d= -f2"));
+    let text = sim.node(node).sh(&format!("tr '\\0' '\\n' </proc/{}/environ", pid.trim()));
+    let ours = ["HTTP_PROXY=", "HTTPS_PROXY=", "NO_PROXY=", "GOMEMLIMIT="];
+    let mut all: Vec<String> = text
+        .lines()
+        .filter(|line| ours.iter().any(|name| line.starts_with(name)))
+        .map(str::to_owned)
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn k3s_has_the_environment_of_the_spec_and_a_change_restarts_it() {
+    let units = [("server", "k3s"), ("worker", "k3s-agent")];
+    for engine in ["vagrant", "direct"] {
+        let k3s = format!("k3s: {{{K3S}, env: {{GOMEMLIMIT: '1 $\"GiB'}}}}\n");
+        let more = format!("{k3s}engine: {engine}\nproxy: {{http: 'http://ci:pr0xy-pa55@proxy.lan:3128'}}\n");
+        let sim = Sim::new(&spec(1, 1, &more));
+        sim.p1(&["up"]).exits(0);
+        let all = |url: &str| {
+            let own = "localhost,127.0.0.0/8,192.168.56.0/21,10.42.0.0/16,10.43.0.0/16,.svc,.cluster.local";
+            vec![
+                "GOMEMLIMIT=1 $\"GiB".to_owned(),
+                format!("HTTPS_PROXY={url}"),
+                format!("HTTP_PROXY={url}"),
+                format!("NO_PROXY={own}"),
+            ]
+        };
+        for (node, unit) in units {
+            assert_eq!(
+                environ(&sim, node, unit),
+                all("http://ci:pr0xy-pa55@proxy.lan:3128"),
+                "{engine}: {node}"
+            );
+            assert_eq!(sim.node(node).sh(&format!("stat -c '%a %U' /etc/default/{unit}")), "600 root\n");
+        }
+        settled(&sim);
+        assert_eq!(drift(&sim, "worker"), [""; 0]);
+
+        // Another one restarts k3s, in its turn; its password is shown nowhere.
+        edit(&sim, "proxy.lan:3128", "other.lan:3128");
+        let plan = sim.p1(&["plan"]).exits(10).stdout();
+        assert!(
+            plan.contains("/etc/default/k3s-agent differs from the spec") && !plan.contains("pa55"),
+            "{plan}"
+        );
+        sim.p1(&["up"]).exits(0);
+        let steps = began(&sim.last());
+        for node in ["server", "worker"] {
+            assert!(steps.contains(&format!("{node}/start")), "{steps:?}");
+        }
+        for (node, unit) in units {
+            assert_eq!(
+                environ(&sim, node, unit),
+                all("http://ci:pr0xy-pa55@other.lan:3128"),
+                "{engine}: {node}"
+            );
+        }
+        let run = fs::read_to_string(sim.runs().last().unwrap()).unwrap();
+        assert!(!run.contains("pa55"), "{run}");
+
+        // Without any the file goes.
+        edit(&sim, "proxy: {http: 'http://ci:pr0xy-pa55@other.lan:3128'}\n", "");
+        edit(&sim, "env: {GOMEMLIMIT: '1 $\"GiB'}", "env: {}");
+        sim.p1(&["up"]).exits(0);
+        for (node, unit) in units {
+            assert_eq!(environ(&sim, node, unit), [""; 0], "{engine}: {node}");
+            sim.node(node).sh(&format!("[ ! -e /etc/default/{unit} ]"));
+        }
+        settled(&sim);
+
+        // Somebody else's is not written over; p1's own goes with k3s.
+        sim.node("worker").sh("echo GOGC=50 >/etc/default/k3s-agent");
+        edit(&sim, "env: {}", "env: {GOMEMLIMIT: 1GiB}");
+        sim.p1(&["up", "--deep"]).exits(1).says(&["/etc/default/k3s-agent is there, with GOGC"]);
+        assert_eq!(sim.node("worker").sh("cat /etc/default/k3s-agent"), "GOGC=50\n");
+        sim.node("worker").sh("rm /etc/default/k3s-agent");
+        sim.p1(&["retry"]).exits(0);
+        assert_eq!(environ(&sim, "worker", "k3s-agent"), ["GOMEMLIMIT=1GiB"]);
+        sim.p1(&["--yes", "uninstall"]).exits(0);
+        for (node, unit) in units {
+            sim.node(node).sh(&format!("[ ! -e /etc/default/{unit} ]"));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Cluster, Parsed, parse};
 
 mod any;
+mod environment;
 mod messages;
 mod resolved;
 mod schema;

@@ -92,6 +92,7 @@ k3s:
   version: v1.34.1+k3s1
   endpoint: k3s.lan:7443
   token: {env: K3S_TOKEN}
+  env: {CONTAINERD_HTTP_PROXY: "http://u:p@x:1", GOGC: 50}
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
   worker_config: {kubelet-arg: x}
@@ -117,6 +118,7 @@ manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 rollout: {workers: 2, drain: true}
 disposable: true
+proxy: {http: "http://proxy.lan:3128", https: "socks5://proxy.lan", no_proxy: [.lan]}
 hosts: {registry.test: 10.11.0.4}
 autostart: true
 keep: true
@@ -161,7 +163,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 18, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 19, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {
@@ -255,6 +257,11 @@ fn both_refuse_the_same_values() {
         (
             "/k3s/config",
             json!([[], "x", {"a": {}}, {"a": [[]]}, {"a": null}, {"--a": 1}, {"a_b": 1}, {"A": 1}]),
+        ),
+        ("/k3s/env", json!([[], "x", {"a b": "x"}, {"1": "x"}, {"A": []}, {"A": null}])),
+        (
+            "/proxy",
+            json!(["http://x", {"http": "proxy:3128"}, {"https": "ftp://x"}, {"no_proxy": "x"}, {"no_proxy": ["a,b"]}]),
         ),
         ("/k3s/registries", json!([[], "x"])),
         ("/k3s/artifacts", json!([[], {"binary": "k3s"}, {"images": {}}, {"binary": {"sha256": "x"}}])),

@@ -13,7 +13,12 @@ pub fn files(cluster: &Cluster, _: &Node) -> Value {
 pub fn config(cluster: &Cluster, node: &Node) -> Value {
     let node = (&node.name, node.ip, &node.labels, &node.taints, &node.config);
     let servers: Vec<_> = cluster.servers().map(|s| s.ip).collect();
-    json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node])
+    match cluster.k3s.env.is_empty() {
+        true => json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node]),
+        false => {
+            json!([servers, cluster.k3s.endpoint, cluster.k3s.registries, node, {"env": cluster.k3s.env}])
+        }
+    }
 }
 
 /// What k3s is started with.
