@@ -527,6 +527,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         ("faults", 0),
         ("baked", 0),
         ("session", 0),
+        ("mirror", 0),
     ];
     for (name, objects) in all {
         let parsed =

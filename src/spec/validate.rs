@@ -225,6 +225,7 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
                 report.error(dir.at, format!("`dir` and `{other}` exclude each other"), help);
             }
         }
+        embedded_registry(k3s, report);
         let minor = minor(k3s);
         settings(&k3s.config, None, minor, networked, report);
         settings(&k3s.server_config, Some(Role::Server), minor, networked, report);
@@ -234,6 +235,30 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
     for draft in drafts.iter().filter(|d| d.index == 0) {
         // Nothing is said of a worker's settings where the role is in doubt.
         settings(&draft.file.config, draft.role.or(Some(Role::Server)), minor, networked, report);
+    }
+}
+
+/// A registry within k3s shares the images of those that `registries` names as mirrors, and of no others (k3s-io/docs,
+/// docs/installation/registry-mirror.md).
+fn embedded_registry(k3s: &K3sFile, report: &mut Report<'_>) {
+    let entries = [&k3s.config, &k3s.server_config].into_iter().filter_map(|config| config.value());
+    let mut entries = entries.flat_map(|config| &config.0);
+    let on = |entry: &&super::value::Entry| {
+        entry.key == "embedded-registry"
+            && entry.items.last().is_some_and(|item| settings::is_true(&item.value))
+    };
+    let mirrors = k3s.registries.value().and_then(|registries| registries.0.get("mirrors"));
+    if let Some(entry) = entries.find(on)
+        && mirrors.and_then(|mirrors| mirrors.as_mapping()).is_none_or(|mirrors| mirrors.is_empty())
+        && !k3s.registries.is_bad()
+    {
+        let help = "Name the registries whose images the nodes take from each other, with nothing below them: \
+                    `registries: {mirrors: {docker.io: , registry.k8s.io: }}`, or all of them: `\"*\":`.";
+        report.warning(
+            entry.key_at,
+            "`embedded-registry` shares no images: `registries` has no mirrors",
+            help,
+        );
     }
 }
 

@@ -327,6 +327,8 @@ fn contradictions() {
         k3s(
             "registries: {configs: {a: {auth: {user: x, password: [y]}, tls: {insecure_skip_verify: 'yes', ca: /x}}}, x: y}"
         ),
+        k3s("server_config: {embedded-registry: true}"),
+        k3s("server_config: {embedded-registry: true}, registries: {mirrors: {docker.io: }}"),
         k3s(
             "registries: {configs: {a: {auth: {username: 7, password: 8}, tls: {insecure_skip_verify: true}}}}"
         ),
