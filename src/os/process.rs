@@ -31,6 +31,8 @@ const CHUNK: usize = 64 << 10;
 const QUEUE: usize = 1024;
 /// A program is looked at so often, however much it says.
 const LOOK: Duration = Duration::from_millis(25);
+/// And at first, and when it has closed its pipes: most end right after that.
+const SOON: Duration = Duration::from_millis(1);
 /// How long the rest of a group gets between TERM and KILL when its leader has ended.
 const REST: Duration = Duration::from_secs(2);
 
@@ -409,7 +411,7 @@ pub fn watch(
         on_line(stream, text);
     };
     let mut why: Option<Error> = None;
-    let mut pause = Duration::from_millis(1);
+    let (mut pause, mut closed) = (SOON, false);
     let mut looked = Instant::now();
     let status = loop {
         match received.recv_timeout(pause) {
@@ -422,7 +424,12 @@ pub fn watch(
             }
             Err(RecvTimeoutError::Timeout) => {}
             // Both pipes are closed: it is about to end, or it closed them on purpose.
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(pause),
+            Err(RecvTimeoutError::Disconnected) => {
+                if !closed {
+                    (closed, pause) = (true, SOON);
+                }
+                thread::sleep(pause);
+            }
         }
         pause = (pause * 2).min(LOOK);
         looked = Instant::now();
