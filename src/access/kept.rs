@@ -1,10 +1,9 @@
 //! The kept moment of a cluster: which one it would be by all that makes it.
 
 use super::World;
-use crate::machines::Cap;
 use crate::observed::View;
 use crate::os::hash;
-use crate::spec;
+use crate::spec::{self, Node};
 
 impl World {
     /// The digest of all that makes the cluster: spec, box, k3s' files, provisioners' inputs, manifests. None where some of
@@ -12,8 +11,8 @@ impl World {
     pub fn kept_key(&self) -> Option<String> {
         let seen = self.seen();
         let view = View::new(&self.cluster, &seen);
-        if !self.cluster.nodes.iter().all(|n| view.can(n).has(Cap::Keep)) || self.cluster.has_own_datastore()
-        {
+        let keeps = |n: &Node| self.machines.keep(&n.name).is_ok();
+        if !self.cluster.nodes.iter().all(keeps) || self.cluster.has_own_datastore() {
             return None;
         }
         let mut parts = vec!["1".to_owned(), std::env::consts::ARCH.to_owned(), spec::made_of(&self.cluster)];

@@ -14,7 +14,7 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::kept::{Moment, Moments};
 use crate::machines::{self, Keep, MachineState};
-use crate::observe::{Depth, observe};
+use crate::observe::look_at_parts;
 use crate::spec::{Cluster, Libvirt, LibvirtUri, Release};
 use crate::state::StateDir;
 use crate::steps::snapshot;
@@ -127,7 +127,7 @@ pub fn to_restore(context: &Context, cluster: &Cluster) -> Result<Option<Moment>
     let world = context.world(cluster.clone(), kind);
     let Some(key) = key(&world)? else { return Ok(None) };
     let there = |m: &crate::machines::Machine| m.state != MachineState::Absent;
-    if world.seen().machines.values().any(there) {
+    if world.look_at_machines()?.values().any(there) {
         return Ok(None);
     }
     Ok(kept.find(&key)?)
@@ -135,13 +135,13 @@ pub fn to_restore(context: &Context, cluster: &Cluster) -> Result<Option<Moment>
 
 /// Under which digest a cluster is kept, or would be.
 pub fn key(world: &Arc<World>) -> Result<Option<String>, CliError> {
-    observe(world, Depth::Nodes)?;
+    look_at_parts(world)?;
     if world.seen().here.wanted.is_empty()
         && matches!(world.release()?, Release::Channel(_))
         && let Ok((Some(version), _)) = world.resolve(&world.release()?)
     {
         world.aim_at(&version);
-        observe(world, Depth::Nodes)?;
+        look_at_parts(world)?;
     }
     Ok(world.kept_key())
 }

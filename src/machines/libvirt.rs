@@ -479,6 +479,51 @@ fn sizes(text: &str) -> BTreeMap<String, Size> {
     all
 }
 
+/// The question how machines are. One virsh: it goes on after a `dominfo` of what is not there, and its exit code is the
+/// last one's.
+fn listing(cluster: &Cluster, ids: &BTreeMap<String, String>) -> String {
+    let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
+    let infos: String =
+        names.iter().map(|n| format!("dominfo {}; ", machine_name(&cluster.name, n))).collect();
+    format!("list --all --uuid --name; {infos}list --all")
+}
+
+/// The answer to it.
+fn listed(text: &str, cluster: &Cluster, ids: &BTreeMap<String, String>) -> BTreeMap<String, Machine> {
+    let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
+    let (uuids, table) = text.split_once(" Id ").unwrap_or((text, ""));
+    // Between them, lines of `key: value`.
+    let (uuids, sizes, saved) = (pairs(uuids), sizes(uuids), saved(uuids));
+    let mut states = BTreeMap::new();
+    for line in table.lines().skip(2) {
+        let mut words = line.split_whitespace().skip(1);
+        if let Some(name) = words.next() {
+            states.insert(name.to_owned(), state(&words.collect::<Vec<_>>().join(" ")));
+        }
+    }
+    let prefix = machine_prefix(&cluster.name);
+    let alike = uuids.keys().filter_map(|domain| domain.strip_prefix(&prefix).map(str::to_owned));
+    let names: BTreeSet<String> = names.into_iter().cloned().chain(alike).collect();
+    names
+        .into_iter()
+        .map(|node| {
+            let domain = machine_name(&cluster.name, &node);
+            let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
+                id: Some(uuid.clone()),
+                state: match states.get(&domain) {
+                    Some(MachineState::Off) if saved.contains(&domain) => MachineState::Saved,
+                    Some(state) => state.clone(),
+                    None => MachineState::Other("unknown".into()),
+                },
+                foreign: ids.get(&node) != Some(uuid),
+                size: sizes.get(&domain).copied(),
+                ..Machine::absent()
+            });
+            (node, machine)
+        })
+        .collect()
+}
+
 /// The domains whose memory lies on disk, from what `virsh dominfo` says of several.
 fn saved(text: &str) -> BTreeSet<String> {
     let (mut all, mut name) = (BTreeSet::new(), "");
@@ -631,43 +676,8 @@ impl Hypervisor for Libvirt {
         ids: &BTreeMap<String, String>,
         cancel: &Cancel,
     ) -> Result<BTreeMap<String, Machine>, Error> {
-        let names: BTreeSet<&String> = cluster.nodes.iter().map(|n| &n.name).chain(ids.keys()).collect();
-        // One virsh: it goes on after a `dominfo` of what is not there, and its exit code is the last one's.
-        let infos: String =
-            names.iter().map(|n| format!("dominfo {}; ", machine_name(&cluster.name, n))).collect();
-        let all = [format!("list --all --uuid --name; {infos}list --all")];
-        let text = self.ask("list the machines", &[&all[0]], cancel)?.stdout;
-        let (uuids, table) = text.split_once(" Id ").unwrap_or((&text, ""));
-        // Between them, lines of `key: value`.
-        let (uuids, sizes, saved) = (pairs(uuids), sizes(uuids), saved(uuids));
-        let mut states = BTreeMap::new();
-        for line in table.lines().skip(2) {
-            let mut words = line.split_whitespace().skip(1);
-            if let Some(name) = words.next() {
-                states.insert(name.to_owned(), state(&words.collect::<Vec<_>>().join(" ")));
-            }
-        }
-        let prefix = machine_prefix(&cluster.name);
-        let alike = uuids.keys().filter_map(|domain| domain.strip_prefix(&prefix).map(str::to_owned));
-        let names: BTreeSet<String> = names.into_iter().cloned().chain(alike).collect();
-        Ok(names
-            .into_iter()
-            .map(|node| {
-                let domain = machine_name(&cluster.name, &node);
-                let machine = uuids.get(&domain).map_or_else(Machine::absent, |uuid| Machine {
-                    id: Some(uuid.clone()),
-                    state: match states.get(&domain) {
-                        Some(MachineState::Off) if saved.contains(&domain) => MachineState::Saved,
-                        Some(state) => state.clone(),
-                        None => MachineState::Other("unknown".into()),
-                    },
-                    foreign: ids.get(&node) != Some(uuid),
-                    size: sizes.get(&domain).copied(),
-                    ..Machine::absent()
-                });
-                (node, machine)
-            })
-            .collect())
+        let text = self.ask("list the machines", &[&listing(cluster, ids)], cancel)?.stdout;
+        Ok(listed(&text, cluster, ids))
     }
 
     fn prepared(&self, cluster: &Cluster, image: &BoxInfo, cancel: &Cancel) -> Result<Option<String>, Error> {
@@ -718,6 +728,9 @@ impl Hypervisor for Libvirt {
     ) -> Result<Vec<String>, Error> {
         let mut did = Vec::new();
         self.make_network(cluster, owner, report, &mut did, cancel)?;
+        if ids.is_empty() {
+            return Ok(did);
+        }
         let (bridge, loose) = self.loose(cluster, ids, cancel)?;
         let mut left = Vec::new();
         for (node, card) in loose {
@@ -1304,12 +1317,10 @@ impl Hypervisor for Libvirt {
                 self.ask("remove the machine", &args, cancel)?;
                 did.push(format!("removed the machine {name}"));
             }
-            // And a fork's memory that was not restored.
-            for disk in [disk(&cluster.name, node), fork::memory(&cluster.name, node)] {
-                if volumes.contains(&disk) {
-                    self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
-                    did.push(format!("removed the disk {disk}"));
-                }
+            let disk = disk(&cluster.name, node);
+            if volumes.contains(&disk) {
+                self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
+                did.push(format!("removed the disk {disk}"));
             }
         }
         if what.whole && Self::remove_files(self, &cluster.name, cancel)? {
@@ -1419,12 +1430,13 @@ impl Libvirt {
         if line.is_empty() {
             return Ok(());
         }
-        // Its exit code is that of the last one, and one that is so already may be an error to it.
-        let done = process::run(&self.virsh([line]), VIRSH_TIMEOUT, cancel).map_err(failed(doing))?;
-        let now = self.machines(cluster, ids, cancel)?;
+        // One that is so already may be an error to it.
+        let line = format!("{line}; echo {BETWEEN}; {}", listing(cluster, ids));
+        let done = self.ask(doing, &[&line], cancel)?;
+        let (_, now) = done.stdout.split_once(&format!("{BETWEEN}\n")).unwrap_or_default();
+        let now = listed(now, cluster, ids);
         match ids.keys().find(|node| now.get(*node).is_none_or(|m| m.state != *wanted)) {
             None => Ok(()),
-            Some(_) if !done.success() => done.ok().map(|_| ()).map_err(failed(doing)),
             Some(node) => Err(Error::Answer {
                 program: "virsh",
                 what: format!("{wanted} machine {}", machine_name(&cluster.name, node)),

@@ -31,7 +31,9 @@ pub use host::{
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
-    /// The machines, by their provider.
+    /// How the machines are, by their provider.
+    States,
+    /// And how they are connected.
     Machines,
     /// And what runs in them, as far as it is not known already.
     Nodes,
@@ -80,7 +82,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
             seen.joined.extend(memory.joined.then_some(name));
         }
     });
-    if !world.state.exists() && depth == Depth::Machines {
+    if !world.state.exists() && depth <= Depth::Machines {
         // Nothing was ever made here, but somebody may have the name.
         world.look_at_machines()?;
         look_at_memory(world);
@@ -95,7 +97,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
             }
         });
         let machines = world.look_at_machines();
-        if machines.is_ok() {
+        if machines.is_ok() && depth >= Depth::Machines {
             host::look_at_link(world);
         }
         // An address that nobody has keeps one waiting for seconds, and so does one that nobody gets to.
@@ -150,6 +152,16 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
         host::look_at_box(world, world.makes_machines());
     }
     Ok(world.seen())
+}
+
+/// Looks at what the cluster is made of, and at nothing that is there of it.
+pub fn look_at_parts(world: &World) -> Result<(), StepError> {
+    world.read_tokens()?;
+    let image = image_wanted(world).ok();
+    world.note(|seen| seen.here.image = image);
+    host::look_at_files(world);
+    host::look_at_provisioners(world);
+    Ok(())
 }
 
 /// What this folder remembers of machines, and which of them the spec no longer has.

@@ -392,7 +392,7 @@ impl Verb {
                     &Self {
                         name: VerbName::Reset,
                         steps: &[Use::of(&reset::RESET), Use::of(&reset::READY), Use::of(&reset::CLOCK)],
-                        depth: Depth::Machines,
+                        depth: Depth::States,
                         traits: Traits { reaches_nodes: false, ends_faults: true, ..Traits::PLAIN },
                     }
                 }
@@ -412,7 +412,7 @@ impl Verb {
                     &Self {
                         name: VerbName::MakeFork,
                         steps: &[Use::of(&fork::FORK), Use::of(&fork::READY), Use::of(&fork::CLOCK)],
-                        depth: Depth::Machines,
+                        depth: Depth::States,
                         traits: Traits { reaches_nodes: false, ..Traits::PLAIN },
                     }
                 }
@@ -422,7 +422,7 @@ impl Verb {
                     &Self {
                         name: VerbName::Suspend,
                         steps: &[Use::of(&suspend::SUSPEND)],
-                        depth: Depth::Machines,
+                        depth: Depth::States,
                         traits: Traits {
                             reaches_nodes: false,
                             ends_faults: true,
