@@ -6,12 +6,15 @@
 //! bridge as scope. That needs no rights, as a namespace of its own would.
 //!
 //! libvirt restores a memory image as the machine that is described in it, and refuses a description with another id beside it.
-//! So the description in the image's own head is rewritten, in a copy of it, by libvirt's calls for volumes: a user who may use
-//! libvirt may not write there.
+//! So the description in the image's own head is rewritten, in place, by libvirt's calls for volumes: a user who may use libvirt
+//! may not write there. The head as it was is written down beside the moment before, and from then on whoever restores of that
+//! image writes the head that he needs first, whatever a p1 that was killed left there. To copy the image instead takes as long
+//! as several restores of it.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -19,8 +22,8 @@ use super::keep::sourced;
 use super::libvirt::{self, Libvirt, POOL};
 use super::{Error, Kept, Owner, machine_name, network_name, node_mac};
 use crate::os::Cancel;
+use crate::os::cancel::Level;
 use crate::os::files::At;
-use crate::os::process::{self, Cmd, Finished};
 use crate::spec::{Cluster, Node};
 
 /// The bridge of a fork's network. Names of interfaces have 15 characters at most.
@@ -46,6 +49,27 @@ pub fn link_local(mac: &str) -> Ipv6Addr {
 /// The link-local address of a node's card on the nodes' network.
 pub fn address_of(cluster: &Cluster, node: &Node) -> Ipv6Addr {
     link_local(&node_mac(cluster.macs(), &node.name, node.ip))
+}
+
+/// How long this host may take to be sure of an address (RFC 4862, 5.4): a second, and another one at random before it.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Waits until this host has an address on a fork's bridge that is its own for sure, which begins with the first machine there.
+/// Who connects before does so from the bridge's other address, and has no answer for as long as he may wait for one.
+pub fn settle(cluster: &Cluster, stop: &Cancel) {
+    let bridge = bridge(&cluster.name);
+    let settled = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [address, _, _, "20", flags, name] = words[..] else { return false };
+        let tentative = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x40 != 0);
+        name == bridge && address.starts_with("fe80") && !tentative
+    };
+    let end = Instant::now() + SETTLING;
+    while !fs::read_to_string("/proc/net/if_inet6").unwrap_or_default().lines().any(settled) {
+        if Instant::now() >= end || stop.sleep(Duration::from_millis(20), Level::Stop) {
+            return;
+        }
+    }
 }
 
 /// How the machines of a fork are reached.
@@ -94,11 +118,6 @@ impl Reach {
 /// Where a fork's forwarder writes down its port.
 pub fn port_file(dir: &Path) -> PathBuf {
     dir.join(PORT)
-}
-
-/// The volume with a fork's memory until it is restored.
-pub(super) fn memory(cluster: &str, node: &str) -> String {
-    format!("{}.mem", machine_name(cluster, node))
 }
 
 /// libvirt's head of a memory image (`src/qemu/qemu_saveimage.h`), all of it little-endian.
@@ -210,87 +229,104 @@ fn forked(xml: &str, new: &As<'_>) -> String {
 }
 
 impl Libvirt {
-    /// Makes the disk of a fork's machine over the kept one, and its memory a volume of its own that is described as the fork's.
-    /// Whatever there is of the machine goes. Answers its id. `dir` is for a file of a moment.
-    pub(super) fn prepare_fork(
+    /// See [`super::Keep::lay_fork`].
+    pub(super) fn lay_fork(
         &self,
         cluster: &Cluster,
         kept: &Kept,
-        (source, dir): (&Path, &Path),
+        source: &Path,
         owner: &Owner,
         stop: &Cancel,
     ) -> Result<String, Error> {
-        let (domain, disk) =
-            (machine_name(&cluster.name, &kept.node), libvirt::disk(&cluster.name, &kept.node));
-        let (capacity, memory) = (format!("{}b", kept.capacity), memory(&cluster.name, &kept.node));
-        let network = network_name(&cluster.name);
-        // Of what is not there each says so and the next one goes on; what is left of it all the last ones stop at.
-        let line = format!(
-            "destroy {domain}; undefine {domain} --managed-save --snapshots-metadata --checkpoints-metadata --nvram; \
-             vol-delete --pool {POOL} {disk}; vol-delete --pool {POOL} {memory}; vol-create-as {POOL} {disk} {capacity} \
-             --format qcow2 --backing-vol {} --backing-vol-format qcow2",
-            kept.disk.volume
-        );
-        self.ask("make the machine's disk", &[&line], stop)?;
-        let doing = "copy the machine's memory";
-        self.at_length(doing, &["vol-clone", "--pool", POOL, &kept.memory.volume, &memory], stop)?;
-        let path = Path::new(&kept.path).with_file_name(&disk).to_string_lossy().into_owned();
+        let domain = machine_name(&cluster.name, &kept.node);
+        let disk = libvirt::disk(&cluster.name, &kept.node);
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").at("read", Path::new("/proc"))?;
-        let new = As { domain: &domain, id: id.trim(), disk: &path, network: &network };
-        let fork = |xml: &str| libvirt::owned(&sourced(&forked(xml, &new), source), owner);
-        self.describe_memory(&memory, &dir.join(format!(".{memory}")), &fork, stop)?;
-        let define = self.virsh(["define", "/dev/stdin"]).stdin(fork(&kept.described));
-        let doing = "define the machine";
-        process::run(&define, libvirt::VIRSH_TIMEOUT, stop)
-            .and_then(Finished::ok)
-            .map_err(libvirt::failed(doing))?;
-        Ok(new.id.to_owned())
+        let describe = self.as_fork(cluster, (kept, id.trim()), &kept.described, source, owner);
+        self.remake(&domain, describe, (&disk, &kept.disk.volume, kept.capacity), stop)?;
+        Ok(id.trim().to_owned())
     }
 
-    /// Reads the memory of a fork's machine back; it is paused then. The volume goes.
-    pub(super) fn restore_fork(&self, cluster: &Cluster, kept: &Kept, stop: &Cancel) -> Result<(), Error> {
-        let memory = memory(&cluster.name, &kept.node);
-        let path = Path::new(&kept.path).with_file_name(&memory).to_string_lossy().into_owned();
-        self.at_length("restore the machine", &["restore", &path, "--paused"], stop)?;
-        self.look("remove the copied memory", &["vol-delete", "--pool", POOL, &memory], stop).map(|_| ())
-    }
-
-    /// Rewrites the description in a memory image.
-    fn describe_memory(
+    /// See [`super::Keep::restore_fork`].
+    pub(super) fn restore_fork(
         &self,
-        volume: &str,
-        file: &Path,
-        change: &dyn Fn(&str) -> String,
+        cluster: &Cluster,
+        (kept, id): (&Kept, &str),
+        (source, files): (&Path, &Path),
+        owner: &Owner,
         stop: &Cancel,
     ) -> Result<(), Error> {
-        let doing = "describe the machine's memory as the fork's";
+        let file = head_file(files, kept);
+        if !file.exists() {
+            let head = self.head(kept, &file, stop)?;
+            crate::os::files::write(&file, &head, 0o600)?;
+        }
+        let head = fs::read(&file).at("read", &file)?;
+        let usable = |why| unusable(kept, why);
+        let (_, _, xml) = described(&head).map_err(usable)?;
+        let head = with_description(&head, &self.as_fork(cluster, (kept, id), &xml, source, owner));
+        let mine = file.with_extension("fork");
+        crate::os::files::write(&mine, &head.map_err(usable)?, 0o600)?;
+        let put = self.put_head(kept, &mine, stop);
+        crate::os::files::remove_if_there(&mine)?;
+        put?;
+        self.at_length("restore the machine", &["restore", &kept.path, "--paused"], stop)
+    }
+
+    /// Describes the machine in its memory image as it was, where a fork of it was made.
+    pub(super) fn as_it_was(&self, kept: &Kept, files: &Path, stop: &Cancel) -> Result<(), Error> {
+        let file = head_file(files, kept);
+        if file.exists() { self.put_head(kept, &file, stop) } else { Ok(()) }
+    }
+
+    fn as_fork(
+        &self,
+        cluster: &Cluster,
+        (kept, id): (&Kept, &str),
+        xml: &str,
+        source: &Path,
+        owner: &Owner,
+    ) -> String {
+        let (domain, network) = (machine_name(&cluster.name, &kept.node), network_name(&cluster.name));
+        let disk = libvirt::disk(&cluster.name, &kept.node);
+        let disk = Path::new(&kept.path).with_file_name(disk).to_string_lossy().into_owned();
+        let new = As { domain: &domain, id, disk: &disk, network: &network };
+        libvirt::owned(&sourced(&forked(xml, &new), source), owner)
+    }
+
+    /// The head of a memory image that nobody has written to.
+    fn head(&self, kept: &Kept, beside: &Path, stop: &Cancel) -> Result<Vec<u8>, Error> {
+        let file = beside.with_extension("part");
+        // virsh writes into what is there, and so not with a mode of its own.
+        crate::os::files::write(&file, b"", 0o600)?;
+        let (path, len) = (file.to_string_lossy(), READ.to_string());
+        let args =
+            ["vol-download", "--pool", POOL, &kept.memory.volume, &*path, "--offset", "0", "--length", &len];
+        let done = self.ask("read how the machine is described in its memory", &args, stop);
+        let image = done.and_then(|_| Ok(fs::read(&file).at("read", &file)?));
+        crate::os::files::remove_if_there(&file)?;
+        let mut image = image?;
+        let (len, _, _) = described(&image).map_err(|why| unusable(kept, why))?;
+        image.truncate(HEAD + len);
+        Ok(image)
+    }
+
+    fn put_head(&self, kept: &Kept, file: &Path, stop: &Cancel) -> Result<(), Error> {
         let path = file.to_string_lossy();
-        let pass = |verb: &str, len: usize| -> Cmd {
-            let len = len.to_string();
-            self.virsh([verb, "--pool", POOL, volume, &*path, "--offset", "0", "--length", &len])
-        };
-        let run = |cmd: &Cmd| {
-            let done = process::run(cmd, libvirt::VIRSH_TIMEOUT, stop).and_then(Finished::ok);
-            done.map(|_| ()).map_err(libvirt::failed(doing))
-        };
-        let work = || -> Result<(), Error> {
-            // virsh writes into what is there, and so not with a mode of its own.
-            crate::os::files::write(file, b"", 0o600)?;
-            run(&pass("vol-download", READ))?;
-            let image = fs::read(file).at("read", file)?;
-            let unusable = |why: String| Error::Answer {
-                program: "virsh",
-                what: format!("memory image {volume} that can be used"),
-                lines: vec![why],
-            };
-            let (_, _, xml) = described(&image).map_err(unusable)?;
-            let head = with_description(&image, &change(&xml)).map_err(unusable)?;
-            crate::os::files::write(file, &head, 0o600)?;
-            run(&pass("vol-upload", head.len()))
-        };
-        let done = work();
-        crate::os::files::remove_if_there(file)?;
-        done
+        let args = ["vol-upload", "--pool", POOL, &kept.memory.volume, &*path, "--offset", "0"];
+        self.ask("describe the machine in its memory", &args, stop).map(|_| ())
+    }
+}
+
+/// Where the head of a memory image is as it was when it was kept.
+fn head_file(files: &Path, kept: &Kept) -> PathBuf {
+    files.join(format!("{}.head", kept.node))
+}
+
+fn unusable(kept: &Kept, why: String) -> Error {
+    Error::Answer {
+        program: "virsh",
+        what: format!("memory image {} that can be used", kept.memory.volume),
+        lines: vec![why],
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,22 +66,31 @@ pub trait Keep: Send + Sync {
         stop: &Cancel,
     ) -> Result<(), Error>;
 
-    /// Puts back the memory of a machine that was made so. It does not run before [`super::PowerSwitch::resume`].
-    fn restore(&self, kept: &Kept, source: &Path, stop: &Cancel) -> Result<(), Error>;
+    /// Puts back the memory of a machine that was made so. It does not run before [`super::PowerSwitch::resume`]. `place` is the
+    /// Vagrantfile that would make it, and the folder with the files of the moment. One at a time restores of a moment.
+    fn restore(&self, kept: &Kept, place: (&Path, &Path), stop: &Cancel) -> Result<(), Error>;
 
-    /// Makes the disk and the memory of a fork's machine from what is kept of the original's, whatever there is of it, which goes.
-    /// `place` is the Vagrantfile that would make it, and a folder for a file of a moment. Answers its id.
-    fn prepare_fork(
+    /// Makes a fork's machine without its memory from what is kept of the original's, whatever there is of it, which goes.
+    /// `source` is the Vagrantfile that would make it. Answers its id.
+    fn lay_fork(
         &self,
         cluster: &Cluster,
         kept: &Kept,
-        place: (&Path, &Path),
+        source: &Path,
         owner: &Owner,
         stop: &Cancel,
     ) -> Result<String, Error>;
 
-    /// Makes the machine of that. It does not run before [`super::PowerSwitch::resume`].
-    fn restore_fork(&self, cluster: &Cluster, kept: &Kept, stop: &Cancel) -> Result<(), Error>;
+    /// Puts the memory of the original into a fork's machine of that id. It does not run before
+    /// [`super::PowerSwitch::resume`]. `place` is as for [`Keep::restore`], and one at a time as there.
+    fn restore_fork(
+        &self,
+        cluster: &Cluster,
+        of: (&Kept, &str),
+        place: (&Path, &Path),
+        owner: &Owner,
+        stop: &Cancel,
+    ) -> Result<(), Error>;
 
     /// Removes volumes, but those that are behind a machine's disk: these are answered.
     fn discard(&self, volumes: &[String], stop: &Cancel) -> Result<Vec<String>, Error>;
@@ -115,6 +125,39 @@ impl Libvirt {
             Some(((*volume).to_owned(), (physical, number(text, "Capacity:").unwrap_or(physical))))
         };
         Ok(volumes.iter().zip(&told).filter_map(one).collect())
+    }
+}
+
+impl Libvirt {
+    /// Describes a machine and makes its disk over a volume of so many bytes. Whatever there is of both goes: the machine
+    /// and its disk at once, since libvirt looks five times a second only whether a machine has ended, and a disk is
+    /// removed from under it as any file.
+    pub(super) fn remake(
+        &self,
+        domain: &str,
+        describe: String,
+        (disk, over, capacity): (&str, &str, u64),
+        stop: &Cancel,
+    ) -> Result<(), Error> {
+        // Of what is not there each says so and the next one goes on; what is left of it the last one stops at.
+        let machine = format!(
+            "destroy {domain}; undefine {domain} --managed-save --snapshots-metadata --checkpoints-metadata --nvram; \
+             define /dev/stdin"
+        );
+        let lay = format!(
+            "vol-delete --pool {POOL} {disk}; vol-create-as {POOL} {disk} {capacity}b --format qcow2 --backing-vol {over} \
+             --backing-vol-format qcow2"
+        );
+        thread::scope(|scope| {
+            let laid = scope.spawn(|| self.ask("make the machine's disk", &[&lay], stop));
+            let define = self.virsh([machine]).stdin(describe);
+            let doing = "define the machine";
+            let defined = process::run(&define, libvirt::VIRSH_TIMEOUT, stop)
+                .and_then(Finished::ok)
+                .map_err(libvirt::failed(doing));
+            laid.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            defined.map(|_| ())
+        })
     }
 }
 
@@ -227,25 +270,12 @@ impl Keep for Libvirt {
     ) -> Result<(), Error> {
         let (domain, disk) =
             (machine_name(&cluster.name, &kept.node), libvirt::disk(&cluster.name, &kept.node));
-        let capacity = format!("{}b", kept.capacity);
-        // Of what is not there each says so and the next one goes on; what is left of it all the last one stops at.
-        let line = format!(
-            "destroy {domain}; undefine {domain} --managed-save --snapshots-metadata --checkpoints-metadata --nvram; \
-             vol-delete --pool {POOL} {disk}; vol-create-as {POOL} {disk} {capacity} --format qcow2 \
-             --backing-vol {} --backing-vol-format qcow2",
-            kept.disk.volume
-        );
-        self.ask("make the machine's disk", &[&line], stop)?;
         let describe = libvirt::owned(&sourced(&kept.described, source), owner);
-        let define = self.virsh(["define", "/dev/stdin"]).stdin(describe);
-        let doing = "define the machine";
-        process::run(&define, libvirt::VIRSH_TIMEOUT, stop)
-            .and_then(Finished::ok)
-            .map(|_| ())
-            .map_err(libvirt::failed(doing))
+        self.remake(&domain, describe, (&disk, &kept.disk.volume, kept.capacity), stop)
     }
 
-    fn restore(&self, kept: &Kept, source: &Path, stop: &Cancel) -> Result<(), Error> {
+    fn restore(&self, kept: &Kept, (source, files): (&Path, &Path), stop: &Cancel) -> Result<(), Error> {
+        self.as_it_was(kept, files, stop)?;
         let args = ["restore", &kept.path, "--xml", "/dev/stdin", "--paused"];
         let restore = self.virsh(args).stdin(sourced(&kept.ran, source));
         let doing = "restore the machine";
@@ -253,19 +283,26 @@ impl Keep for Libvirt {
         done.map(|_| ()).map_err(libvirt::failed(doing))
     }
 
-    fn prepare_fork(
+    fn lay_fork(
         &self,
         cluster: &Cluster,
         kept: &Kept,
-        place: (&Path, &Path),
+        source: &Path,
         owner: &Owner,
         stop: &Cancel,
     ) -> Result<String, Error> {
-        Libvirt::prepare_fork(self, cluster, kept, place, owner, stop)
+        Libvirt::lay_fork(self, cluster, kept, source, owner, stop)
     }
 
-    fn restore_fork(&self, cluster: &Cluster, kept: &Kept, stop: &Cancel) -> Result<(), Error> {
-        Libvirt::restore_fork(self, cluster, kept, stop)
+    fn restore_fork(
+        &self,
+        cluster: &Cluster,
+        of: (&Kept, &str),
+        place: (&Path, &Path),
+        owner: &Owner,
+        stop: &Cancel,
+    ) -> Result<(), Error> {
+        Libvirt::restore_fork(self, cluster, of, place, owner, stop)
     }
 
     fn discard(&self, volumes: &[String], stop: &Cancel) -> Result<Vec<String>, Error> {

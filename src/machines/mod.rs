@@ -26,7 +26,7 @@ use crate::{render, ssh};
 
 pub use batch::Batch;
 pub use fleet::{Cpu, Fleet, Here};
-pub use fork::{Reach, address_of, port_file};
+pub use fork::{Reach, address_of, port_file, settle};
 #[cfg(test)]
 pub use keep::Part;
 pub use keep::{Keep, Kept, PREFIX as KEPT_PREFIX, keeper};

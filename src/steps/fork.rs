@@ -12,7 +12,7 @@ use crate::event::VerbName;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::kept::Moment;
-use crate::machines::Cap;
+use crate::machines::{self, Cap, Kept};
 use crate::os::lock::Lock;
 use crate::os::{files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -31,13 +31,12 @@ pub const FORK: Step = Step::Cluster(ClusterDef {
     apply: fork,
 });
 
-/// Their clocks are those of then, and so is what was random; and nobody gives them addresses any more. After a node is Ready,
-/// as in `reset`.
+/// Their clocks are those of then, and so is what was random; and nobody gives them addresses any more.
 pub const CLOCK: Step = Step::Node(NodeDef {
     name: NodeStep::Clock,
     title: "set clock and addresses",
     per: Per::Node,
-    after: &[After::Node(NodeStep::Ready)],
+    after: &[After::Cluster(ClusterStep::Fork)],
     needs: Some(Cap::Keep),
     retry: true,
     check: asked_of,
@@ -76,54 +75,55 @@ fn fork(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
         return Err(StepError::new("this folder is not a fork's", "`p1 fork` makes one."));
     };
     let owner = world.owner()?;
-    {
+    let source = world.state.place().join("Vagrantfile");
+    // Held until the machines are there: nobody removes what is kept from under them, or restores of it too.
+    let kept = world.kept.lock(cancel)?;
+    let moment = chosen(ctx)?;
+    let keeper = world.machines.keep(&world.cluster.first_server().name)?;
+    if let Some(lack) = keeper.lacks(&moment.machines, cancel)? {
+        let what = format!("the moment {} is not whole: {lack}", moment.key);
+        let hint = "`p1 destroy` removes what there is of the fork; then fork the original again.";
+        return Err(StepError::new(what, hint).kind(FailureKind::Damaged).next(["p1 destroy".to_owned()]));
+    }
+    world.state.begin(&Unfinished {
+        verb: VerbName::MakeFork.to_string(),
+        id: world.run.clone(),
+        subject: None,
+        since: world.now(),
+        settled: false,
+    })?;
+    let folder = world.kept.files(&moment.key);
+    for file in world.state.keepsakes() {
+        let name = file.file_name().unwrap_or_default();
+        match files::read_if_there(&folder.join(name))? {
+            Some(text) => files::write(&file, text.as_bytes(), 0o600)?,
+            None => files::remove_if_there(&file)?,
+        }
+    }
+    if !moment.fork {
+        world.kept.use_now(&moment.key, world.now())?;
+    }
+    ctx.control.says("making disks");
+    let connect = || {
         let _lock = Lock::take(&world.host_lock, "network", LOCK_TIMEOUT, cancel)?;
         world.machines.for_makers(&world.cluster, &mut |make, cluster| {
             make.connect(cluster, &owner, &Default::default(), &mut |m| ctx.control.says(m), cancel)
         })?;
-    }
-    let source = world.state.place().join("Vagrantfile");
-    let (moment, ids) = {
-        // Held until the machines' disks lie over what is kept: nobody removes it from under them.
-        let _kept = world.kept.lock(cancel)?;
-        let moment = chosen(ctx)?;
-        let keeper = world.machines.keep(&world.cluster.first_server().name)?;
-        if let Some(lack) = keeper.lacks(&moment.machines, cancel)? {
-            let what = format!("the moment {} is not whole: {lack}", moment.key);
-            let hint = "`p1 destroy` removes what there is of the fork; then fork the original again.";
-            return Err(StepError::new(what, hint)
-                .kind(FailureKind::Damaged)
-                .next(["p1 destroy".to_owned()]));
-        }
-        world.state.begin(&Unfinished {
-            verb: VerbName::MakeFork.to_string(),
-            id: world.run.clone(),
-            subject: None,
-            since: world.now(),
-            settled: false,
-        })?;
-        let folder = world.kept.files(&moment.key);
-        for file in world.state.keepsakes() {
-            let name = file.file_name().unwrap_or_default();
-            match files::read_if_there(&folder.join(name))? {
-                Some(text) => files::write(&file, text.as_bytes(), 0o600)?,
-                None => files::remove_if_there(&file)?,
-            }
-        }
-        if !moment.fork {
-            world.kept.use_now(&moment.key, world.now())?;
-        }
-        ctx.control.says("making disks and describing memory");
-        let results = many::each(world.jobs, &moment.machines, |kept| {
-            let keeper = world.machines.keep(&kept.node)?;
-            let id =
-                keeper.prepare_fork(&world.cluster, kept, (&source, world.state.dir()), &owner, cancel)?;
-            world.machines.make(&kept.node)?.note(&kept.node, &id)?;
-            Ok::<_, StepError>((kept.node.clone(), id))
-        });
-        let ids = results.into_iter().collect::<Result<std::collections::BTreeMap<_, _>, _>>()?;
-        (moment, ids)
+        Ok::<_, StepError>(())
     };
+    let lay = |kept: &Kept| {
+        let id = world.machines.keep(&kept.node)?.lay_fork(&world.cluster, kept, &source, &owner, cancel)?;
+        world.machines.make(&kept.node)?.note(&kept.node, &id)?;
+        Ok::<_, StepError>((kept.node.clone(), id))
+    };
+    // A network takes as long as all the disks.
+    let (network, laid) = thread::scope(|scope| {
+        let network = scope.spawn(connect);
+        let laid = many::each(world.jobs, &moment.machines, lay);
+        (network.join(), laid)
+    });
+    network.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let ids = laid.into_iter().collect::<Result<std::collections::BTreeMap<_, _>, _>>()?;
     // What is remembered of nodes is of the same machines under other ids.
     let mut memory = world.state.memory();
     for (node, of) in &mut memory {
@@ -136,10 +136,12 @@ fn fork(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (front, results) = thread::scope(|scope| {
         let front = scope.spawn(|| world.front.ensure());
         let results = many::each(world.jobs, &moment.machines, |kept| {
-            world.machines.keep(&kept.node)?.restore_fork(&world.cluster, kept, cancel)
+            let (of, keeper) = ((kept, ids[&kept.node].as_str()), world.machines.keep(&kept.node)?);
+            keeper.restore_fork(&world.cluster, of, (&source, &folder), &owner, cancel)
         });
         (front.join(), results)
     });
+    drop(kept);
     if let Some(error) = results.into_iter().find_map(Result::err) {
         // Those that are there stand still: none of them runs without the others.
         world.note(|seen| seen.run.paused.clear());
@@ -147,12 +149,11 @@ fn fork(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     }
     world.machines.resume(&world.cluster, &nodes, cancel)?;
     world.note(|seen| seen.run.paused.clear());
+    machines::settle(&world.cluster, cancel);
     nodes.iter().for_each(|node| world.forget_node(node));
     world.reload()?;
     world.look_at_machines()?;
-    if let Ok(front) = front {
-        front?;
-    }
+    front.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     if let Some(text) = files::read_if_there(&world.state.kubeconfig())? {
         let url = url_from_here(&world.machines, world.cluster.first_server());
         let ours = k3s::rewrite(&text, &url, &world.cluster.name)?;

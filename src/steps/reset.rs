@@ -9,7 +9,7 @@ use super::{ClusterDef, Ctx, NodeCtx, NodeDef, Step, asked, asked_of, named_of};
 use crate::engine::StepError;
 use crate::event::VerbName;
 use crate::kept::Moment;
-use crate::machines::{Cap, Kept};
+use crate::machines::{Cap, Kept, Machine, MachineState};
 use crate::os::lock::Lock;
 use crate::os::{files, many};
 use crate::plan::{After, ClusterStep, NodeStep, Per};
@@ -73,7 +73,7 @@ fn chosen(ctx: &Ctx<'_>) -> Result<Moment, StepError> {
 fn reset(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let (world, cancel) = (ctx.world, ctx.control.cancel());
     let owner = world.owner()?;
-    // Held until the machines' disks lie over what is kept: nobody removes it from under them.
+    // Held until the machines are there: nobody removes what is kept from under them, or restores of it too.
     let _kept = world.kept.lock(cancel)?;
     let moment = chosen(ctx)?;
     let keeper = world.machines.keep(&world.cluster.first_server().name)?;
@@ -127,7 +127,7 @@ fn reset(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     ctx.control.says("restoring disks and memory");
     world.note(|seen| seen.run.paused.clone_from(&nodes));
     let results = many::each(world.jobs, &moment.machines, |kept| {
-        world.machines.keep(&kept.node)?.restore(kept, &source, cancel)?;
+        world.machines.keep(&kept.node)?.restore(kept, (&source, &folder), cancel)?;
         Ok::<_, StepError>(())
     });
     if let Some(error) = results.into_iter().find_map(Result::err) {
@@ -140,7 +140,14 @@ fn reset(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     world.state.end()?;
     nodes.iter().for_each(|node| world.forget_node(node));
     world.reload()?;
-    world.look_at_machines()?;
+    // As libvirt said when they went on.
+    world.note(|seen| {
+        for kept in &moment.machines {
+            let machine = seen.machines.entry(kept.node.clone()).or_insert_with(Machine::absent);
+            (machine.id, machine.state, machine.foreign) =
+                (Some(kept.id.clone()), MachineState::Running, false);
+        }
+    });
     if world.cluster.autostart {
         for node in &nodes {
             world.machines.power(node)?.keep_up(&world.cluster, node, cancel)?;

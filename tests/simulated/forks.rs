@@ -182,6 +182,11 @@ fn a_command_runs_for_each_of_several_forks_which_go_with_it() {
     sim.p1(&["--yes", "destroy"]).exits(0);
     sim.p1(&["fork", "--", "true"]).exits(0);
     assert_eq!(listed(&sim).len(), 0);
+    // As whom the memory is described is up to who was made from it last, and keeps nobody from it.
+    sim.p1(&["up"]).exits(0).says(&["is as it was kept"]);
+    sim.p1(&["fork", "--kept", "--", "true"]).exits(0);
+    sim.p1(&["--yes", "reset"]).exits(0);
+    sim.p1(&["--yes", "destroy"]).exits(0);
     assert_eq!(sim.sh("virsh vol-list default | grep -c ' p1-kept-'").trim(), "2", "{}", left(&sim));
 
     // One that was made before its nodes were looked at for it is refused before anything is made.

@@ -23,7 +23,7 @@ pub fn virsh(called: &str, args: &[String]) -> ExitCode {
         _ => args.iter().collect(),
     };
     let mut stdin = String::new();
-    if args.iter().any(|a| *a == "/dev/stdin") {
+    if args.iter().any(|a| a.contains("/dev/stdin")) {
         let _ = std::io::stdin().read_to_string(&mut stdin);
     }
     match ask(&dir, &json!({"virsh": args, "stdin": stdin})) {

@@ -103,10 +103,12 @@ pub fn seat(xml: &str, mac: &str) -> Option<Seat> {
     Some(Seat { node, ip, gateway: attribute(xml, "ip", "address").unwrap_or_default(), prefix: prefix(xml) })
 }
 
-/// The head of a memory image, which libvirt writes before QEMU's part: a description, and room for another one.
+/// The head of a memory image, which libvirt writes before QEMU's part: a description, and room for another one. However
+/// long it is, QEMU's part begins at the same place.
 fn image(xml: &str) -> Vec<u8> {
     let (mut out, cookie) = (b"LibvirtQemudSave".to_vec(), "<qemuStatus/>");
-    let data = [xml, "\0", cookie, "\0", &"\0".repeat(64 << 10)].concat();
+    let mut data = [xml, "\0", cookie, "\0"].concat();
+    data += &"\0".repeat((128_usize << 10).saturating_sub(data.len()));
     for number in [2, data.len(), 0, 0, xml.len() + 1] {
         out.extend(u32::try_from(number).expect("it is small").to_le_bytes());
     }
@@ -364,14 +366,6 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
             return Ok(String::new());
         }
         _ => {}
-    }
-    if let ("vol-clone", Some(to)) = (verb, words.get(1)) {
-        let from = known.volumes.get(&name).cloned().ok_or(format!("failed to get vol '{name}'"))?;
-        known.volumes.insert((*to).to_owned(), from);
-        if let Some(saved) = known.saved.get(&name).cloned() {
-            known.saved.insert((*to).to_owned(), saved);
-        }
-        return Ok(String::new());
     }
     if let (Some(saved), Some(file)) = (known.saved.get_mut(&name), words.get(1)) {
         if verb == "vol-download" {
