@@ -70,11 +70,21 @@ impl World {
         if let Some(remote) = lock(&self.held.nodes.remotes).get(&node.name) {
             return Ok(Arc::clone(remote));
         }
-        let (way, memory) = (self.way(node)?, self.memory(&node.name));
-        let mut remote = Remote::new(self.login_by(node, &way), self.cancel.clone());
-        if memory.is_some_and(|m| m.root) && way.user != ROOT {
-            remote = remote.or_as(&way.user, way.root);
-        }
+        let way = self.way(node)?;
+        let login = self.login_by(node, &way);
+        let users = self.login_as(&node.name, &way.user, way.root, &way);
+        let is_new = self.memory(&node.name).is_none_or(|m| m.facts.is_none() && !m.joined);
+        let remote = match login.endpoint.user == users.endpoint.user {
+            // It saves a second login, and a login takes a second under emulation. By another key root is not let in unasked:
+            // what else opens the machine would stay.
+            true if way.opened && is_new && self.state.key().exists() => {
+                let mut first = self.login_as(&node.name, ROOT, Root::Already, &way);
+                first.keys = vec![self.state.key()];
+                Remote::new(first, self.cancel.clone()).or(users)
+            }
+            true => Remote::new(login, self.cancel.clone()),
+            false => Remote::new(login, self.cancel.clone()).or(users),
+        };
         let remote = Arc::new(Mutex::new(remote));
         lock(&self.held.nodes.remotes).insert(node.name.clone(), Arc::clone(&remote));
         Ok(remote)

@@ -36,6 +36,10 @@ impl Maker for Direct {
         create(local, cluster, nodes, base, hear, stop)
     }
 
+    fn opens(&self) -> bool {
+        true
+    }
+
     fn booted(&self, local: &Local, cluster: &Cluster, node: &str, stop: &Cancel) -> Result<(), Error> {
         local.hypervisor.unseed(cluster, node, stop)
     }

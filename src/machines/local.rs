@@ -44,6 +44,11 @@ pub trait Maker: Sync {
         stop: &Cancel,
     ) -> Result<Results, Error>;
 
+    /// Whether it gives machines the cluster's key, root's too, for their first boot.
+    fn opens(&self) -> bool {
+        false
+    }
+
     /// Takes away what a machine was given for its first boot, which is over. Fine if there is none.
     fn booted(&self, _local: &Local, _cluster: &Cluster, _node: &str, _stop: &Cancel) -> Result<(), Error> {
         Ok(())
@@ -199,6 +204,7 @@ impl Machines for Local {
             keys: self.vagrant.insecure_keys(),
             insecure: vec![INSECURE],
             root: Root::Sudo,
+            opened: self.maker.opens(),
             jump: None,
         })
     }

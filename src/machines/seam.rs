@@ -117,6 +117,8 @@ pub struct Way {
     pub insecure: Vec<&'static str>,
     /// How that user becomes root.
     pub root: Root,
+    /// The cluster's own key opens it for root as well, from its first boot on, where its system reads what it is given for that.
+    pub opened: bool,
     /// The way to the host through which it is reached, if it is not reached from this one.
     pub jump: Option<Box<Way>>,
 }

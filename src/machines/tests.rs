@@ -40,6 +40,7 @@ impl Machines for SshOnly {
             keys: vec![],
             insecure: vec![],
             root: Root::Sudo,
+            opened: false,
             jump: None,
         })
     }

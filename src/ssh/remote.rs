@@ -18,8 +18,8 @@ pub struct Remote {
     login: Login,
     cancel: Cancel,
     session: Option<Session>,
-    /// Who logs in where the login's own user is no longer let in, and how that one becomes root.
-    instead: Option<(String, Root)>,
+    /// How to log in where the login's own user is not let in.
+    instead: Option<Login>,
 }
 
 impl Remote {
@@ -28,10 +28,10 @@ impl Remote {
         Self { login, cancel, session: None, instead: None }
     }
 
-    /// As this user where the login's own is refused: somebody may have closed root's way in.
+    /// So where the login's own user is refused: somebody may have closed root's way in, or it never was open.
     #[must_use]
-    pub fn or_as(mut self, user: &str, root: Root) -> Self {
-        self.instead = Some((user.to_owned(), root));
+    pub fn or(mut self, login: Login) -> Self {
+        self.instead = Some(login);
         // Whether root is let in does not change while a machine boots.
         self.login.options.refused = Duration::from_secs(1);
         self
@@ -41,10 +41,8 @@ impl Remote {
         if !matches!(error, Error::AuthRefused { .. }) {
             return false;
         }
-        let Some((user, root)) = self.instead.take() else { return false };
-        self.login.endpoint.user = user;
-        self.login.options.root = Some(root);
-        self.login.options.refused = super::Options::default().refused;
+        let Some(login) = self.instead.take() else { return false };
+        self.login = login;
         true
     }
 

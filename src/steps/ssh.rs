@@ -116,7 +116,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         drop(kept.take());
         let session = session.map_err(|error| unreached(world, node, error))?;
         let replaced = session.key() != key;
-        ctx.control.log(&format!("logged in by {}", session.key().display()));
+        let by = session.key().display().to_string();
+        ctx.control.log(&format!("logged in as {} by {by}", remote.endpoint().user));
         if !replaced && remote.endpoint().user == "root" {
             return Ok((false, true));
         }

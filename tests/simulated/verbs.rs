@@ -39,6 +39,9 @@ fn machines_are_made_without_vagrant_and_either_takes_over_the_others() {
             xml.contains("<uuid>") && !xml.contains("tmpfiles.extra") && !xml.contains("smbios"),
             "{xml}"
         );
+        // What was for it lets root in, so that no second login is needed.
+        let log = sim.sh(&format!("cat .p1/sim/logs/*/{node}-ssh.log"));
+        assert!(log.contains("logged in as root by") && !log.contains("as vagrant"), "{log}");
     }
     // As a p1 leaves it that is killed when the machine is defined and its id is not noted.
     let noted = sim.state().join(".vagrant/machines/worker/libvirt/id");
