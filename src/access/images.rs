@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::World;
@@ -17,6 +18,8 @@ use crate::spec::Node;
 
 /// A server's API port opens within so long, or its pods are not asked for.
 const KNOCK: Duration = Duration::from_secs(1);
+/// What happened within so long is in the API's events, and clocks may differ.
+const REPORTED: SignedDuration = SignedDuration::from_mins(50);
 
 /// What was found of them in this run.
 #[derive(Default)]
@@ -33,11 +36,18 @@ pub struct Pods {
     pub runs: BTreeMap<String, BTreeSet<Digest>>,
     /// Those that are asked for at every start of a pod.
     pub always: BTreeSet<String>,
+    /// When the oldest of them was made.
+    pub since: Option<Timestamp>,
 }
 
 impl Pods {
     fn of(items: &[Value]) -> Self {
-        let mut pods = Self::default();
+        // Of one whose age is not told nothing follows.
+        let made = |pod: &Value| {
+            let at = pod["metadata"]["creationTimestamp"].as_str();
+            at.and_then(|at| at.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+        };
+        let mut pods = Self { since: items.iter().map(made).min(), ..Self::default() };
         for pod in items {
             let runs =
                 pods.runs.entry(pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned()).or_default();
@@ -71,6 +81,18 @@ impl World {
         let up = self.state.kubeconfig().is_file() && self.cluster.servers().any(|s| self.listens(s, KNOCK));
         let items = up.then(|| self.ask(|api| api.items("/api/v1/pods", &self.cancel)).ok()).flatten();
         held.insert(items.map(|items| Pods::of(&items).into())).clone()
+    }
+
+    /// Whether no node has pulled anything since these pods were made, by what their kubelets report of it, which the API keeps
+    /// for an hour (`--event-ttl`). A pull that was not reported is one that is not kept.
+    pub fn pulled_nothing(&self, pods: &Pods) -> bool {
+        let young = |at: Timestamp| self.now().duration_since(at) < REPORTED;
+        if !pods.since.is_some_and(young) {
+            return false;
+        }
+        let path = "/api/v1/events?fieldSelector=reason%3DPulling";
+        let pulls = self.ask(|api| api.items(path, &self.cancel));
+        pulls.is_ok_and(|pulls| pulls.iter().all(|event| event["reason"] != "Pulling"))
     }
 
     /// The images that a node has; none where no containerd of k3s' runs there.

@@ -131,6 +131,18 @@ fn what_nodes_pulled_is_given_to_the_next_ones() {
     assert_eq!((list(&sim).len(), sim.sh("ls home/.local/share/p1/images/blobs")), (0, String::new()));
 }
 
+/// By what the kubelets report; what pods run is known from then on, also when machines go.
+#[test]
+fn nodes_are_not_asked_for_images_where_none_was_pulled() {
+    let sim = Sim::new(&spec(1, 0, "manifests: [web.yaml]\n"));
+    fs::write(sim.at("web.yaml"), WEB.replace(", imagePullPolicy: Always", "")).unwrap();
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(detail(&sim, "cluster/collect"), "none that is not here");
+    let index = fs::read_to_string(sim.at("home/.local/share/p1/images/index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    assert_ne!(index["clusters"]["sim"]["passed"].as_array().map(Vec::len), Some(0), "{index}");
+}
+
 #[test]
 fn images_are_brought_along_and_go_where_they_are_missing() {
     let sim = Sim::new(&spec(1, 1, ""));

@@ -353,6 +353,10 @@ fn reconcile(state: &mut StoreState, resource: &str, key: &str, owner: &Value, n
 
 /// A warning about a pod, once for each reason.
 fn warn(state: &mut StoreState, pod: &Value, reason: &str, message: &str) {
+    tell(state, pod, (reason, "Warning"), message);
+}
+
+fn tell(state: &mut StoreState, pod: &Value, (reason, kind): (&str, &str), message: &str) {
     let meta = &pod["metadata"];
     let (name, namespace) =
         (meta["name"].as_str().unwrap_or_default(), meta["namespace"].as_str().unwrap_or("default"));
@@ -362,7 +366,7 @@ fn warn(state: &mut StoreState, pod: &Value, reason: &str, message: &str) {
     if told {
         return;
     }
-    let mut event = kubelet::new_event(name, reason, "Warning", message, "kubelet");
+    let mut event = kubelet::new_event(name, reason, kind, message, "kubelet");
     event["metadata"]["namespace"] = json!(namespace);
     event["involvedObject"] =
         json!({"kind": "Pod", "name": name, "namespace": namespace, "uid": meta["uid"]});
@@ -534,6 +538,11 @@ fn advance(state: &mut StoreState, key: &str, old: &Value, nodes: &[Value]) {
                     pod["status"]["containerStatuses"] = all;
                 }
             } else {
+                // Others are taken for there, as those of an archive.
+                for container in containers.iter().filter(|c| c["imagePullPolicy"] == "Always") {
+                    let image = container["image"].as_str().unwrap_or_default();
+                    tell(state, old, ("Pulling", "Normal"), &format!("Pulling image \"{image}\""));
+                }
                 let address = node["status"]["addresses"][0]["address"].clone();
                 let cidr =
                     node["spec"]["podCIDR"].as_str().unwrap_or("10.42.0.0/24").trim_end_matches("0/24");
