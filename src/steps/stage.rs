@@ -1,6 +1,7 @@
 //! k3s' files are on the node: binary, installer, images. Pushed only when the node's copy differs.
 
 use std::sync::Arc;
+use std::thread;
 
 use super::shared::inputs;
 use super::shared::transfer::{Transfer, next};
@@ -59,8 +60,13 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
             world.script(node, "having k3s unpack itself", &unpacking(&binary))?;
         }
     }
-    let told = transfer.end();
-    world.script(node, "noting what was pushed", &note(&wanted))?;
+    // The machine lets go of the disk while the node notes what it has.
+    let (told, noted) = thread::scope(|scope| {
+        let told = scope.spawn(|| transfer.end());
+        let noted = world.script(node, "noting what was pushed", &note(&wanted));
+        (told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), noted)
+    });
+    noted?;
     world.note(|seen| {
         if let Some(facts) = seen.nodes.get_mut(&node.name).map(Arc::make_mut) {
             facts.staged = wanted.iter().map(|w| (w.path.clone(), w.sha256.clone())).collect();
