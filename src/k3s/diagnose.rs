@@ -405,14 +405,6 @@ const RULES: &[Rule] = &[
         "Set vm.panic_on_oom=0, vm.overcommit_memory=1, kernel.panic=10 and kernel.panic_on_oops=1 by a file in \
          /etc/sysctl.d, or leave the key out.",
     ),
-    // The installer's unit runs modprobe; k3s-io/k3s#5986.
-    rule(
-        &["Module br_netfilter not found", "Module overlay not found"],
-        "the kernel lacks a module that k3s needs (br_netfilter, overlay)",
-        "Install the kernel's modules package for the running kernel (kernel-modules-extra, linux-modules-extra), \
-         or reboot after a kernel update.",
-    )
-    .with(&["FATAL"]),
     // pkg/containerd checks before it starts; k3s-io/k3s#5986.
     rule(
         &["snapshotter cannot be enabled"],
@@ -536,6 +528,15 @@ const RULES: &[Rule] = &[
         "the node has no way to another node's address",
         "See whether its card on the private network has its address: `p1 exec {node} -- ip -br addr`.",
     ).passing(),
+    // The installer's unit runs modprobe and goes on without it, where the module is built in too: whatever else is said is
+    // surer; k3s-io/k3s#5986.
+    rule(
+        &["Module br_netfilter not found", "Module overlay not found"],
+        "the kernel lacks a module that k3s needs (br_netfilter, overlay)",
+        "Install the kernel's modules package for the running kernel (kernel-modules-extra, linux-modules-extra), \
+         or reboot after a kernel update.",
+    )
+    .with(&["FATAL"]),
 ];
 
 #[cfg(test)]
