@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -643,7 +644,15 @@ fn the_system_ssh_gets_in_by_our_files() {
     let sshd = Sshd::start();
     sshd.session();
     let (endpoint, key) = (sshd.login().endpoint, sshd.path("own"));
-    let host = Host { endpoint, root: Root::Already, key, known_hosts: sshd.path("known_hosts"), jump: None };
+    let host = Host {
+        endpoint,
+        root: Root::Already,
+        key,
+        known_hosts: sshd.path("known_hosts"),
+        jump: None,
+        proxy: None,
+        agent: false,
+    };
     let cancel = Cancel::new();
     let command = ["echo".to_owned(), "$HOME;".to_owned(), "exit 5".to_owned()];
     let done = process::run(&interactive(&host, &command, false), LONG, &cancel).unwrap();
@@ -684,6 +693,8 @@ fn a_node_is_reached_through_another_host() {
         key: login.keys[0].clone(),
         known_hosts: sshd.path("known_hosts"),
         jump,
+        proxy: None,
+        agent: false,
     };
     let through = host(&login, Some(Box::new(host(&jump, None))));
     let done =
@@ -694,4 +705,46 @@ fn a_node_is_reached_through_another_host() {
     login.jump.as_mut().unwrap().endpoint.port = 1;
     let error = p1::internals::ssh::connect(&login, &Cancel::new()).map(drop).unwrap_err();
     assert!(error.to_string().starts_with("gate"), "{error}");
+}
+
+/// A key that is in an agent alone, over a connection that a command carries.
+#[test]
+fn an_agent_opens_a_node_and_a_command_carries_the_way_there() {
+    let sshd = Sshd::start();
+    let socket = sshd.path("agent.sock");
+    let mut agent =
+        Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + LONG;
+    while !socket.exists() {
+        assert!(Instant::now() < end, "there is no agent");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let add = |key: &str| {
+        let done =
+            Command::new("ssh-add").env("SSH_AUTH_SOCK", &socket).arg("-q").arg(sshd.path(key)).status();
+        assert!(done.unwrap().success(), "{key}");
+    };
+    sshd.new_key("stranger");
+    add("stranger");
+    let ssh = format!(
+        "ssh -F /dev/null -i {0} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        sshd.path("own").display()
+    );
+    let mut login = sshd.login();
+    login.keys = vec![sshd.path("none")];
+    login.options.agent = Some(socket.clone());
+    login.proxy = Some(format!("{ssh} -p {0} -W 127.0.0.1:{0} root@127.0.0.1", sshd.port));
+    let error = p1::internals::ssh::connect(&login, &Cancel::new()).map(drop).unwrap_err();
+    assert!(error.to_string().contains("none"), "a stranger's key does not open it: {error}");
+    add("own");
+    let mut session = p1::internals::ssh::connect(&login, &Cancel::new()).unwrap();
+    assert!(session.key().starts_with("agent: p1 test own"), "{}", session.key().display());
+    let output = session.script("a test", "echo $SSH_CONNECTION", true, LONG, &mut |_| {}).unwrap();
+    assert!(output.text().contains(&sshd.port.to_string()), "{}", output.text());
+    drop(session);
+    login.proxy = Some("exit 3".to_owned());
+    let error = p1::internals::ssh::connect(&login, &Cancel::new()).map(drop).unwrap_err();
+    assert!(error.to_string().contains("ProxyCommand `exit 3`"), "{error}");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
 }

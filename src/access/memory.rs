@@ -59,9 +59,19 @@ impl World {
 
     /// What the node's machine is made from and for, from here on.
     pub fn remember_made(&self, node: &Node) -> Result<(), StepError> {
-        let image = self.state.facts()?.image.map(|i| i.wanted).unwrap_or_default();
+        let image = match node.ssh {
+            Some(_) => String::new(),
+            None => self.state.facts()?.image.map(|i| i.wanted).unwrap_or_default(),
+        };
         let network = &self.cluster.network;
-        let made = Made { role: node.role, ip: node.ip, cidr: network.cidr, nics: network.nics, image };
+        let made = Made {
+            role: node.role,
+            ip: node.ip,
+            cidr: network.cidr,
+            nics: network.nics,
+            image,
+            ssh: node.ssh.clone(),
+        };
         self.note(|seen| {
             seen.made.insert(node.name.clone(), made.clone());
         });

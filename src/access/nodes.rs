@@ -118,9 +118,18 @@ impl World {
                 user: user.to_owned(),
             },
             keys: std::iter::once(self.state.key()).chain(way.keys.iter().cloned()).collect(),
-            known_hosts: KnownHosts::learning(self.state.known_hosts()),
-            options: Options { root: Some(root), ..Options::default() },
+            known_hosts: match &way.arranged.known {
+                Some(known) => KnownHosts::learning(self.state.known_hosts()).expecting(known.clone()),
+                None => KnownHosts::learning(self.state.known_hosts()),
+            },
+            options: Options {
+                root: Some(root),
+                password: way.arranged.password.clone(),
+                agent: way.arranged.agent.clone(),
+                ..Options::default()
+            },
             jump: way.jump.as_deref().map(jump),
+            proxy: way.arranged.proxy.clone(),
         }
     }
 
@@ -222,6 +231,8 @@ impl World {
             key,
             known_hosts: self.state.known_hosts(),
             jump: way.jump.as_deref().map(jump),
+            proxy: way.arranged.proxy.clone(),
+            agent: way.arranged.agent.is_some(),
         }
     }
 }

@@ -232,6 +232,10 @@ impl World {
                     unknown.get_or_insert((server, "it has data, and no token".to_owned()));
                 }
                 Err(error) if error.cancelled() => return Err(error),
+                // One that nobody got into yet: why is what the user has to know.
+                Err(error) if server.ssh.is_some() && self.memory(&server.name).is_none() => {
+                    return Err(error);
+                }
                 Err(error) => {
                     unknown.get_or_insert((server, error.failure.cause));
                 }

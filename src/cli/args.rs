@@ -144,6 +144,9 @@ pub struct Up {
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
+    /// Begin although machines that exist already have problems; see docs/existing.md
+    #[arg(long)]
+    pub skip_preflight: bool,
     /// Recreate this node's machine, with the loss of what is on it; may be given several times
     #[arg(long, value_name = "NODE")]
     pub replace: Vec<String>,

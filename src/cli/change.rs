@@ -121,7 +121,10 @@ pub fn not_replaced(world: &World) -> Option<String> {
     if VerbName::parse(&record.verb) != Some(VerbName::Replace) {
         return None;
     }
-    let left = record.outstanding().filter(|s| NodeStep::Machine.is(&s.id)).filter_map(|s| s.node.as_deref());
+    let left = record
+        .outstanding()
+        .filter(|s| NodeStep::Machine.is(&s.id) || NodeStep::Release.is(&s.id))
+        .filter_map(|s| s.node.as_deref());
     let left: Vec<&str> = left.filter(|n| world.cluster.node(n).is_some()).collect();
     let is = if left.len() == 1 { "is" } else { "are" };
     (!left.is_empty()).then(|| {

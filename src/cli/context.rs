@@ -1,9 +1,10 @@
 //! What a verb works with: the command line, the environment, the spec, and the world made of them.
 //! Only here (and in `host`) is the environment read.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::above;
 use super::args::{Global, Output};
@@ -16,12 +17,14 @@ use crate::host::{self, Dirs, Env, Host, Look, Virtualization};
 use crate::images::Images;
 use crate::index::{Index, Note};
 use crate::kept::Moments;
-use crate::machines::{self, Bridge, Cpu, Fleet, Here, Kind};
+use crate::machines::{self, Bridge, Cpu, Fleet, Here, Kind, Users};
 use crate::os::Cancel;
 use crate::os::apart::Apart;
 use crate::os::lock::{self, Lock};
+use crate::os::sync::lock as lock_of;
 use crate::redact::Redactor;
 use crate::spec::{self, Cluster, LibvirtUri, Parsed};
+use crate::ssh::Password;
 use crate::state::StateDir;
 use crate::ui::{Format, Options, Paint, count};
 use crate::{journal, k3s};
@@ -37,6 +40,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// Knows the secrets of the cluster that the verb is about, as soon as there is a world of it.
     pub redactor: Redactor,
+    /// What sudo asks for on machines that exist already, by node, as far as it was asked for.
+    pub passwords: Arc<Mutex<BTreeMap<String, Password>>>,
 }
 
 /// A variable of the environment, for those that a spec names.
@@ -66,7 +71,14 @@ impl Context {
             verbose: global.verbose,
             terminal,
         };
-        Self { global, env: Env::of_process(), ui, cancel, redactor: Redactor::default() }
+        Self {
+            global,
+            env: Env::of_process(),
+            ui,
+            cancel,
+            redactor: Redactor::default(),
+            passwords: Arc::default(),
+        }
     }
 
     /// How p1 is called for this spec: `p1`, with ` -C DIR` if it was told so, and ` -f FILE` if it is not the usual one.
@@ -142,7 +154,7 @@ impl Context {
     }
 
     /// Which provider a cluster has, or gets.
-    pub fn kind(&self, cluster: &Cluster, state: &StateDir) -> Result<Kind, CliError> {
+    pub fn provider(&self, cluster: &Cluster, state: &StateDir) -> Result<Kind, CliError> {
         state.readable().map_err(|e| CliError::of(code::FAILED, &e))?;
         if let Some(kind) = state.facts().map_err(|e| CliError::of(code::FAILED, &e))?.provider {
             return Ok(kind);
@@ -161,6 +173,13 @@ impl Context {
             let message = "`bake: auto` is for libvirt only, and this host has VirtualBox";
             return Err(CliError::new(code::USAGE, message, spec::BAKE));
         }
+        Ok(kind)
+    }
+
+    /// The same, where its machines are to be worked on: what it takes to get into them is asked for.
+    pub fn kind(&self, cluster: &Cluster, state: &StateDir) -> Result<Kind, CliError> {
+        let kind = self.provider(cluster, state)?;
+        self.passwords_of(cluster)?;
         Ok(kind)
     }
 
@@ -247,9 +266,72 @@ impl Context {
             homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),
             dir,
             no_proxy: self.no_proxy(cluster),
+            users: self.users(cluster),
             jobs: self.global.jobs,
         };
-        Fleet::open(kind, here)
+        let memory = StateDir::of(cluster.home(), &cluster.name).memory();
+        let made = memory.iter().filter_map(|(name, memory)| Some((name, memory.made.as_ref()?)));
+        Fleet::open(kind, here, machines::existing(cluster, made))
+    }
+
+    /// What the user has for getting into machines that exist already.
+    fn users(&self, cluster: &Cluster) -> Users {
+        if cluster.nodes.iter().all(|n| n.ssh.is_none()) {
+            return Users::default();
+        }
+        let home = self.env.home.clone();
+        let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
+        let account = account.filter(|account| *account != home);
+        let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(Into::into);
+        Users { home, account, agent, passwords: lock_of(&self.passwords).clone() }
+    }
+
+    /// Has what sudo asks for on machines that exist already, from where the spec says: from the environment, or from the
+    /// user, once for each run.
+    fn passwords_of(&self, cluster: &Cluster) -> Result<(), CliError> {
+        let mut held = lock_of(&self.passwords);
+        let mut last: Option<Password> = None;
+        for node in &cluster.nodes {
+            let Some((access, from)) = node.ssh.as_deref().and_then(|a| Some((a, a.password.as_ref()?)))
+            else {
+                continue;
+            };
+            if held.contains_key(&node.name) {
+                continue;
+            }
+            let text = match from {
+                spec::Ask::Env(name) => std::env::var(name).map_err(|_| {
+                    let what = format!("the variable `{name}`, sudo's password on {}, is not set", node.name);
+                    CliError::new(code::USAGE, what, format!("Set it: `read -rs {name} && export {name}`."))
+                })?,
+                spec::Ask::Prompt => {
+                    if !self.can_ask() {
+                        let what =
+                            format!("there is no terminal to ask for sudo's password on {}", node.name);
+                        let hint = "Name a variable that has it: `sudo_password: {from: NAME}`.";
+                        return Err(CliError::new(code::USAGE, what, hint));
+                    }
+                    let who = access.user.as_ref().map(|user| format!("{user} on ")).unwrap_or_default();
+                    let same = if last.is_some() { " (Enter: the one before)" } else { "" };
+                    let question = format!("sudo's password of {who}{}{same}: ", node.name);
+                    let text = crate::ui::secret(&question).map_err(|e| {
+                        CliError::new(code::FAILED, format!("no password could be read: {e}"), "")
+                    })?;
+                    match (&last, text.is_empty()) {
+                        (Some(last), true) => {
+                            held.insert(node.name.clone(), last.clone());
+                            continue;
+                        }
+                        _ => text,
+                    }
+                }
+            };
+            self.redactor.learn([&text]);
+            let password = Password::new(&text);
+            last = Some(password.clone());
+            held.insert(node.name.clone(), password);
+        }
+        Ok(())
     }
 
     /// Who has the machines of a cluster that was made; of the usual kind where that is not known any more.

@@ -44,16 +44,23 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
     };
     let named = targets.clone();
     let external = cluster.has_own_datastore();
+    let exist = cluster.nodes.iter().filter(|n| n.ssh.is_some() && names.contains(&n.name.as_str()));
+    let exist: Vec<&str> = exist.map(|n| n.name.as_str()).collect();
+    let stay = match exist.len() {
+        0 => String::new(),
+        n if n == names.len() => " The machines stay: k3s is uninstalled there.".to_owned(),
+        _ => format!(" The machines of {} stay: k3s is uninstalled there.", exist.join(", ")),
+    };
     let question = match whole {
         true => format!(
-            "This destroys the cluster `{}` with {}: {}. Continue?",
+            "This destroys the cluster `{}` with {}: {}.{stay} Continue?",
             cluster.name,
             if external { "all but what is in the datastore of `datastore-endpoint`" } else { "its data" },
             names.join(", ")
         ),
         false => {
             let whose = if names.len() == 1 { "its" } else { "their" };
-            format!("This destroys {} with {whose} data. Continue?", names.join(", "))
+            format!("This destroys {} with {whose} data.{stay} Continue?", names.join(", "))
         }
     };
     let ask = |world: &World| {

@@ -7,14 +7,13 @@ use super::args::Exec;
 use super::context::Context;
 use super::error::{CliError, with_kind};
 use super::{out, print};
-use crate::access::World;
 use crate::engine::StepError;
 use crate::explain::{printable, without_name};
 use crate::os::lines::Lines;
 use crate::os::many;
-use crate::os::process::{quote, shell_line};
+use crate::os::process::shell_line;
 use crate::spec::Node;
-use crate::ssh::{self, Bound, Output, Remote, Root};
+use crate::ssh::{self, Bound, Output, Remote};
 use crate::state::StateDir;
 use crate::ui::{Format, Tone};
 
@@ -43,10 +42,14 @@ pub fn exec(context: &Context, args: &Exec) -> Result<(), CliError> {
             )),
         };
         let mut lines = Lines::default();
-        let (mut remote, line) = remote_for(&world, node, args.root, &line)?;
         // As much as the user's own command says.
         let bound = Bound::from(args.timeout).at_most(u64::MAX);
-        let output = remote.exec(&line, b"", bound, &mut |bytes| lines.push(bytes, &mut tell));
+        let mut heard = |bytes: &[u8]| lines.push(bytes, &mut tell);
+        let output = match args.root {
+            true => Remote::new(world.login(node)?, world.cancel.clone())
+                .exec_as_root(&line, b"", bound, &mut heard),
+            false => world.users_remote(node)?.exec(&line, b"", bound, &mut heard),
+        };
         // Also what came before it was cut off.
         lines.finish(&mut tell);
         ended(output)
@@ -96,17 +99,4 @@ fn ended(done: Result<Output, ssh::Error>) -> Result<i32, StepError> {
             signal.map(|signal| 128 + signal as i32).ok_or_else(|| error.into())
         }
     }
-}
-
-/// The way to a node for the command, and the command as it is to be run there.
-fn remote_for(world: &World, node: &Node, root: bool, line: &str) -> Result<(Remote, String), StepError> {
-    if !root {
-        return Ok((world.users_remote(node)?, line.to_owned()));
-    }
-    let login = world.login(node)?;
-    let line = match login.root() {
-        Root::Already => line.to_owned(),
-        root => format!("{}sh -c {}", root.prefix(), quote(line)),
-    };
-    Ok((Remote::new(login, world.cancel.clone()), line))
 }

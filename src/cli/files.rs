@@ -58,13 +58,16 @@ pub fn validate(context: &Context) -> Result<(), CliError> {
         return here::json(context);
     }
     let cluster = context.warned(here::told(context)?)?;
+    let network = match cluster.network.is_none() {
+        true => "machines that exist already".to_owned(),
+        false => format!("network {}", cluster.network.cidr),
+    };
     eprintln!(
-        "{}: cluster `{}`, {}, {}, network {}",
+        "{}: cluster `{}`, {}, {}, {network}",
         context.global.file.display(),
         cluster.name,
         count(cluster.servers().count(), "server"),
         count(cluster.workers().count(), "worker"),
-        cluster.network.cidr
     );
     Ok(())
 }

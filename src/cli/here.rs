@@ -42,7 +42,7 @@ pub fn must_fit(context: &Context, plan: &Plan) -> Result<(), CliError> {
 fn remarks(context: &Context, cluster: &Cluster) -> Vec<Remark> {
     // Whether there is a provider at all is not a matter of the spec.
     let state = StateDir::of(cluster.home(), &cluster.name);
-    let kind = context.kind(cluster, &state).ok();
+    let kind = context.provider(cluster, &state).ok();
     let mut all: Vec<Remark> = of_box(context, cluster, kind).into_iter().collect();
     all.extend(of_artifacts(context, cluster));
     all
@@ -56,6 +56,9 @@ fn of_box(context: &Context, cluster: &Cluster, kind: Option<Kind>) -> Option<Re
         (has != kind.name()).then(|| format!("this box is for {has}, and the machines are to be of {kind}"))
     };
     const FITS: &str = "Give a box for that provider, or set `provider`.";
+    if kind == Some(Kind::Ssh) {
+        return None;
+    }
     let name = match &cluster.image {
         BoxRef::Definition(name) => name,
         BoxRef::Path(path) => {

@@ -2,15 +2,48 @@
 
 use std::io::IsTerminal;
 
+use std::time::Duration;
+
 use super::context::Context;
 use super::error::{CliError, code};
+use super::out::print;
 use super::{out, ssh as ssh_verb};
 use crate::access::listens;
 use crate::k3s;
 use crate::os::process::{Cmd, quote};
-use crate::spec::Node;
-use crate::ssh;
+use crate::spec::{Cluster, Node};
+use crate::ssh::{self, Bound, Remote};
 use crate::state::StateDir;
+
+/// What goes through p1's own session: `logs -f` of a pod too.
+const BOUND: Duration = Duration::from_secs(24 * 3600);
+
+/// Where sudo asks for a password p1 gives it, and the system's ssh cannot: what kubectl reads is read here before, and what
+/// it says comes as one stream.
+fn with_password(context: &Context, cluster: Cluster, server: &str, line: &str) -> Result<(), CliError> {
+    use std::io::Read;
+    let state = StateDir::of(cluster.home(), &cluster.name);
+    let world = context.world(cluster.clone(), context.kind(&cluster, &state)?);
+    let mut input = Vec::new();
+    if !std::io::stdin().is_terminal() {
+        std::io::stdin().read_to_end(&mut input).map_err(|e| {
+            CliError::new(code::FAILED, format!("what kubectl is to read cannot be read: {e}"), "")
+        })?;
+    }
+    let node = world.cluster.node(server).expect("one of its servers");
+    let mut remote = Remote::new(world.login(node)?, world.cancel.clone());
+    let bound = Bound::from(BOUND).at_most(u64::MAX);
+    let mut tell = |bytes: &[u8]| print(String::from_utf8_lossy(bytes).into_owned());
+    let done =
+        remote.exec_as_root(line, &input, bound, &mut tell).map_err(|e| CliError::of(code::FAILED, &e))?;
+    match done.status {
+        0 => Ok(()),
+        status => {
+            let what = format!("kubectl ended with exit code {status}");
+            Err(CliError::told(u8::try_from(status).unwrap_or(code::FAILED), what))
+        }
+    }
+}
 
 /// Runs kubectl; its exit code is p1's.
 pub fn kubectl(context: &Context, args: &[String]) -> Result<(), CliError> {
@@ -61,12 +94,16 @@ pub fn kubectl(context: &Context, args: &[String]) -> Result<(), CliError> {
     let bound = std::time::Duration::from_secs(2);
     let answers = |s: &&&Node| servers.len() == 1 || listens(&machines, s, bound);
     let server = servers.iter().find(answers).unwrap_or(&servers[0]).name.clone();
-    let host = ssh_verb::host(context, cluster, &server)?;
-    let mut line = format!("{}k3s kubectl", host.root.prefix());
+    let mut line = "k3s kubectl".to_owned();
     for arg in args {
         line.push(' ');
         line.push_str(&quote(arg));
     }
+    if cluster.node(&server).is_some_and(|node| node.ssh.as_ref().is_some_and(|ssh| ssh.password.is_some())) {
+        return with_password(context, cluster, &server, &line);
+    }
+    let host = ssh_verb::host(context, cluster, &server)?;
+    let line = format!("{}{line}", host.root.prefix());
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     ssh_verb::exit("kubectl", out::hand_over(&ssh::interactive(&host, &[line], terminal))?)
 }

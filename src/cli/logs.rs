@@ -17,7 +17,7 @@ use crate::journal;
 use crate::os::cancel::Level;
 use crate::os::lines::Lines;
 use crate::spec::Cluster;
-use crate::ssh::Bound;
+use crate::ssh::{Bound, Remote};
 use crate::state::StateDir;
 use crate::ui::Format;
 
@@ -100,8 +100,7 @@ fn lines_of(
         true => Bound::from(FOLLOWED).at_most(u64::MAX),
         false => Bound::from(LISTED).at_most(MOST_LISTED),
     };
-    let root = world.way(node)?.root.prefix();
-    let line = format!("{root}{}", world.guest(node).service().log(unit, args.lines, args.follow));
+    let line = world.guest(node).service().log(unit, args.lines, args.follow);
     let mut tell = |line: &str| {
         let line = context.shown(line);
         match context.ui.format {
@@ -114,8 +113,8 @@ fn lines_of(
         }
     };
     let mut lines = Lines::default();
-    let mut remote = world.users_remote(node)?;
-    let done = remote.exec(&line, b"", bound, &mut |bytes| lines.push(bytes, &mut tell));
+    let mut remote = Remote::new(world.login(node)?, world.cancel.clone());
+    let done = remote.exec_as_root(&line, b"", bound, &mut |bytes| lines.push(bytes, &mut tell));
     lines.finish(&mut tell);
     match done {
         Err(error) if error.cancelled() && out::ended() => Ok(()),

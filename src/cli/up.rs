@@ -14,7 +14,10 @@ use super::plan;
 use super::run::{self, Job};
 use crate::access::World;
 use crate::event::VerbName;
+use crate::observe::look_at_ground;
+use crate::observed::preflight::Finding;
 use crate::plan::{ClusterStep, NodeStep, Plan};
+use crate::ui::{Tone, count};
 use crate::verbs::Verb;
 
 /// Makes the cluster as the spec says.
@@ -71,6 +74,9 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
             eprintln!("note: {note}");
         }
         preflight(context, world, plan)?;
+        if !args.skip_preflight {
+            existing(context, world)?;
+        }
         Ok(ask_for_namespaces(context, world))
     })?;
     run::verdict(&report)?;
@@ -96,6 +102,31 @@ fn ask_for_namespaces(context: &Context, world: &World) -> Vec<String> {
         }
     }
     agreed
+}
+
+/// Whether k3s can run on the machines that exist already: of all of them everything is told, before anything is changed.
+fn existing(context: &Context, world: &World) -> Result<(), CliError> {
+    let findings = look_at_ground(world);
+    let shown = |f: &Finding| {
+        let text = format!("{}: {}", f.node, f.what);
+        context.shown(&if f.remedy.is_empty() { text } else { format!("{text}. {}", f.remedy) })
+    };
+    let (problems, warnings): (Vec<&Finding>, Vec<&Finding>) = findings.iter().partition(|f| f.problem);
+    for finding in warnings {
+        eprintln!("{} {}", context.paint().tone(Tone::Warn, "warning:"), shown(finding));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let what = match problems.len() {
+        1 => "a machine is not ready for k3s".to_owned(),
+        n => format!("machines are not ready for k3s: {}", count(n, "finding")),
+    };
+    let hint = "Nothing was changed on them. `p1 up --skip-preflight` begins all the same.";
+    Err(CliError {
+        evidence: problems.into_iter().map(shown).collect(),
+        ..CliError::new(code::HOST, what, hint)
+    })
 }
 
 /// Machines can only be made on a host that is ready for it; told before anything is begun.

@@ -8,6 +8,7 @@
 mod facts;
 mod fault;
 mod linux;
+pub mod preflight;
 mod systemd;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use facts::{Activity, NodeFacts, Unit, parse, script};
 pub use fault::{LACKS, Strike, UNHEALED};
+pub use preflight::{Ground, Peer, Protocol, Reached};
 
 use crate::k3s::Said;
 use crate::render;

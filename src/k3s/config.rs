@@ -38,9 +38,17 @@ pub fn api_port(server: &Node) -> u16 {
     number.and_then(|n| u16::try_from(n).ok()).unwrap_or(6443)
 }
 
-/// Where a server's API is, and where others join through it: `https://IP:PORT`.
+/// A node's address for others: its outer one where the spec says so.
+pub fn external_ip(node: &Node) -> Option<&str> {
+    node.config.get("node-external-ip")?.as_str()
+}
+
+/// Where a server's API is, and where others join through it: `https://IP:PORT`. Where flannel goes by outer addresses, so
+/// do they.
 pub fn server_url(server: &Node) -> String {
-    format!("https://{}:{}", server.ip, api_port(server))
+    let outer = server.config.get("flannel-external-ip").and_then(Value::as_bool) == Some(true);
+    let ip = external_ip(server).filter(|_| outer).map_or_else(|| server.ip.to_string(), str::to_owned);
+    format!("https://{ip}:{}", api_port(server))
 }
 
 /// Where the kubeconfig finds the cluster's API: the spec's own endpoint, else this server.
@@ -76,6 +84,7 @@ pub fn config_yaml(cluster: &Cluster, node: &Node, iface: &str, tokens: &Tokens,
         set("advertise-address", node.ip.to_string().into());
         let mut names = vec![node.ip.to_string()];
         names.extend(cluster.servers().map(|s| s.ip.to_string()));
+        names.extend(cluster.servers().filter_map(external_ip).map(str::to_owned));
         names.extend(cluster.k3s.endpoint.iter().map(|e| e.host.clone()));
         set("tls-san", merged(node, "tls-san", &names).into());
     }
@@ -236,6 +245,19 @@ mod tests {
         let text = config_yaml(&cluster, &cluster.nodes[0], "eth1", &tokens(), &Join::Init);
         assert!(text.contains("cluster-init: true\n") && !text.contains("server:"), "{text}");
         assert_eq!(api_url(&cluster, &cluster.nodes[1]), "https://k3s.lan:7443");
+    }
+
+    #[test]
+    fn where_flannel_goes_by_outer_addresses_nodes_join_by_them() {
+        let config = "{node-external-ip: 192.0.2.7, flannel-external-ip: true}";
+        let cluster = fixture::of(vec![node("a", Role::Server, 110, config)]);
+        let text = config_yaml(&cluster, &cluster.nodes[0], "eth0", &tokens(), &Join::Alone);
+        for line in ["node-ip: \"192.168.56.110\"", "node-external-ip: \"192.0.2.7\"", "  - \"192.0.2.7\""] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(server_url(&cluster.nodes[0]), "https://192.0.2.7:6443");
+        let plain = fixture::of(vec![node("a", Role::Server, 110, "{node-external-ip: 192.0.2.7}")]);
+        assert_eq!(server_url(&plain.nodes[0]), "https://192.168.56.110:6443");
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::existing::{Existing, Users};
 use super::{
     Base, BoxInfo, Cap, Engine, Error, Hear, Holdings, Hosting, Keep, Kind, Link, Machine, Machines, Made,
-    Make, PowerSwitch, Provision, Reach, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Tools, Way,
-    open,
+    Make, PowerSwitch, Provision, Reach, Release, Resize, Results, Snapshot, Snapshots, Suspend, Throttle,
+    Tools, Way, open,
 };
 use crate::os::Cancel;
 use crate::os::process::Cmd;
@@ -31,6 +32,8 @@ pub struct Here {
     pub reach: Option<Reach>,
     /// What must not be asked of a proxy.
     pub no_proxy: String,
+    /// What the user has for getting into machines that exist already.
+    pub users: Users,
     /// At most so many nodes at a time.
     pub jobs: usize,
 }
@@ -58,9 +61,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The machines of a cluster whose machines are of that kind.
-    pub fn open(kind: Kind, here: Here) -> Self {
-        Self::new(open(kind, here), Vec::new())
+    /// The machines of a cluster whose machines are of that kind, but for those of these nodes, which exist already.
+    pub fn open(kind: Kind, here: Here, exist: BTreeSet<String>) -> Self {
+        let others: Vec<(BTreeSet<String>, Box<dyn Machines>)> = match kind {
+            Kind::Ssh => Vec::new(),
+            _ if exist.is_empty() => Vec::new(),
+            _ => vec![(exist.clone(), Box::new(Existing::open(&here, exist.clone())))],
+        };
+        Self::new(open(kind, here, exist), others)
     }
 
     /// `usual` has the machines of all nodes but those that `others` have.
@@ -136,6 +144,7 @@ impl Fleet {
     /// The same of all nodes, those that left the spec and are noted still included.
     pub fn ids(&self, cluster: &Cluster) -> BTreeMap<String, String> {
         let mut ids: BTreeMap<String, String> = self.makers().flat_map(Make::noted).collect();
+        ids.extend(self.all().filter_map(|machines| machines.release()).flat_map(Release::noted));
         let unmade = cluster.nodes.iter().filter(|n| self.of(&n.name).make().is_none());
         ids.extend(unmade.filter_map(|n| Some((n.name.clone(), self.id(&n.name)?))));
         ids
@@ -210,6 +219,11 @@ impl Fleet {
     /// Who slows the disk of the node's machine down.
     pub fn throttle(&self, node: &str) -> Result<&dyn Throttle, Error> {
         self.of(node).throttle().ok_or_else(|| Error::cannot(node, Cap::Throttle))
+    }
+
+    /// Who lets go of the node's machine.
+    pub fn release(&self, node: &str) -> Result<&dyn Release, Error> {
+        self.of(node).release().ok_or_else(|| Error::cannot(node, Cap::Release))
     }
 
     /// Whose the cluster's network is and the machines of these names are, as far as they are made.

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use super::making::{Making, Place};
 use super::vagrant::{self, Libvirt, Vagrant};
 use super::{
-    Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Keep, Kind,
-    Leftovers, Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision,
+    Arranged, Base, BoxInfo, Caps, Error, FileDisk, Hear, Heard, Here, Holdings, Hosting, Hypervisor, Keep,
+    Kind, Leftovers, Limit, Link, Machine, Machines, Made, Make, Note, Orphan, Owner, PowerSwitch, Provision,
     Reach, Resize, Results, Snapshot, Snapshots, Suspend, Throttle, Way,
 };
 use crate::explain::Explain;
@@ -206,6 +206,7 @@ impl Machines for Local {
             root: Root::Sudo,
             opened: self.maker.opens(),
             jump: None,
+            arranged: Arranged::default(),
         })
     }
 

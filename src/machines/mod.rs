@@ -21,10 +21,11 @@ use sha2::{Digest, Sha256};
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, files, process};
-use crate::spec::{Cluster, EngineChoice, LibvirtUri, ProviderChoice, Role};
+use crate::spec::{Cluster, EngineChoice, LibvirtUri, ProviderChoice, Role, SshAccess};
 use crate::{render, ssh};
 
 pub use batch::Batch;
+pub use existing::{Users, existing};
 pub use fleet::{Cpu, Fleet, Here};
 pub use fork::{Reach, address_of, port_file, settle};
 #[cfg(test)]
@@ -33,8 +34,8 @@ pub use keep::{Keep, Kept, PREFIX as KEPT_PREFIX, keeper};
 pub use libvirt::{KEYS_OF_BOX, cache as disk_cache};
 pub use owner::{Claimant, Held, Holdings, Owner, Whose};
 pub use seam::{
-    Base, Cap, Caps, Hear, Heard, Limit, Link, Machines, Make, Orphan, PowerSwitch, Provision, Resize,
-    Results, Snapshots, Suspend, Throttle, Way,
+    Arranged, Base, Cap, Caps, Hear, Heard, Limit, Link, Machines, Make, Orphan, PowerSwitch, Provision,
+    Release, Resize, Results, Snapshots, Suspend, Throttle, Way,
 };
 pub use snapshot::{Note, Snapshot};
 
@@ -42,6 +43,7 @@ pub use crate::spec::Size;
 
 mod batch;
 mod direct;
+mod existing;
 mod filedisk;
 mod fleet;
 mod fork;
@@ -66,6 +68,8 @@ pub enum Kind {
     Libvirt,
     /// Oracle VirtualBox.
     Virtualbox,
+    /// Nobody p1 works with: they exist, and are reached over SSH.
+    Ssh,
 }
 
 impl Kind {
@@ -74,6 +78,7 @@ impl Kind {
         match self {
             Self::Libvirt => "libvirt",
             Self::Virtualbox => "virtualbox",
+            Self::Ssh => "ssh",
         }
     }
 
@@ -83,6 +88,7 @@ impl Kind {
             ProviderChoice::Auto => None,
             ProviderChoice::Libvirt => Some(Self::Libvirt),
             ProviderChoice::Virtualbox => Some(Self::Virtualbox),
+            ProviderChoice::Ssh => Some(Self::Ssh),
         }
     }
 
@@ -244,6 +250,9 @@ pub struct Made {
     pub nics: u8,
     /// What the spec's box stood for then.
     pub image: String,
+    /// How it is reached, if it existed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Box<SshAccess>>,
 }
 
 /// How a machine outlives a power cut of this host, and whether it comes back after it.
@@ -820,10 +829,11 @@ trait Hypervisor: Send + Sync {
 }
 
 /// Who has the machines of that kind.
-fn open(kind: Kind, here: Here) -> Box<dyn Machines> {
+fn open(kind: Kind, here: Here, exist: BTreeSet<String>) -> Box<dyn Machines> {
     let hypervisor: Box<dyn Hypervisor> = match kind {
         Kind::Libvirt => Box::new(libvirt::Libvirt::new(here.tools.clone())),
         Kind::Virtualbox => Box::new(virtualbox::VirtualBox::new(&here.tools)),
+        Kind::Ssh => return Box::new(existing::Existing::open(&here, exist)),
     };
     Box::new(local::Local::open(hypervisor, here))
 }

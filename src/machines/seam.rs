@@ -14,7 +14,7 @@ use super::{BoxInfo, Error, FileDisk, Holdings, Hosting, Keep, Kind, Machine, Ma
 use crate::os::process::Cmd;
 use crate::os::{Cancel, orphan};
 use crate::spec::{Cluster, Node};
-use crate::ssh::Root;
+use crate::ssh::{Known, Password, Root};
 
 /// What may be asked of a machine beside being reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,13 @@ pub enum Cap {
     Link,
     /// Its disk is slowed down: [`Throttle`].
     Throttle,
+    /// It stays when its node goes, and what was done to it is taken back: [`Release`].
+    Release,
 }
 
 impl Cap {
     /// Every one of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Make,
         Self::Power,
         Self::Resize,
@@ -51,12 +53,13 @@ impl Cap {
         Self::Provision,
         Self::Link,
         Self::Throttle,
+        Self::Release,
     ];
 
     /// Why nothing of the kind is done to a machine that lacks it, as a sentence without its full stop.
     pub fn lacking(self) -> &'static str {
         match self {
-            Self::Make => "p1 neither makes nor destroys its machine",
+            Self::Make => "p1 neither makes nor destroys its machine, which is reached over SSH",
             Self::Power => "p1 cannot switch its machine on or off",
             Self::Resize => "p1 cannot change the size of its machine",
             Self::Snapshot => "p1 cannot take snapshots of its machine",
@@ -65,6 +68,7 @@ impl Cap {
             Self::Provision => "Vagrant does not manage its machine",
             Self::Link => "p1 cannot pull the network cable of its machine",
             Self::Throttle => "p1 cannot slow down the disk of its machine",
+            Self::Release => "p1 destroys its machine",
         }
     }
 }
@@ -77,8 +81,8 @@ impl Caps {
     /// To be reached and nothing else.
     #[allow(dead_code, reason = "of machines that are only reached, which tests have")]
     pub const NONE: Self = Self(0);
-    /// All that there is.
-    pub const ALL: Self = Self((1 << Cap::ALL.len()) - 1);
+    /// All that there is of a machine that is made.
+    pub const ALL: Self = Self(((1 << Cap::ALL.len()) - 1) & !(1 << Cap::Release as u8));
 
     /// Whether it may be asked for that.
     pub fn has(self, cap: Cap) -> bool {
@@ -97,6 +101,7 @@ impl Caps {
             Cap::Provision => machines.provision().is_some(),
             Cap::Link => machines.link().is_some(),
             Cap::Throttle => machines.throttle().is_some(),
+            Cap::Release => machines.release().is_some(),
         };
         Self(Cap::ALL.iter().filter(|cap| has(cap)).map(|cap| 1 << *cap as u8).sum())
     }
@@ -121,6 +126,21 @@ pub struct Way {
     pub opened: bool,
     /// The way to the host through which it is reached, if it is not reached from this one.
     pub jump: Option<Box<Way>>,
+    /// What else its user has arranged for it.
+    pub arranged: Arranged,
+}
+
+/// What a user has arranged to get into a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arranged {
+    /// The command that carries the connection.
+    pub proxy: Option<String>,
+    /// What sudo asks for.
+    pub password: Option<Password>,
+    /// The socket of an agent that has keys.
+    pub agent: Option<PathBuf>,
+    /// The host keys that it may have, where some are known before the first contact or must be.
+    pub known: Option<Known>,
 }
 
 /// Machines of one kind on one host. Every call is bounded.
@@ -195,6 +215,11 @@ pub trait Machines: Send + Sync {
 
     /// Slows their disks down.
     fn throttle(&self) -> Option<&dyn Throttle> {
+        None
+    }
+
+    /// Lets go of them.
+    fn release(&self) -> Option<&dyn Release> {
         None
     }
 }
@@ -551,4 +576,13 @@ pub trait Throttle: Send + Sync {
         limit: Option<Limit>,
         stop: &Cancel,
     ) -> Result<(), Error>;
+}
+
+/// Machines that stay when their nodes go. What p1 did to one is taken back over SSH before.
+pub trait Release: Send + Sync {
+    /// As [`Make::noted`].
+    fn noted(&self) -> BTreeMap<String, String>;
+
+    /// Forgets which machine the node had: the next one may be another.
+    fn forget(&self, node: &str) -> Result<(), Error>;
 }

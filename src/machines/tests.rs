@@ -42,6 +42,7 @@ impl Machines for SshOnly {
             root: Root::Sudo,
             opened: false,
             jump: None,
+            arranged: Arranged::default(),
         })
     }
 
@@ -67,8 +68,10 @@ fn of(kind: Kind, engine: Engine, dir: &Path) -> Fleet {
             homes: (dir.join("home"), None),
             dir: dir.join(".p1/iot"),
             no_proxy: String::new(),
+            users: Users::default(),
             jobs: 2,
         },
+        BTreeSet::new(),
     )
 }
 
@@ -78,9 +81,13 @@ fn what_machines_are_said_to_be_able_to_is_what_can_be_done_with_them() {
     let by = |kind, engine| of(kind, engine, dir.path());
     let but = |without: &[Cap]| Cap::ALL.into_iter().filter(|c| !without.contains(c)).collect::<Vec<_>>();
     let all = [
-        (by(Kind::Libvirt, Engine::Vagrant), but(&[])),
-        (by(Kind::Libvirt, Engine::Direct), but(&[Cap::Provision])),
-        (by(Kind::Virtualbox, Engine::Vagrant), but(&[Cap::Suspend, Cap::Keep, Cap::Link, Cap::Throttle])),
+        (by(Kind::Libvirt, Engine::Vagrant), but(&[Cap::Release])),
+        (by(Kind::Libvirt, Engine::Direct), but(&[Cap::Provision, Cap::Release])),
+        (
+            by(Kind::Virtualbox, Engine::Vagrant),
+            but(&[Cap::Suspend, Cap::Keep, Cap::Link, Cap::Throttle, Cap::Release]),
+        ),
+        (by(Kind::Ssh, Engine::Direct), vec![Cap::Release]),
         (Fleet::new(Box::new(SshOnly), vec![]), but(&Cap::ALL)),
     ];
     for (fleet, wanted) in all {

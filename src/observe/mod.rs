@@ -2,6 +2,7 @@
 
 pub mod apps;
 mod host;
+mod preflight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use host::{
     look_at_box, look_at_files, look_at_given, look_at_hosting, look_at_images, look_at_provisioners,
     made_from, running,
 };
+pub use preflight::look_at_ground;
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Observed, View, ready};
 use crate::guest::{Activity, NodeFacts};
 use crate::k3s;
-use crate::machines::{MachineState, Made, Whose};
+use crate::machines::{Cap, MachineState, Made, Whose};
 use crate::plan::{Check, ClusterStep, K3sState, NodeStep, Plan, StepName};
 use crate::spec::{Cluster, Node, Release, Role};
 
@@ -238,8 +238,15 @@ pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, Strin
             };
             (Loss::Cluster, format!("all data of the cluster `{cluster}`: {why}"))
         }
+        Role::Server if view.can(node).has(Cap::Release) => (
+            Loss::Disk,
+            "what k3s has on its disk; the cluster's data is on the other servers as well".to_owned(),
+        ),
         Role::Server => {
             (Loss::Disk, "what is on its disk; the cluster's data is on the other servers as well".to_owned())
+        }
+        Role::Worker if view.can(node).has(Cap::Release) => {
+            (Loss::Disk, "what k3s has on its disk, volumes of pods included".to_owned())
         }
         Role::Worker => (Loss::Disk, "what is on its disk, volumes of pods included".to_owned()),
     }
@@ -316,7 +323,7 @@ fn of_cluster(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
         ));
     }
     let present = |n: &&String| seen.machines.get(*n).is_some_and(|m| m.state != MachineState::Absent);
-    let mut made = seen.made.iter().filter(|(n, _)| present(n)).map(|(_, m)| m);
+    let mut made = seen.made.iter().filter(|(n, m)| present(n) && m.ssh.is_none()).map(|(_, m)| m);
     if let Some(made) = made.find(|m| m.cidr != cluster.network.cidr || m.nics != cluster.network.nics) {
         let cards = |n: u8| if n == 1 { "1 card".to_owned() } else { format!("{n} cards") };
         let (is, wants) = (
@@ -367,13 +374,23 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     }
     let mut all = Vec::new();
     let (loss, lost) = lost_with(view, &as_made(view, node), &[]);
-    let runs = matches!(machine.state, MachineState::Running | MachineState::Paused);
+    let stays = machine.can.has(Cap::Release);
+    let runs = matches!(machine.state, MachineState::Running | MachineState::Paused) && !stays;
     let stopped = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     let replace = |kind, what: String| Drift {
         lost: Some(lost.clone()),
         loss,
         interrupts: stopped,
-        ..finding(Some(node), kind, what, Mend::Replace, "its machine is recreated and joins again")
+        ..finding(
+            Some(node),
+            kind,
+            what,
+            Mend::Replace,
+            match stays {
+                true => "k3s is uninstalled there, and it joins again",
+                false => "its machine is recreated and joins again",
+            },
+        )
     };
     let made = seen.made.get(&node.name);
     if let Some(made) = made.filter(|m| m.ip != node.ip) {
@@ -573,6 +590,12 @@ fn of_object(view: &View<'_>, node: &Node) -> Kind {
 fn former(view: &View<'_>, node: &Node) -> Drift {
     let machine = view.seen.machines.get(&node.name).filter(|m| m.state != MachineState::Absent);
     let (kind, what, then, (loss, lost)) = match machine {
+        Some(machine) if machine.can.has(Cap::Release) => (
+            Kind::VmExtra,
+            "the spec does not have it".to_owned(),
+            "it leaves the cluster, and k3s is uninstalled there; its machine stays",
+            lost_with(view, node, &[]),
+        ),
         Some(machine) => (
             Kind::VmExtra,
             format!("the spec does not have it, and its machine is {}", machine.state),
@@ -598,7 +621,9 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         Some(successor) => format!("{then}; {} is made new at its address", successor.name),
         None => then.to_owned(),
     };
-    let runs = machine.is_some_and(|m| matches!(m.state, MachineState::Running | MachineState::Paused));
+    let runs = machine.is_some_and(|m| {
+        matches!(m.state, MachineState::Running | MachineState::Paused) && !m.can.has(Cap::Release)
+    });
     let interrupts = if runs { Interrupts::Machine } else { Interrupts::Nothing };
     Drift { lost: Some(lost), loss, interrupts, ..finding(Some(node), kind, what, Mend::Remove, then) }
 }
@@ -635,7 +660,7 @@ pub fn former_nodes(cluster: &Cluster, seen: &Observed, made: &BTreeMap<String, 
         });
         let role = made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role);
         let ip = made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Node::former(name.clone(), role, ip)
+        Node { ssh: made.and_then(|m| m.ssh.clone()), ..Node::former(name.clone(), role, ip) }
     })
     .collect()
 }

@@ -6,6 +6,7 @@ pub mod drift;
 pub mod faults;
 pub mod files;
 pub mod images;
+pub mod preflight;
 pub mod quorum;
 pub mod ready;
 pub mod refusal;

@@ -98,6 +98,7 @@ steps! {
         Provision = "provision",
         Push = "push",
         Ready = "ready",
+        Release = "release",
         Resize = "resize",
         Restore = "restore",
         Service = "service",

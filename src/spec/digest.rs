@@ -21,6 +21,9 @@ pub fn digest(cluster: &Cluster) -> String {
     if let BoxRef::Path(path) = &mut moved.image {
         relative(path);
     }
+    for access in moved.nodes.iter_mut().filter_map(|node| node.ssh.as_mut()) {
+        access.key.as_mut().map(relative);
+    }
     let artifacts = &mut moved.k3s.artifacts;
     artifacts.dir.as_mut().map(relative);
     for source in artifacts.binary.iter_mut().chain(&mut artifacts.installer).chain(&mut artifacts.images) {

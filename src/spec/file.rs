@@ -8,12 +8,12 @@ use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
     Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, HostName,
-    Hosts, Image, Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries, Taints, Text, Time,
-    Version,
+    Hosts, Image, Jump, KeyPath, Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries,
+    SshHost, Taints, Text, Time, User, Version,
 };
 use super::{
-    BakeChoice, BoxRef, Endpoint, EngineChoice, LibvirtUri, ProviderChoice, ProvisionType, Role, Slot,
-    Source, TokenSource,
+    Ask, BakeChoice, BecomeChoice, BoxRef, Endpoint, EngineChoice, HostKeys, LibvirtUri, ProviderChoice,
+    ProvisionType, Role, Slot, Source, TokenSource,
 };
 
 object! {
@@ -21,7 +21,7 @@ object! {
     File {
         /// The cluster's name: a DNS label. Machines, network and kubeconfig are named after it.
         required name: Name,
-        /// What makes the machines; auto takes libvirt or VirtualBox, whichever works on this host.
+        /// What makes the machines; auto takes libvirt or VirtualBox, whichever works on this host. ssh: they exist already.
         optional provider: ProviderChoice = "auto",
         /// What drives libvirt: vagrant, or direct, which needs no Vagrant; auto takes Vagrant where it is installed.
         optional engine: EngineChoice = "auto",
@@ -48,6 +48,8 @@ object! {
         optional keep_images: Flag = true,
         /// Names beside the nodes' own that every node knows by its /etc/hosts: {registry.test: 10.11.0.4}.
         optional hosts: Hosts,
+        /// How machines that exist already are reached, where a node's own `ssh` does not say otherwise.
+        optional ssh: SshFile,
         /// The machines: an odd number of servers and any number of workers.
         required nodes: Vec<Option<At<NodeFile>>>,
         /// The proxy by which k3s and containerd reach what is outside; the cluster's own networks are left out of it.
@@ -106,6 +108,29 @@ object! {
 }
 
 object! {
+    /// How machines that exist already are reached; what is left out is what the user's `ssh_config` says.
+    SshFile {
+        /// A name or an address, or a name of the user's `ssh_config`. Default: the node's `ip`.
+        optional host: SshHost,
+        /// Who logs in.
+        optional user: User,
+        /// Where its SSH server listens.
+        optional port: Count<1, 65535>,
+        /// The private key that opens it. Default: those of the user's `ssh_config`, and of the agent.
+        optional key: KeyPath,
+        /// The host through which it is reached, as `ssh -J` takes it; several with commas, the nearest one first.
+        optional jump: Jump,
+        /// How that user becomes root, if it is not root.
+        optional r#become: BecomeChoice = "sudo",
+        /// What sudo asks for: {from: prompt}, or {from: NAME}, a variable of p1's environment. It is sent by standard input.
+        optional sudo_password: Ask,
+        /// pin: a host key that the user's known_hosts does not have is taken at the first contact and defended from then on;
+        /// known: it has to be in there.
+        optional host_key: HostKeys = "pin",
+    }
+}
+
+object! {
     /// A machine, or several alike with count.
     NodeFile {
         /// A DNS label; with count, machines are called NAME-1, NAME-2, ...
@@ -119,6 +144,12 @@ object! {
         optional count: Count<0, 250>,
         /// Its address; without it the next free one of the network. With count: the first one's.
         optional ip: Address,
+        /// What makes this machine, where it is not what makes the others. ssh: it exists already.
+        optional provider: ProviderChoice,
+        /// How this machine, which exists already, is reached.
+        optional ssh: SshFile,
+        /// Its address for others, where that is not `ip`: k3s' node-external-ip.
+        optional external_ip: Address,
         /// Virtual processors. Default: 2 for a server, 1 for a worker.
         optional cpus: Count<1, 256>,
         /// MiB, or a text with a unit such as 2GiB. Default: 2048 for a server, 1024 for a worker.

@@ -41,14 +41,16 @@ pub fn name_for(any: &str) -> String {
 /// A commented spec. It begins with the line by which editors find the schema.
 pub fn init(options: &Init) -> String {
     let Init { name, servers, workers, cidr, .. } = options;
-    let provider = options.provider.word();
     // What begins with a digit may be a number (`12`, `0e0`, `0x1f`), and a few words are values of their own.
     let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&name.as_str());
     let name = match name.starts_with(|c: char| c.is_ascii_digit()) || word {
         true => format!("\"{name}\""),
         false => name.clone(),
     };
-    let (servers, workers) = (nodes(Role::Server, *servers), nodes(Role::Worker, *workers));
+    let machines = match options.provider {
+        ProviderChoice::Ssh => existing(cidr, *servers, *workers),
+        _ => made(options),
+    };
     let t = TIMEOUTS;
     let timeouts = [
         ("boot", t.boot),
@@ -65,30 +67,12 @@ pub fn init(options: &Init) -> String {
     format!(
         "# yaml-language-server: $schema=./{SCHEMA_FILE}
 #
-# A k3s cluster of virtual machines. `p1 validate` checks this file, `p1 plan` shows what would
+# A k3s cluster. `p1 validate` checks this file, `p1 plan` shows what would
 # be done, `p1 up` does it. Lines that are commented out show what else there is.
 
 name: {name}
 
-# What makes the machines: libvirt, virtualbox, or auto for whichever works on this host.
-provider: {provider}
-
-# What they start from: a definition in boxes/, {{path: my.box}}, or {{url: .., sha256: ..}}.
-box: {image}
-
-network:
-  # The nodes' private network. Its first address is this host's.
-  cidr: {cidr}
-
-nodes:
-{servers}{workers}  # An address is chosen unless it is given. A node can also have labels, taints and settings.
-  # - name: storage
-  #   ip: {ip}
-  #   cpus: 2
-  #   memory: 4GiB
-  #   labels: {{example.org/tier: storage}}
-  #   taints: [\"example.org/tier=storage:NoSchedule\"]
-
+{machines}
 k3s:
   # stable, latest, testing, or a minor version such as v1.34.
   channel: {channel}
@@ -121,8 +105,62 @@ k3s:
 # timeouts: {{{timeouts}}}
 # retry: {{{retry}}}
 ",
-        image = defaults::BOX,
         channel = defaults::CHANNEL,
+    )
+}
+
+/// The part of machines that p1 makes.
+fn made(options: &Init) -> String {
+    let (servers, workers) = (nodes(Role::Server, options.servers), nodes(Role::Worker, options.workers));
+    format!(
+        "# What makes the machines: libvirt, virtualbox, or auto for whichever works on this host.
+provider: {provider}
+
+# What they start from: a definition in boxes/, {{path: my.box}}, or {{url: .., sha256: ..}}.
+box: {image}
+
+network:
+  # The nodes' private network. Its first address is this host's.
+  cidr: {cidr}
+
+nodes:
+{servers}{workers}  # An address is chosen unless it is given. A node can also have labels, taints and settings.
+  # - name: storage
+  #   ip: {ip}
+  #   cpus: 2
+  #   memory: 4GiB
+  #   labels: {{example.org/tier: storage}}
+  #   taints: [\"example.org/tier=storage:NoSchedule\"]
+",
+        provider = options.provider.word(),
+        image = defaults::BOX,
+        cidr = options.cidr,
+        ip = example_address(&options.cidr),
+    )
+}
+
+/// The part of machines that exist already.
+fn existing(cidr: &str, servers: u32, workers: u32) -> String {
+    let net: Option<ipnet::Ipv4Net> = cidr.parse().ok();
+    let mut addresses = net.into_iter().flat_map(|net| net.hosts()).skip(10);
+    let mut nodes = |role: Role, count: u32| -> String {
+        let name = |i: u32| if count == 1 { role.to_string() } else { format!("{role}-{i}") };
+        let line = |i: u32| {
+            let ip = addresses.next().unwrap_or(std::net::Ipv4Addr::new(192, 168, 1, 21));
+            format!("  - {{name: {}, role: {role}, ip: {ip}}}\n", name(i))
+        };
+        (1..=count).map(line).collect()
+    };
+    let (servers, workers) = (nodes(Role::Server, servers), nodes(Role::Worker, workers));
+    format!(
+        "# The machines exist already and are reached over SSH; what is left out is as ~/.ssh/config says.
+provider: ssh
+# ssh: {{user: pi, key: ~/.ssh/id_ed25519}}
+
+nodes:
+  # Their own addresses, at which they reach each other. How one is reached from here may differ:
+  # {{name: far, ip: {ip}, ssh: {{host: far.example.org, jump: bastion}}}}
+{servers}{workers}",
         ip = example_address(cidr),
     )
 }

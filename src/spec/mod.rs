@@ -51,7 +51,6 @@ pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
 pub use schema::schema;
 pub use secret::{conceal, masked, secrets};
 pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
-pub use variables::Environment;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -81,7 +80,8 @@ pub struct Cluster {
     /// What the machines start from.
     #[serde(rename = "box")]
     pub image: BoxRef,
-    /// Where they meet.
+    /// Where they meet; of no size where none of them is p1's own.
+    #[serde(skip_serializing_if = "Network::is_none")]
     pub network: Network,
     /// Disks that do not survive a power cut of the host, for speed.
     #[serde(skip_serializing_if = "is_false")]
@@ -171,7 +171,67 @@ shape::choices! {
         Libvirt = "libvirt",
         /// Oracle VirtualBox.
         Virtualbox = "virtualbox",
+        /// Nothing: they exist, and are reached over SSH.
+        Ssh = "ssh",
     }
+}
+
+shape::choices! {
+    /// How a user who is not root becomes root.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    BecomeChoice {
+        #[default]
+        Sudo = "sudo",
+        /// OpenBSD's, in its portable form.
+        Doas = "doas",
+    }
+}
+
+shape::choices! {
+    /// Which host keys count.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    HostKeys {
+        /// One that the user's known_hosts has, or else the one of the first contact.
+        #[default]
+        Pin = "pin",
+        /// One that the user's known_hosts has.
+        Known = "known",
+    }
+}
+
+/// Where a password is had from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// The user is asked.
+    Prompt,
+    /// A variable of p1's environment.
+    Env(String),
+}
+
+/// How a machine that exists already is reached; what is none is as the user's `ssh_config` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshAccess {
+    /// A name or an address, or a name of the user's `ssh_config`.
+    pub host: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Absolute, or below `~/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// As `ssh -J` takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jump: Option<String>,
+    /// How root's work is done.
+    #[serde(default)]
+    pub r#become: BecomeChoice,
+    /// What sudo asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Ask>,
+    #[serde(default)]
+    pub host_key: HostKeys,
 }
 
 shape::choices! {
@@ -300,6 +360,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// That of a cluster of machines that exist already: p1 makes none.
+    pub fn none() -> Self {
+        Self { cidr: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 32).expect("a network"), nics: 1 }
+    }
+
+    /// Whether there is none of p1's.
+    pub fn is_none(&self) -> bool {
+        self.cidr.prefix_len() == 32
+    }
+
     /// The host's address in the network.
     pub fn gateway(&self) -> Ipv4Addr {
         self.cidr.hosts().next().unwrap_or(self.cidr.network())
@@ -345,8 +415,11 @@ pub struct Node {
     pub hostname: Option<String>,
     /// What it is for.
     pub role: Role,
-    /// Its address in [`Network::cidr`].
+    /// Its address: in [`Network::cidr`], where its machine is p1's own.
     pub ip: Ipv4Addr,
+    /// How its machine is reached, if it exists already and is not p1's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Box<SshAccess>>,
     /// What its machine is to have; none where p1 does not say, as of a node that has left the spec.
     #[serde(flatten)]
     pub size: Option<Size>,
@@ -362,16 +435,8 @@ pub struct Node {
 impl Node {
     /// One that the spec does not have, with what is known of it all the same.
     pub fn former(name: String, role: Role, ip: Ipv4Addr) -> Self {
-        Self {
-            name,
-            hostname: None,
-            role,
-            ip,
-            size: None,
-            labels: Vec::new(),
-            taints: Vec::new(),
-            config: Yaml::new(),
-        }
+        let (labels, taints, config) = Default::default();
+        Self { name, hostname: None, role, ip, ssh: None, size: None, labels, taints, config }
     }
 }
 

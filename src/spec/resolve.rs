@@ -17,7 +17,7 @@ use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
     Artifacts, BakeChoice, BoxRef, Cluster, EngineChoice, K3s, Libvirt, Network, Node, ProviderChoice,
-    Release, Retry, Role, Rollout, Timeouts, Verify, Yaml, provision, validate,
+    Release, Retry, Role, Rollout, SshAccess, Timeouts, Verify, Yaml, provision, validate,
 };
 
 /// More machines than this are a slip of the finger.
@@ -39,16 +39,20 @@ pub(super) struct Draft<'f> {
     pub ip_at: Option<Span>,
     /// The number in a group made by `count`, from 0.
     pub index: u32,
+    /// How its machine is reached, if it exists already.
+    pub ssh: Option<Box<SshAccess>>,
 }
 
 /// Works everything out and reports what does not go together. `None` if there is any error.
 pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
-    let network = network(&file.network);
     let (mut drafts, whole) = drafts(file, report);
     validate::nodes(file, &drafts, whole, report);
     validate::hosts(file, &drafts, report);
+    let made = drafts.is_empty() || drafts.iter().any(|d| d.ssh.is_none());
+    let network = if made { network(&file.network) } else { Some(Network::none()) };
     validate::k3s(file, &drafts, report);
     validate::limits(file, report);
+    validate::existing(file, &drafts, report);
     let provision = provision::all(file, &drafts, report);
     validate::apps(file, report);
     environment::check(file, report);
@@ -56,7 +60,9 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         validate::network(network, at, report);
         validate::addresses(&drafts, network, report);
-        choose_addresses(&mut drafts, network, report);
+        if !network.is_none() {
+            choose_addresses(&mut drafts, network, report);
+        }
     }
     let config = |of: fn(&K3sFile) -> &Field<Config>| file.k3s.value().and_then(|k| of(k).value());
     let common = config(|k| &k.config);
@@ -91,6 +97,9 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let node_role = draft.role?;
         let layers = [common, role(node_role), draft.file.config.value()];
         let mut config = layered(&layers, node_role);
+        if let Some(external) = draft.file.external_ip.value() {
+            config.insert(EXTERNAL_IP.into(), external.0.to_string().into());
+        }
         let (cpus, memory) = defaults::size(node_role);
         let mut labels = taken(&mut config, "node-label");
         labels.extend(draft.file.labels.value().map(|l| l.0.clone()).unwrap_or_default());
@@ -101,10 +110,11 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
             hostname: draft.hostname.clone().filter(|hostname| Some(hostname) != draft.name.as_ref()),
             role: node_role,
             ip: draft.ip?,
-            size: Some(super::Size {
+            size: draft.ssh.is_none().then(|| super::Size {
                 cpus: draft.file.cpus.value().map_or(cpus, |c| c.0),
                 memory: draft.file.memory.value().map_or(memory, |m| m.0),
             }),
+            ssh: draft.ssh.clone(),
             labels: last_of_each(labels, |label| label.split('=').next().unwrap_or_default()),
             taints: last_of_each(taints, |taint| taint),
             config,
@@ -123,10 +133,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     // Nobody else makes machines there.
     let (provider, engine) = match libvirt.is_session() {
         true => (ProviderChoice::Libvirt, EngineChoice::Direct),
-        false => (
-            file.provider.value().copied().unwrap_or_default(),
-            file.engine.value().copied().unwrap_or_default(),
-        ),
+        false => (maker(file, &drafts), file.engine.value().copied().unwrap_or_default()),
     };
     Some(Cluster {
         name: file.name.value()?.0.clone(),
@@ -209,15 +216,21 @@ fn drafts<'f>(file: &'f File, report: &mut Report<'_>) -> (Vec<Draft<'f>>, bool)
                 return (out, false);
             }
             let given = node.ip.get();
+            let host = node.ssh.value().and_then(|ssh| ssh.host.get());
+            // A machine that exists has the address by which it is reached, if it is reached by one.
+            let by_host = || Some((host?.value.0.parse::<Ipv4Addr>().ok()?, host?.at));
+            let given = given.map(|ip| (ip.value.0, ip.at)).or_else(by_host);
+            let ip = given.and_then(|(ip, _)| u32::from(ip).checked_add(index)).map(Ipv4Addr::from);
             out.push(Draft {
+                ssh: access(file, node, ip),
                 file: node,
                 name: node.name.value().map(|n| numbered(&n.0, count.map(|_| index + 1))),
                 name_at,
                 hostname: node.hostname.value().map(|h| numbered(&h.0, count.map(|_| index + 1))),
                 role,
                 role_at: node.role.get().map_or(name_at, |r| r.at),
-                ip: given.and_then(|ip| u32::from(ip.value.0).checked_add(index)).map(Ipv4Addr::from),
-                ip_at: given.map(|ip| ip.at),
+                ip,
+                ip_at: given.map(|(_, at)| at),
                 index,
             });
         }
@@ -234,6 +247,48 @@ fn numbered(name: &str, number: Option<u32>) -> String {
     }
 }
 
+/// How k3s is told of an address for others.
+pub(super) const EXTERNAL_IP: &str = "node-external-ip";
+
+/// What makes the machines that are made; nothing where none is.
+fn maker(file: &File, drafts: &[Draft<'_>]) -> ProviderChoice {
+    let own = |draft: &Draft<'_>| draft.file.provider.value().copied();
+    let made: Vec<&Draft<'_>> = drafts.iter().filter(|d| d.ssh.is_none()).collect();
+    match (made.is_empty(), file.provider.value().copied().unwrap_or_default()) {
+        (true, _) => ProviderChoice::Ssh,
+        (false, ProviderChoice::Ssh) => made.iter().find_map(|d| own(d)).unwrap_or_default(),
+        (false, choice) => choice,
+    }
+}
+
+/// How a node's machine is reached, if it exists already: by its own word, else by the cluster's.
+fn access(file: &File, node: &NodeFile, ip: Option<Ipv4Addr>) -> Option<Box<SshAccess>> {
+    let exists = match node.provider.value().copied() {
+        Some(choice) => choice == ProviderChoice::Ssh,
+        None => file.provider.value() == Some(&ProviderChoice::Ssh) || !matches!(node.ssh, Field::Missing),
+    };
+    if !exists {
+        return None;
+    }
+    let (own, common) = (node.ssh.value(), file.ssh.value());
+    macro_rules! of {
+        ($key:ident) => {
+            own.and_then(|s| s.$key.value()).or(common.and_then(|s| s.$key.value()))
+        };
+    }
+    let address = ip.map(|ip| ip.to_string()).unwrap_or_default();
+    Some(Box::new(SshAccess {
+        host: own.and_then(|s| s.host.value()).map_or(address, |host| host.0.clone()),
+        user: of!(user).map(|user| user.0.clone()),
+        port: of!(port).and_then(|port| u16::try_from(port.0).ok()),
+        key: of!(key).map(|key| key.0.clone()),
+        jump: of!(jump).map(|jump| jump.0.clone()),
+        r#become: of!(r#become).copied().unwrap_or_default(),
+        password: of!(sudo_password).cloned(),
+        host_key: of!(host_key).copied().unwrap_or_default(),
+    }))
+}
+
 /// Gives the machines without an address the next free one, in the order of the file.
 fn choose_addresses(drafts: &mut [Draft<'_>], network: &Network, report: &mut Report<'_>) {
     let mut used: std::collections::HashSet<u32> =
@@ -244,7 +299,7 @@ fn choose_addresses(drafts: &mut [Draft<'_>], network: &Network, report: &mut Re
     // People expect the low addresses to be somebody else's: .11 comes first where there is room.
     let start = if network.cidr.prefix_len() <= 27 { first + 10 } else { first };
     let mut free = (start..=last).chain(first..start).filter(|ip| !used.contains(ip));
-    for draft in drafts.iter_mut().filter(|d| d.ip_at.is_none()) {
+    for draft in drafts.iter_mut().filter(|d| d.ip_at.is_none() && d.ssh.is_none()) {
         // A bad address was reported and keeps its place free.
         if draft.file.ip.is_bad() {
             continue;

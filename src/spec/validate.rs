@@ -163,11 +163,12 @@ pub(super) fn network(network: &Network, at: Option<Span>, report: &mut Report<'
 /// The addresses that the spec gives.
 pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Report<'_>) {
     let net = network.cidr;
-    let (first, last) = (u32::from(net.network()) + 2, u32::from(net.broadcast()) - 1);
+    let (first, last) = (u32::from(net.network()) + 2, u32::from(net.broadcast()).saturating_sub(1));
     let range = format!("Take one from {} to {}.", Ipv4Addr::from(first), Ipv4Addr::from(last));
     let mut taken: HashMap<Ipv4Addr, Span> = HashMap::new();
     for draft in drafts {
         let Some(at) = draft.ip_at else { continue };
+        let exists = draft.ssh.is_some();
         let who = match (&draft.name, draft.index) {
             (Some(name), 1..) => format!(" (`{name}`)"),
             _ => String::new(),
@@ -176,7 +177,10 @@ pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Re
             report.error(at, format!("the addresses end before{who}"), &range);
             continue;
         };
-        let wrong = if !net.contains(&ip) {
+        let wrong = if exists {
+            let odd = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
+            odd.then(|| "is not the address of a machine".to_owned())
+        } else if !net.contains(&ip) {
             Some(format!("is outside of the network {net}"))
         } else if ip == network.gateway() {
             Some("is the host's own address in the network, the gateway".to_owned())
@@ -189,7 +193,8 @@ pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Re
             None
         };
         if let Some(wrong) = wrong {
-            report.error(at, format!("{ip}{who} {wrong}"), &range);
+            let help = if exists { "Write the address by which the other nodes reach it." } else { &range };
+            report.error(at, format!("{ip}{who} {wrong}"), help);
         } else if let Some(other) = taken.get(&ip) {
             let help = format!(
                 "Line {} has it too. Without `ip` a node gets the next free one.",
@@ -428,6 +433,90 @@ fn alike(layers: &Layers<'_>, key: &str, default: &str) -> Vec<String> {
     words
 }
 
+/// Machines that exist already: what is said of them, and what is not for them.
+pub(super) fn existing(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
+    use super::ProviderChoice as Choice;
+    let all = !drafts.is_empty() && drafts.iter().all(|d| d.ssh.is_some());
+    for draft in drafts.iter().filter(|d| d.index == 0) {
+        let node = draft.file;
+        if draft.ssh.is_none() {
+            if let Some(ssh) = node.ssh.get() {
+                let help = "Write `provider: ssh` for a machine that exists already, or remove `ssh`.";
+                report.error(ssh.at, "`ssh` is for machines that exist already", help);
+            }
+            let whole = file.provider.value().copied().unwrap_or_default();
+            let own =
+                node.provider.get().filter(|own| !matches!(own.value, Choice::Auto) && own.value != whole);
+            if let Some(own) = own.filter(|_| !matches!(whole, Choice::Ssh)) {
+                let help =
+                    format!("All machines that p1 makes are of one provider, here `{}`.", whole.word());
+                report.error(own.at, "a node cannot be made by another provider than the others", help);
+            }
+            continue;
+        }
+        let others = [
+            ("cpus", node.cpus.get().map(|v| v.at)),
+            ("memory", node.memory.get().map(|v| v.at)),
+            ("hostname", node.hostname.get().map(|v| v.at)),
+        ];
+        for (key, at) in others {
+            if let Some(at) = at {
+                let help = "p1 gives a machine that exists already neither size nor hostname; remove it.";
+                report.error(at, format!("`{key}` is for machines that p1 makes"), help);
+            }
+        }
+        let host = node.ssh.value().and_then(|ssh| ssh.host.get());
+        if let Some(host) = host.filter(|_| node.count.value().is_some_and(|count| count.0 > 1)) {
+            let help = "With `count` each is reached by its own address: remove `host`, or write the nodes one by one.";
+            report.error(host.at, "several machines cannot have one `host`", help);
+        }
+        if draft.ip.is_none() && draft.ip_at.is_none() && !node.ip.is_bad() {
+            let help = "Write `ip`, the address by which the other nodes reach it.";
+            report.error(
+                draft.name_at,
+                "p1 does not choose the address of a machine that exists already",
+                help,
+            );
+        }
+        let password = node.ssh.value().and_then(|ssh| ssh.sudo_password.get());
+        let doas = draft.ssh.as_ref().is_some_and(|ssh| ssh.r#become == super::BecomeChoice::Doas);
+        if let Some(password) = password.filter(|_| doas) {
+            let help = "doas reads it from a terminal alone. Let it do without: `permit nopass USER` in /etc/doas.conf.";
+            report.error(password.at, "doas cannot be given a password", help);
+        }
+    }
+    if let Some(host) = file.ssh.value().and_then(|ssh| ssh.host.get()) {
+        let help = "It stands at each node; without it a node is reached by its `ip`.";
+        report.error(host.at, "`host` is not the same for all nodes", help);
+    }
+    if let Some(ssh) = file.ssh.get().filter(|_| !drafts.is_empty() && drafts.iter().all(|d| d.ssh.is_none()))
+    {
+        let help = "No node has `provider: ssh`. Write it for those that exist already, or for all, or remove `ssh`.";
+        report.error(ssh.at, "`ssh` is for machines that exist already", help);
+    }
+    if !all {
+        return;
+    }
+    let set = |on: Option<(Span, bool)>| on.filter(|(_, on)| *on).map(|(at, _)| at);
+    let bakes = file.bake.get().map(|b| (b.at, b.value == super::BakeChoice::Auto));
+    let keys = [
+        ("box", file.r#box.get().map(|v| v.at)),
+        ("network", file.network.get().map(|v| v.at)),
+        ("libvirt", file.libvirt.get().map(|v| v.at)),
+        ("engine", file.engine.get().map(|v| v.at)),
+        ("disposable", set(file.disposable.get().map(|v| (v.at, v.value.0)))),
+        ("autostart", set(file.autostart.get().map(|v| (v.at, v.value.0)))),
+        ("keep", set(file.keep.get().map(|v| (v.at, v.value.0)))),
+        ("bake", set(bakes)),
+    ];
+    for (key, at) in keys {
+        if let Some(at) = at {
+            let help = "All machines of this spec exist already. Remove it.";
+            report.error(at, format!("`{key}` is for machines that p1 makes"), help);
+        }
+    }
+}
+
 /// Bounds that depend on each other.
 pub(super) fn limits(file: &File, report: &mut Report<'_>) {
     let virtualbox = file.provider.value() == Some(&super::ProviderChoice::Virtualbox);
@@ -445,7 +534,9 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
         report.error(asked.at, format!("`engine: {}` is for libvirt only", asked.value.word()), help);
     }
     let session = libvirt(file, virtualbox, report);
+    let exist = file.provider.value() == Some(&super::ProviderChoice::Ssh);
     let (without, instead) = match (session, own) {
+        _ if exist => ("provider: ssh".to_owned(), "provider: libvirt"),
         (true, _) => (format!("uri: {SESSION}"), "uri: qemu:///system"),
         (false, Some(engine)) => (format!("engine: {}", engine.value.word()), "engine: vagrant"),
         (false, None) => (String::new(), ""),

@@ -19,6 +19,10 @@ pub struct Host {
     pub known_hosts: PathBuf,
     /// The host through which it is reached.
     pub jump: Option<Box<Host>>,
+    /// The command that carries the connection otherwise.
+    pub proxy: Option<String>,
+    /// Keys of an agent's may open it too.
+    pub agent: bool,
 }
 
 impl Host {
@@ -31,7 +35,7 @@ impl Host {
             ("Port", self.endpoint.port.to_string()),
             ("User", self.endpoint.user.clone()),
             ("IdentityFile", path(&self.key)),
-            ("IdentitiesOnly", "yes".to_owned()),
+            ("IdentitiesOnly", if self.agent { "no" } else { "yes" }.to_owned()),
             ("HostKeyAlias", self.endpoint.node.clone()),
             ("UserKnownHostsFile", path(&self.known_hosts)),
             ("GlobalKnownHostsFile", "/dev/null".to_owned()),
@@ -40,7 +44,10 @@ impl Host {
             ("PasswordAuthentication", "no".to_owned()),
             ("LogLevel", "ERROR".to_owned()),
         ];
-        all.extend(self.jump.as_deref().map(|jump| ("ProxyCommand", jump.carrying())));
+        let proxy = || self.proxy.as_ref().map(|command| command.replace('%', "%%"));
+        all.extend(
+            self.jump.as_deref().map(Host::carrying).or_else(proxy).map(|line| ("ProxyCommand", line)),
+        );
         all
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libssh2_sys::{LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_TIMEOUT};
@@ -21,6 +21,8 @@ const PAUSES: [Duration; 3] =
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// What libssh2 may spend by itself where it is not polled: on closing a channel that is dropped.
 const DROP: Duration = Duration::from_secs(2);
+/// So many keys of an agent's are tried, lest sshd give up on the login before (`MaxAuthTries`).
+const AGENTS_KEYS: usize = 4;
 /// Cheap for both ends, and what every OpenSSH of the last ten years has.
 const KEX: &str = "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,\
     diffie-hellman-group14-sha256,diffie-hellman-group16-sha512";
@@ -63,6 +65,9 @@ pub struct Login {
     pub options: Options,
     /// The host through which this one is reached, if it is not reached from here: its endpoint is as that one sees it.
     pub jump: Option<Box<Login>>,
+    /// The command of this host's whose standard input and output are the connection, in place of one over TCP:
+    /// ssh_config(5), `ProxyCommand`, with its tokens expanded.
+    pub proxy: Option<String>,
 }
 
 impl Login {
@@ -77,8 +82,10 @@ impl Login {
 pub enum Root {
     /// As it is: it is root.
     Already,
-    /// By `sudo -n`.
+    /// By sudo.
     Sudo,
+    /// By `doas -n`; what doas would ask for it reads from a terminal alone.
+    Doas,
 }
 
 impl Root {
@@ -87,6 +94,7 @@ impl Root {
         match self {
             Self::Already => "",
             Self::Sudo => "sudo -n ",
+            Self::Doas => "doas -n ",
         }
     }
 
@@ -112,8 +120,33 @@ pub struct Options {
     /// emulated as qemu64 has no AES instructions: OpenSSL in it does 164 MB/s of ChaCha20-Poly1305,
     /// 32 MB/s of AES-GCM (and as `max` 59 and 45 MB/s); on real hardware both outrun a virtual disk.
     pub ciphers: String,
-    /// How root work is done; by default through `sudo -n` unless the login name is `root`.
+    /// How root work is done; by default through sudo unless the login name is `root`.
     pub root: Option<Root>,
+    /// What sudo asks for, where it asks.
+    pub password: Option<Password>,
+    /// The socket of an agent that may have keys which open it (ssh-agent(1)): asked after the key files.
+    pub agent: Option<PathBuf>,
+}
+
+/// What a user is asked for by sudo. It is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// Without the end of its line.
+    pub fn new(text: &str) -> Self {
+        Self(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    pub(super) fn line(&self) -> String {
+        format!("{}\n", self.0)
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 impl Default for Options {
@@ -127,6 +160,8 @@ impl Default for Options {
                 aes128-ctr,aes192-ctr,aes256-ctr"
                 .to_owned(),
             root: None,
+            password: None,
+            agent: None,
         }
     }
 }
@@ -145,16 +180,32 @@ pub fn connect(login: &Login, cancel: &Cancel) -> Result<Session, Error> {
         }
         None => None,
     };
-    let tcp = match &through {
-        Some(tunnel) => TcpStream::connect_timeout(&tunnel.address(), login.options.connect)
+    let mut carrier = None;
+    let tcp = match (&through, &login.proxy) {
+        (Some(tunnel), _) => TcpStream::connect_timeout(&tunnel.address(), login.options.connect)
             .map_err(|error| at.network(&error, login.options.connect))?,
-        None => at.tcp(login, cancel)?,
+        (None, Some(command)) => {
+            let (tcp, child) = Carrier::start(command).map_err(|e| Error::Proxy {
+                node: at.node.clone(),
+                command: command.clone(),
+                reason: e.to_string(),
+            })?;
+            carrier = Some(child);
+            tcp
+        }
+        (None, None) => at.tcp(login, cancel)?,
     };
-    let session = handshake(login, tcp, cancel, &at).map_err(|error| match error {
+    let session = handshake(login, tcp, cancel, &at).map_err(|error| match (error, &login.proxy) {
         _ if cancel.aborted() => Error::Cancelled { node: at.node.clone() },
-        error => error,
+        // It ended before anybody spoke SSH.
+        (Error::Banner { node, reason, .. }, Some(command)) => {
+            Error::Proxy { node, command: command.clone(), reason }
+        }
+        (error, _) => error,
     })?;
-    Ok(session.through(through))
+    let mut session = session.through(through, carrier);
+    session.prove_password()?;
+    Ok(session)
 }
 
 /// Tries to log in until it works, at most for `bound`. `on_wait` is told each reason why it does
@@ -272,16 +323,22 @@ fn handshake(login: &Login, tcp: TcpStream, cancel: &Cancel, at: &At) -> Result<
     let end = Instant::now() + bound;
     let setup =
         |reason: String| Error::Handshake { node: at.node.clone(), address: at.address.clone(), reason };
-    // Small packets go back and forth; waiting to fill them would cost 40 ms each.
-    tcp.set_nodelay(true).map_err(|e| setup(e.to_string()))?;
+    // Small packets go back and forth; waiting to fill them would cost 40 ms each. A socket that a program carries on
+    // knows no such delay.
+    if login.proxy.is_none() || login.jump.is_some() {
+        tcp.set_nodelay(true).map_err(|e| setup(e.to_string()))?;
+    }
     let mut ssh = ssh2::Session::new().map_err(|e| setup(e.to_string()))?;
     ssh.set_timeout(u32::try_from(DROP.as_millis()).expect("it is small"));
     let mine = tcp.try_clone().map_err(|e| setup(e.to_string()))?;
     ssh.set_tcp_stream(mine);
     // The pinned kind first: a machine that has it must show it.
-    let pinned = login.known_hosts.keys(&login.endpoint.node)?;
-    let mut kinds: Vec<&str> = pinned.iter().map(HostKey::kind).collect();
-    kinds.retain(|kind| *kind != "ssh-rsa");
+    let pinned = login.known_hosts.wanted(&login.endpoint.node)?;
+    let kind = |key| match HostKey::kind(key) {
+        "ssh-rsa" => "rsa-sha2-512,rsa-sha2-256",
+        kind => kind,
+    };
+    let mut kinds: Vec<&str> = pinned.iter().map(kind).collect();
     kinds.push(HOST_KEYS);
     let host_keys = kinds.join(",");
     for (method, preference) in [
@@ -340,6 +397,12 @@ fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> 
         }
     }
     // A damaged key is no reason to say that the node refuses a good one.
+    if let Some(socket) = &login.options.agent
+        && let Some(key) = by_agent(session, socket, login, end, at)?
+    {
+        session.key = key;
+        return Ok(());
+    }
     let worse = login.keys.iter().find_map(|key| Some((key.clone(), keys::damage(key)?)));
     if let Some((path, reason)) = worse.or(damaged.map(|path| (path, "it cannot be read as a key"))) {
         return Err(Error::Key { path, reason: reason.to_owned() });
@@ -352,6 +415,65 @@ fn authenticate(session: &mut Session, login: &Login, end: Instant, at: &At) -> 
             user: user.clone(),
             tried,
         }),
+    }
+}
+
+/// Logs in by a key that an agent has; the name that the agent gives the key. None if none of its keys is taken, or if
+/// nobody answers there: the files may do.
+fn by_agent(
+    session: &mut Session,
+    socket: &Path,
+    login: &Login,
+    end: Instant,
+    at: &At,
+) -> Result<Option<PathBuf>, Error> {
+    let Ok(mut agent) = session.ssh().agent() else { return Ok(None) };
+    if agent.set_identity_path(socket).is_err() {
+        return Ok(None);
+    }
+    let ready = session
+        .drive(end, |_| agent.connect())
+        .and_then(|()| session.drive(end, |_| agent.list_identities()));
+    let keys = match ready {
+        Ok(()) => agent.identities().unwrap_or_default(),
+        Err(Stuck::Ssh(_)) => return Ok(None),
+        Err(stuck) => return Err(at.stuck(stuck, "asking the agent for its keys", login.options.login)),
+    };
+    for key in keys.iter().take(AGENTS_KEYS) {
+        match session.drive(end, |_| agent.userauth(&login.endpoint.user, key)) {
+            Ok(()) => return Ok(Some(format!("agent: {}", key.comment()).into())),
+            Err(Stuck::Ssh(_)) => {}
+            Err(stuck) => return Err(at.stuck(stuck, "logging in by the agent", login.options.login)),
+        }
+    }
+    Ok(None)
+}
+
+/// A program that carries a connection.
+pub struct Carrier(std::process::Child);
+
+impl Carrier {
+    /// Starts it in a group of its own, its standard input and output one socket. A Unix socket behaves as a TCP one in all
+    /// that is asked of it here: to be polled, read, written, shut down.
+    fn start(command: &str) -> io::Result<(TcpStream, Self)> {
+        use std::os::fd::OwnedFd;
+        use std::os::unix::net::UnixStream;
+        use std::os::unix::process::CommandExt as _;
+        use std::process::{Command, Stdio};
+        let (ours, theirs) = UnixStream::pair()?;
+        let again = theirs.try_clone()?;
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!("exec {command}")).process_group(0);
+        shell.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(OwnedFd::from(again)));
+        let child = shell.stderr(Stdio::null()).spawn()?;
+        Ok((TcpStream::from(OwnedFd::from(ours)), Self(child)))
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

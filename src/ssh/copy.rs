@@ -158,8 +158,8 @@ impl Session {
         on_output: &mut dyn FnMut(&[u8]),
         on_sent: &mut dyn FnMut(u64),
     ) -> Result<Output, Error> {
-        let command = self.as_root(root, &format!("sh -c {}", quote(&format!("{BEGIN}{script}"))));
-        let output = self.run(Task { what, command: &command, input, bound, on_output, on_sent })?;
+        let command = format!("sh -c {}", quote(&format!("{BEGIN}{script}")));
+        let output = self.run(Task { what, command: &command, root, input, bound, on_output, on_sent })?;
         let output = self.check_sudo(root, output)?;
         if output.status == 0 {
             return Ok(output);

@@ -151,7 +151,8 @@ impl Session {
         let silence = (Duration::from_secs(WINDOW) + self.answer).min(left);
         let output = self.run(Task {
             what: job.name,
-            command: &self.as_root(true, "sh -s"),
+            command: "sh -s",
+            root: true,
             input: &mut text.as_bytes(),
             bound: Bound::new(left, silence).at_most(MAX_BYTES),
             on_output: &mut |bytes| {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Root;
 use crate::explain::{Again, Explain, FailureKind, seconds, without_name};
 use crate::os::{files, process};
 
@@ -73,6 +74,8 @@ pub enum Error {
         pinned: String,
         /// The fingerprint that was offered.
         offered: String,
+        /// The name under which that file has it.
+        entry: String,
     },
     /// No key is pinned, and learning one was not allowed.
     #[error("{node}: {} has no host key for it (it offers {offered})", file.display())]
@@ -177,7 +180,14 @@ pub enum Error {
         user: String,
         /// In sudo's words.
         reason: String,
+        /// By which program.
+        by: Root,
+        /// Whether it was given a password.
+        asked: bool,
     },
+    /// The command that is to carry the connection does not.
+    #[error("{node}: the ProxyCommand `{command}` gives no connection ({reason})")]
+    Proxy { node: String, command: String, reason: String },
     /// The node's disk cannot hold the file.
     #[error("{node}: no space for {path}, which needs {} MB{}", needed.div_ceil(1_000_000), left(*free))]
     DiskFull {
@@ -277,6 +287,7 @@ impl Error {
                 | Self::NoRoute { .. }
                 | Self::Timeout { .. }
                 | Self::Banner { .. }
+                | Self::Proxy { .. }
                 | Self::Handshake { .. }
                 | Self::AuthRefused { .. }
                 | Self::Lost { .. }
@@ -328,20 +339,39 @@ impl Explain for Error {
             Self::Banner { .. } => {
                 "sshd may be starting, or refuse because of too many logins at once.".to_owned()
             }
-            Self::HostKeyChanged { node, file, .. } => format!(
-                "If this VM was re-created outside p1, forget its former key: ssh-keygen -R {node} -f {}. Otherwise \
+            Self::HostKeyChanged { entry, file, .. } => format!(
+                "If this machine was re-created outside p1, forget its former key: ssh-keygen -R {} -f {}. Otherwise \
                  another machine answers at its address.",
+                crate::os::process::quote(entry),
                 crate::os::process::quote_os(file.as_os_str())
             ),
-            Self::HostKeyUnknown { .. } => "Run `p1 up`, which learns it at first contact.".to_owned(),
+            Self::HostKeyUnknown { .. } => {
+                "Compare it with the machine's own, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there. If it is the same, \
+                 `ssh` to it once and say yes, or have p1 take the key of the first contact: `ssh: {host_key: pin}`."
+                    .to_owned()
+            }
             Self::AuthRefused { user, .. } => format!(
                 "The public part of one of these keys must be in ~{user}/.ssh/authorized_keys on the node."
             ),
             Self::Unreachable { last, .. } => return last.hint(),
-            Self::NoSudo { user, .. } => format!(
-                "p1 needs passwordless sudo: put `{user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d on the \
-                 node, as Vagrant boxes have it."
+            Self::NoSudo { asked: true, .. } => {
+                "Give another password: `ssh: {sudo_password: ..}` in the spec says where p1 has it from."
+                    .to_owned()
+            }
+            Self::NoSudo { user, by: Root::Doas, .. } => format!(
+                "p1 needs doas without a password: put `permit nopass {user}` into /etc/doas.conf on the node."
             ),
+            Self::NoSudo { user, reason, .. } if reason.contains("not found") => format!(
+                "Log in as root (`ssh: {{user: root}}`), install sudo for {user}, or say `ssh: {{become: doas}}`."
+            ),
+            Self::NoSudo { user, .. } => format!(
+                "p1 needs sudo without a password: put `{user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d on the \
+                 node, as Vagrant boxes have it. Of a machine that is not p1's own the spec can say where the password is: \
+                 `ssh: {{sudo_password: {{from: prompt}}}}`."
+            ),
+            Self::Proxy { command, .. } => {
+                format!("Try it by hand; it has to answer with an SSH greeting: {command}")
+            }
             Self::DiskFull { node, .. } => format!(
                 "Free some space on the node (`p1 exec {node} -- df -h` shows where it went), or use a box with a \
                  larger disk."
@@ -368,9 +398,10 @@ impl Explain for Error {
 
     fn next(&self) -> Vec<String> {
         match self {
-            Self::HostKeyChanged { node, file, .. } => {
-                let file = crate::os::process::quote_os(file.as_os_str());
-                vec![format!("ssh-keygen -R {node} -f {file}"), "p1 retry".to_owned()]
+            Self::HostKeyChanged { entry, file, .. } => {
+                let (entry, file) =
+                    (crate::os::process::quote(entry), crate::os::process::quote_os(file.as_os_str()));
+                vec![format!("ssh-keygen -R {entry} -f {file}"), "p1 retry".to_owned()]
             }
             Self::Unreachable { last, .. } => last.next(),
             _ => Vec::new(),
@@ -398,6 +429,7 @@ impl Explain for Error {
             | Self::NoRoute { .. }
             | Self::Timeout { .. }
             | Self::Banner { .. }
+            | Self::Proxy { .. }
             | Self::Handshake { .. } => FailureKind::Unreachable,
             Self::Unreachable { last, .. } => last.kind(),
             Self::HostKeyChanged { .. } => FailureKind::Conflict,

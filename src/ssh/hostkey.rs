@@ -38,9 +38,26 @@ impl HostKey {
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&self.blob)))
     }
 
+    /// Those in the lines of a known_hosts file, whomever they are for.
+    pub fn of_lines(text: &str) -> Vec<Self> {
+        let plain = text.lines().filter(|line| !line.starts_with(['#', '@']));
+        let blob = |line: &str| STANDARD.decode(line.split_whitespace().nth(2)?).ok();
+        plain.filter_map(blob).map(|blob| Self { blob }).collect()
+    }
+
     fn line(&self, node: &str) -> String {
         format!("{node} {} {}\n", self.kind(), STANDARD.encode(&self.blob))
     }
+}
+
+/// What a file of host keys has for a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// None where the machine has to be in there and is not.
+    pub keys: Vec<HostKey>,
+    pub file: PathBuf,
+    /// What it is called there.
+    pub entry: String,
 }
 
 /// The known_hosts file of a cluster, and whether a node without an entry gets one.
@@ -48,6 +65,8 @@ impl HostKey {
 pub struct KnownHosts {
     path: PathBuf,
     learn: bool,
+    /// What a node has to have that has no entry yet.
+    expected: Option<Known>,
 }
 
 /// Threads of several nodes pin at the same time, into one file. (Another p1 is kept out by the
@@ -57,18 +76,34 @@ static WRITING: Mutex<()> = Mutex::new(());
 impl KnownHosts {
     /// A node's key is pinned at first contact.
     pub fn learning(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), learn: true }
+        Self { path: path.into(), learn: true, expected: None }
     }
 
     /// A node without a pinned key is refused.
     pub fn pinned(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), learn: false }
+        Self { path: path.into(), learn: false, expected: None }
+    }
+
+    /// A node's key is pinned at first contact, where it is one of these.
+    #[must_use]
+    pub fn expecting(mut self, known: Known) -> Self {
+        self.expected = Some(known);
+        self
     }
 
     /// The keys pinned for `node`.
     pub fn keys(&self, node: &str) -> Result<Vec<HostKey>, Error> {
         let text = files::read_if_there(&self.path)?.unwrap_or_default();
         Ok(text.lines().filter_map(|line| entry(line, node)).collect())
+    }
+
+    /// The keys of which `node` has to have one, if it has to have any.
+    pub fn wanted(&self, node: &str) -> Result<Vec<HostKey>, Error> {
+        let pinned = self.keys(node)?;
+        Ok(match &self.expected {
+            Some(known) if pinned.is_empty() => known.keys.clone(),
+            _ => pinned,
+        })
     }
 
     /// Lets the machine pass, pins it, or says that it differs.
@@ -78,10 +113,24 @@ impl KnownHosts {
             return Ok(());
         }
         let (node, file) = (node.to_owned(), self.path.clone());
+        if let (true, Some(Known { keys, file, entry })) = (pinned.is_empty(), &self.expected) {
+            let (file, offered_as, entry) = (file.clone(), offered.fingerprint(), entry.clone());
+            if keys.is_empty() {
+                return Err(Error::HostKeyUnknown { node, file, offered: offered_as });
+            }
+            if !keys.contains(offered) {
+                let pinned = keys.iter().map(HostKey::fingerprint).collect::<Vec<_>>().join(" or ");
+                return Err(Error::HostKeyChanged { node, file, pinned, offered: offered_as, entry });
+            }
+        }
         if !pinned.is_empty() {
             let pinned: Vec<_> = pinned.iter().map(HostKey::fingerprint).collect();
-            let offered = offered.fingerprint();
-            return Err(Error::HostKeyChanged { node, file, pinned: pinned.join(" or "), offered });
+            let (offered, entry) = (offered.fingerprint(), node.clone());
+            return Err(Error::HostKeyChanged { node, file, pinned: pinned.join(" or "), offered, entry });
+        }
+        // Who only looks leaves nothing behind where nothing was made yet.
+        if self.learn && self.path.parent().is_some_and(|folder| !folder.exists()) {
+            return Ok(());
         }
         if !self.learn {
             return Err(Error::HostKeyUnknown { node, file, offered: offered.fingerprint() });

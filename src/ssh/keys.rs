@@ -100,14 +100,20 @@ fn is_openssh(bytes: &[u8]) -> Option<()> {
 /// Writes what comes on standard input to authorized_keys so that it is whole at every instant.
 const REPLACE: &str =
     "cat >authorized_keys.p1 && chmod 600 authorized_keys.p1 && mv authorized_keys.p1 authorized_keys";
-const HOME: &str = "umask 077\nmkdir -p ~/.ssh && cd ~/.ssh && touch authorized_keys || exit 1\n";
+const HOME: &str = "umask 077\nhome=~\n";
+/// In the folder of the keys of `home`. What was not there before is noted in the file that was made for the key, so that it
+/// can be taken away with it: a comment goes where the keys go.
+const ENTER: &str = "made=; [ -e \"$home/.ssh/authorized_keys\" ] || made='# p1 made this file'\n\
+    [ -d \"$home/.ssh\" ] || made='# p1 made this file and its folder'\n\
+    mkdir -p \"$home/.ssh\" && cd \"$home/.ssh\" && touch authorized_keys || exit 1\n\
+    [ -z \"$made\" ] || printf '%s\\n' \"$made\" >authorized_keys || exit 1\n";
 
 impl Session {
     /// Lets the holder of `public` (a line of authorized_keys) log in, too.
     pub(super) fn add_key(&mut self, public: &str, bound: Duration) -> Result<(), Error> {
         let line = quote(line(public)?);
         let script = format!(
-            "{HOME}grep -qxF -e {line} authorized_keys && exit\n\
+            "{HOME}{ENTER}grep -qxF -e {line} authorized_keys && exit\n\
              {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }}"
         );
         self.script("adding a login key", &script, false, bound, &mut |_| {})?.ok().map(drop)
@@ -119,8 +125,7 @@ impl Session {
         let user = quote(user);
         let script = format!(
             "umask 077\nfor home in \"$(getent passwd {user} | cut -d: -f6)\" ~root; do\n\
-             mkdir -p \"$home/.ssh\" && cd \"$home/.ssh\" && touch authorized_keys || exit 1\n\
-             grep -qxF -e {line} authorized_keys && continue\n\
+             {ENTER}grep -qxF -e {line} authorized_keys && continue\n\
              {{ cat authorized_keys; echo; printf '%s\\n' {line}; }} | grep . | {{ {REPLACE}; }} &&\n\
              chown --reference=\"$home\" . authorized_keys || exit 1\ndone"
         );
@@ -152,6 +157,32 @@ impl Session {
         self.script("removing login keys", &script, true, bound, &mut |_| {})?.ok().map(drop)
     }
 
+    /// Takes the key of `public` away from `user` and from root, and file and folder where they were made for it and hold
+    /// nothing else.
+    pub(super) fn remove_key(&mut self, user: &str, public: &str, bound: Duration) -> Result<(), Error> {
+        let script = format!(
+            "line={line} user={user}\numask 077\n\
+             for home in \"$(getent passwd \"$user\" | cut -d: -f6)\" ~root; do\n\
+             file=$home/.ssh/authorized_keys\n\
+             [ -f \"$file\" ] || continue\n\
+             rest=$(grep -vxF -e \"$line\" \"$file\" | grep -v '^# p1 made this file' | grep . | head -n 1)\n\
+             if [ -n \"$rest\" ] || ! grep -q '^# p1 made this file' \"$file\"; then\n\
+             grep -vxF -e \"$line\" \"$file\" >\"$file.p1\"\n\
+             # Another cluster's key is still to go: then the note serves that one.\n\
+             grep -q ' p1 [^ ]*$' \"$file.p1\" || sed -i '/^# p1 made this file/d' \"$file.p1\" || exit 1\n\
+             chown --reference=\"$file\" \"$file.p1\" 2>/dev/null || chown \"$(stat -c %u:%g \"$file\")\" \"$file.p1\" || exit 1\n\
+             chmod \"$(stat -c %a \"$file\")\" \"$file.p1\" && mv -f \"$file.p1\" \"$file\" || exit 1\n\
+             else\n\
+             whole=$(grep -c '^# p1 made this file and its folder' \"$file\")\n\
+             rm -f \"$file\" || exit 1\n\
+             [ \"$whole\" = 0 ] || rmdir \"$home/.ssh\" 2>/dev/null\n\
+             fi\ndone\n:",
+            line = quote(line(public)?),
+            user = quote(user),
+        );
+        self.script("removing the cluster's key", &script, true, bound, &mut |_| {})?.ok().map(drop)
+    }
+
     /// Takes the lines that hold one of `remove` away; `public` stays in any case.
     pub(super) fn remove_keys(
         &mut self,
@@ -169,7 +200,7 @@ impl Session {
             return Ok(());
         }
         let script = format!(
-            "{HOME}{{ grep -vF {patterns} authorized_keys | grep -vxF -e {mine}; printf '%s\\n' {mine}; }} | {{ {REPLACE}; }}"
+            "{HOME}{ENTER}{{ grep -vF {patterns} authorized_keys | grep -vxF -e {mine}; printf '%s\\n' {mine}; }} | {{ {REPLACE}; }}"
         );
         self.script("removing login keys", &script, false, bound, &mut |_| {})?.ok().map(drop)
     }

@@ -35,11 +35,11 @@ mod tunnel;
 mod upload;
 
 pub use client::{Host, config, interactive};
-pub use connect::{Endpoint, Login, Options, Root, connect, wait_for};
+pub use connect::{Endpoint, Login, Options, Password, Root, connect, wait_for};
 pub use copy::{Given, Place};
 pub use detached::Job;
 pub use error::Error;
-pub use hostkey::{HostKey, KnownHosts};
+pub use hostkey::{HostKey, Known, KnownHosts};
 pub use keys::generate_key;
 pub use knock::Knock;
 pub use output::{Bound, Output};

@@ -122,6 +122,17 @@ impl Remote {
         self.once(|session| session.exec(command, stdin, bound, on_output))
     }
 
+    /// [`Session::exec_as`] root.
+    pub fn exec_as_root(
+        &mut self,
+        command: &str,
+        stdin: &[u8],
+        bound: Bound,
+        on_output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        self.once(|session| session.exec_as(true, command, stdin, bound, on_output))
+    }
+
     /// [`Session::script`].
     pub fn script(
         &mut self,
@@ -206,7 +217,8 @@ impl Remote {
     /// key: then the Remote is root's from here on, and no command goes through sudo, which costs
     /// 0.3 s each under emulation. True if it is; false where only the login user can get in.
     ///
-    /// It opens no new door: whoever holds the key is root already, by the login user's sudo.
+    /// It opens no new door: whoever holds the key is root already, by the login user's sudo. Where sudo asks for a
+    /// password it would open one, and the key is the login user's alone.
     pub fn take_over(
         &mut self,
         key: PathBuf,
@@ -215,6 +227,9 @@ impl Remote {
         bound: Duration,
     ) -> Result<bool, Error> {
         let user = self.login.endpoint.user.clone();
+        if self.login.options.password.is_some() {
+            return self.replace_keys(key, public, remove, bound).map(|()| false);
+        }
         self.again(|session| session.add_keys_of(&user, public, bound))?;
         let mut login = self.login.clone();
         login.keys = vec![key.clone()];
@@ -230,6 +245,11 @@ impl Remote {
             Err(Error::AuthRefused { .. }) => self.replace_keys(key, public, remove, bound).map(|()| false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes the key of `public` away from `user` and from root, with what was made for it alone.
+    pub fn remove_key(&mut self, user: &str, public: &str, bound: Duration) -> Result<(), Error> {
+        self.again(|session| session.remove_key(user, public, bound))
     }
 
     /// Makes `key` a way in and takes the others in `remove` away, then logs in by `key` alone.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::output::tail;
 use super::session::Task;
-use super::{Bound, Error, Output, Session};
+use super::upload::nonce;
+use super::{Bound, Error, Output, Root, Session};
 use crate::os::lines::Lines;
 use crate::os::process::quote;
 
@@ -43,7 +44,8 @@ impl Session {
         let (text, begun) = (whole(script), Instant::now());
         let output = self.run(Task {
             what,
-            command: &self.as_root(root, &shell),
+            command: &shell,
+            root,
             input: &mut text.as_bytes(),
             bound,
             on_output: &mut |bytes| lines.push(bytes, on_line),
@@ -66,7 +68,8 @@ impl Session {
         let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
         let output = self.run(Task {
             what: &what,
-            command: &self.as_root(true, &shell),
+            command: &shell,
+            root: true,
             input: &mut whole(&script).as_bytes(),
             bound: bound.at_most(max + SAID),
             on_output: &mut |part| bytes.extend_from_slice(part),
@@ -100,7 +103,8 @@ impl Session {
         let shell = format!("timeout -k 5 {} sh -s", whole_seconds(bound.total));
         let output = self.run(Task {
             what,
-            command: &self.as_root(true, &shell),
+            command: &shell,
+            root: true,
             input: &mut whole(script).as_bytes(),
             bound,
             on_output: on_bytes,
@@ -121,23 +125,52 @@ impl Session {
         Ok(text.split_whitespace().next().map(str::to_owned))
     }
 
-    /// `command`, through sudo where that is needed. With `-n` it fails rather than asks.
-    pub(super) fn as_root(&self, root: bool, command: &str) -> String {
-        if root && self.sudo { format!("sudo -n {command}") } else { command.to_owned() }
+    /// `command` as root's, and what has to be sent before its own input. With `-n` nobody is asked and it fails. A password
+    /// goes by standard input, where no list of processes shows it; whether sudo reads it or needs none (it may have been
+    /// told, or remember it), what is left up to the mark is passed over before the command begins.
+    pub(super) fn elevated(&self, command: &str) -> (String, String) {
+        match (self.root, &self.password) {
+            (Root::Sudo, Some(password)) => {
+                let mark = format!("p1-{}", nonce());
+                let inner =
+                    format!("while IFS= read -r line && [ \"$line\" != {mark} ]; do :; done; exec {command}");
+                let command = format!("sudo -S -p '' sh -c {}", quote(&inner));
+                (command, format!("{}{mark}\n", password.line()))
+            }
+            (root, _) => (format!("{}{command}", root.prefix()), String::new()),
+        }
+    }
+
+    /// Whether sudo takes the password, before anything is sent that it would take for another one: a wrong one is tried once
+    /// only, as some systems shut a user out after three.
+    pub(super) fn prove_password(&mut self) -> Result<(), Error> {
+        let Some(password) = self.password.clone().filter(|_| self.root == Root::Sudo) else { return Ok(()) };
+        let output = self.run(Task {
+            what: "becoming root",
+            command: "LC_ALL=C sudo -S -p '' true",
+            root: false,
+            input: &mut password.line().as_bytes(),
+            bound: self.answer.into(),
+            on_output: &mut |_| {},
+            on_sent: &mut |_| {},
+        })?;
+        self.check_sudo(true, output)?.ok().map(drop)
     }
 
     /// Tells sudo's refusal from the failure of what it was to run.
     pub(super) fn check_sudo(&self, root: bool, output: Output) -> Result<Output, Error> {
-        if root && self.sudo && matches!(output.status, 1 | 127) {
+        if root && self.root != Root::Already && matches!(output.status, 1 | 127) {
             let text = output.text();
+            let name = if self.root == Root::Doas { "doas: " } else { "sudo: " };
             let refusal = text.lines().find_map(|line| {
                 // `sudo: a password is required`, and a shell's `sh: 1: sudo: not found`.
-                let (_, words) = line.split_once("sudo: ")?;
-                (line.starts_with("sudo: ") || line.ends_with("not found")).then(|| words.to_owned())
+                let (_, words) = line.split_once(name)?;
+                (line.starts_with(name) || line.ends_with("not found")).then(|| words.to_owned())
             });
             if let Some(reason) = refusal {
                 let user = self.endpoint.user.clone();
-                return Err(Error::NoSudo { node: output.node, user, reason });
+                let asked = self.password.is_some();
+                return Err(Error::NoSudo { node: output.node, user, reason, by: self.root, asked });
             }
         }
         Ok(output)

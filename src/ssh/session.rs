@@ -13,11 +13,12 @@ use libssh2_sys::{LIBSSH2_ERROR_CHANNEL_CLOSED, LIBSSH2_ERROR_CHANNEL_EOF_SENT, 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ssh2::{BlockDirections, Channel, ErrorCode, ExtendedData};
 
-use super::connect::Login;
+use super::connect::{Carrier, Login};
 use super::output::{shorten, tail};
-use super::{Bound, Endpoint, Error, Output, Tunnel};
+use super::{Bound, Endpoint, Error, Output, Password, Root, Tunnel};
 use crate::os::Cancel;
 use crate::os::cancel::HookGuard;
+use crate::os::process::quote;
 
 /// Of a command's output, at least so many of the last bytes are kept.
 const KEEP: usize = 8 << 20;
@@ -42,19 +43,25 @@ pub struct Session {
     tcp: TcpStream,
     pub(super) endpoint: Endpoint,
     pub(super) answer: Duration,
-    pub(super) sudo: bool,
+    /// How root's work is done.
+    pub(super) root: Root,
+    pub(super) password: Option<Password>,
     pub(super) key: PathBuf,
     pub(super) cancel: Cancel,
     broken: bool,
     _on_abort: HookGuard,
     /// What carries it, where it goes through another host.
     through: Option<Tunnel>,
+    /// The program that carries it, if one does.
+    carrier: Option<Carrier>,
 }
 
 /// One command to run.
 pub(super) struct Task<'a> {
     pub what: &'a str,
     pub command: &'a str,
+    /// It is root's: it goes through sudo where that is needed.
+    pub root: bool,
     pub input: &'a mut dyn Read,
     pub bound: Bound,
     pub on_output: &'a mut dyn FnMut(&[u8]),
@@ -78,18 +85,20 @@ impl Session {
             tcp,
             endpoint: login.endpoint.clone(),
             answer: login.options.answer,
-            sudo: login.root() == super::Root::Sudo,
+            root: login.root(),
+            password: login.options.password.clone(),
             key: PathBuf::new(),
             cancel: cancel.clone(),
             broken: false,
             _on_abort: on_abort,
             through: None,
+            carrier: None,
         })
     }
 
     /// The same, which needs this to be carried by.
-    pub(super) fn through(mut self, tunnel: Option<Tunnel>) -> Self {
-        self.through = tunnel;
+    pub(super) fn through(mut self, tunnel: Option<Tunnel>, carrier: Option<Carrier>) -> Self {
+        (self.through, self.carrier) = (tunnel, carrier);
         self
     }
 
@@ -180,16 +189,36 @@ impl Session {
     pub fn exec(
         &mut self,
         command: &str,
-        mut stdin: &[u8],
+        stdin: &[u8],
         bound: impl Into<Bound>,
         on_output: &mut dyn FnMut(&[u8]),
     ) -> Result<Output, Error> {
+        self.exec_as(false, command, stdin, bound.into(), on_output)
+    }
+
+    /// The same, by root's `sh` if `root`.
+    ///
+    /// # Errors
+    /// And [`Error::NoSudo`].
+    pub fn exec_as(
+        &mut self,
+        root: bool,
+        command: &str,
+        mut stdin: &[u8],
+        bound: Bound,
+        on_output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Output, Error> {
+        let line = match root && self.root != Root::Already {
+            true => format!("sh -c {}", quote(command)),
+            false => command.to_owned(),
+        };
         let what = format!("`{}`", shorten(command));
         self.run(Task {
             what: &what,
-            command,
+            command: &line,
+            root,
             input: &mut stdin,
-            bound: bound.into(),
+            bound,
             on_output,
             on_sent: &mut |_| {},
         })
@@ -233,18 +262,23 @@ impl Session {
     }
 
     fn converse(&mut self, task: Task<'_>, run: &mut Run, slot: &mut Option<Channel>) -> Result<Ended, Why> {
-        let Task { command, input, bound, on_output, on_sent, .. } = task;
+        let Task { command, input, bound, on_output, on_sent, root, .. } = task;
+        let (command, first) =
+            if root { self.elevated(command) } else { (command.to_owned(), String::new()) };
+        let mut input = first.as_bytes().chain(input);
+        let skip = first.len() as u64;
+        let mut on_sent = |sent: u64| on_sent(sent.saturating_sub(skip));
         let end = run.start + bound.total;
         let begin = end.min(run.start + self.answer);
         let channel = slot.insert(self.drive(begin, |ssh| ssh.channel_session())?);
         self.drive(begin, |_| channel.handle_extended_data(ExtendedData::Merge))?;
         run.started = true;
         // From here on it may be running, answered or not.
-        self.drive(begin, |_| channel.exec(command))?;
+        self.drive(begin, |_| channel.exec(&command))?;
         run.heard = Instant::now();
 
         self.ssh.set_blocking(false);
-        let result = self.pump(channel, input, bound, run, on_output, on_sent);
+        let result = self.pump(channel, &mut input, bound, run, on_output, &mut on_sent);
         self.ssh.set_blocking(true);
         result?;
 

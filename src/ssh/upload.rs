@@ -108,7 +108,8 @@ impl Session {
         let skip = header.len() as u64;
         let output = self.run(Task {
             what: &format!("the upload of {dest}"),
-            command: &self.as_root(true, &format!("sh -c {}", quote(RECEIVE))),
+            command: &format!("sh -c {}", quote(RECEIVE)),
+            root: true,
             input: &mut header.as_bytes().chain(data),
             bound: bound.into(),
             on_output: &mut |_| {},

@@ -63,7 +63,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     // result of the attempt before, which is why the job's result is taken when it ends.
     let id = format!("{}-{digest}", world.run);
     // The note of it in the same job: a script of its own costs an emulated node most of a second.
-    let stamp = stamp("install", &digest);
+    // Whose it is tells the next p1 that comes upon a machine which existed before.
+    let stamp = stamp("install", &digest) + &stamp("cluster", &world.cluster.name);
     let script = format!("{line} || exit $?\n{stamp}rm -f /var/lib/p1/stamps/start\n");
     let job = Job { name: "install", id: &id, script: &script, env: &[] };
     let done = world.on(node, |r| {

@@ -25,6 +25,7 @@ pub const STEP: Step = Step::Node(NodeDef {
         After::Cluster(ClusterStep::Images),
         After::LeadServer(NodeStep::Ready),
         After::LeavingBefore(NodeStep::Machine),
+        After::LeavingBefore(NodeStep::Release),
         After::ReplacementsBefore(NodeStep::Ready),
     ],
     needs: None,

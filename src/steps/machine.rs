@@ -2,17 +2,13 @@
 
 use serde_json::json;
 
-use super::shared::power;
+use super::shared::{gone, power};
 use super::{NodeCtx, NodeDef, Step};
 use crate::access::World;
 use crate::engine::StepError;
 use crate::machines::{Cap, MachineState, Whose};
-use crate::observed::View;
-use crate::observed::quorum::cluster_stays;
-use crate::os::files;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
-use crate::spec::{Node, Role};
-use crate::ssh::KnownHosts;
+use crate::spec::Node;
 
 /// Vagrant destroys what it knows of.
 pub const STEP: Step = Step::Node(NodeDef {
@@ -71,28 +67,7 @@ fn machine(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     for line in &make.destroy(&world.cluster, &node.name, &goes, say, log, cancel)? {
         ctx.control.log(line);
     }
-    let seen = world.seen();
-    if node.role == Role::Server && !cluster_stays(&View::new(&world.cluster, &seen)) {
-        // The next server is of another cluster, with other certificates.
-        files::remove_if_there(&world.state.kubeconfig())?;
-        world.forget_api();
-        world.note(|seen| (seen.here.kubeconfig, seen.api) = (false, None));
-    }
-    world.forget_node(&node.name);
-    if !seen.request.whole_goes {
-        // Each is one file of all nodes. With the whole cluster they go as files; should that not come
-        // about, the making of a machine forgets its node.
-        KnownHosts::pinned(world.state.known_hosts()).forget(&node.name)?;
-        world.forget_memory(&node.name)?;
-    }
-    world.note(|seen| {
-        seen.made.remove(&node.name);
-        seen.run.gone.insert(node.name.clone());
-        seen.former.retain(|n| n.name != node.name);
-        if let Some(api) = &mut seen.api {
-            api.remove(&node.name);
-        }
-    });
+    gone::note(world, node)?;
     Ok(None)
 }
 

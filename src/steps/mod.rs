@@ -28,6 +28,7 @@ pub mod network;
 pub mod provision;
 pub mod push;
 pub mod ready;
+pub mod release;
 pub mod reset;
 pub mod resize;
 pub mod restore;

@@ -19,7 +19,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::Ssh,
     title: "log in",
     per: Per::Node,
-    after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link)],
+    after: &[After::Node(NodeStep::Vm), After::Cluster(ClusterStep::Link), After::Leaving(NodeStep::Release)],
     needs: None,
     retry: true,
     check,
@@ -31,7 +31,10 @@ pub const STEP: Step = Step::Node(NodeDef {
 const SLOW: Duration = Duration::from_secs(5);
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
+    // How it is reached is noted when the cluster's key has been added.
+    let noted = || view.seen.made.get(&node.name).is_some_and(|made| made.ssh == node.ssh);
     match view.facts(node) {
+        Ok(_) if node.ssh.is_some() && !noted() => Check::Needed("the cluster's key is not there yet".into()),
         Ok(_) => Check::Done("it lets p1 in".into()),
         Err(check) => match view.seen.silent.get(&node.name) {
             Some(why) => Check::Needed(why.clone()),
@@ -84,14 +87,17 @@ fn silent(error: &ssh::Error) -> bool {
 }
 
 fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
-    json!([cluster.name, (&node.name, node.ip)])
+    match &node.ssh {
+        Some(access) => json!([cluster.name, (&node.name, node.ip), access]),
+        None => json!([cluster.name, (&node.name, node.ip)]),
+    }
 }
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let key = world.state.key();
     // A machine that has been logged in to knows this key alone: another one does not open it.
-    if !key.exists() && world.memory(&node.name).is_some_and(|m| m.root || m.joined) {
+    if !key.exists() && node.ssh.is_none() && world.memory(&node.name).is_some_and(|m| m.root || m.joined) {
         return Err(StepError::new(key_is_gone(&world.state), KEY_GONE));
     }
     let public = world.public_key()?;
@@ -121,10 +127,13 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         if !replaced && remote.endpoint().user == "root" {
             return Ok((false, true));
         }
-        if replaced {
-            ctx.control.says("replacing Vagrant's insecure key");
-        }
         let insecure = world.way(node)?.insecure;
+        if replaced {
+            ctx.control.says(match insecure.is_empty() {
+                true => "adding the cluster's key",
+                false => "replacing Vagrant's insecure key",
+            });
+        }
         Ok((replaced, remote.take_over(key.clone(), &public, &insecure, SCRIPT_TIMEOUT)?))
     });
     let (replaced, root) = reached?;
@@ -133,9 +142,17 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     } else {
         "root does not log in; sudo is used"
     });
+    if node.ssh.is_some() {
+        // Nothing else does, as nothing makes it.
+        world.remember_made(node)?;
+    }
     world.remember(&node.name, |m| (m.root, m.unreached) = (root, false))?;
     ctx.control.says("asking the node about itself");
     world.look_at_node(node)?;
     world.write_ssh_config()?;
-    Ok(replaced.then(|| "replaced Vagrant's insecure key by the cluster's own".to_owned()))
+    let what = match node.ssh {
+        Some(_) => "the cluster's own key opens it from now on",
+        None => "replaced Vagrant's insecure key by the cluster's own",
+    };
+    Ok(replaced.then(|| what.to_owned()))
 }

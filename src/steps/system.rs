@@ -8,7 +8,8 @@ use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
 use crate::guest::{self, Guest, NodeFacts, Prepare};
 use crate::k3s;
-use crate::machines::node_mac;
+use crate::machines::{Cap, node_mac};
+use crate::observed::preflight::{self, SKEW};
 use crate::observed::{View, holds};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::render;
@@ -26,15 +27,15 @@ pub const STEP: Step = Step::Node(NodeDef {
     apply,
 });
 
-/// A node's clock may be off by so many seconds: certificates made on one are used on another.
-const SKEW: i64 = 10;
-
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
     };
-    let wrong = if facts.baked {
+    let made = view.can(node).has(Cap::Make);
+    let wrong = if !made {
+        existing(facts, node).map(|error| error.failure.cause)
+    } else if facts.baked {
         Some("what the baked box has for its role is not in its place".to_owned())
     } else if facts.hostname != node.hostname() {
         Some(format!("its hostname is {}", facts.hostname))
@@ -55,8 +56,25 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
     }
 }
 
+/// What has to be mended by whoever has the machine: p1 gives it neither name nor address, and sets no clock.
+fn existing(facts: &NodeFacts, node: &Node) -> Option<StepError> {
+    let unfit = preflight::unfit(facts, node).into_iter().next();
+    unfit.map(|(cause, hint)| StepError::new(cause, hint)).or_else(|| obstacles(facts).into_iter().next())
+}
+
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
+    if world.machines.make(&node.name).is_err() {
+        let facts = world.look_at_node(node)?;
+        if let Some(error) = existing(&facts, node) {
+            return Err(error);
+        }
+        guest::of(Some(&facts))
+            .warnings(&facts, node.role)
+            .into_iter()
+            .for_each(|text| ctx.control.warn(text));
+        return Ok(None);
+    }
     let now = u64::try_from(world.now().as_second()).unwrap_or(0);
     let mut script = script(world.guest(node), &world.cluster, node, now)?;
     if world.facts(node)?.baked {

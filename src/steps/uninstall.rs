@@ -7,7 +7,7 @@ use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::guest::NodeFacts;
 use crate::k3s;
-use crate::machines::MachineState;
+use crate::machines::{Cap, MachineState};
 use crate::observed::View;
 use crate::observed::quorum::cluster_stays;
 use crate::os::{files, process};
@@ -94,7 +94,9 @@ fn kubeconfig_is_void(view: &View<'_>) -> Check {
 
 fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.seen.machines.get(&node.name);
+    let stays = view.can(node).has(Cap::Release);
     match machine.map(|m| &m.state) {
+        _ if stays => Check::Needed("its machine stays".into()),
         _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
         Some(MachineState::Running) if machine.is_some_and(|m| !m.foreign) => {
             Check::Needed("its machine runs".into())
@@ -129,6 +131,11 @@ fn run(ctx: &NodeCtx<'_>, name: &str, script: &str) -> Result<(), StepError> {
 }
 
 fn uninstall_leaving(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+    let world = ctx.world;
+    if world.machines.release(&ctx.node.name).is_ok() {
+        let known = world.machines.id(&ctx.node.name).is_some();
+        return if known { uninstall(ctx) } else { Ok(Some("p1 never was on it".into())) };
+    }
     match uninstall(ctx) {
         Err(error) if !error.cancelled() => {
             ctx.control.warn(format!("k3s was not uninstalled before: {}.", error.failure.cause));

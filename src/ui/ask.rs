@@ -20,6 +20,27 @@ pub fn confirm(question: &str, reader: &mut impl BufRead, writer: &mut impl Writ
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// Asks the terminal for a line that it does not show.
+///
+/// # Errors
+/// When there is no terminal, or nothing is to be read from it.
+pub fn secret(question: &str) -> io::Result<String> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
+    terminal.write_all(question.as_bytes())?;
+    let before = tcgetattr(&terminal)?;
+    let mut hidden = before.clone();
+    hidden.local_flags.remove(LocalFlags::ECHO);
+    // What was typed before the question is no answer to it.
+    tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
+    let mut line = String::new();
+    let read = io::BufReader::new(&terminal).read_line(&mut line);
+    tcsetattr(&terminal, SetArg::TCSAFLUSH, &before)?;
+    terminal.write_all(b"\n")?;
+    read?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

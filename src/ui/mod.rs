@@ -33,7 +33,7 @@ mod tests;
 use std::io::Write;
 use std::time::Duration;
 
-pub use ask::confirm;
+pub use ask::{confirm, secret};
 pub use board::Board;
 pub use report::failures;
 pub use screen::{Sender, start};

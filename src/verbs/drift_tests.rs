@@ -106,6 +106,7 @@ fn reality(cluster: &Cluster) -> Observed {
             cidr: network.cidr,
             nics: network.nics,
             image: image(cluster),
+            ssh: None,
         };
         let status = NodeStatus {
             name: node.name.clone(),

@@ -27,8 +27,8 @@ use crate::state::Unfinished;
 use crate::steps::{
     Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, hosts, image,
     images, install, keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision,
-    push, ready, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend, system,
-    uninstall, verify, vm,
+    push, ready, release, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend,
+    system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -156,6 +156,7 @@ const UP: &[Use] = &[
     Use::of(&leave::STEP),
     Use::of(&uninstall::LEAVING),
     Use::of(&machine::STEP),
+    Use::of(&release::STEP),
     Use::of(&image::STEP),
     Use::of(&artifacts::STEP),
     Use::of(&save::STEP),
@@ -315,6 +316,7 @@ impl Verb {
                             Use::after(&leave::STEP, &[After::Cluster(ClusterStep::Images)]),
                             Use::of(&uninstall::LEAVING),
                             Use::of(&machine::STEP),
+                            Use::of(&release::STEP),
                             Use::of(&clean::STEP),
                         ],
                         depth: Depth::Machines,

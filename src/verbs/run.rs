@@ -370,6 +370,19 @@ fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<
 /// to be said of it.
 fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<String>, StepError> {
     let mut notes = Vec::new();
+    let nodes = &view.cluster.nodes;
+    if let (true, Some(cap)) = (targets.is_empty(), verb.lacks(view, &nodes[0]))
+        && nodes.iter().all(|node| verb.lacks(view, node).is_some())
+    {
+        let what = format!(
+            "`p1 {}` does nothing for this cluster: of {}, {}",
+            verb.name,
+            nodes[0].name,
+            cap.lacking()
+        );
+        let hint = "None of its machines is p1's own. Do it on them by hand.";
+        return Err(StepError::new(what, hint).kind(FailureKind::Cannot));
+    }
     for node in &view.cluster.nodes {
         let named = targets.contains(&node.name);
         if let Some(cap) = verb.lacks(view, node).filter(|_| named || targets.is_empty()) {
@@ -439,7 +452,7 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     observe(world, if several { verb.depth } else { Depth::Machines })?;
     look_at_provisioners(world);
     let leaving = going(world, &record.steps);
-    let gone = |name: &str| record.passed(&NodeStep::Machine.id(name));
+    let gone = |name: &str| GOES.iter().any(|step| record.passed(&step.id(name)));
     // What is gone already is not to go again: the machine of that name is the new one.
     world.note(|seen| seen.request.leaving = leaving.iter().filter(|n| !gone(&n.name)).cloned().collect());
     let seen = world.seen();
@@ -462,7 +475,10 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
             At::Cluster(ClusterStep::Link) | At::Node { step: NodeStep::Vm, .. } => {
                 return verb.condition(at, &view);
             }
-            At::Node { step: NodeStep::Leave | NodeStep::Uninstall | NodeStep::Machine, .. } => true,
+            At::Node {
+                step: NodeStep::Leave | NodeStep::Uninstall | NodeStep::Machine | NodeStep::Release,
+                ..
+            } => true,
             _ => false,
         };
         let there = at.of().is_none_or(|n| alive(&n.name) || goes || !verb.boots());
@@ -474,11 +490,14 @@ fn outstanding(world: &Arc<World>, verb: &'static Verb, record: &Record) -> Resu
     Ok(verb.plan_with(&view, &record.targets, &leaving, &look))
 }
 
+/// The last step of a node that goes, whoever has its machine.
+const GOES: [NodeStep; 2] = [NodeStep::Machine, NodeStep::Release];
+
 /// The machines that a run to be gone on with was to take away. Those that are gone pass as such.
 fn going(world: &World, steps: &[StepInfo]) -> Vec<Node> {
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
-    let goes = steps.iter().filter(|s| NodeStep::Machine.is(&s.id));
+    let goes = steps.iter().filter(|s| GOES.iter().any(|step| step.is(&s.id)));
     let unknown = |name: &str| Node { name: name.to_owned(), ..world.cluster.nodes[0].clone() };
     let node = |name: &String| node_as_made(&view, name).unwrap_or_else(|| unknown(name));
     goes.filter_map(|s| s.node.as_ref()).map(node).collect()

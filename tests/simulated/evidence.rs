@@ -310,6 +310,7 @@ fn waits_on_peers_that_never_answer_end_at_their_bounds() {
         known_hosts: KnownHosts::learning(dir.path().join("known_hosts")),
         options,
         jump: None,
+        proxy: None,
     };
     // Long enough for a busy machine to have come so far.
     timed("SSH: one attempt, no greeting", ms(2000), &mut || {

@@ -17,6 +17,7 @@ mod crash;
 mod daily;
 mod disturb;
 mod evidence;
+mod existing;
 mod faults;
 mod forks;
 mod images;

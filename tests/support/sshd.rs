@@ -134,6 +134,7 @@ impl Sshd {
             known_hosts: KnownHosts::learning(self.path("known_hosts")),
             options: Options::default(),
             jump: None,
+            proxy: None,
         }
     }
 

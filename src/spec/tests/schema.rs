@@ -88,6 +88,8 @@ nodes:
     taints: ["a=b:NoSchedule"]
     config: {debug: true}
   - {name: worker, role: agent, count: 2, memory: 2048, labels: [a=b]}
+  - {name: far, ip: 10.1.2.3, provider: ssh, external_ip: 192.0.2.1, ssh: {host: far.lan, user: a, port: 2222, key: /etc/passwd, jump: "b@c", become: doas, host_key: known}}
+ssh: {user: b, sudo_password: {from: BECOME}, jump: d}
 k3s:
   version: v1.34.1+k3s1
   endpoint: k3s.lan:7443
@@ -163,7 +165,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 19, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 23, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {
@@ -177,9 +179,20 @@ fn every_key_is_described_and_known_to_both() {
     assert!(valid(&schema, &json));
     let parsed = cluster(&full);
     assert!(read(&full).unwrap().warnings.is_empty());
-    for section in ["/network", "/k3s", "/timeouts", "/retry", "/verify", "/nodes/0", "/k3s/artifacts", ""] {
+    for section in [
+        "/network",
+        "/k3s",
+        "/timeouts",
+        "/retry",
+        "/verify",
+        "/nodes/0",
+        "/nodes/2/ssh",
+        "/k3s/artifacts",
+        "",
+    ] {
         let known = match section {
             "/nodes/0" => schema["properties"]["nodes"]["items"]["properties"].clone(),
+            "/nodes/2/ssh" => schema["properties"]["ssh"]["properties"].clone(),
             "/k3s/artifacts" => schema["properties"]["k3s"]["properties"]["artifacts"]["properties"].clone(),
             "" => schema["properties"].clone(),
             s => schema["properties"][&s[1..]]["properties"].clone(),
@@ -187,8 +200,13 @@ fn every_key_is_described_and_known_to_both() {
         for key in known.as_object().unwrap().keys() {
             let object = json.pointer_mut(section).unwrap().as_object_mut().unwrap();
             let Some(value) = object.remove(key) else {
-                // Excluded by `version`, by the first node being alone, by the files that are named, and by `autostart`.
-                assert!(["channel", "count", "dir", "libvirt"].contains(&key.as_str()), "{section}/{key}");
+                // Excluded by `version`, by the first node being alone and p1's own, by the files that are named, by
+                // `autostart`, and by doas.
+                assert!(
+                    ["channel", "count", "dir", "libvirt", "provider", "ssh", "external_ip", "sudo_password"]
+                        .contains(&key.as_str()),
+                    "{section}/{key}"
+                );
                 continue;
             };
             // Without it: something else, or nothing at all. A key that is read and then forgotten fails here.
@@ -220,6 +238,10 @@ fn written_out_defaults_change_nothing() {
     let mut spec = json!({"name": "demo", "nodes": [{"name": "s", "role": "server"}, {"name": "w"}]});
     let small = cluster(&spec.to_string());
     for (key, value) in defaults(&schema()).as_object().unwrap() {
+        // For machines that exist already.
+        if key == "ssh" {
+            continue;
+        }
         spec[key] = value.clone();
     }
     assert_eq!(spec["timeouts"].as_object().unwrap().len(), 8);

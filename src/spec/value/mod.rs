@@ -7,6 +7,7 @@ mod k3s;
 mod net;
 mod place;
 mod registries;
+mod ssh;
 
 pub(super) use apps::{Image, ManifestEntry, NamespaceEntry};
 pub(super) use free::{Config, Entry, Labels, Map, Taints, check_label, check_taint};
@@ -14,6 +15,7 @@ pub(super) use k3s::{Channel, Version};
 pub(super) use net::{Address, Bridge, Cidr, HostName, Hosts, is_private};
 pub(super) use place::{AnyPath, FilePath, FolderPath};
 pub(super) use registries::Registries;
+pub(super) use ssh::{Jump, KeyPath, SshHost, User};
 
 use std::time::Duration;
 

@@ -340,8 +340,10 @@ impl Lab {
         for name in ["systemctl", "systemd-run", "journalctl"] {
             symlink("p1-sim", usr.join(name))?;
         }
-        fs::copy(&own, usr.join("sudo"))?;
-        fs::set_permissions(usr.join("sudo"), fs::Permissions::from_mode(0o4755))?;
+        for name in ["sudo", "doas"] {
+            fs::copy(&own, usr.join(name))?;
+            fs::set_permissions(usr.join(name), fs::Permissions::from_mode(0o4755))?;
+        }
         Ok(())
     }
 

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         "systemctl" => tools::systemctl(&args),
         "systemd-run" => tools::systemd_run(&args),
         "journalctl" => journal::main(&args),
-        "sudo" => tools::sudo(&args),
+        "sudo" | "doas" => tools::sudo(&args),
         _ => match args.first().map(String::as_str) {
             Some("lab") if args.len() == 2 => lab::main(&args[1]),
             Some("pid") if args.len() == 3 => client::pid(&args[1], &args[2]),

@@ -65,8 +65,50 @@ pub fn systemd_run(args: &[String]) -> ExitCode {
     ask(&json!({"run": unit, "properties": properties, "command": command}))
 }
 
-/// Runs a command as root for everybody, unless `/etc/sim/no-sudo` says otherwise.
+/// A line of standard input, byte by byte: what follows is for the command.
+fn line() -> Option<String> {
+    let (mut bytes, mut one) = (Vec::new(), [0]);
+    loop {
+        match nix::unistd::read(std::io::stdin(), &mut one) {
+            Ok(1) if one[0] == b'\n' => return String::from_utf8(bytes).ok(),
+            Ok(1) => bytes.push(one[0]),
+            _ => return None,
+        }
+    }
+}
+
+/// Whether the password is the one that is wanted: three times it is asked for.
+fn knows(password: &str) -> bool {
+    for tried in 0..3 {
+        match line() {
+            Some(said) if said == password => return true,
+            Some(_) => eprintln!("Sorry, try again."),
+            None if tried == 0 => {
+                eprintln!("sudo: no password was provided");
+                return false;
+            }
+            None => {
+                eprintln!("sudo: no password was provided\nsudo: {tried} incorrect password attempt");
+                return false;
+            }
+        }
+    }
+    eprintln!("sudo: 3 incorrect password attempts");
+    false
+}
+
+/// Runs a command as root for everybody, unless `/etc/sim/no-sudo` says otherwise, or `/etc/sim/sudo-password` which
+/// password it takes.
 pub fn sudo(args: &[String]) -> ExitCode {
+    if let Ok(password) = std::fs::read_to_string("/etc/sim/sudo-password") {
+        let asks = args.iter().any(|a| a == "-S");
+        if !asks {
+            eprintln!("sudo: a password is required");
+        }
+        if !asks || !knows(password.trim_end()) {
+            return ExitCode::FAILURE;
+        }
+    }
     if Path::new("/etc/sim/no-sudo").exists() {
         eprintln!("sudo: a password is required");
         return ExitCode::FAILURE;
@@ -78,6 +120,7 @@ pub fn sudo(args: &[String]) -> ExitCode {
         match (word.as_str(), word.split_once('=')) {
             ("-E", _) => keep = true,
             ("-u", _) => user = words.next().cloned().unwrap_or_default(),
+            ("-p", _) => _ = words.next(),
             ("--", _) => {}
             ("-n" | "-v" | "-H" | "-k" | "-S", _) => {}
             (flag, _) if flag.starts_with('-') => {

@@ -1,0 +1,36 @@
+//! A machine that was there before its node stays when the node goes, without anything of p1's.
+
+use serde_json::json;
+
+use super::shared::gone;
+use super::{NodeCtx, NodeDef, Step};
+use crate::access::SCRIPT_TIMEOUT;
+use crate::engine::StepError;
+use crate::machines::Cap;
+use crate::plan::{After, Check, NodeStep, Per};
+
+/// The cluster's key goes last: by it everything else was done.
+pub const STEP: Step = Step::Node(NodeDef {
+    name: NodeStep::Release,
+    title: "remove p1's key",
+    per: Per::Leaving,
+    after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
+    needs: Some(Cap::Release),
+    retry: true,
+    check: |_, _, _| Check::Needed("its machine stays".into()),
+    inputs: |_, node| json!(node.name),
+    apply: release,
+});
+
+fn release(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    let machines = world.machines.release(&node.name)?;
+    let known = world.machines.id(&node.name).is_some();
+    if known && world.state.key().is_file() {
+        let (public, user) = (world.public_key()?, world.way(node)?.user);
+        world.on(node, |remote| remote.remove_key(&user, &public, SCRIPT_TIMEOUT))?;
+    }
+    gone::note(world, node)?;
+    machines.forget(&node.name)?;
+    Ok((!known).then(|| "p1 never was on it".into()))
+}

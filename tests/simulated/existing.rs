@@ -1,0 +1,197 @@
+//! Machines that exist already, which p1 only reaches: those of another cluster of the lab, of which nothing but their users is
+//! left.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::run::Done;
+use super::sim::{Sim, spec};
+
+/// What sudo asks for where it asks.
+const PASSWORD: &str = "c0rrect horse $battery";
+
+/// What of a machine p1 may change, as one text.
+fn state_of(sim: &Sim, node: &str) -> String {
+    sim.node(node).sh(
+        "for f in /root/.ssh/authorized_keys /home/vagrant/.ssh/authorized_keys /etc/hosts /etc/hostname; do\n\
+         [ ! -e $f ] || echo \"$f $(stat -c '%a %U' $f) $(md5sum <$f)\"; done\nhostname\n\
+         for d in /root/.ssh /var/lib/p1 /var/lib/rancher /etc/rancher /usr/local/bin /etc/systemd/system; do\n\
+         [ ! -e $d ] || { echo $d; ls -A $d; }; done",
+    )
+}
+
+struct Metal {
+    sim: Sim,
+    dir: PathBuf,
+}
+
+impl Metal {
+    /// A server and two workers with users and nothing else: root of the second has no keys at all.
+    fn new() -> Self {
+        let sim = Sim::new(&spec(1, 2, ""));
+        sim.p1(&["up"]).exits(0);
+        sim.p1(&["--yes", "uninstall"]).exits(0);
+        sim.node("worker-1").sh("rm -rf /root/.ssh");
+        let dir = sim.at("metal");
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(sim.at("home/.ssh")).unwrap();
+        Self { sim, dir }
+    }
+
+    fn key(&self) -> PathBuf {
+        self.sim.state().join("id_ed25519")
+    }
+
+    fn spec(&self, nodes: &str) {
+        let text = format!(
+            "name: metal\nprovider: ssh\nssh: {{user: vagrant, key: {}}}\nnodes:\n{nodes}k3s:\n  version: v1.34.1+k3s1\n  \
+             artifacts: {{binary: {{path: ../k3s}}, installer: {{path: ../install.sh}}, images: [{{path: ../images.tar}}]}}\n\
+             retry: {{attempts: 2, backoff: 200ms}}\n",
+            self.key().display()
+        );
+        fs::write(self.dir.join("cluster.yaml"), text).unwrap();
+    }
+
+    fn p1(&self, args: &[&str]) -> Done {
+        let dir = self.dir.display().to_string();
+        self.sim.p1(&[&["-C", &dir], args].concat())
+    }
+}
+
+const ALPHA: &str = "  - {name: alpha, role: server, ip: 192.168.56.110}\n";
+const BETA: &str = "  - {name: beta, ip: 192.168.56.111, ssh: {jump: vagrant@192.168.56.110, sudo_password: {from: BECOME}}}\n";
+const GAMMA: &str = "  - {name: gamma, ip: 192.168.56.112, ssh: {host: third, become: doas}}\n";
+
+#[test]
+fn a_cluster_lives_on_machines_that_stay() {
+    let mut metal = Metal::new();
+    let config = format!(
+        "Host third\n  HostName 192.168.56.112\n  ProxyCommand socat - TCP:%h:%p\nHost *\n  IdentityFile {}\n",
+        metal.key().display()
+    );
+    fs::write(metal.sim.at("home/.ssh/config"), config).unwrap();
+    metal
+        .sim
+        .node("worker-1")
+        .sh(&format!("mkdir -p /etc/sim; printf '%s\\n' '{PASSWORD}' >/etc/sim/sudo-password"));
+    let machines = ["server", "worker-1", "worker-2"];
+    let before: Vec<String> = machines.iter().map(|m| state_of(&metal.sim, m)).collect();
+
+    metal.spec(&[ALPHA, BETA, GAMMA].concat());
+    metal.p1(&["plan"]).exits(2).says(&["BECOME", "beta"]);
+    metal.sim.env.push(("BECOME".into(), "wrong".into()));
+    metal.p1(&["up", "beta"]).exits(1).says(&["vagrant cannot become root", "sudo_password"]);
+    metal.sim.env.pop();
+    metal.sim.env.push(("BECOME".into(), PASSWORD.into()));
+    metal.p1(&["plan"]).exits(10);
+    let up = metal.p1(&["up"]).exits(0);
+    up.says(&["the cluster's own key opens it from now on"]);
+    for quiet in ["up", "plan"] {
+        metal.p1(&[quiet]).exits(0).says(&["nothing to do"]);
+    }
+    metal.p1(&["plan", "--deep"]).exits(0).says(&["nothing to do"]);
+    let prints = |args: &[&str], wanted: &[&str]| {
+        let out = metal.p1(args).exits(0).stdout();
+        wanted.iter().for_each(|word| assert!(out.contains(word), "`{word}` is not in\n{out}"));
+    };
+    prints(&["kubectl", "get", "nodes"], &["alpha", "beta", "gamma"]);
+    // The second is reached through the first, by p1's own SSH and by the system's.
+    for by in [&["exec", "beta", "--"][..], &["ssh", "beta", "--"]] {
+        prints(&[by, &["echo $SSH_CONNECTION"]].concat(), &["192.168.56.110"]);
+    }
+    prints(&["exec", "--root", "--", "id -u"], &["alpha | 0", "beta  | 0", "gamma | 0"]);
+    metal.p1(&["verify"]).exits(0);
+    // Where sudo asks for a password the key does not open root's door.
+    assert!(metal.sim.node("worker-1").sh("ls -d /root/.ssh 2>&1 || :").contains("cannot access"));
+    let told = metal.sim.sh("grep -rlF 'c0rrect horse' metal/.p1 || :");
+    assert_eq!(told, "", "the password is written down");
+    assert!(!metal.sim.node("worker-1").sh("cat /var/log/* 2>/dev/null || :").contains("c0rrect horse"));
+
+    // What is not done to them.
+    metal.p1(&["stop"]).exits(2).says(&["None of its machines is p1's own"]);
+    metal.p1(&["stop", "beta"]).exits(2).says(&["beta"]);
+    metal.p1(&["snapshot", "save", "x"]).exits(2);
+
+    // One that leaves the spec is left as it was found.
+    metal.spec(&[ALPHA, BETA].concat());
+    metal.p1(&["up"]).exits(2).says(&["gamma", "k3s is uninstalled"]);
+    metal.p1(&["--yes", "up"]).exits(0);
+    assert_eq!(state_of(&metal.sim, "worker-2"), before[2]);
+    metal.p1(&["up"]).exits(0).says(&["nothing to do"]);
+
+    // It comes back, with another role under another name.
+    metal.spec(&[ALPHA, BETA, &GAMMA.replace("gamma", "delta")].concat());
+    metal.p1(&["up"]).exits(0);
+    // Its own key is taken away by somebody: the user's opens it all the same.
+    metal
+        .sim
+        .node("worker-2")
+        .sh("cd /home/vagrant/.ssh && grep -v metal authorized_keys >a; cat a >authorized_keys; rm a");
+    metal.p1(&["--yes", "destroy"]).exits(0);
+    for (machine, before) in machines.iter().zip(&before) {
+        assert_eq!(state_of(&metal.sim, machine), *before, "{machine}");
+    }
+    assert!(!metal.dir.join(".p1/metal").exists());
+}
+
+#[test]
+fn a_machine_is_only_what_it_was_known_as() {
+    let metal = Metal::new();
+    let node = |more: &str| ALPHA.replace("}", &format!(", ssh: {{{more}}}}}"));
+    metal.spec(&node("host_key: known"));
+    metal.p1(&["up"]).exits(1).says(&["host key", "known_hosts"]);
+    // Of another machine.
+    let other = metal.sim.node("worker-1").sh("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    fs::write(metal.sim.at("home/.ssh/known_hosts"), format!("192.168.56.110 {other}")).unwrap();
+    metal.p1(&["up"]).exits(1).says(&["the host key has changed", "ssh-keygen -R 192.168.56.110"]);
+    let own = metal.sim.node("server").sh("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    fs::write(metal.sim.at("home/.ssh/known_hosts"), format!("192.168.56.110 {own}")).unwrap();
+    metal.p1(&["up"]).exits(0);
+
+    // An address that it does not have: a NAT's.
+    metal.spec(&format!(
+        "{}  - {{name: beta, ip: 10.9.8.7, ssh: {{host: 192.168.56.111}}}}\n",
+        node("host_key: known")
+    ));
+    metal
+        .p1(&["up"])
+        .exits(3)
+        .says(&["beta: it does not have the address 10.9.8.7; it has 192.168.56.111", "external_ip"]);
+    metal.p1(&["--yes", "destroy"]).exits(0);
+}
+
+#[test]
+fn what_keeps_k3s_from_running_is_told_of_all_machines_before_any_is_changed() {
+    let metal = Metal::new();
+    let machines = ["server", "worker-1", "worker-2"];
+    metal.sim.node("server").sh("mkdir -p /var/lib/k0s");
+    metal.sim.node("worker-1").sh(
+        "(setsid socat TCP-LISTEN:10250,fork,reuseaddr /dev/null </dev/null >/dev/null 2>&1 & echo $! >/run/taken)\n\
+         ip route add prohibit 192.168.56.112",
+    );
+    let before: Vec<String> = machines.iter().map(|m| state_of(&metal.sim, m)).collect();
+    let beta = "  - {name: beta, ip: 192.168.56.111}\n";
+    let twice = "  - {name: gamma, ip: 192.168.56.112}\n  - {name: delta, ip: 192.168.56.113, ssh: {host: 192.168.56.112}}\n";
+    metal.spec(&[ALPHA, beta, twice].concat());
+    metal.p1(&["up"]).exits(3).says(&[
+        "alpha: k0s is there (/var/lib/k0s)",
+        "beta: something listens at 10250/tcp",
+        "beta: the way to 10250/tcp of gamma (192.168.56.112) is closed",
+        "delta: it is the same machine as gamma",
+        "--skip-preflight",
+    ]);
+    for (machine, before) in machines.iter().zip(&before) {
+        assert_eq!(state_of(&metal.sim, machine), *before, "{machine}");
+    }
+    metal.sim.node("server").sh("rmdir /var/lib/k0s");
+    metal.sim.node("worker-1").sh("kill $(cat /run/taken); ip route del prohibit 192.168.56.112");
+    metal.spec(&[ALPHA, beta, "  - {name: gamma, ip: 192.168.56.112}\n"].concat());
+    metal.p1(&["up"]).exits(0);
+    // Another cluster's: not without a word.
+    let text = fs::read_to_string(metal.dir.join("cluster.yaml")).unwrap();
+    let other = metal.sim.at("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("cluster.yaml"), text.replace("name: metal", "name: other")).unwrap();
+    let dir = other.display().to_string();
+    metal.sim.p1(&["-C", &dir, "up"]).exits(3).says(&["a k3s that is not this cluster's"]);
+}
