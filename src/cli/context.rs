@@ -308,7 +308,7 @@ impl Context {
                     if !self.can_ask() {
                         let what =
                             format!("there is no terminal to ask for sudo's password on {}", node.name);
-                        let hint = "Name a variable that has it: `sudo_password: {from: NAME}`.";
+                        let hint = "Name a variable that has it, as `from: NAME`.";
                         return Err(CliError::new(code::USAGE, what, hint));
                     }
                     let who = access.user.as_ref().map(|user| format!("{user} on ")).unwrap_or_default();

@@ -175,7 +175,7 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
             format!("{}/system.sh", node.name),
             crate::steps::system::script(crate::guest::of(None), cluster, node, 0)?,
         ));
-        let hosts = crate::steps::hosts::lines(cluster).join("\n") + "\n";
+        let hosts = crate::steps::shared::hosts::lines(cluster).join("\n") + "\n";
         all.push((format!("{}/hosts", node.name), hosts));
         let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
         all.push((

@@ -355,7 +355,7 @@ impl Explain for Error {
             ),
             Self::Unreachable { last, .. } => return last.hint(),
             Self::NoSudo { asked: true, .. } => {
-                "Give another password: `ssh: {sudo_password: ..}` in the spec says where p1 has it from."
+                "Give another one where the spec has p1 take it from (`sudo_password`)."
                     .to_owned()
             }
             Self::NoSudo { user, by: Root::Doas, .. } => format!(
@@ -366,8 +366,8 @@ impl Explain for Error {
             ),
             Self::NoSudo { user, .. } => format!(
                 "p1 needs sudo without a password: put `{user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d on the \
-                 node, as Vagrant boxes have it. Of a machine that is not p1's own the spec can say where the password is: \
-                 `ssh: {{sudo_password: {{from: prompt}}}}`."
+                 node, as Vagrant boxes have it. Of a machine that is not p1's own the spec can say where the password is had from \
+                 (docs/existing.md)."
             ),
             Self::Proxy { command, .. } => {
                 format!("Try it by hand; it has to answer with an SSH greeting: {command}")

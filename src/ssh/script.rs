@@ -162,7 +162,8 @@ impl Session {
         if root && self.root != Root::Already && matches!(output.status, 1 | 127) {
             let text = output.text();
             let name = if self.root == Root::Doas { "doas: " } else { "sudo: " };
-            let refusal = text.lines().find_map(|line| {
+            // The last one says most: `no password was provided` comes before `1 incorrect password attempt`.
+            let refusal = text.lines().rev().find_map(|line| {
                 // `sudo: a password is required`, and a shell's `sh: 1: sudo: not found`.
                 let (_, words) = line.split_once(name)?;
                 (line.starts_with(name) || line.ends_with("not found")).then(|| words.to_owned())

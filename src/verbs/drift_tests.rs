@@ -62,7 +62,7 @@ fn reality(cluster: &Cluster) -> Observed {
         let mut facts = NodeFacts {
             boot: "boot".into(),
             hostname: node.hostname().into(),
-            hosts: Some(crate::steps::hosts::digest(cluster)),
+            hosts: Some(crate::steps::shared::hosts::digest(cluster)),
             epoch: i64::try_from(now).unwrap(),
             addresses: vec![("eth0".into(), node.ip)],
             default_routes: vec!["eth0".into()],

@@ -80,7 +80,10 @@ fn a_cluster_lives_on_machines_that_stay() {
     metal.spec(&[ALPHA, BETA, GAMMA].concat());
     metal.p1(&["plan"]).exits(2).says(&["BECOME", "beta"]);
     metal.sim.env.push(("BECOME".into(), "wrong".into()));
-    metal.p1(&["up", "beta"]).exits(1).says(&["vagrant cannot become root", "sudo_password"]);
+    metal
+        .p1(&["up", "beta"])
+        .exits(1)
+        .says(&["vagrant cannot become root: 1 incorrect password attempt", "`sudo_password`"]);
     metal.sim.env.pop();
     metal.sim.env.push(("BECOME".into(), PASSWORD.into()));
     metal.p1(&["plan"]).exits(10);

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod console;
 pub mod gone;
 pub mod heartbeat;
+pub mod hosts;
 pub mod inputs;
 pub mod kubeconfig;
 pub mod labels;
