@@ -12,7 +12,7 @@ use super::value::{
     SshHost, Taints, Text, Time, User, Version,
 };
 use super::{
-    Ask, BakeChoice, BecomeChoice, BoxRef, Endpoint, EngineChoice, HostKeys, LibvirtUri, ProviderChoice,
+    Ask, BakeChoice, BecomeChoice, BoxRef, Cni, Endpoint, EngineChoice, HostKeys, LibvirtUri, ProviderChoice,
     ProvisionType, Role, Slot, Source, TokenSource,
 };
 
@@ -185,6 +185,8 @@ object! {
         /// A name or address of your own, with a port if it is not 6443, at which the API answers
         /// whichever server runs; it goes into the kubeconfig and into the servers' certificates.
         optional endpoint: Endpoint,
+        /// The pods' network: flannel, k3s' own, or none, where the spec's manifests bring another.
+        optional cni: Cni = "flannel",
         /// Settings of /etc/rancher/k3s/config.yaml for every node. Those that only a server knows go
         /// to the servers.
         optional config: Config,

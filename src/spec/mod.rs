@@ -249,6 +249,18 @@ shape::choices! {
 }
 
 shape::choices! {
+    /// Whose the pods' network is.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    Cni {
+        /// k3s' own.
+        #[default]
+        Flannel = "flannel",
+        /// What the spec's manifests bring.
+        None = "none",
+    }
+}
+
+shape::choices! {
     /// Whose libvirt makes the machines.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
     LibvirtUri {

@@ -16,7 +16,7 @@ use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BakeChoice, BoxRef, Cluster, EngineChoice, K3s, Libvirt, Network, Node, ProviderChoice,
+    Artifacts, BakeChoice, BoxRef, Cluster, Cni, EngineChoice, K3s, Libvirt, Network, Node, ProviderChoice,
     Release, Retry, Role, Rollout, SshAccess, Timeouts, Verify, Yaml, provision, validate,
 };
 
@@ -92,6 +92,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         return None;
     }
 
+    let cni = file.k3s.value().and_then(|k| k.cni.value()).copied().unwrap_or_default();
     let mut nodes = Vec::with_capacity(drafts.len());
     for draft in &drafts {
         let node_role = draft.role?;
@@ -99,6 +100,9 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let mut config = layered(&layers, node_role);
         if let Some(external) = draft.file.external_ip.value() {
             config.insert(EXTERNAL_IP.into(), external.0.to_string().into());
+        }
+        if node_role == Role::Server && cni == Cni::None {
+            without_network(&mut config);
         }
         let (cpus, memory) = defaults::size(node_role);
         let mut labels = taken(&mut config, "node-label");
@@ -333,6 +337,15 @@ fn layered(layers: &[Option<&Config>; 3], role: Role) -> Yaml {
         }
     }
     out
+}
+
+/// k3s brings no network for pods, and what it has for their policies would not know another's (k3s-io/docs,
+/// docs/networking/basic-network-options.md), unless the spec says that it does.
+fn without_network(config: &mut Yaml) {
+    config.insert("flannel-backend".into(), "none".into());
+    if !config.contains_key("disable-network-policy") {
+        config.insert("disable-network-policy".into(), true.into());
+    }
 }
 
 fn put(out: &mut Yaml, key: &str, value: YamlValue) {

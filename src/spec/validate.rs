@@ -12,7 +12,7 @@ use super::resolve::{self, Draft};
 use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, LABEL, check_label, check_taint, is_private};
-use super::{Network, ProvisionType, Role};
+use super::{Cni, Network, ProvisionType, Role};
 
 /// Names that mean something else already.
 const RESERVED: &[(&str, &str)] = &[
@@ -231,6 +231,7 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
             }
         }
         embedded_registry(k3s, report);
+        cni(k3s, drafts, networked, report);
         let minor = minor(k3s);
         settings(&k3s.config, None, minor, networked, report);
         settings(&k3s.server_config, Some(Role::Server), minor, networked, report);
@@ -240,6 +241,34 @@ pub(super) fn k3s(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) {
     for draft in drafts.iter().filter(|d| d.index == 0) {
         // Nothing is said of a worker's settings where the role is in doubt.
         settings(&draft.file.config, draft.role.or(Some(Role::Server)), minor, networked, report);
+    }
+}
+
+const NO_NETWORK: &str = "k3s will have no pod network of its own";
+const BRING_ONE: &str = "Nodes become Ready only when another network plugin is installed. Name its manifests, to be applied before \
+                         that: `manifests: [{path: cni/, when: api, wait: true}]`.";
+
+/// Whose the pods' network is, is said in one place.
+fn cni(k3s: &K3sFile, drafts: &[Draft<'_>], networked: bool, report: &mut Report<'_>) {
+    let Some(cni) = k3s.cni.get() else { return };
+    let nodes = drafts.iter().filter(|draft| draft.index == 0).map(|draft| &draft.file.config);
+    let all = [&k3s.config, &k3s.server_config].into_iter().chain(nodes);
+    for entry in all.filter_map(|config| config.value()).flat_map(|config| &config.0) {
+        let none = entry.value().as_str() == Some("none");
+        let help = match (k3s_keys::long(&entry.key), cni.value) {
+            ("flannel-backend", Cni::None) => {
+                "`cni: none` switches flannel off; remove `flannel-backend`, or take `cni: flannel`."
+            }
+            ("flannel-backend", Cni::Flannel) if none => {
+                "Keep one of the two; `cni: none` says all that it takes."
+            }
+            _ => continue,
+        };
+        let message = format!("`flannel-backend` and `cni: {}` exclude each other", cni.value.word());
+        report.error(entry.key_at, message, help);
+    }
+    if cni.value == Cni::None && !networked {
+        report.warning(cni.at, NO_NETWORK, BRING_ONE);
     }
 }
 
@@ -310,9 +339,7 @@ fn settings(
             "node-taint" => check_taint,
             "flannel-backend" if entry.value().as_str() == Some("none") => {
                 if !networked {
-                    let help = "Nodes become Ready only when another network plugin is installed. Name its manifests, to \
-                                be applied before that: `manifests: [{path: cni/, when: api, wait: true}]`.";
-                    report.warning(entry.key_at, "k3s will have no pod network of its own", help);
+                    report.warning(entry.key_at, NO_NETWORK, BRING_ONE);
                 }
                 continue;
             }

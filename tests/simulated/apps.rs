@@ -338,8 +338,7 @@ fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
 /// answers, while servers go on joining. If it never comes, that is one failure, and it says whose it is.
 #[test]
 fn a_network_of_the_users_own_is_there_before_nodes_are_ready() {
-    let k3s =
-        format!("k3s: {{{K3S}, server_config: {{flannel-backend: none}}}}\ntimeouts: {{node_ready: 20s}}\n");
+    let k3s = format!("k3s: {{{K3S}, cni: none}}\ntimeouts: {{node_ready: 20s}}\n");
     let sim = Sim::new(&spec(3, 1, &k3s));
     shows(&sim, &["validate"], 0, &["no pod network of its own", "when: api, wait: true"]);
     sim.spec(&spec(3, 1, &format!("{k3s}manifests: [web.yaml, {{path: cni/, when: api, wait: true}}]\n")));

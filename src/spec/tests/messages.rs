@@ -406,3 +406,29 @@ fn names_of_hosts_are_one_host_s_each() {
 hosts: {SERVER: 10.0.0.1, x.test: 10.0.0.1, X.test: 10.0.0.2, y: 0.0.0.0, z: nine, 1.2.3.4: 10.0.0.1}"
     )));
 }
+
+#[test]
+fn whose_the_pods_network_is_is_said_once() {
+    let spec = |k3s: &str| format!("{NODES}k3s: {{{k3s}}}\nmanifests: []\n");
+    let server = |k3s: &str| super::cluster(&spec(k3s)).nodes[0].config.clone();
+    let bare = server("cni: none");
+    assert_eq!(bare, server("server_config: {flannel-backend: none, disable-network-policy: true}"));
+    assert_eq!(server("cni: none, config: {disable-network-policy: false}")["disable-network-policy"], false);
+    assert_eq!(
+        server("cni: flannel, config: {flannel-backend: host-gw}"),
+        server("config: {flannel-backend: host-gw}")
+    );
+    assert!(super::cluster(&spec("cni: none")).nodes[1].config.is_empty());
+    for (k3s, said) in [
+        ("cni: none", "warning: k3s will have no pod network of its own"),
+        (
+            "cni: none, config: {flannel-backend: vxlan}",
+            "error: `flannel-backend` and `cni: none` exclude each other",
+        ),
+        ("cni: flannel, server_config: {flannel-backend: none}", "`cni: flannel` exclude each other"),
+        ("cni: calico", "unknown value `calico` / Possible: `flannel`, `none`"),
+    ] {
+        let found = brief(&spec(k3s));
+        assert!(found.contains(said), "{k3s}: {found}");
+    }
+}

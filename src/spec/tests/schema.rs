@@ -94,6 +94,7 @@ k3s:
   version: v1.34.1+k3s1
   endpoint: k3s.lan:7443
   token: {env: K3S_TOKEN}
+  cni: none
   env: {CONTAINERD_HTTP_PROXY: "http://u:p@x:1", GOGC: 50}
   config: {write-kubeconfig-mode: "0644", v: 2, tls-san+: [a, 1]}
   server_config: {disable: [traefik]}
@@ -116,7 +117,7 @@ provision:
 timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h, rollout: 1s}
 verify: {image: "example.org:5000/busybox:1.36"}
 namespaces: [a, {name: b, labels: {pod-security.kubernetes.io/enforce: baseline}}]
-manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a}]
+manifests: [EXAMPLES/ingress/apps, {path: EXAMPLES/nginx/web.yaml, namespace: a, when: api}]
 retry: {attempts: 1, backoff: 1s, max_backoff: 1s}
 rollout: {workers: 2, drain: true}
 disposable: true
