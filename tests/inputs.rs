@@ -85,7 +85,8 @@ fn every_input_is_read_or_refused() {
         if let Err(error) = result {
             panic!("{input}: {error}");
         }
-        let grown = peak() - before;
+        // The kernel counts by thread, so that a peak may look a little lower later.
+        let grown = peak().saturating_sub(before);
         println!(
             "{input}: {} seeds, 400 others in {:.1} s, {grown} MiB",
             seeds.len(),
