@@ -400,14 +400,71 @@ fn verbs() -> Vec<String> {
     verbs
 }
 
+/// What bash offers behind a line, by p1's own script.
+fn offered(dir: &Path, line: &[&str]) -> Vec<String> {
+    let script = "source <(p1 completions bash); COMP_WORDS=(p1 \"$@\"); COMP_CWORD=$#; COMP_TYPE=9; \
+                  _clap_complete_p1 p1 \"${!#}\" \"\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let bin = Path::new(env!("CARGO_BIN_EXE_p1")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash"]).args(line).current_dir(dir).env("PATH", path);
+    command.env("HOME", dir.join("home")).env_remove("P1_FILE").stdin(Stdio::null());
+    let out = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{line:?}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().map(|word| word.trim_end().to_owned()).filter(|word| !word.is_empty()).collect()
+}
+
 #[test]
-fn completions_name_every_verb_and_are_a_shells_text() {
+fn names_complete_by_the_spec_and_by_what_was_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let offered = |line: &[&str]| offered(dir.path(), line);
+    // Without a spec there are no names, and no words about it.
+    assert_eq!(offered(&["up", "wor"]), [""; 0]);
+    write(
+        "cluster.yaml",
+        "name: iot\nprovider: libvirt\nnodes:\n  - {name: server, role: server}\n  - {name: worker, count: 2}\n",
+    );
+    write("other/it.yaml", "name: b\nprovider: libvirt\nnodes:\n  - {name: elsewhere, role: server}\n");
+    assert_eq!(offered(&["up", "wor"]), ["worker", "worker-1", "worker-2"]);
+    assert_eq!(offered(&["exec", "role"]), ["role:server", "role:worker"]);
+    assert_eq!(offered(&["ssh", "wor"]), ["worker-1", "worker-2"], "it is for one");
+    assert_eq!(offered(&["up", "--replace", "worker-2"]), ["worker-2"]);
+    assert_eq!(
+        offered(&["-f", "other/it.yaml", "stop", ""])
+            .iter()
+            .filter(|w| !w.starts_with('-'))
+            .collect::<Vec<_>>(),
+        ["elsewhere", "role:server"]
+    );
+    assert_eq!(offered(&["-C", "other", "up", "serv"]), ["server"], "the spec is above");
+    assert_eq!(offered(&["cp", "oth"]), ["other/"]);
+    assert_eq!(offered(&["cp", "worker-1"]), ["worker-1:"]);
+    assert_eq!(offered(&["-f", "other/i"]), ["other/it.yaml"]);
+    assert_eq!(offered(&["verif"]), ["verify"]);
+    let runs = Path::new("tests/cmd/history.in/.p1/iot/runs");
+    for run in fs::read_dir(runs).unwrap().map(|e| e.unwrap().path()) {
+        write(
+            &format!(".p1/iot/runs/{}", run.file_name().unwrap().to_str().unwrap()),
+            &fs::read_to_string(run).unwrap(),
+        );
+    }
+    assert_eq!(offered(&["logs", "--run", "20261129T09"]).len(), 2);
+    assert_eq!(offered(&["logs", "--run", "20261129T0900", "--step", "worker"]), ["worker/start"]);
+    assert_eq!(offered(&["logs", "--step", "server"]), ["server/take"], "of the last run");
+}
+
+#[test]
+fn completions_are_a_shells_text_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (code, text, _) = p1(Path::new("."), &["completions", shell]);
         assert_eq!(code, 0);
-        for verb in verbs() {
-            assert!(text.contains(&verb), "{shell} lacks {verb}");
-        }
+        assert!(text.contains("P1_COMPLETE"), "{shell}: {text}");
         if shell == "bash" {
             assert!(reads(&mut Command::new("bash"), &text), "bash does not read it");
             assert!(!reads(&mut Command::new("bash"), &format!("{text}\n}}")), "bash reads anything");

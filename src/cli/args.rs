@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete;
 use super::verb::Verb;
 use crate::spec::ProviderChoice;
 
@@ -84,7 +86,7 @@ pub enum Output {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Nodes {
     /// Only these nodes, also by the name of a group with `count` or as `role:worker`; all without any
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     pub nodes: Vec<String>,
 }
 
@@ -148,7 +150,7 @@ pub struct Up {
     #[arg(long)]
     pub skip_preflight: bool,
     /// Recreate this node's machine, with the loss of what is on it; may be given several times
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     pub replace: Vec<String>,
     /// Keep the cluster, memory and disks, when it is up, as `keep: true` in the spec does
     #[arg(long)]
@@ -184,6 +186,7 @@ pub struct Upgrade {
 #[derive(Args, Debug)]
 pub struct Ssh {
     /// The node [default: the first server]
+    #[arg(add = ArgValueCompleter::new(complete::node))]
     pub node: Option<String>,
     /// What to run instead of a shell: one word is a line for the node's shell, several are a command with
     /// its arguments
@@ -212,10 +215,10 @@ pub struct Exec {
 #[derive(Args, Debug)]
 pub struct Cp {
     /// What: a file or a folder, here or on a node as `NODE:PATH`; a path on a node starts at the user's home
-    #[arg(value_name = "FROM")]
+    #[arg(value_name = "FROM", add = ArgValueCompleter::new(complete::place))]
     pub from: OsString,
     /// Where to, the same way: into a folder that is there, else under that name
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", add = ArgValueCompleter::new(complete::place))]
     pub to: OsString,
     /// Read and write on nodes as root
     #[arg(long)]
@@ -226,7 +229,7 @@ pub struct Cp {
 #[derive(Args, Debug)]
 pub struct Forward {
     /// A node, a Service or a pod; `node/`, `service/` and `pod/` say which, where names are alike
-    #[arg(value_name = "SERVICE|POD|NODE")]
+    #[arg(value_name = "SERVICE|POD|NODE", add = ArgValueCompleter::new(complete::node))]
     pub target: String,
     /// Its port, by number or name, with this host's before it: `8080:80`; `:80` takes a free one
     #[arg(value_name = "[LOCAL:]PORT")]
@@ -240,12 +243,13 @@ pub struct Forward {
 #[derive(Args, Debug)]
 pub struct Logs {
     /// A node: the log of its k3s. Without one: what the last run's failed steps wrote
+    #[arg(add = ArgValueCompleter::new(complete::node))]
     pub node: Option<String>,
     /// Of this run instead of the last one, as `p1 history` lists it; as much of its name as no other has is enough
-    #[arg(long, conflicts_with_all = ["node", "follow"])]
+    #[arg(long, conflicts_with_all = ["node", "follow"], add = ArgValueCompleter::new(complete::runs))]
     pub run: Option<String>,
     /// The log of a step of the run, e.g. `worker-1/install`
-    #[arg(long, conflicts_with_all = ["node", "follow"])]
+    #[arg(long, conflicts_with_all = ["node", "follow"], add = ArgValueCompleter::new(complete::steps))]
     pub step: Option<String>,
     /// The last lines
     #[arg(short = 'n', long, default_value_t = 100)]
@@ -429,11 +433,13 @@ pub enum SnapshotVerb {
     /// Put every machine back to that moment; what happened since is lost
     Restore {
         /// Which, as `list` shows it
+        #[arg(add = ArgValueCompleter::new(complete::snapshots))]
         name: String,
     },
     /// Remove a snapshot
     Delete {
         /// Which, as `list` shows it
+        #[arg(add = ArgValueCompleter::new(complete::snapshots))]
         name: String,
     },
 }
@@ -542,7 +548,7 @@ pub enum FaultVerb {
 #[derive(Args, Debug)]
 pub struct FaultNodes {
     /// Which
-    #[arg(value_name = "NODE", required = true)]
+    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
     pub nodes: Vec<String>,
     /// For how long
     #[arg(long = "for", value_name = "TIME", value_parser = bound, default_value = "60s")]
@@ -553,7 +559,7 @@ pub struct FaultNodes {
 #[derive(Args, Debug)]
 pub struct Peers {
     /// Only towards this node; may be given several times [default: all others]
-    #[arg(long = "peer", value_name = "NODE")]
+    #[arg(long = "peer", value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     pub peers: Vec<String>,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::{self, Init, Render};
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{help, here, out, print};
+use super::{complete, help, here, out, print};
 use crate::access::World;
 use crate::guest::NodeFacts;
 use crate::k3s;
@@ -83,9 +83,10 @@ pub fn schema(context: &Context) -> Result<(), CliError> {
 
 /// `p1 completions`.
 pub fn completions(context: &Context, shell: clap_complete::Shell) -> Result<(), CliError> {
-    // Into memory first: it panics where it cannot write.
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut help::command(), "p1", &mut text);
+    let Some(text) = complete::script(&shell.to_string()) else {
+        let what = format!("{shell} cannot ask p1");
+        return Err(CliError::new(code::USAGE, what, "Possible: bash, elvish, fish, powershell, zsh."));
+    };
     match context.ui.format {
         Format::Json => {
             let text = String::from_utf8_lossy(&text);

@@ -19,7 +19,7 @@ const GROUPS: [(&str, &[&str]); 9] = [
 ];
 
 /// Command lines to begin with, of p1 itself and of verbs.
-const EXAMPLES: [(&str, &[(&str, &str)]); 13] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 14] = [
     (
         "",
         &[
@@ -72,6 +72,14 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 13] = [
             ("p1 logs server --follow", "k3s' log on a node"),
             ("p1 logs --run 20261129T0859", "what those of an earlier run wrote"),
             ("p1 logs --bundle", "all that shows a cause, in one file without secrets"),
+        ],
+    ),
+    (
+        "completions",
+        &[
+            ("source <(p1 completions bash)", "in ~/.bashrc"),
+            ("source <(p1 completions zsh)", "in ~/.zshrc, after compinit"),
+            ("p1 completions fish | source", "in ~/.config/fish/config.fish"),
         ],
     ),
     ("kubeconfig", &[("export KUBECONFIG=$(p1 kubeconfig)", ""), ("p1 kubeconfig --merge --switch", "")]),
@@ -216,7 +224,9 @@ mod tests {
     fn every_example_is_a_command_line() {
         for (verb, lines) in EXAMPLES {
             for (line, _) in lines {
-                let line = line.split_once("$(").map_or(*line, |(_, inner)| inner.trim_end_matches(')'));
+                let inner = line.split_once("$(").or_else(|| line.split_once("<("));
+                let line = inner.map_or(*line, |(_, inner)| inner.trim_end_matches(')'));
+                let line = line.split(" | ").next().unwrap_or_default();
                 let words = shlex::split(line).unwrap();
                 assert!(verb.is_empty() || words[1] == verb, "{line} is no example of {verb}");
                 let read = Cli::command().try_get_matches_from(words);

@@ -104,7 +104,7 @@ pub fn find(state: &StateDir, run: &str) -> Result<Record, CliError> {
 }
 
 /// The command line that it was, without its options.
-fn what(record: &Record) -> String {
+pub fn what(record: &Record) -> String {
     let retry = record.events.iter().any(|e| matches!(&e.kind, Kind::RunStarted { retry_of: Some(_), .. }));
     let words = retry.then_some("retry:").into_iter().chain([record.verb.as_str()]);
     let words = words.chain(record.targets.iter().map(String::as_str));

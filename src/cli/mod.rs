@@ -22,6 +22,7 @@ mod bake;
 mod boxes;
 mod bundle;
 mod change;
+mod complete;
 mod context;
 mod cp;
 mod destroy;
@@ -71,6 +72,7 @@ use out::print;
 
 /// Runs p1 with the arguments of this process.
 pub fn main() -> ExitCode {
+    complete::answer();
     let args: Vec<OsString> = std::env::args_os().collect();
     let (Cli { global, verb }, name) = match usage::parse(&args) {
         Ok(read) => read,

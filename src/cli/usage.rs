@@ -129,6 +129,16 @@ fn words(args: &[String]) -> impl Iterator<Item = usize> {
     (0..args.len()).filter(move |i| !args[*i].starts_with('-') && (*i == 0 || !valued(*i - 1)))
 }
 
+/// The spec that a command line names, or that is found where it works.
+pub fn spec_of(args: &[String]) -> Option<PathBuf> {
+    let file = args.windows(2).find(|w| w[0] == "-f" || w[0] == "--file").map(|w| w[1].clone());
+    let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
+    let folders = args.windows(2).filter(|w| w[0] == "-C").map(|w| w[1].as_str());
+    let folder = std::path::absolute(folders.collect::<PathBuf>().join(".")).ok()?;
+    let above = || above::find(&folder).unwrap_or_else(|| folder.join(above::SPEC));
+    Some(file.map_or_else(above, |file| folder.join(file)))
+}
+
 /// `p1 ssh NODE uptime`, `p1 exec NODE uptime` and `p1 kubectl -o wide get pods` as they have to be written.
 fn meant(args: &[String]) -> Option<String> {
     let verb = words(args).next()?;
@@ -140,13 +150,7 @@ fn meant(args: &[String]) -> Option<String> {
         "kubectl" => 0,
         "ssh" => words(behind).next()? + 1,
         "exec" => {
-            let file = args.windows(2).find(|w| w[0] == "-f" || w[0] == "--file").map(|w| w[1].clone());
-            let file = file.or_else(|| std::env::var("P1_FILE").ok().filter(|f| !f.is_empty()));
-            let folders = args.windows(2).filter(|w| w[0] == "-C").map(|w| w[1].as_str());
-            let folder = std::path::absolute(folders.collect::<PathBuf>().join(".")).ok()?;
-            let above = || above::find(&folder).unwrap_or_else(|| folder.join(above::SPEC));
-            let file = file.map_or_else(above, |file| folder.join(file));
-            let cluster = spec::load(&file, &variable).ok()?.cluster;
+            let cluster = spec::load(&spec_of(args)?, &variable).ok()?.cluster;
             words(behind).find(|i| cluster.select(&behind[*i]).is_none())?
         }
         _ => return None,

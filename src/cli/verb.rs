@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::args::{
     ArtifactsVerb, BoxVerb, Cp, Doctor, Exec, FaultVerb, Fork, Forward, History, ImageVerb, Init, KeptVerb,
     Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
 };
+use super::complete;
 use super::context::Context;
 use super::error::CliError;
 use super::{
@@ -104,7 +106,7 @@ pub enum Verb {
     /// Recreate nodes, one server at a time: leave the cluster, new machine, join again
     Replace {
         /// Which
-        #[arg(value_name = "NODE", required = true)]
+        #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
         nodes: Vec<String>,
     },
     /// Remove the machines and all that belongs to them; a node by name leaves its cluster first
