@@ -56,6 +56,7 @@ verbs! {
     /// The verbs that run steps, by the names that journals have: one that was given stays.
     VerbName {
         Up = "up",
+        Machines = "up --only machines",
         Replace = "replace",
         Upgrade = "upgrade",
         Start = "start",

@@ -431,7 +431,7 @@ fn names_complete_by_the_spec_and_by_what_was_done() {
         "name: iot\nprovider: libvirt\nnodes:\n  - {name: server, role: server}\n  - {name: worker, count: 2}\n",
     );
     write("other/it.yaml", "name: b\nprovider: libvirt\nnodes:\n  - {name: elsewhere, role: server}\n");
-    assert_eq!(offered(&["up", "wor"]), ["worker", "worker-1", "worker-2"]);
+    assert_eq!(offered(&["up", "wor"]), ["worker-1", "worker-2", "worker"]);
     assert_eq!(offered(&["exec", "role"]), ["role:server", "role:worker"]);
     assert_eq!(offered(&["ssh", "wor"]), ["worker-1", "worker-2"], "it is for one");
     assert_eq!(offered(&["up", "--replace", "worker-2"]), ["worker-2"]);

@@ -143,6 +143,9 @@ pub struct Up {
     /// Only say what would be done, as `p1 plan` does
     #[arg(long, conflicts_with_all = ["setup", "keep"])]
     pub dry_run: bool,
+    /// Make and start machines with their names, addresses and keys, and leave all else to a later `up`, or to you
+    #[arg(long, value_enum, value_name = "PART", conflicts_with_all = ["dry_run", "replace", "keep"])]
+    pub only: Option<Only>,
     /// Install and start first what this host lacks; shows the commands and asks
     #[arg(long)]
     pub setup: bool,
@@ -158,6 +161,24 @@ pub struct Up {
     /// Make the cluster the long way, also where it is kept
     #[arg(long)]
     pub fresh: bool,
+}
+
+/// A part of what `up` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// The machines, without k3s
+    Machines,
+}
+
+/// Options of `status`.
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    /// Which nodes, and how closely to look.
+    #[command(flatten)]
+    pub looks: Looks,
+    /// Look again and again until Ctrl-C, so long after each look [default: 2s]
+    #[arg(short, long, value_name = "TIME", value_parser = bound, num_args = 0..=1, require_equals = true, default_missing_value = "2s")]
+    pub watch: Option<Duration>,
 }
 
 /// Options of `verify`.

@@ -40,7 +40,7 @@ pub fn must_be_agreed(
     }
     let shown = |line: &String| printable(&world.redactor.text(line)).into_owned();
     let losses: Vec<String> = decision.losses.iter().map(shown).collect();
-    agree(context, &losses, &decision.removed, &decision.replaced, replace)
+    agree(context, &world.cluster.name, &losses, &decision.removed, &decision.replaced, replace)
 }
 
 impl From<Refused> for CliError {
@@ -65,13 +65,14 @@ impl From<verbs::Error> for CliError {
 
 fn agree(
     context: &Context,
+    cluster: &str,
     lines: &[String],
     removed: &[String],
     replaced: &[String],
     named: &[String],
 ) -> Result<(), CliError> {
     if context.global.yes || context.can_ask() {
-        let mut question = String::from("This deletes data:\n");
+        let mut question = format!("This deletes data of the cluster `{cluster}`:\n");
         for line in lines {
             let _ = writeln!(question, "  {line}");
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::above;
@@ -20,6 +21,7 @@ use crate::kept::Moments;
 use crate::machines::{self, Bridge, Cpu, Fleet, Here, Kind, Users};
 use crate::os::Cancel;
 use crate::os::apart::Apart;
+use crate::os::files::At;
 use crate::os::lock::{self, Lock};
 use crate::os::sync::lock as lock_of;
 use crate::redact::Redactor;
@@ -496,24 +498,36 @@ impl Context {
         Ok(all.remove(0))
     }
 
-    /// Asks, unless `--yes`. Without a terminal and without `--yes` the answer is no, with the word
-    /// that it takes.
+    /// Goes on after a yes alone.
     pub fn agree(&self, question: &str) -> Result<(), CliError> {
-        if self.global.yes {
+        if self.ask(question)? {
             return Ok(());
         }
+        // It is what was asked for, and no error.
+        eprintln!("nothing was done");
+        Err(CliError::told(code::USAGE, "nothing was done"))
+    }
+
+    /// Asks, unless `--yes`. Without a terminal and without `--yes` it is an error, with what would have been asked and the
+    /// word that it takes.
+    pub fn ask(&self, question: &str) -> Result<bool, CliError> {
+        if self.global.yes {
+            return Ok(true);
+        }
         if !self.can_ask() {
-            return Err(CliError::new(
+            let fail = CliError::new(
                 code::USAGE,
                 "there is no terminal to confirm on",
                 "Pass `--yes` to confirm beforehand.",
-            ));
+            );
+            return Err(CliError { evidence: question.lines().map(str::to_owned).collect(), ..fail });
         }
-        let (mut input, mut output) = (std::io::stdin().lock(), std::io::stderr());
-        match crate::ui::confirm(question, &mut input, &mut output) {
-            Ok(true) => Ok(()),
-            _ => Err(CliError::new(code::USAGE, "nothing was done", "")),
-        }
+        let input = std::io::stdin();
+        // What was typed before was no answer to this, nor is what an earlier answer had behind it.
+        let _ = nix::sys::termios::tcflush(&input, nix::sys::termios::FlushArg::TCIFLUSH);
+        let own = input.as_fd().try_clone_to_owned().at("read", std::path::Path::new("the terminal"))?;
+        let mut input = std::io::BufReader::new(std::fs::File::from(own));
+        Ok(crate::ui::confirm(question, &mut input, &mut std::io::stderr()).unwrap_or(false))
     }
 }
 

@@ -71,7 +71,7 @@ fn set_up_for(context: &Context, cluster: Option<&Cluster>) -> Result<(), CliErr
         for action in &plan.actions {
             eprintln!("  {}  {}", action.line, paint.tone(Tone::Dim, &format!("# {}", action.what)));
         }
-        context.agree("Run these commands?")?;
+        context.agree("Run these commands on this host?")?;
         let _signals = super::signals::watch_plain(context.cancel.clone())?;
         if plan.wants_sudo() && context.can_ask() {
             crate::os::process::hand_over(&crate::os::process::Cmd::new("sudo").arg("-v"))?;

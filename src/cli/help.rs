@@ -19,7 +19,7 @@ const GROUPS: [(&str, &[&str]); 9] = [
 ];
 
 /// Command lines to begin with, of p1 itself and of verbs.
-const EXAMPLES: [(&str, &[(&str, &str)]); 14] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 15] = [
     (
         "",
         &[
@@ -37,9 +37,11 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 14] = [
             ("p1 up worker-1", "on this node alone"),
             ("p1 up --dry-run", "only say what would be done"),
             ("p1 up --replace worker-1", "recreate its machine"),
+            ("p1 up --only machines", "no k3s: that is for a later `up`, or for you"),
         ],
     ),
     ("plan", &[("p1 plan", "what `up` would do"), ("p1 plan -v", "with the steps that are done")]),
+    ("status", &[("p1 status", ""), ("p1 status --watch", "again and again, until Ctrl-C")]),
     ("init", &[("p1 init --servers 3 --workers 2", "a cluster that survives the loss of a server")]),
     (
         "exec",
@@ -226,7 +228,7 @@ mod tests {
             for (line, _) in lines {
                 let inner = line.split_once("$(").or_else(|| line.split_once("<("));
                 let line = inner.map_or(*line, |(_, inner)| inner.trim_end_matches(')'));
-                let line = line.split(" | ").next().unwrap_or_default();
+                let line = line.strip_suffix(" | source").unwrap_or(line);
                 let words = shlex::split(line).unwrap();
                 assert!(verb.is_empty() || words[1] == verb, "{line} is no example of {verb}");
                 let read = Cli::command().try_get_matches_from(words);

@@ -52,8 +52,10 @@ pub fn run(context: &Context, verb: VerbName, nodes: &[String]) -> Result<(), Cl
                 Loss::Cluster => format!(" With it goes all data of the cluster `{}`.", world.cluster.name),
                 _ => String::new(),
             };
+            let nodes: Vec<&str> = seen.request.targets.iter().map(String::as_str).collect();
             context.agree(&format!(
-                "This removes k3s, its data and all that runs on it; the machines stay.{data} Continue?"
+                "This removes k3s from {}, with its data and all that runs on it; the machines stay.{data} Continue?",
+                nodes.join(", ")
             ))?;
         }
         Ok(())

@@ -44,7 +44,8 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), CliError> {
                 return Err(CliError::new(code::FAILED, what, hint));
             }
             let question = format!(
-                "This puts {} back to {}; what happened on the cluster since is lost. Continue?",
+                "This puts the cluster `{}` ({}) back to {}; what happened on it since is lost. Continue?",
+                world.cluster.name,
                 set.note.nodes.join(", "),
                 when(&set)
             );
@@ -52,7 +53,11 @@ pub fn run(context: &Context, verb: SnapshotVerb) -> Result<(), CliError> {
         }),
         SnapshotVerb::Delete { name } => change(context, VerbName::DeleteSnapshot, name, &|world, name| {
             let set = find(world, name)?;
-            context.agree(&format!("This removes the snapshot `{name}` of {}. Continue?", when(&set)))
+            context.agree(&format!(
+                "This removes the snapshot `{name}` of the cluster `{}`, taken {}. Continue?",
+                world.cluster.name,
+                when(&set)
+            ))
         }),
         SnapshotVerb::List => list(context),
     }

@@ -1,12 +1,15 @@
 //! `p1 status`: machines, k3s, nodes, and where they differ from the spec.
 
+use std::io::IsTerminal;
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::args::Looks;
+use super::args::{Looks, Status};
 use super::change;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::print;
+use super::{out, print};
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::explain::{chain, seconds};
@@ -17,13 +20,72 @@ use crate::observe::{Depth, observe_claimed};
 use crate::observed::drift::Drift;
 use crate::observed::refusal::unfinished;
 use crate::observed::{View, faults};
+use crate::os::cancel::Level;
 use crate::plan::Check;
 use crate::state::StateDir;
-use crate::ui::{Cell, Format, Layout, Tone, count, table};
+use crate::ui::{self, Cell, Format, Layout, Tone, count, table};
 use crate::verbs::Verb;
 
 /// Shows how it is; exit code 1 if it is not as the spec says, 3 if that cannot be told.
-pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
+pub fn status(context: &Context, args: &Status) -> Result<(), CliError> {
+    if let Some(every) = args.watch {
+        return watch(context, &args.looks, every);
+    }
+    let Shown { before, data, after, end } = look(context, &args.looks)?;
+    eprint!("{before}");
+    print(data);
+    eprint!("{after}");
+    end
+}
+
+/// Shows it again and again, until the user has seen enough.
+fn watch(context: &Context, args: &Looks, every: Duration) -> Result<(), CliError> {
+    let _signals = super::signals::watch_plain(context.cancel.clone())?;
+    let screen = context.ui.live() && std::io::stdout().is_terminal();
+    let mut first = true;
+    while !context.cancel.stopping() && !out::ended() {
+        let shown = match look(context, args) {
+            _ if context.cancel.stopping() => break,
+            // What does not answer now may answer the next time.
+            Err(fail) if !first && fail.code != code::USAGE => {
+                let text = context.shown(&fail.message) + "\n";
+                Shown { before: String::new(), data: String::new(), after: text, end: Ok(()) }
+            }
+            shown => shown?,
+        };
+        first = false;
+        if screen {
+            let now = jiff::Timestamp::now().strftime("%H:%M:%S UTC");
+            let head =
+                format!("{} status at {now}, every {}; Ctrl-C ends it", context.called(), seconds(every));
+            let text = format!("{head}\n\n{}{}{}", shown.before, shown.data, shown.after);
+            print(ui::screenful(&text));
+        } else {
+            eprint!("{}", shown.before);
+            print(shown.data);
+            eprint!("{}", shown.after);
+        }
+        context.cancel.sleep(every, Level::Stop);
+    }
+    Ok(())
+}
+
+/// What is said, for people before and after the data itself.
+struct Shown {
+    before: String,
+    data: String,
+    after: String,
+    /// What the exit code says.
+    end: Result<(), CliError>,
+}
+
+/// Looks once.
+fn look(context: &Context, args: &Looks) -> Result<Shown, CliError> {
+    let (mut before, mut data, mut after) = (String::new(), String::new(), String::new());
+    let mut say = |line: String| {
+        after.push_str(&line);
+        after.push('\n');
+    };
     let cluster = context.spec()?;
     let targets = context.targets(&cluster, &args.nodes.nodes)?;
     let state = StateDir::of(cluster.home(), &cluster.name);
@@ -77,7 +139,7 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
                 "remembered": seen.remembered.contains(&node.name),
                 "faults": faults.iter().filter(|a| a.node == node.name).collect::<Vec<_>>(),
             });
-            print(format!("{line}\n"));
+            data.push_str(&format!("{line}\n"));
             continue;
         }
         // It is told with the fault.
@@ -111,51 +173,50 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
     }
     if context.ui.format == Format::Json {
         for drift in drift.iter().filter(|d| d.node.is_none()) {
-            print(format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
+            data.push_str(&format!("{}\n", json!({"v": 1, "cluster": world.cluster.name, "drift": [drift]})));
         }
         if let Some(why) = &refused {
             let name = &world.cluster.name;
-            print(format!(
-                "{}\n",
-                json!({"v": 1, "cluster": name, "unfinished": why.cause, "hint": why.hint})
-            ));
+            let line = json!({"v": 1, "cluster": name, "unfinished": why.cause, "hint": why.hint});
+            data.push_str(&format!("{line}\n"));
         }
     } else {
         let layout = Layout { paint: context.paint(), right: false, indent: 0 };
         for drift in drift.iter().filter(|d| d.node.is_none()) {
-            eprintln!("{drift}");
+            before.push_str(&format!("{drift}\n"));
         }
-        print(table(
+        data = table(
             &["node", "role", "address", "machine", "k3s", "Ready", "version", "differs"],
             &rows,
             layout,
-        ));
+        );
         for active in faults {
             let node = &active.node;
             let told = active.told(jiff::Timestamp::now());
-            eprintln!("{node} is under {told}; `p1 fault heal {node}` ends it before");
+            say(format!("{node} is under {told}; `p1 fault heal {node}` ends it before"));
         }
         for line in freshness(&believed, &seen.remembered) {
-            eprintln!("{line}");
+            say(line);
         }
         let saved = seen.machines.values().any(|m| m.state == MachineState::Saved && m.can.has(Cap::Suspend));
         if let Some(how) = world.state.suspended().filter(|_| saved && holder.is_none()) {
             let since = how.since.strftime("%Y-%m-%d %H:%M:%S UTC");
-            eprintln!("suspended since {since}: `p1 resume` continues");
+            say(format!("suspended since {since}: `p1 resume` continues"));
         }
         if let Some(why) = refused.as_ref().filter(|_| holder.is_none()) {
-            eprintln!("{}. {}", why.cause, why.hint);
+            say(format!("{}. {}", why.cause, why.hint));
         }
         if let Some(owner) = holder {
-            eprintln!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since);
+            say(format!("p1 {} works on it (pid {}, since {})", owner.verb, owner.pid, owner.since));
         } else if let Some((n, verb)) = outstanding.filter(|(n, _)| *n > 0) {
-            eprintln!("{} of `p1 {verb}` outstanding: `p1 retry` continues", count(n, "step"));
+            say(format!("{} of `p1 {verb}` outstanding: `p1 retry` continues", count(n, "step")));
         } else if let Err(error) = &last {
-            eprintln!("what the last run left is not known: {}", chain(error));
+            say(format!("what the last run left is not known: {}", chain(error)));
         }
     }
+    let shown = |end| Ok(Shown { before, data, after, end });
     if let Some(why) = refused {
-        return Err(CliError::told(code::FAILED, why.cause).hint(why.hint));
+        return shown(Err(CliError::told(code::FAILED, why.cause).hint(why.hint)));
     }
     let due = match faults.is_empty() {
         true => change::is_due(&plan, &drift),
@@ -163,18 +224,18 @@ pub fn status(context: &Context, args: &Looks) -> Result<(), CliError> {
         false => drift.iter().any(Drift::counts),
     };
     if !due {
-        return Ok(());
+        return shown(Ok(()));
     }
     let differs =
         drift.iter().any(Drift::counts) || plan.steps.iter().any(|s| matches!(s.check, Check::Needed(_)));
-    Err(match differs {
+    shown(Err(match differs {
         true => CliError::told(code::FAILED, "the cluster differs from the spec")
             .hint("`p1 plan` says what `p1 up` would do.")
             .next(["p1 up"]),
         false => {
             CliError::told(code::HOST, "parts of the cluster cannot be checked").next(["p1 status --deep"])
         }
-    })
+    }))
 }
 
 /// What differs on a node, and why more is not known of it.

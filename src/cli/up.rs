@@ -46,7 +46,7 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
     if let Some(made) = fork::unfinished(context, &cluster) {
         return made;
     }
-    let alone = targets.is_empty() && replace.is_empty();
+    let alone = targets.is_empty() && replace.is_empty() && args.only.is_none();
     let keeps = alone && (args.keep || cluster.keep);
     if alone
         && !args.fresh
@@ -58,7 +58,7 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
     }
     let (again, key) = (cluster.clone(), RefCell::new(None));
     let job = Job {
-        verb: Verb::of(VerbName::Up),
+        verb: Verb::of(if args.only.is_some() { VerbName::Machines } else { VerbName::Up }),
         replace: replace.clone(),
         targets,
         subject: keeps.then(|| kept::TO_KEEP.to_owned()),
@@ -80,6 +80,10 @@ pub fn up(context: &Context, args: &Up) -> Result<(), CliError> {
         Ok(ask_for_namespaces(context, world))
     })?;
     run::verdict(&report)?;
+    if args.only.is_some() {
+        let p1 = context.called();
+        eprintln!("`{p1} ssh` and `{p1} exec` reach them; `{p1} up` goes on from here");
+    }
     if keeps {
         return kept::keep(context, again, key.into_inner());
     }
@@ -97,8 +101,10 @@ fn ask_for_namespaces(context: &Context, world: &World) -> Vec<String> {
             "The namespace {name} left the spec. p1 did not apply {}{more} in it. Delete all of it?",
             shown.join(", ")
         );
-        if context.agree(&question).is_ok() {
-            agreed.push(name);
+        match context.ask(&question) {
+            Ok(true) => agreed.push(name),
+            // Without a terminal as after a no.
+            Ok(false) | Err(_) => eprintln!("the namespace {name} stays"),
         }
     }
     agreed

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::args::{
     ArtifactsVerb, BoxVerb, Cp, Doctor, Exec, FaultVerb, Fork, Forward, History, ImageVerb, Init, KeptVerb,
-    Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Up, Upgrade, Verify,
+    Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Status, Up, Upgrade, Verify,
 };
 use super::complete;
 use super::context::Context;
@@ -38,7 +38,7 @@ pub enum Verb {
     /// Do what the last run left outstanding: same verb, same nodes
     Retry,
     /// Show machines, k3s and nodes, and where they differ from the spec; exit code 1 if they do
-    Status(Looks),
+    Status(Status),
     /// Prove that the cluster works, by using it: nodes, pods, network, Services, names, ingress; cleans up
     Verify(Verify),
     /// List this user's clusters on this host, with their folders and machines

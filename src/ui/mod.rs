@@ -92,6 +92,23 @@ impl Options {
     }
 }
 
+/// A text in place of what is on the terminal; no longer than that.
+pub fn screenful(text: &str) -> String {
+    let (rows, columns) = console::Term::stdout().size_checked().unwrap_or((24, 80));
+    let room = usize::from(rows).saturating_sub(1);
+    let mut shown = String::from("\x1b[H\x1b[2J");
+    let mut used = 0;
+    for line in text.lines() {
+        used += console::measure_text_width(line).div_ceil(columns.max(1).into()).max(1);
+        if used > room {
+            break;
+        }
+        shown.push_str(line);
+        shown.push('\n');
+    }
+    shown
+}
+
 /// Shows a run. `board` has taken in the event already.
 pub trait Renderer: Send {
     /// Something happened.

@@ -102,6 +102,7 @@ fn words(verb: &str) -> Words {
     let all = |node, one, many| Words { node, one, many };
     match VerbName::parse(verb) {
         Some(V::Up | V::Start | V::Replace) => all("ready", "is up", "are up"),
+        Some(V::Machines) => all("made", "has its machines", "have their machines"),
         Some(V::Upgrade) => all("ready", "is upgraded", "are upgraded"),
         Some(V::Stop) => all("stopped", "is stopped", "are stopped"),
         Some(V::Verify) => all("works", "works", "work"),

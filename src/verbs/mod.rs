@@ -204,6 +204,24 @@ impl Verb {
                     }
                 }
             }
+            VerbName::Machines => {
+                const {
+                    &Self {
+                        name: VerbName::Machines,
+                        steps: &[
+                            Use::of(&image::STEP),
+                            Use::of(&network::STEP),
+                            Use::of(&link::STEP),
+                            Use::of(&vm::STEP),
+                            Use::of(&autostart::STEP),
+                            Use::of(&ssh::STEP),
+                            Use::of(&system::STEP),
+                        ],
+                        depth: Depth::Nodes,
+                        traits: Traits { within: Within::Nothing, ..Traits::PLAIN },
+                    }
+                }
+            }
             VerbName::Replace => {
                 const {
                     &Self {
@@ -730,6 +748,7 @@ mod tests {
         };
         let kept = [
             V::Up,
+            V::Machines,
             V::Replace,
             V::Upgrade,
             V::Start,
@@ -744,6 +763,7 @@ mod tests {
         assert_eq!(during(V::Restore), kept);
         let kept = [
             V::Up,
+            V::Machines,
             V::Replace,
             V::Upgrade,
             V::Start,

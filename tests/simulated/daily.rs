@@ -1,11 +1,13 @@
 //! What one does with a cluster every day: files to and from nodes, ports, what was done.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::run::until;
+use super::run::{Running, until};
 use super::sim::{Sim, spec};
 
 #[test]
@@ -178,4 +180,70 @@ fn ports_lead_there(sim: &Sim) {
     sim.p1(&["forward", "web", "81"]).exits(2).says(&["has no port 81", "8000 (http)"]);
     sim.p1(&["forward", "shop", "80"]).exits(2).says(&["no node, Service or pod `shop`", "web"]);
     sim.p1(&["forward", "deployment/web", "80"]).exits(2).says(&["service/web"]);
+}
+
+/// Everything else is then done by a later `up`, or by hand.
+#[test]
+fn machines_alone_are_a_beginning() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    let said = sim.p1(&["up", "--only", "machines"]).exits(0);
+    said.says(&["cluster `sim` has its machines: 2 nodes", "`p1 up` goes on from here"]);
+    assert_eq!(
+        sim.p1(&["exec", "worker", "--", "cat /proc/sys/kernel/hostname"]).exits(0).stdout(),
+        "worker | worker\n"
+    );
+    sim.sh("ssh -F .p1/sim/ssh_config server true");
+    for node in ["server", "worker"] {
+        assert_eq!(sim.node(node).sh("ls /usr/local/bin").trim(), "", "{node}");
+    }
+    sim.p1(&["up", "--only", "machines"]).exits(0).says(&["nothing to do"]);
+    assert!(sim.p1(&["history"]).exits(0).stdout().contains("up --only machines"));
+    // A machine whose plug was pulled is a machine again, and no more.
+    sim.node("worker").power_off();
+    sim.p1(&["up", "--only", "machines", "worker"]).exits(0);
+    assert_eq!(sim.node("worker").state(), "running");
+    sim.p1(&["up"]).exits(0).says(&["cluster `sim` is up"]);
+    sim.p1(&["status"]).exits(0);
+    what_was_typed_before_is_no_answer(&sim);
+    status_is_watched(&sim);
+}
+
+fn what_was_typed_before_is_no_answer(sim: &Sim) {
+    // script(1) hands on what it reads at once, long before p1 has looked and asks.
+    let mut command = sim.command("/usr/bin/script");
+    command
+        .args(["-qefc", &format!("{} destroy", env!("CARGO_BIN_EXE_p1")), "/dev/null"])
+        .stdin(Stdio::piped());
+    let mut running = Running::start(command, sim.dir.path());
+    let mut keys = running.child.stdin.take().unwrap();
+    keys.write_all(b"y\ny\n").unwrap();
+    until("it asks", || running.stdout().contains("[y/N]"));
+    keys.write_all(b"n\n").unwrap();
+    let done = running.end().exits(2);
+    let said = done.stdout();
+    assert!(said.contains("This destroys the cluster `sim`") && said.contains("nothing was done"), "{said}");
+    assert!(!said.contains("error"), "a no is none: {said}");
+    assert_eq!(sim.node("worker").state(), "running");
+    // Without a terminal it is said what would have been asked.
+    sim.p1(&["destroy"]).exits(2).says(&[
+        "there is no terminal to confirm on",
+        "This destroys the cluster `sim`",
+        "--yes",
+    ]);
+}
+
+fn status_is_watched(sim: &Sim) {
+    let running = sim.start(&["-o", "json", "status", "--watch=100ms"]);
+    let seen = |state: &str| {
+        let all = running.stdout();
+        let whole = all.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        whole.filter(|o| o["node"] == "worker").take(1).any(|o| o["machine"] == state)
+    };
+    until("it runs", || seen("running"));
+    sim.node("worker").power_off();
+    until("it is off", || seen("off"));
+    sim.node("worker").power_on();
+    until("it runs again", || seen("running"));
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    running.end().exits(0);
 }
