@@ -73,6 +73,7 @@ pub fn prefer(wish: ProviderChoice, engine: EngineChoice, host: &Host) -> Kind {
 pub fn engine(cluster: Option<&Cluster>, kind: Kind, has_vagrant: bool) -> Engine {
     let for_it = cluster.is_some_and(|c| c.provision.iter().any(|p| p.by_vagrant));
     match cluster.and_then(|c| Engine::wished(c.engine)) {
+        _ if kind == Kind::Ssh => Engine::Direct,
         Some(engine) => engine,
         None if kind == Kind::Libvirt && !has_vagrant && !for_it => Engine::Direct,
         None => Engine::Vagrant,
@@ -181,6 +182,7 @@ mod tests {
             (engine(None, Kind::Libvirt, true), engine(None, Kind::Libvirt, false)),
             (Engine::Vagrant, Engine::Direct)
         );
+        assert_eq!(says(&cluster, Kind::Ssh, true), Engine::Direct);
         cluster.engine = EngineChoice::Vagrant;
         assert_eq!(says(&cluster, Kind::Libvirt, false), Engine::Vagrant);
         cluster.engine = EngineChoice::Direct;

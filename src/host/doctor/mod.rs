@@ -107,7 +107,7 @@ pub fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
     findings.extend(of_kind.flat_map(|(_, checks)| checks(host, question)));
     findings.extend(tools::programs(host, question));
     findings.extend(room::checks(host, question));
-    if let Some(cluster) = question.cluster {
+    if let Some(cluster) = question.cluster.filter(|cluster| !cluster.network.is_none()) {
         findings.extend(network::checks(host, cluster, question.kind));
         findings.extend(network::link(host, cluster, question.kind, question.running));
     }

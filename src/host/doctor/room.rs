@@ -24,8 +24,12 @@ pub(super) fn checks(host: &Host, question: &Question<'_>) -> Vec<Finding> {
         _ => host.free_images,
     };
     let mut new = 0;
+    if question.kind == Kind::Ssh {
+        return host.free_state.map(|free| disk("state", "disk for p1", free, STATE)).into_iter().collect();
+    }
     if let Some(cluster) = question.cluster {
-        let stopped = || cluster.nodes.iter().filter(|n| !question.running.contains(&n.name));
+        let made = || cluster.nodes.iter().filter(|n| n.ssh.is_none());
+        let stopped = || made().filter(|n| !question.running.contains(&n.name));
         new = stopped().count() as u64;
         let asked: u64 = stopped().filter_map(|n| n.size).map(|size| u64::from(size.memory) + OVERHEAD).sum();
         findings.push(memory(host, asked, new));

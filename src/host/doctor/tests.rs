@@ -128,6 +128,25 @@ fn a_users_own_libvirt_wants_a_bridge_of_roots_and_no_network() {
     ");
 }
 
+/// Neither Vagrant nor libvirt, nor room for machines.
+#[test]
+fn machines_that_exist_already_ask_little_of_this_host() {
+    let mut cluster = iot();
+    cluster.network = crate::spec::Network::none();
+    let mut host = bare();
+    (host.memory.total, host.memory.available, host.free_images) = (200, 100, Some(10));
+    let question = |needs| Question {
+        kind: Kind::Ssh,
+        engine: Engine::Direct,
+        cluster: Some(&cluster),
+        running: &[],
+        needs,
+    };
+    assert_eq!(said(&checks(&host, &question(&[]))), "");
+    host.programs.remove("ssh");
+    assert_snapshot!(said(&checks(&host, &question(&[]))), @"tools Problem: ssh is missing, which is needed to log into nodes");
+}
+
 #[test]
 fn a_bare_debian_with_systemd() {
     assert_snapshot!(said(&ask(&bare(), Kind::Libvirt, Some(&iot()))), @r"
