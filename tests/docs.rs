@@ -528,6 +528,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         ("baked", 0),
         ("session", 0),
         ("mirror", 0),
+        ("existing", 0),
     ];
     for (name, objects) in all {
         let parsed =
@@ -545,6 +546,25 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
     let parsed =
         p1::internals::spec::load(&root().join("examples/provision/cluster.yaml"), &|_| None).unwrap();
     assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
+}
+
+/// What stands there beside another tool's file is a spec.
+#[test]
+fn what_other_tools_say_is_said_in_specs() {
+    let text = read("docs/coming-from.md");
+    let dir = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for part in text.split("\nbecomes\n").skip(1) {
+        let lines =
+            part.lines().skip_while(|l| l.is_empty()).take_while(|l| l.is_empty() || l.starts_with("    "));
+        let spec: String = lines.map(|l| format!("{}\n", l.strip_prefix("    ").unwrap_or(l))).collect();
+        let path = dir.path().join("cluster.yaml");
+        fs::write(&path, &spec).unwrap();
+        let parsed = p1::internals::spec::load(&path, &|_| None).unwrap_or_else(|e| panic!("{spec}\n{e}"));
+        assert_eq!(parsed.warnings, [], "{spec}");
+        found += 1;
+    }
+    assert_eq!(found, 4);
 }
 
 /// Where the tests of docs/faults.md are. Of those marked, every test is a fault's and has a row.

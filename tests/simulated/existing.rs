@@ -198,3 +198,39 @@ fn what_keeps_k3s_from_running_is_told_of_all_machines_before_any_is_changed() {
     let dir = other.display().to_string();
     metal.sim.p1(&["-C", &dir, "up"]).exits(3).says(&["a k3s that is not this cluster's"]);
 }
+
+/// A server that p1 makes, and a worker that was there.
+#[test]
+fn one_cluster_has_machines_of_both_kinds() {
+    let metal = Metal::new();
+    let before = state_of(&metal.sim, "worker-1");
+    let text = fs::read_to_string(metal.sim.at("cluster.yaml")).unwrap();
+    let line = |node: &str| {
+        text.lines().find(|l| l.contains(&format!("{{name: {node},"))).unwrap().to_owned() + "\n"
+    };
+    let (gone, stays) = (line("worker-1"), line("worker-2"));
+    // What was the first worker's machine is somebody's from here on: p1's own second one goes.
+    let there = format!(
+        "  - {{name: there, ip: 192.168.56.111, ssh: {{user: vagrant, key: {}}}}}\n",
+        metal.dir.join("key").display()
+    );
+    fs::copy(metal.key(), metal.dir.join("key")).unwrap();
+    let other = text.replace(&gone, &there).replace(&stays, "").replace("name: sim", "name: both");
+    let dir = metal.sim.at("both");
+    fs::create_dir_all(&dir).unwrap();
+    // In another network of this host's, which leads from one to the other.
+    let other =
+        other.replace("192.168.56.0/21", "192.168.72.0/24").replace("192.168.56.110", "192.168.72.110");
+    fs::write(dir.join("cluster.yaml"), other.replace("path: ", "path: ../")).unwrap();
+    metal.sim.sh("echo 1 >/proc/sys/net/ipv4/ip_forward");
+    let p1 = |args: &[&str]| metal.sim.p1(&[&["-C", &dir.display().to_string()], args].concat());
+    p1(&["up"]).exits(0);
+    p1(&["up"]).exits(0).says(&["nothing to do"]);
+    p1(&["stop", "there"]).exits(2).says(&["there"]);
+    p1(&["stop"]).exits(0).says(&["`p1 stop` does nothing for there"]);
+    p1(&["start"]).exits(0);
+    p1(&["status"]).exits(0);
+    p1(&["--yes", "destroy"]).exits(0);
+    assert_eq!(state_of(&metal.sim, "worker-1"), before);
+    assert!(!metal.sim.virsh(&["list", "--all"]).contains("both"));
+}
