@@ -316,8 +316,13 @@ impl Context {
                     let who = access.user.as_ref().map(|user| format!("{user} on ")).unwrap_or_default();
                     let same = if last.is_some() { " (Enter: the one before)" } else { "" };
                     let question = format!("sudo's password of {who}{}{same}: ", node.name);
-                    let text = crate::ui::secret(&question).map_err(|e| {
-                        CliError::new(code::FAILED, format!("no password could be read: {e}"), "")
+                    let stop = Cancel::new();
+                    let _signals = super::signals::watch_plain(stop.clone())?;
+                    let text = crate::ui::secret(&question, &stop).map_err(|e| match e.kind() {
+                        std::io::ErrorKind::Interrupted => {
+                            CliError::new(code::INTERRUPTED, "interrupted", "")
+                        }
+                        _ => CliError::new(code::FAILED, format!("no password could be read: {e}"), ""),
                     })?;
                     match (&last, text.is_empty()) {
                         (Some(last), true) => {

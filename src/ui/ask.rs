@@ -1,8 +1,10 @@
 //! Questions to the user.
 
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsFd;
 
 use super::wording;
+use crate::os::Cancel;
 
 /// Asks, and takes only `y` or `yes` (in any case) for a yes; the end of input is a no.
 ///
@@ -20,11 +22,12 @@ pub fn confirm(question: &str, reader: &mut impl BufRead, writer: &mut impl Writ
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Asks the terminal for a line that it does not show.
+/// Asks the terminal for a line that it does not show. It shows what is typed again from then on, also where `stop` ends it.
 ///
 /// # Errors
-/// When there is no terminal, or nothing is to be read from it.
-pub fn secret(question: &str) -> io::Result<String> {
+/// When there is no terminal, or nothing is to be read from it; [`io::ErrorKind::Interrupted`] at an abort.
+pub fn secret(question: &str, stop: &Cancel) -> io::Result<String> {
+    use nix::poll::{PollFd, PollFlags, poll};
     use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
     terminal.write_all(question.as_bytes())?;
@@ -34,7 +37,15 @@ pub fn secret(question: &str) -> io::Result<String> {
     // What was typed before the question is no answer to it.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
     let mut line = String::new();
-    let read = io::BufReader::new(&terminal).read_line(&mut line);
+    let read = loop {
+        if stop.aborted() {
+            break Err(io::ErrorKind::Interrupted.into());
+        }
+        // A line is there as a whole.
+        if poll(&mut [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)], 100_u16).is_ok_and(|n| n > 0) {
+            break io::BufReader::new(&terminal).read_line(&mut line);
+        }
+    };
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &before)?;
     terminal.write_all(b"\n")?;
     read?;
