@@ -14,6 +14,7 @@ use crate::os::files;
 use crate::os::sync::lock;
 use crate::redact::Redactor;
 use crate::spec::{self, Node, TokenSource};
+use crate::state::NodeMemory;
 
 /// What is asked of a server: what k3s is configured with, or what it noted itself.
 const ASK: &str = "\
@@ -214,8 +215,9 @@ impl World {
             let Some(machine) = machine.filter(|m| m.state != MachineState::Absent && !m.foreign) else {
                 continue;
             };
-            // Machines that k3s was never started on have nothing.
-            if self.memory(&server.name).is_some_and(|m| !m.joined && m.version.is_none()) {
+            // Machines that k3s was never started on have nothing; one that existed before may have it from another folder.
+            let unused = |m: NodeMemory| !m.joined && m.version.is_none();
+            if server.ssh.is_none() && self.memory(&server.name).is_some_and(unused) {
                 continue;
             }
             if now && machine.state != MachineState::Running {
