@@ -157,6 +157,12 @@ impl World {
         Ok(owner)
     }
 
+    /// By which this folder's k3s is known on machines that existed before; none where nothing was begun.
+    pub fn mark(&self) -> Option<String> {
+        let id = self.state.id().ok().flatten()?;
+        Some(Owner { cluster: self.cluster.name.clone(), id, folder: self.state.place() }.mark())
+    }
+
     /// Whose the machines are now that have the names of these nodes'.
     pub fn whose(&self, nodes: &BTreeSet<String>) -> Result<BTreeMap<String, Whose>, StepError> {
         let holdings = self.machines.holdings(&self.cluster, nodes, &self.cancel)?;

@@ -62,6 +62,11 @@ impl Owner {
         self.folder == folder || id(folder).is_some_and(|here| id(&self.folder) == Some(here))
     }
 
+    /// By which a machine that existed before tells whose k3s it has.
+    pub fn mark(&self) -> String {
+        format!("{} {}", self.cluster, self.id)
+    }
+
     /// Whether both are one folder's cluster.
     pub fn is(&self, other: &Self) -> bool {
         self.cluster == other.cluster && self.is_at(&other.folder)

@@ -174,7 +174,9 @@ fn look_at_memory(world: &World) {
     let made: BTreeMap<_, _> =
         seen.machines.keys().filter_map(|n| Some((n.clone(), world.memory(n)?.made?))).collect();
     let former = former_nodes(&world.cluster, &seen, &made);
+    let mark = world.mark();
     world.note(|seen| {
+        seen.here.mark = mark;
         seen.here.image = image;
         seen.here.provider = facts.provider;
         seen.here.libvirt = facts.libvirt();

@@ -84,6 +84,8 @@ pub struct Observed {
 /// What this host and this folder have for a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
+    /// By which this folder's k3s is known on a machine that existed before; none where nothing was begun.
+    pub mark: Option<String>,
     /// Why the files of k3s that are on this host cannot be used.
     pub unfit: Option<Failure>,
     /// The box is known and in Vagrant's home.

@@ -34,10 +34,9 @@ pub const SKEW: i64 = 10;
 
 /// A node's machine that exists already, and has no k3s of this cluster's yet: p1 notes there whose it has put on it.
 pub fn is_new(view: &View<'_>, node: &Node) -> bool {
-    let known = view.seen.nodes.get(&node.name);
-    node.ssh.is_some()
-        && !view.seen.joined.contains(&node.name)
-        && known.is_some_and(|facts| facts.stamps.get("cluster") != Some(&view.cluster.name))
+    let Some(facts) = view.seen.nodes.get(&node.name) else { return false };
+    let ours = view.seen.here.mark.as_ref().is_some_and(|mark| facts.stamps.get("cluster") == Some(mark));
+    node.ssh.is_some() && !view.seen.joined.contains(&node.name) && !ours
 }
 
 /// What p1 gives its own machines, and these have to have: the address and the time. With what to do about it.
@@ -145,9 +144,23 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
         );
     }
     if facts.has_k3s() {
-        let remedy = "Take it off there, with its data, by the script that it came with (`k3s-uninstall.sh`, \
-                      `k3s-agent-uninstall.sh` in /usr/local/bin), or name another machine.";
-        add(true, "it has a k3s that is not this cluster's".to_owned(), remedy);
+        let whose = facts.stamps.get("cluster").and_then(|mark| mark.split(' ').next());
+        let ours = whose == Some(view.cluster.name.as_str());
+        let what = match ours {
+            true => format!("it has the k3s of a cluster `{}` of another folder", view.cluster.name),
+            false => "it has a k3s that is not this cluster's".to_owned(),
+        };
+        let remedy = match ours {
+            true => {
+                "Work there. Where that folder is gone, `p1 up --skip-preflight` takes the cluster over, with the token that its \
+                 servers have."
+            }
+            false => {
+                "Take it off there, with its data, by the script that it came with (`k3s-uninstall.sh`, \
+                 `k3s-agent-uninstall.sh` in /usr/local/bin), or name another machine."
+            }
+        };
+        add(true, what, remedy);
     }
     unfit(facts, node).into_iter().for_each(|(what, remedy)| add(true, what, &remedy));
     let guest = guest::of(Some(facts));
@@ -229,6 +242,11 @@ fn twins(view: &View<'_>, all: &mut Vec<Finding>) {
 fn ways(view: &View<'_>, name: &str, ground: &Ground, all: &mut Vec<Finding>) {
     for (peer, how) in ground.reached.iter().filter(|(_, how)| *how != Reached::Open) {
         let to = view.cluster.nodes.iter().find(|n| reached_at(view, n) == peer.ip);
+        // Where k3s listens already nobody refuses a packet.
+        let runs = |n: &Node| view.seen.nodes.get(&n.name).is_some_and(|facts| facts.runs());
+        if peer.protocol == Protocol::Udp && *how == Reached::Silent && to.is_some_and(runs) {
+            continue;
+        }
         let to = to.map_or_else(|| peer.ip.to_string(), |n| n.name.clone());
         let at = format!("{}/{}", peer.port, peer.protocol);
         // A packet that nobody refused may have been taken.

@@ -64,7 +64,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let id = format!("{}-{digest}", world.run);
     // The note of it in the same job: a script of its own costs an emulated node most of a second.
     // Whose it is tells the next p1 that comes upon a machine which existed before.
-    let stamp = stamp("install", &digest) + &stamp("cluster", &world.cluster.name);
+    let stamp = stamp("install", &digest) + &stamp("cluster", &world.owner()?.mark());
     let script = format!("{line} || exit $?\n{stamp}rm -f /var/lib/p1/stamps/start\n");
     let job = Job { name: "install", id: &id, script: &script, env: &[] };
     let done = world.on(node, |r| {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::shared::console;
+use super::shared::stamp::stamp;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;
@@ -143,7 +144,9 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         "root does not log in; sudo is used"
     });
     if node.ssh.is_some() {
-        // Nothing else does, as nothing makes it.
+        // Nothing else does, as nothing makes it; and whoever comes upon it later has to know whose it is.
+        let mark = stamp("cluster", &world.owner()?.mark());
+        world.script(node, "noting whose it is", &mark)?;
         world.remember_made(node)?;
     }
     world.remember(&node.name, |m| (m.root, m.unreached) = (root, false))?;

@@ -134,7 +134,11 @@ fn uninstall_leaving(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     if world.machines.release(&ctx.node.name).is_ok() {
         let known = world.machines.id(&ctx.node.name).is_some();
-        return if known { uninstall(ctx) } else { Ok(Some("p1 never was on it".into())) };
+        return if known {
+            uninstall(ctx).map_err(|e| gone(ctx, e))
+        } else {
+            Ok(Some("p1 never was on it".into()))
+        };
     }
     match uninstall(ctx) {
         Err(error) if !error.cancelled() => {
@@ -143,6 +147,22 @@ fn uninstall_leaving(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         }
         done => done,
     }
+}
+
+/// A machine that stays is not left with p1's things on it silently; of one that nobody will see again that has to be said.
+fn gone(ctx: &NodeCtx<'_>, mut error: StepError) -> StepError {
+    if matches!(
+        error.failure.kind,
+        FailureKind::Unreachable | FailureKind::Refused | FailureKind::Bound { .. }
+    ) {
+        let file = process::quote_os(ctx.world.state.known_hosts().as_os_str());
+        error.failure.hint = Some(format!(
+            "When it answers, `p1 retry` goes on. If its machine is gone for good, have p1 forget it: `ssh-keygen -R {} -f \
+             {file}`, then `p1 retry`.",
+            ctx.node.name
+        ));
+    }
+    error
 }
 
 /// A network plugin may have put its programs on the node's own card, where k3s' scripts leave them.
