@@ -218,7 +218,10 @@ impl World {
     fn host_of(&self, name: &str, way: &Way, key: PathBuf) -> ssh::Host {
         let jump = |jump: &Way| {
             let own = jump.keys.iter().find(|key| key.exists()).cloned();
-            Box::new(self.host_of(&jump.host, jump, own.unwrap_or_else(|| self.state.key())))
+            // Where there is a file it is tried alone: sshd gives up after six keys, and agents have more.
+            let agent = own.is_none() && jump.arranged.agent.is_some();
+            let host = self.host_of(&jump.host, jump, own.unwrap_or_else(|| self.state.key()));
+            Box::new(ssh::Host { agent, ..host })
         };
         ssh::Host {
             endpoint: Endpoint {
@@ -232,7 +235,7 @@ impl World {
             known_hosts: self.state.known_hosts(),
             jump: way.jump.as_deref().map(jump),
             proxy: way.arranged.proxy.clone(),
-            agent: way.arranged.agent.is_some(),
+            agent: false,
         }
     }
 }

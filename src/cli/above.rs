@@ -3,13 +3,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::context::variable;
+
 /// What a spec is called that is not named.
 pub const SPEC: &str = "cluster.yaml";
 
 /// The spec of the nearest folder above `here` that has one. Another user's is told and not taken, since a spec may name
 /// programs to run: root's is, and under sudo that of whoever called it.
 pub fn find(here: &Path) -> Option<PathBuf> {
-    let sudo = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
+    let sudo = variable("SUDO_UID").and_then(|uid| uid.to_str()?.parse().ok());
     let ours = [Some(nix::unistd::Uid::effective().as_raw()), Some(0), sudo];
     let (file, owner) = nearest(here)?;
     if ours.contains(&Some(owner)) {

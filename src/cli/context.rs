@@ -46,6 +46,15 @@ pub struct Context {
     pub passwords: Arc<Mutex<BTreeMap<String, Password>>>,
 }
 
+/// How the machines are reached that exist already, those of nodes that left the spec included.
+fn accesses(cluster: &Cluster) -> BTreeMap<String, spec::SshAccess> {
+    let memory = StateDir::of(cluster.home(), &cluster.name).memory();
+    machines::accesses(
+        cluster,
+        memory.iter().filter_map(|(name, memory)| Some((name, memory.made.as_ref()?))),
+    )
+}
+
 /// A variable of the environment, for those that a spec names.
 pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
@@ -268,23 +277,18 @@ impl Context {
             homes: (self.dirs().vagrant_home(), Some(self.env.home.join(".vagrant.d"))),
             dir,
             no_proxy: self.no_proxy(cluster),
-            users: self.users(cluster),
+            users: self.users(),
             jobs: self.global.jobs,
         };
-        let memory = StateDir::of(cluster.home(), &cluster.name).memory();
-        let made = memory.iter().filter_map(|(name, memory)| Some((name, memory.made.as_ref()?)));
-        Fleet::open(kind, here, machines::existing(cluster, made))
+        Fleet::open(kind, here, accesses(cluster).into_keys().collect())
     }
 
     /// What the user has for getting into machines that exist already.
-    fn users(&self, cluster: &Cluster) -> Users {
-        if cluster.nodes.iter().all(|n| n.ssh.is_none()) {
-            return Users::default();
-        }
+    fn users(&self) -> Users {
         let home = self.env.home.clone();
         let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
         let account = account.filter(|account| *account != home);
-        let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(Into::into);
+        let agent = variable("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(Into::into);
         Users { home, account, agent, passwords: lock_of(&self.passwords).clone() }
     }
 
@@ -293,29 +297,22 @@ impl Context {
     fn passwords_of(&self, cluster: &Cluster) -> Result<(), CliError> {
         let mut held = lock_of(&self.passwords);
         let mut last: Option<Password> = None;
-        for node in &cluster.nodes {
-            let Some((access, from)) = node.ssh.as_deref().and_then(|a| Some((a, a.password.as_ref()?)))
-            else {
-                continue;
-            };
-            if held.contains_key(&node.name) {
-                continue;
-            }
+        for (node, access) in accesses(cluster) {
+            let Some(from) = access.password.as_ref().filter(|_| !held.contains_key(&node)) else { continue };
             let text = match from {
                 spec::Ask::Env(name) => std::env::var(name).map_err(|_| {
-                    let what = format!("the variable `{name}`, sudo's password on {}, is not set", node.name);
+                    let what = format!("the variable `{name}`, sudo's password on {node}, is not set");
                     CliError::new(code::USAGE, what, format!("Set it: `read -rs {name} && export {name}`."))
                 })?,
                 spec::Ask::Prompt => {
                     if !self.can_ask() {
-                        let what =
-                            format!("there is no terminal to ask for sudo's password on {}", node.name);
+                        let what = format!("there is no terminal to ask for sudo's password on {node}");
                         let hint = "Name a variable that has it, as `from: NAME`.";
                         return Err(CliError::new(code::USAGE, what, hint));
                     }
                     let who = access.user.as_ref().map(|user| format!("{user} on ")).unwrap_or_default();
                     let same = if last.is_some() { " (Enter: the one before)" } else { "" };
-                    let question = format!("sudo's password of {who}{}{same}: ", node.name);
+                    let question = format!("sudo's password of {who}{node}{same}: ");
                     let stop = Cancel::new();
                     let _signals = super::signals::watch_plain(stop.clone())?;
                     let text = crate::ui::secret(&question, &stop).map_err(|e| match e.kind() {
@@ -326,7 +323,7 @@ impl Context {
                     })?;
                     match (&last, text.is_empty()) {
                         (Some(last), true) => {
-                            held.insert(node.name.clone(), last.clone());
+                            held.insert(node, last.clone());
                             continue;
                         }
                         _ => text,
@@ -336,7 +333,7 @@ impl Context {
             self.redactor.learn([&text]);
             let password = Password::new(&text);
             last = Some(password.clone());
-            held.insert(node.name.clone(), password);
+            held.insert(node, password);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::{out, print};
 use crate::explain::chain;
 use crate::index::Note;
-use crate::machines::{Engine, MachineState};
+use crate::machines::{Engine, Kind, Machine, MachineState};
 use crate::os::cancel::Level;
 use crate::os::{Cancel, many};
 use crate::spec;
@@ -26,7 +26,7 @@ struct Found {
     /// What makes its machines, where its spec can be read.
     engine: Option<Engine>,
     /// By node, or why that is not known.
-    machines: Result<BTreeMap<String, MachineState>, String>,
+    machines: Result<BTreeMap<String, String>, String>,
 }
 
 /// Shows all of them; those whose folders are gone are told, and no longer noted.
@@ -96,13 +96,14 @@ fn look(context: &Context, note: Note, bound: &Cancel) -> Found {
         let why = format!("its spec names the cluster `{}` now", cluster.name);
         return Found { note, engine: None, machines: Err(why) };
     }
-    let engine = Some(context.engine(&cluster, note.provider));
+    let engine = (note.provider != Kind::Ssh).then(|| context.engine(&cluster, note.provider));
     let machines = context.machines(&cluster, note.provider).look(&cluster, bound);
     let machines = match machines {
         Ok(all) => {
             // What is named alike may be another cluster's.
             let ours = all.into_iter().filter(|(node, m)| cluster.node(node).is_some() || !m.foreign);
-            Ok(ours.map(|(node, m)| (node, if m.foreign { MachineState::Absent } else { m.state })).collect())
+            let told = |m: Machine| if m.foreign { MachineState::Absent.to_string() } else { m.told() };
+            Ok(ours.map(|(node, m)| (node, told(m))).collect())
         }
         Err(error) => Err(context.shown(&chain(&error))),
     };

@@ -131,7 +131,7 @@ fn look(context: &Context, args: &Looks) -> Result<Shown, CliError> {
         if context.ui.format == Format::Json {
             let line = json!({
                 "v": 1, "node": node.name, "role": node.role, "ip": node.ip,
-                "machine": machine.state.to_string(), "machine_id": machine.id,
+                "machine": machine.told(), "machine_id": machine.id,
                 "unit": unit.as_ref().map(|u| &u.active), "restarts": unit.as_ref().map(|u| u.restarts),
                 "ready": ready, "version": status.map(|s| &s.version), "address": status.and_then(|s| s.internal_ip),
                 "ssh": seen.silent.get(&node.name).map(|why| context.shown(why)), "drift": drift, "size": machine.size,
@@ -157,7 +157,7 @@ fn look(context: &Context, args: &Looks) -> Result<Shown, CliError> {
             Cell::from(node.name.clone()),
             Cell::from(node.role.to_string()),
             Cell::from(node.ip.to_string()),
-            cell(machine.state.to_string(), running),
+            cell(machine.told(), running),
             match unit {
                 Some(active) => cell(active.to_string(), active == Activity::Active),
                 None => Cell::new(Tone::Dim, "-"),

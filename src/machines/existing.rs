@@ -318,14 +318,15 @@ impl Release for Existing {
     }
 }
 
-/// The nodes of a cluster, and those that it had, whose machines exist already.
-pub fn existing<'a>(
+/// By node, of a cluster's and those that it had: how the machines are reached that exist already.
+pub fn accesses<'a>(
     cluster: &'a Cluster,
     made: impl IntoIterator<Item = (&'a String, &'a Made)>,
-) -> BTreeSet<String> {
-    let of_spec = cluster.nodes.iter().filter(|n| n.ssh.is_some()).map(|n| n.name.clone());
-    let former = made.into_iter().filter(|(name, made)| made.ssh.is_some() && cluster.node(name).is_none());
-    of_spec.chain(former.map(|(name, _)| name.clone())).collect()
+) -> BTreeMap<String, SshAccess> {
+    let access = |name: &String, access: &SshAccess| (name.clone(), access.clone());
+    let of_spec = cluster.nodes.iter().filter_map(|n| Some(access(&n.name, n.ssh.as_deref()?)));
+    let former = made.into_iter().filter(|(name, _)| cluster.node(name).is_none());
+    of_spec.chain(former.filter_map(|(name, made)| Some(access(name, made.ssh.as_deref()?)))).collect()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::spec::{Cluster, EngineChoice, LibvirtUri, ProviderChoice, Role, SshAc
 use crate::{render, ssh};
 
 pub use batch::Batch;
-pub use existing::{Users, existing};
+pub use existing::{Users, accesses};
 pub use fleet::{Cpu, Fleet, Here};
 pub use fork::{Reach, address_of, port_file, settle};
 #[cfg(test)]
@@ -286,6 +286,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// How it is, for people and programs: of one that p1 only reaches nobody knows more than that it is there.
+    pub fn told(&self) -> String {
+        if self.can.has(Cap::Release) { "exists".to_owned() } else { self.state.to_string() }
+    }
+
     /// No machine at all, of somebody who makes them.
     pub fn absent() -> Self {
         Self { id: None, state: MachineState::Absent, foreign: false, size: None, can: Caps::ALL }

@@ -132,9 +132,12 @@ impl Session {
         match (self.root, &self.password) {
             (Root::Sudo, Some(password)) => {
                 let mark = format!("p1-{}", nonce());
-                let inner =
-                    format!("while IFS= read -r line && [ \"$line\" != {mark} ]; do :; done; exec {command}");
-                let command = format!("sudo -S -p '' sh -c {}", quote(&inner));
+                let inner = format!(
+                    "exec 2>&1; while IFS= read -r line && [ \"$line\" != {mark} ]; do :; done; exec {command}"
+                );
+                // What sudo says itself, its lecture, would be taken for the command's words: whether it takes the
+                // password was asked before.
+                let command = format!("sudo -S -p '' sh -c {} 2>/dev/null", quote(&inner));
                 (command, format!("{}{mark}\n", password.line()))
             }
             (root, _) => (format!("{}{command}", root.prefix()), String::new()),

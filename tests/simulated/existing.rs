@@ -122,9 +122,18 @@ fn a_cluster_lives_on_machines_that_stay() {
     assert_eq!(state_of(&metal.sim, "worker-2"), before[2]);
     metal.p1(&["up"]).exits(0).says(&["nothing to do"]);
 
-    // It comes back, with another role under another name.
+    // So is one whose user needs a password, which the spec no longer names.
+    metal.spec(ALPHA);
+    metal.p1(&["--yes", "up"]).exits(0);
+    assert_eq!(state_of(&metal.sim, "worker-1"), before[1]);
+
+    // They come back, one under another name.
     metal.spec(&[ALPHA, BETA, &GAMMA.replace("gamma", "delta")].concat());
     metal.p1(&["up"]).exits(0);
+    // What sudo says itself is no command's output.
+    assert_eq!(metal.p1(&["exec", "beta", "--root", "--", "echo told"]).exits(0).stdout(), "beta | told\n");
+    let status = metal.p1(&["status"]).exits(0).stdout();
+    assert!(status.contains("exists") && !status.contains("running"), "{status}");
     // Its own key is taken away by somebody: the user's opens it all the same.
     metal
         .sim
@@ -150,7 +159,6 @@ fn a_machine_is_only_what_it_was_known_as() {
     let own = metal.sim.node("server").sh("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub");
     fs::write(metal.sim.at("home/.ssh/known_hosts"), format!("192.168.56.110 {own}")).unwrap();
     metal.p1(&["up"]).exits(0);
-
     // An address that it does not have: a NAT's.
     metal.spec(&format!(
         "{}  - {{name: beta, ip: 10.9.8.7, ssh: {{host: 192.168.56.111}}}}\n",
@@ -160,6 +168,17 @@ fn a_machine_is_only_what_it_was_known_as() {
         .p1(&["up"])
         .exits(3)
         .says(&["beta: it does not have the address 10.9.8.7; it has 192.168.56.111", "external_ip"]);
+    // One that is gone for good does not keep the rest from going, once that was said.
+    metal.spec(&format!("{}  - {{name: beta, ip: 192.168.56.111}}\n", node("host_key: known")));
+    metal.p1(&["up"]).exits(0);
+    metal.sim.node("worker-1").power_off();
+    metal
+        .p1(&["--yes", "destroy", "beta"])
+        .exits(1)
+        .says(&["If its machine is gone", "`ssh-keygen -R beta -f"]);
+    metal.sim.sh("ssh-keygen -R beta -f metal/.p1/metal/known_hosts");
+    metal.p1(&["retry"]).exits(0);
+    metal.sim.node("worker-1").power_on();
     metal.p1(&["--yes", "destroy"]).exits(0);
 }
 
@@ -197,6 +216,12 @@ fn what_keeps_k3s_from_running_is_told_of_all_machines_before_any_is_changed() {
     fs::write(other.join("cluster.yaml"), text.replace("name: metal", "name: other")).unwrap();
     let dir = other.display().to_string();
     metal.sim.p1(&["-C", &dir, "up"]).exits(3).says(&["a k3s that is not this cluster's"]);
+    // Nor one of the same name; where its folder is gone the machines still have what it takes.
+    fs::write(other.join("cluster.yaml"), &text).unwrap();
+    metal.sim.p1(&["-C", &dir, "up"]).exits(3).says(&["the k3s of a cluster `metal` of another folder"]);
+    fs::remove_dir_all(metal.dir.join(".p1")).unwrap();
+    metal.sim.p1(&["-C", &dir, "up", "--skip-preflight"]).exits(0);
+    metal.sim.p1(&["-C", &dir, "up"]).exits(0).says(&["nothing to do"]);
 }
 
 /// A server that p1 makes, and a worker that was there.

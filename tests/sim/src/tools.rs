@@ -79,6 +79,7 @@ fn line() -> Option<String> {
 
 /// Whether the password is the one that is wanted: three times it is asked for.
 fn knows(password: &str) -> bool {
+    eprintln!("We trust you have received the usual lecture.");
     for tried in 0..3 {
         match line() {
             Some(said) if said == password => return true,
