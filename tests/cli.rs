@@ -138,6 +138,19 @@ fn rendered_files() {
     });
 }
 
+/// A machine that exists has its name, its address and its clock: no script gives it them, nothing makes it.
+#[test]
+fn an_existing_machine_is_rendered_neither_machine_nor_preparation() {
+    let text = rendered(
+        "name: iot\nprovider: ssh\nnodes:\n  \
+         - {name: server, role: server, ip: 192.168.56.110, ssh: {user: admin}}\n",
+    );
+    let names: Vec<&str> =
+        text.lines().filter_map(|l| l.strip_prefix("==> ")?.strip_suffix(" <==")).collect();
+    assert!(names.contains(&"server/config.yaml") && names.contains(&"server/hosts"), "{names:?}");
+    assert!(!names.iter().any(|n| n.contains("Vagrantfile") || n.ends_with("system.sh")), "{names:?}");
+}
+
 /// Who only works on a cluster has read them before.
 #[test]
 fn warnings_are_said_where_the_spec_is_checked_and_where_it_is_made_true() {

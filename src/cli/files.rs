@@ -172,10 +172,11 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
                 all.push((format!("{}/{name}", node.name), text));
             }
         }
-        all.push((
-            format!("{}/system.sh", node.name),
-            crate::steps::system::script(crate::guest::of(None), cluster, node, 0)?,
-        ));
+        // A machine that exists already has its name, its address and its clock.
+        if node.ssh.is_none() {
+            let script = crate::steps::system::script(crate::guest::of(None), cluster, node, 0)?;
+            all.push((format!("{}/system.sh", node.name), script));
+        }
         let hosts = crate::steps::shared::hosts::lines(cluster).join("\n") + "\n";
         all.push((format!("{}/hosts", node.name), hosts));
         let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
