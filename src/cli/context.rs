@@ -425,10 +425,11 @@ impl Context {
         let users = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
         let users = users.iter().flat_map(|list| list.split(',')).map(|entry| entry.trim().to_owned());
         let nodes = cluster.nodes.iter().map(|n| n.ip.to_string());
-        let ours = ["localhost".to_owned(), "127.0.0.1".to_owned(), cluster.network.cidr.to_string()];
+        let local = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let network = (!cluster.network.is_none()).then(|| cluster.network.cidr.to_string());
         let endpoint = cluster.k3s.endpoint.as_ref().map(|e| e.host.clone());
         let mut all: Vec<String> = Vec::new();
-        for entry in users.chain(ours).chain(nodes).chain(endpoint) {
+        for entry in users.chain(local).chain(network).chain(nodes).chain(endpoint) {
             if !entry.is_empty() && !all.contains(&entry) {
                 all.push(entry);
             }

@@ -164,13 +164,13 @@ fn direct(proxy: &ProxyFile, network: &Network, nodes: &[Node], endpoint: Option
         let words = words.filter(|words| !words.is_empty()).unwrap_or_else(|| default.to_owned());
         words.split(',').map(|word| word.trim().to_owned()).collect()
     };
-    let own = ["localhost".to_owned(), "127.0.0.0/8".to_owned(), network.cidr.to_string()];
+    let local = ["localhost", "127.0.0.0/8"].map(str::to_owned);
+    let own = local.into_iter().chain((!network.is_none()).then(|| network.cidr.to_string()));
     let outside =
         nodes.iter().filter(|node| !network.cidr.contains(&node.ip)).map(|node| node.ip.to_string());
     let domains = setting("cluster-domain", "cluster.local").into_iter().map(|domain| format!(".{domain}"));
     let given = proxy.no_proxy.value().into_iter().flatten().flatten().map(|one| one.value.0.clone());
     let all = own
-        .into_iter()
         .chain(outside)
         .chain(setting("cluster-cidr", PODS))
         .chain(setting("service-cidr", SERVICES))

@@ -57,10 +57,10 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     validate::apps(file, report);
     environment::check(file, report);
     if let Some(network) = &network {
-        let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
-        validate::network(network, at, report);
         validate::addresses(&drafts, network, report);
         if !network.is_none() {
+            let at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
+            validate::network(network, at, report);
             choose_addresses(&mut drafts, network, report);
         }
     }
@@ -82,7 +82,8 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
         let cidr_at = file.network.value().and_then(|n| n.cidr.get()).map(|c| c.at);
         if let Some(network) = &network {
             for (_, layers) in &servers {
-                settings::cluster_networks(network.cidr, cidr_at, drafts.len(), layers, report);
+                let nodes = settings::NodeAddresses { network, cidr_at, drafts: &drafts };
+                settings::cluster_networks(&nodes, layers, report);
             }
         }
         settings::of_one_machine(&machines, report);

@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use serde_yaml::Value as Yaml;
 
-use super::Role;
 use super::k3s_keys::{self, Taker, Takes};
 use super::report::{Report, Span, listed, nearest, short};
 use super::resolve::Draft;
 use super::shape::At;
 use super::value::{Config, Entry, is_label};
+use super::{Network, Role};
 
 /// Pods' and services' networks where the spec names none (k3s-io/docs, docs/cli/server.md).
 pub(super) const PODS: &str = "10.42.0.0/16";
@@ -423,19 +423,20 @@ fn networks(
     found
 }
 
+/// Where the nodes are: p1's own in its network, which the spec may give, others each at its address.
+pub(super) struct NodeAddresses<'c> {
+    pub network: &'c Network,
+    pub cidr_at: Option<Span>,
+    pub drafts: &'c [Draft<'c>],
+}
+
 /// Pods' and services' networks: whether they are large enough, and whether they overlap with each other
 /// or with the nodes'. `layers` are a server's.
-pub(super) fn cluster_networks(
-    net: Ipv4Net,
-    net_at: Option<Span>,
-    machines: usize,
-    layers: &Layers<'_>,
-    report: &mut Report<'_>,
-) {
+pub(super) fn cluster_networks(nodes: &NodeAddresses<'_>, layers: &Layers<'_>, report: &mut Report<'_>) {
     let pods = networks(layers, "cluster-cidr", PODS, report);
     let services = networks(layers, "service-cidr", SERVICES, report);
     for (pods, at) in &pods {
-        room_for_nodes(*pods, at.unwrap_or_default(), machines, layers, report);
+        room_for_nodes(*pods, at.unwrap_or_default(), nodes.drafts.len(), layers, report);
     }
     for (services, at) in &services {
         room_for_services(*services, at.unwrap_or_default(), layers, report);
@@ -443,11 +444,21 @@ pub(super) fn cluster_networks(
     dns(&services, layers, report);
     let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
     for (key, what, all) in [("cluster-cidr", "pods", &pods), ("service-cidr", "services", &services)] {
-        for (other, at) in all.iter().filter(|(other, _)| overlap(&net, other)) {
-            let message = format!("the nodes' network {net} overlaps with {other}, the {what}' network");
-            let help =
-                format!("Change `network: cidr`, or give the {what} another one: `k3s: config: {key}`.");
-            report.error(net_at.or(*at).unwrap_or_default(), message, help);
+        for (other, at) in all {
+            let net = nodes.network.cidr;
+            if overlap(&net, other) {
+                let message = format!("the nodes' network {net} overlaps with {other}, the {what}' network");
+                let help =
+                    format!("Change `network: cidr`, or give the {what} another one: `k3s: config: {key}`.");
+                report.error(nodes.cidr_at.or(*at).unwrap_or_default(), message, help);
+            }
+            for draft in nodes.drafts.iter().filter(|draft| draft.ssh.is_some()) {
+                let (Some(ip), Some(ip_at)) = (draft.ip.filter(|ip| other.contains(ip)), draft.ip_at) else {
+                    continue;
+                };
+                let help = format!("Give the {what} another one: `k3s: config: {key}`.");
+                report.error(ip_at, format!("{ip} is in {other}, the {what}' network"), help);
+            }
         }
     }
     for (pods, pods_at) in &pods {

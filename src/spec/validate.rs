@@ -48,7 +48,7 @@ pub(super) fn nodes(file: &File, drafts: &[Draft<'_>], whole: bool, report: &mut
             let message = format!("`{name}` is longer than {LABEL} characters");
             report.error(draft.name_at, message, "A host name has at most 63; take a shorter one.");
         }
-        if !direct && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !direct && draft.ssh.is_none() && name.bytes().all(|b| b.is_ascii_hexdigit()) {
             // Reference: vagrant, lib/vagrant/machine_index.rb; names are looked up as id prefixes too.
             let message = format!("`{name}` consists of hex digits only");
             let help = format!(
@@ -76,13 +76,14 @@ pub(super) fn nodes(file: &File, drafts: &[Draft<'_>], whole: bool, report: &mut
         let help = "Make one of the nodes the server: `{name: server, role: server}`.";
         report.error(at, "no node is the server", help);
     }
-    if drafts.len() > 50 {
+    let made = || drafts.iter().filter(|draft| draft.ssh.is_none());
+    if let Some(draft) = made().nth(50) {
         // k3s-io/docs, docs/installation/requirements.md.
-        let message = format!("{} nodes are many for one host", drafts.len());
+        let message = format!("{} nodes are many for one host", made().count());
         let help = "k3s asks to join at most 50 nodes at a time.";
-        report.warning(drafts[50].name_at, message, help);
+        report.warning(draft.name_at, message, help);
     }
-    for draft in drafts.iter().filter(|d| d.index == 0) {
+    for draft in made().filter(|d| d.index == 0) {
         size(draft, report);
     }
 }
@@ -196,10 +197,8 @@ pub(super) fn addresses(drafts: &[Draft<'_>], network: &Network, report: &mut Re
             let help = if exists { "Write the address by which the other nodes reach it." } else { &range };
             report.error(at, format!("{ip}{who} {wrong}"), help);
         } else if let Some(other) = taken.get(&ip) {
-            let help = format!(
-                "Line {} has it too. Without `ip` a node gets the next free one.",
-                report.line(*other)
-            );
+            let free = if exists { "" } else { " Without `ip` a node gets the next free one." };
+            let help = format!("Line {} has it too.{free}", report.line(*other));
             report.error(at, format!("the address {ip}{who} is taken"), help);
         } else {
             taken.insert(ip, at);

@@ -32,6 +32,19 @@ fn a_proxy_is_not_asked_for_what_is_the_cluster_s_own() {
     assert!(cluster(NODES).k3s.env.is_empty());
 }
 
+/// Machines that exist already have no network of p1's: each address is named.
+#[test]
+fn a_proxy_is_asked_for_no_existing_machine() {
+    let text = "name: lan\nprovider: ssh\nproxy: {http: \"http://proxy.lan:3128\"}\nnodes:\n  \
+                - {name: s, role: server, ip: 192.168.1.20}\n  - {name: w, ip: 10.9.0.4}\n";
+    let env = cluster(text).k3s.env;
+    let direct = env.iter().find_map(|(name, value)| (name == "NO_PROXY").then_some(value.as_str()));
+    assert_eq!(
+        direct,
+        Some("localhost,127.0.0.0/8,192.168.1.20,10.9.0.4,10.42.0.0/16,10.43.0.0/16,.svc,.cluster.local")
+    );
+}
+
 #[test]
 fn what_is_not_for_k3s_environment_has_its_place() {
     insta::assert_snapshot!(brief(&format!(

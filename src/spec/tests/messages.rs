@@ -407,6 +407,46 @@ hosts: {SERVER: 10.0.0.1, x.test: 10.0.0.1, X.test: 10.0.0.2, y: 0.0.0.0, z: nin
     )));
 }
 
+/// What is p1's and Vagrant's alone is asked of none of them.
+#[test]
+fn machines_that_exist_already() {
+    let spec = |name: &str, more: &str, nodes: &str| {
+        (name.to_owned(), format!("name: lan\nprovider: ssh\n{more}\nnodes:\n{nodes}\n"))
+    };
+    let server = "  - {name: s, role: server, ip: 192.168.1.20}";
+    assert_snapshot!(all(vec![
+        spec(
+            "good names, hex or not",
+            "",
+            "  - {name: face, role: server, ip: 192.168.1.20}\n  - {name: b, ip: 8.8.4.4}"
+        ),
+        spec("sixty of them", "", &format!("{server}\n  - {{name: w, count: 60, ip: 192.168.1.21}}")),
+        spec("what p1 makes", "network: {cidr: 8.8.8.0/24}\nbox: debian-12\nkeep: true", server),
+        spec(
+            "a size",
+            "",
+            "  - {name: s, role: server, ip: 192.168.1.20, cpus: 1, memory: 512, hostname: x}"
+        ),
+        spec(
+            "no address",
+            "",
+            "  - {name: s, role: server}\n  - {name: t, ip: 224.0.0.1}\n  - {name: u, ip: 127.0.0.1}"
+        ),
+        spec("one address", "", &format!("{server}\n  - {{name: w, ip: 192.168.1.20}}")),
+        spec(
+            "among the pods",
+            "",
+            "  - {name: s, role: server, ip: 10.42.3.5}\n  - {name: w, count: 2, ip: 10.43.0.255}"
+        ),
+        spec("among pods of their own", "k3s: {config: {cluster-cidr: 192.168.0.0/16}}", server),
+        (
+            "beside others, among the pods".to_owned(),
+            "name: lan\nnodes:\n  - {name: s, role: server}\n  - {name: far, provider: ssh, ip: 10.42.3.5}\n"
+                .to_owned()
+        ),
+    ]));
+}
+
 #[test]
 fn whose_the_pods_network_is_is_said_once() {
     let spec = |k3s: &str| format!("{NODES}k3s: {{{k3s}}}\nmanifests: []\n");
