@@ -374,12 +374,7 @@ fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<
     if let (true, Some(cap)) = (targets.is_empty(), verb.lacks(view, &nodes[0]))
         && nodes.iter().all(|node| verb.lacks(view, node).is_some())
     {
-        let what = format!(
-            "`p1 {}` does nothing for this cluster: of {}, {}",
-            verb.name,
-            nodes[0].name,
-            cap.lacking()
-        );
+        let what = format!("`p1 {}` does nothing for any node of this cluster: {}", verb.name, cap.lacking());
         let hint = "None of its machines is p1's own. Do it on them by hand.";
         return Err(StepError::new(what, hint).kind(FailureKind::Cannot));
     }
