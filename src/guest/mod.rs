@@ -168,6 +168,9 @@ pub trait Service: Sync {
     /// none; `service_remove` stops it for good and removes it.
     fn functions(&self) -> &'static str;
 
+    /// Has a unit that was just written started with the machine. Succeeds if that is so.
+    fn enable(&self, unit: &str) -> String;
+
     /// Restarts a unit, with what is written of it now, and does not wait for it; what it prints is for
     /// [`Service::started`].
     fn start(&self, unit: &str) -> String;

@@ -52,10 +52,20 @@ impl Install {
     /// the variables that the script would store or that would turn it round, should the node's
     /// environment have them (`setup_env`, `create_env_file`).
     pub fn line(&self) -> String {
-        let unset =
-            ["K3S_URL", "K3S_TOKEN", "K3S_CLUSTER_SECRET", "INSTALL_K3S_NAME", "INSTALL_K3S_SKIP_ENABLE"];
+        self.with(&["INSTALL_K3S_SKIP_ENABLE"], &[])
+    }
+
+    /// The same call, but the unit is not started with the machine yet: the script's own way has the init system read all
+    /// units again, twice (`systemd_enable`).
+    pub fn line_without_enabling(&self) -> String {
+        self.with(&[], &[("INSTALL_K3S_SKIP_ENABLE", "true")])
+    }
+
+    fn with(&self, unset: &[&str], set: &[(&str, &str)]) -> String {
+        let unset = ["K3S_URL", "K3S_TOKEN", "K3S_CLUSTER_SECRET", "INSTALL_K3S_NAME"].iter().chain(unset);
         let mut words = vec!["env".to_owned()];
-        words.extend(unset.iter().flat_map(|name| ["-u".to_owned(), (*name).to_owned()]));
+        words.extend(unset.flat_map(|name| ["-u".to_owned(), (*name).to_owned()]));
+        words.extend(set.iter().map(|(name, value)| format!("{name}={value}")));
         words.extend(self.env.iter().map(|(k, v)| format!("{k}={}", quote(v))));
         words.extend(self.command.iter().map(|w| quote(w)));
         words.join(" ")

@@ -57,7 +57,8 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.facts(node)?;
-    let line = k3s::install(node.role, INSTALLER, true).line();
+    let line = k3s::install(node.role, INSTALLER, true).line_without_enabling();
+    let enable = world.guest(node).service().enable(node.role.unit());
     let digest = installation(&facts, node);
     // One job per run and inputs: a retry within the run after a failure must not be handed the
     // result of the attempt before, which is why the job's result is taken when it ends.
@@ -65,7 +66,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     // The note of it in the same job: a script of its own costs an emulated node most of a second.
     // Whose it is tells the next p1 that comes upon a machine which existed before.
     let stamp = stamp("install", &digest) + &stamp("cluster", &world.owner()?.mark());
-    let script = format!("{line} || exit $?\n{stamp}rm -f /var/lib/p1/stamps/start\n");
+    let script = format!("{line} && {enable} || exit $?\n{stamp}rm -f /var/lib/p1/stamps/start\n");
     let job = Job { name: "install", id: &id, script: &script, env: &[] };
     let done = world.on(node, |r| {
         r.detached(&job, world.cluster.timeouts.install, &mut |line| {

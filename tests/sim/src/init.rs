@@ -31,7 +31,9 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const STOP: Duration = Duration::from_secs(10);
 
 /// Options of `systemctl` that change nothing here.
-const SWITCHES: [&str; 11] = [
+const SWITCHES: [&str; 12] = [
+    // Units are read when they are asked for.
+    "--no-reload",
     // Of `poweroff`: a machine here has nothing to write down at its end.
     "--force",
     "--no-pager",
@@ -801,6 +803,7 @@ impl Init {
             ("SubState", sub.to_owned()),
             ("FragmentPath", path.map_or_else(String::new, |p| p.display().to_string())),
             ("UnitFileState", enabled(name).to_owned()),
+            ("NeedDaemonReload", "no".to_owned()),
             ("NRestarts", number(unit.map(|u| u.restarts.into()))),
             ("InvocationID", unit.map_or_else(String::new, |u| u.invocation.clone())),
             ("MainPID", number(unit.and_then(|u| u.main).map(|p| p.as_raw().into()))),
