@@ -529,6 +529,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         ("session", 0),
         ("mirror", 0),
         ("existing", 0),
+        ("lessons", 6),
     ];
     for (name, objects) in all {
         let parsed =

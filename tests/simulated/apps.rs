@@ -184,7 +184,7 @@ fn example(sim: &Sim, name: &str, servers: usize, workers: usize) {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
     sim.sh(&format!("rm -rf apps live web.yaml; cp -r '{}'/* . && rm README.md", dir.display()));
     let text = fs::read_to_string(dir.join("cluster.yaml")).unwrap();
-    let from = text.find("namespaces:\n").or(text.find("manifests:")).unwrap();
+    let from = text.find("\nnamespaces:").or(text.find("\nmanifests:")).unwrap() + 1;
     sim.spec(&spec(servers, workers, &text[from..]));
 }
 
@@ -232,6 +232,61 @@ fn the_examples_run() {
     shows(&sim, &["status"], 1, &["worker-2"]);
     sim.p1(&["up"]).exits(0);
     sim.p1(&["status"]).exits(0);
+}
+
+/// Each lesson as a user runs it: what it shows, and at which words of the stand-in it ends where that cannot go on.
+#[test]
+fn the_lessons_run_as_far_as_the_stand_in_goes() {
+    const LESSONS: &[(&str, &[&str], Option<&str>)] = &[
+        (
+            "pod",
+            &["pod/hello condition met", "pod \"hello\" deleted", "\"web\" successfully rolled out"],
+            None,
+        ),
+        (
+            "run",
+            &["pod/once created", "runs here; once is a record", "pod \"once\" deleted"],
+            Some("curl: ("),
+        ),
+        ("node", &["worker-2 | PRETTY_NAME=", "pod/look created"], Some("unrecognized condition")),
+        ("balance", &["3 k3s stand-in: pod web-", "worker-2   Ready,SchedulingDisabled"], None),
+        (
+            "rollout",
+            &["image: nginx:1.29-alpine", "image: nginx:1.28-alpine"],
+            Some("knows `rollout status` only"),
+        ),
+        ("rbac", &["rolebinding.rbac.authorization.k8s.io/reader-reads-pods"], Some("unknown flag: --as")),
+        ("rest", &["\"kubeletVersion\":", "\"replicas\":", "without a certificate: 401"], None),
+        ("metrics", &["\"metrics-server\" successfully rolled out"], Some("unknown command \"top\"")),
+        ("copies", &["lessons-f2 | deployment.apps \"web\" deleted", "is as it was kept: 3 nodes"], None),
+        ("puppet-chef", &["'manifest_file': 'site.pp'", "'run_list': ['recipe[motd]']"], None),
+    ];
+    let sim = Sim::new(&spec(1, 2, ""));
+    example(&sim, "lessons", 1, 2);
+    let own = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    sim.spec(&own.replace("name: sim\n", "name: lessons\nengine: direct\n"));
+    // Whether this host has a kubectl or not, it is the stand-in's.
+    for (to, name) in [(env!("CARGO_BIN_EXE_p1"), "bin/p1"), ("../k3s", "bin/kubectl")] {
+        std::os::unix::fs::symlink(to, sim.at(name)).unwrap();
+    }
+    sim.p1(&["up"]).exits(0);
+    let readme =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lessons/README.md")).unwrap();
+    let here = fs::read_dir(sim.dir.path()).unwrap().flatten().map(|e| e.path());
+    let here = here.filter(|p| p.extension().is_some_and(|e| e == "sh") && !p.ends_with("install.sh"));
+    let mut scripts: Vec<String> = here.map(|p| p.file_stem().unwrap().to_string_lossy().into()).collect();
+    for (name, shows, ends) in LESSONS {
+        let said = sim.sh(&format!("./{name}.sh 2>&1 && echo lesson done || echo lesson ended"));
+        println!("== {name}\n{said}");
+        shows.iter().for_each(|word| assert!(said.contains(word), "{name}: `{word}` is not in\n{said}"));
+        assert_eq!(said.ends_with("lesson done\n"), ends.is_none(), "{name}: {said}");
+        assert!(ends.is_none_or(|word| said.contains(word)), "{name} ends elsewhere: {said}");
+        let row = readme.lines().find(|l| l.starts_with(&format!("| [{name}.sh]"))).unwrap_or_default();
+        assert_eq!(row.contains("| to its end"), ends.is_none(), "{name}: {row}");
+        scripts.retain(|s| s != name);
+    }
+    assert_eq!(scripts, [""; 0], "lessons without a row in the table of this test");
+    sim.p1(&["up", "--deep"]).exits(0).says(&["nothing to do"]);
 }
 
 #[test]

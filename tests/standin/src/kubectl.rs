@@ -139,6 +139,9 @@ const VALUED: &[&str] = &[
     "--request-timeout",
     "--sort-by",
     "--context",
+    "--image",
+    "--port",
+    "--restart",
     "-s",
     "--server",
     "--pod-selector",
@@ -158,6 +161,10 @@ impl Line {
         let mut line = Line { words: vec![], flags: vec![] };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
+            if argument == "--" {
+                line.words.extend(rest.cloned());
+                break;
+            }
             if argument == "--raw" && line.word(0) == "config" {
                 line.flags.push((argument.clone(), "true".into()));
             } else if argument == "-" || !argument.starts_with('-') {
@@ -176,7 +183,7 @@ impl Line {
                 .find(|v| v.len() == 2 && argument.starts_with(**v) && !argument.starts_with("--"))
             {
                 line.flags.push(((*name).into(), argument[2..].into()));
-            } else if !SWITCHES.contains(&argument.as_str()) && argument != "--" {
+            } else if !SWITCHES.contains(&argument.as_str()) {
                 return Err(match argument.starts_with("--") {
                     true => format!("error: unknown flag: {argument}"),
                     false => format!("error: unknown shorthand flag: {argument}"),
@@ -267,6 +274,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
             println!("namespace/{name} created");
             Ok(())
         }
+        "run" => launch(&line, &open()?),
         "apply" | "create" => apply(&line, &open()?, line.word(0) == "create"),
         "diff" => diff(&line, &open()?),
         "kustomize" => crate::kustomize::main(line.word(1)),
@@ -297,7 +305,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
         }
         "" | "help" => {
             println!(
-                "kubectl of the k3s stand-in: get, delete, apply, create, diff, kustomize, cordon, uncordon, drain, label, annotate, taint, wait, logs, describe, rollout status, version, cluster-info, auth can-i, config view"
+                "kubectl of the k3s stand-in: get, delete, run, apply, create, diff, kustomize, cordon, uncordon, drain, label, annotate, taint, wait, logs, describe, rollout status, version, cluster-info, auth can-i, config view"
             );
             Ok(())
         }
@@ -892,6 +900,25 @@ fn apply(line: &Line, connection: &Connection, create_only: bool) -> Result<(), 
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+}
+
+/// A bare pod: `run NAME --image=IMAGE [-- COMMAND...]`.
+fn launch(line: &Line, connection: &Connection) -> Result<(), String> {
+    let (name, image) = (line.word(1), line.get(&["--image"]).ok_or("error: --image is required")?);
+    let mut container = json!({"name": name, "image": image});
+    if let Some(port) = line.get(&["--port"]).and_then(|p| p.parse::<u16>().ok()) {
+        container["ports"] = json!([{"containerPort": port}]);
+    }
+    if let Some(args) = line.words.get(2..).filter(|args| !args.is_empty()) {
+        container["args"] = json!(args);
+    }
+    let body = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"run": name}},
+        "spec": {"containers": [container], "restartPolicy": line.get(&["--restart"]).unwrap_or("Always")},
+    });
+    connection.write("POST", &format!("/api/v1/namespaces/{}/pods", line.namespace()), &body)?;
+    println!("pod/{name} created");
+    Ok(())
 }
 
 /// As `kubectl diff --server-side`: a header for each object that applying would change; exit code 1.

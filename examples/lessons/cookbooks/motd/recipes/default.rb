@@ -1,0 +1,3 @@
+file '/etc/motd' do
+  content "A worker that Chef prepared.\n"
+end

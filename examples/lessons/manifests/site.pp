@@ -1,0 +1,3 @@
+file { '/etc/cluster':
+  content => "A node of ${facts['cluster']}.\n",
+}
