@@ -3,6 +3,7 @@
 //! `TRYCMD=overwrite INSTA_UPDATE=always cargo test --test cli` writes what there is now; look at the
 //! difference before you keep it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -178,6 +179,51 @@ fn warnings_are_said_where_the_spec_is_checked_and_where_it_is_made_true() {
         let err = String::from_utf8(command.stdin(Stdio::null()).output().unwrap().stderr).unwrap();
         assert_eq!(err.contains("warning: "), told, "{args:?}: {err}");
     }
+}
+
+/// The corpus beside its files: name, patterns and text of each spec.
+fn corpus() -> (tempfile::TempDir, Vec<(String, Vec<String>, String)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/.");
+    assert!(Command::new("cp").arg("-r").args([&from, dir.path()]).status().unwrap().success());
+    fs::create_dir(dir.path().join("artifacts")).unwrap();
+    fs::write(dir.path().join("artifacts/manifest.json"), "{}").unwrap();
+    fs::write(dir.path().join("my.box"), "").unwrap();
+    let text = fs::read_to_string(dir.path().join("specs.yaml")).unwrap();
+    let line = |text: &str, start: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(start))
+            .unwrap_or_else(|| panic!("{start}\n{text}"))
+            .to_owned()
+    };
+    let specs = text.split("\n---\n").skip(1).map(|text| {
+        let patterns = line(text, "# patterns: ").split(", ").map(str::to_owned).collect();
+        (line(text, "name: "), patterns, format!("{text}\n"))
+    });
+    let specs = specs.collect();
+    (dir, specs)
+}
+
+#[test]
+fn what_vagrantfiles_set_up_is_said_in_specs_and_the_cookbook_has_a_line_for_each_pattern() {
+    let (dir, specs) = corpus();
+    assert_eq!(specs.len(), 32);
+    let mut used = BTreeSet::new();
+    for (name, patterns, text) in specs {
+        let (file, out) = (format!("{name}.yaml"), format!("out/{name}"));
+        fs::write(dir.path().join(&file), &text).unwrap();
+        p1::internals::spec::load(&dir.path().join(&file), &|_| None)
+            .unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let (code, _, said) = p1(dir.path(), &["-f", &file, "render", "--dir", &out]);
+        assert_eq!(code, 0, "{said}\n{text}");
+        assert!(dir.path().join(out).read_dir().unwrap().count() > 1, "{name}");
+        used.extend(patterns);
+    }
+    let cookbook = fs::read_to_string("docs/cookbook.md").unwrap();
+    let table = cookbook.split("## Coming from a Vagrantfile").nth(1).unwrap();
+    let rows = table.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| pattern"));
+    let told: BTreeSet<String> = rows.map(|l| l[2..].split(" | ").next().unwrap().to_owned()).collect();
+    assert_eq!(told, used, "the cookbook's rows, and the patterns of tests/corpus/specs.yaml");
 }
 
 #[test]

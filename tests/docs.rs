@@ -568,6 +568,49 @@ fn what_other_tools_say_is_said_in_specs() {
     assert_eq!(found, 4);
 }
 
+/// What the cookbook adds to a spec makes one, and its commands are p1's.
+#[test]
+fn the_cookbook_is_of_specs_and_commands_that_there_are() {
+    let text = read("docs/cookbook.md");
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n";
+    put("cni/x.yaml", object);
+    put("dashboard.yaml", object);
+    let (mut specs, mut commands) = (0, 0);
+    for block in text.split("\n\n").filter(|block| block.starts_with("    ")) {
+        let lines: Vec<&str> = block.lines().map(|l| l.strip_prefix("    ").unwrap_or(l)).collect();
+        let first = lines[0].split(':').next().unwrap();
+        if ["k3s", "hosts", "proxy", "namespaces"].contains(&first) {
+            let spec = format!("name: x\nnodes: [{{name: server, role: server}}]\n{}\n", lines.join("\n"));
+            let parsed = p1::internals::spec::load(&put("cluster.yaml", &spec), &|_| None)
+                .unwrap_or_else(|e| panic!("{spec}\n{e}"));
+            assert_eq!(parsed.warnings, [], "{spec}");
+            specs += 1;
+        }
+        for line in lines.iter().filter(|l| l.starts_with("p1 ")) {
+            let words = shlex::split(line.split(" #").next().unwrap()).unwrap();
+            let cut = words.iter().position(|w| w == "--").unwrap_or(words.len());
+            // Its options are read, and then its help is shown.
+            let out = std::process::Command::new(env!("CARGO_BIN_EXE_p1"))
+                .args(&words[1..cut])
+                .arg("--help")
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            let kubectl = words[1] == "kubectl";
+            assert!(out.status.success() || kubectl, "{line}: {}", String::from_utf8_lossy(&out.stderr));
+            commands += 1;
+        }
+    }
+    assert!(specs >= 4 && commands >= 8, "{specs}, {commands}");
+}
+
 /// Where the tests of docs/faults.md are. Of those marked, every test is a fault's and has a row.
 const FAULTS: &[(&str, &str, bool)] = &[
     ("fake", "tests/fake.rs", false),

@@ -289,6 +289,31 @@ fn the_lessons_run_as_far_as_the_stand_in_goes() {
     sim.p1(&["up", "--deep"]).exits(0).says(&["nothing to do"]);
 }
 
+/// Of the corpus of specs, those chosen for it come up and go, one after the other on one host.
+#[test]
+fn specs_of_the_corpus_come_up() {
+    let sim = Sim::new("");
+    sim.sh(concat!("cp -r '", env!("CARGO_MANIFEST_DIR"), "/tests/corpus/.' ."));
+    let text = fs::read_to_string(sim.at("specs.yaml")).unwrap();
+    let chosen: Vec<&str> = text.split("\n---\n").filter(|t| t.contains("\n# comes up\n")).collect();
+    assert!(chosen.len() > 5);
+    for text in chosen {
+        let mut spec: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
+        let own: serde_yaml::Value = serde_yaml::from_str(&format!("{{{K3S}}}")).unwrap();
+        let all = spec.as_mapping_mut().unwrap();
+        let k3s = all.entry("k3s".into()).or_insert_with(|| serde_yaml::Value::Mapping(Default::default()));
+        k3s.as_mapping_mut().unwrap().extend(own.as_mapping().unwrap().clone());
+        all.insert("box".into(), serde_yaml::from_str("{path: fake.box}").unwrap());
+        all.insert("provider".into(), "libvirt".into());
+        all.insert("engine".into(), "direct".into());
+        sim.spec(&serde_yaml::to_string(&spec).unwrap());
+        println!("== {}", spec["name"].as_str().unwrap());
+        sim.p1(&["up"]).exits(0);
+        sim.p1(&["up", "--deep"]).exits(0).says(&["nothing to do"]);
+        sim.p1(&["--yes", "destroy"]).exits(0);
+    }
+}
+
 #[test]
 fn a_cluster_is_proven_and_nothing_is_left() {
     let sim = Sim::new(&spec(1, 2, ""));
