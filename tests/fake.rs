@@ -602,7 +602,11 @@ fn a_plan_touches_nothing_and_json_is_one_object_a_line() {
     let (end, steps) = lines.split_last().unwrap();
     let (warnings, steps) = steps.split_at(steps.iter().take_while(|l| l["warning"].is_object()).count());
     assert!(warnings.iter().all(|w| w["warning"]["message"].is_string()));
+    let (changes, steps): (Vec<_>, Vec<_>) = steps.iter().partition(|l| l["step"].is_null());
     assert!(steps.len() > 15 && steps.iter().all(|l| l["v"] == 1 && l["step"]["id"].is_string()));
+    // What becomes of the cluster and of each node, and the sum.
+    assert_eq!((changes.len(), &changes[3]["summary"]["add"]), (4, &2.into()), "{changes:?}");
+    assert!(changes[..3].iter().all(|l| l["change"]["fate"] == "add"), "{changes:?}");
     assert_eq!((&end["event"], &end["verb"], &end["code"]), (&"end".into(), &"plan".into(), &10.into()));
     assert!(!fake.at(".p1").exists());
     assert_eq!(fake.calls(), "");
@@ -735,7 +739,7 @@ fn a_node_that_left_the_spec_goes_after_a_yes_and_not_before() {
     fake.edit(worker, "");
     assert_eq!(fake.drift()["worker"], ["vm_extra"]);
     let plan = fake.run(&["plan"]).exits(10).stdout();
-    assert!(plan.contains("worker/machine") && plan.contains("lost: what is on its disk"), "{plan}");
+    assert!(plan.contains("- worker") && plan.contains("lost: what is on its disk"), "{plan}");
     let before = (fake.domains(), fake.runs().len(), fake.calls());
     fake.run(&["up"]).exits(2).says(&[
         "worker",

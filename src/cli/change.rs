@@ -9,7 +9,7 @@ use crate::event::VerbName;
 use crate::explain::printable;
 use crate::machines;
 use crate::observed::View;
-use crate::observed::drift::{Drift, Interrupts, Mend, changes};
+use crate::observed::drift::{Drift, changes};
 use crate::plan::{Check, NodeStep, Plan};
 use crate::state::StateDir;
 use crate::verbs::{self, Decision, Refused};
@@ -158,11 +158,6 @@ pub fn neighbours(world: &World) -> Option<String> {
         world.cluster.name,
         others.join(", ")
     ))
-}
-
-/// How a plan's notes are shown: what is more than steps can say.
-pub fn worth_saying(all: &[Drift]) -> impl Iterator<Item = &Drift> {
-    all.iter().filter(|d| d.destroys() || d.mend == Mend::Note || d.interrupts == Interrupts::Machine)
 }
 
 /// True if a plan does anything.

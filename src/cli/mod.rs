@@ -22,6 +22,8 @@ mod bake;
 mod boxes;
 mod bundle;
 mod change;
+mod changes;
+mod closing;
 mod complete;
 mod context;
 mod cp;

@@ -4,16 +4,17 @@ use serde_json::json;
 
 use super::args::Looks;
 use super::change;
+use super::changes;
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{here, kept, print};
+use super::{here, kept, out, print};
 use crate::access::Claims;
 use crate::event::VerbName;
 use crate::observe::{Depth, observe_claimed};
-use crate::observed::drift::Drift;
-use crate::plan::{Check, Step};
+use crate::observed::drift::{Drift, Mend};
+use crate::plan::{Check, Plan, Step};
 use crate::state::StateDir;
-use crate::ui::{Format, Tone, count};
+use crate::ui::{Format, Tone};
 use crate::verbs::{self, Decision, Intent, Verb, decide};
 
 /// Shows the plan of an `up` that is to replace these nodes, and to restore nothing that is kept if it is `fresh`; exit
@@ -40,38 +41,30 @@ pub fn plan(context: &Context, args: &Looks, replace: &[String], fresh: bool) ->
     }
     let seen = observe_claimed(&world, if args.deep { Depth::Inside } else { verb.depth }, &claims)?;
     let intent = Intent { verb, targets: &targets, replace: &replace };
-    let Decision { plan, drift, refused, .. } = decide(&world.cluster, &seen, &intent);
-    let drift = change::told(&world, drift);
-    let plan = plan.map_texts(&|text| context.shown(&text));
+    let mut decision = decide(&world.cluster, &seen, &intent);
+    decision.drift = change::told(&world, decision.drift);
+    decision.plan = decision.plan.map_texts(&|text| context.shown(&text));
+    let changes = changes::of(context, &world, &decision);
+    let Decision { plan, drift, refused, .. } = decision;
     here::must_fit(context, &plan)?;
     let due = change::is_due(&plan, &drift);
     if context.ui.format == Format::Json {
         for step in &plan.steps {
-            print(format!("{}\n", json!({"v": 1, "step": step.info, "check": step.check})));
+            out::object(&json!({"v": 1, "step": step.info, "check": step.check}));
         }
         // A cluster that is to be made differs in everything.
         for drift in drift.iter().filter(|_| world.state.exists()) {
-            print(format!("{}\n", json!({"v": 1, "drift": drift})));
+            out::object(&json!({"v": 1, "drift": drift}));
         }
+        changes::objects(&changes).for_each(|object| out::object(&object));
     } else {
+        print(changes::shown(&changes, &context.ui));
         let paint = context.paint();
-        let told = |s: &&Step| context.global.verbose > 0 || !matches!(s.check, Check::Done(_));
-        let width = plan.steps.iter().filter(told).map(|s| s.info.id.len()).max().unwrap_or(0);
-        for step in plan.steps.iter().filter(told) {
-            let (mark, tone) = match step.check {
-                Check::Done(_) => ("=", Tone::Dim),
-                Check::Needed(_) => ("+", Tone::Good),
-                Check::Unknown(_) => ("?", Tone::Warn),
-            };
-            let line =
-                format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
-            print(format!("{}\n", paint.tone(tone, &line)));
+        for drift in drift.iter().filter(|d| d.mend == Mend::Note) {
+            print(format!("{}\n", paint.tone(Tone::Warn, &format!("! {drift}"))));
         }
-        let needed = plan.steps.iter().filter(|s| matches!(s.check, Check::Needed(_))).count();
-        let unknown = plan.steps.iter().filter(|s| matches!(s.check, Check::Unknown(_))).count();
-        for drift in change::worth_saying(&drift) {
-            let (mark, tone) = if drift.destroys() { ("!", Tone::Bad) } else { ("-", Tone::Warn) };
-            print(format!("{}\n", paint.tone(tone, &format!("{mark} {drift}"))));
+        if context.global.verbose > 0 {
+            print(format!("\n{}", steps(context, &plan)));
         }
         for note in change::neighbours(&world).into_iter().chain(change::not_replaced(&world)) {
             eprintln!("note: {note}");
@@ -80,8 +73,6 @@ pub fn plan(context: &Context, args: &Looks, replace: &[String], fresh: bool) ->
             eprintln!("nothing that p1 would do: what is named above configures k3s in addition to the spec");
         } else if !due {
             eprintln!("nothing to do: cluster `{}` is as the spec says", world.cluster.name);
-        } else {
-            eprintln!("\n{} to do (+), {} decided during the run (?)", count(needed, "step"), unknown);
         }
     }
     if let Some(refused) = refused {
@@ -93,4 +84,19 @@ pub fn plan(context: &Context, args: &Looks, replace: &[String], fresh: bool) ->
             .hint("`p1 up` does it.")
             .next(["p1 up"])),
     }
+}
+
+/// The plan's steps, a line each: what is due, what is decided during the run, and what is done.
+fn steps(context: &Context, plan: &Plan) -> String {
+    let width = plan.steps.iter().map(|s| s.info.id.len()).max().unwrap_or(0);
+    let line = |step: &Step| {
+        let (mark, tone) = match step.check {
+            Check::Done(_) => ("=", Tone::Dim),
+            Check::Needed(_) => ("+", Tone::Good),
+            Check::Unknown(_) => ("?", Tone::Warn),
+        };
+        let text = format!("{mark} {:width$}  {}: {}", step.info.id, step.info.title, step.check.reason());
+        format!("{}\n", context.paint().tone(tone, &text))
+    };
+    plan.steps.iter().map(line).collect()
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::change;
+use super::changes;
+use super::closing::{self, Before};
 use super::context::Context;
 use super::error::{CliError, code};
 use super::front;
@@ -119,8 +121,12 @@ fn locked(
     verbs::open(world, job, over, tell)?;
     before(world)?;
     let decision = verbs::look(world, job)?;
+    if !decision.losses.is_empty() && context.ui.format != ui::Format::Json {
+        eprint!("{}", changes::shown(&changes::of(context, world, &decision), &context.ui));
+    }
     change::must_be_agreed(context, world, &decision, &job.replace)?;
     let agreed = ready(world, &decision.plan)?;
+    let was = Before::of(world);
     let (mut shown, mut watch) = (None, None);
     let start = |redactor: &Redactor| {
         let screen = ui::start(context.ui, Box::new(super::out::Data), Box::new(std::io::stderr()));
@@ -135,6 +141,9 @@ fn locked(
         let mut board = screen.finish();
         board.forgotten = !world.state.runs().join(format!("{}.jsonl", world.run)).exists();
         tell_of_panics(redactor, None);
+        if report.as_ref().is_ok_and(|r| r.success) {
+            (board.now, board.next) = closing::now(world, job, &was);
+        }
         // Also where the journal could not be written: what failed is worth knowing.
         eprint!("{}", ui::closing(&board, &context.ui, &context.called()));
     }

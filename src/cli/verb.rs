@@ -29,7 +29,7 @@ pub enum Verb {
     Schema,
     /// Write the Vagrantfile and everything else made from the spec, to look at; secrets are left out
     Render(Render),
-    /// Say what `up` would do and why; touches nothing; exit code 10 if there is something
+    /// Say what `up` would change; touches nothing; exit code 10 if there is something; `-v` names the steps
     Plan(Looks),
     /// Make the cluster as the spec says: do what is missing
     Up(Up),

@@ -1,6 +1,7 @@
 //! Looking at a cluster before planning: everything at once, bounded, without Ruby.
 
 pub mod apps;
+mod configuration;
 mod host;
 mod preflight;
 
@@ -24,6 +25,7 @@ use crate::os::many;
 use crate::spec::{Node, Role};
 
 pub use apps::apps_now;
+pub use configuration::look_at_configuration;
 pub use host::{
     look_at_box, look_at_files, look_at_given, look_at_hosting, look_at_images, look_at_provisioners,
     made_from, running,

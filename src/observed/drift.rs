@@ -115,6 +115,10 @@ pub struct Drift {
     pub kind: Kind,
     /// In words, a fragment.
     pub what: String,
+    /// What it is now, where that is one value.
+    pub before: Option<String>,
+    /// What it is to be.
+    pub after: Option<String>,
     /// What mends it.
     pub mend: Mend,
     /// What will happen to which machine, a fragment.
@@ -128,6 +132,11 @@ pub struct Drift {
 }
 
 impl Drift {
+    /// One value in another's place.
+    fn from_to(self, before: impl fmt::Display, after: impl fmt::Display) -> Self {
+        Self { before: Some(before.to_string()), after: Some(after.to_string()), ..self }
+    }
+
     /// False for what is only said.
     pub fn counts(&self) -> bool {
         self.mend != Mend::Note
@@ -206,7 +215,10 @@ fn drift(view: &View<'_>, plan: &Plan) -> Vec<Drift> {
             found.extend(of_steps(view, node, plan));
         }
         let mut kinds = Vec::new();
-        found.retain(|d| !kinds.contains(&d.kind) && (kinds.push(d.kind), true).1);
+        // Of provisioners each is one of its own.
+        found.retain(|d| {
+            d.kind == Kind::Provision || !kinds.contains(&d.kind) && (kinds.push(d.kind), true).1
+        });
         all.extend(found);
     }
     all.extend(view.seen.former.iter().map(|node| former(view, node)));
@@ -223,7 +235,18 @@ fn finding(
 ) -> Drift {
     let (what, then) = (what.into(), then.into());
     let node = node.map(|n| n.name.clone());
-    Drift { node, kind, what, mend, then, lost: None, loss: Loss::Nothing, interrupts: Interrupts::Nothing }
+    Drift {
+        node,
+        kind,
+        what,
+        before: None,
+        after: None,
+        mend,
+        then,
+        lost: None,
+        loss: Loss::Nothing,
+        interrupts: Interrupts::Nothing,
+    }
 }
 
 /// What goes with a machine when all of `leaving` go: by its value, and in words.
@@ -394,7 +417,8 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     };
     let made = seen.made.get(&node.name);
     if let Some(made) = made.filter(|m| m.ip != node.ip) {
-        all.push(replace(Kind::Address, format!("its address is {}, not {}", made.ip, node.ip)));
+        let what = format!("its address is {}, not {}", made.ip, node.ip);
+        all.push(replace(Kind::Address, what).from_to(made.ip, node.ip));
     }
     let facts = seen.nodes.get(&node.name);
     let has = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
@@ -404,7 +428,8 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         None => made.is_some_and(|m| m.role == other),
     };
     if was {
-        all.push(replace(Kind::Role, format!("it is a {other}, not a {}", node.role)));
+        let what = format!("it is a {other}, not a {}", node.role);
+        all.push(replace(Kind::Role, what).from_to(other, node.role));
     }
     match &machine.state {
         MachineState::Running => {}
@@ -418,15 +443,13 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         };
         let up = |kind, what: String, then| Drift { interrupts: stopped, ..up(kind, what, then) };
         if size.cpus != wanted.cpus {
-            all.push(up(
-                Kind::Cpus,
-                format!("its machine has {} CPUs, not {}", size.cpus, wanted.cpus),
-                then,
-            ));
+            let what = format!("its machine has {} CPUs, not {}", size.cpus, wanted.cpus);
+            all.push(up(Kind::Cpus, what, then).from_to(size.cpus, wanted.cpus));
         }
         if size.memory != wanted.memory {
             let what = format!("its machine has {} MiB, not {}", size.memory, wanted.memory);
-            all.push(up(Kind::Memory, what, then));
+            let mib = |memory: u32| format!("{memory} MiB");
+            all.push(up(Kind::Memory, what, then).from_to(mib(size.memory), mib(wanted.memory)));
         }
     }
     if let (Some(made), Some(image)) = (made, &seen.here.image)
@@ -557,10 +580,10 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
     {
         let what = format!("it runs {}, not {version}", status.version);
         let then = "its k3s is replaced and restarted";
-        all.push(Drift {
-            interrupts: Interrupts::K3s,
-            ..finding(Some(node), Kind::K3sVersion, what, Mend::Up, then)
-        });
+        let found = finding(Some(node), Kind::K3sVersion, what, Mend::Up, then);
+        // In place of what the files alone tell: those of the wanted release may not be here yet.
+        all.retain(|d| d.kind != Kind::K3sVersion);
+        all.push(Drift { interrupts: Interrupts::K3s, ..found }.from_to(&status.version, version));
     }
     all
 }
@@ -630,19 +653,11 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
 
 /// A cluster that belongs to somebody else, or to a place where this folder no longer is.
 pub fn owner(whose: &Whose) -> Drift {
-    Drift {
-        node: None,
-        kind: Kind::Owner,
-        what: format!("it belongs to {}", whose.name()),
-        mend: Mend::Note,
-        then: match whose {
-            Whose::Moved(_) => "that folder is gone: the next `p1 up` makes it this one's".to_owned(),
-            _ => "nothing; `p1 up --take-over` makes it this folder's".to_owned(),
-        },
-        lost: None,
-        loss: Loss::Nothing,
-        interrupts: Interrupts::Nothing,
-    }
+    let then = match whose {
+        Whose::Moved(_) => "that folder is gone: the next `p1 up` makes it this one's",
+        _ => "nothing; `p1 up --take-over` makes it this folder's",
+    };
+    finding(None, Kind::Owner, format!("it belongs to {}", whose.name()), Mend::Note, then)
 }
 
 /// Nodes that the spec does not have and that are still there: as machines of this folder, or as Node

@@ -276,6 +276,8 @@ mod tests {
             node: node.map(str::to_owned),
             kind,
             what: String::new(),
+            before: None,
+            after: None,
             mend,
             then: String::new(),
             lost: None,

@@ -2,6 +2,7 @@
 //! what is lost, what is refused, what etcd bears. Pure: a judgement looks at nothing but what it is given.
 
 pub mod applied;
+pub mod changes;
 pub mod drift;
 pub mod faults;
 pub mod files;

@@ -27,6 +27,10 @@ pub struct Board {
     pub latest: Duration,
     /// Its journal is gone, so that nothing can go on with it.
     pub forgotten: bool,
+    /// What is so now, a line each, after a run that succeeded.
+    pub now: Vec<String>,
+    /// The command that leads on from there.
+    pub next: Option<String>,
     index: HashMap<String, usize>,
 }
 

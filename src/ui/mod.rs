@@ -158,6 +158,18 @@ pub fn closing(board: &Board, options: &Options, p1: &str) -> String {
         text.push('\n');
         text.push_str(&failures);
     }
+    // A run without work is told in a line.
+    if board.counts().done > 0 {
+        let now: Vec<_> = board.now.iter().flat_map(|line| text::wrap(line, options.columns())).collect();
+        let next = board.next.iter().map(|command| {
+            let label = options.paint().tone(Tone::Hint, &format!("{}: ", wording::label::NEXT));
+            label + &options.paint().tone(Tone::Bold, &wording::command(command, p1))
+        });
+        let lines: Vec<String> = now.into_iter().chain(next).collect();
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{}\n", lines.join("\n")));
+        }
+    }
     text
 }
 

@@ -109,7 +109,12 @@ fn a_run_that_succeeded_says_so_in_a_line_and_one_without_work_in_that_line_alon
     let mut events = vec![event(0, began(vec![info("server/start", "start k3s", &[])]))];
     events.extend([start(5, "server/start", 1), done(2005, "server/start", 2000)]);
     events.push(event(2400, Kind::RunFinished { success: true, interrupted: false }));
-    let text = |events: &[Event]| closing(&Board::of(events), &options(Format::Human), "p1");
+    let text = |events: &[Event]| {
+        let mut board = Board::of(events);
+        board.now = vec!["k3s v1.35.0+k3s1 on 1 node; the API is https://192.168.56.110:6443".into()];
+        board.next = Some("p1 kubectl get pods -A".into());
+        closing(&board, &options(Format::Human), "p1 -C iot")
+    };
     insta::assert_snapshot!(text(&events), @r"
 
     ! k3s is a stand-in here
@@ -118,6 +123,9 @@ fn a_run_that_succeeded_says_so_in_a_line_and_one_without_work_in_that_line_alon
             start  total
     server   2.0s   2.0s
     1 step: 1 done
+
+    k3s v1.35.0+k3s1 on 1 node; the API is https://192.168.56.110:6443
+    next: p1 -C iot kubectl get pods -A
     ");
     let idle = [StepInfo { needed: false, ..info("server/start", "start k3s", &[]) }];
     let events =

@@ -409,6 +409,80 @@ fn what_somebody_did_is_found() {
     assert!(found(|s| s.here.libvirt = Some(crate::spec::Libvirt::default())).is_empty());
 }
 
+/// What becomes of each node is told once, and what is away meanwhile: the steps are `-v`'s.
+#[test]
+fn a_plan_says_what_becomes_of_each_node() {
+    use crate::observed::changes::{Api, Fate, changes};
+    let old = Spec {
+        servers: 1,
+        workers: vec![(true, 0, 512, 1, false), (true, 0, 512, 1, false), (true, 0, 512, 1, false)],
+        server: (11, 1024, 1),
+        swapped: false,
+        other: [false; 5],
+    };
+    let told = |new: &Cluster, old: &Cluster| {
+        let mut seen = look_with(new, reality(old));
+        let intent = Intent { verb: Verb::of(VerbName::Up), targets: &[], replace: &[] };
+        let found = decide(new, &seen, &intent);
+        found.note(&mut seen);
+        let view = View::new(new, &seen);
+        let all = changes(&view, &found.plan, &found.drift, &found.leaving, &BTreeMap::new());
+        let fates: Vec<(String, Fate)> =
+            all.all.iter().map(|c| (c.node.clone().unwrap_or_default(), c.fate)).collect();
+        (fates, all)
+    };
+    let (was, mut new) = (old.cluster(), old.cluster());
+    assert_eq!(told(&new, &was).0, []);
+    new.nodes[1].size = Some(Size { memory: 1024, cpus: 1 });
+    new.nodes[2].ip = [192, 168, 56, 99].into();
+    new.nodes[3].name = "late".into();
+    let (fates, all) = told(&new, &was);
+    let named = |name: &str| fates.iter().find(|(n, _)| n == name).map(|(_, fate)| *fate);
+    // /etc/hosts of the server names others then.
+    for (name, fate) in [
+        ("s0", Fate::Change),
+        ("w0", Fate::Change),
+        ("w1", Fate::Recreate),
+        ("late", Fate::Add),
+        ("w2", Fate::Destroy),
+    ] {
+        assert_eq!(named(name), Some(fate), "{name}: {fates:?}");
+    }
+    assert_eq!((all.counts(), all.away.api), ([2, 2, 2], Api::Stays));
+    assert_eq!(
+        (&all.away.pods[..], &all.away.leave[..]),
+        (&["w0".to_owned()][..], &["w1".into(), "w2".into()][..])
+    );
+    let memory = &all.all.iter().find(|c| c.node.as_deref() == Some("w0")).unwrap().what[0];
+    assert_eq!((memory.before.as_deref(), memory.after.as_deref()), (Some("512 MiB"), Some("1024 MiB")));
+    // Another release: the only server's API is away, and pods go on.
+    let newer = Spec { other: [false, false, false, true, false], ..old.clone() };
+    let (fates, all) = told(&newer.cluster(), &was);
+    assert!(fates.len() == 5 && fates.iter().all(|(_, fate)| *fate == Fate::Change), "{fates:?}");
+    // The cluster's own is the copy that is kept before.
+    let k3s = &all.all[1].what;
+    assert_eq!((k3s.len(), k3s[0].what.as_str(), k3s[0].after.as_deref()), (1, "k3s", Some("v1.35.0+k3s1")));
+    assert_eq!(
+        (all.away.api, &all.away.servers[..], all.away.pods.len()),
+        (Api::Away, &["s0".to_owned()][..], 0)
+    );
+    // The only server goes with all data; of three each is away in its turn.
+    let moved = Spec { server: (21, 1024, 1), ..old.clone() };
+    assert_eq!(told(&moved.cluster(), &was).1.away.api, Api::Ends);
+    let three = Spec { servers: 3, ..old.clone() };
+    let newer = Spec { servers: 3, ..newer };
+    assert_eq!(told(&newer.cluster(), &three.cluster()).1.away.api, Api::InTurn);
+    // Nothing is there.
+    let all = changes(
+        &View::new(&new, &Observed::default()),
+        &Verb::of(VerbName::Up).plan(&View::new(&new, &Observed::default()), &[]),
+        &[],
+        &[],
+        &BTreeMap::new(),
+    );
+    assert_eq!((all.counts(), all.away.api), ([4, 0, 0], Api::None));
+}
+
 /// The only server takes all with it, and says so; a renamed node is told as such.
 #[test]
 fn what_is_lost_is_said() {

@@ -62,7 +62,7 @@ fn manifests_are_applied_awaited_and_pruned() {
     write(&sim, "base/kustomization.yaml", "resources: [web.yaml]\n");
     write(&sim, "base/web.yaml", WEB);
     write(&sim, "over/kustomization.yaml", "namespace: data\nresources: [../base]\n");
-    shows(&sim, &["plan"], 10, &["cluster/manifests"]);
+    shows(&sim, &["-v", "plan"], 10, &["+ cluster/manifests"]);
     let up = shows(&sim, &["up"], 0, &[]);
     assert_eq!(objects(&sim, "deployments -n default"), ["web"]);
     assert_eq!(objects(&sim, "deployments -n data"), ["web"]);
@@ -446,7 +446,7 @@ fn a_network_of_the_users_own_is_there_before_nodes_are_ready() {
     let set = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: net, namespace: kube-system}\nspec: {selector: {matchLabels: \
         {app: net}}, template: {metadata: {labels: {app: net}}, spec: {hostNetwork: true, containers: [{name: net, image: net:1}]}}}\n";
     write(&sim, "cni/net.yaml", set);
-    shows(&sim, &["plan"], 10, &["cluster/foundations"]);
+    shows(&sim, &["-v", "plan"], 10, &["+ cluster/foundations"]);
     sim.p1(&["up"]).exits(0);
     let record = sim.last();
     let at = |start: bool, step: &str| {
@@ -462,6 +462,6 @@ fn a_network_of_the_users_own_is_there_before_nodes_are_ready() {
     shows(&sim, &["up"], 0, &["nothing to do"]);
     // Gone: it is put back before anything waits for Ready.
     sim.node("server-1").sh("k3s kubectl -n kube-system delete configmap cni");
-    shows(&sim, &["plan"], 10, &["cluster/foundations", "ConfigMap kube-system/cni is not there"]);
+    shows(&sim, &["-v", "plan"], 10, &["+ cluster/foundations", "ConfigMap kube-system/cni is not there"]);
     sim.p1(&["up"]).exits(0);
 }

@@ -92,12 +92,12 @@ fn machines_start_from_a_baked_box_that_has_nothing_of_the_machine_it_was_baked_
     assert_eq!(bin, ["k3s".to_owned()].into());
 
     sim.p1(&["plan"]).exits(10).says(&[]);
-    let plan = sim.p1(&["plan"]).exits(10).stdout();
+    let plan = sim.p1(&["-v", "plan"]).exits(10).stdout();
     assert!(
         plan.contains("? server/install  ") && plan.contains(&format!("the box {name} has it")),
         "{plan}"
     );
-    assert!(!plan.contains("cluster/files"), "{plan}");
+    assert!(!plan.contains("+ cluster/files"), "{plan}");
     sim.p1(&["up"]).exits(0).says(&["is up"]);
     for node in ["server", "worker"] {
         for step in ["stage", "install"] {
@@ -144,7 +144,7 @@ fn machines_start_from_a_baked_box_that_has_nothing_of_the_machine_it_was_baked_
 
     // Whoever wants none has none; a damaged one is not used.
     sim.spec(&spec(1, 1, "bake: off\n"));
-    assert!(sim.p1(&["plan"]).exits(10).stdout().contains("install k3s: the machine is new"));
+    assert!(sim.p1(&["-v", "plan"]).exits(10).stdout().contains("install k3s: the machine is new"));
     sim.spec(&spec(1, 1, "engine: direct\n"));
     fs::remove_dir_all(sim.at("home/.local/share/p1/vagrant/boxes")).unwrap();
     fs::write(library(&sim).join(&name).join("box.box"), "half").unwrap();
@@ -157,7 +157,7 @@ fn machines_start_from_a_baked_box_that_has_nothing_of_the_machine_it_was_baked_
 fn up_bakes_a_box_where_the_spec_asks_for_that_and_none_fits() {
     let auto = |more: &str| spec(1, 1, &format!("engine: direct\nbake: auto\n{more}"));
     let sim = Sim::new(&auto(""));
-    let plan = sim.p1(&["plan"]).exits(10).stdout();
+    let plan = sim.p1(&["-v", "plan"]).exits(10).stdout();
     assert!(plan.contains("+ cluster/box") && plan.contains("no baked box fits, and one is baked"), "{plan}");
 
     // A disk that is full leaves what was there.

@@ -68,7 +68,10 @@ fn a_machine_gets_another_size_and_nothing_else_happens() {
     edit(&sim, &was, &was.replace("cpus: 1, memory: 512", "cpus: 2, memory: 640"));
     assert_eq!(drift(&sim, "worker-1"), ["cpus", "memory"]);
     let plan = sim.p1(&["plan"]).exits(10).stdout();
-    assert!(plan.contains("worker-1/resize") && plan.contains("nothing is lost"), "{plan}");
+    assert!(
+        plan.contains("CPUs 1 ") && plan.contains("~ worker-1") && plan.contains("its machine restarts"),
+        "{plan}"
+    );
     let calls = sim.calls();
     sim.p1(&["up"]).exits(0);
     let steps = began(&sim.last());
@@ -245,7 +248,9 @@ fn k3s_has_the_environment_of_the_spec_and_a_change_restarts_it() {
         edit(&sim, "proxy.lan:3128", "other.lan:3128");
         let plan = sim.p1(&["plan"]).exits(10).stdout();
         assert!(
-            plan.contains("/etc/default/k3s-agent differs from the spec") && !plan.contains("pa55"),
+            plan.contains("/etc/default/k3s-agent")
+                && plan.contains("other.lan:3128")
+                && !plan.contains("pa55"),
             "{plan}"
         );
         sim.p1(&["up"]).exits(0);

@@ -98,7 +98,7 @@ fn a_kept_cluster_comes_again_from_nothing() {
     let ids = ["server", "worker"].map(|node| id(node).unwrap());
     sim.p1(&["--yes", "destroy"]).exits(0).says(&["it is kept as of", &format!("p1 kept remove {key}")]);
     assert!(!sim.state().exists());
-    let plan = sim.p1(&["plan"]).exits(10).says(&["is kept as of", "`up` restores it"]).stdout();
+    let plan = sim.p1(&["-v", "plan"]).exits(10).says(&["is kept as of", "`up` restores it"]).stdout();
     assert!(plan.contains("+ cluster/reset") && plan.contains("+ worker/ready"), "{plan}");
     assert!(!sim.state().exists());
     sim.p1(&["up"]).exits(0).says(&["is restored", "is as it was kept"]);
@@ -175,7 +175,7 @@ fn a_cluster_is_suspended_and_goes_on_where_it_was() {
     sim.p1(&["suspend"]).exits(0).says(&["nothing to do"]);
     let status = sim.p1(&["status"]).exits(1).says(&["suspended since", "`p1 resume` continues"]);
     assert_eq!(status.stdout().matches("suspended").count(), 4, "{}", status.stdout());
-    assert!(sim.p1(&["plan"]).exits(10).stdout().contains("boot the machine: it is suspended"));
+    assert!(sim.p1(&["-v", "plan"]).exits(10).stdout().contains("boot the machine: it is suspended"));
     sim.p1(&["snapshot", "save", "a"]).exits(1).says(&["is suspended"]);
     sim.p1(&["resume"]).exits(0).says(&["is resumed"]);
     assert_eq!(marks(&sim), ["then", "then"]);
