@@ -201,6 +201,9 @@ pub struct Upgrade {
     /// A version or a channel, e.g. `v1.34.2+k3s1`, `v1.35` or `stable` [default: the spec's]
     #[arg(long, value_name = "VERSION|CHANNEL")]
     pub to: Option<String>,
+    /// Only say what would be done: versions, order, what is away meanwhile and how long it was the last time
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Options of `ssh`.

@@ -342,6 +342,13 @@ fn an_upgrade_that_was_killed_is_finished_by_retry() {
     sim.p1(&["plan"]).exits(0);
 
     let before = sim.runs().len();
+    let foretold = sim.p1(&["upgrade", "--dry-run", "--to", new]).exits(10).stdout();
+    let turns = "order: server-1, then server-2, then server-3, then worker-1 and worker-2, then worker-3";
+    for word in [turns, &format!("k3s {old} "), "0 to add, 7 to change, 0 to destroy", "not known yet"] {
+        assert!(foretold.contains(word), "{word}: {foretold}");
+    }
+    assert_eq!(sim.runs().len(), before);
+    assert_eq!(versions(&sim), vec![old; 6]);
     let running = sim.start(&["upgrade", "--to", new]);
     until("the second server's turn", || {
         let runs = sim.runs();
@@ -369,7 +376,12 @@ fn an_upgrade_that_was_killed_is_finished_by_retry() {
         saved.strip_prefix("etcd snapshot `").and_then(|s| s.split_once("` on ")).expect(saved);
     sim.node(server).sh(&format!("test -s /var/lib/rancher/k3s/server/db/snapshots/{name}"));
 
-    sim.p1(&["retry"]).exits(0).says(&["is upgraded"]);
+    sim.p1(&["retry"]).exits(0).says(&["is upgraded", &format!("k3s {new} on 6 nodes"), "p1 verify"]);
+    let foretold = sim.p1(&["-o", "json", "upgrade", "--dry-run", "--to", new]).exits(0).stdout();
+    let told = foretold.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    let told = told.map(|l| l["upgrade"].clone()).find(|u| u.is_object()).unwrap();
+    assert!(told["to"] == new && told["turns"] == serde_json::json!([]), "{told}");
+    assert!(told["before"]["away_ms"]["server-3"].is_u64() && told["before"]["took_ms"].is_u64(), "{told}");
     assert_eq!(versions(&sim), vec![new; 6]);
     assert_eq!(sim.last().outcomes["worker-3/stage"], staged);
     assert_eq!(sim.node("worker-3").sh("ls -d /var/lib/p1/next 2>/dev/null || echo gone").trim(), "gone");
