@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::http::{Head, Http, Sink};
+use super::http::{Head, Http, Sink, local_path};
 use super::{Bounds, Cache, Doing, Error, File, Files, Item, Net, Place, Progress, Resolved, resolve, store};
 use crate::os::files::{self, At};
-use crate::os::hash;
+use crate::os::hash::{self, Sum};
 use crate::os::lock::{self, Lock};
 use crate::os::{Cancel, cancel::Level};
 use crate::spec::Source;
@@ -27,6 +27,28 @@ pub fn fetch_one(
 ) -> Result<File, Error> {
     let item = resolve::single(source, cache)?;
     one(&item, cache, &Http::new(net, bounds, cancel), net, bounds, progress, cancel)
+}
+
+/// The same of an address whose file has a sum of either kind.
+pub fn fetch_sum(
+    url: &str,
+    sum: &Sum,
+    cache: &Cache,
+    net: &Net,
+    bounds: &Bounds,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<File, Error> {
+    let item = resolve::summed(url, sum, cache)?;
+    one(&item, cache, &Http::new(net, bounds, cancel), net, bounds, progress, cancel)
+}
+
+/// A small text, such as a list of checksums. It is not kept.
+pub fn text(url: &str, net: &Net, bounds: &Bounds, cancel: &Cancel) -> Result<String, Error> {
+    if net.offline && local_path(url)?.is_none() {
+        return Err(Error::Offline { what: url.to_owned() });
+    }
+    Http::new(net, bounds, cancel).text(url)
 }
 
 fn one(
@@ -95,17 +117,18 @@ fn local(
             known
         }
     };
-    promise(item, &path.display().to_string(), &known.sha256)?;
+    promise(item, &path.display().to_string(), &known.sha256, path)?;
     Ok(known.file(&item.name))
 }
 
-fn promise(item: &Item, url: &str, got: &str) -> Result<(), Error> {
-    match &item.sha256 {
-        Some(wanted) if item.promised && wanted != got => {
-            Err(Error::Checksum { url: url.to_owned(), wanted: wanted.clone(), got: got.to_owned() })
-        }
-        _ => Ok(()),
-    }
+/// `got` is the SHA-256 of the file at `path`.
+fn promise(item: &Item, url: &str, got: &str, path: &Path) -> Result<(), Error> {
+    let (wanted, got) = match (&item.sha256, &item.sha512) {
+        (_, Some(sum)) => (sum.digits().to_owned(), sum.of(files::open(path)?).at("read", path)?),
+        (Some(wanted), None) if item.promised => (wanted.clone(), got.to_owned()),
+        _ => return Ok(()),
+    };
+    if wanted == got { Ok(()) } else { Err(Error::Checksum { url: url.to_owned(), wanted, got }) }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -183,7 +206,7 @@ fn download(
     cancel: &Cancel,
 ) -> Result<store::Known, Error> {
     let part = store::beside(cached, ".part");
-    let promised = item.promised && item.sha256.is_some();
+    let promised = item.sha512.is_some() || item.promised && item.sha256.is_some();
     let mut resumed_once = false;
     loop {
         let mut sink = Part {
@@ -205,7 +228,7 @@ fn download(
         if let Some(file) = sink.file {
             file.sync_data().at("write", &part)?;
         }
-        match promise(item, url, &sum) {
+        match promise(item, url, &sum, &part) {
             // What was there before was of another file; once more, from the beginning.
             Err(_) if resumed && !resumed_once => resumed_once = true,
             Err(error) => {

@@ -153,7 +153,13 @@ pub(super) fn resolved(dir: &Path, release: &Release, arch: Arch) -> Result<Reso
         let path = dir.join(&file.path);
         fs::metadata(&path).at("read", &path)?;
         let sha256 = Some(file.sha256.clone());
-        Ok::<_, Error>(Item { name: file.name.clone(), place: Place::Local(path), sha256, promised: true })
+        Ok::<_, Error>(Item {
+            name: file.name.clone(),
+            place: Place::Local(path),
+            sha256,
+            promised: true,
+            sha512: None,
+        })
     };
     Ok(Resolved {
         version: manifest.k3s.clone(),

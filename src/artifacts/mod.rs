@@ -6,7 +6,7 @@
 //! The cache's layout, all below [`Cache::dir`]:
 //! - `releases/VERSION/{k3s,install.sh,sha256sum-ARCH.txt}`, with `@HASH` behind the version for
 //!   other origins than k3s' own;
-//! - `sha256/SUM/NAME` for addresses that the spec gives;
+//! - `sha256/SUM/NAME` for addresses that the spec gives, `sha512/SUM/NAME` where that is what is promised;
 //! - `local/HASH.json`, what is known of files elsewhere on this host;
 //! - `channels-HASH.json`, the last answer about channels;
 //! - beside a file: `NAME.json` what is known of it, `NAME.part` what came so far, `NAME.lock`.
@@ -29,10 +29,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::Error;
-pub use fetch::{fetch, fetch_one};
-pub use resolve::{lacks, missing, resolve};
+pub use fetch::{fetch, fetch_one, fetch_sum, text};
+pub use resolve::{lacks, lacks_sum, missing, resolve};
 
 use crate::k3s::{Arch, Origins};
+use crate::os::hash::Sum;
 use crate::spec;
 
 /// Where downloads are kept; one for all clusters of a user.
@@ -106,6 +107,8 @@ pub struct Item {
     pub sha256: Option<String>,
     /// True if [`Item::sha256`] is a promise to be kept, not a memory.
     pub promised: bool,
+    /// The same promise, made by a sum of another kind; then there is none of the first.
+    pub sha512: Option<Sum>,
 }
 
 /// Which files are needed, and from where.

@@ -14,6 +14,7 @@ use crate::k3s::release::{ChannelError, channel_version, checksum, checksums_nam
 use crate::k3s::{Arch, Origins, Version};
 use crate::os::Cancel;
 use crate::os::files::{self, At, read_if_there};
+use crate::os::hash::Sum;
 use crate::os::process::{self, Cmd};
 use crate::spec::{Artifacts, Release, Source};
 
@@ -49,7 +50,16 @@ pub(super) struct Want {
 
 /// What to call a spec's file that would have to be downloaded; `None` if it is here.
 pub fn lacks(source: &Source, cache: &Cache) -> Option<String> {
-    match single(source, cache).ok()?.place {
+    lacking(single(source, cache).ok()?)
+}
+
+/// The same of a file that [`super::fetch_sum()`] gets.
+pub fn lacks_sum(url: &str, sum: &Sum, cache: &Cache) -> Option<String> {
+    lacking(summed(url, sum, cache).ok()?)
+}
+
+fn lacking(item: Item) -> Option<String> {
+    match item.place {
         Place::Remote { url, cached } if !cached.is_file() => Some(url),
         _ => None,
     }
@@ -310,6 +320,21 @@ pub(super) fn single(source: &Source, cache: &Cache) -> Result<Item, Error> {
     given(&file_name(source), source, cache)
 }
 
+/// The same of an address whose file has a sum of either kind.
+pub(super) fn summed(url: &str, sum: &Sum, cache: &Cache) -> Result<Item, Error> {
+    let source = Source::Url { url: url.to_owned(), sha256: sum.digits().to_owned() };
+    let Sum::Sha512(digits) = sum else { return single(&source, cache) };
+    let name = file_name(&source);
+    let place = match local_path(url)? {
+        Some(path) => Place::Local(path),
+        None => {
+            let cached = cache.dir.join("sha512").join(digits).join(&name);
+            Place::Remote { url: url.to_owned(), cached }
+        }
+    };
+    Ok(Item { sha512: Some(sum.clone()), ..at(cache, &name, place, None) })
+}
+
 fn at(cache: &Cache, name: &str, place: Place, promise: Option<String>) -> Item {
     let promised = promise.is_some();
     let known = || match &place {
@@ -317,7 +342,7 @@ fn at(cache: &Cache, name: &str, place: Place, promise: Option<String>) -> Item 
         Place::Remote { cached, .. } => store::recall(cached, &store::beside(cached, ".json")),
     };
     let sha256 = promise.or_else(|| known().map(|k| k.sha256));
-    Item { name: name.to_owned(), place, sha256, promised }
+    Item { name: name.to_owned(), place, sha256, promised, sha512: None }
 }
 
 /// The last part of the name of a source's file, of harmless characters only.

@@ -182,6 +182,28 @@ fn halves_of_two_files_do_not_become_one() {
 }
 
 #[test]
+fn a_file_with_a_longer_sum_is_gone_on_with_checked_and_kept() {
+    let lab = Lab::new();
+    let image = body(300_000);
+    let digits = Sum::Sha512(String::new()).of(&image[..]).unwrap();
+    let get = |net: &Net, digits: &str| {
+        let (url, sum) = (lab.server.url("/a.qcow2"), Sum::read(digits).unwrap());
+        fetch_sum(&url, &sum, &lab.cache(), net, &lab.bounds, &mut |_| {}, &lab.cancel)
+    };
+    let offline = Net { offline: true, ..lab.net.clone() };
+    assert!(matches!(get(&offline, &digits), Err(Error::Offline { .. })));
+    lab.server.on("/a.qcow2", [Reply::Cut(image.clone(), 100_000), Reply::Whole(image.clone())]);
+    let file = get(&lab.net, &digits).unwrap();
+    assert_eq!(fs::read(&file.path).unwrap(), image);
+    assert_eq!(lab.server.log(), ["/a.qcow2", "/a.qcow2 bytes=100000-"]);
+    assert_eq!(get(&offline, &digits).unwrap(), file);
+    let other = "0".repeat(128);
+    let error = get(&lab.net, &other).unwrap_err();
+    assert!(matches!(&error, Error::Checksum { wanted, got, .. } if *wanted == other && *got == digits));
+    assert_eq!(fs::read_dir(lab.cache().dir.join("sha512").join(&other)).unwrap().count(), 1, "the lock");
+}
+
+#[test]
 fn a_part_that_is_already_whole_is_taken() {
     let lab = Lab::new();
     let binary = body(5000);

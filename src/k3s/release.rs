@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::version::Version;
+use crate::os::hash::Sum;
 
 /// A processor architecture as k3s names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,11 +118,10 @@ fn encode(version: &Version) -> String {
 
 /// The checksum of `file` in a list as sha256sum writes it; 64 lower-case hex digits.
 pub fn checksum(list: &str, file: &str) -> Option<String> {
-    list.lines().find_map(|line| {
-        let (sum, name) = line.trim().split_once(char::is_whitespace)?;
-        let hex = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
-        (hex && name.trim_start().trim_start_matches('*') == file).then(|| sum.to_ascii_lowercase())
-    })
+    match Sum::listed(list, file) {
+        Some(Sum::Sha256(digits)) => Some(digits),
+        _ => None,
+    }
 }
 
 /// Why a list of channels gives no version.
