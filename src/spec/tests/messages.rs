@@ -365,6 +365,8 @@ fn places_of_files() {
     let hex = "a".repeat(64);
     let cases = [
         ("registry", "generic/debian12".to_owned()),
+        ("registry, ubuntu", "bento/ubuntu-22.04".to_owned()),
+        ("registry, el", "RockyLinux/10".to_owned()),
         ("file", "./my.box".to_owned()),
         ("url", "https://example.org/my.box".to_owned()),
         ("nothing", "{}".to_owned()),

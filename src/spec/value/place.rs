@@ -281,15 +281,32 @@ impl Shape for BoxRef {
         } else if name.contains('/') {
             // reference: hashicorp/vagrant #13836.
             let own = name.replace('/', "-").to_lowercase();
+            let like = definition_like(name);
             format!(
-                "Vagrant's public box registry ends on 31 December 2026, so p1 does not use it. If Vagrant has it on this \
-                 host, `p1 box add --from-vagrant {name}` takes it over, for `box: {own}`; else name a definition in \
-                 boxes/ (`debian-12`), or write `{{path: ..}}` or `{{url: .., sha256: ..}}`."
+                "Vagrant's public box registry ends on 31 December 2026, so p1 does not use it. Write `box: {like}`, which p1 \
+                 builds itself (`p1 box list` shows what else). If Vagrant has it on this host, \
+                 `p1 box add --from-vagrant {name}` takes it over, for `box: {own}`; a file is `{{path: ..}}` or \
+                 `{{url: .., sha256: ..}}`."
             )
         } else {
             "Use lower-case letters, digits, `-`, `_` and `.`; boxes/NAME.yaml defines it.".to_owned()
         };
         report.error(node.at, message, help);
         None
+    }
+}
+
+/// Which of the definitions that come with p1 a registry's name means, by what it is called there.
+fn definition_like(name: &str) -> &'static str {
+    let letters: String = name.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let has = |words: &[&str]| words.iter().any(|word| letters.contains(word));
+    match () {
+        () if has(&["jammy", "ubuntu2204"]) => "ubuntu-22.04",
+        () if has(&["ubuntu"]) => "ubuntu-24.04",
+        () if has(&["alma10", "almalinux10", "rocky10", "rockylinux10", "stream10"]) => "almalinux-10",
+        () if has(&["rocky"]) => "rocky-9",
+        () if has(&["alma", "centos", "rhel", "oracle"]) => "almalinux-9",
+        () if has(&["trixie", "debian13"]) => "debian-13",
+        () => "debian-12",
     }
 }
