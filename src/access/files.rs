@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use super::World;
-use crate::artifacts::{self, Bounds, Net, Progress};
+use crate::artifacts::{self, Bounds, Cache, Net, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::StepError;
 use crate::k3s;
@@ -16,6 +16,7 @@ use crate::observed::files::INSTALLER;
 use crate::observed::refusal;
 use crate::observed::{Baked, View, Wanted};
 use crate::os::files::{self, At};
+use crate::os::hash::Sum;
 use crate::os::sync::lock;
 use crate::spec::{BoxRef, Cluster, Node, Release, Source};
 use crate::state::{Pinned, StateDir};
@@ -298,6 +299,17 @@ pub fn of_definition(
     Ok(there.filter(|m| matches!(&m.origin, Origin::Built { digest: d, .. } if *d == digest)))
 }
 
+/// What a run without a connection would miss of the image that a box is prepared from.
+pub fn image_lacks(image: &boxes::Image, cache: &Cache) -> Vec<String> {
+    let file = match (&image.url, Sum::read(&image.checksums)) {
+        (Some(url), Some(sum)) => artifacts::lacks_sum(url, &sum, cache),
+        (url, _) => url.clone(),
+    };
+    // A list of checksums is not kept: those of today are for the image of today.
+    let list = Some(&image.checksums).filter(|sums| sums.starts_with("http"));
+    file.into_iter().chain(list.cloned()).collect()
+}
+
 /// What a box is called before the file is there.
 pub fn box_label(image: &BoxRef) -> String {
     match image {
@@ -326,10 +338,19 @@ fn box_missing(world: &World) -> Option<String> {
             artifacts::lacks(&source, &world.cache).map(|url| format!("the box ({url})"))
         }
         BoxRef::Definition(name) => {
-            let there = given(world, name).ok().flatten().is_some()
-                || definition(world, name)
-                    .is_ok_and(|d| of_definition(world, name, &d).is_ok_and(|m| m.is_some()));
-            (!there).then(|| format!("the box `{name}`, which would have to be built from packages"))
+            let definition = definition(world, name).ok();
+            let built = |d: &boxes::Definition| of_definition(world, name, d).is_ok_and(|m| m.is_some());
+            if given(world, name).ok().flatten().is_some() || definition.as_ref().is_some_and(built) {
+                return None;
+            }
+            match definition.and_then(|d| d.image) {
+                Some(image) => {
+                    let lacks = image_lacks(&image, &world.cache);
+                    (!lacks.is_empty())
+                        .then(|| format!("the image of the box `{name}` ({})", lacks.join(", ")))
+                }
+                None => Some(format!("the box `{name}`, which would have to be built from packages")),
+            }
         }
     }
 }

@@ -35,7 +35,8 @@ use crate::state::{NodeMemory, StateDir};
 pub use api::{Via, listens, url_from_here};
 pub use bake::Baker;
 pub use files::{
-    box_label, definition, file_stands_for, given, image_wanted, missing, of_definition, release, wanted,
+    box_label, definition, file_stands_for, given, image_lacks, image_wanted, missing, of_definition,
+    release, wanted,
 };
 pub use images::{Pods, as_file};
 pub use nodes::SCRIPT_TIMEOUT;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::definition::{Cpu, Definition, digest};
 use super::error::Error;
-use super::{image, library};
+use super::{image, library, prepare};
 use crate::os::Cancel;
 use crate::os::files::{self, At};
 use crate::os::process::{self, Cmd, Finished};
@@ -45,14 +45,17 @@ const TOOLS: &[Tool] = &[
     Tool { program: "/usr/share/keyrings/debian-archive-keyring.gpg", package: "debian-archive-keyring" },
 ];
 
-/// What building a box needs on the host, beside root.
-pub fn requirements() -> &'static [Tool] {
-    TOOLS
-}
+/// The same where a vendor's image is prepared.
+const IMAGE_TOOLS: &[Tool] = &[
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "xz", package: "xz-utils" },
+    Tool { program: "tar", package: "tar" },
+];
 
-/// Those of [`requirements()`] that are not there.
-pub fn missing_tools() -> Vec<Tool> {
-    TOOLS.iter().copied().filter(|tool| find(tool.program).is_none()).collect()
+/// What building a box needs on the host: of packages, where it needs root too, or from an image.
+pub fn requirements(image: bool) -> &'static [Tool] {
+    if image { IMAGE_TOOLS } else { TOOLS }
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -77,18 +80,21 @@ pub struct Built {
 }
 
 /// Builds `def` into `<out_dir>/<name>.box`, replacing an older one only when the new one is whole.
-/// Needs root and the programs of [`requirements()`]. `progress` is told what is being done.
+/// Needs the programs of [`requirements()`], and root where it has no image. `image` is the file of the one that it
+/// has, whose checksum is right. `progress` is told what is being done.
 pub fn build(
     def: &Definition,
+    image: Option<&Path>,
     out_dir: &Path,
     progress: &mut dyn FnMut(&str),
     cancel: &Cancel,
 ) -> Result<Built, Error> {
-    let missing = missing_tools();
+    let needs = requirements(image.is_some()).iter().copied();
+    let missing: Vec<Tool> = needs.filter(|tool| find(tool.program).is_none()).collect();
     if !missing.is_empty() {
         return Err(Error::Tools { missing });
     }
-    if !nix::unistd::geteuid().is_root() {
+    if image.is_none() && !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
     files::dir(out_dir)?;
@@ -99,7 +105,11 @@ pub fn build(
         .tempdir_in(out_dir)
         .at("create", out_dir)?;
     let mut build = Build { def, work: work.path(), digest: digest(def), progress, cancel };
-    let built = build.run(out_dir)?;
+    let gib = match image {
+        Some(image) => build.prepared(image)?,
+        None => build.made()?,
+    };
+    let built = build.packed(gib, out_dir)?;
     // Said, not swallowed: a root file system left behind is hundreds of megabytes.
     let path = work.path().to_owned();
     work.close().at("remove", &path)?;
@@ -115,13 +125,28 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn run(&mut self, out_dir: &Path) -> Result<Built, Error> {
+    /// The disk, made of packages; its size in GiB.
+    fn made(&mut self) -> Result<u64, Error> {
         self.write_recipe()?;
         self.install()?;
         self.boot_menu()?;
         self.disk()?;
+        Ok(self.def.disk.size_gib.into())
+    }
+
+    /// The disk, prepared from an image.
+    fn prepared(&mut self, image: &Path) -> Result<u64, Error> {
+        let path = vagrant_key().ok_or(Error::NoKey)?;
+        let key = fs::read_to_string(&path).at("read", &path)?;
+        let prepared = prepare::prepare(self.def, image, key.trim(), self.work, self.progress, self.cancel)?;
+        let packages: String = prepared.packages.iter().map(|p| format!("{p}\n")).collect();
+        files::write(&self.at("packages.txt"), packages.as_bytes(), 0o644)?;
+        Ok(prepared.gib)
+    }
+
+    fn packed(&mut self, gib: u64, out_dir: &Path) -> Result<Built, Error> {
         let packages = fs::read_to_string(self.at("packages.txt")).at("read", &self.at("packages.txt"))?;
-        let file = self.pack()?;
+        let file = self.pack(gib)?;
 
         let path = out_dir.join(format!("{}.box", self.def.name));
         let beside = out_dir.join(format!("{}.packages.txt", self.def.name));
@@ -331,11 +356,11 @@ impl Build<'_> {
 
     /// Format v1 of vagrant-libvirt: `metadata.json`, `Vagrantfile`, `box.img`
     /// (vagrant-libvirt `lib/vagrant-libvirt/action/handle_box_image.rb`). Not compressed again.
-    fn pack(&mut self) -> Result<PathBuf, Error> {
+    fn pack(&mut self, gib: u64) -> Result<PathBuf, Error> {
         let metadata = serde_json::json!({
             "provider": "libvirt",
             "format": "qcow2",
-            "virtual_size": self.def.disk.size_gib,
+            "virtual_size": gib,
             "p1": {"definition": self.def.name, "version": self.def.version, "digest": self.digest},
         });
         files::write(&self.at("metadata.json"), format!("{metadata}\n").as_bytes(), 0o644)?;
@@ -399,11 +424,12 @@ fn vagrantfile(def: &Definition) -> String {
     // Writing to memory cannot fail.
     let _ = writeln!(
         text,
-        "# {} {}\nVagrant.configure(\"2\") do |config|\n  config.vm.guest = :debian\n  \
-         config.ssh.username = \"{}\"\n  config.vm.synced_folder \".\", \"/vagrant\", disabled: true\n  \
+        "# {} {}\nVagrant.configure(\"2\") do |config|\n{}  config.ssh.username = \"{}\"\n  config.vm.synced_folder \".\", \"/vagrant\", disabled: true\n  \
          config.vm.provider :libvirt do |libvirt|\n    libvirt.disk_bus = \"virtio\"{}\n  end\nend",
         def.name,
         def.version,
+        // Vagrant finds out what else it is.
+        if def.image.is_some() { "" } else { "  config.vm.guest = :debian\n" },
         def.user,
         match def.cpu {
             Cpu::V1 => "",
@@ -470,7 +496,7 @@ mod tests {
 
     #[test]
     fn every_tool_names_its_package() {
-        for tool in requirements() {
+        for tool in requirements(false).iter().chain(requirements(true)) {
             assert!(!tool.package.is_empty() && !tool.package.contains('/'), "{tool:?}");
         }
     }

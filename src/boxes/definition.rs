@@ -2,20 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use crate::os::files::{self, At};
-use crate::os::hash;
+use crate::os::hash::{self, Sum};
 
 /// Raise it when [`super::build()`] makes something else of the same definition.
 const RECIPE: u32 = 1;
+/// The same of one with an `image`.
+const IMAGE_RECIPE: u32 = 1;
 
-const EMBEDDED: &[(&str, &str)] = &[("debian-12", include_str!("../../boxes/debian-12.yaml"))];
+macro_rules! embedded {
+    ($($name:literal)*) => { &[$(($name, include_str!(concat!("../../boxes/", $name, ".yaml")))),*] };
+}
 
-/// A box to be. `boxes/debian-12.yaml` explains every key.
+const EMBEDDED: &[(&str, &str)] = embedded![
+    "almalinux-10" "almalinux-9" "debian-12" "debian-12-cloud" "debian-13-cloud" "rocky-9"
+    "ubuntu-22.04" "ubuntu-24.04"
+];
+
+/// A box to be: made of Debian's packages, or prepared from an image. `boxes/debian-12.yaml` and
+/// `boxes/debian-12-cloud.yaml` explain every key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
@@ -23,7 +33,11 @@ pub struct Definition {
     pub name: String,
     /// For people.
     pub version: String,
+    /// What it is prepared from, if it is not made of packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
     /// Debian's release, by code name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub suite: String,
     /// Parts of the archive.
     #[serde(default = "main")]
@@ -34,12 +48,14 @@ pub struct Definition {
     /// What the guests' CPU must be able to do.
     #[serde(default)]
     pub cpu: Cpu,
-    /// Debian packages beside the essential ones and the kernel.
+    /// Packages beside the essential ones and the kernel, or beside those that the image has.
+    #[serde(default)]
     pub packages: Vec<String>,
     /// The virtual disk.
     #[serde(default)]
     pub disk: Disk,
     /// The kernel and what it is told.
+    #[serde(default, skip_serializing_if = "Kernel::is_unset")]
     pub kernel: Kernel,
     /// The account Vagrant uses.
     #[serde(default = "vagrant")]
@@ -53,6 +69,34 @@ pub struct Definition {
     /// Files put in place before the packages are installed.
     #[serde(default)]
     pub files: Vec<FileEntry>,
+    /// The folder that a relative path of it starts at.
+    #[serde(skip)]
+    pub base: PathBuf,
+}
+
+/// A vendor's disk image with cloud-init in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Where it is downloaded from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where it lies on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Its SHA-256 or SHA-512, or the address of a list of them.
+    pub checksums: String,
+}
+
+impl Image {
+    /// What it is called in a list of checksums.
+    pub fn file_name(&self) -> String {
+        let path = match (&self.url, &self.path) {
+            (Some(url), _) => url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+            (None, path) => path.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned(),
+        };
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    }
 }
 
 fn main() -> Vec<String> {
@@ -93,7 +137,7 @@ impl Default for Disk {
 }
 
 /// Which kernel is booted, and with what on its command line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// Debian package.
@@ -107,6 +151,12 @@ pub struct Kernel {
     /// Modules never loaded because a device is there.
     #[serde(default)]
     pub blacklist: Vec<String>,
+}
+
+impl Kernel {
+    fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is started when.
@@ -159,7 +209,8 @@ pub fn load(name: &str, extra_dir: Option<&Path>) -> Result<Definition, Error> {
     if let Some(dir) = extra_dir {
         let path = dir.join(format!("{name}.yaml"));
         if let Some(text) = files::read_if_there(&path)? {
-            let definition = parse(&text, &path.display().to_string())?;
+            let definition =
+                Definition { base: dir.to_owned(), ..parse(&text, &path.display().to_string())? };
             if definition.name != name {
                 return Err(Error::Value {
                     origin: path.display().to_string(),
@@ -225,7 +276,15 @@ fn check(d: &Definition, origin: &str) -> Result<(), Error> {
     if let Err(message) = check_name(&d.name) {
         return bad("name", message);
     }
-    if !plain(&d.suite, "-") {
+    match &d.image {
+        Some(image) => check_image(d, image).or_else(|(key, message)| bad(key, message))?,
+        None if d.suite.is_empty() || d.kernel.is_unset() => {
+            let lacks = if d.suite.is_empty() { "suite" } else { "kernel" };
+            return bad(lacks, "it is missing, and there is no `image` either".to_owned());
+        }
+        None => {}
+    }
+    if d.image.is_none() && !plain(&d.suite, "-") {
         return bad("suite", format!("\"{}\" is not a code name such as bookworm", d.suite));
     }
     if let Some(c) = d.components.iter().find(|c| !plain(c, "-/")) {
@@ -239,8 +298,9 @@ fn check(d: &Definition, origin: &str) -> Result<(), Error> {
     if let Some(m) = d.mirror.as_ref().filter(|m| m.contains(char::is_whitespace)) {
         return bad("mirror", format!("\"{m}\" has white space in it"));
     }
-    if let Some(p) = d.packages.iter().chain([&d.kernel.package]).find(|p| !plain(p, "-+.")) {
-        return bad("packages", format!("\"{p}\" is not the name of a Debian package"));
+    let kernel = Some(&d.kernel.package).filter(|_| d.image.is_none());
+    if let Some(p) = d.packages.iter().chain(kernel).find(|p| !plain(p, "-+._")) {
+        return bad("packages", format!("\"{p}\" is not the name of a package"));
     }
     if !(2..=2048).contains(&d.disk.size_gib) {
         return bad("disk.size_gib", format!("{} is not between 2 and 2048", d.disk.size_gib));
@@ -281,6 +341,44 @@ fn check(d: &Definition, origin: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What an image cannot have, and what it must.
+fn check_image(d: &Definition, image: &Image) -> Result<(), (&'static str, String)> {
+    let made = [
+        ("suite", d.suite.is_empty()),
+        ("mirror", d.mirror.is_none()),
+        ("kernel", d.kernel.is_unset()),
+        ("systemd", d.systemd == Systemd::default()),
+        ("sshd", d.sshd.is_empty()),
+    ];
+    if let Some((key, _)) = made.into_iter().find(|(_, unset)| !unset) {
+        return Err((
+            key,
+            "it is for boxes that are made of packages, and this one has an `image`".to_owned(),
+        ));
+    }
+    let web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+    let blank = |url: &str| url.contains(char::is_whitespace);
+    match (&image.url, &image.path) {
+        (Some(url), None) if !web(url) || blank(url) => {
+            return Err(("image.url", format!("\"{url}\" does not begin with http:// or https://")));
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => return Err(("image", "it needs either `url` or `path`".to_owned())),
+    }
+    let sums = &image.checksums;
+    let list = (web(sums) || sums.starts_with("file:///")) && !blank(sums);
+    if !list && Sum::read(sums).is_none() {
+        let what = format!(
+            "\"{sums}\" is neither 64 or 128 hexadecimal digits nor the address of a list of checksums"
+        );
+        return Err(("image.checksums", what));
+    }
+    if image.file_name().is_empty() {
+        return Err(("image", "it names no file".to_owned()));
+    }
+    Ok(())
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     let label = |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.len() <= 63;
     let chars = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
@@ -300,7 +398,8 @@ fn plain(word: &str, more: &str) -> bool {
 /// A checksum of all that decides what is built: other digest, other box. 64 hex digits.
 pub fn digest(definition: &Definition) -> String {
     let json = serde_json::to_string(definition).expect("a definition is plain data");
-    hash::sha256(format!("p1 box recipe {RECIPE}\n{json}"))
+    let recipe = if definition.image.is_some() { IMAGE_RECIPE } else { RECIPE };
+    hash::sha256(format!("p1 box recipe {recipe}\n{json}"))
 }
 
 #[cfg(test)]
@@ -350,7 +449,7 @@ mod tests {
     #[case(
         "[systemd-sysv]",
         "[\"a; reboot\"]",
-        "small.yaml: `packages`: \"a; reboot\" is not the name of a Debian package"
+        "small.yaml: `packages`: \"a; reboot\" is not the name of a package"
     )]
     #[case("suite: bookworm", "suite: -x", "small.yaml: `suite`: \"-x\" is not a code name such as bookworm")]
     #[case(
@@ -383,6 +482,44 @@ mod tests {
         assert_eq!(parse(&SMALL.replace(from, to), "small.yaml").unwrap_err().to_string(), message);
     }
 
+    #[rstest]
+    #[case("", "`suite`: it is missing, and there is no `image` either")]
+    #[case("suite: trixie", "`kernel`: it is missing, and there is no `image` either")]
+    #[case("image: {checksums: SUM}", "`image`: it needs either `url` or `path`")]
+    #[case("image: {path: a, url: http://x/a, checksums: SUM}", "`image`: it needs either `url` or `path`")]
+    #[case(
+        "image: {url: ftp://x/a, checksums: SUM}",
+        "`image.url`: \"ftp://x/a\" does not begin with http:// or https://"
+    )]
+    #[case("image: {url: http://x/, checksums: SUM}", "`image`: it names no file")]
+    #[case(
+        "image: {path: a, checksums: 12ab}",
+        "`image.checksums`: \"12ab\" is neither 64 or 128 hexadecimal digits nor the address of a list of checksums"
+    )]
+    #[case(
+        "sshd: {UseDNS: \"no\"}\nimage: {path: a, checksums: SUM}",
+        "`sshd`: it is for boxes that are made of packages, and this one has an `image`"
+    )]
+    fn an_image_is_named_once_with_its_sum_and_without_what_packages_need(
+        #[case] with: &str,
+        #[case] message: &str,
+    ) {
+        let text = format!("name: small\nversion: \"1\"\n{with}\n").replace("SUM", &"ab".repeat(32));
+        assert_eq!(parse(&text, "x").unwrap_err().to_string(), format!("x: {message}"));
+    }
+
+    #[test]
+    fn an_image_is_found_in_a_list_by_the_last_part_of_its_name() {
+        let name = |image: &str| {
+            let text = format!("name: small\nversion: \"1\"\nimage: {{{image}, checksums: http://x/SUMS}}\n");
+            let d = parse(&text, "x").unwrap();
+            (d.image.as_ref().unwrap().file_name(), digest(&d))
+        };
+        let (a, b) = (name("url: https://x/y/a.qcow2?token=1#z"), name("path: ../b.raw"));
+        assert_eq!((a.0.as_str(), b.0.as_str()), ("a.qcow2", "b.raw"));
+        assert_ne!(a.1, b.1);
+    }
+
     #[test]
     fn a_definition_beside_the_spec_comes_first() {
         let dir = tempfile::tempdir().unwrap();
@@ -395,9 +532,10 @@ mod tests {
             error.to_string().ends_with("`name`: \"debian-12\" must be the name of the file, \"mine\""),
             "{error}"
         );
-        let error = load("debian-13", Some(dir.path())).unwrap_err();
-        assert_eq!(error.to_string(), "there is no box definition \"debian-13\"");
-        assert!(error.hint().unwrap().starts_with("Known are debian-12, mine;"));
+        let error = load("debian-1", Some(dir.path())).unwrap_err();
+        assert_eq!(error.to_string(), "there is no box definition \"debian-1\"");
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("Known are almalinux-10, ") && hint.contains(", mine, rocky-9"), "{hint}");
         assert!(matches!(load("../etc/x", Some(dir.path())), Err(Error::Name { .. })));
     }
 

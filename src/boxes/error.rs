@@ -81,6 +81,16 @@ pub enum Error {
         /// Why not.
         what: String,
     },
+    /// A file that is no disk image to start from.
+    #[error("{} cannot be made a box: {what}", path.display())]
+    NotAnImage { path: PathBuf, what: String },
+    /// An image that was booted to be prepared, and was not.
+    #[error("the image was not prepared: {what}")]
+    Prepare {
+        what: String,
+        /// The end of its serial console, or what QEMU said.
+        lines: Vec<String>,
+    },
     /// A manifest that cannot be read.
     #[error("cannot read {}: {message}", path.display())]
     Manifest {
@@ -126,7 +136,8 @@ impl Explain for Error {
             Self::NotRoot => {
                 Some(
                     "Build it as root into your own library: `sudo env HOME=\"$HOME\" p1 box build`, then `sudo chown \
-                     -R \"$USER\" ~/.local/share/p1`. Or use a box file with `box: {path: ...}`."
+                     -R \"$USER\" ~/.local/share/p1`. Boxes that start from a vendor's image need no root, such as \
+                     `debian-12-cloud`. Or use a box file with `box: {path: ...}`."
                         .to_owned(),
                 )
             }
@@ -134,6 +145,14 @@ impl Explain for Error {
             Self::Checksum { .. } => {
                 Some("Fetch the file again, or correct the checksum in the spec.".to_owned())
             }
+            Self::NotAnImage { .. } => Some(
+                "Give a disk image with cloud-init in it, qcow2 or raw, as it is or packed with xz.".to_owned(),
+            ),
+            Self::Prepare { .. } => Some(
+                "The image needs a kernel with virtio, cloud-init with the data source NoCloud and a serial console; for \
+                 packages that it lacks it needs a connection. The lines above are the end of its console."
+                    .to_owned(),
+            ),
             Self::NotABox { .. } => Some(
                 "A box is an archive with a metadata.json in it (developer.hashicorp.com/vagrant/docs/boxes/format); \
                  download it again, or build one: `p1 box build debian-12`."
@@ -145,9 +164,11 @@ impl Explain for Error {
                     .to_owned(),
             ),
             Self::Manifest { path, .. } => Some(format!("Remove {} and add the box again.", path.display())),
-            Self::Definition { .. } | Self::Value { .. } => {
-                Some("boxes/debian-12.yaml explains every key of a definition.".to_owned())
-            }
+            Self::Definition { .. } | Self::Value { .. } => Some(
+                "boxes/debian-12.yaml explains every key of a definition, boxes/debian-12-cloud.yaml those of one with \
+                 an image."
+                    .to_owned(),
+            ),
             Self::Bootloader { .. } => None,
             Self::Step { source, .. } => source.hint(),
             Self::File(e) => e.hint(),
@@ -158,13 +179,18 @@ impl Explain for Error {
         match self {
             Self::Definition { snippet, .. } => snippet.lines().map(str::to_owned).collect(),
             Self::Step { source, .. } => source.evidence(),
+            Self::Prepare { lines, .. } => lines.clone(),
             _ => Vec::new(),
         }
     }
 
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Checksum { .. } | Self::NotABox { .. } | Self::Manifest { .. } => FailureKind::Damaged,
+            Self::Checksum { .. }
+            | Self::NotABox { .. }
+            | Self::NotAnImage { .. }
+            | Self::Manifest { .. } => FailureKind::Damaged,
+            Self::Prepare { .. } => FailureKind::Other,
             Self::NotRoot => FailureKind::Denied,
             Self::Unknown { .. }
             | Self::Definition { .. }

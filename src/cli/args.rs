@@ -326,9 +326,9 @@ pub struct Kubectl {
 /// The verbs of `box`.
 #[derive(Debug, Subcommand)]
 pub enum BoxVerb {
-    /// Build a box for libvirt from its definition, with Debian's packages; needs root
+    /// Build a box for libvirt from its definition: of Debian's packages, as root, or from a cloud image
     Build {
-        /// The definition, e.g. `debian-12`
+        /// The definition, e.g. `debian-12` or `ubuntu-24.04`; `list` shows all
         #[arg(default_value = "debian-12")]
         name: String,
         /// Build it even if it is there

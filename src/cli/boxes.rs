@@ -68,9 +68,13 @@ fn build(context: &Context, library: &Library, name: &str, force: bool) -> Resul
     }
     let _signals = super::signals::watch_plain(context.cancel.clone())?;
     let start = std::time::Instant::now();
+    let cache = artifacts::Cache { dir: context.dirs().cache.join("artifacts") };
+    let bounds = artifacts::Bounds::new(&Timeouts::default(), &Retry::default());
+    let from = steps::image::Downloads { cache: &cache, net: &context.net(), bounds: &bounds };
     let manifest = steps::image::build(
         library,
         &definition,
+        &from,
         &mut |text| eprintln!("[{:>6.1}s] {text}", start.elapsed().as_secs_f64()),
         &context.cancel,
     )?;

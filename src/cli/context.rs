@@ -159,7 +159,8 @@ impl Context {
     pub fn host(&self, cluster: Option<&Cluster>, thorough: bool) -> Host {
         let here = std::env::current_dir().unwrap_or_default();
         let state = cluster.map_or(here.as_path(), |c| c.base.as_path());
-        let tools: Vec<&str> = crate::boxes::requirements().iter().map(|t| t.program).collect();
+        let tools = [false, true].into_iter().flat_map(crate::boxes::requirements);
+        let tools: Vec<&str> = tools.map(|t| t.program).collect();
         let libvirt = cluster.map(|c| self.libvirt(c)).unwrap_or_default();
         Host::look(&self.env, &Look { thorough, programs: &tools, state, libvirt: &libvirt }, &self.cancel)
     }

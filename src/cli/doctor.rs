@@ -153,7 +153,11 @@ fn needs(kind: Kind, cluster: Option<&Cluster>, have_box: bool) -> Vec<Tool<'sta
     if have_box || !built || !kind.takes_built_boxes() {
         return Vec::new();
     }
-    boxes::requirements()
+    let image = cluster.is_some_and(|c| {
+        let BoxRef::Definition(name) = &c.image else { return false };
+        boxes::load(name, Some(&c.base.join("boxes"))).is_ok_and(|d| d.image.is_some())
+    });
+    boxes::requirements(image)
         .iter()
         .map(|t| Tool { program: t.program, package: t.package, purpose: "build a box" })
         .collect()

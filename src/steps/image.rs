@@ -1,17 +1,21 @@
 //! The box is in Vagrant's home: taken from this host's library, a file or a download, or built.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::{ClusterDef, Ctx, Step};
-use crate::access::{World, box_label, definition, given, image_wanted, of_definition};
+use crate::access::{World, box_label, definition, given, image_lacks, image_wanted, of_definition};
 use crate::artifacts::{self, Progress};
 use crate::boxes::{self, Origin};
 use crate::engine::{Control, StepError};
 use crate::machines::{Cap, Make};
 use crate::observed::{Baked, View};
+use crate::os::Cancel;
+use crate::os::files::{self, At};
+use crate::os::hash::Sum;
 use crate::os::lock::Lock;
 use crate::os::process::{quote, quote_os};
 use crate::plan::{Check, ClusterStep};
@@ -32,6 +36,9 @@ pub const STEP: Step = Step::Cluster(ClusterDef {
 
 /// Another p1 may be building the same box.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// A vendor's image has some hundred MB, which `timeouts.download` is not made for.
+const IMAGE: Duration = Duration::from_secs(3600);
 
 fn check(view: &View<'_>) -> Check {
     match (view.seen.here.box_ready, &view.seen.here.baked) {
@@ -162,7 +169,7 @@ fn again(
     let file = world.library.path(name);
     if let Origin::Built { .. } = manifest.origin {
         control.warn(format!("{} is damaged; the box is rebuilt.", file.display()));
-        return build(&world.library, &definition(world, name)?, &mut |m| control.says(m), &world.cancel);
+        return with(world, &definition(world, name)?, &mut |m| control.says(m));
     }
     let from = match &manifest.origin {
         Origin::Url(url) => format!("--sha256 {} {}", manifest.sha256, quote(url)),
@@ -203,29 +210,115 @@ pub fn built(world: &World, name: &str, report: &mut dyn FnMut(&str)) -> Result<
     if let Some(manifest) = of_definition(world, name, &definition)? {
         return Ok(manifest);
     }
-    if world.net.offline {
+    if world.net.offline && definition.image.is_none() {
         return Err(StepError::new(
             format!("the box `{name}` would have to be built from packages, and p1 is offline"),
-            "`p1 box add --help` says how to take the file of one that was built elsewhere.",
+            BUILT_ELSEWHERE,
         ));
     }
-    build(&world.library, &definition, report, &world.cancel)
+    with(world, &definition, report)
+}
+
+const BUILT_ELSEWHERE: &str =
+    "`p1 box add --help` says how to take the file of one that was built elsewhere.";
+
+fn with(
+    world: &World,
+    definition: &boxes::Definition,
+    report: &mut dyn FnMut(&str),
+) -> Result<boxes::Manifest, StepError> {
+    let from = Downloads { cache: &world.cache, net: &world.net, bounds: &world.bounds() };
+    build(&world.library, definition, &from, report, &world.cancel)
+}
+
+/// Where a vendor's image comes from.
+pub struct Downloads<'a> {
+    pub cache: &'a artifacts::Cache,
+    pub net: &'a artifacts::Net,
+    pub bounds: &'a artifacts::Bounds,
 }
 
 /// Builds a box into the library.
 pub fn build(
     library: &boxes::Library,
     definition: &boxes::Definition,
+    from: &Downloads<'_>,
     report: &mut dyn FnMut(&str),
-    cancel: &crate::os::Cancel,
+    cancel: &Cancel,
 ) -> Result<boxes::Manifest, StepError> {
+    let image = match &definition.image {
+        Some(image) => Some(image_of(definition, image, from, report, cancel)?),
+        None => None,
+    };
     let work = library.dir().join(".building");
     crate::os::files::dir(&work)?;
-    let built = boxes::build(definition, &work, report, cancel)?;
+    let built = boxes::build(definition, image.as_deref(), &work, report, cancel)?;
     report("keeping it");
     let origin = Origin::Built { digest: boxes::digest(definition), version: definition.version.clone() };
     let (sum, provider) = (Some(built.sha256.as_str()), Some("libvirt".to_owned()));
     let manifest = library.add(&definition.name, &built.path, sum, origin, provider, built.packages)?;
     let _ = fs::remove_dir_all(&work);
     Ok(manifest)
+}
+
+/// The file of a definition's image, which has the checksum that was promised.
+fn image_of(
+    definition: &boxes::Definition,
+    image: &boxes::Image,
+    from: &Downloads<'_>,
+    report: &mut dyn FnMut(&str),
+    cancel: &Cancel,
+) -> Result<PathBuf, StepError> {
+    let name = image.file_name();
+    let lacks = image_lacks(image, from.cache);
+    if from.net.offline && !lacks.is_empty() {
+        let what = format!(
+            "the box `{}` would have to be prepared from an image, and p1 is offline; missing: {}",
+            definition.name,
+            lacks.join(", ")
+        );
+        return Err(StepError::new(what, BUILT_ELSEWHERE));
+    }
+    let help = |error: artifacts::Error| {
+        let mut error = StepError::from(error);
+        error.failure.hint = Some(format!(
+            "Look at `image` in the definition of `{}`, and at this host's connection and proxy settings (https_proxy, \
+             no_proxy), then try again: what came so far is kept.",
+            definition.name
+        ));
+        error
+    };
+    let bounds = artifacts::Bounds { total: from.bounds.total.max(IMAGE), ..from.bounds.clone() };
+    let sum = match Sum::read(&image.checksums) {
+        Some(sum) => sum,
+        None => {
+            report(&format!("looking up the checksum of {name}"));
+            let list = artifacts::text(&image.checksums, from.net, &bounds, cancel).map_err(help)?;
+            Sum::listed(&list, &name).ok_or_else(|| {
+                StepError::new(
+                    format!("{} has no SHA-256 and no SHA-512 of {name}", image.checksums),
+                    "Correct `image` in the definition; nothing else vouches for the file.",
+                )
+            })?
+        }
+    };
+    if let Some(url) = &image.url {
+        let mut tenths = 0;
+        let mut progress = |p: Progress<'_>| {
+            if let Some(total) = p.total.filter(|total| *total > 0 && p.done * 10 / total > tenths) {
+                tenths = p.done * 10 / total;
+                report(&format!("fetching {name}: {}0% of {} MB", tenths, total / 1_000_000));
+            }
+        };
+        return artifacts::fetch_sum(url, &sum, from.cache, from.net, &bounds, &mut progress, cancel)
+            .map(|file| file.path)
+            .map_err(help);
+    }
+    let path = definition.base.join(image.path.as_deref().unwrap_or(Path::new("")));
+    report(&format!("checking {name}"));
+    let found = sum.of(files::open(&path)?).at("read", &path)?;
+    if found != sum.digits() {
+        return Err(boxes::Error::Checksum { path, expected: sum.digits().to_owned(), found }.into());
+    }
+    Ok(path)
 }
