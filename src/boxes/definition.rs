@@ -20,7 +20,7 @@ macro_rules! embedded {
 }
 
 const EMBEDDED: &[(&str, &str)] = embedded![
-    "almalinux-10" "almalinux-9" "debian-12" "debian-12-cloud" "debian-13-cloud" "rocky-9"
+    "almalinux-10" "almalinux-9" "debian-12" "debian-12-cloud" "debian-13" "debian-13-cloud" "rocky-9"
     "ubuntu-22.04" "ubuntu-24.04"
 ];
 
