@@ -9,8 +9,9 @@ end() {
     status=$?
     [ $status = 0 ] || tell "failed with exit code $status"
     sync
-    # Services that stop would write down again what is gone.
+    # Services that stop would write down again what is gone, and so would cloud-init if this ended.
     systemctl poweroff --force
+    sleep 300
 }
 trap end EXIT
 
