@@ -30,10 +30,46 @@ else
     [ "$name" = memory ] && say cgroup "v1 $([ "$enabled" = 1 ] && printf memory)"
   done < /proc/cgroups
 fi
+# Firewalls that are on, and what they let in. ufw's own files say all of it; firewalld has what holds now and what holds
+# from its next start on.
 [ -r /etc/ufw/ufw.conf ] && while IFS= read -r line; do
-  [ "$line" = ENABLED=yes ] && say firewall ufw
+  [ "$line" = ENABLED=yes ] || continue
+  say firewall ufw
+  [ -r /etc/default/ufw ] && while IFS= read -r line; do
+    case $line in IPV6=[Yy]*) say firewall ufw-ipv6 ;; esac
+  done < /etc/default/ufw
+  for file in /etc/ufw/user.rules /etc/ufw/user6.rules; do
+    [ -r "$file" ] && while read -r _ tuple _ action protocol ports to by from way _; do
+      case "$tuple $action $to $by $way" in
+        'tuple allow 0.0.0.0/0 any in' | 'tuple allow ::/0 any in') say firewall_rule "ufw $protocol $ports $from" ;;
+      esac
+    done < "$file"
+  done
 done < /etc/ufw/ufw.conf
-[ -d /run/firewalld ] && say firewall firewalld
+zones() {
+  # shellcheck disable=SC2086 # none, or one option
+  LC_ALL=C firewall-cmd $2 --list-all-zones 2>/dev/null | while IFS= read -r line; do
+    case $line in
+      '') ;;
+      '  interfaces: '?*) [ -n "$2" ] || for one in ${line#*: }; do say firewall_zone "$one $zone"; done ;;
+      '  sources: '?*) for one in ${line#*: }; do
+        [ -n "$2" ] || say firewall_zone "$one $zone"
+        say firewall_rule "firewalld $1 $zone source $one"
+      done ;;
+      '  ports: '?*) for one in ${line#*: }; do say firewall_rule "firewalld $1 $zone port $one"; done ;;
+      ' '*) ;;
+      ?'rule '*) say firewall_rule "firewalld $1 $zone rich-rule ${line#?}" ;;
+      *) zone=${line%% *} ;;
+    esac
+  done
+}
+if command -v firewall-cmd >/dev/null 2>&1 && firewall-cmd --state >/dev/null 2>&1; then
+  say firewall firewalld
+  say firewall_zone "default $(firewall-cmd --get-default-zone 2>/dev/null)"
+  zones runtime ''
+  zones permanent --permanent
+fi
+[ -r /var/lib/p1/opened ] && while IFS= read -r line; do say firewall_noted "$line"; done < /var/lib/p1/opened
 for dir in /usr/local/bin /opt/bin; do
   for name in k3s k3s-killall.sh k3s-uninstall.sh k3s-agent-uninstall.sh; do
     [ -e "$dir/$name" ] && say script "$dir/$name"

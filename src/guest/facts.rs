@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::firewall::Firewalls;
 use crate::explain::printable;
 use crate::os::hash::sha256;
 
@@ -61,8 +62,9 @@ pub struct NodeFacts {
     pub selinux: bool,
     /// The memory controller is there.
     pub cgroup_memory: bool,
-    /// `ufw`, `firewalld`.
-    pub firewall: Option<String>,
+    /// The firewalls that are on.
+    #[serde(skip_serializing_if = "Firewalls::is_none")]
+    pub firewalls: Firewalls,
     /// The init system that runs, of those that p1 knows.
     #[serde(alias = "systemd", deserialize_with = "init")]
     pub init: Option<String>,
@@ -256,7 +258,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "apparmor_parser" => facts.apparmor_parser = true,
             "selinux_enforcing" => facts.selinux = value == "1",
             "cgroup" => facts.cgroup_memory = value.split(' ').any(|w| w == "memory"),
-            "firewall" => facts.firewall = Some(value.into()),
+            key if key.starts_with("firewall") => facts.firewalls.read(key, value),
             "init" => facts.init = Some(value.into()),
             "unit" => {
                 if let [name, key, value] = words(3)[..] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::systemd::Systemd;
-use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service, Strike, fault};
+use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service, Strike, fault, firewall};
 use crate::os::process::quote;
 use crate::render;
 use crate::spec::Role;
@@ -249,12 +249,6 @@ impl Guest for Linux {
                     .into(),
             );
         }
-        if let Some(firewall) = &facts.firewall {
-            all.push(format!(
-                "The firewall {firewall} is on. k3s needs 6443/tcp, 10250/tcp and 8472/udp between the nodes, and \
-                 10.42.0.0/16 and 10.43.0.0/16 let through; the simplest is to switch it off."
-            ));
-        }
         if facts.selinux {
             all.push("SELinux is enforced; k3s needs the package k3s-selinux on the node.".into());
         }
@@ -296,7 +290,7 @@ impl Guest for Linux {
 
     fn undo(&self) -> String {
         let undo = UNDO.replace("@others@", OTHERS).replace("@put@", PUT);
-        format!("changed={CHANGED}\n{undo}")
+        format!("changed={CHANGED}\n{undo}{}", firewall::undo())
     }
 
     fn copy(&self, piece: &Piece<'_>) -> String {
@@ -435,8 +429,7 @@ mod tests {
         let mut facts = NodeFacts { disk_free_mib: 8000, memory_mib: 2000, ..NodeFacts::default() };
         assert!(Linux.warnings(&facts, Role::Server).is_empty());
         facts.apparmor = true;
-        facts.firewall = Some("ufw".into());
         facts.memory_mib = 1000;
-        assert_eq!(Linux.warnings(&facts, Role::Server).len(), 3);
+        assert_eq!(Linux.warnings(&facts, Role::Server).len(), 2);
     }
 }

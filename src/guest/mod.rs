@@ -7,6 +7,7 @@
 
 mod facts;
 mod fault;
+pub mod firewall;
 mod linux;
 pub mod preflight;
 mod systemd;

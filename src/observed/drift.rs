@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::{Observed, View, ready};
+use super::{Observed, View, ready, ways};
 use crate::guest::{Activity, NodeFacts};
 use crate::k3s;
 use crate::machines::{Cap, MachineState, Made, Whose};
@@ -36,6 +36,7 @@ pub enum Kind {
     Provider,
     Ssh,
     System,
+    Firewall,
     Hosts,
     K3sFiles,
     K3sConfig,
@@ -542,6 +543,9 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             NodeStep::Ssh => Kind::Ssh,
             NodeStep::Autostart => Kind::Autostart,
             NodeStep::System if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
+            NodeStep::System if ways::closed(view, node).and_then(|gap| gap.why()).as_ref() == Some(why) => {
+                Kind::Firewall
+            }
             NodeStep::System => Kind::System,
             NodeStep::Hosts => Kind::Hosts,
             NodeStep::Stage if other_binary(view, node) => Kind::K3sVersion,

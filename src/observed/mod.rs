@@ -12,6 +12,7 @@ pub mod quorum;
 pub mod ready;
 pub mod refusal;
 pub mod start;
+pub mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,12 +1,12 @@
 //! What keeps k3s from running on machines that exist already, told of all of them before anything is changed there. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use super::View;
+use super::ways::{closed, needs, ports, reached_at};
 use crate::guest::{self, Ground, NodeFacts, Peer, Protocol, Reached};
-use crate::k3s::{self, Arch, Version};
-use crate::spec::{Node, Role};
+use crate::k3s::{Arch, Version};
+use crate::spec::Node;
 
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +22,6 @@ pub struct Finding {
 
 /// Since this version a kubelet does not start on cgroup v1 unless it is told to (Kubernetes 1.35, KEP-5573).
 const NO_OLD_CGROUP: &str = "v1.35.0";
-/// Where flannel carries pods' packets over VXLAN, and over WireGuard (docs.k3s.io/installation/requirements).
-const VXLAN: u16 = 8472;
-const WIREGUARD: u16 = 51820;
-const KUBELET: u16 = 10250;
-/// etcd's clients and its members.
-const ETCD: [u16; 2] = [2379, 2380];
-
 /// A node's clock may be off by so many seconds: certificates made on one are used on another.
 pub const SKEW: i64 = 10;
 
@@ -61,41 +54,6 @@ pub fn unfit(facts: &NodeFacts, node: &Node) -> Vec<(String, String)> {
     all
 }
 
-/// Where the others reach a node: at its outer address, if that is how flannel does.
-pub fn reached_at(view: &View<'_>, node: &Node) -> Ipv4Addr {
-    let outer = |node: &Node| node.config.get("node-external-ip")?.as_str()?.parse().ok();
-    let by_outer =
-        |server: &Node| server.config.get("flannel-external-ip").and_then(serde_yaml::Value::as_bool);
-    match view.cluster.servers().any(|s| by_outer(s) == Some(true)) {
-        true => outer(node).unwrap_or(node.ip),
-        false => node.ip,
-    }
-}
-
-fn overlay(view: &View<'_>) -> Option<(Protocol, u16)> {
-    let backend = view.cluster.first_server().config.get("flannel-backend").and_then(|v| v.as_str());
-    match backend.unwrap_or("vxlan") {
-        "vxlan" => Some((Protocol::Udp, VXLAN)),
-        "wireguard-native" => Some((Protocol::Udp, WIREGUARD)),
-        _ => None,
-    }
-}
-
-fn has_etcd(view: &View<'_>) -> bool {
-    view.cluster.servers().count() > 1 && !view.cluster.has_own_datastore()
-}
-
-/// What is listened at on a node by k3s.
-fn ports(view: &View<'_>, node: &Node) -> Vec<(Protocol, u16)> {
-    let mut all = vec![(Protocol::Tcp, KUBELET)];
-    all.extend(overlay(view));
-    if node.role == Role::Server {
-        all.push((Protocol::Tcp, k3s::config::api_port(node)));
-        all.extend(ETCD.into_iter().filter(|_| has_etcd(view)).map(|port| (Protocol::Tcp, port)));
-    }
-    all
-}
-
 /// What a node has to reach of the others: of the new ones all, and of those that run k3s already the same, as each has to
 /// be reached by the new ones too.
 pub fn peers(view: &View<'_>, from: &Node) -> Vec<Peer> {
@@ -109,10 +67,8 @@ pub fn peers(view: &View<'_>, from: &Node) -> Vec<Peer> {
         if !there(to) || !(is_new(view, from) || is_new(view, to)) {
             continue;
         }
-        let etcd = |port: u16| ETCD.contains(&port);
-        let wanted =
-            ports(view, to).into_iter().filter(|(_, port)| from.role == Role::Server || !etcd(*port));
-        let ip = reached_at(view, to);
+        let wanted = ports(view.cluster, to).into_iter().filter(|(_, port)| needs(from, *port));
+        let ip = reached_at(view.cluster, to);
         all.extend(wanted.map(|(protocol, port)| Peer { protocol, ip, port }));
     }
     all
@@ -180,7 +136,7 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
     }
     // Of its own, should it run already.
     for (protocol, port) in
-        ports(view, node).into_iter().filter(|p| !facts.runs() && ground.listens.contains(p))
+        ports(view.cluster, node).into_iter().filter(|p| !facts.runs() && ground.listens.contains(p))
     {
         let remedy = format!("See who does: `ss -lnp 'sport = :{port}'` there.");
         add(true, format!("something listens at {port}/{protocol}, which k3s needs"), &remedy);
@@ -241,7 +197,11 @@ fn twins(view: &View<'_>, all: &mut Vec<Finding>) {
 /// What a node does not reach.
 fn ways(view: &View<'_>, name: &str, ground: &Ground, all: &mut Vec<Finding>) {
     for (peer, how) in ground.reached.iter().filter(|(_, how)| *how != Reached::Open) {
-        let to = view.cluster.nodes.iter().find(|n| reached_at(view, n) == peer.ip);
+        let to = view.cluster.nodes.iter().find(|n| reached_at(view.cluster, n) == peer.ip);
+        // A firewall that p1 opens before k3s is started.
+        if to.and_then(|to| closed(view, to)).is_some_and(|gap| gap.closes(peer.protocol, peer.port)) {
+            continue;
+        }
         // Where k3s listens already nobody refuses a packet.
         let runs = |n: &Node| view.seen.nodes.get(&n.name).is_some_and(|facts| facts.runs());
         if peer.protocol == Protocol::Udp && *how == Reached::Silent && to.is_some_and(runs) {
@@ -314,7 +274,7 @@ mod tests {
         };
         assert_eq!(found(|_| {}, |_| {}, "v1.36.3+k3s1"), []);
         type Case = (fn(&mut NodeFacts), fn(&mut Ground), &'static str, bool);
-        let cases: [Case; 16] = [
+        let cases: [Case; 15] = [
             (|f| f.addresses.clear(), |_| {}, "does not have the address", true),
             (|f| f.ahead = -40, |_| {}, "clock is -40 s off", true),
             (|f| f.arch = "riscv64".into(), |_| {}, "no k3s", true),
@@ -327,7 +287,6 @@ mod tests {
             (|f| f.boot = "b1".into(), |_| {}, "the same machine as server", true),
             (|f| f.machine_id = "m1".into(), |_| {}, "the machine id of server", false),
             (|f| f.cgroup_memory = false, |_| {}, "memory cgroup", true),
-            (|f| f.firewall = Some("ufw".into()), |_| {}, "ufw", false),
             (|_| {}, |g| g.old_cgroup = true, "cgroup v1", true),
             (|_| {}, |g| g.others.push(("k0s".into(), "/var/lib/k0s".into())), "k0s is there", true),
             (|_| {}, |g| _ = g.listens.insert((Protocol::Tcp, 10250)), "10250/tcp", true),

@@ -154,16 +154,7 @@ pub(super) fn of(file: &File, network: &Network, nodes: &[Node]) -> BTreeMap<Str
 /// comes would restart all others.
 fn direct(proxy: &ProxyFile, network: &Network, nodes: &[Node], endpoint: Option<&Endpoint>) -> Vec<String> {
     let server = nodes.iter().find(|node| node.role == super::Role::Server);
-    let setting = |key: &str, default: &str| -> Vec<String> {
-        let words = server.and_then(|server| server.config.get(key)).map(|value| match value {
-            serde_yaml::Value::Sequence(items) => {
-                items.iter().map(settings::plain).collect::<Vec<_>>().join(",")
-            }
-            one => settings::plain(one),
-        });
-        let words = words.filter(|words| !words.is_empty()).unwrap_or_else(|| default.to_owned());
-        words.split(',').map(|word| word.trim().to_owned()).collect()
-    };
+    let setting = |key: &str, default: &str| settings::words_of(server, key, default);
     let local = ["localhost", "127.0.0.0/8"].map(str::to_owned);
     let own = local.into_iter().chain((!network.is_none()).then(|| network.cidr.to_string()));
     let outside =

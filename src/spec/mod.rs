@@ -650,6 +650,12 @@ impl Cluster {
         value.is_some_and(|v| !matches!(v, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null))
     }
 
+    /// The networks of pods and of services.
+    pub fn networks(&self) -> Vec<String> {
+        let of = |key, default| settings::words_of(Some(self.first_server()), key, default);
+        [of("cluster-cidr", settings::PODS), of("service-cidr", settings::SERVICES)].concat()
+    }
+
     /// Whether k3s leaves the pods' network to what the spec's manifests bring (`flannel-backend: none`).
     pub fn brings_network(&self) -> bool {
         self.first_server().config.get("flannel-backend").and_then(|v| v.as_str()) == Some("none")

@@ -89,6 +89,16 @@ pub(super) fn plain(value: &Yaml) -> String {
     }
 }
 
+/// The words of a setting of a node whose values k3s cuts at commas, or those that k3s takes without it.
+pub(super) fn words_of(node: Option<&super::Node>, key: &str, default: &str) -> Vec<String> {
+    let words = node.and_then(|node| node.config.get(key)).map(|value| match value {
+        Yaml::Sequence(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        one => plain(one),
+    });
+    let words = words.filter(|words| !words.is_empty()).unwrap_or_else(|| default.to_owned());
+    words.split(',').map(|word| word.trim().to_owned()).collect()
+}
+
 /// A truth value as Go reads it (`strconv.ParseBool`); none if it is none.
 fn truth(value: &Yaml) -> Option<bool> {
     match plain(value).as_str() {

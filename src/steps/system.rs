@@ -9,11 +9,14 @@ use super::shared::stamp::STAMPS;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
-use crate::guest::{self, Guest, NodeFacts, Prepare};
+use crate::explain::FailureKind;
+use crate::guest::{self, Guest, NodeFacts, Prepare, firewall};
 use crate::k3s;
 use crate::machines::{Cap, node_mac};
 use crate::observed::preflight::{self, SKEW};
+use crate::observed::ways::{self, closed, openings};
 use crate::observed::{View, holds};
+use crate::os::process;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::render;
 use crate::spec::{Cluster, Node};
@@ -49,13 +52,15 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     } else {
         obstacles(facts).into_iter().next().map(|o| o.failure.cause)
     };
+    let wrong = wrong.or_else(|| ways::closed(view, node)?.why());
     holds("name, address and clock are right", wrong)
 }
 
 fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    let openings: Vec<String> = openings(cluster, node).iter().map(ToString::to_string).collect();
     match &node.hostname {
-        None => json!([cluster.network, (&node.name, node.ip)]),
-        Some(hostname) => json!([cluster.network, (&node.name, node.ip), hostname]),
+        None => json!([cluster.network, (&node.name, node.ip), openings]),
+        Some(hostname) => json!([cluster.network, (&node.name, node.ip), openings, hostname]),
     }
 }
 
@@ -76,7 +81,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
             .warnings(&facts, node.role)
             .into_iter()
             .for_each(|text| ctx.control.warn(text));
-        return Ok(None);
+        return open(ctx);
     }
     let now = u64::try_from(world.now().as_second()).unwrap_or(0);
     let mut script = script(world.guest(node), &world.cluster, node, now)?;
@@ -114,7 +119,39 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     for warning in guest::of(Some(&facts)).warnings(&facts, node.role) {
         ctx.control.warn(warning);
     }
+    did.extend(open(ctx)?);
     Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+/// Has the firewalls that are on let k3s' traffic in.
+fn open(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    let closed = || closed(&View::new(&world.cluster, &world.seen()), node);
+    let Some(gap) = closed() else { return Ok(None) };
+    let what = "opening the firewall";
+    let done = world.run_script(node, what, &firewall::mend(&gap))?;
+    let refused = |cause: &str, text: &str| {
+        StepError::new(
+            cause,
+            "Let it in by hand, as docs.k3s.io/installation/requirements says, or switch the firewall off.",
+        )
+        .evidence(process::tail(text, 12))
+    };
+    if done.status != 0 {
+        let cause = format!("the node's firewall did not take rules (exit status {})", done.status);
+        return Err(refused(&cause, &done.text()).kind(FailureKind::Exit { code: done.status }));
+    }
+    world.look_at_node(node)?;
+    match closed().and_then(|gap| gap.why()) {
+        Some(why) => Err(refused(&format!("{why}, after it was told to"), &done.text())),
+        None => {
+            let names: Vec<&str> = gap.closed.keys().copied().collect();
+            Ok(Some(match names.is_empty() {
+                true => "closed what nothing needs any more in the firewall".to_owned(),
+                false => format!("had {} let k3s' traffic in", names.join(" and ")),
+            }))
+        }
+    }
 }
 
 /// What is run on the node; `now` is the time, in seconds since 1970; 0 leaves the clock alone.

@@ -11,7 +11,7 @@ use super::sim::{Sim, spec};
 const PASSWORD: &str = "c0rrect horse $battery";
 
 /// What of a machine p1 may change, as one text.
-fn state_of(sim: &Sim, node: &str) -> String {
+pub fn state_of(sim: &Sim, node: &str) -> String {
     sim.node(node).sh(
         "for f in /root/.ssh/authorized_keys /home/vagrant/.ssh/authorized_keys /etc/hosts /etc/hostname; do\n\
          [ ! -e $f ] || echo \"$f $(stat -c '%a %U' $f) $(md5sum <$f)\"; done\nhostname\n\
@@ -20,14 +20,14 @@ fn state_of(sim: &Sim, node: &str) -> String {
     )
 }
 
-struct Metal {
-    sim: Sim,
+pub struct Metal {
+    pub sim: Sim,
     dir: PathBuf,
 }
 
 impl Metal {
     /// A server and two workers with users and nothing else: root of the second has no keys at all.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let sim = Sim::new(&spec(1, 2, ""));
         sim.p1(&["up"]).exits(0);
         sim.p1(&["--yes", "uninstall"]).exits(0);
@@ -42,7 +42,7 @@ impl Metal {
         self.sim.state().join("id_ed25519")
     }
 
-    fn spec(&self, nodes: &str) {
+    pub fn spec(&self, nodes: &str) {
         let text = format!(
             "name: metal\nprovider: ssh\nssh: {{user: vagrant, key: {}}}\nnodes:\n{nodes}k3s:\n  version: v1.34.1+k3s1\n  \
              artifacts: {{binary: {{path: ../k3s}}, installer: {{path: ../install.sh}}, images: [{{path: ../images.tar}}]}}\n\
@@ -52,13 +52,13 @@ impl Metal {
         fs::write(self.dir.join("cluster.yaml"), text).unwrap();
     }
 
-    fn p1(&self, args: &[&str]) -> Done {
+    pub fn p1(&self, args: &[&str]) -> Done {
         let dir = self.dir.display().to_string();
         self.sim.p1(&[&["-C", &dir], args].concat())
     }
 }
 
-const ALPHA: &str = "  - {name: alpha, role: server, ip: 192.168.56.110}\n";
+pub const ALPHA: &str = "  - {name: alpha, role: server, ip: 192.168.56.110}\n";
 const BETA: &str = "  - {name: beta, ip: 192.168.56.111, ssh: {jump: vagrant@192.168.56.110, sudo_password: {from: BECOME}}}\n";
 const GAMMA: &str = "  - {name: gamma, ip: 192.168.56.112, ssh: {host: third, become: doas}}\n";
 

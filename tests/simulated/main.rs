@@ -20,6 +20,7 @@ mod evidence;
 mod existing;
 mod faults;
 mod forks;
+mod guests;
 mod images;
 mod kept;
 mod servers;

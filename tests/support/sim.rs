@@ -244,6 +244,15 @@ impl Node<'_> {
         output(&mut command, script)
     }
 
+    /// Lays the files of an archive into the machine.
+    pub fn unpack(&self, archive: &Path) {
+        let pid = self.sim.ask(&json!({"init": self.name}))["pid"].as_i64().expect("it runs");
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid.to_string(), "--mount", "--wdns=/", "tar", "-x", "-C", "/"]);
+        command.arg("--keep-directory-symlink").stdin(fs::File::open(archive).unwrap());
+        output(&mut command, "tar");
+    }
+
     /// `running`, `shut off`, `paused`, or empty if there is none.
     pub fn state(&self) -> String {
         let mut command = self.sim.command(self.sim.at("bin/virsh"));
