@@ -23,6 +23,11 @@ done < /proc/net/route
 [ -r /sys/module/apparmor/parameters/enabled ] && say apparmor "$(first /sys/module/apparmor/parameters/enabled)"
 command -v apparmor_parser >/dev/null 2>&1 && say apparmor_parser yes
 [ -r /sys/fs/selinux/enforce ] && say selinux_enforcing "$(first /sys/fs/selinux/enforce)"
+for dir in /var/lib/selinux/*/active/modules/*/k3s; do [ -d "$dir" ] && say selinux_policy yes; done
+# NetworkManager while it runs; p1's file for it, or what says the same.
+[ -d /run/NetworkManager ] &&
+  ! grep -qs '^unmanaged-devices.*interface-name:cni0.*interface-name:flannel\*.*interface-name:veth' \
+    /etc/NetworkManager/conf.d/*.conf && say untuned network-manager
 if [ -r /sys/fs/cgroup/cgroup.controllers ]; then
   say cgroup "v2 $(first /sys/fs/cgroup/cgroup.controllers)"
 else

@@ -22,9 +22,6 @@ if command -v modprobe >/dev/null 2>&1 && [ -d "/lib/modules/$(uname -r)" ]; the
     [ -d "/sys/module/$module" ] || modprobe -n -q "$module" 2>/dev/null || say lacks "$module"
   done
 fi
-if command -v systemctl >/dev/null 2>&1 && systemctl is-enabled --quiet nm-cloud-setup.service 2>/dev/null; then
-  say cloud_setup yes
-fi
 if grep -qis '^ *\(export *\)\{0,1\}https\{0,1\}_proxy=.' /etc/environment /etc/default/k3s /etc/sysconfig/k3s; then say proxy yes; fi
 
 # Nobody listens there yet: a refusal is an answer, and says that the way is free. Over UDP it comes with the second packet.

@@ -183,9 +183,11 @@ impl World {
         seen.map_or_else(|| self.look_at_node(node), |facts| Ok((*facts).clone()))
     }
 
-    /// The system of a node's machine, by what was seen of it.
+    /// The system of a node's machine, by what was seen of it, or is remembered.
     pub fn guest(&self, node: &Node) -> &'static dyn Guest {
-        guest::of(lock(&self.held.seen).nodes.get(&node.name).map(|facts| &**facts))
+        let seen = lock(&self.held.seen).nodes.get(&node.name).cloned();
+        let known = seen.or_else(|| self.memory(&node.name)?.facts.map(Into::into));
+        guest::of(known.as_deref())
     }
 
     /// The public half of the cluster's key; the first caller makes the pair.

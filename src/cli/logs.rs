@@ -100,6 +100,10 @@ fn lines_of(
         true => Bound::from(FOLLOWED).at_most(u64::MAX),
         false => Bound::from(LISTED).at_most(MOST_LISTED),
     };
+    // Its init system says where the log is.
+    if world.memory(name).is_none_or(|memory| memory.facts.is_none()) {
+        drop(world.facts(node));
+    }
     let line = world.guest(node).service().log(unit, args.lines, args.follow);
     let mut tell = |line: &str| {
         let line = context.shown(line);

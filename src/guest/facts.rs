@@ -65,6 +65,12 @@ pub struct NodeFacts {
     /// The firewalls that are on.
     #[serde(skip_serializing_if = "Firewalls::is_none")]
     pub firewalls: Firewalls,
+    /// SELinux has the rules for k3s (`k3s-selinux`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub selinux_policy: bool,
+    /// What gets in k3s' way and is to be told not to, by name.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub untuned: BTreeSet<String>,
     /// The init system that runs, of those that p1 knows.
     #[serde(alias = "systemd", deserialize_with = "init")]
     pub init: Option<String>,
@@ -257,6 +263,8 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "apparmor" => facts.apparmor = value == "Y",
             "apparmor_parser" => facts.apparmor_parser = true,
             "selinux_enforcing" => facts.selinux = value == "1",
+            "selinux_policy" => facts.selinux_policy = true,
+            "untuned" => _ = facts.untuned.insert(value.into()),
             "cgroup" => facts.cgroup_memory = value.split(' ').any(|w| w == "memory"),
             key if key.starts_with("firewall") => facts.firewalls.read(key, value),
             "init" => facts.init = Some(value.into()),

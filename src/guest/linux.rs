@@ -1,19 +1,18 @@
-//! A Linux distribution with systemd: Debian, Ubuntu, Fedora, SUSE and their like, which differ in what manages the
-//! network; `templates/system.sh.tera` looks for that itself.
+//! A Linux distribution: Debian, Ubuntu, Fedora, SUSE, Alpine and their like, which differ in their init system, and in what
+//! manages the network; `templates/system.sh.tera` looks for the latter itself.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::systemd::Systemd;
-use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service, Strike, fault, firewall};
+use super::{Guest, NodeFacts, Obstacle, Piece, Prepare, Service, Strike, fault, firewall, tune};
 use crate::os::process::quote;
 use crate::render;
 use crate::spec::Role;
 
 /// See the module.
-pub struct Linux;
+pub struct Linux(pub &'static dyn Service);
 
 /// What p1 changed on a machine: `templates/system.sh.tera` writes a line here before each change.
 const CHANGED: &str = "/var/lib/p1/changed";
@@ -47,6 +46,8 @@ const UNDO: &str = r#"if [ -f "$changed" ]; then
     case $line in
       'hostname-file '*) [ -n "$host" ] || file=$value ;;
       'hostname '*) [ -n "$host" ] || host=$value ;;
+      'runlevel '*) rc-update delete "$value" default >/dev/null 2>&1 ;;
+      'enabled '*) systemctl enable --now "$value" >/dev/null 2>&1 ;;
       'hosts '*)
         grep -vxF -e "$value" /etc/hosts >"$changed.hosts" || :
         cat "$changed.hosts" >/etc/hosts
@@ -59,7 +60,7 @@ const UNDO: &str = r#"if [ -f "$changed" ]; then
   fi
   rm -f "$changed"
 fi
-for file in /etc/default/k3s /etc/default/k3s-agent; do
+for file in /etc/default/k3s /etc/default/k3s-agent /etc/conf.d/k3s /etc/conf.d/k3s-agent; do
   line=
   [ ! -f "$file" ] || IFS= read -r line <"$file" || :
   case $line in '# Written by p1'*) rm -f "$file" ;; esac
@@ -209,14 +210,17 @@ struct Values<'a> {
 
 impl Guest for Linux {
     fn service(&self) -> &'static dyn Service {
-        &Systemd
+        self.0
     }
 
     fn obstacles(&self, facts: &NodeFacts) -> Vec<Obstacle> {
         let mut all = Vec::new();
         let mut add = |cause: String, hint: &'static str| all.push(Obstacle { cause, hint });
         if !self.is(facts) {
-            add("the node does not run systemd".into(), "Use a box whose system runs systemd.");
+            add(
+                "the node does not run systemd, nor OpenRC".into(),
+                "Use a box, or a machine, whose system runs one of them.",
+            );
         }
         if facts.default_routes.is_empty() {
             // docs.k3s.io/installation/airgap: k3s finds its primary interface by the default route.
@@ -228,7 +232,8 @@ impl Guest for Linux {
         if !facts.cgroup_memory {
             add(
                 "the node's kernel has the memory cgroup switched off".into(),
-                "Add `cgroup_memory=1 cgroup_enable=memory` to its kernel's command line and restart it.",
+                "Add `cgroup_memory=1 cgroup_enable=memory` to its kernel's command line (on Raspberry Pi OS the one line of \
+                 /boot/firmware/cmdline.txt) and restart it.",
             );
         }
         if facts.disk_free_mib < 256 {
@@ -249,9 +254,6 @@ impl Guest for Linux {
                     .into(),
             );
         }
-        if facts.selinux {
-            all.push("SELinux is enforced; k3s needs the package k3s-selinux on the node.".into());
-        }
         if facts.disk_free_mib < 2048 {
             all.push(format!("Only {} MiB are free below /var/lib; images need more.", facts.disk_free_mib));
         }
@@ -264,6 +266,10 @@ impl Guest for Linux {
             ));
         }
         all
+    }
+
+    fn tune(&self, facts: &NodeFacts) -> String {
+        tune::script(&facts.untuned, CHANGED)
     }
 
     fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error> {
@@ -290,7 +296,7 @@ impl Guest for Linux {
 
     fn undo(&self) -> String {
         let undo = UNDO.replace("@others@", OTHERS).replace("@put@", PUT);
-        format!("changed={CHANGED}\n{undo}{}", firewall::undo())
+        format!("changed={CHANGED}\n{undo}{}{}", tune::UNDO, firewall::undo())
     }
 
     fn copy(&self, piece: &Piece<'_>) -> String {
@@ -347,10 +353,6 @@ impl Guest for Linux {
         format!("{logs}\nsync\n{}\n", self.service().end_at_once())
     }
 
-    fn power_off(&self) -> &'static str {
-        "systemctl poweroff --no-block"
-    }
-
     fn evidence(&self) -> &'static str {
         include_str!("../../templates/evidence.sh")
     }
@@ -361,7 +363,10 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
+    use super::super::systemd::Systemd;
     use super::*;
+
+    const LINUX: Linux = Linux(&Systemd);
     use crate::os::{Cancel, process};
 
     /// The script, on the files of a folder instead of the system's.
@@ -391,7 +396,7 @@ mod tests {
             // The address is there, and a render's clock is left alone.
             let prepare = |name| {
                 let want = Prepare { name, ip: [127, 0, 0, 1].into(), prefix: 8, mac: "", now: 0 };
-                run(&Linux.prepare(&want).unwrap(), root)
+                run(&LINUX.prepare(&want).unwrap(), root)
             };
             assert_eq!(prepare("worker-1"), "set the hostname to worker-1\n");
             assert_eq!(read("etc/hostname").as_deref(), Some("worker-1\n"));
@@ -403,7 +408,7 @@ mod tests {
             assert!(own.contains("127.0.1.1 dB.lab.test dB\n") && !own.contains("worker"), "{own}");
             let lines = ["10.0.0.2 it's", "10.0.0.3 b"].map(str::to_owned);
             let name = |lines: &[String]| {
-                run(&Linux.hosts(lines), root);
+                run(&LINUX.hosts(lines), root);
                 read("etc/hosts").unwrap()
             };
             let named = format!("{own}{BEGIN}\n10.0.0.2 it's\n10.0.0.3 b\n{END}\n");
@@ -414,12 +419,12 @@ mod tests {
             assert_eq!(name(&lines), format!("{own}10.0.0.9 theirs\n{}", &named[own.len()..]));
             std::fs::write(root.join("etc/hosts"), named).unwrap();
             std::fs::write(root.join("etc/hosts"), read("etc/hosts").unwrap() + "10.0.0.1 later\n").unwrap();
-            run(&Linux.undo(), root);
+            run(&LINUX.undo(), root);
             assert_eq!(read("etc/hosts"), Some(format!("{hosts}10.0.0.1 later\n")));
             assert_eq!(read("etc/hostname").as_deref(), file);
             assert_eq!(read("kernel-hostname").unwrap().trim(), "debian");
             // Nothing is left to be taken back.
-            run(&Linux.undo(), root);
+            run(&LINUX.undo(), root);
             assert_eq!(read("kernel-hostname").unwrap().trim(), "debian");
         }
     }
@@ -427,9 +432,9 @@ mod tests {
     #[test]
     fn warnings_name_what_is_unwise() {
         let mut facts = NodeFacts { disk_free_mib: 8000, memory_mib: 2000, ..NodeFacts::default() };
-        assert!(Linux.warnings(&facts, Role::Server).is_empty());
+        assert!(LINUX.warnings(&facts, Role::Server).is_empty());
         facts.apparmor = true;
         facts.memory_mib = 1000;
-        assert_eq!(Linux.warnings(&facts, Role::Server).len(), 2);
+        assert_eq!(LINUX.warnings(&facts, Role::Server).len(), 2);
     }
 }

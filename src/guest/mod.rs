@@ -9,8 +9,10 @@ mod facts;
 mod fault;
 pub mod firewall;
 mod linux;
+mod openrc;
 pub mod preflight;
 mod systemd;
+mod tune;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::render;
 use crate::spec::Role;
 
 /// The systems there are, the usual one first. A node that is asked about itself is asked for the init system of each.
-const GUESTS: [&dyn Guest; 1] = [&linux::Linux];
+const GUESTS: [&dyn Guest; 2] = [&linux::Linux(&systemd::Systemd), &linux::Linux(&openrc::OpenRc)];
 
 /// The system of a machine, of which these facts are known, if any are; the usual one, whose obstacles tell of it, where it
 /// is none that p1 knows.
@@ -96,6 +98,14 @@ pub trait Guest: Sync {
     /// What k3s runs with, but not well, in full sentences.
     fn warnings(&self, facts: &NodeFacts, role: Role) -> Vec<String>;
 
+    /// What of the system gets in k3s' way and p1 has out of it: why, a fragment; none where nothing does.
+    fn untuned(&self, facts: &NodeFacts) -> Option<&'static str> {
+        tune::why(&facts.untuned)
+    }
+
+    /// Has it out of the way, and prints what it did, a line each. Noted as [`Guest::prepare`] notes.
+    fn tune(&self, facts: &NodeFacts) -> String;
+
     /// Gives the machine name, address and clock, and prints what it did, a line each. What it changes it notes on the
     /// machine before, for [`Guest::undo`]. Exit status 20: no network card is left for the address.
     fn prepare(&self, want: &Prepare<'_>) -> Result<String, render::Error>;
@@ -141,7 +151,9 @@ pub trait Guest: Sync {
     fn end_wiped(&self) -> String;
 
     /// Begins to shut the machine down, and does not wait for it.
-    fn power_off(&self) -> &'static str;
+    fn power_off(&self) -> &'static str {
+        self.service().power_off()
+    }
 
     /// Shows everything of the machine, in parts that begin with a line `=p1= NAME`.
     fn evidence(&self) -> &'static str;
@@ -164,6 +176,11 @@ pub trait Service: Sync {
     /// The file from which a unit of k3s' installer takes variables, and which the installer leaves alone.
     fn environment(&self, unit: &str) -> String;
 
+    /// What that file has to hold for these variables, `NAME="VALUE"` a line.
+    fn variables(&self, text: String) -> String {
+        text
+    }
+
     /// Functions for longer scripts, each with a unit: `service_state` prints its state and succeeds if it is `active`;
     /// `service_start` begins to start it; `service_stop` waits for its end; `service_pid` prints its main process, 0 for
     /// none; `service_remove` stops it for good and removes it.
@@ -184,6 +201,9 @@ pub trait Service: Sync {
 
     /// Switches the machine off without stopping services first; file systems are unmounted.
     fn end_at_once(&self) -> &'static str;
+
+    /// Begins to shut the machine down, and does not wait for it.
+    fn power_off(&self) -> &'static str;
 
     /// Kills a unit's main process.
     fn kill(&self, unit: &str) -> String;

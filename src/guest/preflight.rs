@@ -60,8 +60,6 @@ pub struct Ground {
     pub others: Vec<(String, String)>,
     /// Kernel modules that cannot be had.
     pub lacks: Vec<String>,
-    /// nm-cloud-setup is on.
-    pub cloud_setup: bool,
     /// A proxy is set for all programs.
     pub proxy: bool,
     pub reached: Vec<(Peer, Reached)>,
@@ -87,7 +85,6 @@ pub fn parse(text: &str) -> Result<Ground, Incomplete> {
             }
             ("other", [name, path]) => ground.others.push(((*name).into(), (*path).into())),
             ("lacks", [module]) => ground.lacks.push((*module).into()),
-            ("cloud_setup", _) => ground.cloud_setup = true,
             ("proxy", _) => ground.proxy = true,
             ("reach", [protocol, ip, port, how]) => {
                 let how = match *how {

@@ -30,6 +30,11 @@ impl Service for Systemd {
       [ -f "$file" ] && say elsewhere ", $file"
     done
   done
+  if [ -e /usr/lib/systemd/system/nm-cloud-setup.service ]; then
+    for unit in nm-cloud-setup.service nm-cloud-setup.timer; do
+      systemctl is-enabled --quiet "$unit" 2>/dev/null && say untuned cloud-setup
+    done
+  fi
 fi
 "#
     }
@@ -99,6 +104,10 @@ systemctl restart --no-block {unit}
 
     fn end_at_once(&self) -> &'static str {
         "systemctl poweroff --force"
+    }
+
+    fn power_off(&self) -> &'static str {
+        "systemctl poweroff --no-block"
     }
 
     fn kill(&self, unit: &str) -> String {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::Serialize;
 
 use super::{Observed, View, ready, ways};
-use crate::guest::{Activity, NodeFacts};
+use crate::guest::{self, Activity, NodeFacts};
 use crate::k3s;
 use crate::machines::{Cap, MachineState, Made, Whose};
 use crate::plan::{Check, ClusterStep, K3sState, NodeStep, Plan, StepName};
@@ -482,7 +482,8 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     if let Some(facts) = facts {
         let restarts = facts.unit(node.role.unit()).restarts;
         if restarts > 0 {
-            let what = format!("systemd has restarted its k3s {}", crate::explain::times(restarts));
+            let init = guest::of(Some(facts)).service().name();
+            let what = format!("{init} has restarted its k3s {}", crate::explain::times(restarts));
             let then = format!("nothing; `p1 logs {}` may show why", node.name);
             all.push(finding(Some(node), Kind::K3sRestarts, what, Mend::Note, then));
         }

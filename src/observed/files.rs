@@ -38,11 +38,12 @@ pub fn files(
     tokens: &Tokens,
 ) -> [(String, Option<String>); 3] {
     let iface = facts.interface_of(node.ip).unwrap_or_default();
+    let service = guest::of(Some(facts)).service();
     let config = k3s::config_yaml(view.cluster, node, iface, tokens, &view.join(node));
     [
         (k3s::CONFIG_PATH.to_owned(), Some(config)),
         (k3s::REGISTRIES_PATH.to_owned(), k3s::registries_yaml(view.cluster)),
-        (environment(facts, node), k3s::environment_file(view.cluster)),
+        (environment(facts, node), k3s::environment_file(view.cluster).map(|text| service.variables(text))),
     ]
 }
 

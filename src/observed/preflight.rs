@@ -6,7 +6,7 @@ use super::View;
 use super::ways::{closed, needs, ports, reached_at};
 use crate::guest::{self, Ground, NodeFacts, Peer, Protocol, Reached};
 use crate::k3s::{Arch, Version};
-use crate::spec::Node;
+use crate::spec::{Node, Slot};
 
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub fn unfit(facts: &NodeFacts, node: &Node) -> Vec<(String, String)> {
         all.push((format!("its clock is {} s off", facts.ahead), remedy.to_owned()));
     }
     all
+}
+
+/// Where SELinux is enforced its rules for k3s have to be there before k3s is: what is wrong, and what to do about it. It is never
+/// switched off.
+pub fn policy(facts: &NodeFacts) -> Option<(&'static str, &'static str)> {
+    let lacks = facts.selinux && !facts.selinux_policy;
+    lacks.then_some((
+        "SELinux is enforced, and its rules for k3s are not there",
+        "Install the packages container-selinux and k3s-selinux (github.com/k3s-io/k3s-selinux/releases), or have a provisioner of \
+         `when: before-k3s` do it, also without internet: docs/guests.md has one.",
+    ))
 }
 
 /// What a node has to reach of the others: of the new ones all, and of those that run k3s already the same, as each has to
@@ -122,6 +133,12 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
     let guest = guest::of(Some(facts));
     guest.obstacles(facts).into_iter().for_each(|o| add(true, o.cause, o.hint));
     guest.warnings(facts, node.role).into_iter().for_each(|text| add(false, lower(&text), ""));
+    // What is done on it before k3s comes may well be that.
+    let before =
+        view.cluster.provision.iter().any(|p| p.when == Slot::BeforeK3s && p.nodes.contains(&node.name));
+    if let Some((cause, hint)) = policy(facts) {
+        add(!before, cause.to_owned(), hint);
+    }
     let Some(ground) = ground else { return };
     for (name, path) in &ground.others {
         let remedy = "Two of them fight for ports, containers and rules of the network. Remove it, or name another machine.";
@@ -145,10 +162,6 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
         let remedy = "Install the package that has it: `kernel-modules-extra` on Enterprise Linux 10, \
                       `linux-modules-extra-raspi` on Ubuntu for Raspberry Pi.";
         add(true, format!("its kernel has no module {module}"), remedy);
-    }
-    if ground.cloud_setup {
-        let remedy = "It takes away routes that k3s makes. Switch its service and its timer off, and restart the machine.";
-        add(true, "nm-cloud-setup is on".to_owned(), remedy);
     }
     if ground.proxy {
         let remedy = "k3s pulls images through it; its NO_PROXY has to name the nodes and the networks of pods and services.";
@@ -198,8 +211,14 @@ fn twins(view: &View<'_>, all: &mut Vec<Finding>) {
 fn ways(view: &View<'_>, name: &str, ground: &Ground, all: &mut Vec<Finding>) {
     for (peer, how) in ground.reached.iter().filter(|(_, how)| *how != Reached::Open) {
         let to = view.cluster.nodes.iter().find(|n| reached_at(view.cluster, n) == peer.ip);
-        // A firewall that p1 opens before k3s is started.
-        if to.and_then(|to| closed(view, to)).is_some_and(|gap| gap.closes(peer.protocol, peer.port)) {
+        // A firewall that p1 opens before k3s is started, where it is asked to.
+        let targets = &view.seen.request.targets;
+        let touched = |to: &&Node| targets.is_empty() || targets.contains(&to.name);
+        if to
+            .filter(touched)
+            .and_then(|to| closed(view, to))
+            .is_some_and(|gap| gap.closes(peer.protocol, peer.port))
+        {
             continue;
         }
         // Where k3s listens already nobody refuses a packet.
@@ -291,7 +310,7 @@ mod tests {
             (|_| {}, |g| g.others.push(("k0s".into(), "/var/lib/k0s".into())), "k0s is there", true),
             (|_| {}, |g| _ = g.listens.insert((Protocol::Tcp, 10250)), "10250/tcp", true),
             (|_| {}, |g| g.lacks.push("vxlan".into()), "module vxlan", true),
-            (|_| {}, |g| g.cloud_setup = true, "nm-cloud-setup", true),
+            (|f| f.selinux = true, |_| {}, "SELinux is enforced", true),
             (|_| {}, |g| g.proxy = true, "proxy", false),
             (
                 |_| {},

@@ -8,6 +8,7 @@ use crate::engine::StepError;
 use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::{INSTALLER, installation};
+use crate::observed::preflight::policy;
 use crate::observed::{View, holds};
 use crate::os::process::{self};
 use crate::plan::{After, Check, NodeStep, Per};
@@ -56,7 +57,14 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let facts = world.facts(node)?;
+    let mut facts = world.facts(node)?;
+    if policy(&facts).is_some() {
+        // A provisioner may have brought them since.
+        facts = world.look_at_node(node)?;
+    }
+    if let Some((cause, hint)) = policy(&facts) {
+        return Err(StepError::new(cause, hint).kind(FailureKind::Cannot));
+    }
     let line = k3s::install(node.role, INSTALLER, true).line_without_enabling();
     let enable = world.guest(node).service().enable(node.role.unit());
     let digest = installation(&facts, node);

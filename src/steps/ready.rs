@@ -146,7 +146,8 @@ fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         return Ok(Some(format!("its unit {} is {}", node.role.unit(), unit.active)));
     }
     if unit.restarts > 0 {
-        ctx.control.warn(format!("k3s ended and was started again by systemd, {}.", times(unit.restarts)));
+        let init = world.guest(node).service().name();
+        ctx.control.warn(format!("k3s ended and was started again by {init}, {}.", times(unit.restarts)));
     }
     world.remember(&node.name, |m| m.facts = Some(facts))?;
     Ok(None)

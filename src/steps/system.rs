@@ -52,6 +52,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     } else {
         obstacles(facts).into_iter().next().map(|o| o.failure.cause)
     };
+    let wrong = wrong.or_else(|| guest::of(Some(facts)).untuned(facts).map(str::to_owned));
     let wrong = wrong.or_else(|| ways::closed(view, node)?.why());
     holds("name, address and clock are right", wrong)
 }
@@ -81,7 +82,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
             .warnings(&facts, node.role)
             .into_iter()
             .for_each(|text| ctx.control.warn(text));
-        return open(ctx);
+        let did = [tune(ctx, &facts)?, open(ctx)?].into_iter().flatten().collect::<Vec<_>>();
+        return Ok((!did.is_empty()).then(|| did.join(", ")));
     }
     let now = u64::try_from(world.now().as_second()).unwrap_or(0);
     let mut script = script(world.guest(node), &world.cluster, node, now)?;
@@ -119,8 +121,20 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     for warning in guest::of(Some(&facts)).warnings(&facts, node.role) {
         ctx.control.warn(warning);
     }
+    did.extend(tune(ctx, &facts)?);
     did.extend(open(ctx)?);
     Ok((!did.is_empty()).then(|| did.join(", ")))
+}
+
+/// Has what gets in k3s' way out of it.
+fn tune(ctx: &NodeCtx<'_>, facts: &NodeFacts) -> Result<Option<String>, StepError> {
+    let (world, node, guest) = (ctx.world, ctx.node, guest::of(Some(facts)));
+    if guest.untuned(facts).is_none() {
+        return Ok(None);
+    }
+    let did = world.script(node, "preparing the system", &guest.tune(facts))?;
+    world.look_at_node(node)?;
+    Ok(Some(did.lines().collect::<Vec<_>>().join(", ")))
 }
 
 /// Has the firewalls that are on let k3s' traffic in.

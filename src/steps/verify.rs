@@ -187,8 +187,9 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         );
     }
     if unit.restarts > 0 {
+        let init = world.guest(node).service().name();
         ctx.control
-            .warn(format!("k3s was started again by systemd {} since it was started.", times(unit.restarts)));
+            .warn(format!("k3s was started again by {init} {} since it was started.", times(unit.restarts)));
     }
     world.note(|seen| {
         seen.run.proven.insert(node.name.clone(), unit);

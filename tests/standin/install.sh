@@ -59,7 +59,9 @@ stage() {
 # --- environment ----------------------------------------------------------------------------------
 
 verify_system() {
+    OPENRC=
     if ! command -v systemctl >/dev/null 2>&1; then
+        [ ! -x /sbin/openrc-run ] || { OPENRC=true; return 0; }
         fatal 'Can not find systemd or openrc to use as a process supervisor for k3s'
     fi
 }
@@ -124,8 +126,13 @@ setup_env() {
         "$ROOT"*) ;;
         *) DATA_DIR=$ROOT$DATA_DIR ;;
     esac
-    UNIT=$SYSTEMD_DIR/$NAME.service
-    ENVIRONMENT=$UNIT.env
+    if [ -n "$OPENRC" ]; then
+        UNIT=$ROOT/etc/init.d/$NAME
+        ENVIRONMENT=$ROOT/etc/rancher/k3s/$NAME.env
+    else
+        UNIT=$SYSTEMD_DIR/$NAME.service
+        ENVIRONMENT=$UNIT.env
+    fi
     KILLALL=$BIN_DIR/k3s-killall.sh
     UNINSTALL=$BIN_DIR/$NAME-uninstall.sh
     HASHES_BEFORE=$(installed_hashes)
@@ -242,6 +249,9 @@ set -x
 for unit in "$SYSTEMD_DIR"/k3s*.service; do
     [ -s "$unit" ] && systemctl stop "$(basename "$unit")"
 done
+for unit in "$ROOT"/etc/init.d/k3s*; do
+    [ -x "$unit" ] && "$unit" stop
+done
 for process in $(shims); do
     kill -9 "$process"
 done
@@ -285,15 +295,21 @@ SCRIPT
 set -x
 "$BIN_DIR/k3s-killall.sh"
 
-systemctl disable "$NAME"
-systemctl reset-failed "$NAME"
-systemctl daemon-reload
+if command -v systemctl; then
+    systemctl disable "$NAME"
+    systemctl reset-failed "$NAME"
+    systemctl daemon-reload
+fi
+if command -v rc-update; then
+    rc-update delete "$NAME" default
+fi
 rm -f "$SYSTEMD_DIR/$NAME.service" "$SYSTEMD_DIR/$NAME.service.env"
+rm -f "$ROOT/etc/init.d/$NAME" "$ROOT/etc/rancher/k3s/$NAME.env" "$ROOT/etc/logrotate.d/$NAME"
 
 # The script goes last and goes always, so its absence means that it has run.
 trap 'rm -f "$BIN_DIR/$NAME-uninstall.sh"' EXIT
 
-if ls "$SYSTEMD_DIR"/k3s*.service >/dev/null 2>&1; then
+if ls "$SYSTEMD_DIR"/k3s*.service "$ROOT"/etc/init.d/k3s* 2>/dev/null | grep -q .; then
     set +x
     echo 'Additional k3s services installed, skipping uninstall of k3s' >&2
     set -x
@@ -318,13 +334,13 @@ SCRIPT
 
 # Unit and environment go before they are written anew; whoever dies in between leaves neither.
 remove_service() {
-    $SUDO systemctl disable "$NAME" >/dev/null 2>&1 || true
+    [ -n "$OPENRC" ] || $SUDO systemctl disable "$NAME" >/dev/null 2>&1 || true
     $SUDO rm -f "$UNIT" "$ENVIRONMENT"
 }
 
 create_env_file() {
     info "env: Creating environment file $ENVIRONMENT"
-    $SUDO mkdir -p "$SYSTEMD_DIR"
+    $SUDO mkdir -p "${ENVIRONMENT%/*}" "${UNIT%/*}"
     $SUDO sh -c "umask 077; : >'$ENVIRONMENT'; chmod 600 '$ENVIRONMENT'"
     # Double quotes, because systemd and a shell read escapes within them alike.
     env | grep -E '^(K3S_|CONTAINERD_|(NO|HTTP|HTTPS|no|http|https)_(PROXY|proxy)=)' |
@@ -332,7 +348,37 @@ create_env_file() {
         $SUDO tee -a "$ENVIRONMENT" >/dev/null
 }
 
+# By its documented paths: /etc/init.d, supervise-daemon, a log in /var/log.
+create_openrc_service_file() {
+    info "openrc: Creating service file $UNIT"
+    $SUDO tee "$UNIT" >/dev/null <<SERVICE
+#!/sbin/openrc-run
+
+depend() {
+    after network-online
+    want cgroups
+}
+
+supervisor=supervise-daemon
+name=$NAME
+command="$BIN_DIR/k3s"
+command_args="$COMMAND$(printf '%s' "$ARGUMENTS" | tr -d '\\\n')"
+output_log=/var/log/$NAME.log
+error_log=/var/log/$NAME.log
+pidfile=/run/$NAME.pid
+respawn_delay=5
+respawn_max=0
+
+set -o allexport
+if [ -f /etc/environment ]; then . /etc/environment; fi
+if [ -f $ENVIRONMENT ]; then . $ENVIRONMENT; fi
+set +o allexport
+SERVICE
+    $SUDO chmod 755 "$UNIT"
+}
+
 create_service_file() {
+    [ -z "$OPENRC" ] || { create_openrc_service_file; return; }
     info "systemd: Creating service file $UNIT"
     $SUDO tee "$UNIT" >/dev/null <<UNITFILE
 [Unit]
@@ -370,6 +416,12 @@ UNITFILE
 enable_and_start() {
     [ "${INSTALL_K3S_SKIP_ENABLE:-}" != true ] || return 0
     stage enable
+    if [ -n "$OPENRC" ]; then
+        info "openrc: Enabling $NAME service for default runlevel"
+        $SUDO rc-update add "$NAME" default >/dev/null
+        [ "${INSTALL_K3S_SKIP_START:-}" = true ] || $SUDO "$UNIT" restart
+        return 0
+    fi
     info "systemd: Enabling $NAME unit"
     $SUDO systemctl enable "$UNIT" >/dev/null
     $SUDO systemctl daemon-reload >/dev/null
