@@ -101,6 +101,18 @@ pub struct Looks {
     pub deep: bool,
 }
 
+/// Options of `destroy`.
+#[derive(Args, Debug)]
+pub struct Destroy {
+    /// Which nodes.
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// Of machines that exist already: those that do not answer are gone for good. They are forgotten, and nothing is
+    /// uninstalled there
+    #[arg(long)]
+    pub gone: bool,
+}
+
 /// Options of `init`.
 #[derive(Args, Debug)]
 pub struct Init {

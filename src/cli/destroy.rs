@@ -9,10 +9,11 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
+use crate::steps::shared::gone::GONE;
 use crate::verbs::Verb;
 
 /// Removes machines, and with all of them everything of the cluster.
-pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
+pub fn destroy(context: &Context, nodes: &[String], gone: bool) -> Result<(), CliError> {
     let cluster = context.spec()?;
     let targets = change::targets(context, &cluster, nodes)?;
     // Every node by name is the same as none by name.
@@ -51,6 +52,12 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
         n if n == names.len() => " The machines stay: k3s is uninstalled there.".to_owned(),
         _ => format!(" The machines of {} stay: k3s is uninstalled there.", exist.join(", ")),
     };
+    let stay = match gone {
+        true => {
+            format!("{stay} A machine that does not answer is taken for gone: what is on it stays there.")
+        }
+        false => stay,
+    };
     let question = match whole {
         true => format!(
             "This destroys the cluster `{}` with {}: {}.{stay} Continue?",
@@ -79,7 +86,7 @@ pub fn destroy(context: &Context, nodes: &[String]) -> Result<(), CliError> {
         verb: Verb::of(VerbName::Destroy),
         replace: Vec::new(),
         targets,
-        subject: None,
+        subject: gone.then(|| GONE.to_owned()),
         retry_of: None,
         deep: false,
     };

@@ -6,8 +6,9 @@ use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::args::{
-    ArtifactsVerb, BoxVerb, Cp, Doctor, Exec, FaultVerb, Fork, Forward, History, ImageVerb, Init, KeptVerb,
-    Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Status, Up, Upgrade, Verify,
+    ArtifactsVerb, BoxVerb, Cp, Destroy, Doctor, Exec, FaultVerb, Fork, Forward, History, ImageVerb, Init,
+    KeptVerb, Kubeconfig, Kubectl, Logs, Looks, Nodes, Render, SnapshotVerb, Ssh, Status, Up, Upgrade,
+    Verify,
 };
 use super::complete;
 use super::context::Context;
@@ -110,7 +111,7 @@ pub enum Verb {
         nodes: Vec<String>,
     },
     /// Remove the machines and all that belongs to them; a node by name leaves its cluster first
-    Destroy(Nodes),
+    Destroy(Destroy),
     /// Fill and check a folder with all that nodes need, for a host without internet
     #[command(subcommand)]
     Artifacts(ArtifactsVerb),
@@ -193,7 +194,7 @@ impl Verb {
             Self::Killall(args) => power::run(context, VerbName::Killall, &args.nodes),
             Self::Uninstall(args) => power::run(context, VerbName::Uninstall, &args.nodes),
             Self::Replace { nodes } => replace::replace(context, &nodes),
-            Self::Destroy(args) => destroy::destroy(context, &args.nodes),
+            Self::Destroy(args) => destroy::destroy(context, &args.nodes.nodes, args.gone),
             Self::Artifacts(verb) => artifacts::run(context, verb),
             Self::Box(verb) => boxes::run(context, verb),
             Self::Doctor(args) => doctor::doctor(context, args.fix),

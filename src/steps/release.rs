@@ -26,11 +26,16 @@ fn release(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let machines = world.machines.release(&node.name)?;
     let known = world.machines.id(&node.name).is_some();
-    if known && world.state.key().is_file() {
+    let given_up = known && gone::is_given_up(world, node);
+    if known && !given_up && world.state.key().is_file() {
         let (public, user) = (world.public_key()?, world.way(node)?.user);
         world.on(node, |remote| remote.remove_key(&user, &public, SCRIPT_TIMEOUT))?;
     }
     gone::note(world, node)?;
     machines.forget(&node.name)?;
-    Ok((!known).then(|| "p1 never was on it".into()))
+    Ok(match (known, given_up) {
+        (false, _) => Some("p1 never was on it".into()),
+        (true, true) => Some("its machine is gone".into()),
+        (true, false) => None,
+    })
 }

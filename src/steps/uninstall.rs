@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::shared::gone::is_given_up;
 use super::{ClusterDef, Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
 use crate::explain::FailureKind;
@@ -134,6 +135,14 @@ fn uninstall_leaving(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     if world.machines.release(&ctx.node.name).is_ok() {
         let known = world.machines.id(&ctx.node.name).is_some();
+        if known && is_given_up(world, ctx.node) {
+            let why = world.seen().silent.get(&ctx.node.name).cloned().unwrap_or_default();
+            ctx.control.warn(format!(
+                "{} is taken for gone ({why}). Should it come back, k3s, its data and p1's key are still on it.",
+                ctx.node.name
+            ));
+            return Ok(Some("its machine is gone".into()));
+        }
         return if known {
             uninstall(ctx).map_err(|e| gone(ctx, e))
         } else {
@@ -155,11 +164,10 @@ fn gone(ctx: &NodeCtx<'_>, mut error: StepError) -> StepError {
         error.failure.kind,
         FailureKind::Unreachable | FailureKind::Refused | FailureKind::Bound { .. }
     ) {
-        let file = process::quote_os(ctx.world.state.known_hosts().as_os_str());
+        let seen = ctx.world.seen();
+        let names = if seen.request.whole_goes { String::new() } else { format!(" {}", ctx.node.name) };
         error.failure.hint = Some(format!(
-            "When it answers, `p1 retry` goes on. If its machine is gone for good, have p1 forget it: `ssh-keygen -R {} -f \
-             {file}`, then `p1 retry`.",
-            ctx.node.name
+            "When it answers, `p1 retry` goes on. If its machine is gone for good, `p1 destroy{names} --gone` forgets it."
         ));
     }
     error

@@ -175,9 +175,11 @@ fn a_machine_is_only_what_it_was_known_as() {
     metal
         .p1(&["--yes", "destroy", "beta"])
         .exits(1)
-        .says(&["If its machine is gone", "`ssh-keygen -R beta -f"]);
-    metal.sim.sh("ssh-keygen -R beta -f metal/.p1/metal/known_hosts");
-    metal.p1(&["retry"]).exits(0);
+        .says(&["If its machine is gone", "destroy beta --gone` forgets it"]);
+    metal.p1(&["destroy", "beta", "--gone"]).exits(2).says(&["is taken for gone: what is on it stays there"]);
+    let done = metal.p1(&["--yes", "destroy", "beta", "--gone"]).exits(0);
+    done.says(&["beta is taken for gone", "k3s, its data and p1's key are still on it"]);
+    assert!(!metal.p1(&["kubectl", "get", "nodes"]).exits(0).stdout().contains("beta"));
     metal.sim.node("worker-1").power_on();
     metal.p1(&["--yes", "destroy"]).exits(0);
 }
