@@ -71,6 +71,9 @@ pub struct NodeMemory {
     /// p1 has made it start with this host.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub autostart: bool,
+    /// Its k3s was there before p1 came, which took it over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
     /// p1 waited for its SSH server as long as it may take, and it did not answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unreached: bool,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::World;
 use crate::engine::StepError;
 use crate::guest::{self, Guest, NodeFacts};
+use crate::k3s::Found;
 use crate::machines::{Machine, Way, Whose};
+use crate::observed::found;
 use crate::os::files;
 use crate::os::sync::lock;
 use crate::spec::Node;
@@ -61,6 +63,7 @@ impl World {
         lock(&self.held.nodes.remotes).remove(node);
         self.note(|seen| {
             seen.nodes.remove(node);
+            seen.found.remove(node);
             seen.machines.remove(node);
         });
     }
@@ -169,12 +172,30 @@ impl World {
         let mut facts = guest::parse(&text)?;
         // Of this moment: whoever reads it later may have waited for other nodes meanwhile.
         facts.ahead = ahead(facts.epoch, asked, epoch());
+        let found = self.look_at_found(node, &mut facts);
         self.note(|seen| {
             seen.silent.remove(&node.name);
             seen.remembered.remove(&node.name);
+            match found {
+                Some(found) => _ = seen.found.insert(node.name.clone(), found.into()),
+                None => _ = seen.found.remove(&node.name),
+            }
             seen.nodes.insert(node.name.clone(), facts.clone().into());
         });
         Ok(facts)
+    }
+
+    /// The k3s that somebody installed there, if it is one: what its files, flags and variables say counts as what config.yaml
+    /// says.
+    fn look_at_found(&self, node: &Node, facts: &mut NodeFacts) -> Option<Found> {
+        if node.ssh.is_none() || !found::may_be(facts) {
+            return None;
+        }
+        let text = self.script(node, "reading how its k3s is configured", guest::found::script()).ok()?;
+        let found = guest::found::parse(&text, facts)?;
+        self.redactor.learn(found::secrets(&found));
+        found::tell(&found, facts);
+        Some(found)
     }
 
     /// A node's facts: those that were seen, or asked for now.

@@ -189,7 +189,7 @@ impl World {
             Some(TokenSource::Env(name)) => (self.token.clone(), format!("the variable {name}")),
         };
         let hint =
-            "The spec's `k3s.token` names it. It is one line of letters, digits, `.`, `:`, `_` and `-`.";
+            "The spec's `k3s.token` names it. It is one line of letters, digits and `.:_-+/=@%,~!#^*`.";
         let Some(text) = text else {
             return Err(StepError::new(format!("{place} with the cluster's token is not there"), hint));
         };
@@ -284,6 +284,8 @@ fn parse(text: &str) -> Has {
     let agent = value("config agent-token: ").or_else(|| kept("kept agent-token: "));
     match (server, agent) {
         (Some(server), Some(agent)) => Has::Tokens(Tokens { server, agent }),
+        // One of somebody's, for both: k3s takes the one for the other where there is no other.
+        (Some(server), None) => Has::Tokens(Tokens { agent: server.clone(), server }),
         _ if text.lines().any(|l| l == "data") => Has::DataAlone,
         _ => Has::Nothing,
     }

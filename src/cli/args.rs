@@ -130,6 +130,14 @@ pub struct Init {
     /// The nodes' network
     #[arg(long, default_value = "192.168.56.0/24")]
     pub cidr: String,
+    /// A cluster that runs already, installed by k3s' installer, k3sup or k3s-ansible: name all of its machines. Nothing is
+    /// changed there
+    #[arg(long, num_args = 1.., value_name = "[USER@]HOST[:PORT]",
+        conflicts_with_all = ["servers", "workers", "provider", "cidr"])]
+    pub from: Vec<String>,
+    /// With `--from`: what sudo asks for on them, `prompt` or the name of a variable
+    #[arg(long, value_name = "FROM", requires = "from")]
+    pub sudo_password: Option<String>,
     /// Overwrite the file
     #[arg(long)]
     pub force: bool,

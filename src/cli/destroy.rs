@@ -9,6 +9,7 @@ use crate::access::World;
 use crate::event::VerbName;
 use crate::observed::View;
 use crate::observed::drift::{Loss, worst};
+use crate::state::StateDir;
 use crate::steps::shared::gone::GONE;
 use crate::verbs::Verb;
 
@@ -45,12 +46,24 @@ pub fn destroy(context: &Context, nodes: &[String], gone: bool) -> Result<(), Cl
     };
     let named = targets.clone();
     let external = cluster.has_own_datastore();
+    // Where the whole cluster goes, a k3s that was there before p1 stays.
+    let memory = StateDir::of(cluster.home(), &cluster.name).memory();
+    let before = |name: &&str| whole && memory.get(*name).is_some_and(|m| m.before);
+    let kept: Vec<&str> = names.iter().copied().filter(before).collect();
     let exist = cluster.nodes.iter().filter(|n| n.ssh.is_some() && names.contains(&n.name.as_str()));
-    let exist: Vec<&str> = exist.map(|n| n.name.as_str()).collect();
+    let exist: Vec<&str> = exist.map(|n| n.name.as_str()).filter(|name| !before(name)).collect();
     let stay = match exist.len() {
         0 => String::new(),
         n if n == names.len() => " The machines stay: k3s is uninstalled there.".to_owned(),
         _ => format!(" The machines of {} stay: k3s is uninstalled there.", exist.join(", ")),
+    };
+    let stay = match &kept[..] {
+        [] => stay,
+        kept => format!(
+            "{stay} The k3s of {} was there before p1: it stays and goes on, with its data, and p1's key and notes are removed. \
+             `p1 uninstall` takes it off as well.",
+            kept.join(", ")
+        ),
     };
     let stay = match gone {
         true => {
@@ -59,6 +72,9 @@ pub fn destroy(context: &Context, nodes: &[String], gone: bool) -> Result<(), Cl
         false => stay,
     };
     let question = match whole {
+        true if kept.len() == names.len() => {
+            format!("This has p1 forget the cluster `{}`.{stay} Continue?", cluster.name)
+        }
         true => format!(
             "This destroys the cluster `{}` with {}: {}.{stay} Continue?",
             cluster.name,

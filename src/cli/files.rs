@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::{self, Init, Render};
 use super::context::Context;
 use super::error::{CliError, code};
-use super::{complete, help, here, out, print};
+use super::{complete, from, help, here, out, print};
 use crate::access::World;
 use crate::guest::NodeFacts;
 use crate::k3s;
@@ -31,6 +31,21 @@ pub fn init(context: &Context, args: &Init) -> Result<(), CliError> {
         .ok()
         .and_then(|p| Some(p.parent()?.file_name()?.to_string_lossy().into_owned()));
     let name = args.name.clone().unwrap_or_else(|| spec::name_for(&folder.unwrap_or_default()));
+    if !args.from.is_empty() {
+        let written = from::from(context, &name, &args.from, args.sudo_password.as_deref(), path)?;
+        from::keep(&written.secrets, path)?;
+        files::write_users(path, written.text.as_bytes(), 0o644)?;
+        match context.ui.format {
+            Format::Json => out::path(context, "spec", path),
+            _ => eprintln!(
+                "wrote {}; nothing was changed on {}. `{} plan` shows what taking the cluster over adds",
+                path.display(),
+                written.names.join(", "),
+                context.called()
+            ),
+        }
+        return Ok(());
+    }
     let provider = ProviderChoice::parse(&args.provider).ok_or_else(|| {
         let what = format!("there is no provider `{}`", args.provider);
         CliError::new(code::USAGE, what, format!("Possible: {}.", args::providers()))

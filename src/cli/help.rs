@@ -42,7 +42,16 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 15] = [
     ),
     ("plan", &[("p1 plan", "what `up` would do"), ("p1 plan -v", "with the steps that are done")]),
     ("status", &[("p1 status", ""), ("p1 status --watch", "again and again, until Ctrl-C")]),
-    ("init", &[("p1 init --servers 3 --workers 2", "a cluster that survives the loss of a server")]),
+    (
+        "init",
+        &[
+            ("p1 init --servers 3 --workers 2", "a cluster that survives the loss of a server"),
+            (
+                "p1 init --from pi@192.168.1.21 pi@192.168.1.22",
+                "one that runs already: its spec, for `up` to take it over",
+            ),
+        ],
+    ),
     (
         "exec",
         &[

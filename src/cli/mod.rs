@@ -35,6 +35,7 @@ mod fault;
 mod files;
 mod fork;
 mod forward;
+mod from;
 mod front;
 mod help;
 mod here;

@@ -8,6 +8,7 @@
 mod facts;
 mod fault;
 pub mod firewall;
+pub mod found;
 mod linux;
 mod openrc;
 pub mod preflight;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use facts::{Activity, NodeFacts, Unit, parse, script};
 pub use fault::{LACKS, Strike, UNHEALED};
+pub use found::Launch;
 pub use preflight::{Ground, Peer, Protocol, Reached};
 
 use crate::k3s::Said;
@@ -168,6 +170,23 @@ pub trait Service: Sync {
     /// `init` with its name where it runs, and for `k3s` and `k3s-agent` each property of the service and the files that set
     /// something for it. Prints nothing where it does not run.
     fn facts(&self) -> &'static str;
+
+    /// Its part of the script that reads a k3s of somebody's (`templates/found.sh`, whose `say` and `show` it may use): for each
+    /// file of the units `k3s` and `k3s-agent`, in their order, `unit` with the unit and the file, and all files with what they
+    /// hold. Where it prints nothing, no k3s is taken over.
+    fn found(&self) -> &'static str {
+        ""
+    }
+
+    /// What a unit is started with, by its files in their order; `read` has what others hold.
+    fn launch<'t>(
+        &self,
+        _unit: &str,
+        _files: &[(&str, &'t str)],
+        _read: &dyn Fn(&str) -> Option<&'t str>,
+    ) -> Launch {
+        Launch::default()
+    }
 
     /// Prints what files of the init system's and the distribution's set for a unit, a line `KEY FILE` each; never the
     /// values, which may be secrets.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Service, Since, Unit};
+use super::{Launch, Service, Since, Unit};
 use crate::k3s::Said;
 
 /// See the module.
@@ -37,6 +37,87 @@ impl Service for Systemd {
   fi
 fi
 "#
+    }
+
+    fn found(&self) -> &'static str {
+        r#"if [ -d /run/systemd/system ]; then
+  for unit in k3s k3s-agent; do
+    files=$(systemctl show -p FragmentPath $unit.service | cut -d= -f2-)
+    [ -n "$files" ] || continue
+    for file in /run/systemd/system/$unit.service.d/*.conf /usr/lib/systemd/system/$unit.service.d/*.conf \
+      /etc/systemd/system/$unit.service.d/*.conf /etc/systemd/system.control/$unit.service.d/*.conf; do
+      [ ! -f "$file" ] || files="$files
+$file"
+    done
+    printf '%s\n' "$files" | while IFS= read -r file; do
+      say unit "$unit $file"
+      show "$file"
+      sed -n 's/^[[:blank:]]*EnvironmentFile=-\{0,1\}//p' "$file" | sed "s/%N/$unit/g; s/%n/$unit.service/g" |
+        while IFS= read -r file; do show "$file"; done
+    done
+  done
+fi
+"#
+    }
+
+    fn launch<'t>(
+        &self,
+        unit: &str,
+        files: &[(&str, &'t str)],
+        read: &dyn Fn(&str) -> Option<&'t str>,
+    ) -> Launch {
+        let mut launch = Launch::default();
+        let mut line = String::new();
+        // What files say is above what the unit says (systemd.exec(5)).
+        let mut of_files = Vec::new();
+        for (path, text) in files {
+            let joined = text.replace("\\\n", " ");
+            let lines = joined.lines().map(str::trim).filter(|l| !l.starts_with(['#', ';']));
+            for (key, value) in lines.filter_map(|l| l.split_once('=')) {
+                let value = value.trim().replace("%N", unit).replace("%n", &format!("{unit}.service"));
+                match key.trim() {
+                    "ExecStart" => {
+                        line = value.trim_start_matches(['-', '@', ':', '+', '!']).replace("%%", "%");
+                        (*path).clone_into(&mut launch.place);
+                    }
+                    "Environment" if value.is_empty() => launch.env.clear(),
+                    "EnvironmentFile" if value.is_empty() => of_files.clear(),
+                    "Environment" => {
+                        let words = words(&value.replace("%%", "%"));
+                        let pairs = words.iter().filter_map(|word| word.split_once('='));
+                        launch
+                            .env
+                            .extend(pairs.map(|(k, v)| (k.to_owned(), v.to_owned(), (*path).to_owned())));
+                    }
+                    "EnvironmentFile" => {
+                        let file = value.trim_start_matches('-');
+                        let lines = read(file).unwrap_or_default().lines().map(str::trim);
+                        let pairs =
+                            lines.filter(|l| !l.starts_with(['#', ';'])).filter_map(|l| l.split_once('='));
+                        let text = |value: &str| words(value).join(" ");
+                        of_files.extend(pairs.map(|(k, v)| (k.trim().to_owned(), text(v), file.to_owned())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        launch.env.extend(of_files);
+        let of = |name: &str| {
+            launch
+                .env
+                .iter()
+                .rev()
+                .find(|(known, ..)| known == name)
+                .map_or("", |(_, value, _)| value.as_str())
+        };
+        for word in words(&line) {
+            let whole = word.strip_prefix('$').filter(|name| !name.is_empty() && name.chars().all(is_name));
+            match whole {
+                Some(name) => launch.argv.extend(of(name).split_whitespace().map(str::to_owned)),
+                None => launch.argv.push(filled(&word, &of)),
+            }
+        }
+        launch
     }
 
     fn settings(&self, unit: &str) -> String {
@@ -157,6 +238,73 @@ systemctl restart --no-block {unit}
     fn lines(&self, answer: &str) -> Vec<Said> {
         answer.lines().filter_map(said).collect()
     }
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// A word of a command line with `${NAME}` in it (systemd.service(5), COMMAND LINES).
+fn filled<'v>(word: &str, of: &dyn Fn(&str) -> &'v str) -> String {
+    let (mut out, mut rest) = (String::new(), word);
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        rest = match (
+            after.strip_prefix('$'),
+            after.strip_prefix('{').and_then(|inner| inner.split_once('}')),
+        ) {
+            (Some(behind), _) => {
+                out.push('$');
+                behind
+            }
+            (None, Some((name, behind))) => {
+                out.push_str(of(name));
+                behind
+            }
+            (None, None) => {
+                out.push('$');
+                after
+            }
+        };
+    }
+    out + rest
+}
+
+/// Words as systemd.syntax(7) has them: quotes of both kinds, escapes of C.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote, mut begun) = (Vec::new(), String::new(), None, false);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            ('\\', _) => {
+                begun = true;
+                match chars.next() {
+                    Some('n') => word.push('\n'),
+                    Some('t') => word.push('\t'),
+                    Some('s') => word.push(' '),
+                    Some('x') => {
+                        let digits: String = chars.by_ref().take(2).collect();
+                        word.extend(u8::from_str_radix(&digits, 16).ok().map(char::from));
+                    }
+                    other => word.extend(other),
+                }
+            }
+            (c, Some(end)) if c == end => quote = None,
+            ('"' | '\'', None) => (quote, begun) = (Some(c), true),
+            (c, None) if c.is_whitespace() => {
+                if std::mem::take(&mut begun) {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            (c, _) => {
+                word.push(c);
+                begun = true;
+            }
+        }
+    }
+    words.extend(begun.then_some(word));
+    words
 }
 
 /// A line of `journalctl -o json`: a field that is no UTF-8 is an array of its bytes, one that is there twice

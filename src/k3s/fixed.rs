@@ -24,6 +24,7 @@ pub const PREPARED: &str = "secrets-encryption-prepared";
 
 /// What the kube-controller-manager is told of the size of a node's network.
 const MASK: &str = "node-cidr-mask-size";
+const ARGUMENTS: &str = "kube-controller-manager-arg";
 
 /// A setting that is fixed.
 struct Fixed {
@@ -263,11 +264,29 @@ fn words(value: Option<&Value>) -> Vec<String> {
     all.iter().flat_map(|v| v.split(',')).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty()).collect()
 }
 
+/// What of a server's settings is remembered: those that are fixed, and of a datastore its kind alone.
+pub fn written<'s>(settings: impl Iterator<Item = (&'s str, &'s [String])>) -> Written {
+    let mut all = Written::new();
+    for (key, values) in settings.filter(|(key, _)| TABLE.iter().any(|f| f.key == *key) || *key == ARGUMENTS)
+    {
+        let told = values.iter().filter(|value| !value.is_empty()).filter_map(|value| match key {
+            "datastore-endpoint" => Some(kind_of(value)),
+            ARGUMENTS => value.contains(MASK).then(|| value.clone()),
+            _ => Some(value.clone()),
+        });
+        let told: Vec<String> = told.collect();
+        if !told.is_empty() {
+            all.insert(key.to_owned(), told);
+        }
+    }
+    all
+}
+
 /// Takes a line of a node's answer: `KEY VALUE`, as config.yaml has it.
 fn note(settings: &mut Settings, key: &str, value: &str) {
     let value = value.trim().trim_matches(['"', '\'']);
     let values: Vec<String> = match key {
-        "kube-controller-manager-arg" => {
+        ARGUMENTS => {
             return settings.entry(MASK.to_owned()).or_default().extend(mask(value));
         }
         "datastore-endpoint" => vec![kind_of(value)],

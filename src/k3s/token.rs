@@ -21,10 +21,10 @@ impl Token {
     }
 
     /// A token as it was stored or read back from a node, of either form. `None` for what cannot be
-    /// one: empty, or with characters that k3s' own tokens never have.
+    /// one: empty, or with characters that neither k3s' own tokens have nor what people make them with (base64).
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let good = |c: char| c.is_ascii_alphanumeric() || ".:_-".contains(c);
+        let good = |c: char| c.is_ascii_alphanumeric() || ".:_-+/=@%,~!#^*".contains(c);
         (!text.is_empty() && text.chars().all(good)).then(|| Self(text.to_owned()))
     }
 

@@ -47,7 +47,8 @@ pub(super) fn entry(key: &str, value: &Value) -> String {
     }
 }
 
-fn scalar(value: &Value) -> String {
+/// A value on one line.
+pub fn scalar(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(b) => b.to_string(),

@@ -83,6 +83,7 @@ pub fn observe(world: &Arc<World>, depth: Depth) -> Result<Arc<Observed>, StepEr
         for (name, memory) in known {
             seen.versions.extend(memory.version.map(|v| (name.clone(), v)));
             seen.settings.extend(memory.settings.filter(|_| memory.joined).map(|s| (name.clone(), s)));
+            seen.before.extend(memory.before.then(|| name.clone()));
             seen.joined.extend(memory.joined.then_some(name));
         }
     });
@@ -199,6 +200,10 @@ fn vouched_for(world: &World, seen: &Observed, node: &Node) -> bool {
         return false;
     }
     if !seen.reported.get(&node.name).is_some_and(|at| is_recent(*at, Timestamp::now())) {
+        return false;
+    }
+    // What says how it is configured may be anywhere, and is read each time.
+    if seen.before.contains(&node.name) && !facts.stamps.contains_key("install") {
         return false;
     }
     // An older p1 did not ask for this; and what cannot change is not judged from memory.

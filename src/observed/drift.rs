@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::{Observed, View, ready, ways};
+use super::{Observed, View, found, preflight, ready, ways};
 use crate::guest::{self, Activity, NodeFacts};
 use crate::k3s;
 use crate::machines::{Cap, MachineState, Made, Whose};
@@ -47,6 +47,7 @@ pub enum Kind {
     Disk,
     Autostart,
     K3sElsewhere,
+    K3sFound,
     NodeMissing,
     NodeNotReady,
     NodeAddress,
@@ -475,7 +476,26 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let then = format!("it is {other} from its next start on: `p1 stop {name}`, then `p1 up {name}`");
         all.push(finding(Some(node), Kind::Disk, what, Mend::Note, then));
     }
-    if let Some(what) = facts.and_then(|facts| elsewhere(node, facts)) {
+    let found = found::lacks(view, node);
+    if found.is_some() && preflight::is_new(view, node) {
+        let lacks = found.as_deref().unwrap_or_default().join("; ");
+        let host = node.ssh.as_ref().map_or(&node.name, |access| &access.host);
+        let (what, then) = match lacks.is_empty() {
+            true => (
+                "its k3s was installed before p1".to_owned(),
+                "it is taken over as it runs, and not restarted".to_owned(),
+            ),
+            false => (
+                format!("its k3s was installed before p1, and differs from the spec: {lacks}"),
+                format!(
+                    "nothing: `p1 up` refuses it, and `p1 init --from {host}` writes the spec of what is there"
+                ),
+            ),
+        };
+        all.push(finding(Some(node), Kind::K3sFound, what, Mend::Note, then));
+    }
+    let all_said = found.is_some_and(|lacks| lacks.is_empty());
+    if let Some(what) = facts.filter(|_| !all_said).and_then(|facts| elsewhere(node, facts)) {
         let then = "nothing; take it into the spec's `config`, or remove it, and restart k3s";
         all.push(finding(Some(node), Kind::K3sElsewhere, what, Mend::Note, then));
     }

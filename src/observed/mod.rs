@@ -3,9 +3,11 @@
 
 pub mod applied;
 pub mod changes;
+pub mod describe;
 pub mod drift;
 pub mod faults;
 pub mod files;
+pub mod found;
 pub mod images;
 pub mod preflight;
 pub mod quorum;
@@ -46,6 +48,10 @@ pub struct Observed {
     pub autostarts: BTreeSet<String>,
     /// By node: what it said of itself over SSH.
     pub nodes: BTreeMap<String, Arc<NodeFacts>>,
+    /// By node: the k3s that somebody installed on its machine, as far as p1 has not installed one since.
+    pub found: BTreeMap<String, Arc<k3s::Found>>,
+    /// The nodes whose present machine had its k3s before p1 came.
+    pub before: BTreeSet<String>,
     /// By node: why it did not answer over SSH.
     pub silent: BTreeMap<String, String>,
     /// What the cluster's API said of its nodes, if it answered.

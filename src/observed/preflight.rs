@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::View;
 use super::ways::{closed, needs, ports, reached_at};
+use super::{View, found};
 use crate::guest::{self, Ground, NodeFacts, Peer, Protocol, Reached};
 use crate::k3s::{Arch, Version};
 use crate::spec::{Node, Slot};
@@ -110,7 +110,17 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
             "Name another machine.",
         );
     }
-    if facts.has_k3s() {
+    let found = found::lacks(view, node);
+    let host = node.ssh.as_ref().map_or(&node.name, |access| &access.host);
+    if let Some(lacks) = &found {
+        for lack in lacks {
+            let remedy = format!(
+                "Let the spec say what it is: `p1 init --from {host}` writes one from what is there. p1 takes a k3s over as it \
+                 runs, and changes nothing of it for that."
+            );
+            add(true, format!("its k3s was installed before p1, and differs from the spec: {lack}"), &remedy);
+        }
+    } else if facts.has_k3s() {
         let whose = facts.stamps.get("cluster").and_then(|mark| mark.split(' ').next());
         let ours = whose == Some(view.cluster.name.as_str());
         let what = match ours {
@@ -118,16 +128,16 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
             false => "it has a k3s that is not this cluster's".to_owned(),
         };
         let remedy = match ours {
-            true => {
-                "Work there. Where that folder is gone, `p1 up --skip-preflight` takes the cluster over, with the token that its \
-                 servers have."
-            }
-            false => {
-                "Take it off there, with its data, by the script that it came with (`k3s-uninstall.sh`, \
-                 `k3s-agent-uninstall.sh` in /usr/local/bin), or name another machine."
-            }
+            true => "Work there. Where that folder is gone, `p1 up --skip-preflight` takes the cluster over, with the token that \
+                     its servers have."
+                .to_owned(),
+            false => format!(
+                "`p1 init --from {host}` writes the spec by which one that runs is taken over. Or take it off there, with its data, \
+                 by the script that it came with (`k3s-uninstall.sh`, `k3s-agent-uninstall.sh` in /usr/local/bin), or name another \
+                 machine."
+            ),
         };
-        add(true, what, remedy);
+        add(true, what, &remedy);
     }
     unfit(facts, node).into_iter().for_each(|(what, remedy)| add(true, what, &remedy));
     let guest = guest::of(Some(facts));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Observed, View};
+use super::{Observed, View, found};
 use crate::api::NodeStatus;
 use crate::machines::{Machine, MachineState};
 use crate::spec::{Node, Role};
@@ -80,7 +80,8 @@ pub fn cluster_stays(view: &View<'_>) -> bool {
     }
     let goes = |n: &&Node| n.role == Role::Server && view.seen.machines.contains_key(&n.name);
     let come_back = view.seen.leaving().filter(goes).filter(|n| view.is_recreated(n)).count();
-    servers_that_stay(view).next().is_some() || (!view.seen.request.whole_goes && come_back > 1)
+    let kept = view.cluster.servers().any(|n| found::stays(view, n));
+    kept || servers_that_stay(view).next().is_some() || (!view.seen.request.whole_goes && come_back > 1)
 }
 
 #[cfg(test)]

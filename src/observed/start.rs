@@ -1,6 +1,6 @@
 //! Whether k3s runs on a node with the configuration of now.
 
-use super::{View, files, holds};
+use super::{View, files, found, holds};
 use crate::guest::{Activity, NodeFacts};
 use crate::machines::MachineState;
 use crate::plan::Check;
@@ -21,9 +21,10 @@ pub fn started(view: &View<'_>, node: &Node) -> Check {
         return Check::Unknown("checked when there is a server".into());
     }
     let unit = facts.unit(node.role.unit());
+    let found = found::holds(view, node).is_some();
     let wrong = if unit.active != Activity::Active {
         Some(format!("its unit is {}", unit.active))
-    } else if facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
+    } else if !found && facts.stamps.get("start") != Some(&files::running(view, node, facts, tokens)) {
         Some("it runs with another configuration".to_owned())
     } else if node.role == Role::Worker && is_orphan(view, node, facts) {
         Some("its server was recreated".to_owned())

@@ -109,6 +109,14 @@ k3s:
     )
 }
 
+/// How a spec begins that was written from machines.
+pub const FROM: &str = "\
+# yaml-language-server: $schema=./p1.schema.json
+#
+# A k3s cluster that was there before p1, as its machines are configured. `p1 plan` shows what
+# taking it over adds, `p1 up` does it; k3s is not restarted.
+";
+
 /// The part of machines that p1 makes.
 fn made(options: &Init) -> String {
     let (servers, workers) = (nodes(Role::Server, options.servers), nodes(Role::Worker, options.workers));

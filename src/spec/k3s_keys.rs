@@ -224,8 +224,18 @@ pub(super) enum Taker {
     Unknown,
 }
 
+/// Whether a setting is switched on or off by itself; none where it is not in the lists.
+pub fn is_switch(key: &str) -> Option<bool> {
+    takes(key).map(|takes| takes == Flag)
+}
+
+/// Whether a setting takes any number of values.
+pub fn is_list(key: &str) -> bool {
+    matches!(takes(key), Some(List | Each(_)))
+}
+
 /// The long name of a setting, without a `+` at its end.
-pub(super) fn long(key: &str) -> &str {
+pub fn long(key: &str) -> &str {
     let key = key.strip_suffix('+').unwrap_or(key);
     SHORT_NAMES.iter().find(|(short, _)| *short == key).map_or(key, |(_, long)| long)
 }
@@ -246,7 +256,7 @@ pub(super) fn takes(key: &str) -> Option<Takes> {
 }
 
 /// Why a setting is not the spec's to make; `None` if it is.
-pub(super) fn owned(key: &str) -> Option<&'static str> {
+pub fn owned(key: &str) -> Option<&'static str> {
     OWNED.iter().find(|(owned, _)| *owned == long(key)).map(|(_, why)| *why)
 }
 

@@ -139,6 +139,11 @@ pub fn parse(text: &str, file: &Path) -> Result<Parsed, Invalid> {
     read(text, file, None, None, &|_| Vec::new())
 }
 
+/// The same, with the variables of `env`.
+pub fn parse_with(text: &str, file: &Path, env: Environment<'_>) -> Result<Parsed, Invalid> {
+    read(text, file, None, Some(env), &|_| Vec::new())
+}
+
 fn read(
     text: &str,
     file: &Path,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::shared::inputs;
+use super::shared::stamp::STAMPS;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
@@ -10,7 +11,7 @@ use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::files;
 use crate::observed::refusal;
-use crate::observed::{View, holds};
+use crate::observed::{View, found, holds};
 use crate::os::hash::sha256;
 use crate::os::process::quote;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
@@ -41,6 +42,9 @@ const DEF: NodeDef = NodeDef {
 };
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
+    if let Some(done) = found::holds(view, node) {
+        return done;
+    }
     let facts = match view.facts(node) {
         Ok(facts) => facts,
         Err(check) => return check,
@@ -70,10 +74,27 @@ fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     }
 }
 
+/// A k3s that somebody installed becomes p1's own: what configured it beside config.yaml stands in the spec, and is put aside so
+/// that it does not count twice. Which files.
+fn own(ctx: &NodeCtx<'_>) -> Result<Vec<String>, StepError> {
+    let (world, node) = (ctx.world, ctx.node);
+    let Some(found) = world.seen().found.get(&node.name).cloned() else { return Ok(Vec::new()) };
+    let aside = |path: &String| format!("mv -f {} {}\n", quote(path), quote(&format!("{path}.before-p1")));
+    let script: String = found.beside.iter().map(aside).collect();
+    let script = format!("set -e\nrm -f {STAMPS}/{}\n{script}", found::AS_FOUND);
+    world.script(node, "putting aside what configured its k3s", &script)?;
+    for path in &found.beside {
+        ctx.control.log(&format!("{path} is {path}.before-p1 from here on: the spec says it"));
+    }
+    world.note(|seen| _ = seen.found.remove(&node.name));
+    Ok(found.beside.clone())
+}
+
 /// Writes the files.
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
+    let beside = own(ctx)?;
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     let join = match view.join(node) {
@@ -92,7 +113,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         if facts.written.get(&path) == Some(&sha256(&text)) {
             continue;
         }
-        if let Some(names) = facts.elsewhere.get(&path) {
+        if let Some(names) = facts.elsewhere.get(&path).filter(|_| !beside.contains(&path)) {
             return Err(StepError::new(
                 format!("{path} is there, with {}, and p1 did not write it", names.join(", ")),
                 "What `k3s.env` and `proxy` say goes there. Move its variables into `k3s.env` and remove it: \

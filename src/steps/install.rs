@@ -9,7 +9,7 @@ use crate::explain::FailureKind;
 use crate::k3s;
 use crate::observed::files::{INSTALLER, installation};
 use crate::observed::preflight::policy;
-use crate::observed::{View, holds};
+use crate::observed::{View, found, holds};
 use crate::os::process::{self};
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Slot};
@@ -32,6 +32,9 @@ pub const STEP: Step = Step::Node(NodeDef {
 });
 
 fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
+    if let Some(done) = found::holds(view, node) {
+        return done;
+    }
     let facts = match view.facts_or_baked(node) {
         Ok(facts) => facts,
         Err(check) => return check,

@@ -9,8 +9,8 @@ use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::kubectl;
 use crate::engine::StepError;
 use crate::explain::seconds;
-use crate::observed::View;
 use crate::observed::quorum::{self as judged, Api, cluster_stays};
+use crate::observed::{View, found};
 use crate::os::process::tail;
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Node, Role};
@@ -43,6 +43,7 @@ fn leaves(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
         return Check::Done("it has left".into());
     }
     match cluster_stays(view) {
+        _ if found::stays(view, node) => Check::Done("its k3s was there before p1, and stays".into()),
         true => Check::Needed("the cluster stays".into()),
         false => Check::Done("there is no cluster that stays".into()),
     }

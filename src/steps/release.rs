@@ -7,6 +7,7 @@ use super::{NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
 use crate::machines::Cap;
+use crate::observed::{View, found};
 use crate::plan::{After, Check, NodeStep, Per};
 
 /// The cluster's key goes last: by it everything else was done.
@@ -17,7 +18,10 @@ pub const STEP: Step = Step::Node(NodeDef {
     after: &[After::Node(NodeStep::Leave), After::Node(NodeStep::Uninstall)],
     needs: Some(Cap::Release),
     retry: true,
-    check: |_, _, _| Check::Needed("its machine stays".into()),
+    check: |view, node, _| match found::stays(view, node) {
+        true => Check::Needed("its machine stays, and its k3s with its data too".into()),
+        false => Check::Needed("its machine stays".into()),
+    },
     inputs: |_, node| json!(node.name),
     apply: release,
 });
@@ -27,6 +31,12 @@ fn release(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let machines = world.machines.release(&node.name)?;
     let known = world.machines.id(&node.name).is_some();
     let given_up = known && gone::is_given_up(world, node);
+    let seen = world.seen();
+    if known && !given_up && found::stays(&View::new(&world.cluster, &seen), node) {
+        world.look_at_node(node)?;
+        let script = format!("{}\nrm -rf /var/lib/p1\n", world.guest(node).undo());
+        world.script(node, "removing p1's notes", &script)?;
+    }
     if known && !given_up && world.state.key().is_file() {
         let (public, user) = (world.public_key()?, world.way(node)?.user);
         world.on(node, |remote| remote.remove_key(&user, &public, SCRIPT_TIMEOUT))?;

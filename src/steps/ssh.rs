@@ -11,7 +11,7 @@ use crate::access::{SCRIPT_TIMEOUT, World};
 use crate::engine::StepError;
 use crate::explain::without_name;
 use crate::machines::{Machine, MachineState};
-use crate::observed::View;
+use crate::observed::{View, found};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node};
 use crate::ssh;
@@ -145,9 +145,20 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     });
     if node.ssh.is_some() {
         // Nothing else does, as nothing makes it; and whoever comes upon it later has to know whose it is.
-        let mark = stamp("cluster", &world.owner()?.mark());
+        let mut mark = stamp("cluster", &world.owner()?.mark());
+        world.look_at_node(node)?;
+        let seen = world.seen();
+        let taken = found::holds(&View::new(&world.cluster, &seen), node).is_some();
+        if taken {
+            mark.push_str(&stamp(found::BEFORE, "its k3s was there before p1"));
+            mark.push_str(&stamp(found::AS_FOUND, "nothing of it was rewritten since"));
+        }
         world.script(node, "noting whose it is", &mark)?;
         world.remember_made(node)?;
+        if taken {
+            world.remember(&node.name, |m| (m.before, m.joined) = (true, true))?;
+            world.note(|seen| _ = seen.before.insert(node.name.clone()));
+        }
     }
     world.remember(&node.name, |m| (m.root, m.unreached) = (root, false))?;
     ctx.control.says("asking the node about itself");

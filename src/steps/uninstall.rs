@@ -9,8 +9,8 @@ use crate::explain::FailureKind;
 use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::machines::{Cap, MachineState};
-use crate::observed::View;
 use crate::observed::quorum::cluster_stays;
+use crate::observed::{View, found};
 use crate::os::{files, process};
 use crate::plan::{After, Check, ClusterStep, NodeStep, Per};
 use crate::spec::{Cluster, Node, Role};
@@ -97,6 +97,7 @@ fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let machine = view.seen.machines.get(&node.name);
     let stays = view.can(node).has(Cap::Release);
     match machine.map(|m| &m.state) {
+        _ if found::stays(view, node) => Check::Done("its k3s was there before p1, and stays".into()),
         _ if stays => Check::Needed("its machine stays".into()),
         _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
         Some(MachineState::Running) if machine.is_some_and(|m| !m.foreign) => {
@@ -222,7 +223,7 @@ pub fn uninstall(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         )
         .evidence(after.scripts));
     }
-    world.remember(&node.name, |m| m.joined = false)?;
+    world.remember(&node.name, |m| (m.joined, m.before) = (false, false))?;
     Ok((!did).then(|| "k3s was not installed".into()))
 }
 

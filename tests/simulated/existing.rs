@@ -261,3 +261,146 @@ fn one_cluster_has_machines_of_both_kinds() {
     assert_eq!(state_of(&metal.sim, "worker-1"), before);
     assert!(!metal.sim.virsh(&["list", "--all"]).contains("both"));
 }
+
+/// A token as people make them: `openssl rand -base64`.
+const TOKEN: &str = "9cFf+0/aa3K1b2Zz==";
+
+/// A server and two workers whose k3s was installed by hand: by k3s' installer with a file and flags, by the installer with
+/// variables, and with a unit as k3s-ansible writes it.
+fn by_hand(metal: &Metal) {
+    let config = format!("Host *\n  User vagrant\n  IdentityFile {}\n", metal.key().display());
+    fs::write(metal.sim.at("home/.ssh/config"), config).unwrap();
+    let key = metal.key().display().to_string();
+    for (machine, name, ip) in
+        [("server", "alpha", "110"), ("worker-1", "beta", "111"), ("worker-2", "gamma", "112")]
+    {
+        metal.sim.node(machine).sh(&format!("echo {name} >/etc/hostname; hostname {name}"));
+        for (from, to) in [("k3s", "/usr/local/bin/k3s"), ("install.sh", "/root/install.sh")] {
+            metal.sim.sh(&format!(
+                "ssh -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+                 vagrant@192.168.56.{ip} 'sudo sh -c \"cat >{to}; chmod 755 {to}\"' <{from}"
+            ));
+        }
+    }
+    metal.sim.node("server").sh(&format!(
+        "mkdir -p /etc/rancher/k3s/config.yaml.d\n\
+         echo 'write-kubeconfig-mode: \"0640\"' >/etc/rancher/k3s/config.yaml\n\
+         echo 'disable+: servicelb' >/etc/rancher/k3s/config.yaml.d/10-more.yaml\n\
+         INSTALL_K3S_SKIP_DOWNLOAD=true K3S_TOKEN='{TOKEN}' sh /root/install.sh server --disable traefik \
+         --node-label tier=a >/dev/null"
+    ));
+    metal.sim.node("worker-1").sh(&format!(
+        "INSTALL_K3S_SKIP_DOWNLOAD=true K3S_URL=https://192.168.56.110:6443 K3S_TOKEN='{TOKEN}' \
+         sh /root/install.sh --kubelet-arg max-pods=50 >/dev/null"
+    ));
+    metal.sim.node("worker-2").sh(&format!(
+        "cat >/etc/systemd/system/k3s-agent.service <<'X'\n[Unit]\nDescription=Lightweight Kubernetes\n[Install]\n\
+         WantedBy=multi-user.target\n[Service]\nType=notify\nEnvironmentFile=-/etc/default/%N\n\
+         EnvironmentFile=-/etc/sysconfig/%N\nEnvironmentFile=-/etc/systemd/system/k3s-agent.service.env\nKillMode=process\n\
+         Delegate=yes\nTimeoutStartSec=0\nRestart=always\nRestartSec=5s\nExecStartPre=-/sbin/modprobe overlay\n\
+         ExecStart=/usr/local/bin/k3s agent --data-dir /var/lib/rancher/k3s --server https://192.168.56.110:6443 \\\n\
+         \x20   --kubelet-arg=\"max-pods=50\"\nX\n\
+         echo 'K3S_TOKEN={TOKEN}' >/etc/systemd/system/k3s-agent.service.env\n\
+         systemctl daemon-reload; systemctl enable --now k3s-agent >/dev/null 2>&1"
+    ));
+    let registries = "configs:\n  registry.test:\n    auth: {username: u, password: open-sesame}\n";
+    for machine in ["server", "worker-1", "worker-2"] {
+        metal.sim.node(machine).sh(&format!(
+            "mkdir -p /etc/rancher/k3s; printf '%s' '{registries}' >/etc/rancher/k3s/registries.yaml"
+        ));
+    }
+}
+
+/// What changes when k3s is restarted.
+fn starts(metal: &Metal) -> String {
+    let of = |machine: &str, unit: &str| {
+        metal.sim.node(machine).sh(&format!("systemctl show -p InvocationID -p ActiveState {unit}"))
+    };
+    [of("server", "k3s"), of("worker-1", "k3s-agent"), of("worker-2", "k3s-agent")].concat()
+}
+
+#[test]
+fn a_cluster_that_was_installed_by_hand_is_taken_over_as_it_runs() {
+    let metal = Metal::new();
+    by_hand(&metal);
+    let machines = ["server", "worker-1", "worker-2"];
+    let state = || machines.iter().map(|m| state_of(&metal.sim, m)).collect::<Vec<_>>();
+    let (before, started) = (state(), starts(&metal));
+    assert!(started.matches("ActiveState=active").count() == 3, "{started}");
+
+    metal.p1(&["init", "--from", "192.168.56.110", "192.168.56.111"]).exits(1).says(&[
+        "gamma (192.168.56.112) is a node of the cluster too, and was not named",
+        "nothing was changed there",
+    ]);
+    let all = ["192.168.56.110", "192.168.56.111", "192.168.56.112"];
+    let init = metal.p1(&[&["init", "--from"], &all[..]].concat()).exits(0);
+    init.says(&["nothing was changed on alpha, beta, gamma"]);
+    let text = fs::read_to_string(metal.dir.join("cluster.yaml")).unwrap();
+    insta::assert_snapshot!("taken_over", text);
+    let secrets = fs::read_to_string(metal.dir.join(".env")).unwrap();
+    assert!(secrets.contains("open-sesame") && !(secrets + &text).contains(TOKEN));
+    assert!(!text.contains("open-sesame"));
+    assert_eq!(metal.sim.sh("stat -c %a metal/.env").trim(), "600");
+    assert_eq!((state(), starts(&metal)), (before.clone(), started.clone()));
+
+    // Nothing is added but a key, names and notes.
+    let told = metal.p1(&["plan"]).exits(10).stdout();
+    assert!(told.contains("alpha: its k3s was installed before p1 → it is taken over as it runs"), "{told}");
+    assert!(
+        told.contains("The API stays. Pods go on.") && told.contains("0 to add, 4 to change, 0 to destroy"),
+        "{told}"
+    );
+    for what in ["the cluster's key is not there yet", "its /etc/hosts does not have the nodes"] {
+        assert_eq!(told.matches(what).count(), 3, "{told}");
+    }
+    metal.p1(&["up"]).exits(0);
+    for quiet in [&["up"][..], &["plan"], &["plan", "--deep"]] {
+        metal.p1(quiet).exits(0).says(&["nothing to do"]);
+    }
+    assert_eq!(starts(&metal), started);
+    let nodes = metal.p1(&["kubectl", "get", "nodes"]).exits(0).stdout();
+    assert!(["alpha", "beta", "gamma"].iter().all(|name| nodes.contains(name)), "{nodes}");
+    metal.p1(&["verify"]).exits(0);
+    let told = metal.sim.sh(&format!("grep -rlF '{TOKEN}' metal/.p1 || :"));
+    assert_eq!(told.trim(), "metal/.p1/metal/token");
+
+    // What was there before p1 is there after it.
+    metal.p1(&["destroy"]).exits(2).says(&["was there before p1", "stays"]);
+    metal.p1(&["--yes", "destroy"]).exits(0);
+    assert_eq!((state(), starts(&metal)), (before, started.clone()));
+    assert!(!metal.dir.join(".p1/metal").exists());
+
+    // Another k3s than the spec says is not rewritten unasked.
+    fs::write(metal.dir.join("cluster.yaml"), text.replace("traefik", "coredns")).unwrap();
+    metal.p1(&["up"]).exits(3).says(&[
+        "alpha: its k3s was installed before p1, and differs from the spec",
+        "`disable` is `servicelb,traefik`",
+    ]);
+    assert_eq!(starts(&metal), started);
+
+    // Once it is p1's, what changes in the spec changes there.
+    fs::write(metal.dir.join("cluster.yaml"), &text).unwrap();
+    metal.p1(&["up"]).exits(0);
+    let artifacts = "  artifacts: {binary: {path: ../k3s}, installer: {path: ../install.sh}}\n  server_config:\n    debug: true\n";
+    let changed = text.replace("  server_config:\n", artifacts);
+    fs::write(metal.dir.join("cluster.yaml"), changed).unwrap();
+    let told = metal.p1(&["plan", "alpha"]).exits(10).stdout();
+    assert!(told.contains("~ alpha") && !told.contains("The API stays."), "{told}");
+    metal.p1(&["up"]).exits(0);
+    metal.p1(&["up"]).exits(0).says(&["nothing to do"]);
+    let unit = metal.sim.node("server").sh(
+        "cat /etc/systemd/system/k3s.service; ls /etc/rancher/k3s/config.yaml.d; grep -c servicelb /etc/rancher/k3s/config.yaml",
+    );
+    assert!(!unit.contains("traefik") && unit.contains("10-more.yaml.before-p1\n1\n"), "{unit}");
+    assert_eq!(
+        starts(&metal).lines().skip(2).collect::<Vec<_>>(),
+        started.lines().skip(2).collect::<Vec<_>>()
+    );
+
+    // To take it off has to be said.
+    metal.p1(&["--yes", "uninstall"]).exits(0);
+    metal.p1(&["--yes", "destroy"]).exits(0);
+    let left =
+        metal.sim.node("worker-2").sh("ls /var/lib/rancher /usr/local/bin/k3s /var/lib/p1 2>/dev/null || :");
+    assert_eq!(left, "");
+}
