@@ -197,7 +197,51 @@ service_remove() {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Activity;
     use super::*;
+
+    /// OpenRC calls a service started as soon as there is a process.
+    #[test]
+    fn a_service_is_active_when_its_process_has_said_that_it_is_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for path in
+            ["etc/init.d", "run/openrc/started", "run/openrc/failed", "run/openrc/options/k3s", "var/log"]
+        {
+            std::fs::create_dir_all(at(path)).unwrap();
+        }
+        let write = |path: &str, text: &str| std::fs::write(at(path), text).unwrap();
+        let state = || {
+            let root = dir.path().display();
+            let mut script = OpenRc.state("k3s");
+            for path in ["/etc/init.d", "/run/openrc", "/var/log"] {
+                script = script.replace(path, &format!("{root}{path}"));
+            }
+            let cmd = crate::os::process::Cmd::new("sh").stdin(script);
+            let bound = std::time::Duration::from_secs(20);
+            let done = crate::os::process::run(&cmd, bound, &crate::os::Cancel::new()).unwrap();
+            OpenRc.read(&done.stdout)
+        };
+        assert!(!state().loaded && state().active == Activity::Inactive);
+        write("etc/init.d/k3s", "");
+        write("run/openrc/started/k3s", "");
+        write("run/openrc/options/k3s/child_pid", &std::process::id().to_string());
+        write("run/openrc/options/k3s/start_count", "2\n");
+        let up = "msg=\"Starting k3s v1\"\nmsg=\"k3s is up and running\"\n";
+        write("var/log/k3s.log", up);
+        let unit = state();
+        assert!(unit.loaded && unit.active == Activity::Active && unit.restarts == 2, "{unit:?}");
+        // The next start has said nothing yet.
+        write("var/log/k3s.log", &format!("{up}msg=\"p1: Starting k3s\"\n"));
+        assert_eq!(state().active, Activity::Activating);
+        // Its process is gone.
+        write("var/log/k3s.log", up);
+        write("run/openrc/options/k3s/child_pid", "4194305");
+        assert_eq!(state().active, Activity::Activating);
+        std::fs::remove_file(at("run/openrc/started/k3s")).unwrap();
+        write("run/openrc/failed/k3s", "");
+        assert_eq!(state().active, Activity::Failed);
+    }
 
     #[test]
     fn the_log_counts_from_where_the_start_was_asked_for() {
