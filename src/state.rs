@@ -41,6 +41,9 @@ pub struct ClusterRecord {
     /// Boxes that machines of this cluster were made from before that one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<ImageFact>,
+    /// The commands on this host that were run for the cluster, with the digest of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ran: BTreeMap<String, String>,
 }
 
 impl ClusterRecord {

@@ -546,7 +546,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
     }
     let parsed =
         p1::internals::spec::load(&root().join("examples/provision/cluster.yaml"), &|_| None).unwrap();
-    assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 3));
+    assert_eq!((parsed.warnings.len(), parsed.cluster.provision.len()), (0, 4));
 }
 
 /// What stands there beside another tool's file is a spec.

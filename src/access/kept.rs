@@ -23,7 +23,7 @@ impl World {
         for file in seen.here.wanted.values().flatten() {
             parts.push(format!("{} {} {:o}", file.path, file.sha256, file.mode));
         }
-        for provisioner in &self.cluster.provision {
+        for provisioner in self.cluster.provision.iter().filter(|p| !p.when.is_trigger()) {
             parts.push(view.provisioner(&provisioner.name)?);
         }
         // Salted: others may see the key, and the digest has none of them.

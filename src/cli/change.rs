@@ -10,7 +10,7 @@ use crate::explain::printable;
 use crate::machines;
 use crate::observed::View;
 use crate::observed::drift::{Drift, changes};
-use crate::plan::{Check, NodeStep, Plan};
+use crate::plan::{NodeStep, Plan};
 use crate::state::StateDir;
 use crate::verbs::{self, Decision, Refused};
 
@@ -162,7 +162,7 @@ pub fn neighbours(world: &World) -> Option<String> {
 
 /// True if a plan does anything.
 pub fn is_due(plan: &Plan, all: &[Drift]) -> bool {
-    plan.steps.iter().any(|s| !matches!(s.check, Check::Done(_))) || all.iter().any(Drift::counts)
+    !plan.is_done() || all.iter().any(Drift::counts)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn of(context: &Context, world: &World, decision: &Decision) -> Changes {
 /// For programs: an object for each change, and one that sums them up.
 pub fn objects(changes: &Changes) -> impl Iterator<Item = Value> + '_ {
     let [add, change, destroy] = changes.counts();
-    let summary = json!({"add": add, "change": change, "destroy": destroy, "away": changes.away});
+    let summary = json!({"add": add, "change": change, "destroy": destroy, "away": changes.away, "every_time": changes.every_time});
     let each = changes.all.iter().map(|change| json!({"v": 1, "change": change}));
     each.chain([json!({"v": 1, "summary": summary})])
 }
@@ -43,7 +43,7 @@ pub fn objects(changes: &Changes) -> impl Iterator<Item = Value> + '_ {
 /// For people, with what is away and the counts at the end; empty where nothing changes.
 pub fn shown(changes: &Changes, options: &Options) -> String {
     if changes.all.is_empty() {
-        return String::new();
+        return every_time(changes, options);
     }
     // What goes into a file or a pipe is searched, line by line.
     let columns = if options.terminal { options.columns().min(WIDEST) } else { usize::MAX };
@@ -78,11 +78,21 @@ pub fn shown(changes: &Changes, options: &Options) -> String {
     if !said.is_empty() {
         text::wrap(&said, columns).iter().for_each(|l| out.push_str(&(paint.tone(tone, l) + "\n")));
     }
+    out.push_str(&every_time(changes, options));
     let [add, change, destroy] = changes.counts();
     let tally = format!("{add} to add, {change} to change, {destroy} to destroy");
     out.push_str(&paint.tone(Tone::Bold, &tally));
     out.push('\n');
     if options.unicode { out } else { out.replace('→', "->") }
+}
+
+/// What is run in every run, which is no difference.
+fn every_time(changes: &Changes, options: &Options) -> String {
+    if changes.every_time.is_empty() {
+        return String::new();
+    }
+    let text = format!("runs every time: {}", changes.every_time.join(", "));
+    text::wrap(&text, options.columns()).iter().map(|l| options.paint().tone(Tone::Dim, l) + "\n").collect()
 }
 
 /// Changes that are alike.
@@ -300,7 +310,7 @@ mod tests {
             pods: names(&["worker-1"]),
             leave: names(&["worker-2"]),
         };
-        Changes { all, away }
+        Changes { all, away, every_time: vec!["worker-1/provision-motd".into()] }
     }
 
     #[test]

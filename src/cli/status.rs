@@ -226,8 +226,8 @@ fn look(context: &Context, args: &Looks) -> Result<Shown, CliError> {
     if !due {
         return shown(Ok(()));
     }
-    let differs =
-        drift.iter().any(Drift::counts) || plan.steps.iter().any(|s| matches!(s.check, Check::Needed(_)));
+    let differs = drift.iter().any(Drift::counts)
+        || plan.steps.iter().any(|s| matches!(s.check, Check::Needed(_)) && !s.every_time);
     shown(Err(match differs {
         true => CliError::told(code::FAILED, "the cluster differs from the spec")
             .hint("`p1 plan` says what `p1 up` would do.")

@@ -62,6 +62,7 @@ fn plan(edges: &[(&str, &[&str])]) -> Plan {
         check: Check::Needed("r".into()),
         always: id.starts_with("clean"),
         outside_jobs: id.starts_with("beside"),
+        every_time: false,
     };
     Plan { steps: edges.iter().map(step).collect() }
 }

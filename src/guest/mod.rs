@@ -157,6 +157,11 @@ pub trait Guest: Sync {
         self.service().power_off()
     }
 
+    /// Begins to restart the machine, and does not wait for it.
+    fn reboot(&self) -> &'static str {
+        self.service().reboot()
+    }
+
     /// Shows everything of the machine, in parts that begin with a line `=p1= NAME`.
     fn evidence(&self) -> &'static str;
 }
@@ -223,6 +228,9 @@ pub trait Service: Sync {
 
     /// Begins to shut the machine down, and does not wait for it.
     fn power_off(&self) -> &'static str;
+
+    /// Begins to restart the machine, and does not wait for it.
+    fn reboot(&self) -> &'static str;
 
     /// Kills a unit's main process.
     fn kill(&self, unit: &str) -> String;

@@ -141,6 +141,10 @@ service_remove() {
         "poweroff"
     }
 
+    fn reboot(&self) -> &'static str {
+        "reboot"
+    }
+
     fn kill(&self, unit: &str) -> String {
         format!("kill -9 \"$(cat /run/openrc/options/{unit}/child_pid)\"")
     }

@@ -191,6 +191,10 @@ systemctl restart --no-block {unit}
         "systemctl poweroff --no-block"
     }
 
+    fn reboot(&self) -> &'static str {
+        "systemctl reboot --no-block"
+    }
+
     fn kill(&self, unit: &str) -> String {
         format!("systemctl kill --kill-who=main --signal=KILL {unit}")
     }

@@ -183,6 +183,7 @@ fn look_at_memory(world: &World) {
         seen.here.image = image;
         seen.here.provider = facts.provider;
         seen.here.libvirt = facts.libvirt();
+        seen.here.ran = facts.ran.clone();
         seen.made = made;
         seen.former = former;
     });

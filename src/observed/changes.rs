@@ -95,6 +95,8 @@ pub struct Changes {
     /// The cluster's own first, then the nodes in the order of the spec, then those that the spec does not have.
     pub all: Vec<Change>,
     pub away: Away,
+    /// Steps that are run every time: nothing differs for that.
+    pub every_time: Vec<String>,
 }
 
 impl Changes {
@@ -151,7 +153,8 @@ pub fn changes(
     let former = leaving.iter().filter(|n| view.cluster.node(&n.name).is_none());
     all.extend(former.map(|node| goes(view, node, Fate::Destroy, drift, leaving)));
     let away = away(view, &all);
-    Changes { all, away }
+    let every_time = plan.steps.iter().filter(|s| s.every_time).map(|s| s.info.id.clone()).collect();
+    Changes { all, away, every_time }
 }
 
 fn in_words(what: impl Into<String>) -> What {
@@ -185,7 +188,13 @@ fn of_cluster(view: &View<'_>, plan: &Plan, drift: &[Drift]) -> Option<Change> {
     };
     // What takes its time on this host, and what no difference tells of.
     let told = |step: &Step| in_words(format!("{}: {}", step.info.title, step.check.reason()));
-    let own = [ClusterStep::Box, ClusterStep::Artifacts, ClusterStep::Save, ClusterStep::Foundations];
+    let own = [
+        ClusterStep::Box,
+        ClusterStep::Artifacts,
+        ClusterStep::Save,
+        ClusterStep::Foundations,
+        ClusterStep::AfterCluster,
+    ];
     what.extend(own.into_iter().filter_map(due).map(told));
     if exists {
         let interrupts = Interrupts::Nothing;
@@ -236,7 +245,7 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
         found.address = Some(node.ip);
         return Some(found);
     }
-    let mine = |s: &&Step| s.info.node.as_deref() == Some(&node.name) && s.check.may_run();
+    let mine = |s: &&Step| s.info.node.as_deref() == Some(&node.name) && s.check.may_run() && !s.every_time;
     let due: Vec<&Step> = plan.steps.iter().filter(mine).collect();
     let is_new = view.machine(node).state == MachineState::Absent;
     let differs = |d: &&Drift| d.node.as_deref() == Some(&*node.name) && d.mend == Mend::Up;

@@ -545,7 +545,7 @@ fn elsewhere(node: &Node, facts: &NodeFacts) -> Option<String> {
 /// What the conditions of `up`'s steps found.
 fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
     let facts = view.seen.nodes.get(&node.name);
-    let mine = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(&node.name));
+    let mine = plan.steps.iter().filter(|s| s.info.node.as_deref() == Some(&node.name) && !s.every_time);
     let needed = mine.filter_map(|s| match &s.check {
         Check::Needed(why) => Some((s, why)),
         _ => None,
@@ -583,7 +583,9 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             NodeStep::Ready => of_object(view, node),
             _ => Kind::Other,
         };
+        let restarts = |name: &str| view.cluster.provision.iter().any(|p| p.reboot && p.name == name);
         let interrupts = match name {
+            NodeStep::Provision if step.item.as_deref().is_some_and(restarts) => Interrupts::Machine,
             NodeStep::Stage | NodeStep::Config | NodeStep::Install | NodeStep::Start if runs => {
                 Interrupts::K3s
             }

@@ -114,6 +114,8 @@ pub struct Here {
     pub kubeconfig: bool,
     /// By provisioner: what it is made from, or why its files cannot be read.
     pub provision: BTreeMap<String, Result<MadeFrom, String>>,
+    /// The commands on this host that were run for the cluster, with the digest of each.
+    pub ran: BTreeMap<String, String>,
     /// What the spec's box stands for just now.
     pub image: Option<String>,
     /// What makes the cluster's machines.

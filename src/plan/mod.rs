@@ -90,6 +90,8 @@ pub enum After {
     RunningNodesEnded(NodeStep),
     /// For a server's step: every worker's step of that name.
     Workers(NodeStep),
+    /// That step of every node in the plan.
+    EveryNode(NodeStep),
     /// This node's provisioners of that slot (for a step of the cluster: every node's).
     Provisioners(Slot),
     /// As [`After::Node`], whatever came of them, and even when the user asked to stop: for a step that
@@ -130,6 +132,7 @@ impl After {
             | Self::Ended(step)
             | Self::Servers(step)
             | Self::Before(step)
+            | Self::EveryNode(step)
             | Self::Leaving(step)
             | Self::LeavingBefore(step)
             | Self::ReplacementsBefore(step)
@@ -155,6 +158,7 @@ impl After {
             | Self::NodeUnchanged(_)
             | Self::RunningNodesEnded(_)
             | Self::Provisioners(_)
+            | Self::EveryNode(_)
             | Self::Ended(_)
             | Self::Servers(_)
             | Self::Leaving(_) => false,
@@ -212,6 +216,8 @@ pub struct Step {
     /// It ends only when its like on other nodes has begun too, so it takes no place among those that run at
     /// a time: with too few of them each would wait for one that waits for its place.
     pub outside_jobs: bool,
+    /// It is due in every run because the spec says so: nothing differs for that.
+    pub every_time: bool,
 }
 
 /// Steps in an order in which they could run one after the other.
@@ -235,9 +241,9 @@ impl Plan {
         self
     }
 
-    /// True if nothing has to be done.
+    /// True if nothing has to be done, but for what is run every time.
     pub fn is_done(&self) -> bool {
-        self.steps.iter().all(|s| !s.check.may_run())
+        self.steps.iter().all(|s| !s.check.may_run() || s.every_time)
     }
 
     /// Whether this step of the cluster may have to run.
@@ -345,6 +351,7 @@ pub fn make(specs: &[StepSpec], input: &PlanInput<'_>) -> Plan {
                     let lead = Some(order.lead).filter(|lead| replaces(lead) < Some(place(n)));
                     before.extend(lead.map(|lead| step.id(&lead.name)));
                 }
+                (After::EveryNode(step), _) => before.extend(nodes.iter().map(|n| step.id(&n.name))),
                 (After::Before(step), Some(n)) => {
                     let at = nodes.iter().position(|other| other.name == n.name).unwrap_or(0);
                     before.extend(nodes[..at].last().map(|other| step.id(&other.name)));
@@ -418,11 +425,18 @@ pub fn make(specs: &[StepSpec], input: &PlanInput<'_>) -> Plan {
             always: spec.after.iter().any(|a| matches!(a, After::Ended(_))),
             outside_jobs: at.of().is_some_and(|n| order.together.contains(n.name.as_str()))
                 && spec.after.iter().any(|a| matches!(a, After::PreviousInOrder(_))),
+            every_time: match at {
+                At::Cluster(step) => AROUND.iter().flatten().any(|around| around == step),
+                At::Node { item, .. } => {
+                    cluster.provision.iter().any(|p| p.always && Some(&*p.name) == *item)
+                }
+            },
         });
     }
     in_order(&mut plan.steps);
     leave_out(&mut plan.steps, &out);
     only_if_served(&mut plan.steps, specs);
+    around(&mut plan.steps);
     for step in &mut plan.steps {
         step.info.reason = step.check.reason().to_owned();
         step.info.needed = step.check.may_run();
@@ -606,6 +620,27 @@ fn look_again(steps: &[(&StepSpec, At<'_>)], mut checks: Vec<Check>) -> Vec<Chec
     checks
 }
 
+/// The steps that come before all others of a run, and after them.
+const AROUND: [[ClusterStep; 2]; 2] =
+    [[ClusterStep::BeforeUp, ClusterStep::BeforeDestroy], [ClusterStep::AfterUp, ClusterStep::AfterDestroy]];
+
+/// What is run on this host before everything else is over before anything begins, and what is run after it waits for all.
+fn around(steps: &mut [Step]) {
+    let of = |names: [ClusterStep; 2], steps: &[Step]| {
+        steps.iter().find(|s| names.iter().any(|name| s.name == (*name).into())).map(|s| s.info.id.clone())
+    };
+    let [first, last] = AROUND.map(|names| of(names, steps));
+    let all: Vec<String> = steps.iter().map(|s| s.info.id.clone()).collect();
+    for step in steps {
+        let own = Some(&step.info.id);
+        if own == last.as_ref() {
+            step.info.after = all.iter().filter(|id| Some(*id) != own).cloned().collect();
+        } else if let Some(first) = first.as_ref().filter(|first| Some(*first) != own) {
+            step.info.after.insert(0, first.clone());
+        }
+    }
+}
+
 /// A serving step whose dependents are all done is done as well.
 fn only_if_served(steps: &mut [Step], specs: &[StepSpec]) {
     let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
@@ -714,6 +749,8 @@ mod tests {
             name: name.into(),
             kind: crate::spec::ProvisionType::Shell,
             when,
+            always: false,
+            reboot: false,
             nodes: nodes.iter().map(|n| (*n).to_owned()).collect(),
             settings: Default::default(),
             by_vagrant: false,

@@ -39,7 +39,12 @@ macro_rules! steps {
 steps! {
     /// A step that is taken once for the cluster.
     ClusterStep {
+        AfterCluster = "after-cluster",
+        AfterDestroy = "after-destroy",
+        AfterUp = "after-up",
         Artifacts = "artifacts",
+        BeforeDestroy = "before-destroy",
+        BeforeUp = "before-up",
         Box = "box",
         Clean = "clean",
         Collect = "collect",

@@ -13,7 +13,7 @@ use super::value::{
 };
 use super::{
     Ask, BakeChoice, BecomeChoice, BoxRef, Cni, Endpoint, EngineChoice, HostKeys, LibvirtUri, ProviderChoice,
-    ProvisionType, Role, Slot, Source, TokenSource,
+    ProvisionType, Repeat, Role, Slot, Source, TokenSource,
 };
 
 object! {
@@ -225,23 +225,28 @@ object! {
     ProvisionFile {
         /// A DNS label, also its name in Vagrant; the step is called provision-NAME.
         required name: Name,
-        /// Which of Vagrant's provisioners.
+        /// Which of Vagrant's provisioners; or local, a command on this host.
         required r#type: ProvisionType,
-        /// before-k3s: when the system is prepared; after-k3s: when the node is Ready.
-        optional when: Slot = "before-k3s",
-        /// Names of nodes, or of a group with count, or roles. Default: all.
+        /// before-k3s, which is the default: when the system is prepared; after-k3s: when the node is Ready; after-cluster:
+        /// when all nodes are. For local: after-cluster, before-up, after-up (the default), before-destroy, after-destroy.
+        optional when: Slot,
+        /// once, which is the default: again when it or its files change; always: in every run.
+        optional run: Repeat = "once",
+        /// The machine is restarted after it, and waited for; where k3s runs its pods leave before.
+        optional reboot: Flag = false,
+        /// Names of nodes, or of a group with count, or roles. Default: all; with after-cluster the first server.
         optional nodes: Vec<Option<At<Text>>>,
         /// Files and directories whose change makes it due again, beside those that it names.
         optional watch: Vec<Option<At<AnyPath>>>,
         /// Every other setting that Vagrant knows for this type, by Vagrant's name.
         optional options: Map,
-        /// shell: a script of this host.
+        /// shell, local: a script of this host.
         optional path: FilePath,
-        /// shell: the script itself.
+        /// shell, local: the script itself.
         optional inline: Text,
-        /// shell: the script's arguments.
+        /// shell, local: the script's arguments.
         optional args: Vec<Option<At<Argument>>>,
-        /// shell: variables of its environment. They are not shown in lists of processes or logs.
+        /// shell, local: variables of its environment. They are not shown in lists of processes or logs.
         optional env: Map,
         /// shell: run by root, which is the default, or by the login user.
         optional privileged: Flag,

@@ -48,7 +48,7 @@ pub use load::{Error, Parsed, load, load_here, parse, parse_with};
 pub use manifest::{Document, Manifest, Namespace, Object, When};
 pub use plain::plain;
 pub use problem::Severity;
-pub use provision::{ProvisionType, Provisioner, Slot, hide, without_secrets};
+pub use provision::{ProvisionType, Provisioner, Repeat, Slot, hide, without_secrets};
 pub use schema::schema;
 pub use secret::{conceal, masked, secrets};
 pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
@@ -628,6 +628,12 @@ impl Cluster {
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// The spec's commands for this host of that slot, in order.
+    pub fn on_this_host(&self, slot: Slot) -> impl Iterator<Item = &Provisioner> {
+        let of = move |p: &&Provisioner| p.kind == ProvisionType::Local && p.when == slot;
+        self.provision.iter().filter(of)
     }
 
     /// Those that run the control plane, in the spec's order.

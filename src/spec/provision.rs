@@ -27,6 +27,12 @@ pub struct Provisioner {
     pub kind: ProvisionType,
     /// When it runs.
     pub when: Slot,
+    /// In every run, not only when something of it has changed.
+    #[serde(skip_serializing_if = "is_false")]
+    pub always: bool,
+    /// The machine is restarted after it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reboot: bool,
     /// For these nodes, in the order of the cluster's.
     pub nodes: Vec<String>,
     /// Its settings by Vagrant's names. Paths of this host are absolute.
@@ -84,9 +90,58 @@ pub enum Slot {
     BeforeK3s,
     /// When the node is Ready.
     AfterK3s,
+    /// When all nodes are Ready, once.
+    AfterCluster,
+    /// On this host, before anything of an `up`.
+    BeforeUp,
+    /// On this host, after an `up` that succeeded.
+    AfterUp,
+    /// On this host, before the cluster is destroyed.
+    BeforeDestroy,
+    /// On this host, after it.
+    AfterDestroy,
 }
 
-/// Vagrant's provisioners that p1 knows.
+/// As the spec has them.
+pub(super) const SLOTS: [(&str, Slot); 7] = [
+    ("before-k3s", Slot::BeforeK3s),
+    ("after-k3s", Slot::AfterK3s),
+    ("after-cluster", Slot::AfterCluster),
+    ("before-up", Slot::BeforeUp),
+    ("after-up", Slot::AfterUp),
+    ("before-destroy", Slot::BeforeDestroy),
+    ("after-destroy", Slot::AfterDestroy),
+];
+
+impl Slot {
+    fn name(self) -> &'static str {
+        SLOTS.iter().find(|(_, slot)| *slot == self).map_or("", |(name, _)| name)
+    }
+
+    /// On this host, around every run of a verb: nothing of the cluster is made by it.
+    pub fn is_trigger(self) -> bool {
+        matches!(self, Self::BeforeUp | Self::AfterUp | Self::BeforeDestroy | Self::AfterDestroy)
+    }
+}
+
+super::shape::choices! {
+    /// How often a provisioner runs.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+    Repeat {
+        /// When it was not run as it is now.
+        #[default]
+        Once = "once",
+        /// In every run.
+        Always = "always",
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// Vagrant's provisioners that p1 knows, and one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProvisionType {
@@ -101,12 +156,14 @@ pub enum ProvisionType {
     ChefClient,
     ChefApply,
     Salt,
+    /// A command on this host.
+    Local,
 }
 
 use ProvisionType as T;
 
 /// Their names, as Vagrant has them.
-pub(super) const TYPES: [(&str, ProvisionType); 11] = [
+pub(super) const TYPES: [(&str, ProvisionType); 12] = [
     ("shell", T::Shell),
     ("file", T::File),
     ("ansible", T::Ansible),
@@ -118,6 +175,7 @@ pub(super) const TYPES: [(&str, ProvisionType); 11] = [
     ("chef_client", T::ChefClient),
     ("chef_apply", T::ChefApply),
     ("salt", T::Salt),
+    ("local", T::Local),
 ];
 
 impl ProvisionType {
@@ -138,13 +196,14 @@ impl ProvisionType {
 
     /// Vagrant has to know the guest's system for it, to install what it needs there.
     pub fn asks_guest(self) -> bool {
-        !matches!(self, T::Shell | T::File | T::Ansible)
+        !matches!(self, T::Shell | T::File | T::Ansible | T::Local)
     }
 
     /// The keys of the spec that it takes.
     fn keys(self) -> &'static [&'static str] {
         match self {
             T::Shell => &["path", "inline", "args", "env", "privileged"],
+            T::Local => &["path", "inline", "args", "env"],
             T::File => &["source", "destination"],
             T::Ansible => &["playbook", "inventory_path", "extra_vars", "limit", "groups", "become"],
             T::AnsibleLocal => &[
@@ -168,7 +227,7 @@ impl ProvisionType {
     /// Keys without which it is nothing, and what to say then.
     fn needs(self) -> &'static [(&'static [&'static str], &'static str)] {
         match self {
-            T::Shell => {
+            T::Shell | T::Local => {
                 &[(&["path", "inline"], "Name a script, `path: setup.sh`, or write it, `inline: ...`.")]
             }
             T::File => &[
@@ -226,6 +285,7 @@ pub(super) fn all(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) ->
         let Some(name) = one.name.value() else { continue };
         let before = report.errors();
         keys(one, kind, *at, report);
+        let when = slot(one, kind, report);
         let (settings, mut inputs) = settings(one, kind, report);
         for watched in one.watch.value().into_iter().flatten().flatten() {
             inputs.push(watched.value.0.clone());
@@ -233,18 +293,57 @@ pub(super) fn all(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) ->
         if report.errors() > before {
             continue;
         }
+        let nodes = match (kind, one.nodes.value()) {
+            (T::Local, _) => Vec::new(),
+            (_, None) if when == Slot::AfterCluster => nodes.into_iter().take(1).collect(),
+            _ => nodes,
+        };
         out.push(Provisioner {
             name: name.0.clone(),
             kind,
-            when: one.when.value().copied().unwrap_or(Slot::BeforeK3s),
+            when,
+            always: one.run.value() == Some(&Repeat::Always),
+            reboot: one.reboot.value().is_some_and(|flag| flag.0),
             nodes,
             // With settings that only Vagrant knows, only Vagrant can run it.
-            by_vagrant: !matches!(kind, T::Shell | T::File) || one.options.value().is_some(),
+            by_vagrant: !matches!(kind, T::Shell | T::File | T::Local) || one.options.value().is_some(),
             settings,
             inputs,
         });
     }
     out
+}
+
+/// When it runs; and what is not for a command on this host.
+fn slot(one: &ProvisionFile, kind: ProvisionType, report: &mut Report<'_>) -> Slot {
+    let local = kind == T::Local;
+    let given = one.when.get();
+    let slot = given.map_or(if local { Slot::AfterUp } else { Slot::BeforeK3s }, |when| when.value);
+    let fits = if local { !matches!(slot, Slot::BeforeK3s | Slot::AfterK3s) } else { !slot.is_trigger() };
+    if let Some(when) = given.filter(|_| !fits) {
+        let which = if local { "`type: local` alone" } else { "`type: local`" };
+        let help = match local {
+            true => "On this host a command runs `before-up`, `after-up`, `after-cluster`, `before-destroy` or `after-destroy`.".to_owned(),
+            false => format!("It is for {which}; on nodes it is `before-k3s`, `after-k3s` or `after-cluster`."),
+        };
+        report.error(when.at, format!("`when: {}` is not for type `{}`", slot.name(), kind.name()), help);
+    }
+    if local {
+        let all = [
+            ("nodes", one.nodes.get().map(|n| n.at)),
+            ("run", one.run.get().map(|n| n.at)),
+            ("reboot", one.reboot.get().map(|n| n.at)),
+        ];
+        for (key, at) in all {
+            let Some(at) = at else { continue };
+            let help = match key {
+                "run" => "`after-cluster` runs once, and the others every time.",
+                _ => "It runs on this host.",
+            };
+            report.error(at, format!("`{key}` is not for type `local`"), help);
+        }
+    }
+    slot
 }
 
 /// The nodes it is for: by their own names, by that of a group, or by role; without any, all.
@@ -298,7 +397,7 @@ fn keys(one: &ProvisionFile, kind: ProvisionType, at: Span, report: &mut Report<
                 let what = if missing.is_empty() { "`options`".to_owned() } else { listed(missing) };
                 report.error(at, format!("{} is missing", what.replace(", ", " or ")), *help);
             }
-            (Some(_), Some((_, second))) if kind == T::Shell => {
+            (Some(_), Some((_, second))) if matches!(kind, T::Shell | T::Local) => {
                 report.error(
                     second.unwrap_or(at),
                     "`path` and `inline` exclude each other",
@@ -308,8 +407,9 @@ fn keys(one: &ProvisionFile, kind: ProvisionType, at: Span, report: &mut Report<
             _ => {}
         }
     }
-    if let (T::File, Some(options)) = (kind, one.options.get()) {
-        report.error(options.at, "`options` is not for type `file`", "It takes `source`, `destination`.");
+    if let (T::File | T::Local, Some(options)) = (kind, one.options.get()) {
+        let takes = format!("It takes {}.", listed(kind.keys().iter().copied()));
+        report.error(options.at, format!("`options` is not for type `{}`", kind.name()), takes);
     }
     let Some(options) = one.options.get() else { return };
     for key in options.value.0.keys().filter_map(|k| k.as_str()) {

@@ -571,7 +571,7 @@ pub(super) fn limits(file: &File, report: &mut Report<'_>) {
         let one = &one.value;
         let Some(kind) = one.r#type.get() else { continue };
         let (at, what) = match (kind.value, one.options.get()) {
-            (ProvisionType::Shell | ProvisionType::File, None) => continue,
+            (ProvisionType::Local, _) | (ProvisionType::Shell | ProvisionType::File, None) => continue,
             (ProvisionType::Shell | ProvisionType::File, Some(options)) => (options.at, "options".to_owned()),
             _ => (kind.at, format!("type: {}", kind.value.name())),
         };

@@ -22,6 +22,7 @@ pub mod labels;
 pub mod launch;
 pub mod leave;
 pub mod link;
+pub mod local;
 pub mod machine;
 pub mod manifests;
 pub mod network;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::shared::batch::finish;
+use super::shared::reboot::reboot;
 use super::shared::stamp::stamp;
 use super::{Ctx, Item, NodeCtx, NodeDef, Step};
 use crate::access::{SCRIPT_TIMEOUT, World};
@@ -55,6 +56,24 @@ pub const AFTER: Step = Step::Node(NodeDef {
     apply,
 });
 
+/// When all nodes are Ready.
+pub const AFTER_CLUSTER: Step = Step::Node(NodeDef {
+    name: NodeStep::Provision,
+    title: "run the provisioner",
+    per: Per::Provisioner(Slot::AfterCluster),
+    after: &[
+        After::EveryNode(NodeStep::Ready),
+        After::Cluster(ClusterStep::Kubeconfig),
+        After::Provisioners(Slot::AfterK3s),
+        After::Cluster(ClusterStep::Rollouts),
+    ],
+    needs: None,
+    retry: true,
+    check,
+    inputs: |_, _| Value::Null,
+    apply,
+});
+
 /// A file of some hundred MB to an emulated guest; silence is the earlier sign of a fault.
 const PUSH: Duration = Duration::from_secs(1800);
 const SILENCE: Duration = Duration::from_secs(120);
@@ -72,6 +91,10 @@ fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
         Ok(facts) => facts,
         Err(check) => return check,
     };
+    let one = view.cluster.provision.iter().find(|one| one.name == name);
+    if one.is_some_and(|one| one.when == Slot::AfterCluster) && !view.seen.request.whole {
+        return Check::Done("it is for a run of all nodes".into());
+    }
     let done = facts.stamps.get(&note(name));
     let wrong = match (done, view.seen.here.provision.get(name)) {
         (None, _) => Some("it was not run here".to_owned()),
@@ -79,6 +102,9 @@ fn check(view: &View<'_>, node: &Node, item: Item<'_>) -> Check {
         (Some(then), Some(Ok(now))) if *then == now.noted => None,
         _ => Some("what it is made from has changed".to_owned()),
     };
+    if one.is_some_and(|one| one.always) {
+        return Check::Needed(wrong.unwrap_or_else(|| "it runs every time".to_owned()));
+    }
     holds("it was run as it is now", wrong)
 }
 
@@ -94,7 +120,8 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         "d=/run/p1/{name}; if [ -e $d/rc ] && [ \"$(cat $d/rc)\" != 0 ]; then rm -rf $d; fi\n\
          cat /var/lib/p1/stamps/{name} 2>/dev/null\nexit 0"
     );
-    if world.script(node, "looking for an earlier run", &before)?.trim() == digest {
+    let noted = world.script(node, "looking for an earlier run", &before)?;
+    if noted.trim() == digest && !one.always {
         return Ok(Some("it was run before".into()));
     }
     let did = match one.kind {
@@ -102,6 +129,9 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         ProvisionType::Shell => shell(ctx, one, &digest)?,
         _ => file(ctx, one)?,
     };
+    if one.reboot {
+        reboot(ctx)?;
+    }
     let clean = format!("rm -f {}\n", quote(&format!("{DIR}/{}", one.name)));
     world.script(node, "noting the provisioner", &(stamp(&name, &digest) + &clean))?;
     Ok(did)

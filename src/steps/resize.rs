@@ -3,18 +3,13 @@
 //! One node after the other: each is shut down in order, changed, started, and has to be Ready again
 //! before the next one goes, so that the cluster serves on where it has nodes to serve with.
 
-use std::time::Duration;
-
 use serde_json::json;
 
-use super::shared::wait::{Patience, wait_for};
-use super::shared::{console, power, quorum};
+use super::shared::{console, power, quorum, reboot};
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::engine::StepError;
-use crate::explain::{FailureKind, seconds};
 use crate::machines::{Base, Cap, MachineState};
 use crate::observed::View;
-use crate::observed::ready::wrong;
 use crate::plan::{After, Check, NodeStep, Per};
 use crate::spec::{Cluster, Node, Role};
 
@@ -78,38 +73,11 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         console::wait_for_sshd(ctx)?;
         world.on(node, |r| r.wait_for(world.cluster.timeouts.ssh, &mut |_| {}).map(|_| ()))?;
         if let Some(status) = status {
-            is_back(ctx, &status.boot_id)?;
+            reboot::is_back(ctx, &status.boot_id)?;
         }
         world.look_at_node(node)?;
     }
     world.look_at_machine(node)?;
     let had = before.size.map(|s| format!("it had {s}"));
     Ok(had)
-}
-
-/// A node that was Ready is so again, since its restart.
-fn is_back(ctx: &NodeCtx<'_>, boot: &str) -> Result<(), StepError> {
-    let (world, node) = (ctx.world, ctx.node);
-    let timeouts = &world.cluster.timeouts;
-    let bound =
-        timeouts.node_ready + if node.role == Role::Server { timeouts.server_ready } else { Duration::ZERO };
-    let back = wait_for(ctx, Patience::of(bound), || {
-        let nodes = match world.ask(|api| api.nodes(&world.cancel)) {
-            Ok(nodes) => nodes,
-            Err(error) => return Ok(Err(error.failure.cause)),
-        };
-        let status = nodes.iter().find(|n| n.name == node.name);
-        let why = match status.is_some_and(|s| s.boot_id == boot && !boot.is_empty()) {
-            true => Some("it has not reported since it was started".to_owned()),
-            false => wrong(node, None, status),
-        };
-        Ok(why.map_or(Ok(()), Err))
-    })?;
-    back.map_err(|why| {
-        StepError::new(
-            format!("the node was not Ready again within {}: {why}", seconds(bound)),
-            format!("`p1 logs {}` shows its journal.", node.name),
-        )
-        .kind(FailureKind::bound(bound))
-    })
 }

@@ -22,13 +22,13 @@ use crate::observe::Depth;
 use crate::observed::View;
 use crate::os::hash;
 use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput, StepName, StepSpec};
-use crate::spec::{self, Node};
+use crate::spec::{self, Node, Slot};
 use crate::state::Unfinished;
 use crate::steps::{
     Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, hosts, image,
-    images, install, keep, kubeconfig, labels, launch, leave, link, machine, manifests, network, provision,
-    push, ready, release, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start, stop, suspend,
-    system, uninstall, verify, vm,
+    images, install, keep, kubeconfig, labels, launch, leave, link, local, machine, manifests, network,
+    provision, push, ready, release, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start,
+    stop, suspend, system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -152,6 +152,7 @@ pub enum Within {
 
 /// The cluster as the spec says.
 const UP: &[Use] = &[
+    Use::of(&local::BEFORE_UP),
     Use::of(&images::LEAVING),
     Use::of(&leave::STEP),
     Use::of(&uninstall::LEAVING),
@@ -184,7 +185,10 @@ const UP: &[Use] = &[
     Use::of(&provision::AFTER),
     Use::of(&manifests::STEP),
     Use::of(&rollouts::STEP),
+    Use::of(&provision::AFTER_CLUSTER),
+    Use::of(&local::AFTER_CLUSTER),
     Use::of(&images::COLLECT),
+    Use::of(&local::AFTER_UP),
 ];
 
 /// What `up` and those that do a part of it have in common.
@@ -330,12 +334,14 @@ impl Verb {
                     &Self {
                         name: VerbName::Destroy,
                         steps: &[
+                            Use::of(&local::BEFORE_DESTROY),
                             Use::of(&images::LEAVING),
                             Use::after(&leave::STEP, &[After::Cluster(ClusterStep::Images)]),
                             Use::of(&uninstall::LEAVING),
                             Use::of(&machine::STEP),
                             Use::of(&release::STEP),
                             Use::of(&clean::STEP),
+                            Use::of(&local::AFTER_DESTROY),
                         ],
                         depth: Depth::Machines,
                         traits: Traits {
@@ -692,6 +698,14 @@ impl Verb {
         // A restore takes its turns: its first server has data.
         let fresh = self.boots() && view.is_fresh(leaving);
         let can = |at: At<'_>| {
+            if let Some(slot) = on_this_host(at) {
+                let verb = match slot {
+                    Slot::BeforeUp | Slot::AfterUp => self.name == VerbName::Up,
+                    Slot::BeforeDestroy | Slot::AfterDestroy => view.seen.request.whole_goes,
+                    _ => true,
+                };
+                return verb && view.cluster.on_this_host(slot).next().is_some();
+            }
             self.step(at.name()).needs().is_none_or(|cap| match at.of() {
                 Some(node) => view.can(node).has(cap),
                 None => view.cluster.nodes.iter().chain(leaving).any(|n| view.can(n).has(cap)),
@@ -708,6 +722,18 @@ impl Verb {
             fresh,
         };
         plan::make(&shapes, &basis)
+    }
+}
+
+/// The spec's commands for this host that the step runs.
+fn on_this_host(at: At<'_>) -> Option<Slot> {
+    match at {
+        At::Cluster(ClusterStep::BeforeUp) => Some(Slot::BeforeUp),
+        At::Cluster(ClusterStep::AfterUp) => Some(Slot::AfterUp),
+        At::Cluster(ClusterStep::AfterCluster) => Some(Slot::AfterCluster),
+        At::Cluster(ClusterStep::BeforeDestroy) => Some(Slot::BeforeDestroy),
+        At::Cluster(ClusterStep::AfterDestroy) => Some(Slot::AfterDestroy),
+        _ => None,
     }
 }
 
@@ -821,12 +847,14 @@ mod tests {
 
     #[test]
     fn k3s_is_installed_behind_the_provisioners_before_it_and_ready_before_those_after_it() {
-        use crate::spec::{ProvisionType, Provisioner, Slot};
+        use crate::spec::{ProvisionType, Provisioner};
         let mut cluster = fixture::cluster(1);
         let one = |name: &str, when| Provisioner {
             name: name.into(),
             kind: ProvisionType::Shell,
             when,
+            always: false,
+            reboot: false,
             nodes: vec!["worker-1".into()],
             settings: Default::default(),
             by_vagrant: false,

@@ -693,6 +693,63 @@ fn provisioners_run_once_in_their_order_and_again_when_what_they_are_made_from_c
     assert_eq!(worker.sh("cat /root/early; ls '/opt/conf d'"), "a b c quite $(secret)\na\nsub dir\n");
 }
 
+/// What is run for the whole cluster, on a node and on this host; what is run every time is no difference; a machine is
+/// restarted where that is asked for, and its node is back.
+#[test]
+fn commands_run_around_a_run_when_the_cluster_is_up_and_every_time() {
+    let more = "provision:
+  - {name: first, type: local, when: before-up, inline: 'test ! -e .p1/sim/kubeconfig && echo new >>log; echo before >>log'}
+  - {name: kernel, type: shell, inline: 'echo x >>/root/kernel', nodes: [worker], when: after-k3s, reboot: true}
+  - {name: seed, type: shell, when: after-cluster, inline: 'k3s kubectl get nodes >/root/seed; echo x >>/root/seeds'}
+  - {name: here, type: local, when: after-cluster, inline: 'echo \"$P1_CLUSTER $P1_NODES $P1_SERVER $1 $WORD\" >>log; test -s \"$KUBECONFIG\"', args: [arg], env: {WORD: s3cret-w0rd}}
+  - {name: each, type: shell, run: always, inline: 'echo x >>/root/each', nodes: [worker]}
+  - {name: last, type: local, path: last.sh}
+  - {name: gone, type: local, when: after-destroy, inline: 'echo gone >>log'}
+";
+    let sim = Sim::new(&spec(1, 1, more));
+    fs::write(sim.at("last.sh"), "#!/bin/bash\n[[ -e fail ]] && exit 3\necho after >>log\n").unwrap();
+    let boot = || sim.node("worker").sh("cat /proc/sys/kernel/random/boot_id");
+    sim.p1(&["up"]).exits(0);
+    let log = || fs::read_to_string(sim.at("log")).unwrap();
+    assert_eq!(log(), "new\nbefore\nsim server worker 192.168.56.110 arg s3cret-w0rd\nafter\n");
+    let record = sim.last();
+    let at = |step: &str| began(&record).iter().position(|s| s == step).unwrap_or_else(|| panic!("{step}"));
+    assert_eq!((at("cluster/before-up"), at("cluster/after-up")), (0, began(&record).len() - 1));
+    assert!(
+        at("worker/ready") < at("server/provision-seed") && at("server/ready") < at("cluster/after-cluster")
+    );
+    let said = fs::read_to_string(sim.runs().last().unwrap()).unwrap() + &sim.sh("cat .p1/sim/cluster.json");
+    assert!(!said.contains("s3cret-w0rd"), "{said}");
+    // Its pods came back, and k3s is the one of that boot.
+    assert!(!sim.node("server").sh("k3s kubectl get nodes -o json").contains("\"unschedulable\": true"));
+    let then = boot();
+
+    // Every time, and no difference.
+    let plan = sim.p1(&["plan"]).exits(0).says(&["nothing to do"]).stdout();
+    assert!(
+        plan.contains("runs every time: cluster/before-up, worker/provision-each, cluster/after-up"),
+        "{plan}"
+    );
+    sim.p1(&["status"]).exits(0);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(began(&sim.last()), ["cluster/before-up", "worker/provision-each", "cluster/after-up"]);
+    let ran = "cat /root/kernel /root/each /root/seeds 2>/dev/null | wc -l; true";
+    assert_eq!((sim.node("server").sh(ran).trim(), sim.node("worker").sh(ran).trim()), ("1", "3"));
+    assert_eq!(boot(), then);
+
+    // One that fails is a step that failed; another command is due once more.
+    fs::write(sim.at("fail"), "").unwrap();
+    sim.p1(&["up"]).exits(1).says(&["last exited with 3", "p1 retry"]);
+    fs::remove_file(sim.at("fail")).unwrap();
+    sim.p1(&["retry"]).exits(0);
+    sim.spec(&spec(1, 1, &more.replace("WORD: s3cret-w0rd", "WORD: other")));
+    sim.p1(&["plan"]).exits(10).says(&[]);
+    sim.p1(&["up"]).exits(0);
+    assert!(log().contains("arg other"), "{}", log());
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    assert!(log().ends_with("gone\n"), "{}", log());
+}
+
 /// Where nobody could log in, a lab is not ready: machines would boot and be waited for.
 #[test]
 fn a_lab_says_what_its_host_lacks() {

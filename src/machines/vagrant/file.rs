@@ -111,6 +111,8 @@ mod tests {
             name: name.to_owned(),
             kind,
             when: Slot::AfterK3s,
+            always: false,
+            reboot: false,
             nodes: vec!["server".to_owned()],
             settings: settings.as_object().cloned().unwrap_or_default(),
             by_vagrant: true,

@@ -130,6 +130,8 @@ fn provisioners_that_do_not_fit() {
   - {name: g, type: chef_solo, recipes: apt}
   - {name: Has Space, type: salt, run_highstate: true}
   - {type: salt}
+  - {name: h, type: local, inline: x, when: before-k3s, run: always, nodes: [server], options: {a: b}}
+  - {name: i, type: shell, inline: x, when: after-up, run: often}
 "#;
     assert_snapshot!(said(&format!("{NODES}{text}")));
 }

@@ -113,6 +113,8 @@ provision:
   - {name: f, type: puppet, manifests_path: /, manifest_file: a, module_path: /, facter: {a: b}}
   - {name: g, type: chef_solo, cookbooks_path: /, roles_path: /, run_list: [a], recipes: [a], json: {a: b}}
   - {name: h, type: chef_apply, recipe: a}
+  - {name: j, type: local, when: before-destroy, inline: x}
+  - {name: k, type: shell, inline: x, when: after-cluster, run: always, reboot: true}
   - {name: i, type: salt, minion_config: /etc/passwd, run_highstate: true, masterless: true}
 timeouts: {boot: 1h30m, ssh: 90s, install: 500ms, server_ready: 1m1s, node_ready: 2h, download: 24h, provision: 1h, rollout: 1s}
 verify: {image: "example.org:5000/busybox:1.36"}

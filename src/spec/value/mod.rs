@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::node::{Node, Value};
-use super::provision::TYPES;
+use super::provision::{SLOTS, TYPES};
 use super::report::Report;
 use super::shape::{Shape, choice, text, wrong_kind};
 use super::{ProvisionType, Role, Slot};
@@ -41,11 +41,11 @@ impl Shape for Role {
 
 impl Shape for Slot {
     fn schema() -> Json {
-        json!({ "enum": ["before-k3s", "after-k3s"] })
+        json!({ "enum": SLOTS.map(|(name, _)| name) })
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
-        choice(node, &[("before-k3s", Self::BeforeK3s), ("after-k3s", Self::AfterK3s)], report)
+        choice(node, &SLOTS, report)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod kubeconfig;
 pub mod labels;
 pub mod power;
 pub mod quorum;
+pub mod reboot;
 pub mod rollout;
 pub mod stamp;
 pub mod transfer;
