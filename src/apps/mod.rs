@@ -6,5 +6,8 @@ mod rollout;
 mod secrets;
 
 pub use inventory::{Inventory, Item, NAME, Owned, digest, foundations, segment};
-pub use rollout::{Progress, Why, pod_problem, progress, refused, rolls_out, selector};
+pub use rollout::{
+    CHART, Progress, Why, chart_job, chart_lists, is_of_chart, pod_problem, progress, refused, rolls_out,
+    selector,
+};
 pub use secrets::Secrets;

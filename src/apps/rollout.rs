@@ -52,9 +52,34 @@ pub enum Why {
     Other,
 }
 
+/// What k3s' own controller installs with Helm, by a Job.
+pub const CHART: &str = "HelmChart";
+
+/// The path of the Job that installs a chart, as k3s-io/helm-controller names it.
+pub fn chart_job(chart: &Value) -> String {
+    let meta = &chart["metadata"];
+    let of = |field: &str| super::segment(meta[field].as_str().unwrap_or_default());
+    let named = chart["status"]["jobName"].as_str().map(super::segment);
+    let job = named.unwrap_or_else(|| format!("helm-install-{}", of("name")));
+    format!("/apis/batch/v1/namespaces/{}/jobs/{job}", of("namespace"))
+}
+
+/// The lists in which a chart's workloads are.
+pub fn chart_lists(chart: &Value) -> [String; 3] {
+    let target = chart["spec"]["targetNamespace"].as_str().filter(|t| !t.is_empty());
+    let space = target.or(chart["metadata"]["namespace"].as_str()).unwrap_or_default();
+    ["deployments", "statefulsets", "daemonsets"]
+        .map(|kind| format!("/apis/apps/v1/namespaces/{}/{kind}", super::segment(space)))
+}
+
+/// Whether Helm has made the object for that chart.
+pub fn is_of_chart(object: &Value, chart: &Value) -> bool {
+    object["metadata"]["annotations"]["meta.helm.sh/release-name"] == chart["metadata"]["name"]
+}
+
 /// Whether objects of that kind roll out.
 pub fn rolls_out(kind: &str) -> bool {
-    matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "Pod")
+    matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "Pod" | CHART)
 }
 
 /// How far an object has come, by its own word; objects of kinds that do not roll out are done.
@@ -127,6 +152,11 @@ pub fn progress(object: &Value) -> Progress {
                 ))
             }
         }
+        // Its job and its workloads say more.
+        CHART => match condition(object, "Failed").filter(|c| c["status"] == "True") {
+            Some(failed) => Progress::Failed(words(failed, "it failed")),
+            None => Progress::Done,
+        },
         "Pod" => match status["phase"].as_str().unwrap_or("Pending") {
             "Succeeded" => Progress::Done,
             "Failed" => Progress::Failed(words(status, "it failed")),
@@ -272,6 +302,25 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_chart_is_its_job_and_what_helm_made_for_it() {
+        let mut chart =
+            json!({"kind": "HelmChart", "metadata": {"name": "web", "namespace": "kube-system"}, "spec": {}});
+        assert_eq!(chart_job(&chart), "/apis/batch/v1/namespaces/kube-system/jobs/helm-install-web");
+        assert_eq!(chart_lists(&chart)[1], "/apis/apps/v1/namespaces/kube-system/statefulsets");
+        chart["spec"]["targetNamespace"] = "shop".into();
+        chart["status"] = json!({"jobName": "helm-delete-web"});
+        assert!(chart_job(&chart).ends_with("/jobs/helm-delete-web"));
+        assert!(chart_lists(&chart)[0].contains("/shop/"));
+        let made = |name: &str| json!({"metadata": {"annotations": {"meta.helm.sh/release-name": name}}});
+        assert!(is_of_chart(&made("web"), &chart) && !is_of_chart(&made("other"), &chart));
+        assert!(!is_of_chart(&json!({}), &chart));
+        assert_eq!(progress(&chart), Progress::Done);
+        chart["status"]["conditions"] =
+            json!([{"type": "Failed", "status": "True", "reason": "x", "message": "no chart"}]);
+        assert!(matches!(progress(&chart), Progress::Failed(why) if why.contains("no chart")));
+    }
 
     #[test]
     fn a_deployment_is_done_when_new_pods_serve_and_old_ones_are_gone() {

@@ -32,6 +32,19 @@ pub fn passes(text: &str) -> bool {
     SIGNS.iter().any(|sign| text.contains(sign)) || text.lines().any(|l| l.trim_end().ends_with(": EOF"))
 }
 
+/// Whether it failed because a webhook that has to be asked is not there to answer, rather than by what it answered.
+pub fn lacks_webhook(text: &str) -> bool {
+    const LACKS: [&str; 6] = [
+        "connection refused",
+        "no endpoints available",
+        "deadline exceeded",
+        "i/o timeout",
+        "no route to host",
+        "certificate signed by unknown authority",
+    ];
+    text.contains("failed calling webhook") && LACKS.iter().any(|sign| text.contains(sign))
+}
+
 /// The same as a pattern of the shell's `case`, for what is tried again on a node.
 pub fn passing_pattern() -> String {
     let signs = SIGNS.iter().map(|sign| format!("*'{sign}'*"));
@@ -44,6 +57,25 @@ mod tests {
 
     #[test]
     fn what_passes_by_itself_is_told_from_what_does_not() {
+        // As the API server says it (apiserver, pkg/admission/plugin/webhook/errors).
+        let webhook = |why: &str| {
+            let url = "https://cert-manager-webhook.cert-manager.svc:443/mutate?timeout=30s";
+            let called = format!(
+                "failed calling webhook \"webhook.cert-manager.io\": failed to call webhook: Post \"{url}\": {why}"
+            );
+            lacks_webhook(&format!(
+                "Error from server (InternalError): error when creating \"STDIN\": Internal error occurred: {called}"
+            ))
+        };
+        assert!(webhook("dial tcp 10.43.7.1:443: connect: connection refused"));
+        assert!(webhook("no endpoints available for service \"cert-manager-webhook\""));
+        assert!(
+            webhook("x509: certificate signed by unknown authority")
+                && !webhook("unexpected response code: 404")
+        );
+        assert!(!lacks_webhook(
+            "Error from server: admission webhook \"x\" denied the request: connection refused"
+        ));
         for text in [
             "Error from server: etcdserver: leader changed",
             "Unable to connect to the server: EOF",

@@ -1,5 +1,7 @@
 //! What runs by the spec's manifests, by the cluster's own note of it.
 
+use serde_json::Value;
+
 use crate::access::kubectl::{MANAGER, WRITE, fed, stream};
 use crate::access::{Via, World};
 use crate::api;
@@ -50,7 +52,7 @@ pub fn apps_now(world: &World) -> Result<Apps, StepError> {
                 apps.missing.push(item.to_string());
                 apps.shaken.extend(item.foundation.then(|| item.to_string()));
             }
-            Some(object) if rolls => match apps::progress(&object) {
+            Some(object) if rolls => match how_far(world, object)?.0 {
                 Progress::Done => {}
                 Progress::Waiting(why) | Progress::Failed(why) => {
                     apps.unfinished.push((item.to_string(), why));
@@ -75,6 +77,62 @@ pub fn apps_now(world: &World) -> Result<Apps, StepError> {
     apps.inventory = inventory;
     world.note(|seen| seen.apps = Some(apps.clone()));
     Ok(apps)
+}
+
+/// How far an object has come, with the object that says so. Of a chart that is the job that installs it, and then its
+/// workloads.
+pub fn how_far(world: &World, chart: Value) -> Result<(Progress, Option<Value>), StepError> {
+    if chart["kind"] != apps::CHART {
+        return Ok((apps::progress(&chart), Some(chart)));
+    }
+    if let failed @ Progress::Failed(_) = apps::progress(&chart) {
+        return Ok((failed, Some(chart)));
+    }
+    let asked = |path: &str| world.ask(|api| api.object(path, &world.cancel));
+    match asked(&apps::chart_job(&chart)) {
+        Ok(Some(job)) => match apps::progress(&job) {
+            Progress::Done => {}
+            Progress::Waiting(why) => return Ok((Progress::Waiting(format!("its job: {why}")), Some(job))),
+            Progress::Failed(why) => return Ok((Progress::Failed(format!("its job: {why}")), Some(job))),
+        },
+        // Somebody has taken the job away since.
+        Ok(None) if chart["status"]["jobName"].is_string() => {}
+        Ok(None) => return Ok((Progress::Waiting("its job has not begun".to_owned()), Some(chart))),
+        Err(error) if !error.cancelled() => return Ok((Progress::Waiting(error.failure.cause), Some(chart))),
+        Err(error) => return Err(error),
+    }
+    for list in apps::chart_lists(&chart) {
+        let all = match world.ask(|api| api.items(&list, &world.cancel)) {
+            Ok(all) => all,
+            Err(error) if !error.cancelled() => {
+                return Ok((Progress::Waiting(error.failure.cause), Some(chart)));
+            }
+            Err(error) => return Err(error),
+        };
+        for object in all.into_iter().filter(|o| apps::is_of_chart(o, &chart)) {
+            // Of a list the API leaves out what its objects are.
+            let mut object = object;
+            if object["kind"].is_null() {
+                object["kind"] = kind_of(&list).into();
+            }
+            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let told = |why: String| format!("{} {name}: {why}", kind_of(&list));
+            match apps::progress(&object) {
+                Progress::Done => {}
+                Progress::Waiting(why) => return Ok((Progress::Waiting(told(why)), Some(object))),
+                Progress::Failed(why) => return Ok((Progress::Failed(told(why)), Some(object))),
+            }
+        }
+    }
+    Ok((Progress::Done, Some(chart)))
+}
+
+fn kind_of(list: &str) -> &'static str {
+    match list.rsplit('/').next() {
+        Some("deployments") => "Deployment",
+        Some("statefulsets") => "StatefulSet",
+        _ => "DaemonSet",
+    }
 }
 
 /// Which of the applied objects are not as the manifests say: `kubectl diff` on a server. Only names

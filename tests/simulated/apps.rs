@@ -414,6 +414,72 @@ fn what_a_cluster_has_is_asked_of_it_and_not_of_one_setting() {
     shows(&sim, &["plan"], 2, &words[..1]);
 }
 
+/// What is applied may bring the pods of a webhook that it has to pass itself: it is applied again until they answer, and
+/// what such a webhook answers is an error at once.
+#[test]
+fn a_webhook_that_is_not_up_yet_is_waited_for() {
+    let sim = Sim::new(&spec(1, 0, "retry: {attempts: 1}\n"));
+    write(&sim, "web.yaml", WEB);
+    let lacks = "Error from server (InternalError): Internal error occurred: failed calling webhook \"hook.example.org\": failed \
+                 to call webhook: Post \"https://hook.default.svc:443/x\": dial tcp 10.43.0.9:443: connect: connection refused";
+    let denied = "Error from server: error when creating \"STDIN\": admission webhook \"hook.example.org\" denied the request: no";
+    // As the server's own kubectl would say it, so many times.
+    let says = |times: u32, words: &str| {
+        sim.node("server").sh(&format!(
+            "mkdir -p /usr/local/sbin && printf '%s\\n' '{words}' >/root/words && echo {times} >/root/times && cat >/usr/local/sbin/k3s <<'X'\n\
+             #!/bin/sh\nn=$(cat /root/times)\ncase \"$*\" in *' apply '*)\n\
+             if [ \"$n\" -gt 0 ]; then echo $((n - 1)) >/root/times; cat >/dev/null; cat /root/words >&2; exit 1; fi ;;\nesac\n\
+             exec /usr/local/bin/k3s \"$@\"\nX\nchmod 755 /usr/local/sbin/k3s"
+        ));
+    };
+    sim.p1(&["up"]).exits(0);
+    sim.spec(&spec(1, 0, "manifests: [web.yaml]\nretry: {attempts: 1}\n"));
+    says(1, denied);
+    shows(&sim, &["up"], 1, &["denied the request: no"]);
+    says(3, lacks);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(sim.node("server").sh("cat /root/times").trim(), "0");
+    assert_eq!(objects(&sim, "deployments"), ["web"]);
+}
+
+/// A chart that k3s' own controller installs is there when its job is done and its workloads run; what keeps them is told as
+/// of any workload, by the log of the job where it is that.
+#[test]
+fn a_chart_is_waited_for_until_its_workloads_run() {
+    let more = "manifests: [chart]\ntimeouts: {rollout: 20s}\nretry: {attempts: 1}\n";
+    let sim = Sim::new(&spec(1, 0, "timeouts: {rollout: 20s}\n"));
+    sim.p1(&["up"]).exits(0);
+    // The controller's part, which the stand-in does not have.
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: helm-install-web, namespace: kube-system}\nspec: {selector: {matchLabels: {job-name: helm-install-web}}, template: {metadata: \
+               {labels: {job-name: helm-install-web}}, spec: {containers: [{name: helm, image: klipper-helm:1}]}}}\n";
+    let workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: kube-system, annotations: \
+                    {meta.helm.sh/release-name: web}}\nspec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: \
+                    {app: web}}, spec: {containers: [{name: web, image: charted:1}]}}}\n";
+    let server = sim.node("server");
+    let applies = |text: &str| server.sh(&format!("cat <<'X' | k3s kubectl apply -f -\n{text}X\n"));
+    let kind = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: helmcharts.helm.cattle.io}\n\
+                spec: {group: helm.cattle.io, scope: Namespaced, names: {plural: helmcharts, kind: HelmChart}, versions: [{name: v1, served: true, storage: true}]}\n";
+    applies(kind);
+    server.fault("crash", "klipper-helm");
+    applies(job);
+    write(
+        &sim,
+        "chart/web.yaml",
+        "apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: {name: web, namespace: kube-system}\nspec: {chart: web}\n",
+    );
+    sim.spec(&spec(1, 0, more));
+    shows(&sim, &["up"], 1, &["HelmChart kube-system/web: ", "helm-install-web", "container helm"]);
+    // It is not taken for done by the next one either.
+    sim.p1(&["plan"]).exits(10);
+    server.heal();
+    server.fault("crash", "charted");
+    applies(workload);
+    shows(&sim, &["up"], 1, &["HelmChart kube-system/web: ", "container web"]);
+    server.heal();
+    sim.p1(&["up"]).exits(0);
+    shows(&sim, &["up"], 0, &["nothing to do"]);
+}
+
 /// Without flannel no node becomes Ready before the user's network is there, which is applied as soon as the API
 /// answers, while servers go on joining. If it never comes, that is one failure, and it says whose it is.
 #[test]

@@ -17,6 +17,7 @@ use crate::api;
 use crate::apps::{self, Inventory, Item, Owned, Secrets};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
+use crate::k3s;
 use crate::observe::apps::{about, apps_now, changed, foreign, has_namespace};
 use crate::observed::applied::{and_more, none_wanted};
 use crate::os::process::{self, quote};
@@ -25,6 +26,8 @@ use crate::steps::Ctx;
 
 /// For the API to answer one question, where it comes and goes.
 pub const ANSWERS: Duration = Duration::from_secs(60);
+/// For a webhook of the cluster's own: what was applied just before may have brought its pods.
+const WEBHOOKS: Duration = Duration::from_secs(180);
 /// From a definition of a new kind to the kind.
 const ESTABLISHED: Duration = Duration::from_secs(60);
 
@@ -192,6 +195,36 @@ impl Part {
     }
 }
 
+/// Applies; where a webhook has to be asked whose pods do not answer yet, again until they do.
+fn apply(ctx: &Ctx<'_>, what: &str, script: &str, secrets: &Secrets) -> Result<(), StepError> {
+    let mut last = None;
+    let patience = Patience { every: Duration::from_secs(2), ..Patience::of(WEBHOOKS) };
+    let done = wait_for(ctx, patience, || {
+        let log = &mut |line: &str| ctx.control.log(line);
+        match kubectl::apply(ctx.world, what, script, secrets, log) {
+            Ok(_) => Ok(Ok(Ok(()))),
+            Err(error) if error.failure.evidence.iter().any(|line| k3s::kubectl::lacks_webhook(line)) => {
+                let why = "a webhook of the cluster does not answer yet".to_owned();
+                last = Some(error);
+                Ok(Err(why))
+            }
+            // Whether that is worth another try, the step decides.
+            Err(error) => Ok(Ok(Err(error))),
+        }
+    })?;
+    match (done, last) {
+        (Ok(result), _) => result,
+        (Err(why), None) => Err(StepError::new(why, "")),
+        (Err(_), Some(mut error)) => {
+            error.failure.cause = format!("{} (asked again for {})", error.failure.cause, seconds(WEBHOOKS));
+            let hint = "Its pods do not run, or its Service leads nowhere: `p1 kubectl get pods -A` shows which, and \
+                        `p1 kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations` whose it is.";
+            error.failure.hint = Some(hint.to_owned());
+            Err(error)
+        }
+    }
+}
+
 /// Applies a part, with what `then` has to wait for before it is noted as whole.
 pub fn put(
     ctx: &Ctx<'_>,
@@ -282,9 +315,7 @@ pub fn put(
     script.push_str(&texts(&early_pieces));
     if !definitions.is_empty() {
         ctx.control.says("applying definitions");
-        kubectl::apply(ctx.world, "applying the definitions", &script, &wanted.secrets, &mut |line| {
-            ctx.control.log(line)
-        })?;
+        apply(ctx, "applying the definitions", &script, &wanted.secrets)?;
         begun = true;
         established(ctx, &definitions)?;
         place(&mut kinds, &mut new, 0)?;
@@ -306,9 +337,7 @@ pub fn put(
             n => format!("applying {n} objects"),
         });
         script.push_str(&texts(&rest));
-        kubectl::apply(ctx.world, "applying the manifests", &script, &wanted.secrets, &mut |line| {
-            ctx.control.log(line)
-        })?;
+        apply(ctx, "applying the manifests", &script, &wanted.secrets)?;
         begun = true;
         let mut awaited = Vec::new();
         for piece in rest.iter().filter(|p| p.wait) {

@@ -11,6 +11,7 @@ use crate::api::Client;
 use crate::apps::{self, Item, Progress, Secrets, Why};
 use crate::engine::StepError;
 use crate::explain::{FailureKind, seconds};
+use crate::observe::apps::how_far;
 use crate::observed::applied::and_more;
 use crate::steps::Ctx;
 
@@ -32,7 +33,7 @@ pub fn await_all(ctx: &Ctx<'_>, items: &[Item], bound: Duration) -> Result<usize
         for item in std::mem::take(&mut open) {
             let path = item.path();
             let (progress, object) = match world.ask(|api| api.object(&path, &world.cancel)) {
-                Ok(Some(object)) => (apps::progress(&object), Some(object)),
+                Ok(Some(object)) => how_far(world, object)?,
                 Ok(None) if item.fleeting => (Progress::Done, None),
                 Ok(None) => (Progress::Failed("it was deleted".into()), None),
                 // The API may be away for a while, such as when a server is restarted.
