@@ -10,6 +10,7 @@ mod sim;
 #[path = "../support/sshd.rs"]
 mod sshd;
 
+mod action;
 mod apps;
 mod bake;
 mod change;
