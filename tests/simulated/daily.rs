@@ -247,3 +247,26 @@ fn status_is_watched(sim: &Sim) {
     running.signal(nix::sys::signal::Signal::SIGINT);
     running.end().exits(0);
 }
+
+/// The picture in README.md is of a session as p1 speaks now: drawn again it has the same words, figures apart.
+#[test]
+fn the_picture_in_the_readme_has_the_words_of_p1() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let drawn = dir.path().join("picture.svg");
+    let mut command = std::process::Command::new(root.join("docs/picture"));
+    let out = command.arg(&drawn).env("P1", env!("CARGO_BIN_EXE_p1")).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let words = |path: &Path| -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        let figures = regex::Regex::new("[0-9][0-9.]*").unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("<text"));
+        let plain =
+            lines.map(|line| regex::Regex::new("<[^>]*>").unwrap().replace_all(line, " ").into_owned());
+        let words = plain.flat_map(|l| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        words.map(|word| figures.replace_all(&word, "#").into_owned()).collect()
+    };
+    let (now, then) = (words(&drawn), words(&root.join("docs/picture.svg")));
+    assert!(now.len() > 60, "{now:?}");
+    assert_eq!(now, then, "run docs/picture, and look at what changed");
+}
