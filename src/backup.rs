@@ -147,7 +147,7 @@ impl Manifest {
             at: jiff::Timestamp::now(),
             k3s,
             datastore,
-            nodes: cluster.nodes.iter().map(member).collect(),
+            nodes: cluster.members().map(member).collect(),
             sha256: BTreeMap::new(),
         }
     }

@@ -530,6 +530,7 @@ fn the_examples_are_specs_without_a_mistake_or_a_warning() {
         ("mirror", 0),
         ("existing", 0),
         ("lessons", 6),
+        ("registry", 0),
     ];
     for (name, objects) in all {
         let parsed =

@@ -39,9 +39,9 @@ impl World {
         lock(&self.held.files.aim).clone()
     }
 
-    /// The architectures of the cluster's nodes: as they say or are remembered to have said, else this host's.
+    /// The architectures of the nodes with k3s: as they say or are remembered to have said, else this host's.
     pub fn archs(&self) -> BTreeSet<k3s::Arch> {
-        self.cluster.nodes.iter().filter_map(|node| self.arch(node).ok()).collect()
+        self.cluster.members().filter_map(|node| self.arch(node).ok()).collect()
     }
 
     fn arch(&self, node: &Node) -> Result<k3s::Arch, artifacts::Error> {

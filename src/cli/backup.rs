@@ -52,7 +52,7 @@ pub fn restore(context: &Context, path: &Path) -> Result<(), CliError> {
     change(context, cluster, VerbName::Restore, path, &|world| {
         let backup = archive::read(world).map_err(|t| CliError { code: code::USAGE, ..t.into() })?;
         let seen = world.seen();
-        for node in &world.cluster.nodes {
+        for node in world.cluster.members() {
             let state = seen.machines.get(&node.name).map_or(MachineState::Absent, |m| m.state.clone());
             if state != MachineState::Running {
                 let fail = not_running(&node.name, state);

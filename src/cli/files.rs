@@ -77,8 +77,11 @@ pub fn validate(context: &Context) -> Result<(), CliError> {
         true => "machines that exist already".to_owned(),
         false => format!("network {}", cluster.network.cidr),
     };
+    let others = cluster.nodes.len() - cluster.members().count();
+    let others =
+        if others == 0 { String::new() } else { format!(", {} without k3s", count(others, "machine")) };
     eprintln!(
-        "{}: cluster `{}`, {}, {}, {network}",
+        "{}: cluster `{}`, {}, {}{others}, {network}",
         context.global.file.display(),
         cluster.name,
         count(cluster.servers().count(), "server"),
@@ -180,7 +183,11 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
         // Which one it is, is asked of the machine.
         let card = format!("the card that has {}", node.ip);
         let facts = NodeFacts { addresses: vec![(card, node.ip)], ..NodeFacts::default() };
-        for (path, text) in crate::observed::files::files(&view, node, &facts, &tokens) {
+        let files = match node.role.has_k3s() {
+            true => crate::observed::files::files(&view, node, &facts, &tokens),
+            false => Default::default(),
+        };
+        for (path, text) in files {
             if let Some(text) = text {
                 let name =
                     path.rsplit('/').next().filter(|name| name.ends_with(".yaml")).unwrap_or("k3s.env");
@@ -194,6 +201,9 @@ pub fn rendered(world: &World) -> Result<Vec<(String, String)>, CliError> {
         }
         let hosts = crate::steps::shared::hosts::lines(cluster).join("\n") + "\n";
         all.push((format!("{}/hosts", node.name), hosts));
+        if !node.role.has_k3s() {
+            continue;
+        }
         let call = k3s::install(node.role, crate::observed::files::INSTALLER, true).line();
         all.push((
             format!("{}/install.sh", node.name),

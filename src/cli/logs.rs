@@ -39,7 +39,13 @@ pub fn logs(context: &Context, args: &Logs) -> Result<(), CliError> {
     let state = StateDir::of(cluster.home(), &cluster.name);
     if let Some(word) = &args.node {
         let name = context.target(&cluster, word)?;
-        let unit = cluster.node(&name).expect("looked up").role.unit();
+        let role = cluster.node(&name).expect("looked up").role;
+        if !role.has_k3s() {
+            let what = format!("{name} has no log of k3s: the spec gives it no k3s (`role: none`)");
+            let hint = format!("`p1 ssh {name}` leads to its own logs.");
+            return Err(CliError::new(code::USAGE, what, hint));
+        }
+        let unit = role.unit();
         return lines_of(context, cluster, &name, unit, args);
     }
     let last = match &args.run {

@@ -123,7 +123,7 @@ fn look(context: &Context, args: &Looks) -> Result<Shown, CliError> {
         let machine = view.machine(node);
         let facts = seen.nodes.get(&node.name);
         let status = view.status(node);
-        let unit = facts.map(|f| f.unit(node.role.unit()));
+        let unit = facts.filter(|_| node.role.has_k3s()).map(|f| f.unit(node.role.unit()));
         let drift: Vec<&Drift> = drift.iter().filter(|d| d.node.as_deref() == Some(&node.name)).collect();
         let former = world.cluster.node(&node.name).is_none();
         // The API takes a while to see that a node is gone; a former one was not asked itself.

@@ -149,12 +149,8 @@ fn foretell(
             let away: BTreeMap<_, _> = p.away.iter().map(|(n, time)| (n, millis(*time))).collect();
             json!({"run": p.run, "took_ms": millis(p.took), "away_ms": away})
         });
-        let from: BTreeMap<_, _> = world
-            .cluster
-            .nodes
-            .iter()
-            .map(|n| (&n.name, view.version(n).map(|v| context.shown(v))))
-            .collect();
+        let from: BTreeMap<_, _> =
+            world.cluster.members().map(|n| (&n.name, view.version(n).map(|v| context.shown(v)))).collect();
         let told = json!({"from": from, "to": to, "turns": turns, "before": past});
         out::object(&json!({"v": 1, "upgrade": told}));
     } else if due {

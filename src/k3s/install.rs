@@ -27,7 +27,7 @@ pub struct Install {
 pub fn install(role: Role, script: &str, selinux_warn: bool) -> Install {
     let command = match role {
         Role::Server => "server",
-        Role::Worker => "agent",
+        Role::Worker | Role::None => "agent",
     };
     let mut env = vec![
         ("INSTALL_K3S_SKIP_DOWNLOAD", "true"),

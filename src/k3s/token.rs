@@ -70,7 +70,7 @@ impl Tokens {
     pub fn of(&self, role: Role) -> &Token {
         match role {
             Role::Server => &self.server,
-            Role::Worker => &self.agent,
+            Role::Worker | Role::None => &self.agent,
         }
     }
 

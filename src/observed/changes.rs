@@ -293,7 +293,8 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
 
 /// What a machine is made as.
 fn made(view: &View<'_>, node: &Node) -> Vec<What> {
-    let mut what = vec![in_words(node.role.to_string())];
+    let role = if node.role.has_k3s() { node.role.to_string() } else { "without k3s".to_owned() };
+    let mut what = vec![in_words(role)];
     what.extend(node.size.map(|size| in_words(size.to_string().replace(" and ", ", "))));
     let of = |p: &&crate::spec::Provisioner| p.nodes.contains(&node.name);
     what.extend(view.cluster.provision.iter().filter(of).map(|p| in_words(format!("runs {}", p.name))));

@@ -274,6 +274,10 @@ pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, Strin
             (Loss::Disk, "what k3s has on its disk, volumes of pods included".to_owned())
         }
         Role::Worker => (Loss::Disk, "what is on its disk, volumes of pods included".to_owned()),
+        Role::None if view.can(node).has(Cap::Release) => {
+            (Loss::Node, "its names in /etc/hosts of the nodes".to_owned())
+        }
+        Role::None => (Loss::Disk, "what is on its disk".to_owned()),
     }
 }
 
@@ -318,6 +322,8 @@ fn data_stays(view: &View<'_>, node: &Node, leaving: &[Node]) -> bool {
 /// A node as its machine was made.
 fn as_made(view: &View<'_>, node: &Node) -> Node {
     match view.seen.made.get(&node.name) {
+        // One that was made without k3s may have it by now: nothing has to go for that.
+        Some(made) if made.role == Role::None => Node { ip: made.ip, ..node.clone() },
         Some(made) => Node { role: made.role, ip: made.ip, ..node.clone() },
         None => node.clone(),
     }
@@ -391,7 +397,8 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     let seen = view.seen;
     let up = |kind, what: String, then: &str| finding(Some(node), kind, what, Mend::Up, then);
     let Some(machine) = seen.machines.get(&node.name).filter(|m| m.state != MachineState::Absent) else {
-        return vec![up(Kind::VmMissing, "there is no machine".into(), "it is made and joins")];
+        let then = if node.role.has_k3s() { "it is made and joins" } else { "it is made" };
+        return vec![up(Kind::VmMissing, "there is no machine".into(), then)];
     };
     if machine.foreign {
         let what = "a machine of its name exists that this folder does not know".to_owned();
@@ -411,9 +418,11 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
             kind,
             what,
             Mend::Replace,
-            match stays {
-                true => "k3s is uninstalled there, and it joins again",
-                false => "its machine is recreated and joins again",
+            match (stays, node.role.has_k3s()) {
+                (true, true) => "k3s is uninstalled there, and it joins again",
+                (true, false) => "k3s is uninstalled there",
+                (false, true) => "its machine is recreated and joins again",
+                (false, false) => "its machine is recreated",
             },
         )
     };
@@ -424,13 +433,16 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     }
     let facts = seen.nodes.get(&node.name);
     let has = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
-    let other = if node.role == Role::Server { Role::Worker } else { Role::Server };
+    let mut others = [Role::Server, Role::Worker].into_iter().filter(|role| *role != node.role);
     let was = match facts {
-        Some(_) => has(other) && !has(node.role),
-        None => made.is_some_and(|m| m.role == other),
+        Some(_) => others.find(|role| has(*role) && !has(node.role)),
+        None => others.find(|role| made.is_some_and(|m| m.role == *role)),
     };
-    if was {
-        let what = format!("it is a {other}, not a {}", node.role);
+    if let Some(other) = was {
+        let what = match node.role {
+            Role::None => format!("it is a {other}, and the spec gives it no k3s"),
+            role => format!("it is a {other}, not a {role}"),
+        };
         all.push(replace(Kind::Role, what).from_to(other, node.role));
     }
     match &machine.state {
@@ -495,6 +507,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         all.push(finding(Some(node), Kind::K3sFound, what, Mend::Note, then));
     }
     let all_said = found.is_some_and(|lacks| lacks.is_empty());
+    let facts = facts.filter(|_| node.role.has_k3s());
     if let Some(what) = facts.filter(|_| !all_said).and_then(|facts| elsewhere(node, facts)) {
         let then = "nothing; take it into the spec's `config`, or remove it, and restart k3s";
         all.push(finding(Some(node), Kind::K3sElsewhere, what, Mend::Note, then));
@@ -643,13 +656,19 @@ fn former(view: &View<'_>, node: &Node) -> Drift {
         Some(machine) if machine.can.has(Cap::Release) => (
             Kind::VmExtra,
             "the spec does not have it".to_owned(),
-            "it leaves the cluster, and k3s is uninstalled there; its machine stays",
+            match node.role.has_k3s() {
+                true => "it leaves the cluster, and k3s is uninstalled there; its machine stays",
+                false => "what p1 did there is taken back; its machine stays",
+            },
             lost_with(view, node, &[]),
         ),
         Some(machine) => (
             Kind::VmExtra,
             format!("the spec does not have it, and its machine is {}", machine.state),
-            "it leaves the cluster and its machine is destroyed",
+            match node.role.has_k3s() {
+                true => "it leaves the cluster and its machine is destroyed",
+                false => "its machine is destroyed",
+            },
             lost_with(view, node, &[]),
         ),
         None if view.seen.machines.contains_key(&node.name) => (

@@ -68,6 +68,12 @@ fn of_node(view: &View<'_>, wish: &Wish, node: &Node) -> Option<Refusal> {
             "Faults that are done inside machines can be: `partition`, `latency`, `loss`, `disk-full`, `clock`, `kill-k3s`.",
         ));
     }
+    if matches!(fault, Fault::KillK3s) && !node.role.has_k3s() {
+        return Some(Refusal::new(
+            format!("`{}` cannot be done to {name}: the spec gives it no k3s (`role: none`)", fault.name()),
+            "Name nodes with k3s.",
+        ));
+    }
     let machine = view.machine(node);
     if machine.foreign {
         return Some(Refusal::new(

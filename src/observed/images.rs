@@ -14,7 +14,7 @@ pub fn collected(view: &View<'_>) -> Check {
     if !view.cluster.keep_images {
         return Check::Done(OFF.into());
     }
-    let made = view.cluster.nodes.iter().any(|n| view.k3s_state(n) == K3sState::New);
+    let made = view.cluster.members().any(|n| view.k3s_state(n) == K3sState::New);
     match made || applied(view).may_run() {
         true => Check::Needed("nodes pull what they are to run".into()),
         false => Check::Done("nothing is made or applied".into()),

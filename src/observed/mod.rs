@@ -311,9 +311,9 @@ impl<'a> View<'a> {
         self.seen.here.wanted.get(&self.arch(node)?).map(Vec::as_slice)
     }
 
-    /// The architectures of the cluster's nodes.
+    /// The architectures of the nodes with k3s.
     pub fn archs(&self) -> BTreeSet<Arch> {
-        self.cluster.nodes.iter().filter_map(|node| self.arch(node)).collect()
+        self.cluster.members().filter_map(|node| self.arch(node)).collect()
     }
 
     /// The version that a node runs: by the API's word, else the last that is known.
@@ -350,10 +350,13 @@ impl<'a> View<'a> {
 
     /// The same of the machine that is there now, be it about to go or not.
     pub fn k3s_state_now(&self, node: &Node) -> K3sState {
+        if !node.role.has_k3s() {
+            return K3sState::New;
+        }
         if let Some(facts) = self.seen.nodes.get(&node.name) {
             let was = match node.role {
                 Role::Server => facts.datastore.is_some() || facts.stamps.contains_key("start"),
-                Role::Worker => facts.node_password,
+                Role::Worker | Role::None => facts.node_password,
             };
             return match facts.unit(node.role.unit()).active {
                 Activity::Active => K3sState::Running,

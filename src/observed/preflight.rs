@@ -69,7 +69,7 @@ pub fn policy(facts: &NodeFacts) -> Option<(&'static str, &'static str)> {
 /// be reached by the new ones too.
 pub fn peers(view: &View<'_>, from: &Node) -> Vec<Peer> {
     let mut all = Vec::new();
-    for to in view.cluster.nodes.iter().filter(|to| to.name != from.name) {
+    for to in view.cluster.members().filter(|to| to.name != from.name && from.role.has_k3s()) {
         // One of both is new, and both are there.
         let there = |node: &Node| {
             let known = view.seen.nodes.get(&node.name);
@@ -103,6 +103,10 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
     let mut add = |problem: bool, what: String, remedy: &str| {
         all.push(Finding { node: node.name.clone(), problem, what, remedy: remedy.to_owned() });
     };
+    if !node.role.has_k3s() {
+        unfit(facts, node).into_iter().for_each(|(what, remedy)| add(true, what, &remedy));
+        return;
+    }
     if Arch::from_uname(&facts.arch).is_none() {
         add(
             true,

@@ -39,6 +39,9 @@ fn overlay(cluster: &Cluster) -> Option<(Protocol, u16)> {
 
 /// What is listened at on a node by k3s.
 pub fn ports(cluster: &Cluster, node: &Node) -> Vec<(Protocol, u16)> {
+    if !node.role.has_k3s() {
+        return Vec::new();
+    }
     let mut all = vec![(Protocol::Tcp, KUBELET)];
     all.extend(overlay(cluster));
     if node.role == Role::Server {
@@ -66,7 +69,7 @@ pub fn openings(cluster: &Cluster, node: &Node) -> Vec<Opening> {
     all.extend(networks.filter_map(|net| Some(Opening { from: Some(net.parse().ok()?), to: None })));
     let on = |value: &serde_yaml::Value| value.as_bool() == Some(true);
     let shares = cluster.servers().any(|s| s.config.get("embedded-registry").is_some_and(on));
-    for peer in cluster.nodes.iter().filter(|peer| peer.name != node.name) {
+    for peer in cluster.members().filter(|peer| peer.name != node.name) {
         let mut addresses = vec![peer.ip, reached_at(cluster, peer)];
         addresses.dedup();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -87,7 +90,7 @@ pub fn openings(cluster: &Cluster, node: &Node) -> Vec<Opening> {
 
 /// What a node's firewalls keep out; none where that is nothing, or where it is not known.
 pub fn closed(view: &View<'_>, node: &Node) -> Option<Gap> {
-    let facts = view.facts(node).ok()?;
+    let facts = view.facts(node).ok().filter(|_| node.role.has_k3s())?;
     let gap = firewall::gap(facts, node.ip, &openings(view.cluster, node));
     (gap != Gap::default()).then_some(gap)
 }

@@ -154,6 +154,32 @@ impl NodeStep {
         format!("{node}/{self}")
     }
 
+    /// Whether it does something with k3s alone, so that a machine without it has no part in it.
+    pub const fn is_of_k3s(self) -> bool {
+        matches!(
+            self,
+            Self::Config
+                | Self::Dns
+                | Self::Halt
+                | Self::Images
+                | Self::Import
+                | Self::Install
+                | Self::Killall
+                | Self::Labels
+                | Self::Launch
+                | Self::Leave
+                | Self::Load
+                | Self::Network
+                | Self::Password
+                | Self::Push
+                | Self::Ready
+                | Self::Service
+                | Self::Stage
+                | Self::Start
+                | Self::Steady
+        )
+    }
+
     /// Whether an id is of this step, of whatever node.
     pub fn is(self, id: &str) -> bool {
         id.rsplit_once('/').is_some_and(|(_, step)| step == self.as_str())

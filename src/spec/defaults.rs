@@ -19,7 +19,7 @@ pub const CHANNEL: &str = "stable";
 pub const fn size(role: Role) -> (u32, u32) {
     match role {
         Role::Server => (2, 2048),
-        Role::Worker => (1, 1024),
+        Role::Worker | Role::None => (1, 1024),
     }
 }
 

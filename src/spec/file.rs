@@ -138,7 +138,7 @@ object! {
         /// What the machine calls itself: a host name, its case kept, or a fully qualified one. Default: its name. With count:
         /// HOSTNAME-1, HOSTNAME-2, ...
         optional hostname: HostName,
-        /// server runs the control plane; worker (k3s says agent) runs workloads only.
+        /// server runs the control plane; worker (k3s says agent) runs workloads only; none is a machine without k3s.
         optional role: Role = "worker",
         /// How many machines like this.
         optional count: Count<0, 250>,

@@ -397,14 +397,23 @@ pub enum Role {
     Server,
     /// Runs workloads; k3s calls it an agent.
     Worker,
+    /// A machine without k3s.
+    None,
 }
 
 impl Role {
-    /// The systemd unit that k3s' installer makes (`install.sh`, `SYSTEM_NAME`).
+    /// Whether its machine has k3s.
+    pub fn has_k3s(self) -> bool {
+        self != Self::None
+    }
+
+    /// The systemd unit that k3s' installer makes (`install.sh`, `SYSTEM_NAME`); no unit is called like that of a
+    /// machine without k3s.
     pub fn unit(self) -> &'static str {
         match self {
             Self::Server => "k3s",
             Self::Worker => "k3s-agent",
+            Self::None => "",
         }
     }
 }
@@ -414,6 +423,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Server => "server",
             Self::Worker => "worker",
+            Self::None => "none",
         })
     }
 }
@@ -421,7 +431,7 @@ impl fmt::Display for Role {
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
-    /// A DNS label, also its Node object's name.
+    /// A DNS label, also its Node object's name, if it has one.
     pub name: String,
     /// What the machine calls itself, where that is not its name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -634,6 +644,11 @@ impl Cluster {
     pub fn on_this_host(&self, slot: Slot) -> impl Iterator<Item = &Provisioner> {
         let of = move |p: &&Provisioner| p.kind == ProvisionType::Local && p.when == slot;
         self.provision.iter().filter(of)
+    }
+
+    /// Those that have k3s, in the spec's order: machines without it are no part of the cluster that k3s makes.
+    pub fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.role.has_k3s())
     }
 
     /// Those that run the control plane, in the spec's order.

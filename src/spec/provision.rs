@@ -352,6 +352,7 @@ fn nodes(one: &ProvisionFile, drafts: &[Draft<'_>], report: &mut Report<'_>) -> 
         let role = match word {
             "server" => Some(Role::Server),
             "worker" | "agent" => Some(Role::Worker),
+            "none" => Some(Role::None),
             _ => None,
         };
         let group = draft.file.name.value().map(|n| n.0.as_str());
@@ -363,10 +364,10 @@ fn nodes(one: &ProvisionFile, drafts: &[Draft<'_>], report: &mut Report<'_>) -> 
         if drafts.iter().any(|d| fits(name, d)) {
             continue;
         }
-        let known = || drafts.iter().filter_map(|d| d.name.as_deref()).chain(["server", "worker"]);
+        let known = || drafts.iter().filter_map(|d| d.name.as_deref()).chain(["server", "worker", "none"]);
         let help = match nearest(name, known()) {
             Some(near) => format!("Did you mean `{near}`?"),
-            None => "Name nodes of the spec, or a role: `server`, `worker`.".to_owned(),
+            None => "Name nodes of the spec, or a role: `server`, `worker`, `none`.".to_owned(),
         };
         report.error(word.at, format!("no node is `{name}`"), help);
     }

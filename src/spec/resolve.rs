@@ -69,11 +69,12 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     let role = |role| match role {
         Role::Server => config(|k| &k.server_config),
         Role::Worker => config(|k| &k.worker_config),
+        Role::None => None,
     };
     if whole {
         let mut machines = Vec::with_capacity(drafts.len());
         for draft in &drafts {
-            let Some(of) = draft.role else { continue };
+            let Some(of) = draft.role.filter(|role| role.has_k3s()) else { continue };
             let layers = [common, role(of), draft.file.config.value()];
             machines.push((draft, Layers { layers, role: of }));
         }
@@ -97,7 +98,7 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
     let mut nodes = Vec::with_capacity(drafts.len());
     for draft in &drafts {
         let node_role = draft.role?;
-        let layers = [common, role(node_role), draft.file.config.value()];
+        let layers = [common.filter(|_| node_role.has_k3s()), role(node_role), draft.file.config.value()];
         let mut config = layered(&layers, node_role);
         if let Some(external) = draft.file.external_ip.value() {
             config.insert(EXTERNAL_IP.into(), external.0.to_string().into());

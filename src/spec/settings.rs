@@ -446,7 +446,8 @@ pub(super) fn cluster_networks(nodes: &NodeAddresses<'_>, layers: &Layers<'_>, r
     let pods = networks(layers, "cluster-cidr", PODS, report);
     let services = networks(layers, "service-cidr", SERVICES, report);
     for (pods, at) in &pods {
-        room_for_nodes(*pods, at.unwrap_or_default(), nodes.drafts.len(), layers, report);
+        let members = nodes.drafts.iter().filter(|draft| draft.role.is_none_or(|role| role.has_k3s()));
+        room_for_nodes(*pods, at.unwrap_or_default(), members.count(), layers, report);
     }
     for (services, at) in &services {
         room_for_services(*services, at.unwrap_or_default(), layers, report);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use super::file::{File, K3sFile};
+use super::file::{File, K3sFile, NodeFile};
 use super::k3s_keys::{self, Taker};
 use super::manifest::When;
 use super::report::{Report, Span, nearest};
@@ -76,6 +76,9 @@ pub(super) fn nodes(file: &File, drafts: &[Draft<'_>], whole: bool, report: &mut
         let help = "Make one of the nodes the server: `{name: server, role: server}`.";
         report.error(at, "no node is the server", help);
     }
+    for draft in drafts.iter().filter(|d| d.index == 0 && d.role == Some(Role::None)) {
+        without_k3s(draft, report);
+    }
     let made = || drafts.iter().filter(|draft| draft.ssh.is_none());
     if let Some(draft) = made().nth(50) {
         // k3s-io/docs, docs/installation/requirements.md.
@@ -131,12 +134,28 @@ pub(super) fn hosts(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) 
     }
 }
 
+/// What only k3s makes anything of.
+fn without_k3s(draft: &Draft<'_>, report: &mut Report<'_>) {
+    let NodeFile { labels, taints, config, external_ip, .. } = draft.file;
+    let keys = [
+        ("labels", labels.get().map(|v| v.at)),
+        ("taints", taints.get().map(|v| v.at)),
+        ("config", config.get().map(|v| v.at)),
+        ("external_ip", external_ip.get().map(|v| v.at)),
+    ];
+    for (key, at) in keys {
+        let Some(at) = at else { continue };
+        let help = format!("A machine with `role: none` has no k3s. Remove `{key}`, or take another `role`.");
+        report.error(at, format!("`{key}` is k3s', and this machine has none"), help);
+    }
+}
+
 /// k3s' minimum (k3s-io/docs, docs/installation/requirements.md).
 fn size(draft: &Draft<'_>, report: &mut Report<'_>) {
     let (who, cpus, memory) = match draft.role {
         Some(Role::Server) => ("server", 2, 2048),
         Some(Role::Worker) => ("worker", 1, 512),
-        None => return,
+        Some(Role::None) | None => return,
     };
     if let Some(given) = draft.file.cpus.get().filter(|c| c.value.0 < cpus) {
         let message = format!("{} CPU is less than k3s asks for", given.value.0);

@@ -32,7 +32,7 @@ fn check(view: &View<'_>) -> Check {
         Ok(_) => matches!(staged(view, node), Check::Done(_)),
         Err(_) => view.machine(node).state == MachineState::Absent,
     };
-    let mut nodes = view.cluster.nodes.iter().filter(|n| view.seen.request.targets.contains(&n.name));
+    let mut nodes = view.cluster.members().filter(|n| view.seen.request.targets.contains(&n.name));
     match &view.seen.here.baked {
         Baked::No => Check::Needed("for the nodes to copy k3s from".into()),
         _ if !nodes.all(has) => Check::Needed("for the nodes to copy k3s from".into()),
@@ -59,8 +59,7 @@ fn apply(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
                 .collect::<Vec<_>>(),
         );
     }
-    let new =
-        world.cluster.nodes.iter().any(|n| images::given(&View::new(&world.cluster, &seen), n).may_run());
+    let new = world.cluster.members().any(|n| images::given(&View::new(&world.cluster, &seen), n).may_run());
     for arch in View::new(&world.cluster, &seen).archs().into_iter().filter(|_| new) {
         match world.kept_images(arch) {
             Ok(Some(packed)) => wanted.push(access::as_file(&packed, String::new())),

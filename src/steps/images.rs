@@ -144,7 +144,7 @@ fn collect(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     unless_in_vain(
         ctx,
         known.and_then(|known| {
-            let all: Vec<&Node> = world.cluster.nodes.iter().filter(|_| !known).collect();
+            let all: Vec<&Node> = world.cluster.members().filter(|_| !known).collect();
             Collecting { ctx, nodes: &all, pods, whole: true }.run()
         }),
     )

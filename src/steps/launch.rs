@@ -60,7 +60,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     holds(
         "",
         Some(match node.role {
-            Role::Worker => "it waits for its server by itself".to_owned(),
+            Role::Worker | Role::None => "it waits for its server by itself".to_owned(),
             Role::Server => "it joins in its turn".to_owned(),
         }),
     )

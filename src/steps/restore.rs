@@ -281,7 +281,7 @@ fn remove_former(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     // From here on nothing leads back, whatever becomes of the rest.
     world.state.begin(&Unfinished { settled: true, ..unfinished(world)? })?;
-    let nodes: Vec<&Node> = world.cluster.nodes.iter().collect();
+    let nodes: Vec<&Node> = world.cluster.members().collect();
     let gone = many::each(world.jobs, &nodes, |node| {
         world.script(node, "removing the former data", "rm -rf /var/lib/rancher/k3s/p1-former-*\n")
     });
@@ -315,7 +315,7 @@ fn put_back(ctx: &Ctx<'_>) -> Result<String, StepError> {
     let machines = world.look_at_machines()?;
     let there =
         |n: &&Node| machines.get(&n.name).is_some_and(|m| m.state != MachineState::Absent && !m.foreign);
-    let nodes: Vec<&Node> = world.cluster.nodes.iter().filter(there).collect();
+    let nodes: Vec<&Node> = world.cluster.members().filter(there).collect();
     ctx.control.says("putting the former data back");
     let done = many::each(world.jobs, &nodes, |node| {
         // Nothing else starts it meanwhile: k3s would find no data.

@@ -66,7 +66,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     };
     let bound = match node.role {
         Role::Server => world.cluster.timeouts.server_ready,
-        Role::Worker => world.cluster.timeouts.node_ready,
+        Role::Worker | Role::None => world.cluster.timeouts.node_ready,
     };
     follow(ctx, &since, bound, launched.is_some())?;
     if archive::begins_unknown(world, node) {
@@ -85,7 +85,11 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         note.extend(labels::first_note(node));
     }
     world.script(node, "noting the start", &note)?;
-    world.remember(&node.name, |m| m.joined = true)?;
+    world.remember(&node.name, |m| {
+        m.joined = true;
+        // One that was made without k3s has it now.
+        m.made.iter_mut().for_each(|made| made.role = node.role);
+    })?;
     // What the API said of the node was said of the k3s before this one.
     world.forget_nodes();
     world.note(|seen| {
@@ -113,7 +117,7 @@ fn follow(ctx: &NodeCtx<'_>, since: &Since, bound: Duration, launched: bool) -> 
     let mut before: Option<String> = None;
     let waits = match node.role {
         Role::Server => "waiting for the API",
-        Role::Worker => "waiting for the worker to join",
+        Role::Worker | Role::None => "waiting for the worker to join",
     };
     ctx.control.says(waits);
     let mut pause = Duration::from_millis(250);

@@ -41,7 +41,7 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     let made = view.can(node).has(Cap::Make);
     let wrong = if !made {
         existing(facts, node).map(|error| error.failure.cause)
-    } else if facts.baked {
+    } else if facts.baked && node.role.has_k3s() {
         Some("what the baked box has for its role is not in its place".to_owned())
     } else if facts.hostname != node.hostname() {
         Some(format!("its hostname is {}", facts.hostname))
@@ -50,10 +50,14 @@ fn check(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     } else if facts.ahead.abs() > SKEW {
         Some(format!("its clock is {} s off", facts.ahead))
     } else {
-        obstacles(facts).into_iter().next().map(|o| o.failure.cause)
+        obstacles(facts, node).into_iter().next().map(|o| o.failure.cause)
     };
-    let wrong = wrong.or_else(|| guest::of(Some(facts)).untuned(facts).map(str::to_owned));
-    let wrong = wrong.or_else(|| ways::closed(view, node)?.why());
+    let wrong = match node.role.has_k3s() {
+        true => wrong
+            .or_else(|| guest::of(Some(facts)).untuned(facts).map(str::to_owned))
+            .or_else(|| ways::closed(view, node)?.why()),
+        false => wrong,
+    };
     holds("name, address and clock are right", wrong)
 }
 
@@ -68,7 +72,9 @@ fn inputs(cluster: &Cluster, node: &Node) -> serde_json::Value {
 /// What has to be mended by whoever has the machine: p1 gives it neither name nor address, and sets no clock.
 fn existing(facts: &NodeFacts, node: &Node) -> Option<StepError> {
     let unfit = preflight::unfit(facts, node).into_iter().next();
-    unfit.map(|(cause, hint)| StepError::new(cause, hint)).or_else(|| obstacles(facts).into_iter().next())
+    unfit
+        .map(|(cause, hint)| StepError::new(cause, hint))
+        .or_else(|| obstacles(facts, node).into_iter().next())
 }
 
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
@@ -78,10 +84,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         if let Some(error) = existing(&facts, node) {
             return Err(error);
         }
-        guest::of(Some(&facts))
-            .warnings(&facts, node.role)
-            .into_iter()
-            .for_each(|text| ctx.control.warn(text));
+        warnings(&facts, node).into_iter().for_each(|text| ctx.control.warn(text));
         let did = [tune(ctx, &facts)?, open(ctx)?].into_iter().flatten().collect::<Vec<_>>();
         return Ok((!did.is_empty()).then(|| did.join(", ")));
     }
@@ -89,7 +92,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let mut script = script(world.guest(node), &world.cluster, node, now)?;
     // A script of its own would cost an emulated node more than a second: the step for it finds it done.
     let _ = write!(script, "(\n{}\n)\n", world.guest(node).hosts(&lines(&world.cluster)));
-    if world.facts(node)?.baked {
+    if node.role.has_k3s() && world.facts(node)?.baked {
         script.push_str(&k3s::place_script(node.role, STAMPS));
     }
     let mut did = Vec::new();
@@ -115,12 +118,10 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         )
         .transient());
     }
-    if let Some(error) = obstacles(&facts).into_iter().next() {
+    if let Some(error) = obstacles(&facts, node).into_iter().next() {
         return Err(error);
     }
-    for warning in guest::of(Some(&facts)).warnings(&facts, node.role) {
-        ctx.control.warn(warning);
-    }
+    warnings(&facts, node).into_iter().for_each(|text| ctx.control.warn(text));
     did.extend(tune(ctx, &facts)?);
     did.extend(open(ctx)?);
     Ok((!did.is_empty()).then(|| did.join(", ")))
@@ -129,7 +130,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
 /// Has what gets in k3s' way out of it.
 fn tune(ctx: &NodeCtx<'_>, facts: &NodeFacts) -> Result<Option<String>, StepError> {
     let (world, node, guest) = (ctx.world, ctx.node, guest::of(Some(facts)));
-    if guest.untuned(facts).is_none() {
+    if !node.role.has_k3s() || guest.untuned(facts).is_none() {
         return Ok(None);
     }
     let did = world.script(node, "preparing the system", &guest.tune(facts))?;
@@ -179,10 +180,16 @@ pub fn script(guest: &dyn Guest, cluster: &Cluster, node: &Node, now: u64) -> Re
     })
 }
 
-/// What k3s cannot run with.
-fn obstacles(facts: &NodeFacts) -> Vec<StepError> {
-    let all = guest::of(Some(facts)).obstacles(facts).into_iter();
+/// What k3s cannot run with, where there is to be one.
+fn obstacles(facts: &NodeFacts, node: &Node) -> Vec<StepError> {
+    let all = guest::of(Some(facts)).obstacles(facts).into_iter().filter(|_| node.role.has_k3s());
     all.map(|obstacle| StepError::new(obstacle.cause, obstacle.hint)).collect()
+}
+
+/// What k3s may fail by later.
+fn warnings(facts: &NodeFacts, node: &Node) -> Vec<String> {
+    let all = guest::of(Some(facts)).warnings(facts, node.role).into_iter();
+    all.filter(|_| node.role.has_k3s()).collect()
 }
 
 #[cfg(test)]

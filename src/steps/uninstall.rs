@@ -99,6 +99,7 @@ fn uninstalls(view: &View<'_>, node: &Node, _: Item<'_>) -> Check {
     match machine.map(|m| &m.state) {
         _ if found::stays(view, node) => Check::Done("its k3s was there before p1, and stays".into()),
         _ if stays => Check::Needed("its machine stays".into()),
+        _ if !node.role.has_k3s() => Check::Done("it has no k3s".into()),
         _ if !cluster_stays(view) => Check::Done("there is no cluster that stays".into()),
         Some(MachineState::Running) if machine.is_some_and(|m| !m.foreign) => {
             Check::Needed("its machine runs".into())

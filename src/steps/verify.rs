@@ -155,10 +155,10 @@ pub const CLEAN: Step = cluster_step(
     clean,
 );
 
-/// The nodes that are looked at.
+/// The nodes that are looked at and run pods.
 fn targets(world: &World) -> Vec<&Node> {
     let chosen = &world.seen().request.targets;
-    world.cluster.nodes.iter().filter(|n| chosen.contains(&n.name)).collect()
+    world.cluster.members().filter(|n| chosen.contains(&n.name)).collect()
 }
 
 fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
@@ -170,6 +170,9 @@ fn healthy(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
         );
     }
     let facts = again(ctx, ANSWERS, || world.look_at_node(node))?;
+    if !node.role.has_k3s() {
+        return Ok(Some(format!("a machine without k3s at {}", node.ip)));
+    }
     let unit = facts.unit(node.role.unit());
     if unit.active != Activity::Active {
         let state = &unit.active;
@@ -354,6 +357,9 @@ fn writes(ctx: &Ctx<'_>, what: &str, script: &str) -> Result<(), StepError> {
 fn pods(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
     let nodes = targets(world);
+    if nodes.is_empty() {
+        return Ok(Some("none of these machines runs pods".into()));
+    }
     let space = format!("/api/v1/namespaces/{SPACE}");
     let there = || world.ask(|api| api.metadata(&space, &world.cancel));
     if again(ctx, PODS, there)?.is_some() {
@@ -717,6 +723,9 @@ fn number(value: &Value) -> Option<u16> {
 /// an ingress at all is asked of it as well: many settings, and their owner by hand, decide it.
 fn ingress(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     let world = ctx.world;
+    if targets(world).is_empty() {
+        return Ok(Some("none of these machines runs pods".into()));
+    }
     let begun = std::time::Instant::now();
     let space = again(ctx, ANSWERS, || {
         world.ask(|api| api.metadata("/api/v1/namespaces/kube-system", &world.cancel))

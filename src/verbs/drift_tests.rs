@@ -74,6 +74,9 @@ fn reality(cluster: &Cluster) -> Observed {
             staged: wanted(cluster).into_iter().map(|w| (w.path, w.sha256)).collect(),
             ..NodeFacts::default()
         };
+        if !node.role.has_k3s() {
+            (facts.units, facts.scripts, facts.staged) = Default::default();
+        }
         let first = cluster.first_server();
         match node.role {
             Role::Server => {
@@ -84,11 +87,12 @@ fn reality(cluster: &Cluster) -> Observed {
                 });
             }
             Role::Worker => (facts.node_password, facts.joins) = (true, Some(k3s::server_url(first))),
+            Role::None => {}
         }
         for (path, text) in
             files::files(&View::new(cluster, &Observed::default()), node, &facts.clone(), &tokens)
         {
-            if let Some(text) = text {
+            if let Some(text) = text.filter(|_| node.role.has_k3s()) {
                 facts.written.insert(path, crate::os::hash::sha256(&text));
             }
         }
@@ -99,6 +103,9 @@ fn reality(cluster: &Cluster) -> Observed {
             "start".into(),
             files::running(&View::new(cluster, &Observed::default()), node, &facts, &tokens),
         );
+        if !node.role.has_k3s() {
+            facts.stamps.clear();
+        }
         let network = &cluster.network;
         let made = Made {
             role: node.role,
@@ -128,7 +135,9 @@ fn reality(cluster: &Cluster) -> Observed {
         seen.machines.insert(node.name.clone(), machine);
         seen.nodes.insert(node.name.clone(), facts.into());
         seen.made.insert(node.name.clone(), made);
-        seen.api.as_mut().unwrap().insert(node.name.clone(), status);
+        if node.role.has_k3s() {
+            seen.api.as_mut().unwrap().insert(node.name.clone(), status);
+        }
     }
     seen
 }
@@ -149,8 +158,8 @@ fn look_with(new: &Cluster, mut seen: Observed) -> Observed {
 #[derive(Clone, Debug)]
 struct Spec {
     servers: usize,
-    /// By letter: whether it is there, the last part of its address, memory, CPUs, a label.
-    workers: Vec<(bool, u8, u32, u32, bool)>,
+    /// By letter: whether it is there, the last part of its address, memory, CPUs, a label, whether it has k3s.
+    workers: Vec<(bool, u8, u32, u32, bool, bool)>,
     server: (u8, u32, u32),
     /// The letters of servers change places with workers'.
     swapped: bool,
@@ -182,17 +191,19 @@ impl Spec {
             // No two have one address.
             ip: Ipv4Addr::from([192, 168, 56, 100 + 10 * i as u8 + w.1]),
             size: Some(Size { memory: w.2, cpus: w.3 }),
-            labels: if w.4 { vec!["tier=web".into()] } else { vec![] },
+            labels: if w.4 && w.5 { vec!["tier=web".into()] } else { vec![] },
+            role: if w.5 { Role::Worker } else { Role::None },
             ..worker.clone()
         }));
+        cluster.nodes.sort_by_key(|n| n.role);
         cluster
     }
 }
 
 fn specs() -> impl Strategy<Value = Spec> {
     let rare = || prop::bool::weighted(0.1);
-    let worker = (any::<bool>(), 0u8..2, 1u32..3, 1u32..3, any::<bool>())
-        .prop_map(|(there, ip, memory, cpus, label)| (there, ip, memory * 512, cpus, label));
+    let worker = (any::<bool>(), 0u8..2, 1u32..3, 1u32..3, any::<bool>(), prop::bool::weighted(0.7))
+        .prop_map(|(there, ip, memory, cpus, label, k3s)| (there, ip, memory * 512, cpus, label, k3s));
     (
         prop_oneof![Just(1usize), Just(3)],
         prop::collection::vec(worker, 4),
@@ -252,7 +263,9 @@ proptest! {
         }
         for was in &old.nodes {
             let goes = seen.leaving().any(|n| n.name == was.name);
-            let stays = new.node(&was.name).is_some_and(|n| n.ip == was.ip && n.role == was.role);
+            // A machine without k3s gets one in place.
+            let same = |n: &Node| n.ip == was.ip && (n.role == was.role || was.role == Role::None);
+            let stays = new.node(&was.name).is_some_and(same);
             prop_assert_eq!(goes, !stays, "{}", &was.name);
         }
         let anew = old.network != new.network || old.provider != new.provider;
@@ -315,7 +328,7 @@ proptest! {
                 prop_assert!(told(&node.name, Kind::VmMissing) && due(&node.name, "vm"));
                 continue;
             };
-            prop_assert_eq!(told(&node.name, Kind::Role), was.role != node.role);
+            prop_assert_eq!(told(&node.name, Kind::Role), was.role != node.role && was.role != Role::None);
             prop_assert_eq!(told(&node.name, Kind::Address), was.ip != node.ip);
             prop_assert_eq!(told(&node.name, Kind::Memory), was.size.unwrap().memory != node.size.unwrap().memory);
             prop_assert_eq!(told(&node.name, Kind::Cpus), was.size.unwrap().cpus != node.size.unwrap().cpus);
@@ -326,6 +339,16 @@ proptest! {
             }
             prop_assert_eq!(due(&node.name, "resize"), was.size != node.size);
             prop_assert!(!due(&node.name, "vm"), "it has a machine");
+            if was.role != node.role {
+                prop_assert!(due(&node.name, "stage") && due(&node.name, "start"));
+                continue;
+            }
+            if node.role == Role::None {
+                let steps = ["leave", "stage", "config", "start", "ready", "labels"];
+                let any = |step: &str| plan.steps.iter().any(|s| s.info.id == format!("{}/{step}", node.name));
+                prop_assert!(!steps.into_iter().any(any));
+                continue;
+            }
             prop_assert_eq!(told(&node.name, Kind::K3sVersion), old.k3s.release != new.k3s.release);
             if was.labels != node.labels {
                 prop_assert!(told(&node.name, Kind::K3sConfig) && due(&node.name, "config"));
@@ -415,7 +438,7 @@ fn a_plan_says_what_becomes_of_each_node() {
     use crate::observed::changes::{Api, Fate, changes};
     let old = Spec {
         servers: 1,
-        workers: vec![(true, 0, 512, 1, false), (true, 0, 512, 1, false), (true, 0, 512, 1, false)],
+        workers: vec![(true, 0, 512, 1, false, true); 3],
         server: (11, 1024, 1),
         swapped: false,
         other: [false; 5],

@@ -81,6 +81,8 @@ type End = fn(&World, &BTreeMap<String, Outcome>) -> Result<(), StepError>;
 pub struct Traits {
     /// Which machines it may take away.
     pub takes: Takes,
+    /// It is for k3s alone: machines without it have no part in it.
+    pub of_k3s: bool,
     /// It has the cluster's secrets made where there are none, so that they are looked for first.
     pub makes_secrets: bool,
     /// It asks nodes over the network.
@@ -103,6 +105,7 @@ impl Traits {
     /// Of a verb with which nothing is particular.
     const PLAIN: Self = Self {
         takes: Takes::None,
+        of_k3s: false,
         makes_secrets: false,
         reaches_nodes: true,
         stops_k3s_first: false,
@@ -112,6 +115,25 @@ impl Traits {
         begin: None,
         end: None,
     };
+}
+
+/// Why a verb has nothing to do for a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Its machine cannot be asked for that.
+    Machine(Cap),
+    /// The spec gives it no k3s.
+    K3s,
+}
+
+impl Lack {
+    /// As a sentence without its full stop.
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Machine(cap) => cap.lacking(),
+            Self::K3s => "the spec gives it no k3s (`role: none`)",
+        }
+    }
 }
 
 /// Which machines a verb may take away.
@@ -257,7 +279,7 @@ impl Verb {
                             Use::of(&labels::STEP),
                         ],
                         depth: Depth::Nodes,
-                        traits: LIKE_UP,
+                        traits: Traits { of_k3s: true, ..LIKE_UP },
                     }
                 }
             }
@@ -315,7 +337,7 @@ impl Verb {
                         name: VerbName::Killall,
                         steps: &[Use::of(&uninstall::KILLALL)],
                         depth: Depth::Machines,
-                        traits: Traits::PLAIN,
+                        traits: Traits { of_k3s: true, ..Traits::PLAIN },
                     }
                 }
             }
@@ -325,7 +347,7 @@ impl Verb {
                         name: VerbName::Uninstall,
                         steps: &[Use::of(&uninstall::STEP), Use::of(&uninstall::FORGET)],
                         depth: Depth::Machines,
-                        traits: Traits::PLAIN,
+                        traits: Traits { of_k3s: true, ..Traits::PLAIN },
                     }
                 }
             }
@@ -360,6 +382,7 @@ impl Verb {
                         steps: &[Use::of(&backup::ASK), Use::of(&backup::COPY)],
                         depth: Depth::Machines,
                         traits: Traits {
+                            of_k3s: true,
                             resumes: Resumes::Nothing,
                             within: Within::Nothing,
                             ..Traits::PLAIN
@@ -384,6 +407,7 @@ impl Verb {
                         ],
                         depth: Depth::Machines,
                         traits: Traits {
+                            of_k3s: true,
                             stops_k3s_first: true,
                             resumes: Resumes::Since(ClusterStep::Settle),
                             within: Within::Restore,
@@ -399,7 +423,7 @@ impl Verb {
                         name: VerbName::UndoRestore,
                         steps: &[Use::of(&restore::UNDO)],
                         depth: Depth::Machines,
-                        traits: Traits::PLAIN,
+                        traits: Traits { of_k3s: true, ..Traits::PLAIN },
                     }
                 }
             }
@@ -531,7 +555,7 @@ impl Verb {
                         name: VerbName::LoadImage,
                         steps: &[Use::of(&images::LOAD)],
                         depth: Depth::Machines,
-                        traits: Traits::PLAIN,
+                        traits: Traits { of_k3s: true, ..Traits::PLAIN },
                     }
                 }
             }
@@ -629,13 +653,21 @@ impl Verb {
         }
     }
 
-    /// What the node's machine lacks for each of the verb's steps of nodes, if it lacks something for all of them: the
+    /// What the node lacks for each of the verb's steps of nodes, if it lacks something for all of them: the
     /// verb has nothing to do there.
-    pub fn lacks(&self, view: &View<'_>, node: &Node) -> Option<Cap> {
+    pub fn lacks(&self, view: &View<'_>, node: &Node) -> Option<Lack> {
         let of_nodes = self.steps.iter().map(|u| u.step).filter(|step| matches!(step, Step::Node(_)));
-        let lacks: Option<Vec<Cap>> =
-            of_nodes.map(|s| s.needs().filter(|cap| !view.can(node).has(*cap))).collect();
+        let lacks: Option<Vec<Lack>> = of_nodes.map(|step| self.lacks_for(step, view, node)).collect();
         lacks?.first().copied()
+    }
+
+    /// What the node lacks for that step.
+    fn lacks_for(&self, step: &Step, view: &View<'_>, node: &Node) -> Option<Lack> {
+        let of_k3s = self.traits.of_k3s || matches!(step.of().name(), StepName::NodeStep(s) if s.is_of_k3s());
+        if of_k3s && !node.role.has_k3s() {
+            return Some(Lack::K3s);
+        }
+        step.needs().filter(|cap| !view.can(node).has(*cap)).map(Lack::Machine)
     }
 
     /// Whether that step is needed, by its own condition.
@@ -706,10 +738,14 @@ impl Verb {
                 };
                 return verb && view.cluster.on_this_host(slot).next().is_some();
             }
-            self.step(at.name()).needs().is_none_or(|cap| match at.of() {
-                Some(node) => view.can(node).has(cap),
-                None => view.cluster.nodes.iter().chain(leaving).any(|n| view.can(n).has(cap)),
-            })
+            let step = self.step(at.name());
+            let lacks = |node: &Node| self.lacks_for(step, view, node);
+            match at.of() {
+                Some(node) => lacks(node).is_none(),
+                None => step
+                    .needs()
+                    .is_none_or(|cap| view.cluster.nodes.iter().chain(leaving).any(|n| view.can(n).has(cap))),
+            }
         };
         let basis = PlanInput {
             cluster: view.cluster,

@@ -1,6 +1,6 @@
 //! Machines that are only reached have the steps that need no more than that.
 
-use super::Verb;
+use super::{Lack, Verb};
 use crate::event::VerbName;
 use crate::machines::tests::SshOnly;
 use crate::machines::{Cap, Fleet};
@@ -65,8 +65,8 @@ fn a_verb_that_has_nothing_to_do_for_a_machine_says_what_that_lacks() {
     let seen = seen(&cluster, &["worker-1"]);
     let view = View::new(&cluster, &seen);
     let lacks = |verb: VerbName, node: usize| Verb::of(verb).lacks(&view, &cluster.nodes[node]);
-    assert_eq!(lacks(VerbName::Stop, 1), Some(Cap::Power));
-    assert_eq!(lacks(VerbName::SaveSnapshot, 1), Some(Cap::Snapshot));
+    assert_eq!(lacks(VerbName::Stop, 1), Some(Lack::Machine(Cap::Power)));
+    assert_eq!(lacks(VerbName::SaveSnapshot, 1), Some(Lack::Machine(Cap::Snapshot)));
     for verb in [VerbName::Up, VerbName::Start, VerbName::Verify, VerbName::Uninstall, VerbName::Destroy] {
         assert_eq!(lacks(verb, 1), None, "{verb}");
     }

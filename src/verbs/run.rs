@@ -371,22 +371,23 @@ fn outlive(world: &World, verb: &Verb, left: &Orphan, tell: Tell<'_>) -> Result<
 fn must_be_able(verb: &Verb, view: &View<'_>, targets: &[String]) -> Result<Vec<String>, StepError> {
     let mut notes = Vec::new();
     let nodes = &view.cluster.nodes;
-    if let (true, Some(cap)) = (targets.is_empty(), verb.lacks(view, &nodes[0]))
+    if let (true, Some(lack)) = (targets.is_empty(), verb.lacks(view, &nodes[0]))
         && nodes.iter().all(|node| verb.lacks(view, node).is_some())
     {
-        let what = format!("`p1 {}` does nothing for any node of this cluster: {}", verb.name, cap.lacking());
+        let what = format!("`p1 {}` does nothing for any node of this cluster: {}", verb.name, lack.told());
         let hint = "None of its machines is p1's own. Do it on them by hand.";
         return Err(StepError::new(what, hint).kind(FailureKind::Cannot));
     }
     for node in &view.cluster.nodes {
         let named = targets.contains(&node.name);
-        if let Some(cap) = verb.lacks(view, node).filter(|_| named || targets.is_empty()) {
-            let what = format!("`p1 {}` does nothing for {}: {}", verb.name, node.name, cap.lacking());
+        if let Some(lack) = verb.lacks(view, node).filter(|_| named || targets.is_empty()) {
+            let what = format!("`p1 {}` does nothing for {}: {}", verb.name, node.name, lack.told());
             if named {
                 let hint = "Leave it out, or name no node: then p1 leaves it out.";
                 return Err(StepError::new(what, hint).kind(FailureKind::Cannot));
             }
-            notes.push(what);
+            // What the spec says itself is no news.
+            notes.extend(Some(what).filter(|_| lack != super::Lack::K3s));
         }
     }
     Ok(notes)

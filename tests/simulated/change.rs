@@ -560,3 +560,70 @@ fn a_server_and_a_worker_change_places() {
     assert!(kubectl(&sim, "server-1", "get namespaces").contains("precious"));
     settled(&sim);
 }
+
+/// A machine without k3s is one of the cluster's in all but k3s; it gets one in place, and loses it with its machine only.
+#[test]
+fn a_machine_without_k3s_is_made_named_and_left_out_of_what_is_k3s() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    let text = fs::read_to_string(sim.at("cluster.yaml")).unwrap();
+    let extra = "  - {name: disk, role: none, ip: 192.168.56.120, cpus: 1, memory: 512}\n";
+    let prepare = "provision: [{name: mark, type: shell, inline: echo made >/etc/marked, nodes: [none], when: after-k3s}]\n";
+    sim.spec(&(text.replace("nodes:\n", &format!("nodes:\n{extra}")) + prepare));
+    sim.p1(&["up"]).exits(0).says(&["cluster `sim` is up: 3 nodes in"]);
+    let ran = began(&sim.last());
+    let of_disk: Vec<&str> = ran.iter().filter_map(|s| s.strip_prefix("disk/")).collect();
+    assert_eq!(of_disk, ["vm", "ssh", "system", "hosts", "provision-mark"]);
+    assert_eq!(sim.node("disk").sh("cat /etc/marked; ls /usr/local/bin"), "made\n");
+    assert!(sim.node("server").sh("cat /etc/hosts").contains("192.168.56.120 disk\n"));
+    let members = [("server".to_owned(), "Ready".to_owned()), ("worker".to_owned(), "Ready".to_owned())];
+    assert_eq!(nodes(&sim, "server"), members);
+    settled(&sim);
+    let status = sim.p1(&["status"]).exits(0).stdout();
+    let row = status.lines().find(|l| l.starts_with("disk")).unwrap();
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>(),
+        ["disk", "none", "192.168.56.120", "running", "-", "-", "-"]
+    );
+
+    // Where it is named for what is k3s', that is said before anything is done.
+    for verb in ["killall", "uninstall"] {
+        sim.p1(&["--yes", verb, "disk"]).exits(2).says(&["disk", "role: none"]);
+    }
+    sim.p1(&["logs", "disk"]).exits(2).says(&["role: none"]);
+    sim.p1(&["--yes", "fault", "kill-k3s", "disk"]).exits(2).says(&["role: none"]);
+    sim.p1(&["exec", "role:none", "--", "hostname"]).exits(0).says(&["disk"]);
+    sim.p1(&["verify"]).exits(0);
+    assert!(sim.last().passed("disk/healthy") && !sim.last().steps.iter().any(|s| s.id == "disk/network"));
+    sim.p1(&["backup", "x.p1"]).exits(0);
+    sim.p1(&["--yes", "restore", "x.p1"]).exits(0);
+    assert!(!sim.last().steps.iter().any(|s| s.id.starts_with("disk/h")));
+    sim.p1(&["stop"]).exits(0);
+    assert_eq!(sim.node("disk").state(), "shut off");
+    sim.p1(&["start"]).exits(0);
+    sim.p1(&["suspend"]).exits(0);
+    sim.p1(&["resume"]).exits(0);
+    assert_eq!(sim.node("disk").sh("cat /etc/marked"), "made\n");
+
+    // It becomes a worker as it is, and no worker any more only with a new machine.
+    let was = boot(&sim, "disk");
+    edit(&sim, "name: disk, role: none", "name: disk, role: worker");
+    edit(&sim, "nodes: [none]", "nodes: [worker]");
+    sim.p1(&["up"]).exits(0);
+    assert_eq!((nodes(&sim, "server").len(), boot(&sim, "disk")), (3, was));
+    edit(&sim, "name: disk, role: worker", "name: disk, role: none");
+    assert_eq!(drift(&sim, "disk"), ["role"]);
+    sim.p1(&["up"])
+        .exits(2)
+        .says(&["it is a worker, and the spec gives it no k3s", "volumes of pods included"]);
+    sim.p1(&["--yes", "up"]).exits(0);
+    assert!(sim.last().passed("disk/leave"));
+    assert_eq!(nodes(&sim, "server"), members);
+    sim.p1(&["--yes", "replace", "disk"]).exits(0);
+    settled(&sim);
+    let gone = line(&sim, "disk");
+    edit(&sim, &gone, "");
+    sim.p1(&["--yes", "up"]).exits(0);
+    assert_eq!(sim.node("disk").state(), "");
+    assert!(!sim.last().steps.iter().any(|s| s.id == "disk/leave"));
+    settled(&sim);
+}

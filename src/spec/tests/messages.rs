@@ -476,3 +476,24 @@ fn whose_the_pods_network_is_is_said_once() {
         assert!(found.contains(said), "{k3s}: {found}");
     }
 }
+
+#[test]
+fn what_only_k3s_makes_anything_of_is_not_for_a_machine_without_it() {
+    let with = |keys: &str| {
+        brief(&format!(
+            "name: demo\nnodes: [{{name: server, role: server}}, {{name: disk, role: none, {keys}}}]\n"
+        ))
+    };
+    for keys in
+        ["labels: {a: b}", "taints: ['a=b:NoSchedule']", "config: {debug: true}", "external_ip: 192.0.2.1"]
+    {
+        let key = keys.split(':').next().unwrap();
+        assert!(
+            with(keys).contains(&format!("`{key}` is k3s', and this machine has none")),
+            "{}",
+            with(keys)
+        );
+    }
+    let alone = brief("name: demo\nnodes: [{name: disk, role: none}]\n");
+    assert!(alone.contains("no node is the server"), "{alone}");
+}

@@ -293,3 +293,16 @@ fn refused_in_time(text: &str, said: &str) {
     // Seconds even without optimisation; what is quadratic takes minutes.
     assert!(began.elapsed().as_secs() < 20, "{said}: {:?}", began.elapsed());
 }
+
+#[test]
+fn a_machine_without_k3s_comes_last_and_has_none_of_its_settings() {
+    let c = cluster(
+        "name: demo\nnodes: [{name: disk, role: none}, {name: s, role: server}, {name: w}]\nk3s: {config: {debug: true}}\n\
+         provision: [{name: a, type: shell, inline: x, nodes: [none]}]\n",
+    );
+    let told: Vec<_> = c.nodes.iter().map(|n| (n.name.as_str(), n.config.len())).collect();
+    assert_eq!(told, [("s", 1), ("w", 1), ("disk", 0)]);
+    assert_eq!(c.members().count(), 2);
+    assert_eq!(c.provision[0].nodes, ["disk"]);
+    assert_eq!(c.select("role:none").unwrap()[0].name, "disk");
+}

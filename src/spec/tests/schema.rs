@@ -89,6 +89,7 @@ nodes:
     config: {debug: true}
   - {name: worker, role: agent, count: 2, memory: 2048, labels: [a=b]}
   - {name: far, ip: 10.1.2.3, provider: ssh, external_ip: 192.0.2.1, ssh: {host: far.lan, user: a, port: 2222, key: /etc/passwd, jump: "b@c", become: doas, host_key: known}}
+  - {name: registry, role: none, memory: 256}
 ssh: {user: b, sudo_password: {from: BECOME}, jump: d}
 k3s:
   version: v1.34.1+k3s1

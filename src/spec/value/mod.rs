@@ -30,12 +30,18 @@ use crate::explain::parse_seconds;
 
 impl Shape for Role {
     fn schema() -> Json {
-        json!({ "enum": ["server", "worker", "agent"] })
+        json!({ "enum": ["server", "worker", "agent", "none"] })
     }
 
     fn read(node: &Node, report: &mut Report<'_>) -> Option<Self> {
         // k3s calls a worker an agent.
-        choice(node, &[("server", Self::Server), ("worker", Self::Worker), ("agent", Self::Worker)], report)
+        let words = [
+            ("server", Self::Server),
+            ("worker", Self::Worker),
+            ("agent", Self::Worker),
+            ("none", Self::None),
+        ];
+        choice(node, &words, report)
     }
 }
 
