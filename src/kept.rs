@@ -50,11 +50,11 @@ pub struct Moment {
 impl Moment {
     /// Bytes of its volumes.
     pub fn bytes(&self) -> u64 {
-        self.machines.iter().map(|m| m.disk.bytes + m.memory.bytes).sum()
+        self.machines.iter().flat_map(Kept::parts).map(|part| part.bytes).sum()
     }
 
     fn volumes(&self) -> Vec<String> {
-        self.machines.iter().flat_map(|m| [m.memory.volume.clone(), m.disk.volume.clone()]).collect()
+        self.machines.iter().flat_map(Kept::parts).map(|part| part.volume.clone()).collect()
     }
 }
 
@@ -261,8 +261,11 @@ impl Moments {
             if volumes.iter().any(|v| left.contains(v)) {
                 continue;
             }
-            let bases: std::collections::BTreeSet<String> =
-                moment.into_iter().flat_map(|m| m.machines).filter_map(|m| m.base).collect();
+            let bases: std::collections::BTreeSet<String> = moment
+                .into_iter()
+                .flat_map(|m| m.machines)
+                .flat_map(|m| m.bases().cloned().collect::<Vec<_>>())
+                .collect();
             // The box's image too, if nobody's disk lies over it any more.
             let bases = bases.into_iter().filter(|base| !known.contains(base));
             keeper.discard(&bases.collect::<Vec<_>>(), cancel)?;
@@ -305,6 +308,7 @@ mod tests {
             path: "/m".into(),
             capacity: 1,
             base: None,
+            disks: Vec::new(),
             described: String::new(),
             ran: String::new(),
         };

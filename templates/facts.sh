@@ -14,7 +14,17 @@ say kernel "$(first /proc/sys/kernel/osrelease)"
 while read -r key value _; do
   case $key in MemTotal:) say memory_kib "$value" ;; esac
 done < /proc/meminfo
-df -Pk /var/lib 2>/dev/null | { read -r _; read -r _ _ _ free _; say disk_free_kib "$free"; }
+df -Pk /var/lib 2>/dev/null | {
+  read -r _; read -r _ total _ free _ at; say disk_free_kib "$free"
+  # What of its disk the root file system does not fill: beyond its partition, and in it, where a twelfth is for tables and journal.
+  [ "$at" = / ] || exit 0
+  while read -r _ _ dev _ at _; do [ "$at" = / ] && root=/sys/dev/block/$dev; done < /proc/self/mountinfo
+  [ -r "${root:-}/partition" ] && read -r start < "$root/start" && read -r size < "$root/size" && read -r all < "$root/../size" || exit 0
+  room=$(( (all - start - size) / 2048 ))
+  for other in "$root"/../*/start; do read -r begins < "$other"; [ "$begins" -le "$start" ] || room=0; done
+  [ $((size / 2 - total)) -le $((size / 24)) ] || room=$((room + (size / 2 - total) / 1024))
+  say unfilled_mib "$room"
+}
 ip -o -4 addr 2>/dev/null | while read -r _ iface _ address _; do say address "$iface $address"; done
 while read -r iface target _ _ _ _ _ mask _; do
   [ "$target" = 00000000 ] && [ "$mask" = 00000000 ] && say default_route "$iface"

@@ -57,6 +57,17 @@ impl World {
         Ok(())
     }
 
+    /// The node's machine has the disks of the spec, beside those that it had.
+    pub fn remember_disks(&self, node: &Node) -> Result<(), StepError> {
+        let give = |made: &mut Made| {
+            made.disk = node.disk.or(made.disk);
+            made.disks.retain(|has| node.disks.iter().all(|disk| disk.serial != has.serial));
+            made.disks.splice(0..0, node.disks.iter().cloned());
+        };
+        self.note(|seen| seen.made.get_mut(&node.name).map_or((), give));
+        self.remember(&node.name, |memory| memory.made.as_mut().map_or((), give))
+    }
+
     /// What the node's machine is made from and for, from here on.
     pub fn remember_made(&self, node: &Node) -> Result<(), StepError> {
         let image = match node.ssh {
@@ -71,6 +82,9 @@ impl World {
             nics: network.nics,
             image,
             ssh: node.ssh.clone(),
+            // They are given when it is there.
+            disk: None,
+            disks: Vec::new(),
         };
         self.note(|seen| {
             seen.made.insert(node.name.clone(), made.clone());

@@ -181,6 +181,11 @@ impl Context {
             let message = "`autostart` is for libvirt only, and this host has VirtualBox";
             return Err(CliError::new(code::USAGE, message, spec::AUTOSTART));
         }
+        let disks = |n: &spec::Node| n.disk.is_some() || !n.disks.is_empty();
+        if !kind.gives_disks() && cluster.nodes.iter().any(disks) {
+            let message = "`disk` and `disks` are for libvirt only, and this host has VirtualBox";
+            return Err(CliError::new(code::USAGE, message, spec::DISKS));
+        }
         if cluster.bake == spec::BakeChoice::Auto && kind != Kind::Libvirt {
             let message = "`bake: auto` is for libvirt only, and this host has VirtualBox";
             return Err(CliError::new(code::USAGE, message, spec::BAKE));

@@ -71,6 +71,12 @@ pub fn destroy(context: &Context, nodes: &[String], gone: bool) -> Result<(), Cl
         }
         false => stay,
     };
+    let disks = cluster.nodes.iter().filter(|n| names.contains(&n.name.as_str()) && !n.disks.is_empty());
+    let disks: Vec<&str> = disks.flat_map(|n| n.disks.iter().map(|disk| disk.serial.as_str())).collect();
+    let stay = match disks.is_empty() {
+        true => stay,
+        false => format!(" Their disks go with them: {}.{stay}", disks.join(", ")),
+    };
     let question = match whole {
         true if kept.len() == names.len() => {
             format!("This has p1 forget the cluster `{}`.{stay} Continue?", cluster.name)

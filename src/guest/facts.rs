@@ -50,6 +50,8 @@ pub struct NodeFacts {
     pub memory_mib: u64,
     /// MiB free below `/var/lib`.
     pub disk_free_mib: u64,
+    /// MiB of its disk that its root file system does not fill, as far as that can be told.
+    pub unfilled_mib: u64,
     /// Interface and address, in the kernel's order.
     pub addresses: Vec<(String, Ipv4Addr)>,
     /// Interfaces with a default route.
@@ -251,6 +253,7 @@ pub fn parse(text: &str) -> Result<NodeFacts, Incomplete> {
             "os" => facts.os = value.into(),
             "memory_kib" => facts.memory_mib = number() / 1024,
             "disk_free_kib" => facts.disk_free_mib = number() / 1024,
+            "unfilled_mib" => facts.unfilled_mib = number(),
             "address" => {
                 if let [iface, address] = words(2)[..]
                     && is_interface(iface)

@@ -282,6 +282,10 @@ impl Guest for Linux {
         render::render("system.sh", &Values { name, own, pattern, ip, prefix, mac, now, changed: CHANGED })
     }
 
+    fn fill(&self) -> &'static str {
+        include_str!("../../templates/grow.sh")
+    }
+
     fn hosts(&self, lines: &[String]) -> String {
         let lines: Vec<String> = lines.iter().map(|line| quote(line)).collect();
         format!(

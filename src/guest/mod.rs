@@ -119,6 +119,10 @@ pub trait Guest: Sync {
     /// Takes back what [`Guest::prepare`] noted, but for the address, and [`Guest::hosts`] whole.
     fn undo(&self) -> String;
 
+    /// Has the root file system fill its disk, and prints what it did, a line each. Exit status 21: its partition cannot be
+    /// enlarged with what the system has.
+    fn fill(&self) -> &'static str;
+
     /// Copies a file from a disk to its place, whole or not at all. Exit statuses: 90 it could not, 91 there is no room
     /// for it, 93 it differs, 94 there is no such disk.
     fn copy(&self, piece: &Piece<'_>) -> String;

@@ -89,7 +89,9 @@ impl Libvirt {
         cancel: &Cancel,
     ) -> Result<(), Error> {
         let (domain, doing) = (machine_name(cluster, node), "attach the disk with files");
-        let values = serde_json::json!({"source": disk.source, "target": TARGET, "serial": disk.serial});
+        let values = serde_json::json!({
+            "source": disk.source, "target": TARGET, "serial": disk.serial, "format": "raw", "read_only": true,
+        });
         let xml = render::render("disk.xml", &values).map_err(Error::Render)?;
         // One that a killed p1 left there may have other files.
         self.detach_files(cluster, node, cancel)?;

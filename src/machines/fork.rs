@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::keep::sourced;
 use super::libvirt::{self, Libvirt, POOL};
-use super::{Error, Kept, Owner, machine_name, network_name, node_mac};
+use super::{Error, Kept, Owner, disks, machine_name, network_name, node_mac};
 use crate::os::Cancel;
 use crate::os::cancel::Level;
 use crate::os::files::At;
@@ -186,11 +186,28 @@ struct As<'a> {
     network: &'a str,
 }
 
+impl As<'_> {
+    /// Where the disk is whose source was this one, of the machine that was called so.
+    fn place_of(&self, source: &str, was: &str) -> String {
+        let file =
+            source.split_once("file='").and_then(|(_, rest)| rest.split('\'').next()).unwrap_or_default();
+        let volume = file.rsplit('/').next().unwrap_or_default();
+        match disks::serial(was, volume) {
+            None => self.disk.to_owned(),
+            Some(serial) => {
+                let other = disks::volume(self.domain, serial);
+                Path::new(self.disk).with_file_name(other).to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
 /// A machine's description, as libvirt writes it (an element a line, attributes in single quotes), as a fork's: its name, id, disk
 /// and network are others, what it had on this host while it ran goes, and its MAC addresses stay.
 fn forked(xml: &str, new: &As<'_>) -> String {
     let mut out = String::with_capacity(xml.len());
     let (mut disk, mut card, mut backing, mut named) = (false, false, 0_usize, false);
+    let mut was = String::new();
     for line in xml.lines() {
         let text = line.trim_start();
         let indent = &line[..line.len() - text.len()];
@@ -212,10 +229,13 @@ fn forked(xml: &str, new: &As<'_>) -> String {
         let line = match text {
             _ if text.starts_with("<name>") && !named => {
                 named = true;
+                was = text.trim_start_matches("<name>").trim_end_matches("</name>").to_owned();
                 format!("{indent}<name>{}</name>", new.domain)
             }
             _ if text.starts_with("<uuid>") => format!("{indent}<uuid>{}</uuid>", new.id),
-            _ if disk && text.starts_with("<source ") => format!("{indent}<source file='{}'/>", new.disk),
+            _ if disk && text.starts_with("<source ") => {
+                format!("{indent}<source file='{}'/>", new.place_of(text, &was))
+            }
             _ if card && text.starts_with("<source ") => {
                 format!("{indent}<source network='{}'/>", new.network)
             }
@@ -242,7 +262,7 @@ impl Libvirt {
         let disk = libvirt::disk(&cluster.name, &kept.node);
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid").at("read", Path::new("/proc"))?;
         let describe = self.as_fork(cluster, (kept, id.trim()), &kept.described, source, owner);
-        self.remake(&domain, describe, (&disk, &kept.disk.volume, kept.capacity), stop)?;
+        self.lay_disks(&domain, describe, &disk, kept, stop)?;
         Ok(id.trim().to_owned())
     }
 
@@ -377,14 +397,19 @@ mod tests {
                    <disk type='file' device='disk'>\n      <source file='/pool/p1-iot-server.img' index='1'/>\n      \
                    <backingStore type='file' index='3'>\n        <format type='qcow2'/>\n        <source file='/pool/box.img'/>\n        \
                    <backingStore/>\n      </backingStore>\n      <target dev='vda' bus='virtio'/>\n    </disk>\n    \
+                   <disk type='file' device='disk'>\n      <source file='/pool/p1-iot-server.disk.data.img' index='4'/>\n    </disk>\n    \
                    <interface type='network'>\n      <mac address='52:54:00:00:00:01'/>\n      \
                    <source network='p1-iot' portid='2' bridge='virbr1'/>\n      <target dev='vnet1'/>\n    </interface>\n    \
                    <serial type='pty'>\n      <source path='/dev/pts/1'/>\n      <target port='0'/>\n    </serial>\n  </devices>\n</domain>\n";
         let new = As { domain: "p1-f-server", id: "9", disk: "/pool/p1-f-server.img", network: "p1-f" };
         let now = forked(xml, &new);
-        for wanted in
-            ["<name>p1-f-server<", "<uuid>9<", "file='/pool/p1-f-server.img'/>", "<source network='p1-f'/>"]
-        {
+        for wanted in [
+            "<name>p1-f-server<",
+            "<uuid>9<",
+            "file='/pool/p1-f-server.img'/>",
+            "<source network='p1-f'/>",
+            "file='/pool/p1-f-server.disk.data.img'/>",
+        ] {
             assert!(now.contains(wanted), "{wanted} is not in {now}");
         }
         for gone in ["iot", "backingStore", "vnet1", "box.img", "bridge"] {

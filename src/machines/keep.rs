@@ -11,7 +11,7 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::libvirt::{self, Libvirt, POOL};
-use super::{Error, Owner, Tools, machine_name};
+use super::{Error, Owner, Tools, disks, machine_name};
 use crate::os::Cancel;
 use crate::os::process::{self, Finished};
 use crate::spec::Cluster;
@@ -37,10 +37,35 @@ pub struct Kept {
     pub capacity: u64,
     /// The volume behind the disk, if there is one.
     pub base: Option<String>,
+    /// Its other disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<KeptDisk>,
     /// How it is described for its next start.
     pub described: String,
     /// How it was described while it ran.
     pub ran: String,
+}
+
+/// A disk of a machine beside the one with its system, as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDisk {
+    pub serial: String,
+    pub part: Part,
+    /// As for the machine's own.
+    pub capacity: u64,
+    pub base: Option<String>,
+}
+
+impl Kept {
+    /// All that is kept of it.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        [&self.memory, &self.disk].into_iter().chain(self.disks.iter().map(|disk| &disk.part))
+    }
+
+    /// The volumes behind its disks.
+    pub fn bases(&self) -> impl Iterator<Item = &String> {
+        self.base.iter().chain(self.disks.iter().filter_map(|disk| disk.base.as_ref()))
+    }
 }
 
 /// Machines that can be kept. Names begin with [`PREFIX`].
@@ -128,15 +153,38 @@ impl Libvirt {
     }
 }
 
+/// A disk that is made over a volume, as large as that.
+pub(super) struct Laid<'a> {
+    disk: &'a str,
+    over: &'a str,
+    capacity: u64,
+}
+
 impl Libvirt {
-    /// Describes a machine and makes its disk over a volume of so many bytes. Whatever there is of both goes: the machine
+    /// Describes a machine and makes its disks over what is kept of one.
+    pub(super) fn lay_disks(
+        &self,
+        domain: &str,
+        describe: String,
+        disk: &str,
+        kept: &Kept,
+        stop: &Cancel,
+    ) -> Result<(), Error> {
+        let names: Vec<String> = kept.disks.iter().map(|one| disks::volume(domain, &one.serial)).collect();
+        let mut laid = vec![Laid { disk, over: &kept.disk.volume, capacity: kept.capacity }];
+        let others = names.iter().zip(&kept.disks);
+        laid.extend(others.map(|(disk, one)| Laid { disk, over: &one.part.volume, capacity: one.capacity }));
+        self.remake(domain, describe, &laid, stop)
+    }
+
+    /// Describes a machine and makes its disks over volumes of so many bytes. Whatever there is of both goes: the machine
     /// and its disk at once, since libvirt looks five times a second only whether a machine has ended, and a disk is
     /// removed from under it as any file.
     pub(super) fn remake(
         &self,
         domain: &str,
         describe: String,
-        (disk, over, capacity): (&str, &str, u64),
+        laid: &[Laid<'_>],
         stop: &Cancel,
     ) -> Result<(), Error> {
         // Of what is not there each says so and the next one goes on; what is left of it the last one stops at.
@@ -144,12 +192,15 @@ impl Libvirt {
             "destroy {domain}; undefine {domain} --managed-save --snapshots-metadata --checkpoints-metadata --nvram; \
              define /dev/stdin"
         );
-        let lay = format!(
-            "vol-delete --pool {POOL} {disk}; vol-create-as {POOL} {disk} {capacity}b --format qcow2 --backing-vol {over} \
-             --backing-vol-format qcow2"
-        );
+        let lay = |Laid { disk, over, capacity }: &Laid<'_>| {
+            let lay = format!(
+                "vol-delete --pool {POOL} {disk}; vol-create-as {POOL} {disk} {capacity}b --format qcow2 --backing-vol {over} \
+                 --backing-vol-format qcow2"
+            );
+            self.ask("make the machine's disk", &[&lay], stop).map(|_| ())
+        };
         thread::scope(|scope| {
-            let laid = scope.spawn(|| self.ask("make the machine's disk", &[&lay], stop));
+            let laid = scope.spawn(|| laid.iter().try_for_each(lay));
             let define = self.virsh([machine]).stdin(describe);
             let doing = "define the machine";
             let defined = process::run(&define, libvirt::VIRSH_TIMEOUT, stop)
@@ -168,9 +219,8 @@ impl Keep for Libvirt {
         let path = self.ask(doing, &["vol-path", "--pool", POOL, &disk], stop)?.stdout;
         let path = path.trim();
         let list = self.ask(doing, &["domblklist", &domain], stop)?.stdout;
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let target = list.lines().map(words).find(|w| w.get(1).is_some_and(|source| source == path));
-        let Some(target) = target.and_then(|w| w.into_iter().next()) else {
+        let has = disks::attached(&list);
+        let Some((target, _)) = has.iter().find(|(_, source)| *source == path) else {
             return Err(Error::Answer {
                 program: "virsh",
                 what: format!("machine {domain} with the disk {path}"),
@@ -180,26 +230,35 @@ impl Keep for Libvirt {
         let pool = Path::new(path).parent().unwrap_or(Path::new("/"));
         let (disk_volume, memory_volume) = (format!("{name}.img"), format!("{name}.mem"));
         let at = |volume: &str| pool.join(volume).to_string_lossy().into_owned();
-        let (copy, memory) = (at(&disk_volume), at(&memory_volume));
-        // What a killed p1 began: it goes nowhere.
-        let _ = process::run(
-            &self.virsh(["blockjob", &domain, &target, "--abort"]),
-            libvirt::VIRSH_TIMEOUT,
-            stop,
-        );
-        let what = ["--format", "qcow2", "--shallow", "--transient-job", "--wait", "--finish"];
-        let args = [&["blockcopy", domain.as_str(), target.as_str(), "--dest", copy.as_str()][..], &what[..]]
-            .concat();
-        if let Err(error) = self.at_length(doing, &args, stop) {
-            let end = self.virsh(["blockjob", &domain, &target, "--abort"]);
-            let _ = process::run(&end, libvirt::VIRSH_TIMEOUT, &Cancel::new());
-            return Err(error);
+        let memory = at(&memory_volume);
+        let mut copies = vec![(*target, disk_volume.clone())];
+        let mut others = Vec::new();
+        for (target, source) in &has {
+            let file = source.rsplit('/').next().unwrap_or_default();
+            let Some(serial) = disks::serial(&domain, file) else { continue };
+            let volume = format!("{name}.{serial}.img");
+            copies.push((target, volume.clone()));
+            let (serial, part) = (serial.to_owned(), Part { volume, bytes: 0 });
+            others.push(KeptDisk { serial, part, capacity: 0, base: None });
+        }
+        for (target, volume) in &copies {
+            // What a killed p1 began: it goes nowhere.
+            let end = self.virsh(["blockjob", &domain, target, "--abort"]);
+            let _ = process::run(&end, libvirt::VIRSH_TIMEOUT, stop);
+            let what = ["--format", "qcow2", "--shallow", "--transient-job", "--wait", "--finish"];
+            let copy = at(volume);
+            let args =
+                [&["blockcopy", domain.as_str(), target, "--dest", copy.as_str()][..], &what[..]].concat();
+            if let Err(error) = self.at_length(doing, &args, stop) {
+                let _ = process::run(&end, libvirt::VIRSH_TIMEOUT, &Cancel::new());
+                return Err(error);
+            }
         }
         // A snapshot of nothing but memory: the machine is not touched, and the file is that of `virsh save`.
         let file = format!("file={memory},snapshot=external");
-        let none = format!("{target},snapshot=no");
-        let args =
-            ["snapshot-create-as", &domain, "kept", "--no-metadata", "--memspec", &file, "--diskspec", &none];
+        let none: Vec<String> = copies.iter().map(|(target, _)| format!("{target},snapshot=no")).collect();
+        let mut args = vec!["snapshot-create-as", &domain, "kept", "--no-metadata", "--memspec", &file];
+        args.extend(none.iter().flat_map(|none| ["--diskspec", none]));
         self.at_length("write down the machine's memory", &args, stop)?;
         let doing = "note how the machine is described";
         let id = self.ask(doing, &["domuuid", &domain], stop)?.stdout.trim().to_owned();
@@ -216,6 +275,7 @@ impl Keep for Libvirt {
             path: memory,
             capacity: 0,
             base: None,
+            disks: others,
             described,
             ran,
         })
@@ -224,14 +284,16 @@ impl Keep for Libvirt {
     fn measure(&self, kept: &mut [Kept], stop: &Cancel) -> Result<(), Error> {
         // What was not made by the pool's own calls is not known to it yet.
         self.ask("read the pool again", &["pool-refresh", POOL], stop)?;
-        let volumes: Vec<&str> =
-            kept.iter().flat_map(|k| [k.disk.volume.as_str(), k.memory.volume.as_str()]).collect();
+        let volumes: Vec<String> =
+            kept.iter().flat_map(Kept::parts).map(|part| part.volume.clone()).collect();
+        let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
         let sizes = self.sizes_of(&volumes, stop)?;
-        let bases: Vec<Vec<&str>> =
-            kept.iter().map(|k| vec!["vol-dumpxml", "--pool", POOL, k.disk.volume.as_str()]).collect();
-        let bases = self.several("look at what is kept", &bases, stop)?;
-        let bases: Vec<Option<String>> = bases.iter().map(|xml| behind(xml)).collect();
-        for (one, base) in kept.iter_mut().zip(bases) {
+        let asked: Vec<Vec<&str>> = volumes.iter().map(|v| vec!["vol-dumpxml", "--pool", POOL, v]).collect();
+        let told = self.several("look at what is kept", &asked, stop)?;
+        let bases: BTreeMap<&str, Option<String>> =
+            volumes.iter().copied().zip(told.iter().map(|xml| behind(xml))).collect();
+        let base = |part: &Part| bases.get(part.volume.as_str()).cloned().flatten();
+        for one in kept.iter_mut() {
             let of = |part: &Part| {
                 sizes.get(&part.volume).copied().filter(|(bytes, _)| *bytes > 0).ok_or_else(|| {
                     Error::Answer {
@@ -242,13 +304,18 @@ impl Keep for Libvirt {
                 })
             };
             let (disk, memory) = (of(&one.disk)?, of(&one.memory)?);
-            (one.disk.bytes, one.capacity, one.memory.bytes, one.base) = (disk.0, disk.1, memory.0, base);
+            (one.disk.bytes, one.capacity, one.memory.bytes) = (disk.0, disk.1, memory.0);
+            one.base = base(&one.disk);
+            for disk in &mut one.disks {
+                (disk.part.bytes, disk.capacity) = of(&disk.part)?;
+                disk.base = base(&disk.part);
+            }
         }
         Ok(())
     }
 
     fn lacks(&self, kept: &[Kept], stop: &Cancel) -> Result<Option<String>, Error> {
-        let parts: Vec<&Part> = kept.iter().flat_map(|k| [&k.disk, &k.memory]).collect();
+        let parts: Vec<&Part> = kept.iter().flat_map(Kept::parts).collect();
         let volumes: Vec<&str> = parts.iter().map(|p| p.volume.as_str()).collect();
         let sizes = self.sizes_of(&volumes, stop)?;
         Ok(parts.iter().find_map(|part| match sizes.get(&part.volume) {
@@ -271,7 +338,7 @@ impl Keep for Libvirt {
         let (domain, disk) =
             (machine_name(&cluster.name, &kept.node), libvirt::disk(&cluster.name, &kept.node));
         let describe = libvirt::owned(&sourced(&kept.described, source), owner);
-        self.remake(&domain, describe, (&disk, &kept.disk.volume, kept.capacity), stop)
+        self.lay_disks(&domain, describe, &disk, kept, stop)
     }
 
     fn restore(&self, kept: &Kept, (source, files): (&Path, &Path), stop: &Cancel) -> Result<(), Error> {

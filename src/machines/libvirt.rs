@@ -16,8 +16,8 @@ use ipnet::Ipv4Net;
 
 use super::{
     BoxInfo, Error, FileDisk, Held, Holdings, Hosting, Hypervisor, Kind, Leftovers, Limit, Machine,
-    MachineState, Made, Note, Owner, Size, Snapshot, Tools, fork, machine_name, machine_prefix, network_name,
-    node_mac, snapshot,
+    MachineState, Made, Note, Owner, Size, Snapshot, Tools, disks, fork, machine_name, machine_prefix,
+    network_name, node_mac, snapshot,
 };
 use crate::explain::Explain;
 use crate::os::Cancel;
@@ -851,7 +851,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn disk_left(&self, cluster: &Cluster, node: &str, cancel: &Cancel) -> Result<bool, Error> {
-        Ok(self.volumes(cancel)?.contains(&disk(&cluster.name, node)))
+        let (own, domain) = (disk(&cluster.name, node), machine_name(&cluster.name, node));
+        Ok(self.volumes(cancel)?.iter().any(|v| *v == own || disks::serial(&domain, v).is_some()))
     }
 
     fn console(&self, cluster: &Cluster, node: &str) -> Option<Vec<String>> {
@@ -1026,6 +1027,10 @@ impl Hypervisor for Libvirt {
         Ok(())
     }
 
+    fn disks(&self, cluster: &Cluster, node: &spec::Node, cancel: &Cancel) -> Result<Vec<String>, Error> {
+        self.give_disks(cluster, node, cancel)
+    }
+
     fn hosting(
         &self,
         cluster: &Cluster,
@@ -1142,7 +1147,10 @@ impl Hypervisor for Libvirt {
         if cluster.network.nics == 2 {
             self.management(cancel)?;
         }
-        let capacity = self.capacity(image, cancel)?;
+        let box_size = self.virtual_size(&image.image, cancel)?;
+        // Smaller than the box it cannot be: who gives machines their disks says so.
+        let size = wanted.disk.map_or(box_size, |gib| box_size.max(u64::from(gib) << 30));
+        let capacity = format!("{size}b");
         let backing = ["--format", "qcow2", "--backing-vol", &base, "--backing-vol-format", "qcow2"];
         let create = [&["vol-create-as", POOL, &disk, &capacity][..], &backing].concat();
         self.ask("make the machine's disk", &create, cancel)?;
@@ -1317,9 +1325,10 @@ impl Hypervisor for Libvirt {
                 self.ask("remove the machine", &args, cancel)?;
                 did.push(format!("removed the machine {name}"));
             }
-            let disk = disk(&cluster.name, node);
-            if volumes.contains(&disk) {
-                self.ask("remove a disk", &["vol-delete", "--pool", POOL, &disk], cancel)?;
+            let own = disk(&cluster.name, node);
+            let others = |volume: &&String| **volume == own || disks::serial(&domain, volume).is_some();
+            for disk in volumes.iter().filter(others) {
+                self.ask("remove a disk", &["vol-delete", "--pool", POOL, disk], cancel)?;
                 did.push(format!("removed the disk {disk}"));
             }
         }

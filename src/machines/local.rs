@@ -543,6 +543,10 @@ impl Resize for Local {
         self.hypervisor.resize(cluster, &node.name, &self.known(&node.name), size, stop)?;
         base.map_or(Ok(()), |base| self.write(cluster, base))
     }
+
+    fn disks(&self, cluster: &Cluster, node: &Node, stop: &Cancel) -> Result<Vec<String>, Error> {
+        self.hypervisor.disks(cluster, node, stop)
+    }
 }
 
 impl Snapshots for Local {

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::explain::{Again, Explain, FailureKind};
 use crate::os::process::Cmd;
 use crate::os::{Cancel, files, process};
-use crate::spec::{Cluster, EngineChoice, LibvirtUri, ProviderChoice, Role, SshAccess};
+use crate::spec::{Cluster, Disk, EngineChoice, LibvirtUri, Node, ProviderChoice, Role, SshAccess};
 use crate::{render, ssh};
 
 pub use batch::Batch;
@@ -43,6 +43,7 @@ pub use crate::spec::Size;
 
 mod batch;
 mod direct;
+mod disks;
 mod existing;
 mod filedisk;
 mod fleet;
@@ -94,6 +95,11 @@ impl Kind {
 
     /// Whether boxes that p1 builds are for it.
     pub fn takes_built_boxes(self) -> bool {
+        self == Self::Libvirt
+    }
+
+    /// Whether p1 gives its machines disks as the spec says.
+    pub fn gives_disks(self) -> bool {
         self == Self::Libvirt
     }
 
@@ -253,6 +259,12 @@ pub struct Made {
     /// How it is reached, if it existed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<Box<SshAccess>>,
+    /// The size that p1 has given its disk, GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u32>,
+    /// The disks that p1 has given it beside that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
 }
 
 /// How a machine outlives a power cut of this host, and whether it comes back after it.
@@ -725,6 +737,12 @@ trait Hypervisor: Send + Sync {
         size: Size,
         cancel: &Cancel,
     ) -> Result<(), Error>;
+
+    /// Sees to it that a machine has the disks that the spec gives it, as large as it says. Answers what was done, a line each.
+    /// None is made smaller, and none is taken away.
+    fn disks(&self, _cluster: &Cluster, node: &Node, _cancel: &Cancel) -> Result<Vec<String>, Error> {
+        Err(Error::cannot(&node.name, Cap::Resize))
+    }
 
     /// Starts a machine that exists and is off, as it is. Fine if it runs.
     fn boot(&self, cluster: &Cluster, node: &str, machine_id: &str, cancel: &Cancel) -> Result<(), Error>;

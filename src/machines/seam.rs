@@ -497,6 +497,10 @@ pub trait Resize: Send + Sync {
     /// from, if that is there.
     fn resize(&self, cluster: &Cluster, node: &Node, base: Option<&Base>, stop: &Cancel)
     -> Result<(), Error>;
+
+    /// Gives a machine, whether it runs or not, the disks that it lacks, and enlarges those that are smaller than the spec
+    /// says. Answers what was done, a line each.
+    fn disks(&self, cluster: &Cluster, node: &Node, stop: &Cancel) -> Result<Vec<String>, Error>;
 }
 
 /// Machines that can be put back to what they were.

@@ -296,6 +296,10 @@ fn made(view: &View<'_>, node: &Node) -> Vec<What> {
     let role = if node.role.has_k3s() { node.role.to_string() } else { "without k3s".to_owned() };
     let mut what = vec![in_words(role)];
     what.extend(node.size.map(|size| in_words(size.to_string().replace(" and ", ", "))));
+    what.extend(node.disk.map(|gib| in_words(format!("a disk of {gib} GiB"))));
+    what.extend(
+        node.disks.iter().map(|disk| in_words(format!("the disk {} of {} GiB", disk.serial, disk.size))),
+    );
     let of = |p: &&crate::spec::Provisioner| p.nodes.contains(&node.name);
     what.extend(view.cluster.provision.iter().filter(of).map(|p| in_words(format!("runs {}", p.name))));
     what

@@ -45,6 +45,7 @@ pub enum Kind {
     K3sUnit,
     K3sRestarts,
     Disk,
+    Disks,
     Autostart,
     K3sElsewhere,
     K3sFound,
@@ -253,6 +254,17 @@ fn finding(
 
 /// What goes with a machine when all of `leaving` go: by its value, and in words.
 pub fn lost_with(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, String) {
+    let (loss, mut lost) = lost_of_system(view, node, leaving);
+    if !node.disks.is_empty() {
+        let disks: Vec<&str> = node.disks.iter().map(|disk| disk.serial.as_str()).collect();
+        let s = if disks.len() == 1 { "" } else { "s" };
+        lost += &format!("; and its disk{s} {}", disks.join(", "));
+    }
+    (loss, lost)
+}
+
+/// The same but for disks beside that with the system.
+fn lost_of_system(view: &View<'_>, node: &Node, leaving: &[Node]) -> (Loss, String) {
     let cluster = &view.cluster.name;
     match node.role {
         Role::Server if !data_stays(view, node, leaving) => {
@@ -323,8 +335,10 @@ fn data_stays(view: &View<'_>, node: &Node, leaving: &[Node]) -> bool {
 fn as_made(view: &View<'_>, node: &Node) -> Node {
     match view.seen.made.get(&node.name) {
         // One that was made without k3s may have it by now: nothing has to go for that.
-        Some(made) if made.role == Role::None => Node { ip: made.ip, ..node.clone() },
-        Some(made) => Node { role: made.role, ip: made.ip, ..node.clone() },
+        Some(made) => {
+            let role = if made.role == Role::None { node.role } else { made.role };
+            Node { role, ip: made.ip, disks: made.disks.clone(), ..node.clone() }
+        }
         None => node.clone(),
     }
 }
@@ -488,6 +502,16 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let then = format!("it is {other} from its next start on: `p1 stop {name}`, then `p1 up {name}`");
         all.push(finding(Some(node), Kind::Disk, what, Mend::Note, then));
     }
+    let extra = made.into_iter().flat_map(|m| &m.disks);
+    let extra: Vec<&str> = extra
+        .filter(|has| node.disks.iter().all(|disk| disk.serial != has.serial))
+        .map(|has| has.serial.as_str())
+        .collect();
+    if !extra.is_empty() {
+        let what = format!("it has disks that the spec does not have: {}", extra.join(", "));
+        let then = format!("they stay; `p1 up --replace {}` makes its machine without them", node.name);
+        all.push(finding(Some(node), Kind::Disk, what, Mend::Note, then));
+    }
     let found = found::lacks(view, node);
     if found.is_some() && preflight::is_new(view, node) {
         let lacks = found.as_deref().unwrap_or_default().join("; ");
@@ -576,6 +600,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
             NodeStep::Push | NodeStep::Launch => continue,
             NodeStep::Ssh => Kind::Ssh,
             NodeStep::Autostart => Kind::Autostart,
+            NodeStep::Disks => Kind::Disks,
             NodeStep::System if facts.is_some_and(|f| f.interface_of(node.ip).is_none()) => Kind::Nic,
             NodeStep::System if ways::closed(view, node).and_then(|gap| gap.why()).as_ref() == Some(why) => {
                 Kind::Firewall
@@ -721,7 +746,8 @@ pub fn former_nodes(cluster: &Cluster, seen: &Observed, made: &BTreeMap<String, 
         });
         let role = made.map_or(if serves { Role::Server } else { Role::Worker }, |m| m.role);
         let ip = made.map(|m| m.ip).or(address).unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Node { ssh: made.and_then(|m| m.ssh.clone()), ..Node::former(name.clone(), role, ip) }
+        let disks = made.map(|m| m.disks.clone()).unwrap_or_default();
+        Node { ssh: made.and_then(|m| m.ssh.clone()), disks, ..Node::former(name.clone(), role, ip) }
     })
     .collect()
 }

@@ -53,6 +53,34 @@ pub fn refusal(view: &View<'_>) -> Option<Refusal> {
         .or_else(|| autostart(view))
 }
 
+/// A disk does not become smaller, nor does VirtualBox' become another one.
+pub fn disks(view: &View<'_>) -> Option<Refusal> {
+    let wants = |n: &&Node| n.disk.is_some() || !n.disks.is_empty();
+    let never = view.seen.here.provider.is_some_and(|kind| !kind.gives_disks());
+    if never && view.cluster.nodes.iter().any(|n| wants(&n)) {
+        let text = "`disk` and `disks` are for libvirt only, and this cluster's machines are VirtualBox'";
+        return Some(Refusal::new(text, spec::DISKS));
+    }
+    let chosen =
+        |n: &&Node| view.seen.request.targets.is_empty() || view.seen.request.targets.contains(&n.name);
+    view.cluster.nodes.iter().filter(chosen).filter(|n| !view.is_recreated(n)).find_map(|node| {
+        let made = view.seen.made.get(&node.name)?;
+        let own = made.disk.zip(node.disk).map(|(has, wants)| (String::new(), has, wants));
+        let others = node.disks.iter().filter_map(|disk| {
+            let has = made.disks.iter().find(|has| has.serial == disk.serial)?;
+            Some((format!(" {}", has.serial), has.size, disk.size))
+        });
+        let (what, has, wants) = own.into_iter().chain(others).find(|(_, has, wants)| has > wants)?;
+        Some(Refusal::new(
+            format!("the disk{what} of `{}` has {has} GiB and cannot become {wants} GiB", node.name),
+            format!(
+                "What is at its end would be cut off. Write {has}GiB or more, or have the machine recreated: `p1 up --replace {}`.",
+                node.name
+            ),
+        ))
+    })
+}
+
 /// Its machines were made by a provider that starts none by itself.
 fn autostart(view: &View<'_>) -> Option<Refusal> {
     let never = view.seen.here.provider.is_some_and(|kind| !kind.starts_with_host());

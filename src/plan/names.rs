@@ -83,6 +83,7 @@ steps! {
         Autostart = "autostart",
         Clock = "clock",
         Config = "config",
+        Disks = "disks",
         Dns = "dns",
         Forget = "forget",
         Halt = "halt",

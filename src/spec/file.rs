@@ -7,9 +7,9 @@ use super::environment::{Direct, Environment, ProxyUrl};
 use super::report::Span;
 use super::shape::{At, object};
 use super::value::{
-    Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, FilePath, Flag, FolderPath, HostName,
-    Hosts, Image, Jump, KeyPath, Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry, Registries,
-    SshHost, Taints, Text, Time, User, Version,
+    Address, AnyPath, Argument, Bridge, Channel, Cidr, Config, Count, DiskEntry, FilePath, Flag, FolderPath,
+    HostName, Hosts, Image, Jump, KeyPath, Labels, ManifestEntry, Map, Memory, Name, NamespaceEntry,
+    Registries, Room, SshHost, Taints, Text, Time, User, Version,
 };
 use super::{
     Ask, BakeChoice, BecomeChoice, BoxRef, Cni, Endpoint, EngineChoice, HostKeys, LibvirtUri, ProviderChoice,
@@ -154,6 +154,10 @@ object! {
         optional cpus: Count<1, 256>,
         /// MiB, or a text with a unit such as 2GiB. Default: 2048 for a server, 1024 for a worker.
         optional memory: Memory,
+        /// Its disk, with a unit: 40GiB. Its file system fills it. Default: as large as the box has it.
+        optional disk: Room,
+        /// Disks beside it, empty at first: sizes, or {size: 10GiB, serial: data}.
+        optional disks: Vec<Option<At<DiskEntry>>>,
         /// Labels of its Node object: {key: value} or [key=value].
         optional labels: Labels,
         /// Taints of its Node object: key=value:Effect.

@@ -51,7 +51,7 @@ pub use problem::Severity;
 pub use provision::{ProvisionType, Provisioner, Repeat, Slot, hide, without_secrets};
 pub use schema::schema;
 pub use secret::{conceal, masked, secrets};
-pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE};
+pub use validate::{AUTOSTART, BAKE, BAKE_ELSEWHERE, DISKS};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -446,6 +446,12 @@ pub struct Node {
     /// What its machine is to have; none where p1 does not say, as of a node that has left the spec.
     #[serde(flatten)]
     pub size: Option<Size>,
+    /// How large its machine's disk is, GiB, if not as the box has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u32>,
+    /// Its machine's other disks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
     /// k3s' `node-label`: `key=value`.
     pub labels: Vec<String>,
     /// k3s' `node-taint`: `key=value:Effect`.
@@ -458,8 +464,9 @@ pub struct Node {
 impl Node {
     /// One that the spec does not have, with what is known of it all the same.
     pub fn former(name: String, role: Role, ip: Ipv4Addr) -> Self {
-        let (labels, taints, config) = Default::default();
-        Self { name, hostname: None, role, ip, ssh: None, size: None, labels, taints, config }
+        let (disks, labels, taints, config) = Default::default();
+        let (hostname, ssh, size, disk) = Default::default();
+        Self { name, hostname, role, ip, ssh, size, disk, disks, labels, taints, config }
     }
 }
 
@@ -490,6 +497,15 @@ pub struct Size {
     pub cpus: u32,
     /// MiB.
     pub memory: u32,
+}
+
+/// A disk of a machine beside the one with its system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// What the guest finds it by.
+    pub serial: String,
+    /// GiB.
+    pub size: u32,
 }
 
 impl fmt::Display for Size {

@@ -16,8 +16,8 @@ use super::settings::{self, Layers};
 use super::shape::{At, Field};
 use super::value::{Config, Time};
 use super::{
-    Artifacts, BakeChoice, BoxRef, Cluster, Cni, EngineChoice, K3s, Libvirt, Network, Node, ProviderChoice,
-    Release, Retry, Role, Rollout, SshAccess, Timeouts, Verify, Yaml, provision, validate,
+    Artifacts, BakeChoice, BoxRef, Cluster, Cni, Disk, EngineChoice, K3s, Libvirt, Network, Node,
+    ProviderChoice, Release, Retry, Role, Rollout, SshAccess, Timeouts, Verify, Yaml, provision, validate,
 };
 
 /// More machines than this are a slip of the finger.
@@ -121,6 +121,8 @@ pub(super) fn cluster(file: &File, report: &mut Report<'_>) -> Option<Cluster> {
                 memory: draft.file.memory.value().map_or(memory, |m| m.0),
             }),
             ssh: draft.ssh.clone(),
+            disk: draft.file.disk.value().map(|disk| disk.0),
+            disks: disks(draft.file).into_iter().map(|(disk, _)| disk).collect(),
             labels: last_of_each(labels, |label| label.split('=').next().unwrap_or_default()),
             taints: last_of_each(taints, |taint| taint),
             config,
@@ -242,6 +244,12 @@ fn drafts<'f>(file: &'f File, report: &mut Report<'_>) -> (Vec<Draft<'f>>, bool)
         }
     }
     (out, whole)
+}
+
+/// A machine's disks beside its own, with their places.
+pub(super) fn disks(file: &NodeFile) -> Vec<(Disk, Span)> {
+    let entries = file.disks.value().into_iter().flatten().enumerate();
+    entries.filter_map(|(i, entry)| Some((entry.as_ref()?.value.at(i + 1), entry.as_ref()?.at))).collect()
 }
 
 /// A name with its number in a group, which belongs to the first label of one that is fully qualified.

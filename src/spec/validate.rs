@@ -79,6 +79,9 @@ pub(super) fn nodes(file: &File, drafts: &[Draft<'_>], whole: bool, report: &mut
     for draft in drafts.iter().filter(|d| d.index == 0 && d.role == Some(Role::None)) {
         without_k3s(draft, report);
     }
+    for draft in drafts.iter().filter(|d| d.index == 0) {
+        disks(file, draft, report);
+    }
     let made = || drafts.iter().filter(|draft| draft.ssh.is_none());
     if let Some(draft) = made().nth(50) {
         // k3s-io/docs, docs/installation/requirements.md.
@@ -133,6 +136,34 @@ pub(super) fn hosts(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_>) 
         }
     }
 }
+
+/// A machine takes so many by p1's naming of them, beside its own and the one with k3s' files.
+const MOST_DISKS: usize = 24;
+
+/// Disks are told apart by their serials, and are libvirt's.
+fn disks(file: &File, draft: &Draft<'_>, report: &mut Report<'_>) {
+    let given = [draft.file.disk.get().map(|d| d.at), draft.file.disks.get().map(|d| d.at)];
+    if file.provider.value() == Some(&super::ProviderChoice::Virtualbox) {
+        for (key, at) in ["disk", "disks"].into_iter().zip(given).filter_map(|(key, at)| Some((key, at?))) {
+            report.error(at, format!("`{key}` is for libvirt only"), DISKS);
+        }
+    }
+    let mut seen: HashMap<String, Span> = HashMap::new();
+    for (disk, at) in resolve::disks(draft.file) {
+        if let Some(first) = seen.get(&disk.serial) {
+            let help = format!("Line {} has it too; give this one another `serial`.", report.line(*first));
+            report.error(at, format!("the serial `{}` is taken", disk.serial), help);
+        }
+        seen.entry(disk.serial).or_insert(at);
+    }
+    if let Some(at) = given[1].filter(|_| seen.len() > MOST_DISKS) {
+        report.error(at, format!("more than {MOST_DISKS} disks"), "Make some of them larger instead.");
+    }
+}
+
+/// Why other providers have no disks of the spec's.
+pub const DISKS: &str = "A disk of VirtualBox' has no serial by which a guest finds it, and p1 does not enlarge one. Remove it, or \
+                         take `provider: libvirt`.";
 
 /// What only k3s makes anything of.
 fn without_k3s(draft: &Draft<'_>, report: &mut Report<'_>) {
@@ -503,10 +534,13 @@ pub(super) fn existing(file: &File, drafts: &[Draft<'_>], report: &mut Report<'_
             ("cpus", node.cpus.get().map(|v| v.at)),
             ("memory", node.memory.get().map(|v| v.at)),
             ("hostname", node.hostname.get().map(|v| v.at)),
+            ("disk", node.disk.get().map(|v| v.at)),
+            ("disks", node.disks.get().map(|v| v.at)),
         ];
         for (key, at) in others {
             if let Some(at) = at {
-                let help = "p1 gives a machine that exists already neither size nor hostname; remove it.";
+                let help =
+                    "p1 gives a machine that exists already neither size nor hostname nor disks; remove it.";
                 report.error(at, format!("`{key}` is for machines that p1 makes"), help);
             }
         }

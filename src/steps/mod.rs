@@ -8,6 +8,7 @@ pub mod backup;
 pub mod bake;
 pub mod clean;
 pub mod config;
+pub mod disks;
 pub mod fault;
 pub mod files;
 pub mod fork;

@@ -4,9 +4,9 @@ use super::{Takes, Verb};
 use crate::event::VerbName;
 use crate::observed::drift::{Drift, Loss, Mend, changes, lost_with, node_as_made, to_mend};
 use crate::observed::quorum::{may_leave, seen as members_seen};
-use crate::observed::refusal::{Refusal, refusal};
+use crate::observed::refusal::{Refusal, disks, refusal};
 use crate::observed::{Observed, View, faults};
-use crate::plan::Plan;
+use crate::plan::{NodeStep, Plan};
 use crate::spec::{Cluster, Node};
 
 /// What was asked for.
@@ -91,6 +91,9 @@ pub fn decide(cluster: &Cluster, seen: &Observed, intent: &Intent<'_>) -> Decisi
     found.note(&mut seen);
     let view = View::new(cluster, &seen);
     found.plan = intent.verb.plan(&view, intent.targets);
+    if found.refused.is_none() && intent.verb.has(NodeStep::Disks) {
+        found.refused = disks(&view).map(Refused::Asked);
+    }
     if intent.verb.name == VerbName::Fault {
         found.refused = faults::asked(&view).map(Refused::Asked);
     }

@@ -114,6 +114,8 @@ fn reality(cluster: &Cluster) -> Observed {
             nics: network.nics,
             image: image(cluster),
             ssh: None,
+            disk: None,
+            disks: Vec::new(),
         };
         let status = NodeStatus {
             name: node.name.clone(),

@@ -25,10 +25,10 @@ use crate::plan::{self, After, At, Check, ClusterStep, NodeStep, Plan, PlanInput
 use crate::spec::{self, Node, Slot};
 use crate::state::Unfinished;
 use crate::steps::{
-    Step, artifacts, autostart, backup, bake, clean, config, fault, files, fork, foundations, hosts, image,
-    images, install, keep, kubeconfig, labels, launch, leave, link, local, machine, manifests, network,
-    provision, push, ready, release, reset, resize, restore, rollouts, save, snapshot, ssh, stage, start,
-    stop, suspend, system, uninstall, verify, vm,
+    Step, artifacts, autostart, backup, bake, clean, config, disks, fault, files, fork, foundations, hosts,
+    image, images, install, keep, kubeconfig, labels, launch, leave, link, local, machine, manifests,
+    network, provision, push, ready, release, reset, resize, restore, rollouts, save, snapshot, ssh, stage,
+    start, stop, suspend, system, uninstall, verify, vm,
 };
 
 pub use decide::{Decision, Intent, Refused, decide};
@@ -190,6 +190,7 @@ const UP: &[Use] = &[
     Use::of(&vm::STEP),
     Use::of(&autostart::STEP),
     Use::of(&ssh::STEP),
+    Use::of(&disks::STEP),
     Use::of(&system::STEP),
     Use::of(&hosts::STEP),
     Use::of(&push::STEP),
@@ -241,6 +242,7 @@ impl Verb {
                             Use::of(&vm::STEP),
                             Use::of(&autostart::STEP),
                             Use::of(&ssh::STEP),
+                            Use::of(&disks::STEP),
                             Use::of(&system::STEP),
                         ],
                         depth: Depth::Nodes,

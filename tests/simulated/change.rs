@@ -627,3 +627,50 @@ fn a_machine_without_k3s_is_made_named_and_left_out_of_what_is_k3s() {
     assert!(!sim.last().steps.iter().any(|s| s.id == "disk/leave"));
     settled(&sim);
 }
+
+/// A machine has the disks of the spec from its first `up` on; it gets more and larger ones while it runs, and none smaller.
+#[test]
+fn a_machine_has_its_disks_and_they_go_with_it_alone() {
+    let sim = Sim::new(&spec(1, 1, ""));
+    let was = line(&sim, "worker");
+    let with = |keys: &str| was.replace("cpus: 1", &format!("{keys}, cpus: 1"));
+    let sizes = |volume: &str| {
+        let told = sim.virsh(&["vol-info", "--pool", "default", "--bytes", volume]);
+        let line = told.lines().find_map(|l| l.strip_prefix("Capacity:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 30
+    };
+    let first = with("disk: 20GiB, disks: [50GiB, {size: 1GiB, serial: data}]");
+    edit(&sim, &was, &first);
+    sim.p1(&["up"]).exits(0);
+    let volume = |serial: &str| format!("p1-sim-worker.disk.{serial}.img");
+    assert_eq!([sizes("p1-sim-worker.img"), sizes(&volume("disk-1")), sizes(&volume("data"))], [20, 50, 1]);
+    sim.node("worker").sh("test -e /dev/disk/by-id/virtio-data");
+    settled(&sim);
+    let booted = boot(&sim, "worker");
+
+    let second = with("disk: 30GiB, disks: [50GiB, {size: 2GiB, serial: data}, {size: 3GiB, serial: more}]");
+    edit(&sim, &first, &second);
+    assert_eq!(drift(&sim, "worker"), ["disks"]);
+    sim.p1(&["up"]).exits(0);
+    assert_eq!(began(&sim.last()), ["worker/disks"]);
+    assert_eq!([sizes("p1-sim-worker.img"), sizes(&volume("data")), sizes(&volume("more"))], [30, 2, 3]);
+    assert_eq!(boot(&sim, "worker"), booted);
+    sim.p1(&["stop", "worker"]).exits(0);
+    sim.p1(&["start"]).exits(0);
+    settled(&sim);
+
+    // Smaller is refused before anything is done, and one that leaves the spec stays.
+    edit(&sim, &second, &with("disk: 20GiB, disks: [50GiB, {size: 2GiB, serial: data}]"));
+    sim.p1(&["up"]).exits(2).says(&["has 30 GiB and cannot become 20 GiB", "--replace worker"]);
+    let third = with("disks: [50GiB, {size: 2GiB, serial: data}]");
+    edit(&sim, &with("disk: 20GiB, disks: [50GiB, {size: 2GiB, serial: data}]"), &third);
+    sim.p1(&["plan"]).exits(0).says(&["it has disks that the spec does not have: more"]);
+    sim.p1(&["replace", "worker"]).exits(2).says(&["and its disks disk-1, data, more"]);
+    assert_eq!(sizes(&volume("more")), 3);
+    sim.p1(&["--yes", "replace", "worker"]).exits(0);
+    assert!(!sim.virsh(&["vol-list", "default"]).contains(&volume("more")));
+    settled(&sim);
+    sim.p1(&["destroy"]).exits(2).says(&["disks", "data"]);
+    sim.p1(&["--yes", "destroy"]).exits(0);
+    assert!(!sim.virsh(&["vol-list", "default"]).contains("p1-sim-"));
+}

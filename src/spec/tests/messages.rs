@@ -497,3 +497,29 @@ fn what_only_k3s_makes_anything_of_is_not_for_a_machine_without_it() {
     let alone = brief("name: demo\nnodes: [{name: disk, role: none}]\n");
     assert!(alone.contains("no node is the server"), "{alone}");
 }
+
+#[test]
+fn disks_have_units_and_serials_of_their_own_and_are_libvirts() {
+    let with = |more: &str, keys: &str| {
+        brief(&format!("name: demo\n{more}nodes: [{{name: server, role: server, {keys}}}]\n"))
+    };
+    for (keys, words) in [
+        ("disk: 40", "`40` has no unit"),
+        ("disk: 0GiB", "`0GiB` is not the size of a disk"),
+        ("disk: 500MiB", "`500MiB` is not the size of a disk"),
+        ("disks: [1GiB, {size: 2GiB, serial: disk-1}]", "the serial `disk-1` is taken"),
+        ("disks: [{size: 2GiB, serial: p1-files}]", "`p1-files` cannot be a disk's serial"),
+        ("disks: [{size: 2GiB, serial: a.b}]", "`a.b` cannot be a disk's serial"),
+        ("disks: [{serial: a}]", "`size` is missing"),
+    ] {
+        assert!(with("", keys).contains(words), "{words} is not in {}", with("", keys));
+    }
+    let elsewhere = with("provider: virtualbox\n", "disk: 20GiB, disks: [1TiB]");
+    for key in ["`disk` is for libvirt only", "`disks` is for libvirt only"] {
+        assert!(elsewhere.contains(key), "{elsewhere}");
+    }
+    let exists = brief(
+        "name: demo\nnodes: [{name: server, role: server}, {name: w, ip: 10.0.0.2, provider: ssh, disk: 20GiB}]\n",
+    );
+    assert!(exists.contains("`disk` is for machines that p1 makes"), "{exists}");
+}

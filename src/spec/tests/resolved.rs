@@ -306,3 +306,13 @@ fn a_machine_without_k3s_comes_last_and_has_none_of_its_settings() {
     assert_eq!(c.provision[0].nodes, ["disk"]);
     assert_eq!(c.select("role:none").unwrap()[0].name, "disk");
 }
+
+#[test]
+fn disks_are_called_by_their_place_and_leave_the_digest_of_others_as_it_is() {
+    let with = |keys: &str| cluster(&format!("name: demo\nnodes: [{{name: s, role: server{keys}}}]\n"));
+    let node = with(", disk: 2TiB, disks: [50GiB, {size: 10 GiB, serial: data}, 1G]").nodes.remove(0);
+    let told: Vec<_> = node.disks.iter().map(|d| (d.serial.as_str(), d.size)).collect();
+    assert_eq!((node.disk, told), (Some(2048), vec![("disk-1", 50), ("data", 10), ("disk-3", 1)]));
+    assert_ne!(digest(&with("")), digest(&with(", disk: 20GiB")));
+    assert_ne!(digest(&with("")), digest(&with(", disks: [1GiB]")));
+}

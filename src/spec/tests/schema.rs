@@ -83,6 +83,8 @@ nodes:
     ip: 192.168.42.110
     cpus: 4
     memory: 4GiB
+    disk: 40GiB
+    disks: [50GiB, {size: 1TiB, serial: data}]
     hostname: wilS.lab.test
     labels: {a: b, example.org/tier: ""}
     taints: ["a=b:NoSchedule"]
@@ -169,7 +171,7 @@ fn every_key_is_described_and_known_to_both() {
     let schema = schema();
     let mut found = Vec::new();
     objects(&schema, "", &mut found);
-    assert_eq!(found.len(), 23, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
+    assert_eq!(found.len(), 24, "{:?}", found.iter().map(|f| &f.0).collect::<Vec<_>>());
     for (name, object) in &found {
         assert_eq!(object["additionalProperties"], false, "{name}");
         for (key, about) in object["properties"].as_object().unwrap() {

@@ -2,6 +2,7 @@
 //! rules and what to say when they are broken.
 
 mod apps;
+mod disk;
 mod free;
 mod k3s;
 mod net;
@@ -10,6 +11,7 @@ mod registries;
 mod ssh;
 
 pub(super) use apps::{Image, ManifestEntry, NamespaceEntry};
+pub(super) use disk::{DiskEntry, Room};
 pub(super) use free::{Config, Entry, Labels, Map, Taints, check_label, check_taint};
 pub(super) use k3s::{Channel, Version};
 pub(super) use net::{Address, Bridge, Cidr, HostName, Hosts, is_private};

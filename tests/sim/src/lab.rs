@@ -109,6 +109,8 @@ pub struct Network {
 #[derive(Clone, Default)]
 pub struct Volume {
     pub physical: u64,
+    /// Bytes, as a machine sees it.
+    pub capacity: u64,
     pub backing: Option<String>,
     /// What was written to it beside an image: where, and from which file.
     pub parts: Vec<(u64, PathBuf)>,

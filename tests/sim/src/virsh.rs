@@ -359,9 +359,10 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
                     "Failed to create vol {name}\noperation failed: storage volume '{name}' exists already"
                 ));
             }
+            let capacity = bytes(words.get(1).copied().unwrap_or_default()).unwrap_or(BOX);
             known.volumes.insert(
                 name,
-                Volume { physical: 200_704, backing: value("--backing-vol"), parts: Vec::new() },
+                Volume { physical: 200_704, capacity, backing: value("--backing-vol"), parts: Vec::new() },
             );
             return Ok(String::new());
         }
@@ -384,16 +385,19 @@ fn volume(lab: &Arc<Lab>, verb: &str, plain: &[&str], rest: &[&str]) -> Result<S
             return Ok(String::new());
         }
     }
-    let capacity = "Capacity:       10737418240 bytes\n";
     let missing = format!(
         "failed to get vol '{name}'\nStorage volume not found: no storage vol with matching path '{name}'"
     );
     let volume = known.volumes.get_mut(&name).ok_or(missing)?;
     match verb {
         "vol-info" => Ok(format!(
-            "Name:           {name}\nType:           file\n{capacity}Physical:       {} bytes\n",
-            volume.physical
+            "Name:           {name}\nType:           file\nCapacity:       {} bytes\nPhysical:       {} bytes\n",
+            volume.capacity, volume.physical
         )),
+        "vol-resize" => {
+            volume.capacity = bytes(words.get(1).copied().unwrap_or_default()).ok_or("malformed size")?;
+            Ok(String::new())
+        }
         "vol-upload" => {
             let file = words.get(1).copied().unwrap_or_default();
             volume.physical = fs::metadata(file).map_err(|e| format!("cannot read {file}: {e}"))?.len();
@@ -493,6 +497,56 @@ fn set(xml: &mut String, element: &str, value: &str) {
     }
 }
 
+/// What the box's disk has, as `tests/fakes/qemu-img` and this program say.
+const BOX: u64 = 10 << 30;
+
+/// `40b`, `40B`.
+fn bytes(text: &str) -> Option<u64> {
+    text.trim_end_matches(['b', 'B']).parse().ok()
+}
+
+/// A machine's disks that are in its description: target and path.
+fn described_disks(xml: &str) -> Vec<(String, String)> {
+    let one = |part: &str| Some((attribute(part, "target", "dev")?, attribute(part, "source", "file")?));
+    xml.split("<disk ").skip(1).filter_map(one).filter(|(_, path)| path.contains(".disk.")).collect()
+}
+
+/// The volume at a target of a machine, where it is one that every machine has, or one of its description's.
+fn volume_of(name: &str, target: &str) -> String {
+    if target == "vda" { format!("{name}.img") } else { target.to_owned() }
+}
+
+/// One that a machine has from its description from now on.
+fn attach_for_good(
+    lab: &Arc<Lab>,
+    mut known: MutexGuard<'_, Known>,
+    name: &str,
+    xml: &str,
+    live: bool,
+) -> Result<String, String> {
+    let fail = |what: &str| format!("Failed to attach device from /dev/stdin\n{what}");
+    let source = attribute(xml, "source", "file").ok_or_else(|| fail("no source"))?;
+    let serial = text(xml, "serial").ok_or_else(|| fail("no serial"))?;
+    let volume = source.rsplit('/').next().unwrap_or_default();
+    if !known.volumes.contains_key(volume) {
+        return Err(fail("No such file"));
+    }
+    let domain = known.domains.get_mut(name).expect("just found");
+    let target = attribute(xml, "target", "dev").ok_or_else(|| fail("no target"))?;
+    if described_disks(&domain.xml).iter().any(|(other, _)| *other == target) {
+        return Err(fail(&format!("XML error: target '{target}' duplicated for disk sources")));
+    }
+    domain.xml = domain.xml.replacen("</devices>", &format!("{xml}</devices>"), 1);
+    drop(known);
+    if live && let Some(device) = lab.device(name, &serial) {
+        let make = || {
+            fs::create_dir_all(device.parent().expect("in a folder")).and_then(|()| fs::write(&device, ""))
+        };
+        make().map_err(|e| fail(&e.to_string()))?;
+    }
+    Ok("Device attached successfully\n".into())
+}
+
 /// The machine sees the volume as a file where udev links to a disk.
 fn attach(lab: &Arc<Lab>, mut known: MutexGuard<'_, Known>, name: &str, xml: &str) -> Result<String, String> {
     let fail = |what: &str| format!("Failed to attach device from /dev/stdin\n{what}");
@@ -572,10 +626,32 @@ fn domain(
         }
         "domblklist" => {
             let extra = domain.extra.as_ref().map(|(target, volume, _)| format!(" {target}   {volume}\n"));
+            let described: String = described_disks(&domain.xml)
+                .iter()
+                .map(|(target, path)| format!(" {target}   {path}\n"))
+                .collect();
             return Ok(format!(
-                " Target   Source\n-------\n vda      /var/lib/libvirt/images/{name}.img\n{}\n",
+                " Target   Source\n-------\n vda      /var/lib/libvirt/images/{name}.img\n{described}{}\n",
                 extra.unwrap_or_default()
             ));
+        }
+        "domblkinfo" | "blockresize" => {
+            let volume = plain.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            if verb == "blockresize" && power == Power::Off {
+                return Err(off.into());
+            }
+            let volume = known.volumes.get_mut(volume).ok_or("no such disk")?;
+            if verb == "blockresize" {
+                volume.capacity = bytes(plain.get(2).copied().unwrap_or_default()).ok_or("malformed size")?;
+                return Ok(format!("Block device '{name}' is resized\n"));
+            }
+            return Ok(format!(
+                "Capacity:       {}\nAllocation:     0\nPhysical:       0\n",
+                volume.capacity
+            ));
+        }
+        "attach-device" if rest.contains(&"--config") => {
+            return attach_for_good(lab, known, &name, stdin, rest.contains(&"--live"));
         }
         "attach-device" | "detach-disk" if power != Power::Running => {
             return Err(format!("Failed to change the devices of '{name}'\n{off}"));
@@ -658,8 +734,15 @@ fn domain(
                 return Err(text);
             }
             let backing = known.volumes.get(&format!("{name}.img")).and_then(|v| v.backing.clone());
-            known.volumes.insert(to.clone(), Volume { physical: 4096, backing, parts: Vec::new() });
+            let target = plain.get(1).copied().unwrap_or_default();
+            let own = target == "vda";
+            let capacity = known.volumes.get(&volume_of(&name, target)).map_or(BOX, |v| v.capacity);
+            let backing = backing.filter(|_| own);
+            known.volumes.insert(to.clone(), Volume { physical: 4096, capacity, backing, parts: Vec::new() });
             drop(known);
+            if !own {
+                return Ok("Successfully copied\n".into());
+            }
             lab.copy_disk(&name, to.trim_end_matches(".img")).map_err(|e| e.to_string())?;
             return Ok("Successfully copied\n".into());
         }
@@ -670,7 +753,7 @@ fn domain(
             }
             let to = rest.iter().position(|w| *w == "--memspec").and_then(|i| rest.get(i + 1)).copied();
             let to = to.and_then(|spec| spec.strip_prefix("file=")?.split(',').next()?.rsplit('/').next());
-            let volume = Volume { physical: 8192, backing: None, parts: Vec::new() };
+            let volume = Volume { physical: 8192, capacity: 8192, backing: None, parts: Vec::new() };
             let (xml, had) = (domain.xml.clone(), domain.seat.clone());
             let to = to.unwrap_or_default().to_owned();
             known.volumes.insert(to.clone(), volume);
