@@ -149,16 +149,23 @@ fn fork(ctx: &Ctx<'_>) -> Result<Option<String>, StepError> {
     }
     world.machines.resume(&world.cluster, &nodes, cancel)?;
     world.note(|seen| seen.run.paused.clear());
-    machines::settle(&world.cluster, cancel);
-    nodes.iter().for_each(|node| world.forget_node(node));
-    world.reload()?;
-    world.look_at_machines()?;
-    front.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    if let Some(text) = files::read_if_there(&world.state.kubeconfig())? {
-        let url = url_from_here(&world.machines, world.cluster.first_server());
-        let ours = k3s::rewrite(&text, &url, &world.cluster.name)?;
-        files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
-    }
+    let rest = || {
+        nodes.iter().for_each(|node| world.forget_node(node));
+        world.reload()?;
+        world.look_at_machines()?;
+        front.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        if let Some(text) = files::read_if_there(&world.state.kubeconfig())? {
+            let url = url_from_here(&world.machines, world.cluster.first_server());
+            let ours = k3s::rewrite(&text, &url, &world.cluster.name)?;
+            files::write_if_changed(&world.state.kubeconfig(), ours.as_bytes(), 0o600)?;
+        }
+        Ok::<_, StepError>(())
+    };
+    // This host waits for its address on the bridge, which none of that needs.
+    thread::scope(|scope| {
+        scope.spawn(|| machines::settle(&world.cluster, cancel));
+        rest()
+    })?;
     world.state.end()?;
     crate::spec::Fork { made: true, ..fork.clone() }.keep()?;
     Ok(Some(format!("{} as of {}", fork.of, moment.at.strftime("%Y-%m-%d %H:%M:%S UTC"))))
