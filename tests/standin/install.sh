@@ -414,8 +414,8 @@ UNITFILE
 }
 
 enable_and_start() {
-    [ "${INSTALL_K3S_SKIP_ENABLE:-}" != true ] || return 0
     stage enable
+    [ "${INSTALL_K3S_SKIP_ENABLE:-}" != true ] || return 0
     if [ -n "$OPENRC" ]; then
         info "openrc: Enabling $NAME service for default runlevel"
         $SUDO rc-update add "$NAME" default >/dev/null
