@@ -61,7 +61,7 @@ pub fn shown(changes: &Changes, options: &Options) -> String {
             true => lines.next().unwrap_or_default(),
             false => String::new(),
         };
-        out.push_str(&format!("{}  {first}", paint.tone(tone, &head)).trim_end().to_owned());
+        out.push_str(format!("{}  {first}", paint.tone(tone, &head)).trim_end());
         out.push('\n');
         lines.for_each(|line| out.push_str(&format!("{}{line}\n", " ".repeat(indent))));
         if let Some(lost) = &row.change.lost {

@@ -270,7 +270,7 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
     if is_new {
         return Some(change(Fate::Add, made(view, node)));
     }
-    if view.k3s_state(node) == K3sState::New && due.iter().any(|s| joins(&s)) {
+    if view.k3s_state(node) == K3sState::New && due.iter().any(joins) {
         return Some(change(
             Fate::Add,
             vec![in_words(format!("{}: its machine is there; k3s joins", node.role))],

@@ -136,7 +136,7 @@ pub struct Drift {
 
 impl Drift {
     /// One value in another's place.
-    fn from_to(self, before: impl fmt::Display, after: impl fmt::Display) -> Self {
+    fn with_values(self, before: impl fmt::Display, after: impl fmt::Display) -> Self {
         Self { before: Some(before.to_string()), after: Some(after.to_string()), ..self }
     }
 
@@ -443,7 +443,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
     let made = seen.made.get(&node.name);
     if let Some(made) = made.filter(|m| m.ip != node.ip) {
         let what = format!("its address is {}, not {}", made.ip, node.ip);
-        all.push(replace(Kind::Address, what).from_to(made.ip, node.ip));
+        all.push(replace(Kind::Address, what).with_values(made.ip, node.ip));
     }
     let facts = seen.nodes.get(&node.name);
     let has = |role: Role| facts.is_some_and(|f| f.unit(role.unit()).loaded);
@@ -457,7 +457,7 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
             Role::None => format!("it is a {other}, and the spec gives it no k3s"),
             role => format!("it is a {other}, not a {role}"),
         };
-        all.push(replace(Kind::Role, what).from_to(other, node.role));
+        all.push(replace(Kind::Role, what).with_values(other, node.role));
     }
     match &machine.state {
         MachineState::Running => {}
@@ -472,12 +472,12 @@ fn of_machine(view: &View<'_>, node: &Node) -> Vec<Drift> {
         let up = |kind, what: String, then| Drift { interrupts: stopped, ..up(kind, what, then) };
         if size.cpus != wanted.cpus {
             let what = format!("its machine has {} CPUs, not {}", size.cpus, wanted.cpus);
-            all.push(up(Kind::Cpus, what, then).from_to(size.cpus, wanted.cpus));
+            all.push(up(Kind::Cpus, what, then).with_values(size.cpus, wanted.cpus));
         }
         if size.memory != wanted.memory {
             let what = format!("its machine has {} MiB, not {}", size.memory, wanted.memory);
             let mib = |memory: u32| format!("{memory} MiB");
-            all.push(up(Kind::Memory, what, then).from_to(mib(size.memory), mib(wanted.memory)));
+            all.push(up(Kind::Memory, what, then).with_values(mib(size.memory), mib(wanted.memory)));
         }
     }
     if let (Some(made), Some(image)) = (made, &seen.here.image)
@@ -648,7 +648,7 @@ fn of_steps(view: &View<'_>, node: &Node, plan: &Plan) -> Vec<Drift> {
         let found = finding(Some(node), Kind::K3sVersion, what, Mend::Up, then);
         // In place of what the files alone tell: those of the wanted release may not be here yet.
         all.retain(|d| d.kind != Kind::K3sVersion);
-        all.push(Drift { interrupts: Interrupts::K3s, ..found }.from_to(&status.version, version));
+        all.push(Drift { interrupts: Interrupts::K3s, ..found }.with_values(&status.version, version));
     }
     all
 }
