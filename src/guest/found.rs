@@ -80,7 +80,6 @@ pub fn parse(text: &str, facts: &NodeFacts) -> Option<Found> {
     more.sort();
     for (path, text) in more {
         found.file(path, text);
-        found.beside.push(path.clone());
     }
     let of_unit: Vec<(&str, &str)> = units
         .get(role.unit())
@@ -90,8 +89,6 @@ pub fn parse(text: &str, facts: &NodeFacts) -> Option<Found> {
         .collect();
     let launch = super::of(Some(facts)).service().launch(role.unit(), &of_unit, &within);
     found.command(&launch.argv, &launch.place);
-    let own = |path: &str| path.starts_with("/etc/default/") || path.starts_with("/etc/sysconfig/");
-    found.beside.extend(files.iter().map(|(path, _)| path.clone()).filter(|path| own(path)));
     for (name, value, place) in launch.env.iter().rev() {
         if !found.env.contains_key(name) {
             found.variable(name, value, place);
@@ -131,7 +128,6 @@ mod tests {
         assert_eq!((value("kubelet-arg").as_str(), value("token").as_str()), ("x=${y}", "it's $ecret"));
         assert_eq!((found.env["A"].0.as_str(), found.env["B"].0.as_str()), ("2", "b c"));
         assert_eq!(found.nodes, [("alpha".to_owned(), Some([10, 0, 0, 5].into()))]);
-        assert_eq!(found.beside.len(), 2);
         assert!(parse(answer.trim_end().trim_end_matches("end=ok"), &facts).is_none());
     }
 }

@@ -40,8 +40,6 @@ pub struct Found {
     pub strange: Vec<String>,
     /// The nodes of its cluster, by a server's word.
     pub nodes: Vec<(String, Option<Ipv4Addr>)>,
-    /// The files that say it beside config.yaml, registries.yaml and the unit: its part of what p1 writes at one place.
-    pub beside: Vec<String>,
 }
 
 /// Values may be secrets.
@@ -91,7 +89,6 @@ impl Found {
             registries: None,
             strange: Vec::new(),
             nodes: Vec::new(),
-            beside: Vec::new(),
         }
     }
 

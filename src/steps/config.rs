@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use super::shared::found::rewrites;
 use super::shared::inputs;
-use super::shared::stamp::STAMPS;
 use super::{Item, NodeCtx, NodeDef, Step};
 use crate::access::SCRIPT_TIMEOUT;
 use crate::engine::StepError;
 use crate::explain::FailureKind;
+use crate::guest::NodeFacts;
 use crate::k3s;
 use crate::observed::files::files;
+use crate::observed::found::BEFORE;
 use crate::observed::refusal;
 use crate::observed::{View, found, holds};
 use crate::os::hash::sha256;
@@ -74,27 +76,34 @@ fn keep(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     }
 }
 
-/// A k3s that somebody installed becomes p1's own: what configured it beside config.yaml stands in the spec, and is put aside so
+/// A k3s that was there before p1 becomes p1's own: what configured it beside config.yaml stands in the spec, and is put aside so
 /// that it does not count twice. Which files.
-fn own(ctx: &NodeCtx<'_>) -> Result<Vec<String>, StepError> {
+fn own(ctx: &NodeCtx<'_>, facts: &NodeFacts) -> Result<Vec<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
-    let Some(found) = world.seen().found.get(&node.name).cloned() else { return Ok(Vec::new()) };
+    rewrites(world, node, facts)?;
+    if !facts.stamps.contains_key(BEFORE) || facts.stamps.contains_key("install") {
+        return Ok(Vec::new());
+    }
+    let places = ["/etc/rancher/k3s/config.yaml.d/", "/etc/default/", "/etc/sysconfig/"];
+    let beside = facts.elsewhere.keys().filter(|path| places.iter().any(|place| path.starts_with(place)));
+    let beside: Vec<String> = beside.cloned().collect();
+    if beside.is_empty() {
+        return Ok(beside);
+    }
     let aside = |path: &String| format!("mv -f {} {}\n", quote(path), quote(&format!("{path}.before-p1")));
-    let script: String = found.beside.iter().map(aside).collect();
-    let script = format!("set -e\nrm -f {STAMPS}/{}\n{script}", found::AS_FOUND);
-    world.script(node, "putting aside what configured its k3s", &script)?;
-    for path in &found.beside {
+    let script: String = beside.iter().map(aside).collect();
+    world.script(node, "putting aside what configured its k3s", &format!("set -e\n{script}"))?;
+    for path in &beside {
         ctx.control.log(&format!("{path} is {path}.before-p1 from here on: the spec says it"));
     }
-    world.note(|seen| _ = seen.found.remove(&node.name));
-    Ok(found.beside.clone())
+    Ok(beside)
 }
 
 /// Writes the files.
 fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let (tokens, facts) = (world.tokens()?, world.facts(node)?);
-    let beside = own(ctx)?;
+    let beside = own(ctx, &facts)?;
     let seen = world.seen();
     let view = View::new(&world.cluster, &seen);
     let join = match view.join(node) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use super::shared::found::rewrites;
 use super::shared::inputs;
 use super::shared::transfer::{Transfer, next};
 use super::{NodeCtx, NodeDef, Step};
@@ -38,6 +39,7 @@ fn apply(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     let (world, node) = (ctx.world, ctx.node);
     let facts = world.facts(node)?;
     let wanted = world.wanted(node)?;
+    rewrites(world, node, &facts)?;
     let noted = &facts.staged;
     let binary = format!("{}/k3s", k3s::BIN_DIR);
     let bare = !facts.scripts.contains(&binary);

@@ -265,9 +265,8 @@ fn one_cluster_has_machines_of_both_kinds() {
 /// A token as people make them: `openssl rand -base64`.
 const TOKEN: &str = "9cFf+0/aa3K1b2Zz==";
 
-/// A server and two workers whose k3s was installed by hand: by k3s' installer with a file and flags, by the installer with
-/// variables, and with a unit as k3s-ansible writes it.
-fn by_hand(metal: &Metal) {
+/// The machines with what an installation by hand needs, under names of their own.
+fn bare(metal: &Metal) {
     let config = format!("Host *\n  User vagrant\n  IdentityFile {}\n", metal.key().display());
     fs::write(metal.sim.at("home/.ssh/config"), config).unwrap();
     let key = metal.key().display().to_string();
@@ -282,6 +281,12 @@ fn by_hand(metal: &Metal) {
             ));
         }
     }
+}
+
+/// A server and two workers whose k3s was installed by hand: by k3s' installer with a file and flags, by the installer with
+/// variables, and with a unit as k3s-ansible writes it.
+fn by_hand(metal: &Metal) {
+    bare(metal);
     metal.sim.node("server").sh(&format!(
         "mkdir -p /etc/rancher/k3s/config.yaml.d\n\
          echo 'write-kubeconfig-mode: \"0640\"' >/etc/rancher/k3s/config.yaml\n\
@@ -403,4 +408,41 @@ fn a_cluster_that_was_installed_by_hand_is_taken_over_as_it_runs() {
     let left =
         metal.sim.node("worker-2").sh("ls /var/lib/rancher /usr/local/bin/k3s /var/lib/p1 2>/dev/null || :");
     assert_eq!(left, "");
+}
+
+/// Three servers with etcd, installed with flags alone.
+#[test]
+fn several_servers_are_taken_over_as_they_run() {
+    let metal = Metal::new();
+    bare(&metal);
+    let install = |machine: &str, how: &str| {
+        metal.sim.node(machine).sh(&format!(
+            "INSTALL_K3S_SKIP_DOWNLOAD=true sh /root/install.sh server {how} --token {TOKEN} --agent-token for-agents \
+             --disable=traefik >/dev/null"
+        ));
+    };
+    install("server", "--cluster-init");
+    install("worker-1", "--server https://192.168.56.110:6443");
+    install("worker-2", "--server https://192.168.56.111:6443");
+    let machines = ["server", "worker-1", "worker-2"];
+    let starts = || {
+        machines.map(|m| metal.sim.node(m).sh("systemctl show -p InvocationID -p ActiveState k3s")).concat()
+    };
+    let started = starts();
+    assert_eq!(started.matches("ActiveState=active").count(), 3, "{started}");
+    metal.p1(&["init", "--from", "192.168.56.110", "192.168.56.111", "192.168.56.112"]).exits(0);
+    metal.p1(&["up"]).exits(0);
+    metal.p1(&["plan", "--deep"]).exits(0).says(&["nothing to do"]);
+    assert_eq!(starts(), started);
+    // What changes is changed on one after the other.
+    let text = fs::read_to_string(metal.dir.join("cluster.yaml")).unwrap();
+    let more = "  artifacts: {binary: {path: ../k3s}, installer: {path: ../install.sh}}\n  server_config:\n    debug: true\n";
+    fs::write(metal.dir.join("cluster.yaml"), text.replace("  server_config:\n", more)).unwrap();
+    metal.p1(&["up"]).exits(0);
+    metal.p1(&["plan", "--deep"]).exits(0).says(&["nothing to do"]);
+    let told = metal
+        .sim
+        .node("worker-2")
+        .sh("cat /etc/systemd/system/k3s.service; grep -c for-agents /etc/rancher/k3s/config.yaml");
+    assert!(!told.contains("traefik") && told.ends_with("1\n"), "{told}");
 }

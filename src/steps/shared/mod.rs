@@ -5,6 +5,7 @@ pub mod archive;
 pub mod back;
 pub mod batch;
 pub mod console;
+pub mod found;
 pub mod gone;
 pub mod heartbeat;
 pub mod hosts;
