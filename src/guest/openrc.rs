@@ -110,7 +110,8 @@ service_remove() {
     }
 
     fn enable(&self, unit: &str) -> String {
-        format!("[ -e /etc/runlevels/default/{unit} ] || rc-update add {unit} default >/dev/null")
+        // Of one piece: what is before it may have failed.
+        format!("{{ [ -e /etc/runlevels/default/{unit} ] || rc-update add {unit} default >/dev/null; }}")
     }
 
     fn start(&self, unit: &str) -> String {
@@ -253,6 +254,7 @@ mod tests {
         assert_eq!((since.at.as_str(), since.invocation.as_str()), ("1795600000", "byte 120"));
         assert!(OpenRc.said("k3s", &since, 9).contains("from=120\n"));
         assert!(OpenRc.said("k3s", &Since::default(), 9).contains("from=0\n"));
+        assert!(OpenRc.enable("k3s").starts_with('{'), "`false && ...` must fail");
         let text = "# Written by p1\nHTTPS_PROXY=\"http://p\"\n".to_owned();
         assert_eq!(OpenRc.variables(text), "# Written by p1\nexport HTTPS_PROXY=\"http://p\"\n");
     }
