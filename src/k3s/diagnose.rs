@@ -528,15 +528,15 @@ const RULES: &[Rule] = &[
         "the node has no way to another node's address",
         "See whether its card on the private network has its address: `p1 exec {node} -- ip -br addr`.",
     ).passing(),
-    // The installer's unit runs modprobe and goes on without it, where the module is built in too: whatever else is said is
-    // surer; k3s-io/k3s#5986.
+    // The unit runs modprobe and goes on without it, where the module is built in too: it keeps no k3s from starting by itself,
+    // and whatever else is said is surer; k3s-io/k3s#5986.
     rule(
         &["Module br_netfilter not found", "Module overlay not found"],
         "the kernel lacks a module that k3s needs (br_netfilter, overlay)",
         "Install the kernel's modules package for the running kernel (kernel-modules-extra, linux-modules-extra), \
          or reboot after a kernel update.",
     )
-    .with(&["FATAL"]),
+    .with(&["FATAL"]).passing(),
 ];
 
 #[cfg(test)]
@@ -710,6 +710,14 @@ mod tests {
             "{shown:#?}"
         );
         assert!(shown.len() <= SHOWN && shown.iter().all(|l| l.chars().count() <= LONGEST + 1));
+    }
+
+    #[test]
+    fn what_a_healthy_start_says_too_ends_no_wait() {
+        let lasting = |line: &str| diagnose(&[line.to_owned()]).unwrap().lasting;
+        // modprobe's word of a module that is built in is the same as of one that is missing.
+        assert!(!lasting("modprobe: FATAL: Module overlay not found in directory /lib/modules/6.1.0"));
+        assert!(lasting("k3s.service: Failed to execute /usr/local/bin/k3s: Exec format error"));
     }
 
     #[test]
