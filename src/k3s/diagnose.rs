@@ -142,8 +142,8 @@ pub fn diagnose(lines: &[String]) -> Option<Diagnosis> {
     })
 }
 
-/// systemd's word for the end of a unit's process (src/core/service.c).
-const EXIT: &str = "Main process exited";
+/// systemd's words of the end of a unit's process. k3s of 1.36 ends itself without an exit code where its kubelet failed.
+const EXITS: [&str; 2] = ["Main process exited", ".service: Deactivated successfully"];
 /// As much as is shown of a journal.
 const SHOWN: usize = 12;
 /// A line of etcd's or of the API server's may fill a screen.
@@ -160,13 +160,13 @@ pub fn one_start(lines: &[Said], ended: bool, before: &str) -> Vec<String> {
         of.push((own, &line.text));
     }
     of.retain(|(own, _)| before.is_empty() || *own != before);
-    let end = of.iter().rposition(|(_, text)| text.contains(EXIT)).filter(|_| ended);
+    let end = of.iter().rposition(|(_, text)| is_exit(text)).filter(|_| ended);
     let Some((start, _)) = end.map(|at| of[at]).or(of.last().copied()) else { return Vec::new() };
     let mut lines: Vec<String> =
         of.iter().filter(|(own, _)| *own == start).map(|(_, text)| (*text).to_owned()).collect();
     // That a process ended is systemd's word, which may come before what the process said last.
     if !start.is_empty()
-        && let Some(exit) = lines.iter().rposition(|l| l.contains(EXIT))
+        && let Some(exit) = lines.iter().rposition(|l| is_exit(l))
         && let Some(last) = lines.iter().rposition(|l| !is_systemds(l)).filter(|last| *last > exit)
     {
         lines[exit..=last].rotate_left(1);
@@ -176,8 +176,8 @@ pub fn one_start(lines: &[Said], ended: bool, before: &str) -> Vec<String> {
 
 /// The lines up to the last end of a unit's process, without those up to the end before.
 fn last_attempt(lines: &[String]) -> &[String] {
-    let Some(end) = lines.iter().rposition(|l| l.contains(EXIT)) else { return lines };
-    let begin = lines[..end].iter().rposition(|l| l.contains(EXIT)).map_or(0, |at| at + 1);
+    let Some(end) = lines.iter().rposition(|l| is_exit(l)) else { return lines };
+    let begin = lines[..end].iter().rposition(|l| is_exit(l)).map_or(0, |at| at + 1);
     &lines[begin..=end]
 }
 
@@ -232,8 +232,12 @@ pub fn last_words(lines: &[String]) -> Option<String> {
     Some(clipped(message(words), LONGEST)).filter(|words| !words.is_empty())
 }
 
+fn is_exit(line: &str) -> bool {
+    EXITS.iter().any(|sign| line.contains(sign))
+}
+
 fn ends(lines: &[String]) -> bool {
-    lines.last().is_some_and(|l| l.contains(EXIT))
+    lines.last().is_some_and(|l| is_exit(l))
 }
 
 /// systemd's lines of a unit begin with its name, or with what is done to it.
@@ -254,7 +258,9 @@ fn is_plain(line: &str) -> bool {
 
 /// What ends a process by itself.
 fn is_fatal(line: &str) -> bool {
-    ["level=fatal", "\"level\":\"fatal\""].iter().any(|s| line.contains(s))
+    ["level=fatal", "\"level\":\"fatal\"", "level=error msg=\"Shutdown request received: "]
+        .iter()
+        .any(|s| line.contains(s))
         || ["panic: ", "fatal error: "].iter().any(|s| line.starts_with(s))
         || line
             .strip_prefix('F')
@@ -622,6 +628,24 @@ mod tests {
         assert_eq!(last_words(&["all is well".to_owned()]), None);
         let fatal = r#"time="2026-11-26T10:11:20Z" level=fatal msg="starting \"x\": no""#.to_owned();
         assert_eq!(last_words(&[fatal]).as_deref(), Some(r#"starting \"x\": no"#));
+        // As a server of v1.36 went, which systemd holds for an end like any other; twice.
+        let gone = [
+            r#"level=info msg="Starting k3s v1.36.3+k3s1 (66a14f0e)""#,
+            r#"level=error msg="Shutdown request received: \"kubelet exited: open /dev/kmsg: no such file or directory\"""#,
+            r#"level=error msg="Failed to migrate node-password secrets: context canceled""#,
+            "k3s.service: Deactivated successfully.",
+            r#"level=info msg="Starting k3s v1.36.3+k3s1 (66a14f0e)""#,
+            r#"level=error msg="Sending HTTP/1.1 503 response to 10.0.0.2:34788: runtime core not ready""#,
+        ];
+        let said = |(at, text): (usize, &&str)| Said {
+            invocation: if at < 4 { "one" } else { "two" }.into(),
+            text: (*text).into(),
+        };
+        let ended = one_start(&gone.iter().enumerate().map(said).collect::<Vec<_>>(), true, "");
+        assert_eq!(ended, gone[..4]);
+        let why =
+            r#"Shutdown request received: \"kubelet exited: open /dev/kmsg: no such file or directory\""#;
+        assert_eq!(last_words(&ended).as_deref(), Some(why));
     }
 
     #[test]
@@ -694,7 +718,7 @@ mod tests {
         let lines = kubelet();
         let shown = telling(&lines, true);
         assert!(
-            shown.last().unwrap().contains(EXIT) && shown.iter().any(|l| l.contains("/dev/kmsg")),
+            shown.last().unwrap().contains(EXITS[0]) && shown.iter().any(|l| l.contains("/dev/kmsg")),
             "{shown:#?}"
         );
         let cannot: Vec<_> = shown.iter().filter(|l| l.contains("Cannot")).collect();
