@@ -98,6 +98,14 @@ pub fn findings(view: &View<'_>, grounds: &BTreeMap<String, Ground>) -> Vec<Find
     all
 }
 
+/// Whether the spec tells its kubelet to run there all the same.
+fn bears_old_cgroup(node: &Node) -> bool {
+    ["kubelet-arg", "kubelet-arg+"].iter().filter_map(|key| node.config.get(*key)).any(|value| {
+        let is = |value: &serde_yaml::Value| value.as_str() == Some("fail-cgroupv1=false");
+        value.as_sequence().map_or_else(|| is(value), |all| all.iter().any(is))
+    })
+}
+
 fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<Finding>) {
     let Some(facts) = view.seen.nodes.get(&node.name) else { return };
     let mut add = |problem: bool, what: String, remedy: &str| {
@@ -160,7 +168,7 @@ fn of_node(view: &View<'_>, node: &Node, ground: Option<&Ground>, all: &mut Vec<
     }
     let version = view.seen.here.version.as_deref().and_then(|v| v.parse::<Version>().ok());
     let since: Version = NO_OLD_CGROUP.parse().expect("a version");
-    if ground.old_cgroup && version.as_ref().is_none_or(|v| *v >= since) {
+    if ground.old_cgroup && !bears_old_cgroup(node) && version.as_ref().is_none_or(|v| *v >= since) {
         let remedy = "Boot it with `systemd.unified_cgroup_hierarchy=1` on the kernel's command line, or take an older k3s \
                       (`k3s: {channel: v1.34}`), or `kubelet-arg: [fail-cgroupv1=false]`.";
         add(true, format!("it has cgroup v1 only, which k3s refuses since {NO_OLD_CGROUP}"), remedy);
@@ -350,5 +358,11 @@ mod tests {
             assert!(all.len() == 1 && all[0].1.contains(words) && all[0].0 == problem, "{words}: {all:?}");
         }
         assert_eq!(found(|_| {}, |g| g.old_cgroup = true, "v1.34.1+k3s1"), []);
+        let node = |arg: &str| {
+            let mut node = fixture::cluster(0).nodes[0].clone();
+            node.config.insert("kubelet-arg+".into(), vec![arg].into());
+            bears_old_cgroup(&node)
+        };
+        assert!(node("fail-cgroupv1=false") && !node("fail-cgroupv1=true"));
     }
 }
