@@ -153,6 +153,9 @@ fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     Ok(None)
 }
 
+/// The kubelet's word where no network plugin is there.
+const NO_NETWORK: &str = "NetworkPluginNotReady";
+
 fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
     let (world, node) = (ctx.world, ctx.node);
     let lines = journal(ctx, &Since::default(), LINES_WITH_CRASHES, false).unwrap_or_default();
@@ -161,7 +164,11 @@ fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
     let mut hint = format!("`p1 logs {}` shows its journal.", node.name);
     let mut next: &[&str] = &[];
-    if let Some(found) = found {
+    if world.cluster.brings_network() && why.contains(NO_NETWORK) {
+        "The spec leaves the pods' network to you (`flannel-backend: none`): no node is Ready before one is there. Name its \
+         manifests with `when: api`, or apply them yourself, then `p1 up`."
+            .clone_into(&mut hint);
+    } else if let Some(found) = found {
         let found = with_facts(world, node, found, &mut evidence);
         cause = format!("{cause}; {}", found.cause);
         (hint, next) = (found.hint, found.next);
