@@ -153,8 +153,14 @@ fn settled(ctx: &NodeCtx<'_>) -> Result<Option<String>, StepError> {
     Ok(None)
 }
 
-/// The kubelet's word where no network plugin is there.
-const NO_NETWORK: &str = "NetworkPluginNotReady";
+/// What to do where the kubelet says that no network plugin is there, and the spec has it so.
+fn no_network(cluster: &Cluster, why: &str) -> Option<&'static str> {
+    let missing = cluster.brings_network() && why.contains("NetworkPluginNotReady");
+    missing.then_some(
+        "The spec leaves the pods' network to you (`k3s.cni: none`): no node is Ready before one is there. Name its manifests \
+         with `when: api`, or apply them yourself, then `p1 up`.",
+    )
+}
 
 fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
     let (world, node) = (ctx.world, ctx.node);
@@ -164,10 +170,8 @@ fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
     let mut cause = format!("the node was not Ready within {}: {why}", seconds(bound));
     let mut hint = format!("`p1 logs {}` shows its journal.", node.name);
     let mut next: &[&str] = &[];
-    if world.cluster.brings_network() && why.contains(NO_NETWORK) {
-        "The spec leaves the pods' network to you (`flannel-backend: none`): no node is Ready before one is there. Name its \
-         manifests with `when: api`, or apply them yourself, then `p1 up`."
-            .clone_into(&mut hint);
+    if let Some(missing) = no_network(&world.cluster, why) {
+        missing.clone_into(&mut hint);
     } else if let Some(found) = found {
         let found = with_facts(world, node, found, &mut evidence);
         cause = format!("{cause}; {}", found.cause);
@@ -184,6 +188,17 @@ fn late(ctx: &NodeCtx<'_>, why: &str, bound: Duration) -> StepError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_has_k3s_make_no_network_is_told_that_it_is_missing() {
+        let mut cluster = crate::spec::fixture::cluster(0);
+        let why = "it is not Ready (KubeletNotReady: container runtime network not ready: NetworkReady=false \
+                   reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized)";
+        assert_eq!(no_network(&cluster, why), None);
+        cluster.nodes[0].config.insert("flannel-backend".into(), "none".into());
+        assert!(no_network(&cluster, why).is_some_and(|hint| hint.contains("`when: api`")));
+        assert_eq!(no_network(&cluster, "it is not Ready (KubeletNotReady: PLEG is not healthy)"), None);
+    }
 
     #[test]
     fn a_ready_node_whose_k3s_is_not_there_is_asked_again() {
