@@ -202,7 +202,7 @@ fn a_cluster_lives_and_leaves_nothing() {
         let provisioners = if all_direct() { SHELL } else { ANSIBLE };
         let more = format!("k3s: {{channel: stable}}\nautostart: true\n{provisioners}{APPLICATION}");
         life.edit("k3s: {channel: stable}\n", &more);
-        life.p1(60, &["plan"]).says(10, "start with this host");
+        life.p1(60, &["-v", "plan"]).says(10, "start with this host");
         // What Vagrant asks for Ansible's version need not be of the Ansible that runs the playbook.
         life.shadows(&["ansible", "python3"]);
         life.p1(900, &["up"]).ok();

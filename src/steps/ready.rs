@@ -28,6 +28,8 @@ pub const STEP: Step = Step::Node(NodeDef {
     per: Per::Node,
     after: &[
         After::Node(NodeStep::Start),
+        // Where all between is as it should be: what is remembered of the node has whose it is.
+        After::NodeUnchanged(NodeStep::Ssh),
         After::Cluster(ClusterStep::Kubeconfig),
         After::Cluster(ClusterStep::Foundations),
     ],

@@ -25,7 +25,7 @@ pub const STEP: Step = Step::Node(NodeDef {
     name: NodeStep::System,
     title: "prepare the system",
     per: Per::Node,
-    after: &[After::Node(NodeStep::Ssh), After::Node(NodeStep::Disks)],
+    after: &[After::Node(NodeStep::Ssh), After::NodeUnchanged(NodeStep::Disks)],
     needs: None,
     retry: true,
     check,

@@ -451,7 +451,7 @@ fn a_chart_is_waited_for_until_its_workloads_run() {
     sim.p1(&["up"]).exits(0);
     // The controller's part, which the stand-in does not have.
     let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: helm-install-web, namespace: kube-system}\nspec: {selector: {matchLabels: {job-name: helm-install-web}}, template: {metadata: \
-               {labels: {job-name: helm-install-web}}, spec: {containers: [{name: helm, image: klipper-helm:1}]}}}\n";
+               {labels: {job-name: helm-install-web}}, spec: {restartPolicy: OnFailure, containers: [{name: helm, image: klipper-helm:1}]}}}\n";
     let workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: kube-system, annotations: \
                     {meta.helm.sh/release-name: web}}\nspec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: \
                     {app: web}}, spec: {containers: [{name: web, image: charted:1}]}}}\n";

@@ -591,7 +591,7 @@ fn a_machine_without_k3s_is_made_named_and_left_out_of_what_is_k3s() {
     }
     sim.p1(&["logs", "disk"]).exits(2).says(&["role: none"]);
     sim.p1(&["--yes", "fault", "kill-k3s", "disk"]).exits(2).says(&["role: none"]);
-    sim.p1(&["exec", "role:none", "--", "hostname"]).exits(0).says(&["disk"]);
+    assert_eq!(sim.p1(&["exec", "role:none", "--", "hostname"]).exits(0).stdout().trim(), "disk | disk");
     sim.p1(&["verify"]).exits(0);
     assert!(sim.last().passed("disk/healthy") && !sim.last().steps.iter().any(|s| s.id == "disk/network"));
     sim.p1(&["backup", "x.p1"]).exits(0);
@@ -664,7 +664,8 @@ fn a_machine_has_its_disks_and_they_go_with_it_alone() {
     sim.p1(&["up"]).exits(2).says(&["has 30 GiB and cannot become 20 GiB", "--replace worker"]);
     let third = with("disks: [50GiB, {size: 2GiB, serial: data}]");
     edit(&sim, &with("disk: 20GiB, disks: [50GiB, {size: 2GiB, serial: data}]"), &third);
-    sim.p1(&["plan"]).exits(0).says(&["it has disks that the spec does not have: more"]);
+    let plan = sim.p1(&["plan"]).exits(0).stdout();
+    assert!(plan.contains("it has disks that the spec does not have: more"), "{plan}");
     sim.p1(&["replace", "worker"]).exits(2).says(&["and its disks disk-1, data, more"]);
     assert_eq!(sizes(&volume("more")), 3);
     sim.p1(&["--yes", "replace", "worker"]).exits(0);

@@ -309,7 +309,7 @@ fn a_network_is_stopped_removed_or_changed() {
         let begun = Instant::now();
         let status = sim.p1(&["status"]).exits(1).says(&[word]);
         assert!(!status.stdout().contains("no route"), "{}", status.stdout());
-        let plan = sim.p1(&["plan"]).exits(10).stdout();
+        let plan = sim.p1(&["-v", "plan"]).exits(10).stdout();
         assert!(plan.contains("cluster/link") && plan.contains(word), "{plan}");
         sim.p1(&["verify"]).exits(1).says(&[word, "`p1 up` fixes it"]);
         assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
