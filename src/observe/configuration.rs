@@ -74,20 +74,21 @@ fn key<'a>(line: &'a str, last: &mut &'a str) -> &'a str {
     last
 }
 
-/// The text with what stood where a secret stands now taken out: a former secret is not known any more.
+/// The text with what stood where a secret stands now taken out, and what stood under keys that are gone: a former secret is not
+/// known any more.
 fn hidden_alike(old: &str, new: &str) -> String {
     let mut last = "";
-    let secret: Vec<&str> = new
-        .lines()
-        .map(|l| (key(l, &mut last), l))
-        .filter(|(_, l)| l.contains(MASK))
-        .map(|(k, _)| k)
-        .collect();
+    let stands: Vec<(&str, &str)> = new.lines().map(|l| (key(l, &mut last), l)).collect();
+    let hides = |key: &str, line: &str| {
+        let mut of = stands.iter().filter(|(known, _)| *known == key).peekable();
+        let choice = line.ends_with(": true") || line.ends_with(": false");
+        if of.peek().is_none() { !choice } else { of.any(|(_, line)| line.contains(MASK)) }
+    };
     let mut last = "";
     let mut out = String::new();
     for line in old.lines() {
         let key = key(line, &mut last);
-        if !secret.contains(&key) || line.contains(MASK) {
+        if line.contains(MASK) || !hides(key, line) {
             out.push_str(line);
         } else if line.trim_start().starts_with("- ") {
             out.push_str(&format!("{}- {MASK}", &line[..line.len() - line.trim_start().len()]));
@@ -106,10 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_a_secret_before_is_hidden_where_one_is_now() {
+    fn what_may_have_been_a_secret_is_hidden() {
         let new = "a: b\nkubelet-arg:\n  - --key=***\n  - max-pods=50\nurl: ***\n";
-        let old = "a: c\nkubelet-arg:\n  - --key=former\nurl: former\nplain: x\n";
+        let old =
+            "a: c\nkubelet-arg:\n  - --key=former\nurl: former\ndebug: true\ngone: x\nall:\n  - y\n# p1\n";
         let hidden = hidden_alike(old, new);
-        assert_eq!(hidden, "a: c\nkubelet-arg:\n  - ***\nurl: ***\nplain: x\n");
+        assert_eq!(
+            hidden,
+            "a: c\nkubelet-arg:\n  - ***\nurl: ***\ndebug: true\ngone: ***\nall:\n  - ***\n# p1\n"
+        );
     }
 }
