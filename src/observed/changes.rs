@@ -263,6 +263,7 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
         loss: Loss::Nothing,
         interrupts: drift.iter().map(|d| d.interrupts).max().unwrap_or_default(),
     };
+    let told = |s: &&Step| in_words(format!("{}: {}", s.info.title, s.check.reason()));
     let joins = |s: &&Step| {
         let of_k3s = [NodeStep::Install, NodeStep::Launch, NodeStep::Start];
         of_k3s.iter().any(|step| s.name == (*step).into())
@@ -271,10 +272,11 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
         return Some(change(Fate::Add, made(view, node)));
     }
     if view.k3s_state(node) == K3sState::New && due.iter().any(joins) {
-        return Some(change(
-            Fate::Add,
-            vec![in_words(format!("{}: its machine is there; k3s joins", node.role))],
-        ));
+        let joins = in_words(format!("{}: its machine is there; k3s joins", node.role));
+        // What is changed of the machine for it, a firewall among others.
+        let system = |s: &&&Step| s.name == NodeStep::System.into() && matches!(s.check, Check::Needed(_));
+        let more = due.iter().filter(system).map(told);
+        return Some(change(Fate::Add, [joins].into_iter().chain(more).collect()));
     }
     if !drift.is_empty() {
         let version = drift.iter().any(|d| d.kind == Kind::K3sVersion);
@@ -283,7 +285,6 @@ fn of_node(view: &View<'_>, node: &Node, plan: &Plan, drift: &[Drift], leaving: 
             |d: &&&Drift| !version || !matches!(d.kind, Kind::K3sFiles | Kind::K3sInstall | Kind::K3sUnit);
         return Some(change(Fate::Change, drift.iter().filter(more).map(|d| of_drift(d)).collect()));
     }
-    let told = |s: &&Step| in_words(format!("{}: {}", s.info.title, s.check.reason()));
     let needed: Vec<What> = due.iter().filter(|s| matches!(s.check, Check::Needed(_))).map(told).collect();
     if needed.is_empty() {
         return Some(change(Fate::Unknown, vec![in_words(due[0].check.reason())]));

@@ -68,7 +68,7 @@ fn firewalls_and_networkmanager_let_k3s_be_for_as_long_as_it_is_there() {
     assert!(!reaches(&first, "192.168.56.110", 6443));
 
     metal.spec(&[ALPHA, BETA].concat());
-    let plan = metal.p1(&["-v", "plan"]).exits(10).stdout();
+    let plan = metal.p1(&["plan"]).exits(10).stdout();
     assert!(plan.contains("its firewall ufw does not let in 6443/tcp"), "{plan}");
     assert!(plan.contains("its NetworkManager takes k3s' network cards for its own"), "{plan}");
     assert_eq!([&server, &first].map(told), before);
@@ -142,7 +142,7 @@ fn k3s_is_started_watched_and_removed_by_openrc() {
     };
     let before = nodes.map(state);
     metal.spec(&[ALPHA, BETA].concat());
-    let plan = metal.p1(&["-v", "plan"]).exits(10).stdout();
+    let plan = metal.p1(&["plan"]).exits(10).stdout();
     assert!(plan.contains("its service cgroups does not run"), "{plan}");
 
     // What k3s said in its log is told where it does not start.
